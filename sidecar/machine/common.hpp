@@ -1,0 +1,78 @@
+// Words shared by the two migration machines: how an action ends, where the guest is, what came
+// out of it.
+//
+// Used by source.hpp, destination.hpp, the driver and the simulation. The machines are pure: they
+// see no clock, no descriptor, no coroutine, and this folder includes only the standard library.
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace sidecar::machine {
+
+/// How an action ended. Every action a machine asks for ends in exactly one of these.
+enum class Ending : std::uint8_t {
+    ok,      ///< It happened. For a record: it is durable.
+    failed,  ///< It certainly did not happen. For a record: the old record certainly stands.
+    unknown, ///< The answer was lost or timed out: it may or may not have happened.
+    acked,   ///< send_commit only: the destination has recorded OWNER.
+    aborted, ///< send_commit only: the destination has recorded ABORTED, durably.
+};
+
+/// What came out of a migration, as recorded in the journal and told by the exit status.
+enum class Outcome : std::uint8_t {
+    none,      ///< Still under way (or never begun).
+    moved,     ///< The guest belongs to the destination.
+    failed,    ///< The guest belongs to the source (where it may have crashed: see Guest).
+    refused,   ///< Refused before anything was touched.
+    cancelled, ///< The operator cancelled; the guest belongs to the source.
+    in_doubt,  ///< COMMIT is recorded and unanswered: the guest stays paused until it is.
+};
+
+/// Where the guest is, as far as the source knows.
+enum class Guest : std::uint8_t {
+    source,         ///< It runs, or is about to be resumed, on the source.
+    destination,    ///< The destination owns it.
+    unknown,        ///< COMMIT was recorded and nothing has answered yet.
+    /// Its QEMU went away while the source owned it; the source's disk is the valid one.
+    crashed_source,
+};
+
+/// One end of a migration.
+enum class Side : std::uint8_t { source, destination };
+
+/// The exit status of `sidecar migrate` for `outcome`: 0 moved, 1 failed, 3 refused, 4 in doubt,
+/// 5 cancelled. `none` counts as failed: a migration that never ended has not moved the guest.
+[[nodiscard]] int exit_status(Outcome outcome);
+
+[[nodiscard]] std::string_view name(Ending ending);
+[[nodiscard]] std::string_view name(Outcome outcome);
+[[nodiscard]] std::string_view name(Guest guest);
+[[nodiscard]] std::string_view name(Side side);
+
+/// A set of enumerators below 32, comparable and hashable through `bits()`.
+template <typename Enumeration>
+class EnumSet {
+public:
+    constexpr EnumSet() = default;
+
+    [[nodiscard]] constexpr bool contains(Enumeration value) const {
+        return (bits_ & mask(value)) != 0;
+    }
+    constexpr void insert(Enumeration value) { bits_ |= mask(value); }
+    constexpr void erase(Enumeration value) { bits_ &= ~mask(value); }
+    [[nodiscard]] constexpr bool empty() const { return bits_ == 0; }
+    [[nodiscard]] constexpr std::uint32_t bits() const { return bits_; }
+
+    friend constexpr auto operator<=>(EnumSet const&, EnumSet const&) = default;
+
+private:
+    static constexpr std::uint32_t mask(Enumeration value) {
+        return std::uint32_t{1} << static_cast<unsigned>(value);
+    }
+    std::uint32_t bits_ = 0;
+};
+
+} // namespace sidecar::machine

@@ -1,0 +1,198 @@
+// The source's half of the migration machine: the only authority over the guest until COMMIT is
+// recorded.
+//
+// Used by the driver (which runs every action through a port and feeds its end back as one event)
+// and by tests/sim (which explores it exhaustively). Invariant: once record_commit has been asked
+// for, no resume_source is asked for before the destination's durable ABORTED, an operator's word
+// with fencing stated, or a certain failure of that record; see docs/architecture.md, "The commit
+// rule".
+#pragma once
+
+#include "sidecar/machine/common.hpp"
+
+#include <string>
+
+namespace sidecar::machine::source {
+
+/// Where a migration stands on the source. One function of source.cpp per phase.
+enum class Phase : std::uint8_t {
+    idle,         ///< Nothing asked for.
+    checking,     ///< Both ends are compared; then the journal's first record is written.
+    preparing,    ///< Destination, movers and bitmaps are made.
+    copying,      ///< Bulk pass and rounds; the guest runs.
+    converging,   ///< RAM pre-copy; the guest runs until STOP.
+    stopped,      ///< STOP was seen: network fired, last delta copied, destination sealed.
+    switching,    ///< migrate-continue, `completed`, and the COMMIT record under way.
+    committed,    ///< COMMIT is durable and has been sent; no answer yet.
+    settling,     ///< The destination acknowledged: tombstone, stragglers, quit.
+    rolling_back, ///< The guest stays: everything made is undone, newest first.
+    in_doubt,     ///< COMMIT is durable, an answer was lost: paused; resent when the peer is back.
+    done,         ///< Over; `State::outcome` is final and nothing is in flight.
+};
+
+/// What the machine asks of the driver. Each ends in exactly one Event::Kind::action_ended, also
+/// when it is interrupted (then usually `unknown`). All are idempotent: asking again for one that
+/// has already happened ends in `ok`. The machine sees no clock: when it asks again for what just
+/// failed, the driver waits (with growing pauses) before it runs it.
+enum class Action : std::uint8_t {
+    check,               ///< Compare both ends; touches nothing. failed: refused.
+    record_begin,        ///< Durable: epoch and destination. Before anything is made.
+    prepare_destination, ///< Peer: disks, QEMU `-S -incoming defer`, exports, its movers.
+    prepare_network,     ///< Source-side movers, proved end to end.
+    prepare_storage,     ///< Bitmap b0 on every disk, NBD server.
+    /// Bulk and rounds until the delta is near; outlives short cuts of the link.
+    copy_disks,
+    start_ram,           ///< Final export armed, capabilities set, `migrate` answered.
+    fire_network,        ///< At STOP: addresses go to the destination, both families or neither.
+    copy_final,          ///< At pre-switchover: last delta, and a flush at the destination.
+    seal_destination,    ///< Peer flushes and deletes its exports; ok only when confirmed deleted.
+    continue_migration,  ///< `migrate-continue` answered; `completed`/`failed` come as events.
+    record_commit,       ///< Durable COMMIT.
+    send_commit,         ///< acked | aborted | unknown. One try: waits for one answer, bounded.
+    record_rollback,     ///< Durable: COMMIT is void. Only after ABORTED or an operator's word.
+    interrupt,           ///< Ask every action in flight to end soon. Ends `ok` at once.
+    /// `migrate_cancel` answered; no effect when QEMU has completed. ok also when none runs.
+    cancel_migration,
+    /// ok only when query-status says `running` (`cont` in postmigrate, waits out finish-
+    /// migrate).
+    resume_source,
+    rollback_network,    ///< Addresses and caught frames back to the source. Needs no peer.
+    /// Peer records ABORTED, kills its QEMU, removes what it made. Best effort.
+    abort_destination,
+    drop_storage,        ///< Bitmaps, exports, NBD server of the source. ok when its QEMU is gone.
+    drop_network,        ///< Source-side movers.
+    tombstone_disks,     ///< The source's disks are marked stale for this epoch.
+    settle_network,      ///< Stragglers forwarded until idle, then source-side movers removed.
+    quit_source,         ///< QEMU `quit`; ok when its process has ended.
+    record_end,          ///< Durable: the final outcome.
+    finish,              ///< Report, free the session. The last action.
+};
+inline constexpr unsigned action_count = static_cast<unsigned>(Action::finish) + 1;
+
+/// What the source's journal says of this epoch.
+enum class Record : std::uint8_t {
+    none,        ///< No migration of this guest.
+    begun,       ///< record_begin: something may have been made.
+    committed,   ///< record_commit.
+    rolled_back, ///< record_rollback after COMMIT.
+    ended,       ///< record_end.
+};
+
+/// What a restarted sidecar finds QEMU doing (query-status, query-migrate).
+enum class Qemu : std::uint8_t {
+    running,              ///< Guest runs, no migration.
+    migrating,            ///< Guest runs, RAM pre-copy under way.
+    /// finish-migrate, at pre-switchover or in device state; `migrate_cancel` may still help.
+    paused_pre_switchover,
+    postmigrate,          ///< Completed: `cont` would start the guest.
+    gone,                 ///< No QEMU.
+};
+
+/// What happened. Built with the functions below; fields that a kind does not use keep their
+/// defaults.
+struct Event {
+    enum class Kind : std::uint8_t {
+        action_ended,         ///< `action` ended as `ending`.
+        migrate_requested,    ///< The operator asks for the migration. Only in idle.
+        cancel_requested,     ///< Ignored when may_cancel() is false; the driver answers from that.
+        stop_seen,            ///< QMP STOP while RAM migrates.
+        pre_switchover_seen,  ///< QMP MIGRATION pre-switchover.
+        migration_completed,  ///< QMP MIGRATION completed (runstate postmigrate).
+        /// QMP MIGRATION failed or cancelled: QEMU has restarted the guest or will.
+        migration_failed,
+        guest_resumed,        ///< QMP RESUME.
+        qemu_gone,            ///< The source QEMU's process ended.
+        peer_lost,            ///< Channel closed or heartbeat missed.
+        peer_back,            ///< Channel authenticated again.
+        peer_silent_too_long, ///< peer_lost, and the patience of the copying phase is over.
+        blackout_exceeded,    ///< STOP is longer ago than the pause limit.
+        /// `side` owns the guest, says the operator, the other side being fenced.
+        operator_resolved,
+        /// A new sidecar found `record` in the journal and `qemu` in QEMU. First event of a fresh
+        /// State.
+        restarted,
+    };
+    Kind kind = Kind::migrate_requested;
+    Action action = Action::check;
+    Ending ending = Ending::ok;
+    Side side = Side::source;
+    Record record = Record::none;
+    Qemu qemu = Qemu::running;
+
+    friend auto operator<=>(Event const&, Event const&) = default;
+};
+
+[[nodiscard]] constexpr Event action_ended(Action action, Ending ending) {
+    return {.kind = Event::Kind::action_ended, .action = action, .ending = ending};
+}
+[[nodiscard]] constexpr Event operator_resolved(Side side) {
+    return {.kind = Event::Kind::operator_resolved, .side = side};
+}
+[[nodiscard]] constexpr Event restarted(Record record, Qemu qemu) {
+    return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu};
+}
+/// An event that carries nothing: every kind but the three above.
+[[nodiscard]] constexpr Event event(Event::Kind kind) { return {.kind = kind}; }
+
+/// Things that may exist because an action that makes them was asked for; each has one undoing
+/// action.
+enum class Made : std::uint8_t {
+    destination, ///< prepare_destination; abort_destination.
+    network,     ///< prepare_network; drop_network (settle_network when moved).
+    storage,     ///< prepare_storage; drop_storage (quit_source when moved).
+    ram,         ///< start_ram; cancel_migration, then resume_source.
+    fired,       ///< fire_network; rollback_network.
+};
+
+/// The whole memory of the source's machine: one fresh value per migration. Compare, copy, hash
+/// at will.
+struct State {
+    Phase phase = Phase::idle;
+    Outcome outcome = Outcome::none;
+    Guest guest = Guest::source;
+    Record record = Record::none; ///< Last record known durable.
+    EnumSet<Action> in_flight;    ///< Asked for and not ended.
+    EnumSet<Made> made;           ///< Set when asked for, cleared when the undoing ended ok.
+    bool peer_up = true;
+    bool pre_switchover = false;  ///< pre-switchover was seen.
+    bool sealed = false;          ///< The destination confirmed that its exports are gone.
+    bool continued = false;       ///< migrate-continue was asked for: QEMU may complete.
+    /// Rolling back: cancel_migration ended ok, resume_source is next.
+    bool cancel_sent = false;
+    bool commit_uncertain = false; ///< record_commit ended unknown once: only its `ok` settles it.
+    bool guest_ran = false;       ///< RESUME was seen since STOP: COMMIT must not be sent.
+    bool qemu_gone = false;
+    bool resolved_to_source = false; ///< An operator's word waits for send_commit to end.
+
+    friend auto operator<=>(State const&, State const&) = default;
+};
+
+struct Step {
+    State state;
+    std::vector<Action> actions; ///< In order; start all before waiting for the next event.
+};
+
+/// One transition: pure, total (an event that means nothing in a phase changes nothing). After
+/// `finish` ended the state is `done` for good.
+[[nodiscard]] Step step(State const& state, Event const& event);
+
+/// Whether cancel_requested would be obeyed: a migration is under way, is not being rolled back
+/// yet, and record_commit has not been asked for.
+[[nodiscard]] bool may_cancel(State const& state);
+
+/// Whether operator_resolved would be obeyed: COMMIT is durable and unanswered.
+[[nodiscard]] bool may_resolve(State const& state);
+
+[[nodiscard]] std::string_view name(Phase phase);
+[[nodiscard]] std::string_view name(Action action);
+[[nodiscard]] std::string_view name(Record record);
+[[nodiscard]] std::string_view name(Qemu qemu);
+[[nodiscard]] std::string_view name(Event::Kind kind);
+[[nodiscard]] std::string_view name(Made made);
+
+/// `action_ended copy_final failed`, `restarted begun postmigrate`: for logs and traces.
+[[nodiscard]] std::string describe(Event const& event);
+/// One line for logs, traces and test failures.
+[[nodiscard]] std::string describe(State const& state);
+
+} // namespace sidecar::machine::source
