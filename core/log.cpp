@@ -1,0 +1,37 @@
+#include "core/log.hpp"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <ctime>
+#include <string>
+
+namespace core::log {
+
+namespace {
+Level least = Level::warning;
+}
+
+void set_level(Level level) { least = level; }
+
+void write(Level level, std::string_view line) {
+    if (level > least) return;
+    constexpr std::string_view names[] = {"error", "warning", "info", "debug"};
+    constexpr int priorities[] = {3, 4, 6, 7};  // sd-daemon(3)
+    auto const index = static_cast<std::size_t>(level);
+    std::string text;
+    if (std::getenv("JOURNAL_STREAM") != nullptr) {
+        text = fmt::format("<{}>{}\n", priorities[index], line);
+    } else {
+        timespec now{};
+        clock_gettime(CLOCK_REALTIME, &now);
+        tm parts{};
+        gmtime_r(&now.tv_sec, &parts);
+        text = fmt::format("{:02}:{:02}:{:02}.{:03}Z {} {}\n", parts.tm_hour, parts.tm_min, parts.tm_sec,
+                           now.tv_nsec / 1'000'000, names[index], line);
+    }
+    // One write(2) a line, so that lines of several processes do not mix. Nobody to tell if it fails.
+    [[maybe_unused]] auto written = ::write(STDERR_FILENO, text.data(), text.size());
+}
+
+}  // namespace core::log

@@ -1,0 +1,146 @@
+// Loop: one io_uring and the coroutines that wait on it, on one thread. One turn = submit and wait (bounded by
+// the nearest deadline), collect completions, then resume. No coroutine is ever resumed while the ring is
+// drained, so libraries whose callbacks hold locks (libnbd) may call post() and Event::set() from them.
+//
+// An operation past its deadline, or stopped, asks the kernel to cancel and resumes its coroutine only after
+// its own completion arrived: until then the kernel may write to the buffer. So a task is never destroyed
+// mid-operation; it is cancelled, then joined.
+#pragma once
+
+#include <liburing.h>
+#include <sys/socket.h>
+
+#include <coroutine>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <stop_token>
+#include <utility>
+#include <vector>
+
+#include "core/deadline.hpp"
+#include "core/result.hpp"
+#include "core/task.hpp"
+
+namespace core {
+
+class Loop;
+
+/// Something that wants to be told when a point in time has passed. Owned by whoever registers it.
+class Timer {
+public:
+    Timer() = default;
+    Timer(Timer const&) = delete;
+    Timer& operator=(Timer const&) = delete;
+
+protected:
+    ~Timer() = default;
+
+private:
+    friend class Loop;
+    virtual void expired() = 0;
+    Clock::time_point at_{};
+    bool armed_ = false;
+};
+
+/// One operation in the kernel; lives in the frame of the coroutine that awaits it. Result: what the kernel
+/// returned (bytes, an fd, poll's revents), or io with errno, timed_out, cancelled.
+class [[nodiscard]] Op final : Timer {
+public:
+    enum class Kind { read, write, poll, accept, connect, fdatasync, sendmsg, recvmsg, shutdown };
+    struct Request {
+        Kind kind;
+        int fd;
+        void const* address = nullptr;
+        std::uint64_t length = 0;
+        std::uint64_t offset = 0;
+    };
+
+    Op(Loop& loop, Request request, Deadline deadline)
+        : loop_(loop), request_(request), deadline_(std::move(deadline)) {}
+    ~Op() { assert(!in_kernel_); }
+
+    bool await_ready();
+    void await_suspend(std::coroutine_handle<> waiter);
+    [[nodiscard]] Result<int> await_resume();
+
+private:
+    friend class Loop;
+    struct Stop {
+        Op* op;
+        void operator()() const { op->cancel(Errc::cancelled); }
+    };
+    void expired() override { cancel(Errc::timed_out); }
+    void cancel(Errc why);
+    void completed(int result);
+
+    Loop& loop_;
+    Request request_;
+    Deadline deadline_;
+    std::optional<std::stop_callback<Stop>> on_stop_;
+    std::coroutine_handle<> waiter_;
+    std::optional<Errc> cancelled_because_;
+    int result_ = 0;
+    bool in_kernel_ = false;
+};
+
+class Loop {
+public:
+    /// Fails where io_uring is missing or forbidden, and then says so and what to do.
+    static Result<std::unique_ptr<Loop>> create();
+    ~Loop();
+    Loop(Loop const&) = delete;
+    Loop& operator=(Loop const&) = delete;
+
+    /// Runs turns until `task` has finished, and returns its value. Not reentrant.
+    template <class T>
+    T run(Task<T> task) {
+        post(task.handle());
+        while (!task.handle().done()) turn();
+        return task.handle().promise().take();
+    }
+
+    /// Reads at most buffer.size() bytes; 0 is the end of a stream.
+    Op read(int fd, std::span<std::byte> buffer, Deadline deadline);
+    Op write(int fd, std::span<std::byte const> buffer, Deadline deadline);
+    Op read_at(int fd, std::span<std::byte> buffer, std::uint64_t offset, Deadline deadline);
+    Op write_at(int fd, std::span<std::byte const> buffer, std::uint64_t offset, Deadline deadline);
+    /// Waits for poll(2) events on `fd`; the result is revents.
+    Op poll(int fd, short events, Deadline deadline);
+    /// Accepts one connection; the result is a non-blocking, close-on-exec descriptor the caller owns.
+    Op accept(int fd, Deadline deadline);
+    /// `address` must outlive the operation.
+    Op connect(int fd, sockaddr const* address, socklen_t length, Deadline deadline);
+    Op fdatasync(int fd, Deadline deadline);
+    /// `message` must outlive the operation.
+    Op sendmsg(int fd, msghdr const* message, Deadline deadline);
+    Op recvmsg(int fd, msghdr* message, Deadline deadline);
+
+    /// Resumes `waiter` in the next turn. May be called from callbacks; never runs anything itself.
+    void post(std::coroutine_handle<> waiter) { ready_.push_back(waiter); }
+    void arm(Timer& timer, Clock::time_point at);
+    void disarm(Timer& timer);
+
+private:
+    friend class Op;
+    Loop() = default;
+    void turn();
+    void resume_ready();
+    void submit_and_wait();
+    void collect();
+    void fire_timers();
+    io_uring_sqe* next_sqe();
+    void submit(Op& op);
+    void submit_cancel(Op& op);
+
+    io_uring ring_{};
+    std::size_t in_kernel_ = 0;  ///< Operations and cancels whose completion is still to come.
+    std::vector<std::coroutine_handle<>> ready_;
+    std::vector<std::coroutine_handle<>> resuming_;
+    std::set<std::pair<Clock::time_point, Timer*>> timers_;
+};
+
+}  // namespace core

@@ -1,0 +1,120 @@
+#include "core/process.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <fstream>
+#include <iterator>
+
+namespace core {
+
+namespace {
+
+// The child's half, between fork and exec: only system calls. Returns errno on failure.
+int become(std::vector<char*> const& argv, SpawnOptions const& options, std::vector<int>& parked) {
+    if (options.new_session && setsid() < 0) return errno;
+    // The parent may block signals for a signalfd; its children start with none blocked.
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, nullptr);
+    if (!options.working_directory.empty() && chdir(options.working_directory.c_str()) < 0) return errno;
+    int const devnull = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (devnull < 0) return errno;
+    if (dup2(options.stdin_fd >= 0 ? options.stdin_fd : devnull, 0) < 0) return errno;
+    if (options.stdout_fd >= 0 && dup2(options.stdout_fd, 1) < 0) return errno;
+    if (options.stderr_fd >= 0 && dup2(options.stderr_fd, 2) < 0) return errno;
+    // First out of the way of every target, then each to its place: one's target may be another's source.
+    int floor = 3;
+    for (auto const& [ours, theirs] : options.descriptors) floor = std::max(floor, theirs + 1);
+    for (std::size_t i = 0; i < options.descriptors.size(); ++i) {
+        parked[i] = fcntl(options.descriptors[i].first, F_DUPFD_CLOEXEC, floor);
+        if (parked[i] < 0) return errno;
+    }
+    for (std::size_t i = 0; i < options.descriptors.size(); ++i) {
+        if (dup2(parked[i], options.descriptors[i].second) < 0) return errno;  // clears close-on-exec
+    }
+    execvp(argv[0], argv.data());
+    return errno;
+}
+
+}  // namespace
+
+Result<Process> Process::open(pid_t pid) {
+    int const pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+    if (pidfd < 0) {
+        if (errno == ESRCH) return fail(Errc::closed, "process {} is gone", pid);
+        return fail_errno(errno, "cannot open process {}", pid);
+    }
+    return Process(pid, Fd(pidfd));
+}
+
+bool Process::running() const {
+    if (!pidfd_) return false;
+    pollfd entry{pidfd_.get(), POLLIN, 0};
+    return ::poll(&entry, 1, 0) == 0;
+}
+
+Result<> Process::signal(int number) const {
+    if (syscall(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0) < 0) {
+        if (errno == ESRCH) return fail(Errc::closed, "process {} is gone", pid_);
+        return fail_errno(errno, "cannot signal process {}", pid_);
+    }
+    return {};
+}
+
+Result<Process> spawn(std::vector<std::string> const& argv, SpawnOptions const& options) {
+    std::vector<char*> pointers;
+    for (auto const& word : argv) pointers.push_back(const_cast<char*>(word.c_str()));
+    pointers.push_back(nullptr);
+    // A close-on-exec pipe: exec closes it, a failed exec writes errno into it.
+    int report[2];
+    if (pipe2(report, O_CLOEXEC) < 0) return fail_errno(errno, "cannot make a pipe");
+    Fd reader(report[0]);
+    Fd writer(report[1]);
+    // The report must not sit on a number that a target descriptor overwrites.
+    int floor = 64;
+    for (auto const& [ours, theirs] : options.descriptors) floor = std::max(floor, theirs + 64);
+    writer.reset(fcntl(writer.get(), F_DUPFD_CLOEXEC, floor));
+    std::vector<int> parked(options.descriptors.size());  // made before fork: the child must not allocate
+    pid_t const pid = fork();
+    if (pid < 0) return fail_errno(errno, "cannot start {}", argv[0]);
+    if (pid == 0) {
+        int const error = become(pointers, options, parked);
+        [[maybe_unused]] auto written = ::write(writer.get(), &error, sizeof error);
+        _exit(127);
+    }
+    writer.reset();
+    int error = 0;
+    if (::read(reader.get(), &error, sizeof error) == sizeof error) {
+        waitpid(pid, nullptr, 0);
+        return fail_errno(error, "cannot start {}", argv[0]);
+    }
+    return Process::open(pid);
+}
+
+Task<Result<int>> wait_exit(Loop& loop, Process const& process, Deadline deadline) {
+    CO_TRY_VOID(co_await loop.poll(process.pidfd(), POLLIN, deadline));
+    int status = 0;
+    if (waitpid(process.pid(), &status, WNOHANG) != process.pid()) co_return 0;
+    co_return status;
+}
+
+Result<std::vector<std::string>> command_line(pid_t pid) {
+    std::ifstream file(fmt::format("/proc/{}/cmdline", pid), std::ios::binary);
+    std::string const all((std::istreambuf_iterator<char>(file)), {});
+    if (all.empty()) return fail(Errc::io, "cannot read the command line of process {}", pid);
+    std::vector<std::string> words;
+    for (std::size_t at = 0; at < all.size();) {
+        std::size_t const end = std::min(all.find('\0', at), all.size());
+        words.push_back(all.substr(at, end - at));
+        at = end + 1;
+    }
+    return words;
+}
+
+}  // namespace core

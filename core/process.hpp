@@ -1,0 +1,56 @@
+// Child processes: started with exactly the descriptors they are given, known by pidfd, ended by it. QEMU and
+// per-guest sidecars outlive the process that starts them; what must not outlive its owner is killed by it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/fd.hpp"
+#include "core/loop.hpp"
+
+namespace core {
+
+struct SpawnOptions {
+    /// {ours, theirs}: our descriptor `ours` appears in the child as number `theirs` (>= 3), inherited.
+    std::vector<std::pair<int, int>> descriptors;
+    int stdin_fd = -1;   ///< -1: /dev/null
+    int stdout_fd = -1;  ///< -1: inherited
+    int stderr_fd = -1;  ///< -1: inherited
+    bool new_session = false;  ///< setsid(2): survives the terminal and the signals of our group.
+    std::string working_directory;  ///< Empty: ours.
+};
+
+class Process {
+public:
+    Process() = default;
+    Process(pid_t pid, Fd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
+
+    /// A process that somebody else started. Fails with closed when there is no such process.
+    static Result<Process> open(pid_t pid);
+
+    [[nodiscard]] pid_t pid() const { return pid_; }
+    [[nodiscard]] int pidfd() const { return pidfd_.get(); }
+    explicit operator bool() const { return static_cast<bool>(pidfd_); }
+    [[nodiscard]] bool running() const;
+    /// Sends a signal to exactly this process, never to one that got its number later.
+    Result<> signal(int number) const;
+
+private:
+    pid_t pid_ = -1;
+    Fd pidfd_;
+};
+
+/// Starts argv[0] (looked up in PATH). exec failures are reported here, not by a dead child.
+Result<Process> spawn(std::vector<std::string> const& argv, SpawnOptions const& options);
+
+/// Waits for the end of the process; for a child also reaps it. The exit status as of waitpid(2), or 0 when the
+/// process is no child of ours.
+Task<Result<int>> wait_exit(Loop& loop, Process const& process, Deadline deadline);
+
+/// argv of a running process, from /proc. Fails when it is gone or not ours to read.
+Result<std::vector<std::string>> command_line(pid_t pid);
+
+}  // namespace core

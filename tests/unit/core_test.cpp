@@ -1,0 +1,254 @@
+// The loop, its waits and cancels, Json's limits, processes, and TLS between two real sockets.
+#include <catch2/catch.hpp>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+
+#include "core/json.hpp"
+#include "core/process.hpp"
+#include "core/sync.hpp"
+#include "core/tls.hpp"
+
+using namespace core;
+
+namespace {
+
+std::unique_ptr<Loop> make_loop() {
+    auto loop = Loop::create();
+    REQUIRE(loop);
+    return std::move(*loop);
+}
+
+struct Pipe {
+    Fd reader, writer;
+    Pipe() {
+        int ends[2];
+        REQUIRE(pipe2(ends, O_CLOEXEC) == 0);
+        reader.reset(ends[0]);
+        writer.reset(ends[1]);
+    }
+};
+
+Task<Result<int>> read_once(Loop& loop, int fd, Deadline deadline) {
+    std::byte buffer[16];
+    auto got = co_await loop.read(fd, buffer, deadline);
+    co_return got;
+}
+
+Task<void> set_later(Loop& loop, Event& event) {
+    (void)co_await sleep_for(loop, 5ms);
+    event.set();
+}
+
+Task<void> stop_later(Loop& loop, std::stop_source& source) {
+    (void)co_await sleep_for(loop, 5ms);
+    source.request_stop();
+}
+
+Task<void> worker(Loop& loop, Slots& slots, int& running, int& most, int& finished) {
+    REQUIRE(co_await slots.acquire(Deadline::after(5s)));
+    most = std::max(most, ++running);
+    (void)co_await sleep_for(loop, 1ms);
+    --running;
+    ++finished;
+    slots.release();
+}
+
+}  // namespace
+
+TEST_CASE("a read past its deadline times out, and its buffer is free again") {
+    auto loop = make_loop();
+    Pipe pipe;
+    auto const start = Clock::now();
+    auto got = loop->run(read_once(*loop, pipe.reader.get(), Deadline::after(20ms)));
+    REQUIRE_FALSE(got);
+    CHECK(got.error().code == Errc::timed_out);
+    CHECK(Clock::now() - start >= 20ms);
+    REQUIRE(::write(pipe.writer.get(), "x", 1) == 1);
+    auto again = loop->run(read_once(*loop, pipe.reader.get(), Deadline::after(1s)));
+    REQUIRE(again);
+    CHECK(*again == 1);
+}
+
+TEST_CASE("a stop token ends an operation as cancelled, also when it was stopped before") {
+    auto loop = make_loop();
+    Pipe pipe;
+    std::stop_source source;
+    Scope scope(*loop);
+    scope.spawn(stop_later(*loop, source));
+    auto got = loop->run(read_once(*loop, pipe.reader.get(), Deadline::never(source.get_token())));
+    REQUIRE_FALSE(got);
+    CHECK(got.error().code == Errc::cancelled);
+    auto at_once = loop->run(read_once(*loop, pipe.reader.get(), Deadline::never(source.get_token())));
+    REQUIRE_FALSE(at_once);
+    CHECK(at_once.error().code == Errc::cancelled);
+    loop->run(scope.join());
+}
+
+TEST_CASE("an event wakes its waiters; waiting has a deadline") {
+    auto loop = make_loop();
+    Event event(*loop);
+    Scope scope(*loop);
+    auto wait = [](Event& waited, Deadline deadline) -> Task<Result<>> {
+        co_return co_await waited.wait(deadline);
+    };
+    CHECK(loop->run(wait(event, Deadline::after(5ms))).error().code == Errc::timed_out);
+    scope.spawn(set_later(*loop, event));
+    CHECK(loop->run(wait(event, Deadline::after(5s))));
+    CHECK(loop->run(wait(event, Deadline::after(0s))));
+    loop->run(scope.join());
+}
+
+TEST_CASE("slots bound what runs at once, and everybody gets a turn") {
+    auto loop = make_loop();
+    Slots slots(*loop, 3);
+    Scope scope(*loop);
+    int running = 0, most = 0, finished = 0;
+    for (int i = 0; i < 50; ++i) scope.spawn(worker(*loop, slots, running, most, finished));
+    loop->run(scope.join());
+    CHECK(most == 3);
+    CHECK(finished == 50);
+    CHECK(slots.free() == 3);
+}
+
+TEST_CASE("json: limits, exactness, missing members") {
+    auto parsed = Json::parse(R"({"a":[1,{"b":"x\u00e4"}],"big":18446744073709551615})");
+    REQUIRE(parsed);
+    CHECK((*parsed)["a"].elements()[1]["b"].text_or("") == "xä");
+    CHECK((*parsed)["nothing"]["further"].is_null());
+    CHECK_FALSE(parsed->text("a"));
+    CHECK(parsed->text("gone").error().what.find("`gone`") != std::string::npos);
+    CHECK_FALSE(Json::parse("{} {}"));
+    CHECK_FALSE(Json::parse("{\"a\":1"));
+    CHECK_FALSE(Json::parse(""));
+    CHECK_FALSE(Json::parse(std::string(100000, '[')));
+    CHECK(Json::parse(std::string(60, '[') + std::string(60, ']')));
+    CHECK(Json::object({{"n", 5}, {"s", "a/b"}}).dump() == R"({"n":5,"s":"a/b"})");
+}
+
+TEST_CASE("spawn reports what cannot be started, passes descriptors, and waits for the end") {
+    auto loop = make_loop();
+    auto missing = spawn({"/nonexistent/program"}, {});
+    REQUIRE_FALSE(missing);
+    CHECK(missing.error().what.find("/nonexistent/program") != std::string::npos);
+    Pipe pipe;
+    SpawnOptions options;
+    options.descriptors = {{pipe.writer.get(), 7}};
+    auto process = spawn({"/bin/sh", "-c", "echo hello >&7; exit 3"}, options);
+    REQUIRE(process);
+    auto status = loop->run(wait_exit(*loop, *process, Deadline::after(10s)));
+    REQUIRE(status);
+    CHECK(WEXITSTATUS(*status) == 3);
+    char text[6] = {};
+    CHECK(::read(pipe.reader.get(), text, 5) == 5);
+    CHECK(std::string(text) == "hello");
+    CHECK_FALSE(process->running());
+}
+
+TEST_CASE("host and port are split, and what is neither is refused") {
+    CHECK(*split_host_port("h", "1") == std::pair<std::string, std::string>("h", "1"));
+    CHECK(*split_host_port("h:2", "1") == std::pair<std::string, std::string>("h", "2"));
+    CHECK(*split_host_port("[::1]:2", "1") == std::pair<std::string, std::string>("::1", "2"));
+    CHECK(*split_host_port("fd00::1", "1") == std::pair<std::string, std::string>("fd00::1", "1"));
+    for (auto const* bad : {"", "h:", ":2", "[::1", "[]", "[::1]x"}) CHECK_FALSE(split_host_port(bad, "1"));
+}
+
+namespace {
+
+struct TlsLab {
+    std::filesystem::path directory;
+    TlsLab() {
+        std::string pattern = std::filesystem::temp_directory_path() / "core-tls-XXXXXX";
+        directory = mkdtemp(pattern.data());
+    }
+    ~TlsLab() { std::filesystem::remove_all(directory); }
+    std::string key(std::string const& file, std::string const& text, mode_t mode = 0600) {
+        auto const path = directory / file;
+        std::ofstream(path) << text;
+        chmod(path.c_str(), mode);
+        return path;
+    }
+};
+
+Task<void> serve_one(Loop& loop, int listener, std::shared_ptr<TlsCredentials> credentials,
+                     std::string& heard) {
+    auto accepted = co_await loop.accept(listener, Deadline::after(5s));
+    if (!accepted) co_return;
+    auto stream = co_await secure(loop, Fd(*accepted), credentials, TlsCredentials::Side::server, "",
+                                  Deadline::after(5s));
+    if (!stream) {
+        heard = "refused: " + stream.error().what;
+        co_return;
+    }
+    std::byte buffer[5];
+    auto got = co_await read_exactly(**stream, buffer, Deadline::after(5s));
+    heard = got ? std::string(reinterpret_cast<char const*>(buffer), 5) : got.error().what;
+    if (got) (void)co_await (*stream)->write_all(buffer, Deadline::after(5s));
+}
+
+Task<Result<>> say_hello(Loop& loop, int port, std::shared_ptr<TlsCredentials> credentials) {
+    CO_TRY(auto socket, co_await connect_tcp(loop, "127.0.0.1", std::to_string(port), Deadline::after(5s)));
+    CO_TRY(auto stream, co_await secure(loop, std::move(socket), credentials,
+                                        TlsCredentials::Side::client, "", Deadline::after(5s)));
+    auto const text = std::as_bytes(std::span("hello", 5));
+    CO_TRY_VOID(co_await stream->write_all(text, Deadline::after(5s)));
+    std::byte buffer[5];
+    CO_TRY_VOID(co_await read_exactly(*stream, buffer, Deadline::after(5s)));
+    if (!std::ranges::equal(buffer, text)) co_return fail(Errc::protocol, "that was no echo");
+    co_return Result<>{};
+}
+
+Result<> converse(TlsConfig server, TlsConfig client, std::string& heard) {
+    auto loop = make_loop();
+    auto server_side = TlsCredentials::load(server, TlsCredentials::Side::server);
+    auto client_side = TlsCredentials::load(client, TlsCredentials::Side::client);
+    REQUIRE(server_side);
+    REQUIRE(client_side);
+    auto listener = listen_tcp("127.0.0.1", "0");
+    REQUIRE(listener);
+    Scope scope(*loop);
+    scope.spawn(serve_one(*loop, listener->get(), *server_side, heard));
+    auto result = loop->run(say_hello(*loop, *local_port(listener->get()), *client_side));
+    loop->run(scope.join());
+    return result;
+}
+
+}  // namespace
+
+TEST_CASE("tls: the same key talks, another key and plaintext are refused with a sentence") {
+    TlsLab lab;
+    auto const key = lab.key("a.psk", "migration:00112233445566778899aabbccddeeff\n");
+    auto const other = lab.key("b.psk", "migration:ff112233445566778899aabbccddeeff\n");
+    std::string heard;
+    using Mode = TlsConfig::Mode;
+    CHECK(converse({Mode::psk, key}, {Mode::psk, key}, heard));
+    CHECK(heard == "hello");
+    auto wrong = converse({Mode::psk, key}, {Mode::psk, other}, heard);
+    REQUIRE_FALSE(wrong);
+    INFO(wrong.error().what);
+    CHECK(wrong.error().code == Errc::refused);
+    CHECK(heard != "hello");
+    auto plain = converse({Mode::psk, key}, {Mode::plaintext, ""}, heard);
+    CHECK_FALSE(plain);
+    CHECK(heard != "hello");
+}
+
+TEST_CASE("tls: key files that are no keys, missing, or readable by others are refused") {
+    TlsLab lab;
+    using Mode = TlsConfig::Mode;
+    auto const load = [](std::string const& path) {
+        return TlsCredentials::load({Mode::psk, path}, TlsCredentials::Side::client);
+    };
+    CHECK_FALSE(load(lab.directory / "gone"));
+    CHECK_FALSE(load(lab.key("short", "a:0011\n")));
+    CHECK_FALSE(load(lab.key("nokey", "hello\n")));
+    auto open = load(lab.key("open", "a:00112233445566778899aabbccddeeff\n", 0644));
+    REQUIRE_FALSE(open);
+    CHECK(open.error().what.find("chmod 600") != std::string::npos);
+}
