@@ -1,0 +1,30 @@
+// What a test can ask of the witness: one JSON object in, one JSON object out, one line each.
+// Used by the serial port and by TCP port 7003. Commands are described in images/build.
+#pragma once
+
+#include "disk.hpp"
+#include "network.hpp"
+#include "ram.hpp"
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace witness {
+
+/// Everything that runs in this guest. Made by main, never taken down.
+struct Parts {
+    std::unique_ptr<Ram> ram;
+    std::vector<std::unique_ptr<Disk>> disks;
+    std::unique_ptr<Services> services;
+};
+
+/// Does what `line` says: {"cmd":"report"}, or the bare word report. The answer has "ok", and "error"
+/// with a sentence when ok is false.
+std::string answer(Parts& parts, std::string_view line);
+
+/// The line of liveness, numbered `count`.
+std::string alive_line(const Parts& parts, std::uint64_t count);
+
+} // namespace witness
