@@ -111,7 +111,7 @@ struct State {
     bool loaded = false;          ///< The RAM stream is loaded.
     bool exports_gone = false;    ///< seal ended ok.
     bool qemu_gone = false;
-    bool owner_uncertain = false; ///< record_owner ended unknown once: only its `ok` settles it.
+    bool owner_unknown = false;   ///< record_owner ended unknown once: only its `ok` settles it.
     bool destroyed = false;       ///< destroy ended ok.
     bool announced = false;       ///< announce_network ended ok.
 

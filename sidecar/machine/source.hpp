@@ -53,8 +53,7 @@ enum class Action : std::uint8_t {
     interrupt,           ///< Ask every action in flight to end soon. Ends `ok` at once.
     /// `migrate_cancel` answered; no effect when QEMU has completed. ok also when none runs.
     cancel_migration,
-    /// ok only when query-status says `running` (`cont` in postmigrate, waits out finish-
-    /// migrate).
+    /// ok only when query-status says `running`: waits out finish-migrate, `cont` in postmigrate.
     resume_source,
     rollback_network,    ///< Addresses and caught frames back to the source. Needs no peer.
     /// Peer records ABORTED, kills its QEMU, removes what it made. Best effort.
@@ -144,25 +143,27 @@ enum class Made : std::uint8_t {
     fired,       ///< fire_network; rollback_network.
 };
 
+/// What an operator has said of a migration in doubt.
+enum class Word : std::uint8_t { none, to_source, to_destination };
+
 /// The whole memory of the source's machine: one fresh value per migration. Compare, copy, hash
 /// at will.
 struct State {
     Phase phase = Phase::idle;
     Outcome outcome = Outcome::none;
     Guest guest = Guest::source;
-    Record record = Record::none; ///< Last record known durable.
+    Record record = Record::none; ///< Last record known durable (begun also when it may be).
+    Word word = Word::none;       ///< The operator's word; waits for send_commit to end.
     EnumSet<Action> in_flight;    ///< Asked for and not ended.
     EnumSet<Made> made;           ///< Set when asked for, cleared when the undoing ended ok.
-    bool peer_up = true;
+    bool peer_up = true;          ///< Assumed until peer_lost, also after `restarted`.
     bool pre_switchover = false;  ///< pre-switchover was seen.
     bool sealed = false;          ///< The destination confirmed that its exports are gone.
-    bool continued = false;       ///< migrate-continue was asked for: QEMU may complete.
-    /// Rolling back: cancel_migration ended ok, resume_source is next.
-    bool cancel_sent = false;
-    bool commit_uncertain = false; ///< record_commit ended unknown once: only its `ok` settles it.
-    bool guest_ran = false;       ///< RESUME was seen since STOP: COMMIT must not be sent.
-    bool qemu_gone = false;
-    bool resolved_to_source = false; ///< An operator's word waits for send_commit to end.
+    bool cancelled = false;       ///< Rolling back: QEMU has no migration any more.
+    bool commit_unknown = false;  ///< record_commit ended unknown once: only its `ok` settles it.
+    bool guest_ran = false;       ///< RESUME was seen after STOP: COMMIT must not be sent.
+    bool qemu_gone = false;       ///< The source's QEMU has ended.
+    bool tombstoned = false;      ///< tombstone_disks ended ok.
 
     friend auto operator<=>(State const&, State const&) = default;
 };
@@ -189,6 +190,7 @@ struct Step {
 [[nodiscard]] std::string_view name(Qemu qemu);
 [[nodiscard]] std::string_view name(Event::Kind kind);
 [[nodiscard]] std::string_view name(Made made);
+[[nodiscard]] std::string_view name(Word word);
 
 /// `action_ended copy_final failed`, `restarted begun postmigrate`: for logs and traces.
 [[nodiscard]] std::string describe(Event const& event);
