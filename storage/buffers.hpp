@@ -1,0 +1,58 @@
+// Buffers: memory for data in flight, bounded for all disks together. A buffer is shared by whoever still needs
+// it: the coroutine that copies, and libnbd, which may write into it long after the coroutine walked away.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/sync.hpp"
+
+namespace storage {
+
+class Buffers;
+
+/// Counted memory; the last owner gives it back to its Buffers, which must outlive it.
+class Buffer {
+public:
+    Buffer() = default;
+    [[nodiscard]] std::span<std::byte> bytes() const { return {memory_.get(), size_}; }
+    [[nodiscard]] std::size_t size() const { return size_; }
+    explicit operator bool() const { return memory_ != nullptr; }
+
+private:
+    friend class Buffers;
+    Buffer(std::shared_ptr<std::byte> memory, std::size_t size)
+        : memory_(std::move(memory)), size_(size) {}
+    std::shared_ptr<std::byte> memory_;
+    std::size_t size_ = 0;
+};
+
+/// Hands out at most `bytes_max` bytes and `count_max` buffers at a time. Destroy it after the last buffer.
+class Buffers {
+public:
+    Buffers(core::Loop& loop, std::size_t bytes_max, std::size_t count_max);
+    ~Buffers();
+    Buffers(Buffers const&) = delete;
+    Buffers& operator=(Buffers const&) = delete;
+
+    /// Waits until `size` (1 .. limits::request_bytes_max) bytes are free. The memory is not initialised.
+    core::Task<core::Result<Buffer>> take(std::size_t size, core::Deadline deadline);
+    [[nodiscard]] std::size_t bytes_taken() const { return bytes_taken_; }
+    /// The most that was ever taken at once, for reports and tests.
+    [[nodiscard]] std::size_t bytes_taken_max() const { return bytes_taken_max_; }
+
+private:
+    void give_back(std::byte* memory, std::size_t size);
+
+    core::Event freed_;
+    std::size_t bytes_max_;
+    std::size_t count_max_;
+    std::size_t bytes_taken_ = 0;
+    std::size_t bytes_taken_max_ = 0;
+    std::size_t count_taken_ = 0;
+    std::vector<std::byte*> spare_;  ///< Whole-size buffers kept for the next one: no page faults again.
+};
+
+}  // namespace storage

@@ -1,0 +1,159 @@
+// Mirror: the source's half of moving a guest's disks, for one migration. The driver's StorageMover calls it
+// phase by phase; bulk data goes source QEMU -> NBD -> here -> NBD -> destination QEMU and never to the driver.
+//
+// Rounds of dirty bitmaps, as in docs/architecture.md: bitmap b(k+1) starts on every disk in one transaction
+// while b(k) goes on recording, so at any moment the older of the two holds everything that is owed and a
+// failed round owes nothing more than its bitmap says. b(k) is removed only after the destination has flushed
+// what was copied for it. The newest bitmap is exported and opened as soon as it exists: when the guest stops,
+// no QMP command is needed. Exports are deleted in QEMU before our ends of them are closed (see Nbd::close).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "core/sync.hpp"
+
+namespace qmp {
+class Client;
+}
+
+namespace storage {
+
+/// One disk of the guest.
+struct Disk {
+    std::string name;    ///< For people: "drive0".
+    std::string node;    ///< The node the guest writes to (top of its chain).
+    std::string format;  ///< raw, qcow2; for the report.
+    std::uint64_t virtual_bytes = 0;
+    std::string export_name;  ///< At the destination.
+};
+
+/// The destination's NBD server.
+struct Destination {
+    std::string host;
+    std::string port;
+    std::string psk_username;
+    std::string psk_file;  ///< Empty: plaintext.
+};
+
+struct MirrorOptions {
+    std::string directory;  ///< Ours alone (0700): the NBD socket is made in it. At most 80 characters.
+    /// Names this migration: bitmaps and exports are "sidecar-EPOCH-...". Letters, digits, '-', '.', '_'.
+    std::string epoch;
+    core::milliseconds max_blackout{300};  ///< What the last delta and its flush may take while it is stopped.
+    std::uint64_t bandwidth_bytes_per_second = 0;  ///< 0: no limit. Not applied to the last delta.
+    unsigned connections = 0;                      ///< To each disk of the destination; 0: our default.
+    std::size_t in_flight_bytes = 0;               ///< 0: limits::in_flight_bytes_max, which bounds it.
+};
+
+/// How far the disks are from being ready for the stop.
+struct Nearness {
+    std::uint64_t delta_bytes = 0;  ///< Dirty now, all disks.
+    core::milliseconds predicted{0};  ///< What copy_final() would take now: delta over rate, flush, RTT.
+    std::uint64_t rate_bytes_per_second = 0;   ///< Measured in the last pass.
+    std::uint64_t dirty_bytes_per_second = 0;  ///< How fast the guest dirties.
+    bool near = false;                         ///< predicted <= max_blackout.
+    bool converging = true;  ///< False: the delta did not shrink for limits::stagnant_rounds_max rounds.
+};
+
+enum class MirrorPhase : std::uint8_t { idle, preparing, bulk, rounds, near, final_delta, copied, dropped };
+std::string_view name(MirrorPhase phase);
+
+/// `done_bytes`, `total_bytes` and `fraction` never decrease; `eta` never increases.
+struct Progress {
+    MirrorPhase phase = MirrorPhase::idle;
+    std::uint64_t done_bytes = 0;   ///< Of total_bytes; holes count as done when passed over.
+    std::uint64_t total_bytes = 0;  ///< Virtual bytes of all disks, plus what the rounds found dirty.
+    std::uint64_t copied_bytes = 0;  ///< Data that travelled.
+    double fraction = 0;
+    std::uint64_t rate_bytes_per_second = 0;  ///< Of copied_bytes, over the last seconds.
+    std::optional<core::milliseconds> eta;    ///< Until the disks are near. None: not known yet.
+};
+
+struct RoundReport {
+    std::uint64_t dirty_bytes = 0;   ///< By the bitmap; for the bulk pass the data extents.
+    std::uint64_t copied_bytes = 0;  ///< Sent as data; the rest were zeroes.
+    core::milliseconds took{0};
+};
+
+struct DiskReport {
+    std::string name;
+    std::uint64_t virtual_bytes = 0;
+    std::uint64_t copied_bytes = 0;
+    std::vector<RoundReport> rounds;  ///< The bulk pass first.
+    std::uint64_t final_bytes = 0;    ///< Copied while the guest was stopped.
+};
+
+struct MirrorReport {
+    std::vector<DiskReport> disks;
+    std::vector<std::string> cleared;  ///< Leftovers of earlier tries that prepare() removed, in words.
+    core::milliseconds final_status{0};  ///< Parts of copy_final(): block status,
+    core::milliseconds final_copy{0};    ///< data,
+    core::milliseconds final_flush{0};   ///< flush at the destination.
+    std::size_t in_flight_bytes_peak = 0;
+    [[nodiscard]] core::Json json() const;  ///< disks[] as in the report of the program.
+};
+
+class Mirror {
+public:
+    /// `client` must outlive the mirror. Nothing happens before prepare().
+    Mirror(core::Loop& loop, qmp::Client& client, std::vector<Disk> disks, Destination destination,
+           MirrorOptions options);
+    /// After drop(); asserts that nothing of ours runs.
+    ~Mirror();
+    Mirror(Mirror const&) = delete;
+    Mirror& operator=(Mirror const&) = delete;
+
+    /// Clears leftovers of earlier epochs, starts the NBD server, bitmap b0 on all disks in one transaction, the
+    /// exports, and connects to both ends. Fails with refused when QEMU's NBD server belongs to somebody else
+    /// or a disk of the destination is smaller; the caller then still calls drop().
+    core::Task<core::Result<>> prepare(core::Deadline deadline);
+
+    /// The bulk pass, then rounds until the delta fits max_blackout, or stops shrinking: then it returns too,
+    /// with `converging` false, and the caller decides (call it again, stop anyway, give up). An error of the
+    /// destination says which disk and what to do.
+    core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
+
+    /// Makes sure that the newest bitmap is exported, enabled as it is, and opened. Cheap when it already is.
+    core::Task<core::Result<>> arm(core::Deadline deadline);
+
+    /// While RAM converges: NBD FLUSH in a loop on the source (so that QEMU's own flush at STOP is short) and on
+    /// the destination, and another round whenever the delta has grown. Ends when `stop` is triggered, within
+    /// the time of the writes in flight, or when something breaks (then broken() says what).
+    core::Task<void> keep_near(std::stop_token stop);
+    /// What broke keep_near(); also given by copy_final(), which then fails at once.
+    [[nodiscard]] std::optional<core::Error> const& broken() const { return broken_; }
+    /// As last measured; keep_near() keeps it fresh.
+    [[nodiscard]] Nearness nearness() const { return nearness_; }
+
+    /// At pre-switchover, after keep_near() was stopped and joined: the last delta of all disks at once, then a
+    /// flush of every disk at the destination, then goodbye to it. Afterwards every byte there equals ours.
+    core::Task<core::Result<>> copy_final(core::Deadline deadline);
+
+    /// Removes everything of ours from the source's QEMU: exports (hard, BLOCK_EXPORT_DELETED awaited), bitmaps, the
+    /// NBD server if we started it; then closes all connections. Idempotent; works after every failure,
+    /// wants a fresh deadline. A QEMU that is gone counts as cleaned. Nothing else may be running.
+    core::Task<core::Result<>> drop(core::Deadline deadline);
+
+    /// Takes effect at once. 0: no limit.
+    void set_bandwidth(std::uint64_t bytes_per_second);
+    [[nodiscard]] Progress progress() const;
+    [[nodiscard]] MirrorReport report() const;
+
+private:
+    struct Implementation;
+    std::unique_ptr<Implementation> implementation_;
+    std::optional<core::Error> broken_;
+    Nearness nearness_;
+};
+
+/// Exports and bitmaps of ours, of whatever epoch, that QEMU still has: for `status`, and for tests that prove that
+/// there are none.
+core::Task<core::Result<std::vector<std::string>>> leftovers(qmp::Client& client, core::Deadline deadline);
+
+}  // namespace storage

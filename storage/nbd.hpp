@@ -1,0 +1,155 @@
+// Nbd: one libnbd handle on the loop, NbdPool: several to one export. Used by the mirror and by tests.
+//
+// Invariant: libnbd's callbacks run with the handle's lock held, so they only mark a request done; every
+// coroutine is resumed by the loop. A request whose Deadline passes is walked away from: it stays in libnbd
+// with its buffer until it is answered or the connection dies, and never touches memory that was freed.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/fd.hpp"
+#include "core/sync.hpp"
+#include "storage/buffers.hpp"
+#include "storage/extents.hpp"
+
+struct nbd_handle;
+
+namespace storage {
+
+/// Where an NBD server listens. Either `unix_path`, or `host` and `port`.
+struct NbdAddress {
+    std::string unix_path;
+    std::string host;
+    std::string port;
+    std::string psk_username;  ///< With psk_file: TLS-PSK is required, and nothing else is accepted.
+    std::string psk_file;      ///< Lines "username:hexkey". Empty: plaintext.
+
+    /// For messages: "unix:/path" or "host:port".
+    [[nodiscard]] std::string text() const;
+};
+
+/// One connection to one export.
+class Nbd {
+public:
+    /// What was negotiated and never changes.
+    struct Traits {
+        std::uint64_t size = 0;  ///< Bytes of the export.
+        std::uint64_t request_bytes_max = 0;
+        bool read_only = false;
+        bool can_flush = false;
+        bool can_trim = false;
+        bool can_zero = false;
+        bool can_fast_zero = false;
+        bool can_multi_conn = false;
+        bool tls = false;
+    };
+
+    /// Connects and negotiates. `contexts` are meta contexts that must be granted, e.g. "base:allocation",
+    /// "qemu:dirty-bitmap:NAME": when one is not, the connection is refused. Fails with io or timed_out
+    /// (nobody there), nbd (refused: no such export, wrong key, plaintext where TLS is wanted), invalid.
+    static core::Task<core::Result<std::unique_ptr<Nbd>>> connect(core::Loop& loop, NbdAddress address,
+                                                                  std::string export_name,
+                                                                  std::vector<std::string> contexts,
+                                                                  core::Deadline deadline);
+    /// After close() or abort() and their join; asserts it.
+    ~Nbd();
+    Nbd(Nbd const&) = delete;
+    Nbd& operator=(Nbd const&) = delete;
+
+    [[nodiscard]] Traits const& traits() const { return traits_; }
+    [[nodiscard]] bool alive() const;
+    [[nodiscard]] std::size_t in_flight() const { return in_flight_; }
+
+    // All of them: `nbd` when the server answers with an error (Error::os has its errno), `closed` when the
+    // connection is or becomes dead, timed_out and cancelled from the deadline (the request then goes on).
+
+    /// Fills the first `length` bytes of `buffer`.
+    core::Task<core::Result<>> pread(Buffer buffer, std::size_t length, std::uint64_t offset,
+                                     core::Deadline deadline);
+    /// Writes `length` bytes of `buffer`, from byte `begin` of it, at `offset` of the export.
+    core::Task<core::Result<>> pwrite(Buffer buffer, std::size_t begin, std::size_t length,
+                                      std::uint64_t offset, core::Deadline deadline);
+    /// WRITE_ZEROES, holes allowed. `length` <= limits::zero_request_bytes_max.
+    core::Task<core::Result<>> zero(std::uint64_t offset, std::uint64_t length, core::Deadline deadline);
+    core::Task<core::Result<>> trim(std::uint64_t offset, std::uint64_t length, core::Deadline deadline);
+    /// Everything acknowledged before, on any connection to the export (can_multi_conn), is on the disk.
+    core::Task<core::Result<>> flush(core::Deadline deadline);
+
+    /// One run of equal status, as the server reported it. Bit 0 of a dirty bitmap: dirty. Bits of
+    /// base:allocation: 1 hole, 2 zero.
+    struct Status {
+        std::uint64_t offset;
+        std::uint64_t length;
+        std::uint32_t flags;
+    };
+    /// What `context` says of [offset, offset + length), asked again until all of it is covered.
+    core::Task<core::Result<std::vector<Status>>> block_status(std::string context, std::uint64_t offset,
+                                                               std::uint64_t length,
+                                                               core::Deadline deadline);
+
+    /// Says goodbye (NBD_CMD_DISC) when nothing is in flight, frees the handle, joins. Whatever is still in
+    /// flight fails with closed. Never to be used on an export of a QEMU whose node may live in an iothread
+    /// before that export was deleted: QEMU 7.2.14 to 7.2.22 abort then.
+    core::Task<void> close();
+    /// Cuts the connection at once; everything in flight fails with closed. close() must still follow.
+    void abort();
+
+private:
+    struct Request;
+    using Issue = std::function<std::int64_t(std::shared_ptr<Request> const&)>;
+
+    Nbd(core::Loop& loop, nbd_handle* handle, NbdAddress address, std::string export_name);
+    core::Result<> configure(std::vector<std::string> const& contexts);
+    core::Task<core::Result<>> negotiate(core::Fd socket, core::Deadline deadline);
+    core::Result<> learn(std::vector<std::string> const& contexts);
+    core::Task<core::Result<>> submit(std::string what, Buffer buffer, Issue issue, core::Deadline deadline);
+    core::Task<void> watch_readable();
+    core::Task<void> watch_writable();
+    void issued();
+    core::Error library_error(std::string what) const;
+
+    core::Loop& loop_;
+    nbd_handle* handle_;
+    NbdAddress address_;
+    std::string export_name_;
+    Traits traits_;
+    std::size_t in_flight_ = 0;
+    core::Event wants_write_;
+    core::Event quiet_;  ///< Nothing in flight, or the connection ended.
+    core::Slots slots_;
+    std::stop_source stop_;
+    core::Scope scope_;
+    bool watching_ = false;
+    bool closed_ = false;
+};
+
+/// Several connections to one export; each request goes to the one with the fewest in flight.
+class NbdPool {
+public:
+    /// Opens the first connection, and `count - 1` more when the export allows several.
+    static core::Task<core::Result<std::unique_ptr<NbdPool>>> connect(core::Loop& loop, NbdAddress address,
+                                                                      std::string export_name,
+                                                                      std::vector<std::string> contexts,
+                                                                      unsigned count,
+                                                                      core::Deadline deadline);
+    /// The least loaded connection. A dead one is never chosen while another lives.
+    [[nodiscard]] Nbd& least_loaded();
+    [[nodiscard]] Nbd& first() { return *connections_.front(); }
+    [[nodiscard]] Nbd::Traits const& traits() const { return connections_.front()->traits(); }
+    [[nodiscard]] std::size_t size() const { return connections_.size(); }
+    /// All connections are alive.
+    [[nodiscard]] bool alive() const;
+    core::Task<void> close();
+    void abort();
+
+private:
+    NbdPool() = default;
+    std::vector<std::unique_ptr<Nbd>> connections_;
+    std::size_t next_ = 0;
+};
+
+}  // namespace storage

@@ -1,0 +1,53 @@
+// Target: the destination's half: the NBD server of a QEMU that waits with `-S -incoming defer`, one writable
+// export per disk. The sidecar of the incoming guest opens it before anything is copied, and must have sealed it
+// before the guest may continue: a writable export survives `cont`, and a stale client would write into the
+// running guest's disk.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/sync.hpp"
+
+namespace qmp {
+class Client;
+}
+
+namespace storage {
+
+struct TargetDisk {
+    std::string node;
+    std::string export_name;
+};
+
+class Target {
+public:
+    /// `client` must outlive the target.
+    Target(core::Loop& loop, qmp::Client& client, std::vector<TargetDisk> disks);
+
+    /// Starts QEMU's NBD server on `host` ("" any address), on a port the kernel chooses, and exports the disks.
+    /// The listening socket is ours and is handed to QEMU, so nobody can take the port in between.
+    /// `tls_creds` is the id of a tls-creds-psk object (endpoint server) in that QEMU; empty: plaintext.
+    /// Returns the port. What it made is undone when it fails.
+    core::Task<core::Result<int>> open(std::string host, std::string tls_creds, core::Deadline deadline);
+
+    /// Flushes the disks, deletes the exports (hard: clients are dropped), waits for BLOCK_EXPORT_DELETED of each,
+    /// stops the NBD server. Afterwards nobody but QEMU's own guest can write. Idempotent.
+    core::Task<core::Result<>> seal(core::Deadline deadline);
+    /// As seal(), but goes on after errors and does not flush: for what is to be destroyed.
+    core::Task<core::Result<>> drop(core::Deadline deadline);
+
+    [[nodiscard]] bool sealed() const { return sealed_; }
+
+private:
+    core::Task<core::Result<>> remove_exports(core::Deadline deadline);
+
+    core::Loop& loop_;
+    qmp::Client& client_;
+    std::vector<TargetDisk> disks_;
+    std::vector<std::string> export_ids_;
+    bool server_started_ = false;
+    bool sealed_ = false;
+};
+
+}  // namespace storage
