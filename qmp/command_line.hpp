@@ -1,0 +1,130 @@
+// CommandLine: QEMU's argv understood: what it says about disks, taps, sockets and files, and how
+// it reads for a launch by us and for the destination of a migration. Used by `run`, `attach` and
+// `serve`. Pure: looks at no file. Invariant: options that a rewrite does not concern come out byte
+// for byte.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/result.hpp"
+#include "qmp/option.hpp"
+
+namespace qmp {
+
+/// An image the command line names.
+struct DiskOption {
+    std::string id;  ///< -drive id=, the format's node-name, or "hda", "cdrom", "pflash0", ...
+    std::string file_name;  ///< As written; "nbd://..." and the like when `local` is false.
+    std::string format;     ///< Empty: QEMU probes.
+    bool local = true;      ///< A file or device of this host.
+    bool read_only = false;
+    bool cdrom = false;
+    bool firmware = false;  ///< if=pflash, -pflash
+};
+
+/// A tap interface the command line uses, by -netdev tap|bridge, -nic tap|bridge or -net
+/// tap|bridge.
+struct TapOption {
+    std::string id;  ///< netdev id; made from its place for -nic and -net without one ("#net0").
+    std::string ifname;    ///< Empty: QEMU or the kernel would choose.
+    std::string bridge;    ///< br= of the bridge helper; empty: none given.
+    std::vector<int> fds;  ///< Given by descriptor (fd=, fds=), as libvirt does.
+    unsigned queues = 1;
+    bool vhost = false;
+    bool vnet_hdr = true;  ///< QEMU's default.
+    std::string
+        script;  ///< As written: "" when not given (QEMU then runs /etc/qemu-ifup), "no": none.
+    std::vector<std::string>
+        macs;  ///< Of the guest devices on it, as far as the command line says.
+};
+
+/// What replaces a tap's own options: descriptors the QEMU inherits under these numbers.
+struct TapDescriptors {
+    std::string id;  ///< TapOption::id
+    std::vector<int> fds;
+};
+
+/// A monitor, serial line or other socket, or a file QEMU makes.
+struct PathOption {
+    std::string option;  ///< "-qmp unix:/run/x.sock,server=on": for messages.
+    std::string path;
+};
+
+struct LaunchOptions {
+    int qmp_fd = -1;  ///< Number under which QEMU inherits the listening socket of its monitor.
+    std::vector<TapDescriptors> taps;
+};
+
+/// How the source's command line is to read at the destination.
+struct Mapping {
+    std::string qemu;  ///< Binary to start; empty: the source's argv[0].
+    std::string
+        machine_type;  ///< Full, versioned type the source runs ("pc-i440fx-7.2"); required.
+    int qmp_fd = -1;   ///< As LaunchOptions::qmp_fd.
+    std::string
+        working_directory;  ///< The source QEMU's, for its relative paths; empty: they stay.
+    /// {FROM, TO}: exactly this path. Goes before `prefixes`.
+    std::vector<std::pair<std::string, std::string>> images;
+    /// {FROM, TO}: this directory and everything below it, the longest FROM first.
+    std::vector<std::pair<std::string, std::string>> prefixes;
+    std::vector<TapDescriptors> taps;
+};
+
+class CommandLine {
+public:
+    /// Fails with invalid for an option QEMU has not, one without its value, and broken JSON.
+    static Result<CommandLine> parse(std::vector<std::string> argv);
+    /// Exactly what was parsed, or the rewritten form.
+    [[nodiscard]] std::vector<std::string> argv() const;
+    [[nodiscard]] std::string const& program() const { return program_; }
+    [[nodiscard]] std::vector<Option> const& options() const { return options_; }
+
+    [[nodiscard]] std::vector<DiskOption> disks() const;
+    [[nodiscard]] std::vector<TapOption> taps() const;
+    /// Unix sockets QEMU would listen on or connect to: monitors, serial lines, character devices,
+    /// VNC.
+    [[nodiscard]] std::vector<PathOption> sockets() const;
+    /// Files that must be there: kernel, initrd, firmware, keys, read-only images excluded.
+    [[nodiscard]] std::vector<PathOption> files() const;
+    /// The socket of the first QMP monitor that can be reached by path; empty: none.
+    [[nodiscard]] std::string qmp_socket() const;
+    [[nodiscard]] std::optional<std::string> incoming() const;
+    [[nodiscard]] bool stopped_at_start() const;  ///< -S
+    [[nodiscard]] bool daemonize() const;
+    [[nodiscard]] std::string pidfile() const;     ///< Empty: none.
+    [[nodiscard]] std::string guest_name() const;  ///< -name guest=; empty: none.
+    [[nodiscard]] std::string uuid() const;        ///< Empty: none.
+    [[nodiscard]] std::string machine_type()
+        const;  ///< As written ("pc", "q35", ...); empty: the default.
+    [[nodiscard]] std::string accelerator()
+        const;  ///< The first of -accel or -machine accel=; "" or "tcg".
+
+    /// This command line with a monitor of ours and the taps by descriptor. Fails with invalid for
+    /// -daemonize and -incoming, and for a tap that has neither a name nor a descriptor of ours.
+    [[nodiscard]] Result<CommandLine> for_launch(LaunchOptions const& launch) const;
+    /// This command line for a QEMU that waits for the migration (-S -incoming defer) with the
+    /// destination's paths, taps, machine type and binary. -daemonize, -loadvm and monitors given
+    /// by descriptor are left out. Fails with refused for what cannot be moved: -snapshot,
+    /// -readconfig, descriptors, a tap without ours.
+    [[nodiscard]] Result<CommandLine> for_destination(Mapping const& mapping) const;
+
+private:
+    [[nodiscard]] std::vector<Option const*> all_of(std::string_view kind) const;
+    [[nodiscard]] Option const* last_of(std::string_view kind) const;
+    void remove(std::string_view kind);
+    void add(std::string name, std::optional<std::string> value = std::nullopt);
+    void add_monitor(int qmp_fd);
+    Result<> use_descriptors(std::vector<TapDescriptors> const& taps);
+    Result<> use_machine_type(std::string const& type);
+    Result<> map_paths(Mapping const& mapping);
+    void drop_descriptor_monitors();
+
+    std::string program_;
+    std::vector<Option> options_;
+};
+
+}  // namespace qmp

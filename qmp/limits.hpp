@@ -1,0 +1,39 @@
+// Every limit of qmp/, with its unit and its reason. Used by this room's sources and its tests.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+
+namespace qmp {
+
+/// Longest message accepted from QEMU, in bytes. query-qmp-schema is 0.3 MB; a host with thousands
+/// of block nodes answers query-named-block-nodes in a few. More than this is no QMP.
+inline constexpr std::size_t message_bytes_max = std::size_t{16} * 1024 * 1024;
+
+/// Bytes of commands that may wait for QEMU to read them. A stopped QEMU must not grow us without
+/// bound.
+inline constexpr std::size_t unsent_bytes_max = std::size_t{4} * 1024 * 1024;
+
+/// Events a subscription holds unread. QEMU rate-limits its noisy events; a reader this far behind
+/// is stuck.
+inline constexpr std::size_t events_unread_max = 1024;
+
+/// One read(2) from the socket, in bytes: a usual reply in one go, the schema in a few.
+inline constexpr std::size_t read_bytes = std::size_t{64} * 1024;
+
+/// How long the greeting and the negotiation may take on a socket that has accepted us. A QEMU
+/// whose main loop is busy (a slow flush) answers within a second or two; a monitor held by another
+/// client never does.
+inline constexpr std::chrono::seconds greeting_timeout{5};
+
+/// How long a QEMU that closed its monitor may take to be gone, so that its exit can be told.
+inline constexpr std::chrono::seconds exit_timeout{5};
+
+/// Bytes and lines of a dead QEMU's stderr quoted in an error: its last words, not its log.
+inline constexpr std::size_t last_words_bytes_max = 2000;
+inline constexpr std::size_t last_words_lines_max = 6;
+
+/// Bytes of an unexpected answer quoted in an error.
+inline constexpr std::size_t quote_bytes_max = 80;
+
+}  // namespace qmp
