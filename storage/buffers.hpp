@@ -1,5 +1,6 @@
-// Buffers: memory for data in flight, bounded for all disks together. A buffer is shared by whoever still needs
-// it: the coroutine that copies, and libnbd, which may write into it long after the coroutine walked away.
+// Buffers: memory for data in flight, bounded for all disks together. A buffer is shared by whoever
+// still needs it: the coroutine that copies, and libnbd, which may write into it long after the
+// coroutine walked away.
 #pragma once
 
 #include <cstddef>
@@ -29,7 +30,8 @@ private:
     std::size_t size_ = 0;
 };
 
-/// Hands out at most `bytes_max` bytes and `count_max` buffers at a time. Destroy it after the last buffer.
+/// Hands out at most `bytes_max` bytes and `count_max` buffers at a time. Destroy it after the last
+/// buffer.
 class Buffers {
 public:
     Buffers(core::Loop& loop, std::size_t bytes_max, std::size_t count_max);
@@ -37,7 +39,8 @@ public:
     Buffers(Buffers const&) = delete;
     Buffers& operator=(Buffers const&) = delete;
 
-    /// Waits until `size` (1 .. limits::request_bytes_max) bytes are free. The memory is not initialised.
+    /// Waits until `size` (1 .. limits::request_bytes_max) bytes are free. The memory is not
+    /// initialised.
     core::Task<core::Result<Buffer>> take(std::size_t size, core::Deadline deadline);
     [[nodiscard]] std::size_t bytes_taken() const { return bytes_taken_; }
     /// The most that was ever taken at once, for reports and tests.
@@ -52,7 +55,8 @@ private:
     std::size_t bytes_taken_ = 0;
     std::size_t bytes_taken_max_ = 0;
     std::size_t count_taken_ = 0;
-    std::vector<std::byte*> spare_;  ///< Whole-size buffers kept for the next one: no page faults again.
+    std::vector<std::byte*> spare_;  ///< Whole-size buffers kept for the next one: no page faults
+                                     ///< again.
 };
 
 }  // namespace storage

@@ -1,4 +1,5 @@
-// Extents: ranges of a disk, and the arithmetic on them. Pure code; used by the NBD client and the copier.
+// Extents: ranges of a disk, and the arithmetic on them. Pure code; used by the NBD client and the
+// copier.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,8 @@
 
 namespace storage {
 
-/// `length` bytes from `offset`. Lists of extents are in order, do not overlap and hold no empty one.
+/// `length` bytes from `offset`. Lists of extents are in order, do not overlap and hold no empty
+/// one.
 struct Extent {
     std::uint64_t offset = 0;
     std::uint64_t length = 0;
@@ -27,18 +29,21 @@ void append(std::vector<Extent>& extents, Extent extent);
 [[nodiscard]] std::vector<Extent> clip(std::vector<Extent> const& extents, std::uint64_t begin,
                                        std::uint64_t end);
 
-/// Both lists as one, in order; where they overlap the bytes appear once, as data unless both say zero.
-[[nodiscard]] std::vector<Extent> merge(std::vector<Extent> const& left, std::vector<Extent> const& right);
+/// Both lists as one, in order; where they overlap the bytes appear once, as data unless both say
+/// zero.
+[[nodiscard]] std::vector<Extent> merge(std::vector<Extent> const& left,
+                                        std::vector<Extent> const& right);
 
-/// Joins extents over the smallest gaps until at most `count_max` are left: more bytes, bounded memory.
-/// A joined extent is data.
+/// Joins extents over the smallest gaps until at most `count_max` are left: more bytes, bounded
+/// memory. A joined extent is data.
 void coarsen(std::vector<Extent>& extents, std::size_t count_max);
 
 /// True when every byte is zero. Reads 8 bytes at a time; stops at the first that is not.
 [[nodiscard]] bool is_zero(std::span<std::byte const> bytes);
 
-/// Splits data into runs that are zero (at least `run_min` bytes, cut at multiples of run_min) and runs that
-/// are not. Offsets are relative to the start of `bytes`.
-[[nodiscard]] std::vector<Extent> split_zeroes(std::span<std::byte const> bytes, std::size_t run_min);
+/// Splits data into runs that are zero (at least `run_min` bytes, cut at multiples of run_min) and
+/// runs that are not. Offsets are relative to the start of `bytes`.
+[[nodiscard]] std::vector<Extent> split_zeroes(std::span<std::byte const> bytes,
+                                               std::size_t run_min);
 
 }  // namespace storage

@@ -1,5 +1,6 @@
-// Image files of a host: what they are, making them at the destination, and marking a source's disk as moved.
-// Used by `serve`, which creates the destination's disks, and by the source when a migration has committed.
+// Image files of a host: what they are, making them at the destination, and marking a source's disk
+// as moved. Used by `serve`, which creates the destination's disks, and by the source when a
+// migration has committed.
 #pragma once
 
 #include <cstdint>
@@ -23,18 +24,19 @@ struct ImageInfo {
     bool has_internal_snapshots = false;
 };
 
-/// Asks `qemu-img info -U`, which takes no lock, so the image may be in use. `format` empty: probed. Fails with
-/// io when the file is missing or unreadable, invalid when it is no image of that format.
-core::Task<core::Result<ImageInfo>> image_info(core::Loop& loop, std::string path, std::string format,
-                                               core::Deadline deadline);
+/// Asks `qemu-img info -U`, which takes no lock, so the image may be in use. `format` empty:
+/// probed. Fails with io when the file is missing or unreadable, invalid when it is no image of
+/// that format.
+core::Task<core::Result<ImageInfo>> image_info(core::Loop& loop, std::string path,
+                                               std::string format, core::Deadline deadline);
 
 struct CreateOptions {
     std::uint64_t cluster_bytes = 0;  ///< qcow2 only; 0: qemu-img's default.
     unsigned mode = 0600;             ///< Permissions of the new file.
 };
 
-/// Makes a new, empty, sparse image; a file that is already there is never touched (io, EEXIST). Format raw or
-/// qcow2. What it made is removed again when it fails half way.
+/// Makes a new, empty, sparse image; a file that is already there is never touched (io, EEXIST).
+/// Format raw or qcow2. What it made is removed again when it fails half way.
 core::Task<core::Result<>> create_image(core::Loop& loop, std::string path, std::string format,
                                         std::uint64_t virtual_bytes, CreateOptions options,
                                         core::Deadline deadline);
@@ -43,16 +45,17 @@ core::Task<core::Result<>> create_image(core::Loop& loop, std::string path, std:
 core::Result<std::uint64_t> free_bytes(std::string const& directory);
 /// Bytes on the disk, not the apparent size.
 core::Result<std::uint64_t> allocated_bytes(std::string const& path);
-/// Whether another process holds the image, as QEMU itself would find out: the OFD lock bytes QEMU sets. Only
-/// for files; a block device is reported as free.
+/// Whether another process holds the image, as QEMU itself would find out: the OFD lock bytes QEMU
+/// sets. Only for files; a block device is reported as free.
 core::Result<bool> in_use(std::string const& path);
 
 /// What `tombstone` makes of PATH: PATH.moved-EPOCH.
 std::string tombstone_path(std::string const& path, std::string const& epoch);
-/// Renames PATH to PATH.moved-EPOCH and syncs the directory: the stale disk cannot be started by its name. Ok
-/// also when that has already happened. Block devices cannot be renamed: invalid.
+/// Renames PATH to PATH.moved-EPOCH and syncs the directory: the stale disk cannot be started by
+/// its name. Ok also when that has already happened. Block devices cannot be renamed: invalid.
 core::Result<> tombstone(std::string const& path, std::string const& epoch);
-/// Puts the disk of `epoch` back under its name (operator resolved to the source). Ok when it is there already.
+/// Puts the disk of `epoch` back under its name (operator resolved to the source). Ok when it is
+/// there already.
 core::Result<> untombstone(std::string const& path, std::string const& epoch);
 /// Removes every PATH.moved-*; returns what was removed.
 core::Result<std::vector<std::string>> remove_tombstones(std::string const& path);

@@ -1,5 +1,5 @@
-// Every limit of storage/, with its unit and its reason. Nothing in this room waits, retries, queues or allocates
-// beyond one of these.
+// Every limit of storage/, with its unit and its reason. Nothing in this room waits, retries,
+// queues or allocates beyond one of these.
 #pragma once
 
 #include <chrono>
@@ -11,35 +11,42 @@ namespace storage::limits {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-/// Bytes: granularity of our dirty bitmaps. QEMU's default of 64 KiB costs 16 times the bytes for 4 KiB writes.
+/// Bytes: granularity of our dirty bitmaps. QEMU's default of 64 KiB costs 16 times the bytes for 4
+/// KiB writes.
 inline constexpr std::uint64_t bitmap_granularity_bytes = 4096;
-/// Bytes of one read or write. 256 KiB is the optimum measured for nbdcopy; QEMU refuses more than 32 MiB.
+/// Bytes of one read or write. 256 KiB is the optimum measured for nbdcopy; QEMU refuses more than
+/// 32 MiB.
 inline constexpr std::size_t request_bytes_max = 256 * 1024;
-/// Bytes of one WRITE_ZEROES. Large because nothing travels; below 2^32 because libnbd 1.14 has 32-bit lengths;
-/// bounded because a file system without FALLOC_FL_ZERO_RANGE works through all of it in one request.
+/// Bytes of one WRITE_ZEROES. Large because nothing travels; below 2^32 because libnbd 1.14 has
+/// 32-bit lengths; bounded because a file system without FALLOC_FL_ZERO_RANGE works through all of
+/// it in one request.
 inline constexpr std::uint64_t zero_request_bytes_max = 64 * 1024 * 1024;
-/// Bytes asked of one BLOCK_STATUS: libnbd 1.14 has 32-bit lengths; a multiple of every granularity.
+/// Bytes asked of one BLOCK_STATUS: libnbd 1.14 has 32-bit lengths; a multiple of every
+/// granularity.
 inline constexpr std::uint64_t block_status_bytes_max = 1024 * 1024 * 1024;
 /// BLOCK_STATUS requests in flight for one disk: QEMU serves 16 of one connection at once.
 inline constexpr std::size_t block_status_in_flight_max = 16;
 /// Bytes in flight of all disks together: read and not yet acknowledged by the destination.
 inline constexpr std::size_t in_flight_bytes_max = 64 * 1024 * 1024;
-/// Requests in flight of all disks together: bounds coroutine frames; 2048 x 4 KiB at 50 ms are 160 MB/s.
+/// Requests in flight of all disks together: bounds coroutine frames; 2048 x 4 KiB at 50 ms are 160
+/// MB/s.
 inline constexpr std::size_t in_flight_requests_max = 2048;
 /// Requests libnbd may hold for one connection (its own queue has no bound).
 inline constexpr std::size_t requests_per_connection_max = 512;
-/// Connections to one export. QEMU serves an export in one thread, so more help only over a long RTT.
+/// Connections to one export. QEMU serves an export in one thread, so more help only over a long
+/// RTT.
 inline constexpr unsigned connections_max = 16;
 inline constexpr unsigned connections_default = 4;
 /// Zero bytes in a row, inside data, that are worth a request of their own.
 inline constexpr std::size_t zero_run_bytes_min = 4096;
-/// Bytes: dirty runs from this length on are looked up in base:allocation, so that a discarded gigabyte is
-/// not read as zeroes. Below it reading is cheaper than asking.
+/// Bytes: dirty runs from this length on are looked up in base:allocation, so that a discarded
+/// gigabyte is not read as zeroes. Below it reading is cheaper than asking.
 inline constexpr std::uint64_t allocation_lookup_bytes_min = 1024 * 1024;
 
 /// Disks of one guest. More than QEMU guests have in practice; bounds the connections.
 inline constexpr std::size_t disks_max = 64;
-/// Characters of an epoch: QEMU's bitmap names may have 1023, its node names 31, NBD export names 4096.
+/// Characters of an epoch: QEMU's bitmap names may have 1023, its node names 31, NBD export names
+/// 4096.
 inline constexpr std::size_t epoch_characters_max = 64;
 /// Rounds before copy_until_near() gives its verdict, however it goes.
 inline constexpr unsigned rounds_max = 64;
@@ -47,25 +54,31 @@ inline constexpr unsigned rounds_max = 64;
 inline constexpr std::uint64_t shrink_percent = 80;
 /// Rounds in a row that did not shrink before the delta is called not converging.
 inline constexpr unsigned stagnant_rounds_max = 3;
-/// Bytes of delta below which another round would only stall the guest for its transaction (about 1 ms).
+/// Bytes of delta below which another round would only stall the guest for its transaction (about 1
+/// ms).
 inline constexpr std::uint64_t delta_small_bytes = 256 * 1024;
-/// Bytes of extents kept in memory for one disk's round: 1 Mi extents of 24 bytes. Beyond it runs are merged.
+/// Bytes of extents kept in memory for one disk's round: 1 Mi extents of 24 bytes. Beyond it runs
+/// are merged.
 inline constexpr std::size_t extents_max = 1024 * 1024;
 
-/// Pause between two turns of the FLUSH loop: 20 ms of guest writes flush in a moment, and the disk can breathe.
+/// Pause between two turns of the FLUSH loop: 20 ms of guest writes flush in a moment, and the disk
+/// can breathe.
 inline constexpr milliseconds flush_pause{20};
 /// How often the FLUSH loop looks at the size of the delta.
 inline constexpr milliseconds delta_check_pause{100};
-/// Writes in flight when the copier is stopped get this long; then their connections are cut, for a write that
-/// is neither acknowledged nor dead must never be followed by another one to the same bytes.
+/// Writes in flight when the copier is stopped get this long; then their connections are cut, for a
+/// write that is neither acknowledged nor dead must never be followed by another one to the same
+/// bytes.
 inline constexpr milliseconds wind_down{1500};
-/// One QMP command of ours. They run in QEMU's main loop and take about 1 ms; a drain waits for the disk.
+/// One QMP command of ours. They run in QEMU's main loop and take about 1 ms; a drain waits for the
+/// disk.
 inline constexpr seconds qmp_command{30};
 /// Connecting to an NBD server, handshake included.
 inline constexpr seconds connect{10};
 /// A clean goodbye of one NBD connection; then it is closed without.
 inline constexpr milliseconds disconnect{500};
-/// TCP_USER_TIMEOUT of connections to the destination: unacknowledged this long, the link counts as dead.
+/// TCP_USER_TIMEOUT of connections to the destination: unacknowledged this long, the link counts as
+/// dead.
 inline constexpr seconds link_dead{30};
 /// qemu-img info or create: they touch only headers.
 inline constexpr seconds qemu_img{30};

@@ -1,11 +1,13 @@
-// Mirror: the source's half of moving a guest's disks, for one migration. The driver's StorageMover calls it
-// phase by phase; bulk data goes source QEMU -> NBD -> here -> NBD -> destination QEMU and never to the driver.
+// Mirror: the source's half of moving a guest's disks, for one migration. The driver's StorageMover
+// calls it phase by phase; bulk data goes source QEMU -> NBD -> here -> NBD -> destination QEMU and
+// never to the driver.
 //
-// Rounds of dirty bitmaps, as in docs/architecture.md: bitmap b(k+1) starts on every disk in one transaction
-// while b(k) goes on recording, so at any moment the older of the two holds everything that is owed and a
-// failed round owes nothing more than its bitmap says. b(k) is removed only after the destination has flushed
-// what was copied for it. The newest bitmap is exported and opened as soon as it exists: when the guest stops,
-// no QMP command is needed. Exports are deleted in QEMU before our ends of them are closed (see Nbd::close).
+// Rounds of dirty bitmaps, as in docs/architecture.md: bitmap b(k+1) starts on every disk in one
+// transaction while b(k) goes on recording, so at any moment the older of the two holds everything
+// that is owed and a failed round owes nothing more than its bitmap says. b(k) is removed only
+// after the destination has flushed what was copied for it. The newest bitmap is exported and
+// opened as soon as it exists: when the guest stops, no QMP command is needed. Exports are deleted
+// in QEMU before our ends of them are closed (see Nbd::close).
 #pragma once
 
 #include <cstdint>
@@ -42,33 +44,50 @@ struct Destination {
 };
 
 struct MirrorOptions {
-    std::string directory;  ///< Ours alone (0700): the NBD socket is made in it. At most 80 characters.
-    /// Names this migration: bitmaps and exports are "sidecar-EPOCH-...". Letters, digits, '-', '.', '_'.
+    std::string directory;  ///< Ours alone (0700): the NBD socket is made in it. At most 80
+                            ///< characters.
+    /// Names this migration: bitmaps and exports are "sidecar-EPOCH-...". Letters, digits, '-',
+    /// '.', '_'.
     std::string epoch;
-    core::milliseconds max_blackout{300};  ///< What the last delta and its flush may take while it is stopped.
+    core::milliseconds max_blackout{300};  ///< What the last delta and its flush may take while it
+                                           ///< is stopped.
     std::uint64_t bandwidth_bytes_per_second = 0;  ///< 0: no limit. Not applied to the last delta.
-    unsigned connections = 0;                      ///< To each disk of the destination; 0: our default.
-    std::size_t in_flight_bytes = 0;               ///< 0: limits::in_flight_bytes_max, which bounds it.
+    unsigned connections = 0;                      ///< To each disk of the destination; 0: our
+                                                   ///< default.
+    std::size_t in_flight_bytes = 0;               ///< 0: limits::in_flight_bytes_max, which bounds
+                                                   ///< it.
 };
 
 /// How far the disks are from being ready for the stop.
 struct Nearness {
-    std::uint64_t delta_bytes = 0;  ///< Dirty now, all disks.
-    core::milliseconds predicted{0};  ///< What copy_final() would take now: delta over rate, flush, RTT.
+    std::uint64_t delta_bytes = 0;    ///< Dirty now, all disks.
+    core::milliseconds predicted{0};  ///< What copy_final() would take now: delta over rate, flush,
+                                      ///< RTT.
     std::uint64_t rate_bytes_per_second = 0;   ///< Measured in the last pass.
     std::uint64_t dirty_bytes_per_second = 0;  ///< How fast the guest dirties.
     bool near = false;                         ///< predicted <= max_blackout.
-    bool converging = true;  ///< False: the delta did not shrink for limits::stagnant_rounds_max rounds.
+    bool converging = true;  ///< False: the delta did not shrink for limits::stagnant_rounds_max
+                             ///< rounds.
 };
 
-enum class MirrorPhase : std::uint8_t { idle, preparing, bulk, rounds, near, final_delta, copied, dropped };
+enum class MirrorPhase : std::uint8_t {
+    idle,
+    preparing,
+    bulk,
+    rounds,
+    near,
+    final_delta,
+    copied,
+    dropped
+};
 std::string_view name(MirrorPhase phase);
 
 /// `done_bytes`, `total_bytes` and `fraction` never decrease; `eta` never increases.
 struct Progress {
     MirrorPhase phase = MirrorPhase::idle;
-    std::uint64_t done_bytes = 0;   ///< Of total_bytes; holes count as done when passed over.
-    std::uint64_t total_bytes = 0;  ///< Virtual bytes of all disks, plus what the rounds found dirty.
+    std::uint64_t done_bytes = 0;    ///< Of total_bytes; holes count as done when passed over.
+    std::uint64_t total_bytes = 0;   ///< Virtual bytes of all disks, plus what the rounds found
+                                     ///< dirty.
     std::uint64_t copied_bytes = 0;  ///< Data that travelled.
     double fraction = 0;
     std::uint64_t rate_bytes_per_second = 0;  ///< Of copied_bytes, over the last seconds.
@@ -91,7 +110,8 @@ struct DiskReport {
 
 struct MirrorReport {
     std::vector<DiskReport> disks;
-    std::vector<std::string> cleared;  ///< Leftovers of earlier tries that prepare() removed, in words.
+    std::vector<std::string> cleared;    ///< Leftovers of earlier tries that prepare() removed, in
+                                         ///< words.
     core::milliseconds final_status{0};  ///< Parts of copy_final(): block status,
     core::milliseconds final_copy{0};    ///< data,
     core::milliseconds final_flush{0};   ///< flush at the destination.
@@ -109,35 +129,40 @@ public:
     Mirror(Mirror const&) = delete;
     Mirror& operator=(Mirror const&) = delete;
 
-    /// Clears leftovers of earlier epochs, starts the NBD server, bitmap b0 on all disks in one transaction, the
-    /// exports, and connects to both ends. Fails with refused when QEMU's NBD server belongs to somebody else
-    /// or a disk of the destination is smaller; the caller then still calls drop().
+    /// Clears leftovers of earlier epochs, starts the NBD server, bitmap b0 on all disks in one
+    /// transaction, the exports, and connects to both ends. Fails with refused when QEMU's NBD
+    /// server belongs to somebody else or a disk of the destination is smaller; the caller then
+    /// still calls drop().
     core::Task<core::Result<>> prepare(core::Deadline deadline);
 
-    /// The bulk pass, then rounds until the delta fits max_blackout, or stops shrinking: then it returns too,
-    /// with `converging` false, and the caller decides (call it again, stop anyway, give up). An error of the
-    /// destination says which disk and what to do.
+    /// The bulk pass, then rounds until the delta fits max_blackout, or stops shrinking: then it
+    /// returns too, with `converging` false, and the caller decides (call it again, stop anyway,
+    /// give up). An error of the destination says which disk and what to do.
     core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
 
-    /// Makes sure that the newest bitmap is exported, enabled as it is, and opened. Cheap when it already is.
+    /// Makes sure that the newest bitmap is exported, enabled as it is, and opened. Cheap when it
+    /// already is.
     core::Task<core::Result<>> arm(core::Deadline deadline);
 
-    /// While RAM converges: NBD FLUSH in a loop on the source (so that QEMU's own flush at STOP is short) and on
-    /// the destination, and another round whenever the delta has grown. Ends when `stop` is triggered, within
-    /// the time of the writes in flight, or when something breaks (then broken() says what).
+    /// While RAM converges: NBD FLUSH in a loop on the source (so that QEMU's own flush at STOP is
+    /// short) and on the destination, and another round whenever the delta has grown. Ends when
+    /// `stop` is triggered, within the time of the writes in flight, or when something breaks (then
+    /// broken() says what).
     core::Task<void> keep_near(std::stop_token stop);
     /// What broke keep_near(); also given by copy_final(), which then fails at once.
     [[nodiscard]] std::optional<core::Error> const& broken() const { return broken_; }
     /// As last measured; keep_near() keeps it fresh.
     [[nodiscard]] Nearness nearness() const { return nearness_; }
 
-    /// At pre-switchover, after keep_near() was stopped and joined: the last delta of all disks at once, then a
-    /// flush of every disk at the destination, then goodbye to it. Afterwards every byte there equals ours.
+    /// At pre-switchover, after keep_near() was stopped and joined: the last delta of all disks at
+    /// once, then a flush of every disk at the destination, then goodbye to it. Afterwards every
+    /// byte there equals ours.
     core::Task<core::Result<>> copy_final(core::Deadline deadline);
 
-    /// Removes everything of ours from the source's QEMU: exports (hard, BLOCK_EXPORT_DELETED awaited), bitmaps, the
-    /// NBD server if we started it; then closes all connections. Idempotent; works after every failure,
-    /// wants a fresh deadline. A QEMU that is gone counts as cleaned. Nothing else may be running.
+    /// Removes everything of ours from the source's QEMU: exports (hard, BLOCK_EXPORT_DELETED
+    /// awaited), bitmaps, the NBD server if we started it; then closes all connections. Idempotent;
+    /// works after every failure, wants a fresh deadline. A QEMU that is gone counts as cleaned.
+    /// Nothing else may be running.
     core::Task<core::Result<>> drop(core::Deadline deadline);
 
     /// Takes effect at once. 0: no limit.
@@ -152,8 +177,9 @@ private:
     Nearness nearness_;
 };
 
-/// Exports and bitmaps of ours, of whatever epoch, that QEMU still has: for `status`, and for tests that prove that
-/// there are none.
-core::Task<core::Result<std::vector<std::string>>> leftovers(qmp::Client& client, core::Deadline deadline);
+/// Exports and bitmaps of ours, of whatever epoch, that QEMU still has: for `status`, and for tests
+/// that prove that there are none.
+core::Task<core::Result<std::vector<std::string>>> leftovers(qmp::Client& client,
+                                                             core::Deadline deadline);
 
 }  // namespace storage

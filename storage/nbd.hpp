@@ -1,8 +1,10 @@
-// Nbd: one libnbd handle on the loop, NbdPool: several to one export. Used by the mirror and by tests.
+// Nbd: one libnbd handle on the loop, NbdPool: several to one export. Used by the mirror and by
+// tests.
 //
-// Invariant: libnbd's callbacks run with the handle's lock held, so they only mark a request done; every
-// coroutine is resumed by the loop. A request whose Deadline passes is walked away from: it stays in libnbd
-// with its buffer until it is answered or the connection dies, and never touches memory that was freed.
+// Invariant: libnbd's callbacks run with the handle's lock held, so they only mark a request done;
+// every coroutine is resumed by the loop. A request whose Deadline passes is walked away from: it
+// stays in libnbd with its buffer until it is answered or the connection dies, and never touches
+// memory that was freed.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +27,8 @@ struct NbdAddress {
     std::string unix_path;
     std::string host;
     std::string port;
-    std::string psk_username;  ///< With psk_file: TLS-PSK is required, and nothing else is accepted.
+    std::string psk_username;  ///< With psk_file: TLS-PSK is required, and nothing else is
+                               ///< accepted.
     std::string psk_file;      ///< Lines "username:hexkey". Empty: plaintext.
 
     /// For messages: "unix:/path" or "host:port".
@@ -48,10 +51,12 @@ public:
         bool tls = false;
     };
 
-    /// Connects and negotiates. `contexts` are meta contexts that must be granted, e.g. "base:allocation",
-    /// "qemu:dirty-bitmap:NAME": when one is not, the connection is refused. Fails with io or timed_out
-    /// (nobody there), nbd (refused: no such export, wrong key, plaintext where TLS is wanted), invalid.
-    static core::Task<core::Result<std::unique_ptr<Nbd>>> connect(core::Loop& loop, NbdAddress address,
+    /// Connects and negotiates. `contexts` are meta contexts that must be granted, e.g.
+    /// "base:allocation", "qemu:dirty-bitmap:NAME": when one is not, the connection is refused.
+    /// Fails with io or timed_out (nobody there), nbd (refused: no such export, wrong key,
+    /// plaintext where TLS is wanted), invalid.
+    static core::Task<core::Result<std::unique_ptr<Nbd>>> connect(core::Loop& loop,
+                                                                  NbdAddress address,
                                                                   std::string export_name,
                                                                   std::vector<std::string> contexts,
                                                                   core::Deadline deadline);
@@ -64,8 +69,9 @@ public:
     [[nodiscard]] bool alive() const;
     [[nodiscard]] std::size_t in_flight() const { return in_flight_; }
 
-    // All of them: `nbd` when the server answers with an error (Error::os has its errno), `closed` when the
-    // connection is or becomes dead, timed_out and cancelled from the deadline (the request then goes on).
+    // All of them: `nbd` when the server answers with an error (Error::os has its errno), `closed`
+    // when the connection is or becomes dead, timed_out and cancelled from the deadline (the
+    // request then goes on).
 
     /// Fills the first `length` bytes of `buffer`.
     core::Task<core::Result<>> pread(Buffer buffer, std::size_t length, std::uint64_t offset,
@@ -74,9 +80,12 @@ public:
     core::Task<core::Result<>> pwrite(Buffer buffer, std::size_t begin, std::size_t length,
                                       std::uint64_t offset, core::Deadline deadline);
     /// WRITE_ZEROES, holes allowed. `length` <= limits::zero_request_bytes_max.
-    core::Task<core::Result<>> zero(std::uint64_t offset, std::uint64_t length, core::Deadline deadline);
-    core::Task<core::Result<>> trim(std::uint64_t offset, std::uint64_t length, core::Deadline deadline);
-    /// Everything acknowledged before, on any connection to the export (can_multi_conn), is on the disk.
+    core::Task<core::Result<>> zero(std::uint64_t offset, std::uint64_t length,
+                                    core::Deadline deadline);
+    core::Task<core::Result<>> trim(std::uint64_t offset, std::uint64_t length,
+                                    core::Deadline deadline);
+    /// Everything acknowledged before, on any connection to the export (can_multi_conn), is on the
+    /// disk.
     core::Task<core::Result<>> flush(core::Deadline deadline);
 
     /// One run of equal status, as the server reported it. Bit 0 of a dirty bitmap: dirty. Bits of
@@ -87,15 +96,17 @@ public:
         std::uint32_t flags;
     };
     /// What `context` says of [offset, offset + length), asked again until all of it is covered.
-    core::Task<core::Result<std::vector<Status>>> block_status(std::string context, std::uint64_t offset,
+    core::Task<core::Result<std::vector<Status>>> block_status(std::string context,
+                                                               std::uint64_t offset,
                                                                std::uint64_t length,
                                                                core::Deadline deadline);
 
-    /// Says goodbye (NBD_CMD_DISC) when nothing is in flight, frees the handle, joins. Whatever is still in
-    /// flight fails with closed. Never to be used on an export of a QEMU whose node may live in an iothread
-    /// before that export was deleted: QEMU 7.2.14 to 7.2.22 abort then.
+    /// Says goodbye (NBD_CMD_DISC) when nothing is in flight, frees the handle, joins. Whatever is
+    /// still in flight fails with closed. Never to be used on an export of a QEMU whose node may
+    /// live in an iothread before that export was deleted: QEMU 7.2.14 to 7.2.22 abort then.
     core::Task<void> close();
-    /// Cuts the connection at once; everything in flight fails with closed. close() must still follow.
+    /// Cuts the connection at once; everything in flight fails with closed. close() must still
+    /// follow.
     void abort();
 
 private:
@@ -106,7 +117,8 @@ private:
     core::Result<> configure(std::vector<std::string> const& contexts);
     core::Task<core::Result<>> negotiate(core::Fd socket, core::Deadline deadline);
     core::Result<> learn(std::vector<std::string> const& contexts);
-    core::Task<core::Result<>> submit(std::string what, Buffer buffer, Issue issue, core::Deadline deadline);
+    core::Task<core::Result<>> submit(std::string what, Buffer buffer, Issue issue,
+                                      core::Deadline deadline);
     core::Task<void> watch_readable();
     core::Task<void> watch_writable();
     void issued();
@@ -131,11 +143,9 @@ private:
 class NbdPool {
 public:
     /// Opens the first connection, and `count - 1` more when the export allows several.
-    static core::Task<core::Result<std::unique_ptr<NbdPool>>> connect(core::Loop& loop, NbdAddress address,
-                                                                      std::string export_name,
-                                                                      std::vector<std::string> contexts,
-                                                                      unsigned count,
-                                                                      core::Deadline deadline);
+    static core::Task<core::Result<std::unique_ptr<NbdPool>>> connect(
+        core::Loop& loop, NbdAddress address, std::string export_name,
+        std::vector<std::string> contexts, unsigned count, core::Deadline deadline);
     /// The least loaded connection. A dead one is never chosen while another lives.
     [[nodiscard]] Nbd& least_loaded();
     [[nodiscard]] Nbd& first() { return *connections_.front(); }

@@ -1,7 +1,7 @@
-// Target: the destination's half: the NBD server of a QEMU that waits with `-S -incoming defer`, one writable
-// export per disk. The sidecar of the incoming guest opens it before anything is copied, and must have sealed it
-// before the guest may continue: a writable export survives `cont`, and a stale client would write into the
-// running guest's disk.
+// Target: the destination's half: the NBD server of a QEMU that waits with `-S -incoming defer`,
+// one writable export per disk. The sidecar of the incoming guest opens it before anything is
+// copied, and must have sealed it before the guest may continue: a writable export survives `cont`,
+// and a stale client would write into the running guest's disk.
 #pragma once
 
 #include <string>
@@ -25,14 +25,16 @@ public:
     /// `client` must outlive the target.
     Target(core::Loop& loop, qmp::Client& client, std::vector<TargetDisk> disks);
 
-    /// Starts QEMU's NBD server on `host` ("" any address), on a port the kernel chooses, and exports the disks.
-    /// The listening socket is ours and is handed to QEMU, so nobody can take the port in between.
-    /// `tls_creds` is the id of a tls-creds-psk object (endpoint server) in that QEMU; empty: plaintext.
-    /// Returns the port. What it made is undone when it fails.
-    core::Task<core::Result<int>> open(std::string host, std::string tls_creds, core::Deadline deadline);
+    /// Starts QEMU's NBD server on `host` ("" any address), on a port the kernel chooses, and
+    /// exports the disks. The listening socket is ours and is handed to QEMU, so nobody can take
+    /// the port in between. `tls_creds` is the id of a tls-creds-psk object (endpoint server) in
+    /// that QEMU; empty: plaintext. Returns the port. What it made is undone when it fails.
+    core::Task<core::Result<int>> open(std::string host, std::string tls_creds,
+                                       core::Deadline deadline);
 
-    /// Flushes the disks, deletes the exports (hard: clients are dropped), waits for BLOCK_EXPORT_DELETED of each,
-    /// stops the NBD server. Afterwards nobody but QEMU's own guest can write. Idempotent.
+    /// Flushes the disks, deletes the exports (hard: clients are dropped), waits for
+    /// BLOCK_EXPORT_DELETED of each, stops the NBD server. Afterwards nobody but QEMU's own guest
+    /// can write. Idempotent.
     core::Task<core::Result<>> seal(core::Deadline deadline);
     /// As seal(), but goes on after errors and does not flush: for what is to be destroyed.
     core::Task<core::Result<>> drop(core::Deadline deadline);
