@@ -1,0 +1,117 @@
+// Mover: moves a guest's presence on one kind of network, in four calls, one half of it on each
+// host. Plan: the movers of one guest, fired together.
+//
+//   prepare()   everything slow, while the guest runs on the source
+//   fire()      at STOP: one packet or netlink message each; from then on the destination owns
+//               the addresses
+//   settle()    after RESUME: repeats, then what is no longer needed is removed
+//   rollback()  instead of settle(): as fast as fire(), and the state before prepare()
+//
+// Invariant: from fire() on exactly one side owns the guest's addresses, both families or neither.
+// The driver fires the source's half first, then the destination's; it rolls back the destination's
+// half first, then the source's.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/deadline.hpp"
+#include "core/json.hpp"
+#include "core/result.hpp"
+#include "core/task.hpp"
+#include "netmove/address.hpp"
+
+namespace netmove {
+
+/// Addresses one interface may have in a plan: each is a frame at STOP. As many as a watcher
+/// remembers, and as many given by the operator.
+constexpr std::size_t interface_addresses_max = 128;
+
+/// One network interface of the guest, as both hosts must know it. Travels over the peer channel:
+/// from_json() trusts nothing. `tap` and `bridge` are the names on the host whose half uses it (the
+/// driver maps them).
+struct GuestInterface {
+    std::string netdev;  ///< QEMU's -netdev id, "net0".
+    std::string tap;
+    std::string bridge;  ///< Empty: the tap is in no bridge.
+    MacAddress mac;
+    int mtu = 1500;        ///< Of the source's tap; the destination must offer at least this.
+    int queues = 1;        ///< Of the tap: the guest's queue pairs.
+    bool vnet_hdr = true;
+    bool router = false;   ///< The guest is an IPv6 router (learned).
+    std::vector<GuestAddress> addresses;  ///< Given or learned; most recently seen first.
+
+    [[nodiscard]] core::Json to_json() const;
+    /// Fails with protocol, naming the member, on anything missing, of the wrong type or out of
+    /// range.
+    static core::Result<GuestInterface> from_json(core::Json const& json);
+};
+
+enum class Side { source, destination };
+
+class Mover {
+public:
+    virtual ~Mover() = default;
+
+    /// "bridge", "vxlan"...
+    [[nodiscard]] virtual std::string_view name() const = 0;
+    /// What it moves, for the report: "52:54:00:12:34:56", "192.0.2.1", "2001:db8::1".
+    [[nodiscard]] virtual std::vector<std::string> moves() const = 0;
+
+    /// Everything slow. Fails with refused when this host cannot take part, in a sentence that says
+    /// what to change. After a failure nothing is left changed.
+    virtual core::Task<core::Result<>> prepare(core::Deadline deadline) = 0;
+    /// What was learnt of the interface since prepare(): addresses, router. Any time before fire();
+    /// cheap.
+    virtual void update(GuestInterface const& now) = 0;
+    /// Does not suspend. May be called again (after a restart, or when the answer was lost): same
+    /// end state. A mover whose network must acknowledge (a home agent) watches for that in a task
+    /// of its own that prepare() started.
+    virtual core::Result<> fire() = 0;
+    virtual core::Task<core::Result<>> settle(core::Deadline deadline) = 0;
+    /// Does not suspend; from any state, also on a mover made after a restart, and more than once.
+    /// Goes on past what fails and reports the first failure.
+    virtual core::Result<> rollback() = 0;
+};
+
+/// When and what a mover fired, for the report.
+struct Fired {
+    std::string mover;
+    core::Clock::time_point at;           ///< When its fire() began.
+    core::Clock::duration took{};         ///< How long its fire() took.
+    std::vector<std::string> moved;
+};
+
+class Plan {
+public:
+    void add(std::unique_ptr<Mover> mover);
+    [[nodiscard]] bool empty() const { return movers_.empty(); }
+
+    /// One after the other; when one fails those before it are rolled back, newest first.
+    core::Task<core::Result<>> prepare(core::Deadline deadline);
+    /// To the mover of that interface (by order of add()); for Mover::update().
+    [[nodiscard]] Mover& mover(std::size_t index) { return *movers_[index]; }
+    [[nodiscard]] std::size_t size() const { return movers_.size(); }
+    /// All or none: when one fails, those that fired are rolled back, newest first, and the error
+    /// is returned.
+    core::Result<> fire();
+    /// All, also when one fails: the first failure.
+    core::Task<core::Result<>> settle(core::Deadline deadline);
+    /// All, newest first, also when one fails: the first failure.
+    core::Result<> rollback();
+
+    /// Empty before fire() and after rollback().
+    [[nodiscard]] std::vector<Fired> const& fired() const { return fired_; }
+    /// When the last mover had fired: the network has moved, as far as this host can tell.
+    [[nodiscard]] std::optional<core::Clock::time_point> fired_at() const;
+
+private:
+    std::vector<std::unique_ptr<Mover>> movers_;
+    std::vector<Fired> fired_;
+};
+
+}  // namespace netmove

@@ -1,0 +1,150 @@
+// Netlink: the host's links, addresses, neighbours and bridge tables, read and changed through
+// rtnetlink (libnl-3). Used by taps and movers. Every call is one request that the kernel answers
+// at once, or one dump; each is bounded by answer_timeout, and a failure is a sentence that names
+// the interface and what to do.
+//
+// A Netlink belongs to the network namespace the thread was in when it was opened.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/result.hpp"
+#include "netmove/address.hpp"
+
+struct nl_sock;
+struct nl_msg;
+
+namespace netmove {
+
+/// How long one answer of the kernel may take. It answers within microseconds, unless another
+/// program holds the kernel's configuration lock; containers starting by the dozen hold it for some
+/// hundred milliseconds.
+constexpr std::chrono::milliseconds answer_timeout{2000};
+
+/// How a bridge treats one of its ports (IFLA_BRPORT_*).
+struct BridgePort {
+    /// Kernel's BR_STATE_*: 3 is forwarding. Without STP a port that is up forwards at once.
+    int state = 0;
+    bool learning = true;
+    bool unicast_flood = true;    ///< Gets frames to unknown stations.
+    bool multicast_flood = true;  ///< Gets frames to groups nobody registered for.
+    bool broadcast_flood = true;
+    bool neighbour_suppression = false;  ///< The bridge answers ARP and ND itself (EVPN).
+    [[nodiscard]] bool forwarding() const { return state == 3; }
+};
+
+/// What the kernel says of a tap (IFLA_TUN_*); queues only for multi-queue ones.
+struct TunDetails {
+    bool tap = false;  ///< false: a TUN device, which carries no Ethernet frames.
+    bool persistent = false;
+    bool multi_queue = false;
+    int queues = 0;           ///< Attached and enabled.
+    int disabled_queues = 0;  ///< Attached, switched off by their owner.
+};
+
+struct Link {
+    std::string name;
+    int index = 0;
+    std::string kind;  ///< "bridge", "tun", "veth", "vxlan"...; empty for hardware.
+    MacAddress mac;
+    int mtu = 0;
+    int master = 0;  ///< Index of the bridge it is a port of, else 0.
+    int queue_length = 0;  ///< txqueuelen, frames.
+    bool up = false;
+    std::optional<BridgePort> port;  ///< When it is a port of a bridge.
+    std::optional<TunDetails> tun;   ///< When it is a tap or TUN device.
+    bool stp = false;                ///< When it is a bridge: it runs the spanning tree protocol.
+    bool vlan_filtering = false;     ///< When it is a bridge.
+};
+
+struct InterfaceAddress {
+    int link = 0;
+    Address address;
+    int prefix_length = 0;
+    bool tentative = false;  ///< IPv6 duplicate address detection has not ended.
+};
+
+/// An entry of the host's ARP cache or IPv6 neighbour cache.
+struct Neighbour {
+    int link = 0;
+    Address address;
+    std::optional<MacAddress> mac;  ///< None while it is being asked for, or failed.
+    int state = 0;                  ///< NUD_*
+    bool external = false;          ///< Written by a routing daemon (NTF_EXT_LEARNED).
+    [[nodiscard]] bool permanent() const;
+};
+
+/// An entry of a bridge's forwarding table.
+struct FdbEntry {
+    MacAddress mac;
+    int port = 0;    ///< Link index of the bridge port.
+    int bridge = 0;  ///< Link index of the bridge.
+    std::uint16_t vlan = 0;
+    int state = 0;  ///< NUD_*: PERMANENT is the bridge's own, NOARP static, else dynamic.
+    bool sticky = false;
+    bool external = false;
+    /// Learning cannot move it to another port: it must be deleted.
+    [[nodiscard]] bool pinned() const;
+};
+
+class Netlink {
+public:
+    static core::Result<Netlink> open();
+    Netlink(Netlink&&) noexcept;
+    Netlink& operator=(Netlink&&) noexcept;
+    ~Netlink();
+
+    core::Result<std::vector<Link>> links();
+    /// Fails with invalid when there is no such interface.
+    core::Result<Link> link(std::string const& name);
+    core::Result<Link> link(int index);
+    /// The same, but none when there is no such interface.
+    core::Result<std::optional<Link>> find_link(std::string const& name);
+
+    core::Result<> set_up(std::string const& name);
+    core::Result<> set_down(std::string const& name);
+    /// Makes `name` a port of `bridge`; an empty bridge takes it out of the one it is in.
+    core::Result<> set_master(std::string const& name, std::string const& bridge);
+    core::Result<> set_mtu(std::string const& name, int mtu);
+    /// txqueuelen, frames. For a tap this is the ring that holds what its reader has not read yet.
+    core::Result<> set_queue_length(std::string const& name, int frames);
+    /// The host makes no IPv6 link-local address for it (addr_gen_mode none): so no DAD, MLD, RS of
+    /// ours on it.
+    core::Result<> set_address_generation_none(std::string const& name);
+    core::Result<> delete_link(std::string const& name);
+    /// The three flood flags and learning of a bridge port, in one message.
+    core::Result<> set_bridge_port(int index, BridgePort const& port);
+
+    core::Result<std::vector<InterfaceAddress>> addresses(int link = 0);
+
+    core::Result<std::vector<Neighbour>> neighbours(int link = 0);
+    /// Adds or overwrites. `state` is NUD_REACHABLE, NUD_STALE, NUD_PERMANENT.
+    core::Result<> replace_neighbour(int link, Address const& address, MacAddress const& mac,
+                                     int state);
+    /// Overwrites an entry that is there; false when there is none. Never makes one.
+    core::Result<bool> refresh_neighbour(int link, Address const& address, MacAddress const& mac,
+                                         int state);
+    /// False when there was none.
+    core::Result<bool> delete_neighbour(int link, Address const& address);
+
+    core::Result<std::vector<FdbEntry>> fdb(int bridge);
+    /// Frames for `mac` go to this port from now on, in every VLAN of the port (vlan 0) or in one.
+    /// A dynamic entry ages and can be moved by learning; a fixed one is for ports that do not
+    /// learn.
+    core::Result<> replace_fdb(int port, MacAddress const& mac, bool fixed, std::uint16_t vlan = 0);
+    /// False when the port had no such entry.
+    core::Result<bool> delete_fdb(int port, MacAddress const& mac, std::uint16_t vlan = 0);
+
+private:
+    explicit Netlink(nl_sock* socket) : socket_(socket) {}
+    struct Access;
+    friend struct Access;  // netlink.cpp: builds requests, parses answers
+    nl_sock* socket_ = nullptr;
+};
+
+}  // namespace netmove
