@@ -1,0 +1,261 @@
+#include "tests/support/command.hpp"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+namespace lab {
+
+namespace {
+
+/// Longest that a connection to a socket of this machine may take.
+constexpr Milliseconds connect_limit = 2s;
+
+core::Process start(Argv const& argv, int out_fd, int err_fd) {
+    core::SpawnOptions options;
+    options.stdout_fd = out_fd;
+    options.stderr_fd = err_fd;
+    auto started = core::spawn(argv, options);
+    if (!started) throw Failure(started.error().sentence());
+    return std::move(*started);
+}
+
+bool ends_within(core::Process const& process, Milliseconds limit) {
+    auto const until = std::chrono::steady_clock::now() + limit;
+    while (true) {
+        auto const left =
+            std::chrono::duration_cast<Milliseconds>(until - std::chrono::steady_clock::now());
+        pollfd entry{process.pidfd(), POLLIN, 0};
+        int const ready = ::poll(&entry, 1, static_cast<int>(std::max(left, 0ms).count()));
+        if (ready > 0) return true;
+        if (ready == 0 || errno != EINTR) return false;
+    }
+}
+
+int reap(core::Process const& process) {
+    int status = 0;
+    if (waitpid(process.pid(), &status, 0) != process.pid()) return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+core::Fd memory_file() { return core::Fd(memfd_create("output", MFD_CLOEXEC)); }
+
+std::string content(core::Fd const& file) {
+    std::string text(static_cast<std::size_t>(lseek(file.get(), 0, SEEK_END)), '\0');
+    auto const got = pread(file.get(), text.data(), text.size(), 0);
+    text.resize(got < 0 ? 0 : static_cast<std::size_t>(got));
+    return text;
+}
+
+std::string joined(Argv const& argv) {
+    std::string line;
+    for (auto const& word : argv) line += (line.empty() ? "" : " ") + word;
+    return line;
+}
+
+core::Fd open_log(fs::path const& path) {
+    core::Fd file(open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+    if (!file)
+        throw Failure(fmt::format("cannot write {}: {}", path.string(), std::strerror(errno)));
+    return file;
+}
+
+bool connects(int fd, sockaddr const* address, socklen_t length) {
+    if (::connect(fd, address, length) == 0) return true;
+    if (errno != EINPROGRESS) return false;
+    pollfd entry{fd, POLLOUT, 0};
+    if (::poll(&entry, 1, static_cast<int>(connect_limit.count())) != 1) return false;
+    int error = 0;
+    socklen_t size = sizeof error;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
+}
+
+/// A socket that belongs to `netns` although this thread does not stay there.
+core::Fd socket_in(std::string const& netns, int family) {
+    if (netns.empty())
+        return core::Fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    core::Fd const home(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+    core::Fd const there(open(("/run/netns/" + netns).c_str(), O_RDONLY | O_CLOEXEC));
+    if (!there || setns(there.get(), CLONE_NEWNET) < 0) return {};
+    core::Fd made(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (setns(home.get(), CLONE_NEWNET) < 0)
+        throw Failure("cannot return to the test's network namespace");
+    return made;
+}
+
+}  // namespace
+
+Argv command_at(Argv argv, Place const& place) {
+    Argv whole;
+    if (!place.netns.empty()) whole = {"ip", "netns", "exec", place.netns};
+    if (!place.environment.empty()) {
+        whole.emplace_back("env");
+        whole.insert(whole.end(), place.environment.begin(), place.environment.end());
+    }
+    whole.insert(whole.end(), argv.begin(), argv.end());
+    return whole;
+}
+
+Output run(Argv argv, Place const& place, Milliseconds limit) {
+    auto const whole = command_at(std::move(argv), place);
+    core::Fd const out = memory_file();
+    core::Fd const err = memory_file();
+    core::Process const process = start(whole, out.get(), err.get());
+    if (!ends_within(process, limit)) {
+        (void)process.signal(SIGKILL);  // it may end at this very moment
+        reap(process);
+        throw Failure(fmt::format("`{}` did not end within {} ms; it wrote: {}", joined(whole),
+                                  limit.count(), content(out) + content(err)));
+    }
+    int const status = reap(process);
+    return {status, content(out), content(err)};
+}
+
+std::string must_run(Argv argv, Place const& place, Milliseconds limit) {
+    auto const line = joined(argv);
+    auto done = run(std::move(argv), place, limit);
+    if (done.exit_status != 0) {
+        throw Failure(fmt::format("`{}` ended with {}: {}", line, done.exit_status, done.err));
+    }
+    return std::move(done.out);
+}
+
+void wait_until(std::string const& what, Milliseconds limit, std::function<bool()> const& holds) {
+    auto const until = std::chrono::steady_clock::now() + limit;
+    while (!holds()) {
+        if (std::chrono::steady_clock::now() >= until) {
+            throw Failure(fmt::format("{} did not happen within {} ms", what, limit.count()));
+        }
+        ::poll(nullptr, 0, static_cast<int>(look_interval.count()));
+    }
+}
+
+std::string read_file(fs::path const& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_file(fs::path const& path, std::string const& text) {
+    std::ofstream file(path, std::ios::binary | std::ios::trunc);
+    file << text;
+    if (!file.flush()) throw Failure("cannot write " + path.string());
+}
+
+core::Json parse_json(std::string const& text) {
+    auto parsed = core::Json::parse(text);
+    if (!parsed) throw Failure(parsed.error().sentence() + ", in: " + text.substr(0, 400));
+    return std::move(*parsed);
+}
+
+Daemon::Daemon(std::string name, Argv argv, Place const& place, fs::path const& logs)
+    : name_(std::move(name)), out_(logs / (name_ + ".out")), err_(logs / (name_ + ".err")) {
+    auto const out = open_log(out_);
+    auto const err = open_log(err_);
+    process_ = start(command_at(std::move(argv), place), out.get(), err.get());
+}
+
+Daemon::~Daemon() {
+    if (process_ && !status_) kill();
+}
+
+Daemon::Daemon(Daemon&& other) noexcept
+    : name_(std::move(other.name_)),
+      out_(std::move(other.out_)),
+      err_(std::move(other.err_)),
+      process_(std::exchange(other.process_, {})),
+      status_(other.status_) {}
+
+Daemon& Daemon::operator=(Daemon&& other) noexcept {
+    std::swap(name_, other.name_);
+    std::swap(out_, other.out_);
+    std::swap(err_, other.err_);
+    std::swap(process_, other.process_);
+    std::swap(status_, other.status_);
+    return *this;
+}
+
+void Daemon::signal(int number) {
+    if (auto sent = process_.signal(number); !sent)
+        throw Failure(name_ + ": " + sent.error().sentence());
+}
+
+std::optional<int> Daemon::wait(Milliseconds limit) {
+    if (!status_ && ends_within(process_, limit)) status_ = reap(process_);
+    return status_;
+}
+
+int Daemon::end() {
+    if (auto const ended = wait(0ms)) return *ended;
+    signal(SIGTERM);
+    auto const ended = wait(end_limit);
+    if (!ended)
+        throw Failure(fmt::format("{} did not end {} ms after SIGTERM", name_, end_limit.count()));
+    return *ended;
+}
+
+void Daemon::kill() {
+    if (status_) return;
+    (void)process_.signal(SIGKILL);  // it may end at this very moment
+    wait(end_limit);
+}
+
+bool accepts(fs::path const& path) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    if (path.string().size() >= sizeof address.sun_path)
+        throw Failure("too long for a socket: " + path.string());
+    std::strcpy(address.sun_path, path.c_str());
+    core::Fd const fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    return connects(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+}
+
+core::Fd connect_in(std::string const& netns, std::string const& host, int port) {
+    bool const v6 = host.find(':') != std::string::npos;
+    core::Fd fd = socket_in(netns, v6 ? AF_INET6 : AF_INET);
+    if (!fd) throw Failure("cannot make a socket in " + netns + ": " + std::strerror(errno));
+    sockaddr_in6 six{};
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(static_cast<std::uint16_t>(port));
+    sockaddr_in four{};
+    four.sin_family = AF_INET;
+    four.sin_port = six.sin6_port;
+    void* const into = v6 ? static_cast<void*>(&six.sin6_addr) : static_cast<void*>(&four.sin_addr);
+    if (inet_pton(v6 ? AF_INET6 : AF_INET, host.c_str(), into) != 1)
+        throw Failure("no address: " + host);
+    bool const up = v6 ? connects(fd.get(), reinterpret_cast<sockaddr*>(&six), sizeof six)
+                       : connects(fd.get(), reinterpret_cast<sockaddr*>(&four), sizeof four);
+    if (!up) return {};
+    return fd;
+}
+
+bool accepts(std::string const& netns, std::string const& host, int port) {
+    return static_cast<bool>(connect_in(netns, host, port));
+}
+
+std::vector<Seen> processes_in(std::string const& netns) {
+    std::vector<Seen> found;
+    std::istringstream pids(run({"ip", "netns", "pids", netns}).out);
+    for (pid_t pid = 0; pids >> pid;) {
+        std::string const stat = read_file(fmt::format("/proc/{}/stat", pid));
+        auto const name_end = stat.rfind(')');
+        auto argv = core::command_line(pid);
+        if (name_end == std::string::npos || name_end + 2 >= stat.size() || !argv)
+            continue;  // just gone
+        found.push_back({pid, stat[name_end + 2], std::move(*argv)});
+    }
+    return found;
+}
+
+}  // namespace lab

@@ -1,0 +1,214 @@
+#include "tests/support/guest.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace lab {
+
+using core::Json;
+
+namespace {
+
+constexpr int control_port = 7003;
+constexpr std::size_t random_chunk = 1 << 20;
+
+// One line to the control port and its answer; empty when the guest does not answer.
+std::string converse(core::Fd const& socket, std::string const& line, Milliseconds limit) {
+    auto const until = std::chrono::steady_clock::now() + limit;
+    std::string const request = line + "\n";
+    if (send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) return {};
+    std::string answer;
+    while (answer.find('\n') == std::string::npos) {
+        auto const left =
+            std::chrono::duration_cast<Milliseconds>(until - std::chrono::steady_clock::now());
+        pollfd entry{socket.get(), POLLIN, 0};
+        if (::poll(&entry, 1, static_cast<int>(std::max(left, 0ms).count())) != 1) return {};
+        char buffer[8192];
+        auto const got = recv(socket.get(), buffer, sizeof buffer, 0);
+        if (got <= 0) return {};
+        answer.append(buffer, static_cast<std::size_t>(got));
+    }
+    return answer;
+}
+
+}  // namespace
+
+Guest::Guest(Lab const& lab, GuestOptions options) : lab_(lab), options_(std::move(options)) {}
+
+fs::path Guest::qemu() const { return deps() / "bin" / ("qemu-system-x86_64-" + options_.qemu); }
+
+fs::path Guest::image(Host const& host, int disk) const {
+    return host.images / fmt::format("{}-{}.{}", options_.name, disk, options_.format);
+}
+
+fs::path Guest::probe_socket(Host const& host) const {
+    return host.directory / (options_.name + "-probe.sock");
+}
+
+fs::path Guest::serial(Host const& host) const { return host.logs / (options_.name + ".serial"); }
+
+void Guest::make_disks(Host const& host) const {
+    for (int disk = 0; disk < options_.disks; ++disk) {
+        fs::path const raw = image(host, disk).string() + ".new";
+        write_file(raw, "");
+        fs::resize_file(raw, options_.disk_mib << 20);
+        write_random(raw, 0, options_.random_mib << 20);
+        if (options_.format == "raw") {
+            fs::rename(raw, image(host, disk));
+        } else {
+            must_run({"qemu-img", "convert", "-f", "raw", "-O", options_.format, raw,
+                      image(host, disk)});
+            fs::remove(raw);
+        }
+    }
+}
+
+Argv Guest::command_line(Host const& host) const {
+    std::string append =
+        fmt::format("console=ttyS0 quiet panic=-1 witness.ram_rate={}", options_.ram_rate);
+    Argv argv{qemu(),
+              "-name",
+              options_.name,
+              "-M",
+              "q35",
+              "-accel",
+              "tcg",
+              "-m",
+              std::to_string(options_.ram_mib),
+              "-smp",
+              "1",
+              "-nodefaults",
+              "-nographic",
+              "-no-reboot",
+              "-kernel",
+              deps() / "guest" / "vmlinuz",
+              "-initrd",
+              deps() / "guest" / "initramfs.cpio.gz",
+              "-serial",
+              "file:" + serial(host).string(),
+              "-qmp",
+              "unix:" + probe_socket(host).string() + ",server=on,wait=off"};
+    auto const add = [&](std::string option, std::string value) {
+        argv.push_back(std::move(option));
+        argv.push_back(std::move(value));
+    };
+    if (options_.iothread) add("-object", "iothread,id=io0");
+    for (int disk = 0; disk < options_.disks; ++disk) {
+        std::string const id = fmt::format("d{}", disk);
+        if (options_.blockdev) {
+            add("-blockdev", fmt::format("driver={},node-name={},file.driver=file,file.filename={}",
+                                         options_.format, id, image(host, disk).string()));
+        } else {
+            add("-drive", fmt::format("if=none,id={},file={},format={}", id,
+                                      image(host, disk).string(), options_.format));
+        }
+        add("-device", fmt::format("virtio-blk-pci,drive={},serial=disk{}{}", id, disk,
+                                   options_.iothread ? ",iothread=io0" : ""));
+        append += fmt::format(" witness.disk=vd{},rate={},span_mib={}",
+                              static_cast<char>('a' + disk), options_.rate, options_.span_mib);
+    }
+    append += " witness.net=eth0";
+    if (options_.ipv4) append += fmt::format(",ip4={}/24", guest_ip4);
+    if (options_.ipv6) append += fmt::format(",ip6={}/64", guest_ip6);
+    add("-netdev", fmt::format("tap,id=n0,ifname={},script=no,downscript=no", tap()));
+    add("-device", fmt::format("virtio-net-pci,netdev=n0,mac={},romfile=", guest_mac));
+    add("-append", append);
+    return argv;
+}
+
+void Guest::make_tap(Host const& host) const {
+    must_run({"ip", "-n", host.netns, "tuntap", "add", "dev", tap(), "mode", "tap", "vnet_hdr"});
+    must_run({"ip", "-n", host.netns, "link", "set", tap(), "addrgenmode", "none", "master", bridge,
+              "up"});
+}
+
+Daemon Guest::start_plainly(Host const& host, Argv const& more) const {
+    auto argv = command_line(host);
+    argv.insert(argv.end(), more.begin(), more.end());
+    return Daemon(options_.name + "-qemu", std::move(argv), host.place(), host.logs);
+}
+
+Json Guest::ask(Json const& command, Milliseconds limit) const {
+    std::string const address = options_.ipv4 ? guest_ip4 : guest_ip6;
+    std::string answer;
+    wait_until("an answer of the guest to " + command.dump(), limit, [&] {
+        auto const socket = connect_in(lab_.client_netns(), address, control_port);
+        if (!socket) return false;
+        answer = converse(socket, command.dump(), limit);
+        return !answer.empty();
+    });
+    auto parsed = parse_json(answer);
+    if (!parsed["ok"].boolean_or(false))
+        throw Failure("the guest refused " + command.dump() + ": " + answer);
+    return parsed;
+}
+
+void Guest::wait_alive() const { (void)ask(Json::object({{"cmd", "report"}}), boot_limit); }
+
+void Guest::learn() const { (void)ask(Json::object({{"cmd", "verify"}}), boot_limit); }
+
+void Guest::must_be_whole() const {
+    auto const verified = ask(Json::object({{"cmd", "verify"}}), boot_limit);
+    if (verified["wrong"].integer_or(-1) != 0 || verified["errors"].integer_or(-1) != 0) {
+        throw Failure("the guest found errors: " + verified.dump());
+    }
+    auto const report = ask(Json::object({{"cmd", "report"}}));
+    if (report["errors"].integer_or(-1) != 0)
+        throw Failure("the guest found errors: " + report.dump());
+}
+
+void Guest::must_be_alive() const {
+    auto const counted = [&] {
+        auto const report = ask(Json::object({{"cmd", "report"}}));
+        std::int64_t writes = 0;
+        for (auto const& disk : report["disks"].elements()) writes += disk["writes"].integer_or(0);
+        return std::pair(report["uptime_ms"].integer_or(0), writes);
+    };
+    auto const before = counted();
+    wait_until("the guest's next write", answer_limit, [&] {
+        auto const now = counted();
+        return now.first > before.first && (options_.disks == 0 || now.second > before.second);
+    });
+}
+
+pid_t Guest::qemu_pid(Host const& host) const {
+    for (auto const& seen : processes_in(host.netns)) {
+        bool const is_qemu = seen.argv[0].find("qemu-system") != std::string::npos;
+        if (is_qemu && std::ranges::find(seen.argv, options_.name) != seen.argv.end())
+            return seen.pid;
+    }
+    return -1;
+}
+
+bool Guest::runs_on(Host const& host) const {
+    return qemu_pid(host) > 0 && Qmp(probe_socket(host)).status() == "running";
+}
+
+void write_random(fs::path const& file, std::uint64_t offset, std::uint64_t length) {
+    core::Fd const fd(open(file.c_str(), O_WRONLY | O_CLOEXEC));
+    if (!fd) throw Failure("cannot write " + file.string());
+    std::string chunk(random_chunk, '\0');
+    for (std::uint64_t done = 0; done < length; done += chunk.size()) {
+        chunk.resize(std::min<std::uint64_t>(random_chunk, length - done));
+        for (std::size_t at = 0; at < chunk.size();) {
+            auto const got = getrandom(chunk.data() + at, chunk.size() - at, 0);
+            if (got > 0) at += static_cast<std::size_t>(got);
+        }
+        if (pwrite(fd.get(), chunk.data(), chunk.size(), static_cast<off_t>(offset + done)) !=
+            static_cast<ssize_t>(chunk.size())) {
+            throw Failure("cannot write " + file.string() + ": " + std::strerror(errno));
+        }
+    }
+}
+
+void compare_images(fs::path const& one, std::string const& format, fs::path const& other) {
+    must_run({"qemu-img", "compare", "-U", "-f", format, "-F", format, one, other});
+}
+
+}  // namespace lab

@@ -1,0 +1,85 @@
+// Guest: the witness (images/) as a QEMU command line, started through the program or plainly, and
+// asked over the network from the client how it is. Used by the vm tests and the benchmarks.
+// Invariant: a guest knows nothing of where it runs; whoever asks for its QEMU names the host.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tests/support/lab.hpp"
+#include "tests/support/qmp_probe.hpp"
+
+namespace lab {
+
+struct GuestOptions {
+    std::string name = "web1";
+    std::string qemu = "7.2";       ///< "7.2" or "10.0"
+    std::string format = "raw";     ///< "raw" or "qcow2"
+    int disks = 1;
+    bool iothread = false;          ///< Disks are served by an iothread.
+    bool blockdev = false;          ///< -blockdev instead of -drive.
+    bool ipv4 = true;
+    bool ipv6 = true;
+    std::uint64_t disk_mib = 128;
+    std::uint64_t random_mib = 24;  ///< So much of each disk, from its start, holds random bytes.
+    std::uint64_t span_mib = 16;  ///< The guest writes there, at the start of the disk...
+    std::uint64_t rate = 200;  ///< ...so many 4 KiB blocks a second, to each disk.
+    std::uint64_t ram_mib = 192;
+    std::uint64_t ram_rate = 2000;  ///< Pages it rewrites a second.
+};
+
+class Guest {
+public:
+    /// Longest that the guest may take from power-on to its first answer, beside other guests on a
+    /// busy machine.
+    static constexpr Milliseconds boot_limit = 120s;
+    static constexpr Milliseconds answer_limit = 20s;
+
+    Guest(Lab const& lab, GuestOptions options);
+
+    [[nodiscard]] std::string const& name() const { return options_.name; }
+    [[nodiscard]] GuestOptions const& options() const { return options_; }
+    [[nodiscard]] fs::path qemu() const;  ///< The binary.
+    [[nodiscard]] std::string tap() const { return "tap-" + options_.name; }
+    [[nodiscard]] fs::path image(Host const& host, int disk) const;
+    [[nodiscard]] fs::path probe_socket(Host const& host) const;
+    [[nodiscard]] fs::path serial(Host const& host) const;
+
+    /// Makes the disks on that host: sparse, with their random part.
+    void make_disks(Host const& host) const;
+    /// The guest's command line on that host, QEMU first; with a QMP socket of the tests' own.
+    [[nodiscard]] Argv command_line(Host const& host) const;
+    /// A persistent tap on the host's bridge, as an administrator makes one.
+    void make_tap(Host const& host) const;
+    /// Starts QEMU without the program, on a tap made by make_tap. `more`: appended to the command
+    /// line.
+    Daemon start_plainly(Host const& host, Argv const& more = {}) const;
+
+    /// One command to the guest's control port, from the client, over IPv4, or over IPv6 where it
+    /// has only that.
+    [[nodiscard]] core::Json ask(core::Json const& command,
+                                 Milliseconds limit = answer_limit) const;
+    void wait_alive() const;
+    /// Reads everything once, so that the guest knows what each block must hold from now on.
+    void learn() const;
+    /// Throws unless the guest finds nothing wrong: everything read again, and every count of
+    /// errors.
+    void must_be_whole() const;
+    /// Whether the guest goes on: its uptime and its writes advance.
+    void must_be_alive() const;
+
+    /// The QEMU of this guest on that host; -1 when there is none.
+    [[nodiscard]] pid_t qemu_pid(Host const& host) const;
+    [[nodiscard]] bool runs_on(Host const& host) const;  ///< Its QEMU says "running".
+
+private:
+    Lab const& lab_;
+    GuestOptions options_;
+};
+
+/// Fills [offset, offset + length) of a file with random bytes.
+void write_random(fs::path const& file, std::uint64_t offset, std::uint64_t length);
+/// Throws unless the guest-visible content of two images is the same (qemu-img compare).
+void compare_images(fs::path const& one, std::string const& format, fs::path const& other);
+
+}  // namespace lab

@@ -1,0 +1,84 @@
+// Lab: two hosts that share nothing but a network, and a client, made of network namespaces in a
+// directory of their own. Used by the vm tests and the benchmarks.
+//
+//   host a: br0 --- up0 ---+                       +--- up0 --- br0 :host b
+//                          +--- bridge of switch --+
+//   client: up0 -----------+
+//
+// Invariant: whatever happens to the test (failure, SIGKILL), its processes, namespaces and files
+// go: a reaper process that is no child of the test cleans up when the test's end of a pipe closes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "tests/support/command.hpp"
+
+namespace lab {
+
+/// One host of the lab. Paths are of this machine; a host uses only its own directory.
+struct Host {
+    std::string name;  ///< "a" or "b"
+    std::string netns;
+    fs::path directory;  ///< Everything of this host lies below.
+    fs::path images;  ///< Disks of guests.
+    fs::path run_dir;  ///< SIDECAR_RUN_DIR
+    fs::path state_dir;  ///< SIDECAR_STATE_DIR
+    fs::path logs;
+    std::string ip4;  ///< Address of its bridge, for sidecars to reach each other.
+    std::string ip6;
+
+    /// The place of a process on this host, with the program's directories in its environment.
+    [[nodiscard]] Place place(std::vector<std::string> more_environment = {}) const;
+};
+
+/// A guest's addresses: the same in every lab, since each lab is a network of its own.
+inline constexpr char const* guest_ip4 = "10.77.0.10";
+inline constexpr char const* guest_ip6 = "fd77::10";
+inline constexpr char const* guest_mac = "52:54:00:77:00:10";
+inline constexpr char const* bridge = "br0";
+
+class Lab {
+public:
+    /// `link_mbit`: the hosts' links carry so much in each direction; 0: as fast as the machine
+    /// can.
+    explicit Lab(std::uint64_t link_mbit = 0);
+    ~Lab();
+    Lab(Lab const&) = delete;
+    Lab& operator=(Lab const&) = delete;
+
+    [[nodiscard]] Host const& a() const { return a_; }
+    [[nodiscard]] Host const& b() const { return b_; }
+    [[nodiscard]] Host const& other(Host const& host) const { return &host == &a_ ? b_ : a_; }
+    [[nodiscard]] std::string const& client_netns() const { return client_; }
+    [[nodiscard]] fs::path const& directory() const { return directory_; }
+
+    /// Changes what the hosts' links carry; 0 takes the limit away.
+    void shape(std::uint64_t link_mbit);
+    /// Takes the link between a host and the switch down, or up again.
+    void link(Host const& host, bool up);
+
+private:
+    void make_directories();
+    void make_network();
+    void make_host(Host& host, int number);
+
+    std::string tag_;
+    fs::path directory_;
+    std::string switch_;
+    std::string client_;
+    Host a_;
+    Host b_;
+    core::Fd alive_;  ///< Its closing tells the reaper that the lab is over.
+    core::Fd gone_;  ///< End of file: the reaper has cleaned up.
+};
+
+/// Why this machine cannot run the lab (no root, no namespaces, no guest), or an empty string.
+std::string why_impossible();
+
+/// The program under test, and what scripts/setup made.
+fs::path program(std::string const& name);  ///< build/bin/NAME, beside the running executable.
+fs::path deps();  ///< SIDECAR_DEPS, or .deps of the checkout.
+
+}  // namespace lab
