@@ -3,17 +3,17 @@
 #include "network.hpp"
 
 #include <arpa/inet.h>
-#include <cerrno>
-#include <charconv>
-#include <cstring>
 #include <dirent.h>
-#include <fstream>
 #include <linux/if_addr.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <fstream>
 #include <vector>
 
 namespace witness {
@@ -48,8 +48,9 @@ Address parse_address(const std::string& text) {
 
 // One request being built; attributes follow the family header.
 class Request {
-  public:
-    template <class Body> Request(std::uint16_t type, std::uint16_t flags, const Body& body) {
+public:
+    template <class Body>
+    Request(std::uint16_t type, std::uint16_t flags, const Body& body) {
         nlmsghdr head{};
         head.nlmsg_type = type;
         head.nlmsg_flags = static_cast<std::uint16_t>(NLM_F_REQUEST | NLM_F_ACK | flags);
@@ -73,7 +74,8 @@ class Request {
         int error = EIO;
         std::vector<char> reply(8192);
         if (::send(fd, bytes_.data(), bytes_.size(), 0) >= 0 &&
-            recv(fd, reply.data(), reply.size(), 0) >= static_cast<ssize_t>(NLMSG_LENGTH(sizeof(int)))) {
+            recv(fd, reply.data(), reply.size(), 0) >=
+                static_cast<ssize_t>(NLMSG_LENGTH(sizeof(int)))) {
             nlmsgerr answer{};
             std::memcpy(&answer, reply.data() + NLMSG_HDRLEN, sizeof answer);
             error = -answer.error;
@@ -82,7 +84,7 @@ class Request {
         return error;
     }
 
-  private:
+private:
     void append(const void* data, std::size_t bytes) {
         const auto* from = static_cast<const char*>(data);
         bytes_.insert(bytes_.end(), from, from + bytes);
@@ -164,7 +166,8 @@ void configure(const NetSettings& net) {
     write_sysctl(ipv6 + "accept_ra", net.ra ? "2" : "0");
     write_sysctl(ipv6 + "autoconf", net.ra ? "1" : "0");
     if (net.ip6.empty() && !net.ra) write_sysctl(ipv6 + "disable_ipv6", "1");
-    if (const int error = set_up(index, net.mtu); error != 0) complain(name, "cannot be set up", error);
+    if (const int error = set_up(index, net.mtu); error != 0)
+        complain(name, "cannot be set up", error);
 
     std::vector<std::string> texts = net.ip4;
     texts.insert(texts.end(), net.ip6.begin(), net.ip6.end());

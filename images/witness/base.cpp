@@ -77,7 +77,8 @@ std::uint64_t Histogram::quantile_us(std::uint64_t per_mille) const {
     std::uint64_t seen = 0;
     for (std::size_t bucket = 0; bucket < buckets && total > 0; ++bucket) {
         seen += counts_[bucket];
-        if (seen >= wanted) return upper_edge(bucket) < max_us_ ? upper_edge(bucket) : max_us_.load();
+        if (seen >= wanted)
+            return upper_edge(bucket) < max_us_ ? upper_edge(bucket) : max_us_.load();
     }
     return max_us_;
 }

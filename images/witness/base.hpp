@@ -24,7 +24,8 @@ inline std::uint64_t now_ns() {
 
 /// Sleeps until the clock reads `when_ns`; returns at once when that is past.
 inline void sleep_until_ns(std::uint64_t when_ns) {
-    const timespec t{static_cast<time_t>(when_ns / ns_per_s), static_cast<long>(when_ns % ns_per_s)};
+    const timespec t{static_cast<time_t>(when_ns / ns_per_s),
+                     static_cast<long>(when_ns % ns_per_s)};
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr) != 0) {
     }
 }
@@ -47,9 +48,10 @@ inline std::uint64_t content_word(std::uint64_t seed, std::size_t index) {
 
 /// Keeps a rate by the clock. After a pause at most `burst_ns` worth of work is made up for.
 class Pace {
-  public:
-    static constexpr std::uint64_t burst_ns = 50 * ns_per_ms;     // a pause is not followed by a flood
-    static constexpr std::uint64_t idle_look_ns = 20 * ns_per_ms; // how soon a changed rate is seen
+public:
+    static constexpr std::uint64_t burst_ns = 50 * ns_per_ms;  // a pause is not followed by a flood
+    static constexpr std::uint64_t idle_look_ns =
+        20 * ns_per_ms;  // how soon a changed rate is seen
 
     /// Sleeps until something is due at `per_second`, but never longer than idle_look_ns.
     /// Returns how much is due now: 0 when nothing is, at most `batch_max`.
@@ -76,7 +78,7 @@ class Pace {
         return count;
     }
 
-  private:
+private:
     std::uint64_t due_ns_ = 0;
 };
 
@@ -85,18 +87,19 @@ std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t crc = 0);
 
 /// Latencies in microseconds, in buckets an eighth of a power of two wide. Any thread may add.
 class Histogram {
-  public:
+public:
     void add(std::uint64_t us);
     void reset();
     std::uint64_t count() const { return count_; }
     std::uint64_t max_us() const { return max_us_; }
 
-    /// The upper edge of the bucket that holds the `per_mille`-th of the samples; 0 without samples.
+    /// The upper edge of the bucket that holds the `per_mille`-th of the samples; 0 without
+    /// samples.
     std::uint64_t quantile_us(std::uint64_t per_mille) const;
 
-  private:
+private:
     static constexpr std::size_t per_octave = 8;
-    static constexpr std::size_t buckets = 40 * per_octave; // up to 2^40 us
+    static constexpr std::size_t buckets = 40 * per_octave;  // up to 2^40 us
     static std::size_t bucket_of(std::uint64_t us);
     static std::uint64_t upper_edge(std::size_t bucket);
 
@@ -105,4 +108,4 @@ class Histogram {
     std::atomic<std::uint64_t> max_us_ = 0;
 };
 
-} // namespace witness
+}  // namespace witness

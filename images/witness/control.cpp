@@ -3,20 +3,20 @@
 
 #include "errors.hpp"
 
-#include <array>
-#include <cinttypes>
 #include <json-c/json.h>
 #include <linux/reboot.h>
-#include <span>
 #include <sys/reboot.h>
 #include <unistd.h>
+#include <array>
+#include <cinttypes>
+#include <span>
 
 namespace witness {
 namespace {
 
 /// A JSON object being built, in json-c's hands until text() gives it away.
 class Object {
-  public:
+public:
     Object() : object_(json_object_new_object()) {}
     ~Object() { json_object_put(object_); }
     Object(const Object&) = delete;
@@ -40,22 +40,23 @@ class Object {
     }
     Object& array(const char* key, std::span<const std::unique_ptr<Object>> values) {
         json_object* array = json_object_new_array();
-        for (const auto& value : values) json_object_array_add(array, json_object_get(value->object_));
+        for (const auto& value : values)
+            json_object_array_add(array, json_object_get(value->object_));
         json_object_object_add(object_, key, array);
         return *this;
     }
     std::string text() const {
-        return json_object_to_json_string_ext(object_, JSON_C_TO_STRING_PLAIN |
-                                                           JSON_C_TO_STRING_NOSLASHESCAPE);
+        return json_object_to_json_string_ext(
+            object_, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
     }
 
-  private:
+private:
     json_object* object_;
 };
 
 /// What came in: named numbers and strings.
 class Arguments {
-  public:
+public:
     explicit Arguments(json_object* object) : object_(object) {}
     std::string string(const char* key) const {
         json_object* value = nullptr;
@@ -67,9 +68,11 @@ class Arguments {
         if (!json_object_object_get_ex(object_, key, &value)) return otherwise;
         return json_object_get_uint64(value);
     }
-    bool has(const char* key) const { return json_object_object_get_ex(object_, key, nullptr) != 0; }
+    bool has(const char* key) const {
+        return json_object_object_get_ex(object_, key, nullptr) != 0;
+    }
 
-  private:
+private:
     json_object* object_;
 };
 
@@ -81,7 +84,9 @@ void add_latency(Object& to, const std::string& prefix, const Histogram& histogr
 }
 
 void report_disk(Object& to, const Disk& disk) {
-    to.string("name", disk.name()).number("bytes", disk.bytes()).number("span_blocks", disk.span_blocks());
+    to.string("name", disk.name())
+        .number("bytes", disk.bytes())
+        .number("span_blocks", disk.span_blocks());
     to.number("rate", disk.rate).number("writes", disk.writes).number("flushes", disk.flushes);
     to.number("reads_checked", disk.reads_checked);
     add_latency(to, "write", disk.write_latency);
@@ -101,7 +106,8 @@ void report(Parts& parts, const Arguments&, Object& answer) {
     Object kinds;
     for (std::size_t i = 0; i < static_cast<std::size_t>(Kind::count_); ++i)
         kinds.number(name_of(static_cast<Kind>(i)), errors().of(static_cast<Kind>(i)));
-    answer.object("errors_by_kind", kinds).string("first_error", errors().first());
+    answer.object("errors_by_kind", kinds);
+    answer.string("first_error", errors().first()).string("last_error", errors().last());
     Object ram;
     ram.number("pages", parts.ram->pages()).number("rate", parts.ram->pages_per_s);
     ram.number("pages_checked", parts.ram->pages_checked);
@@ -117,7 +123,9 @@ void report(Parts& parts, const Arguments&, Object& answer) {
     answer.object("ipv4", ipv4).object("ipv6", ipv6);
 }
 
-void refuse(Object& answer, const std::string& why) { answer.boolean("ok", false).string("error", why); }
+void refuse(Object& answer, const std::string& why) {
+    answer.boolean("ok", false).string("error", why);
+}
 
 // The disks that "disk" names; all of them without it. Empty, and refused, when there is none.
 std::vector<Disk*> chosen(Parts& parts, const Arguments& arguments, Object& answer) {
@@ -206,10 +214,10 @@ struct Command {
 };
 
 constexpr std::array commands{
-    Command{"report", report},   Command{"verify", verify},
-    Command{"rate", set_rate},   Command{"reset-latency", reset_latency},
-    Command{"freeze", freeze},   Command{"thaw", thaw},
-    Command{"fill", fill},       Command{"discard", discard},
+    Command{"report", report},      Command{"verify", verify},
+    Command{"rate", set_rate},      Command{"reset-latency", reset_latency},
+    Command{"freeze", freeze},      Command{"thaw", thaw},
+    Command{"fill", fill},          Command{"discard", discard},
     Command{"poweroff", power_off},
 };
 

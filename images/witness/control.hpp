@@ -20,8 +20,8 @@ struct Parts {
     std::unique_ptr<Services> services;
 };
 
-/// Does what `line` says: {"cmd":"report"}, or the bare word report. The answer has "ok", and "error"
-/// with a sentence when ok is false.
+/// Does what `line` says: {"cmd":"report"}, or the bare word report. The answer has "ok", and
+/// "error" with a sentence when ok is false.
 std::string answer(Parts& parts, std::string_view line);
 
 /// The line of liveness, numbered `count`.

@@ -3,21 +3,22 @@
 
 #include "errors.hpp"
 
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <fcntl.h>
 #include <fstream>
-#include <linux/fs.h>
 #include <new>
-#include <sys/ioctl.h>
-#include <unistd.h>
 
 namespace witness {
 namespace {
 
-constexpr std::size_t chunk_blocks = 64;                // 256 KiB: reads of verify, writes of fill
-constexpr std::uint64_t appear_ns_max = 10 * ns_per_s;  // a SCSI disk is found some time after its bus
+constexpr std::size_t chunk_blocks = 64;  // 256 KiB: reads of verify, writes of fill
+constexpr std::uint64_t appear_ns_max =
+    10 * ns_per_s;  // a SCSI disk is found some time after its bus
 constexpr std::uint64_t appear_look_ns = 10 * ns_per_ms;
 constexpr std::uint64_t depth_max = 64;
 
@@ -27,7 +28,7 @@ std::uint64_t hash(const std::string& text) {
     return value;
 }
 
-} // namespace
+}  // namespace
 
 DirectBuffer::DirectBuffer(std::size_t bytes)
     : data_(static_cast<std::byte*>(std::aligned_alloc(block_bytes, bytes))), size_(bytes) {
@@ -64,14 +65,16 @@ bool Disk::open() {
     identity_ = hash(serial.empty() ? settings_.name : serial);
     const std::uint64_t begin = settings_.offset_mib << 20U;
     std::uint64_t span = settings_.span_mib << 20U;
-    if (begin >= disk_bytes_) span = 0;
-    else if (span > disk_bytes_ - begin) span = disk_bytes_ - begin;
+    if (begin >= disk_bytes_)
+        span = 0;
+    else if (span > disk_bytes_ - begin)
+        span = disk_bytes_ - begin;
     blocks_.resize(span / block_bytes);
     if (blocks_.size() < settings_.depth) {
         errors().add(Kind::setup, path + " is too small for the span that was asked for");
         return false;
     }
-    if (settings_.scan) (void)verify(); // what is wrong is counted there
+    if (settings_.scan) (void)verify();  // what is wrong is counted there
     return true;
 }
 
@@ -79,7 +82,7 @@ void Disk::run(std::size_t index) {
     const DirectBuffer buffer(block_bytes);
     Pace pace;
     std::uint64_t random = mix(now_ns() + index);
-    std::uint64_t read_share = 0; // reads are spread evenly between the writes
+    std::uint64_t read_share = 0;  // reads are spread evenly between the writes
     std::uint64_t until_flush = settings_.flush_every;
     while (true) {
         const std::uint64_t reads = read_rate;
@@ -112,7 +115,7 @@ void Disk::flush() {
 }
 
 std::uint64_t Disk::pick(std::size_t worker, std::uint64_t random, bool hot) const {
-    const std::uint64_t mine = blocks_.size() / settings_.depth; // the remainder is never written
+    const std::uint64_t mine = blocks_.size() / settings_.depth;  // the remainder is never written
     const std::uint64_t hot_part = mine / 16 > 0 ? mine / 16 : 1;
     const bool in_hot_part = hot && (random >> 32U) % 10 != 0;
     return (random & 0xffffffffU) % (in_hot_part ? hot_part : mine) * settings_.depth + worker;
@@ -126,12 +129,13 @@ void Disk::write_one(std::size_t worker, std::uint64_t random, std::span<std::by
     bool misplaced = false;
     const Version version = version_of(buffer, number, misplaced);
     const std::uint64_t begin = now_ns();
-    const long result = pwrite(fd_, buffer.data(), block_bytes,
-                               static_cast<off_t>((settings_.offset_mib << 20U) + number * block_bytes));
+    const long result =
+        pwrite(fd_, buffer.data(), block_bytes,
+               static_cast<off_t>((settings_.offset_mib << 20U) + number * block_bytes));
     write_latency.add((now_ns() - begin) / 1000);
     ++writes;
     if (result != static_cast<long>(block_bytes)) {
-        block.known = false; // it may hold either version now
+        block.known = false;  // it may hold either version now
         io_error("write", number, result);
         return;
     }
@@ -140,13 +144,14 @@ void Disk::write_one(std::size_t worker, std::uint64_t random, std::span<std::by
 
 void Disk::read_one(std::size_t worker, std::uint64_t random, std::span<std::byte> buffer) {
     const std::uint64_t number = pick(worker, random, false);
-    const long result = pread(fd_, buffer.data(), block_bytes,
-                              static_cast<off_t>((settings_.offset_mib << 20U) + number * block_bytes));
+    const long result =
+        pread(fd_, buffer.data(), block_bytes,
+              static_cast<off_t>((settings_.offset_mib << 20U) + number * block_bytes));
     if (result != static_cast<long>(block_bytes)) {
         io_error("read", number, result);
         return;
     }
-    (void)check(buffer, number); // counted there
+    (void)check(buffer, number);  // counted there
 }
 
 Disk::Verified Disk::verify() {
@@ -249,4 +254,4 @@ void Disk::io_error(const char* doing, std::uint64_t number, long result) const 
                                     std::to_string(number) + " failed: " + why);
 }
 
-} // namespace witness
+}  // namespace witness

@@ -1,7 +1,7 @@
 // One virtual disk under test: writers that keep rewriting random blocks of a span, and checks that
-// the disk holds exactly what was written last. Used by main (workers), control (verify, freeze ...).
-// Invariant: a block is only ever touched by one thread at once: worker k of n owns the blocks whose
-// number is k modulo n, and everything else happens while the workers are frozen.
+// the disk holds exactly what was written last. Used by main (workers), control (verify, freeze
+// ...). Invariant: a block is only ever touched by one thread at once: worker k of n owns the
+// blocks whose number is k modulo n, and everything else happens while the workers are frozen.
 #pragma once
 
 #include "base.hpp"
@@ -22,7 +22,7 @@ inline constexpr std::size_t block_bytes = 4096;
 
 /// Memory for O_DIRECT: aligned, of a fixed size, freed with the object.
 class DirectBuffer {
-  public:
+public:
     explicit DirectBuffer(std::size_t bytes);
     ~DirectBuffer();
     DirectBuffer(const DirectBuffer&) = delete;
@@ -32,13 +32,13 @@ class DirectBuffer {
         return {data_ + index * block_bytes, block_bytes};
     }
 
-  private:
+private:
     std::byte* data_;
     std::size_t size_;
 };
 
 class Disk {
-  public:
+public:
     explicit Disk(DiskSettings settings);
     ~Disk();
     Disk(const Disk&) = delete;
@@ -52,7 +52,7 @@ class Disk {
 
     struct Verified {
         std::uint64_t blocks = 0;  // looked at
-        std::uint64_t written = 0; // of these, blocks of ours
+        std::uint64_t written = 0;  // of these, blocks of ours
         std::uint64_t wrong = 0;
     };
     /// Reads the whole span and checks it, with the writers frozen meanwhile.
@@ -82,7 +82,7 @@ class Disk {
     Histogram write_latency;
     Histogram flush_latency;
 
-  private:
+private:
     /// What the guest remembers of a block. sequence 0: not ours, known by its checksum alone.
     struct Version {
         std::uint32_t sequence = 0;
@@ -92,13 +92,15 @@ class Disk {
     struct Block {
         Version now;
         Version before;
-        bool known = false; // false: whatever is read next is learnt
+        bool known = false;  // false: whatever is read next is learnt
         bool before_known = false;
     };
 
-    Version version_of(std::span<const std::byte> block, std::uint64_t number, bool& misplaced) const;
+    Version version_of(std::span<const std::byte> block, std::uint64_t number,
+                       bool& misplaced) const;
     bool check(std::span<const std::byte> block, std::uint64_t number);
-    void accuse(std::span<const std::byte> block, std::uint64_t number, Version found, bool misplaced);
+    void accuse(std::span<const std::byte> block, std::uint64_t number, Version found,
+                bool misplaced);
     bool looks_torn(std::span<const std::byte> block, std::uint64_t number) const;
     void write_one(std::size_t worker, std::uint64_t random, std::span<std::byte> buffer);
     void read_one(std::size_t worker, std::uint64_t random, std::span<std::byte> buffer);
@@ -114,7 +116,7 @@ class Disk {
     DiskSettings settings_;
     int fd_ = -1;
     std::uint64_t disk_bytes_ = 0;
-    std::uint64_t identity_ = 0; // from the serial number, so that swapped disks are seen
+    std::uint64_t identity_ = 0;  // from the serial number, so that swapped disks are seen
     std::vector<Block> blocks_;
     std::atomic<std::uint32_t> sequence_ = 0;
 
@@ -124,4 +126,4 @@ class Disk {
     std::size_t busy_ = 0;
 };
 
-} // namespace witness
+}  // namespace witness

@@ -61,8 +61,8 @@ unsigned sectors_of(std::span<const std::byte> block, std::uint64_t seed) {
 void Disk::compose(std::span<std::byte> block, std::uint64_t number, std::uint32_t sequence) const {
     const std::uint64_t seed = seed_of(identity_, number, sequence);
     auto* words = reinterpret_cast<std::uint64_t*>(block.data());
-    for (std::size_t i = sizeof(Header) / sizeof(std::uint64_t); i < block_bytes / sizeof(std::uint64_t);
-         ++i)
+    for (std::size_t i = sizeof(Header) / sizeof(std::uint64_t);
+         i < block_bytes / sizeof(std::uint64_t); ++i)
         words[i] = content_word(seed, i);
     Header header{magic, identity_, number, now_ns(), sequence, 0};
     std::memcpy(block.data(), &header, sizeof header);
@@ -88,7 +88,8 @@ bool Disk::check(std::span<const std::byte> data, std::uint64_t number) {
     const bool right = !block.known || found == block.now;
     if (!right) accuse(data, number, found, misplaced);
     // What is there is taken as known from here on, so that one fault is counted once.
-    if (!block.known || !right) block = {.now = found, .before = {}, .known = true, .before_known = false};
+    if (!block.known || !right)
+        block = {.now = found, .before = {}, .known = true, .before_known = false};
     std::uint32_t highest = sequence_;
     while (highest < found.sequence && !sequence_.compare_exchange_weak(highest, found.sequence)) {
     }
@@ -115,18 +116,23 @@ void Disk::accuse(std::span<const std::byte> data, std::uint64_t number, Version
                   bool misplaced) {
     const Block& block = blocks_[number];
     Kind kind = Kind::disk_corrupt;
-    if (misplaced) kind = Kind::disk_misplaced;
-    else if (block.before_known && found == block.before) kind = Kind::disk_lost;
-    else if (found.sequence != 0 && found.sequence < block.now.sequence) kind = Kind::disk_stale;
-    else if (found.sequence != 0) kind = Kind::disk_future;
-    else if (looks_torn(data, number)) kind = Kind::disk_torn;
+    if (misplaced)
+        kind = Kind::disk_misplaced;
+    else if (block.before_known && found == block.before)
+        kind = Kind::disk_lost;
+    else if (found.sequence != 0 && found.sequence < block.now.sequence)
+        kind = Kind::disk_stale;
+    else if (found.sequence != 0)
+        kind = Kind::disk_future;
+    else if (looks_torn(data, number))
+        kind = Kind::disk_torn;
 
     const Header header = header_of(data);
-    std::string what = settings_.name + ": block " + std::to_string(number) + " of the span must hold " +
-                       (block.now.sequence == 0
-                            ? "what was there before the first write"
-                            : "sequence " + std::to_string(block.now.sequence)) +
-                       ", and holds ";
+    std::string what =
+        settings_.name + ": block " + std::to_string(number) + " of the span must hold " +
+        (block.now.sequence == 0 ? "what was there before the first write"
+                                 : "sequence " + std::to_string(block.now.sequence)) +
+        ", and holds ";
     if (misplaced)
         what += "block " + std::to_string(header.number) +
                 (header.identity == identity_ ? "" : " of another disk") + ", sequence " +
@@ -135,7 +141,8 @@ void Disk::accuse(std::span<const std::byte> data, std::uint64_t number, Version
         what += "sequence " + std::to_string(found.sequence) + ", written at " +
                 std::to_string(header.written_ns / ns_per_ms) + " ms";
     else
-        what += header.magic == magic ? "a block of ours with a wrong checksum" : "a block not of ours";
+        what +=
+            header.magic == magic ? "a block of ours with a wrong checksum" : "a block not of ours";
     what += " (seen at " + std::to_string(now_ns() / ns_per_ms) + " ms)";
     errors().add(kind, std::move(what));
 }

@@ -1,6 +1,8 @@
-// The witness: the only program of the test guest, run by the kernel as /init. It proves that a guest
-// which was moved is the same guest: its RAM, its disks, its sessions (see images/build for use).
-// Invariant: it never ends; when it cannot go on the kernel panics, and QEMU ends with -no-reboot.
+// The witness: the only program of the test guest, run by the kernel as /init. It proves that a
+// guest which was moved is the same guest: its RAM, its disks, its sessions (see images/build for
+// use). Invariant: it never ends; when it cannot go on the kernel panics, and QEMU ends with
+// -no-reboot.
+#include "base.hpp"
 #include "control.hpp"
 #include "disk.hpp"
 #include "errors.hpp"
@@ -9,18 +11,20 @@
 #include "serial.hpp"
 #include "settings.hpp"
 
-#include <cerrno>
-#include <csignal>
-#include <cstring>
 #include <fcntl.h>
-#include <fstream>
-#include <iterator>
-#include <string>
+#include <linux/random.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <thread>
 #include <unistd.h>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <thread>
 
 namespace witness {
 namespace {
@@ -30,7 +34,8 @@ void mount_all() {
         const char* type;
         const char* where;
     };
-    for (const Mount& m : {Mount{"proc", "/proc"}, Mount{"sysfs", "/sys"}, Mount{"devtmpfs", "/dev"}}) {
+    for (const Mount& m :
+         {Mount{"proc", "/proc"}, Mount{"sysfs", "/sys"}, Mount{"devtmpfs", "/dev"}}) {
         mkdir(m.where, 0755);
         if (mount(m.type, m.where, m.type, 0, nullptr) != 0 && errno != EBUSY)
             errors().add(Kind::setup, std::string(m.where) + ": " + std::strerror(errno));
@@ -50,6 +55,20 @@ void load_modules() {
     }
 }
 
+// The kernel would collect randomness for a second when a library first asks for some. Nothing here
+// has a secret to keep, so it is told that the clock is random enough.
+void spare_the_wait_for_randomness() {
+    struct {
+        int entropy_bits = 256;
+        int bytes = 32;
+        std::uint64_t words[4] = {now_ns(), mix(now_ns()), mix(mix(now_ns())), 0};
+    } pool;
+    const int fd = open("/dev/random", O_RDWR | O_CLOEXEC);
+    if (fd < 0 || ioctl(fd, RNDADDENTROPY, &pool) != 0)
+        errors().add(Kind::setup, std::string("/dev/random: ") + std::strerror(errno));
+    if (fd >= 0) close(fd);
+}
+
 Settings read_settings() {
     std::ifstream file("/proc/cmdline");
     return parse_settings(std::string(std::istreambuf_iterator<char>(file), {}));
@@ -57,13 +76,14 @@ Settings read_settings() {
 
 [[noreturn]] void run() {
     mount_all();
-    std::ofstream("/proc/sys/kernel/printk") << "1"; // the serial port is ours, but for a panic
+    std::ofstream("/proc/sys/kernel/printk") << "1";  // the serial port is ours, but for a panic
+    spare_the_wait_for_randomness();
     load_modules();
     const Settings settings = read_settings();
     configure_loopback();
     for (const NetSettings& net : settings.nets) configure(net);
 
-    static Parts parts; // used by every thread, for ever
+    static Parts parts;  // used by every thread, for ever
     parts.services = std::make_unique<Services>(settings.tcp_rate);
     parts.ram = std::make_unique<Ram>(settings.ram_mib, settings.ram_rate);
     for (const DiskSettings& wanted : settings.disks) {
@@ -77,12 +97,13 @@ Settings read_settings() {
     std::thread([] { parts.ram->run(); }).detach();
     for (const auto& disk : parts.disks)
         for (std::size_t worker = 0; worker < disk->depth(); ++worker)
-            std::thread([](Disk* of, std::size_t index) { of->run(index); }, disk.get(), worker).detach();
+            std::thread([](Disk* of, std::size_t index) { of->run(index); }, disk.get(), worker)
+                .detach();
     run_serial(parts, settings.alive_ms);
 }
 
-} // namespace
-} // namespace witness
+}  // namespace
+}  // namespace witness
 
 int main() {
     std::signal(SIGPIPE, SIG_IGN);

@@ -1,5 +1,5 @@
-// The guest's network: addresses by netlink (address.cpp), and the services that clients watch it by
-// (services.cpp): UDP echo on 7, TCP echo on 7001, TCP source on 7002, control on 7003.
+// The guest's network: addresses by netlink (address.cpp), and the services that clients watch it
+// by (services.cpp): UDP echo on 7, TCP echo on 7001, TCP source on 7002, control on 7003.
 // Invariant: nothing is sent that no client asked for, but what the kernel sends by itself.
 #pragma once
 
@@ -14,8 +14,8 @@
 
 namespace witness {
 
-/// Brings the interface up with its addresses and routes. IPv6 addresses are usable at once (no DAD).
-/// A family without an address stays silent. Failures are setup errors.
+/// Brings the interface up with its addresses and routes. IPv6 addresses are usable at once (no
+/// DAD). A family without an address stays silent. Failures are setup errors.
 void configure(const NetSettings& net);
 
 /// Brings the loopback interface up.
@@ -37,7 +37,7 @@ struct Traffic {
 
 /// The servers of both families.
 class Services {
-  public:
+public:
     /// `source_rate`: records per second that the TCP source sends to each of its clients.
     explicit Services(std::uint64_t source_rate);
     ~Services();
@@ -47,13 +47,14 @@ class Services {
     /// Serves UDP echo, TCP echo and TCP source for ever, ahead of all other work of the guest.
     [[noreturn]] void run_traffic();
 
-    /// Serves control for ever: each line goes to `execute`, its answer back. One command at a time.
+    /// Serves control for ever: each line goes to `execute`, its answer back. One command at a
+    /// time.
     [[noreturn]] void run_control(const std::function<std::string(std::string_view)>& execute);
 
     std::atomic<std::uint64_t> source_rate;
-    Traffic traffic[2]; // IPv4, IPv6
+    Traffic traffic[2];  // IPv4, IPv6
 
-  private:
+private:
     struct Session;
     void echo_udp(int fd, Traffic& count);
     void accept_session(int epoll, int fd, bool source, Traffic& count);
@@ -67,4 +68,4 @@ class Services {
     std::vector<std::unique_ptr<Session>> sessions_;
 };
 
-} // namespace witness
+}  // namespace witness

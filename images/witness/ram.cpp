@@ -1,14 +1,14 @@
-// One page: its number, its generation, then words that follow from the two; the checksum is the sum
-// of them all, so that the first look is one pass over the page.
+// One page: its number, its generation, then words that follow from the two; the checksum is the
+// sum of them all, so that the first look is one pass over the page.
 #include "ram.hpp"
 
 #include "base.hpp"
 #include "errors.hpp"
 
+#include <sys/mman.h>
 #include <cstdlib>
 #include <cstring>
 #include <string>
-#include <sys/mman.h>
 
 namespace witness {
 namespace {
@@ -84,10 +84,11 @@ void Ram::run() {
     while (true) {
         // One page is due each step; taking them 10 ms at a time spares the guest wake-ups.
         sleep_until_ns(now_ns() + 10 * ns_per_ms);
-        const std::uint64_t due = pace.wait(generations_.empty() ? 0 : pages_per_s.load(), batch_max);
+        const std::uint64_t due =
+            pace.wait(generations_.empty() ? 0 : pages_per_s.load(), batch_max);
         for (std::uint64_t i = 0; i < due; ++i) {
             const std::scoped_lock lock(mutex_);
-            (void)check(next); // counted there; the page is rewritten whatever it held
+            (void)check(next);  // counted there; the page is rewritten whatever it held
             write(next);
             next = (next + 1) % generations_.size();
         }
@@ -105,4 +106,4 @@ std::uint64_t Ram::verify() {
     return wrong;
 }
 
-} // namespace witness
+}  // namespace witness

@@ -12,7 +12,7 @@
 namespace witness {
 
 class Ram {
-  public:
+public:
     /// Takes `mib` MiB of memory, touched and filled at once.
     Ram(std::uint64_t mib, std::uint64_t pages_per_s);
     ~Ram();
@@ -29,7 +29,7 @@ class Ram {
     std::atomic<std::uint64_t> pages_checked = 0;
     std::uint64_t pages() const { return generations_.size(); }
 
-  private:
+private:
     std::byte* page(std::size_t index) const;
     void write(std::size_t index);
     bool check(std::size_t index);

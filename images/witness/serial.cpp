@@ -3,14 +3,14 @@
 
 #include "errors.hpp"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <termios.h>
+#include <unistd.h>
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <fcntl.h>
-#include <poll.h>
 #include <string>
-#include <termios.h>
-#include <unistd.h>
 
 namespace witness {
 namespace {

@@ -5,11 +5,7 @@
 #include "base.hpp"
 #include "errors.hpp"
 
-#include <algorithm>
 #include <arpa/inet.h>
-#include <array>
-#include <cerrno>
-#include <cstring>
 #include <endian.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -17,6 +13,10 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
 #include <vector>
 
 namespace witness {
@@ -66,7 +66,7 @@ int accept_one(int fd) {
     const int client = accept4(fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (client < 0) return -1;
     const int on = 1;
-    const int gone_ms = 120'000; // a client that vanished is forgotten, long after any test's cut
+    const int gone_ms = 120'000;  // a client that vanished is forgotten, long after any test's cut
     setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(client, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     setsockopt(client, IPPROTO_TCP, TCP_USER_TIMEOUT, &gone_ms, sizeof gone_ms);
@@ -80,10 +80,11 @@ void watch(int epoll, int fd, std::uint32_t events, std::uint64_t tag) {
     if (fd >= 0) epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-} // namespace
+}  // namespace
 
 struct Services::Session {
-    Session(int a_fd, bool is_source, Traffic& a_count) : fd(a_fd), source(is_source), count(a_count) {}
+    Session(int a_fd, bool is_source, Traffic& a_count)
+        : fd(a_fd), source(is_source), count(a_count) {}
     ~Session() {
         close(fd);
         --count.tcp_open;
@@ -94,7 +95,7 @@ struct Services::Session {
     int fd;
     bool source;
     Traffic& count;
-    std::vector<std::byte> waiting; // to be sent
+    std::vector<std::byte> waiting;  // to be sent
     std::uint64_t next_record = 0;
     std::uint64_t due_ns = now_ns();
 };
@@ -116,7 +117,7 @@ Services::~Services() {
 }
 
 void Services::echo_udp(int fd, Traffic& count) {
-    static std::array<char, datagram_bytes_max> data; // one thread runs this
+    static std::array<char, datagram_bytes_max> data;  // one thread runs this
     for (std::size_t turn = 0; turn < datagrams_a_turn; ++turn) {
         sockaddr_storage peer{};
         alignas(cmsghdr) std::array<char, 128> ancillary{};
@@ -199,8 +200,8 @@ bool Services::produce(Session& session) {
 
 void Services::run_traffic() {
     const sched_param ahead{10};
-    sched_setscheduler(0, SCHED_FIFO, &ahead); // its delays would be taken for the network's
-    enum Tag : std::uint64_t { udp = 0, echo = 2, source = 4, end = 6 }; // + 0: IPv4, + 1: IPv6
+    sched_setscheduler(0, SCHED_FIFO, &ahead);  // its delays would be taken for the network's
+    enum Tag : std::uint64_t { udp = 0, echo = 2, source = 4, end = 6 };  // + 0: IPv4, + 1: IPv6
     const int epoll = epoll_create1(EPOLL_CLOEXEC);
     for (const std::uint64_t family : {0U, 1U}) {
         watch(epoll, udp_[family], EPOLLIN, udp + family);
@@ -209,17 +210,22 @@ void Services::run_traffic() {
     }
     std::array<epoll_event, 32> events;
     while (true) {
-        const bool producing = std::ranges::any_of(sessions_, [](const auto& s) { return s->source; });
-        const bool waiting = std::ranges::any_of(sessions_, [](const auto& s) { return !s->waiting.empty(); });
+        const bool producing =
+            std::ranges::any_of(sessions_, [](const auto& s) { return s->source; });
+        const bool waiting =
+            std::ranges::any_of(sessions_, [](const auto& s) { return !s->waiting.empty(); });
         const int count = epoll_wait(epoll, events.data(), static_cast<int>(events.size()),
                                      producing || waiting ? source_turn_ms : -1);
         std::vector<const Session*> ended;
         for (int i = 0; i < count; ++i) {
             const std::uint64_t tag = events[static_cast<std::size_t>(i)].data.u64;
             const std::size_t family = tag & 1U;
-            if (tag < echo) echo_udp(udp_[family], traffic[family]);
-            else if (tag < source) accept_session(epoll, echo_[family], false, traffic[family]);
-            else if (tag < end) accept_session(epoll, source_[family], true, traffic[family]);
+            if (tag < echo)
+                echo_udp(udp_[family], traffic[family]);
+            else if (tag < source)
+                accept_session(epoll, echo_[family], false, traffic[family]);
+            else if (tag < end)
+                accept_session(epoll, source_[family], true, traffic[family]);
             else if (auto* session = reinterpret_cast<Session*>(tag); !serve(*session))
                 ended.push_back(session);
         }
@@ -264,10 +270,12 @@ void Services::run_control(const std::function<std::string(std::string_view)>& e
         for (const std::size_t family : {0U, 1U}) {
             if ((polled[family].revents & POLLIN) == 0) continue;
             const int fd = accept_one(control_[family]);
-            if (fd >= 0 && clients.size() >= control_clients_max) close(fd);
-            else if (fd >= 0) clients.push_back({fd, {}});
+            if (fd >= 0 && clients.size() >= control_clients_max)
+                close(fd);
+            else if (fd >= 0)
+                clients.push_back({fd, {}});
         }
     }
 }
 
-} // namespace witness
+}  // namespace witness

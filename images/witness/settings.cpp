@@ -20,10 +20,12 @@ std::vector<std::string_view> split(std::string_view text, char at) {
 }
 
 void complain(std::string_view word) {
-    errors().add(Kind::setup, "kernel command line: cannot understand \"" + std::string(word) + "\"");
+    errors().add(Kind::setup,
+                 "kernel command line: cannot understand \"" + std::string(word) + "\"");
 }
 
-template <class T> void read_number(std::string_view text, T& into, std::string_view word) {
+template <class T>
+void read_number(std::string_view text, T& into, std::string_view word) {
     T value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error == std::errc{} && end == text.data() + text.size()) {
@@ -56,16 +58,26 @@ DiskSettings parse_disk(std::string_view text) {
     DiskSettings disk;
     for (const std::string_view part : split(text, ',')) {
         const auto [key, value] = take_apart(part);
-        if (disk.name.empty() && value.empty()) disk.name = key;
-        else if (key == "rate") read_number(value, disk.rate, part);
-        else if (key == "read_rate") read_number(value, disk.read_rate, part);
-        else if (key == "span_mib") read_number(value, disk.span_mib, part);
-        else if (key == "offset_mib") read_number(value, disk.offset_mib, part);
-        else if (key == "flush_every") read_number(value, disk.flush_every, part);
-        else if (key == "depth") read_number(value, disk.depth, part);
-        else if (key == "scan") read_flag(value, disk.scan, part);
-        else if (key == "pattern" && (value == "hot" || value == "random")) disk.hot = value == "hot";
-        else complain(part);
+        if (disk.name.empty() && value.empty())
+            disk.name = key;
+        else if (key == "rate")
+            read_number(value, disk.rate, part);
+        else if (key == "read_rate")
+            read_number(value, disk.read_rate, part);
+        else if (key == "span_mib")
+            read_number(value, disk.span_mib, part);
+        else if (key == "offset_mib")
+            read_number(value, disk.offset_mib, part);
+        else if (key == "flush_every")
+            read_number(value, disk.flush_every, part);
+        else if (key == "depth")
+            read_number(value, disk.depth, part);
+        else if (key == "scan")
+            read_flag(value, disk.scan, part);
+        else if (key == "pattern" && (value == "hot" || value == "random"))
+            disk.hot = value == "hot";
+        else
+            complain(part);
     }
     return disk;
 }
@@ -74,15 +86,24 @@ NetSettings parse_net(std::string_view text) {
     NetSettings net;
     for (const std::string_view part : split(text, ',')) {
         const auto [key, value] = take_apart(part);
-        if (net.name.empty() && value.empty()) net.name = key;
-        else if (key == "mac") net.mac = value;
-        else if (key == "ip4") net.ip4.emplace_back(value);
-        else if (key == "ip6") net.ip6.emplace_back(value);
-        else if (key == "gw4") net.gw4 = value;
-        else if (key == "gw6") net.gw6 = value;
-        else if (key == "mtu") read_number(value, net.mtu, part);
-        else if (key == "ra") read_flag(value, net.ra, part);
-        else complain(part);
+        if (net.name.empty() && value.empty())
+            net.name = key;
+        else if (key == "mac")
+            net.mac = value;
+        else if (key == "ip4")
+            net.ip4.emplace_back(value);
+        else if (key == "ip6")
+            net.ip6.emplace_back(value);
+        else if (key == "gw4")
+            net.gw4 = value;
+        else if (key == "gw6")
+            net.gw6 = value;
+        else if (key == "mtu")
+            read_number(value, net.mtu, part);
+        else if (key == "ra")
+            read_flag(value, net.ra, part);
+        else
+            complain(part);
     }
     return net;
 }
@@ -95,13 +116,20 @@ Settings parse_settings(std::string_view command_line) {
     for (const std::string_view word : split(command_line, ' ')) {
         if (!word.starts_with("witness.")) continue;
         const auto [key, value] = take_apart(word.substr(std::string_view("witness.").size()));
-        if (key == "ram_mib") read_number(value, settings.ram_mib, word);
-        else if (key == "ram_rate") read_number(value, settings.ram_rate, word);
-        else if (key == "alive_ms") read_number(value, settings.alive_ms, word);
-        else if (key == "tcp_rate") read_number(value, settings.tcp_rate, word);
-        else if (key == "disk") settings.disks.push_back(parse_disk(value));
-        else if (key == "net") settings.nets.push_back(parse_net(value));
-        else complain(word);
+        if (key == "ram_mib")
+            read_number(value, settings.ram_mib, word);
+        else if (key == "ram_rate")
+            read_number(value, settings.ram_rate, word);
+        else if (key == "alive_ms")
+            read_number(value, settings.alive_ms, word);
+        else if (key == "tcp_rate")
+            read_number(value, settings.tcp_rate, word);
+        else if (key == "disk")
+            settings.disks.push_back(parse_disk(value));
+        else if (key == "net")
+            settings.nets.push_back(parse_net(value));
+        else
+            complain(word);
     }
     return settings;
 }
