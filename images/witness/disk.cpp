@@ -89,7 +89,7 @@ void Disk::run(std::size_t index) {
         const std::uint64_t both = rate + reads;
         // Each worker does its part of the rate, rounded up so that a small rate is not lost.
         if (pace.wait((both + settings_.depth - 1) / settings_.depth, 1) == 0) continue;
-        random = mix(random);
+        random = mix(random ^ now_ns());  // the clock: two running copies must not act as one
         read_share += reads;
         enter();
         if (read_share >= both) {
