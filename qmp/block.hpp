@@ -36,8 +36,8 @@ struct BlockDevice {
     bool read_only = false;
     bool removable = false;
     bool inserted = false;
-    std::int64_t backing_depth = 0;   ///< Images below this one.
-    std::string backing_file;         ///< Empty: none.
+    std::int64_t backing_depth = 0;  ///< Images below this one.
+    std::string backing_file;  ///< Empty: none.
     std::uint64_t cluster_bytes = 0;  ///< 0: the format has none.
     bool encrypted = false;
     bool throttled = false;  ///< Limits of bytes or operations are set on it.
@@ -111,8 +111,8 @@ Json fd_address(std::string const& name);
 Json legacy_address(Json const& address);
 
 struct NbdServer {
-    Json address;                       ///< From unix_address(), inet_address(), fd_address().
-    std::string tls_creds;              ///< Id of a tls-creds object; empty: plaintext.
+    Json address;  ///< From unix_address(), inet_address(), fd_address().
+    std::string tls_creds;  ///< Id of a tls-creds object; empty: plaintext.
     std::uint32_t connections_max = 0;  ///< 0: QEMU's default, 100.
 };
 /// QEMU has one NBD server: refused when it runs already.

@@ -35,7 +35,7 @@ struct Event {
     std::string name;  ///< "STOP", "MIGRATION", ...
     Json data;
     std::int64_t timestamp_us = -1;  ///< QEMU's wall clock.
-    Clock::time_point received;      ///< Our clock, when the bytes had been read.
+    Clock::time_point received;  ///< Our clock, when the bytes had been read.
 };
 
 namespace detail {
@@ -70,6 +70,11 @@ public:
     /// at a time).
     static Task<Result<std::unique_ptr<Client>>> connect(Loop& loop, std::string socket_path,
                                                          Deadline deadline);
+    /// The same for a QEMU that has just been started: until its greeting comes the whole deadline
+    /// may pass (it may have to zero its memory first).
+    static Task<Result<std::unique_ptr<Client>>> connect_starting(Loop& loop,
+                                                                  std::string socket_path,
+                                                                  Deadline deadline);
     /// Must have been closed, or the connection must have ended, before.
     ~Client();
     Client(Client const&) = delete;
@@ -103,13 +108,28 @@ public:
 
 private:
     struct Call {
-        explicit Call(Loop& loop) : done(loop) {}
+        Call(Loop& loop, std::string_view name) : command(name), done(loop) {}
+        std::string_view command;
         core::Event done;
         std::optional<Result<Json>> outcome;
     };
     struct Unsent {
         std::string bytes;
         core::Fd fd;
+    };
+
+    /// close() waits for every caller that is inside one of our functions.
+    class Inside {
+    public:
+        explicit Inside(Client& client) : client_(client) { ++client_.inside_; }
+        ~Inside() {
+            if (--client_.inside_ == 0) client_.idle_.set();
+        }
+        Inside(Inside const&) = delete;
+        Inside& operator=(Inside const&) = delete;
+
+    private:
+        Client& client_;
     };
 
     Client(Loop& loop, core::Fd socket, std::string socket_path);
@@ -136,6 +156,9 @@ private:
     std::size_t unsent_bytes_ = 0;
     core::Event has_unsent_;
     core::Event ended_;
+    core::Event idle_;
+    core::Slots fd_turn_;
+    std::size_t inside_ = 0;
     std::vector<std::weak_ptr<detail::Subscriber>> subscribers_;
     std::optional<core::Error> why_closed_;
     std::stop_source stop_;

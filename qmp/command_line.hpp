@@ -19,19 +19,20 @@ namespace qmp {
 struct DiskOption {
     std::string id;  ///< -drive id=, the format's node-name, or "hda", "cdrom", "pflash0", ...
     std::string file_name;  ///< As written; "nbd://..." and the like when `local` is false.
-    std::string format;     ///< Empty: QEMU probes.
-    bool local = true;      ///< A file or device of this host.
+    std::string format;  ///< Empty: QEMU probes.
+    bool local = true;  ///< A file or device of this host.
     bool read_only = false;
     bool cdrom = false;
-    bool firmware = false;  ///< if=pflash, -pflash
+    bool firmware = false;  ///< if=pflash, -pflash, -machine pflash0=
+    bool backing = false;  ///< Named as another image's backing file.
 };
 
 /// A tap interface the command line uses, by -netdev tap|bridge, -nic tap|bridge or -net
 /// tap|bridge.
 struct TapOption {
     std::string id;  ///< netdev id; made from its place for -nic and -net without one ("#net0").
-    std::string ifname;    ///< Empty: QEMU or the kernel would choose.
-    std::string bridge;    ///< br= of the bridge helper; empty: none given.
+    std::string ifname;  ///< Empty: QEMU or the kernel would choose.
+    std::string bridge;  ///< br= of the bridge helper; empty: none given.
     std::vector<int> fds;  ///< Given by descriptor (fd=, fds=), as libvirt does.
     unsigned queues = 1;
     bool vhost = false;
@@ -64,7 +65,7 @@ struct Mapping {
     std::string qemu;  ///< Binary to start; empty: the source's argv[0].
     std::string
         machine_type;  ///< Full, versioned type the source runs ("pc-i440fx-7.2"); required.
-    int qmp_fd = -1;   ///< As LaunchOptions::qmp_fd.
+    int qmp_fd = -1;  ///< As LaunchOptions::qmp_fd.
     std::string
         working_directory;  ///< The source QEMU's, for its relative paths; empty: they stay.
     /// {FROM, TO}: exactly this path. Goes before `prefixes`.
@@ -74,9 +75,18 @@ struct Mapping {
     std::vector<TapDescriptors> taps;
 };
 
+namespace detail {
+// How taps are told and counted, for command_line.cpp and rewrite.cpp alike.
+bool may_be_tap(std::string_view kind);
+bool is_tap(Settings const& net);
+std::string unnamed_tap(std::string_view kind, std::size_t number);
+}  // namespace detail
+
 class CommandLine {
 public:
-    /// Fails with invalid for an option QEMU has not, one without its value, and broken JSON.
+    /// Fails with invalid for an option without its value and for broken JSON. An option that
+    /// neither QEMU 7.2 nor 10.0 has is passed on, with the next word as its value when that has no
+    /// dash: QEMU itself is the judge of it.
     static Result<CommandLine> parse(std::vector<std::string> argv);
     /// Exactly what was parsed, or the rewritten form.
     [[nodiscard]] std::vector<std::string> argv() const;
@@ -88,43 +98,40 @@ public:
     /// Unix sockets QEMU would listen on or connect to: monitors, serial lines, character devices,
     /// VNC.
     [[nodiscard]] std::vector<PathOption> sockets() const;
-    /// Files that must be there: kernel, initrd, firmware, keys, read-only images excluded.
+    /// Files QEMU reads at its start besides disks: kernel, initrd, firmware, option ROMs, keys.
     [[nodiscard]] std::vector<PathOption> files() const;
     /// The socket of the first QMP monitor that can be reached by path; empty: none.
     [[nodiscard]] std::string qmp_socket() const;
     [[nodiscard]] std::optional<std::string> incoming() const;
     [[nodiscard]] bool stopped_at_start() const;  ///< -S
-    [[nodiscard]] bool daemonize() const;
-    [[nodiscard]] std::string pidfile() const;     ///< Empty: none.
+    [[nodiscard]] bool daemonize() const;  ///< -daemonize
+    [[nodiscard]] std::string pidfile() const;  ///< Empty: none.
     [[nodiscard]] std::string guest_name() const;  ///< -name guest=; empty: none.
-    [[nodiscard]] std::string uuid() const;        ///< Empty: none.
-    [[nodiscard]] std::string machine_type()
-        const;  ///< As written ("pc", "q35", ...); empty: the default.
+    [[nodiscard]] std::string uuid() const;  ///< Empty: none.
+    [[nodiscard]] std::string machine_type() const;  ///< As written ("pc"); empty: QEMU's default.
     [[nodiscard]] std::string accelerator()
-        const;  ///< The first of -accel or -machine accel=; "" or "tcg".
+        const;  ///< The first named ("kvm"); empty: QEMU's default.
 
     /// This command line with a monitor of ours and the taps by descriptor. Fails with invalid for
-    /// -daemonize and -incoming, and for a tap that has neither a name nor a descriptor of ours.
+    /// -daemonize and -incoming, for a tap that is given by somebody else's descriptor, and for a
+    /// number of descriptors that is not the tap's number of queues.
     [[nodiscard]] Result<CommandLine> for_launch(LaunchOptions const& launch) const;
     /// This command line for a QEMU that waits for the migration (-S -incoming defer) with the
-    /// destination's paths, taps, machine type and binary. -daemonize, -loadvm and monitors given
-    /// by descriptor are left out. Fails with refused for what cannot be moved: -snapshot,
-    /// -readconfig, descriptors, a tap without ours.
+    /// destination's paths, taps, machine type and binary. -daemonize, -loadvm, -preconfig and
+    /// monitors given by descriptor are left out. Fails with refused for what cannot be made again
+    /// there: -snapshot, -readconfig, foreign descriptors, a tap without ours.
     [[nodiscard]] Result<CommandLine> for_destination(Mapping const& mapping) const;
 
 private:
     [[nodiscard]] std::vector<Option const*> all_of(std::string_view kind) const;
     [[nodiscard]] Option const* last_of(std::string_view kind) const;
-    void remove(std::string_view kind);
-    void add(std::string name, std::optional<std::string> value = std::nullopt);
-    void add_monitor(int qmp_fd);
-    Result<> use_descriptors(std::vector<TapDescriptors> const& taps);
-    Result<> use_machine_type(std::string const& type);
-    Result<> map_paths(Mapping const& mapping);
-    void drop_descriptor_monitors();
+    /// The value of `key` in the last option of that kind that has it; empty: none.
+    [[nodiscard]] std::string setting_of(std::string_view kind, std::string_view key) const;
 
     std::string program_;
     std::vector<Option> options_;
+
+    friend class Rewrite;
 };
 
 }  // namespace qmp

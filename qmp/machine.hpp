@@ -27,7 +27,7 @@ Task<Result<std::string>> query_name(Client& client, Deadline deadline);
 Task<Result<std::string>> query_uuid(Client& client, Deadline deadline);
 
 struct MachineType {
-    std::string name;   ///< "pc-i440fx-7.2"
+    std::string name;  ///< "pc-i440fx-7.2"
     std::string alias;  ///< "pc", or empty
     bool is_default = false;
     bool deprecated = false;

@@ -16,7 +16,7 @@ namespace qmp {
 struct MigrationInfo {
     std::string
         status;  ///< "none", "setup", "active", "pre-switchover", "device", "completed", ... or ""
-    std::string error;                         ///< QEMU's reason when it failed.
+    std::string error;  ///< QEMU's reason when it failed.
     std::vector<std::string> blocked_reasons;  ///< Why this guest cannot migrate at all.
     std::uint64_t ram_total_bytes = 0;
     std::uint64_t ram_transferred_bytes = 0;

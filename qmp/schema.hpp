@@ -35,7 +35,7 @@ private:
     struct Type {
         std::string meta_type;
         std::multimap<std::string, std::string, std::less<>>
-            members;                                ///< Name to type; variants included.
+            members;  ///< Name to type; variants included.
         std::set<std::string, std::less<>> values;  ///< Of an enumeration.
         std::vector<std::string>
             through;  ///< Element of an array, branches of an alternate or a union.

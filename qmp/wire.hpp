@@ -61,7 +61,7 @@ public:
 
 private:
     std::string buffer_;
-    std::size_t start_ = 0;    ///< First byte of the message being read.
+    std::size_t start_ = 0;  ///< First byte of the message being read.
     std::size_t scanned_ = 0;  ///< First byte not yet looked at.
     int depth_ = 0;
     bool in_string_ = false;

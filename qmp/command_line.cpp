@@ -1,0 +1,419 @@
+#include "qmp/command_line.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <map>
+
+namespace qmp {
+
+using detail::is_tap;
+using detail::may_be_tap;
+using detail::unnamed_tap;
+
+namespace {
+
+// parse() has read every value once, so that it cannot fail here.
+Settings settings_of(Option const& option) { return option.settings().value_or(Settings()); }
+
+// ---- disks ----
+
+constexpr auto image_options = std::to_array<std::string_view>(
+    {"hda", "hdb", "hdc", "hdd", "cdrom", "fda", "fdb", "pflash", "mtdblock", "sd"});
+constexpr auto file_drivers =
+    std::to_array<std::string_view>({"file", "host_device", "host_cdrom"});
+
+bool is_one_of(auto const& list, std::string_view word) {
+    return std::ranges::find(list, word) != list.end();
+}
+
+// QEMU takes what stands before the first colon for a protocol, unless a slash comes earlier.
+bool has_protocol(std::string_view file_name) {
+    auto const end = file_name.find_first_of(":/");
+    return end != std::string_view::npos && file_name[end] == ':';
+}
+
+void set_file(DiskOption& disk, std::string file_name) {
+    if (file_name.starts_with("json:")) {
+        auto const nested = Settings::parse(std::string_view(file_name).substr(5), "");
+        if (nested) {
+            auto inner = nested->get("file.filename").value_or(nested->get_or("filename", ""));
+            if (!inner.empty()) {
+                if (disk.format.empty() && nested->has("file.filename")) {
+                    disk.format = nested->get_or("driver", "");
+                }
+                file_name = std::move(inner);
+            }
+        }
+    }
+    if (file_name.starts_with("file:")) file_name.erase(0, 5);
+    disk.local = !has_protocol(file_name);
+    disk.file_name = std::move(file_name);
+}
+
+DiskOption disk_of_image_option(Option const& option) {
+    DiskOption disk;
+    disk.id = option.kind();
+    disk.cdrom = option.kind() == "cdrom";
+    disk.firmware = option.kind() == "pflash";
+    set_file(disk, option.value.value_or(""));
+    return disk;
+}
+
+std::optional<DiskOption> disk_of_drive(Settings const& drive, std::size_t number) {
+    auto file = drive.get("file");
+    if (!file) file = drive.get("file.filename");
+    if (!file) file = drive.get("filename");
+    if (!file || file->empty())
+        return std::nullopt;  // an empty drive, or a network protocol by keys
+    DiskOption disk;
+    disk.id = drive.get_or("id", fmt::format("drive{}", number));
+    disk.format = drive.get("format").value_or(drive.get_or("driver", ""));
+    disk.read_only = drive.flag("readonly", drive.flag("read-only", false));
+    disk.cdrom = drive.get_or("media", "") == "cdrom";
+    disk.firmware = drive.get_or("if", "") == "pflash";
+    set_file(disk, std::move(*file));
+    return disk;
+}
+
+// The graph that -blockdev options make: which node lies on which.
+struct Nodes {
+    struct Node {
+        Settings settings;
+        std::string name;
+    };
+    std::vector<Node> nodes;
+
+    [[nodiscard]] Node const* above(std::string const& name, std::string_view link) const {
+        auto const found = std::ranges::find_if(nodes, [&](Node const& node) {
+            return !name.empty() && node.settings.get(link) == name;
+        });
+        return found == nodes.end() ? nullptr : &*found;
+    }
+
+    // The image whose file is found under `prefix` of `node`: "" for the node itself, "file."
+    // inline.
+    [[nodiscard]] std::optional<DiskOption> image(Node const& node,
+                                                  std::string const& prefix) const {
+        if (!is_one_of(file_drivers, node.settings.get_or(prefix + "driver", "")))
+            return std::nullopt;
+        auto file = node.settings.get(prefix + "filename");
+        if (!file) return std::nullopt;
+        DiskOption disk;
+        set_file(disk, std::move(*file));
+        Node const* top = &node;
+        if (prefix.empty())
+            disk.read_only = node.settings.flag("read-only", false);
+        else
+            disk.format = node.settings.get_or("driver", "");
+        // Up through format and filter nodes. Bounded: every step is another node of the list.
+        for (std::size_t step = 0; step <= nodes.size() && top != nullptr; ++step) {
+            disk.id = top->name;
+            if (disk.format.empty() && top != &node)
+                disk.format = top->settings.get_or("driver", "");
+            disk.read_only = disk.read_only || top->settings.flag("read-only", false);
+            disk.backing = disk.backing || above(top->name, "backing") != nullptr;
+            top = above(top->name, "file");
+        }
+        return disk;
+    }
+};
+
+// ---- taps ----
+
+std::optional<int> number_of(std::string_view text) {
+    int number = 0;
+    auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error != std::errc() || end != text.data() + text.size() || number < 0) return std::nullopt;
+    return number;
+}
+
+std::vector<int> numbers_of(std::string_view list) {
+    std::vector<int> numbers;
+    while (!list.empty()) {
+        auto const colon = list.find(':');
+        if (auto const number = number_of(list.substr(0, colon))) numbers.push_back(*number);
+        list.remove_prefix(colon == std::string_view::npos ? list.size() : colon + 1);
+    }
+    return numbers;
+}
+
+TapOption tap_of(Settings const& net, std::string id) {
+    TapOption tap;
+    tap.id = std::move(id);
+    tap.ifname = net.get_or("ifname", "");
+    bool const by_helper = net.get_or("type", "") == "bridge" || net.has("helper");
+    tap.bridge = net.get_or("br", by_helper ? "br0" : "");
+    tap.fds = numbers_of(net.get("fds").value_or(net.get_or("fd", "")));
+    tap.queues = static_cast<unsigned>(std::max<std::size_t>(1, tap.fds.size()));
+    if (auto const queues = number_of(net.get_or("queues", ""))) {
+        tap.queues = static_cast<unsigned>(std::max(1, *queues));
+    }
+    tap.vhost = net.flag("vhost", false);
+    tap.vnet_hdr = net.flag("vnet_hdr", true);
+    tap.script = net.get_or("script", "");
+    if (auto const mac = net.get("mac")) tap.macs.push_back(*mac);  // -nic
+    return tap;
+}
+
+// "unix:PATH" of a character device's first element, also behind "mon:".
+std::optional<std::string> unix_path(Settings const& device) {
+    std::string address = device.get_or("address", "");
+    if (address.starts_with("mon:")) address.erase(0, 4);
+    if (!address.starts_with("unix:")) return std::nullopt;
+    return address.substr(5);
+}
+
+struct FileKey {
+    std::string_view kind;
+    std::string_view key;
+};
+// Files QEMU opens for reading while it starts.
+constexpr auto file_keys = std::to_array<FileKey>({{"object", "file"},
+                                                   {"object", "dir"},
+                                                   {"acpitable", "file"},
+                                                   {"acpitable", "data"},
+                                                   {"smbios", "file"},
+                                                   {"smbios", "path"},
+                                                   {"fw_cfg", "file"},
+                                                   {"option-rom", "romfile"},
+                                                   {"device", "romfile"}});
+constexpr auto file_options =
+    std::to_array<std::string_view>({"kernel", "initrd", "bios", "dtb", "shim"});
+
+}  // namespace
+
+namespace detail {
+
+bool may_be_tap(std::string_view kind) {
+    return kind == "netdev" || kind == "nic" || kind == "net";
+}
+
+bool is_tap(Settings const& net) {
+    auto const type = net.get_or("type", "");
+    return type == "tap" || type == "bridge";
+}
+
+std::string unnamed_tap(std::string_view kind, std::size_t number) {
+    return fmt::format("#{}{}", kind, number);
+}
+
+}  // namespace detail
+
+Result<CommandLine> CommandLine::parse(std::vector<std::string> argv) {
+    if (argv.empty() || argv.front().empty()) {
+        return core::fail(Errc::invalid,
+                          "no command line: write `-- qemu-system-x86_64 OPTIONS...` at the end");
+    }
+    CommandLine line;
+    line.program_ = argv.front();
+    for (std::size_t i = 1; i < argv.size(); ++i) {
+        std::string_view word = argv[i];
+        if (!word.starts_with('-')) {
+            line.options_.push_back({"", "", argv[i]});
+            continue;
+        }
+        std::size_t const dashes = word.starts_with("--") ? 2 : 1;
+        Option option{std::string(word.substr(0, dashes)), std::string(word.substr(dashes)), {}};
+        bool const more = i + 1 < argv.size();
+        switch (arity_of(option.name)) {
+            case Arity::flag:
+                break;
+            case Arity::value:
+                if (!more) {
+                    return core::fail(Errc::invalid, "QEMU's option {} needs a value", argv[i]);
+                }
+                option.value = argv[++i];
+                break;
+            case Arity::unknown:
+                if (more && !argv[i + 1].starts_with('-')) option.value = argv[++i];
+                break;
+        }
+        if (option.form() == Form::settings || option.form() == Form::character) {
+            TRY_VOID(option.settings());
+        }
+        line.options_.push_back(std::move(option));
+    }
+    return line;
+}
+
+std::vector<std::string> CommandLine::argv() const {
+    std::vector<std::string> words{program_};
+    for (auto const& option : options_) {
+        if (!option.dashes.empty()) words.push_back(option.dashes + option.name);
+        if (option.value) words.push_back(*option.value);
+    }
+    return words;
+}
+
+std::vector<Option const*> CommandLine::all_of(std::string_view kind) const {
+    std::vector<Option const*> found;
+    for (auto const& option : options_) {
+        if (option.kind() == kind) found.push_back(&option);
+    }
+    return found;
+}
+
+Option const* CommandLine::last_of(std::string_view kind) const {
+    auto const found = all_of(kind);
+    return found.empty() ? nullptr : found.back();
+}
+
+std::string CommandLine::setting_of(std::string_view kind, std::string_view key) const {
+    std::string value;
+    for (auto const* option : all_of(kind)) {
+        if (auto found = settings_of(*option).get(key)) value = std::move(*found);
+    }
+    return value;
+}
+
+std::vector<DiskOption> CommandLine::disks() const {
+    std::vector<DiskOption> disks;
+    Nodes graph;
+    std::size_t drives = 0;
+    for (auto const& option : options_) {
+        if (is_one_of(image_options, option.kind())) disks.push_back(disk_of_image_option(option));
+        if (option.kind() == "drive") {
+            auto disk = disk_of_drive(settings_of(option), drives++);
+            if (disk) disks.push_back(std::move(*disk));
+        }
+        if (option.kind() == "blockdev") {
+            auto settings = settings_of(option);
+            auto name = settings.get_or("node-name", "");
+            graph.nodes.push_back({std::move(settings), std::move(name)});
+        }
+    }
+    for (auto const& node : graph.nodes) {
+        for (auto const* prefix : {"", "file."}) {
+            if (auto disk = graph.image(node, prefix)) disks.push_back(std::move(*disk));
+        }
+    }
+    for (auto& disk : disks) {
+        for (auto const* key : {"pflash0", "pflash1"}) {
+            if (!disk.id.empty() && setting_of("machine", key) == disk.id) disk.firmware = true;
+        }
+        for (auto const* option : all_of("device")) {
+            auto const device = settings_of(*option);
+            auto const driver = device.get_or("driver", "");
+            bool const reads = driver == "ide-cd" || driver == "scsi-cd";
+            if (reads && device.get_or("drive", "") == disk.id) disk.cdrom = true;
+        }
+    }
+    return disks;
+}
+
+std::vector<TapOption> CommandLine::taps() const {
+    std::vector<TapOption> taps;
+    std::size_t number = 0;
+    for (auto const& option : options_) {
+        auto const kind = option.kind();
+        if (!may_be_tap(kind)) continue;
+        auto const net = settings_of(option);
+        auto id = net.get_or("id", unnamed_tap(kind, number++));
+        if (is_tap(net)) taps.push_back(tap_of(net, std::move(id)));
+    }
+    for (auto const& option : options_) {
+        bool const card = option.kind() == "net";
+        if (!card && option.kind() != "device") continue;
+        auto const device = settings_of(option);
+        auto const mac = device.get(card ? "macaddr" : "mac");
+        if (!mac) continue;
+        for (auto& tap : taps) {
+            // All of -net is one hub: its cards are on each of its taps.
+            bool const on_hub = card && tap.id.starts_with("#net");
+            if (on_hub || device.get_or("netdev", "") == tap.id) tap.macs.push_back(*mac);
+        }
+    }
+    return taps;
+}
+
+std::vector<PathOption> CommandLine::sockets() const {
+    std::vector<PathOption> found;
+    for (auto const& option : options_) {
+        if (option.form() == Form::character) {
+            if (auto path = unix_path(settings_of(option))) {
+                found.push_back({option.print(), std::move(*path)});
+            }
+        }
+        if (option.kind() == "chardev") {
+            auto const device = settings_of(option);
+            auto path = device.get("path");
+            if (device.get_or("backend", "") == "socket" && path) {
+                found.push_back({option.print(), std::move(*path)});
+            }
+        }
+        if (option.kind() == "netdev") {
+            auto const net = settings_of(option);
+            for (auto const* key : {"addr.path", "local.path", "remote.path"}) {
+                if (auto path = net.get(key)) found.push_back({option.print(), std::move(*path)});
+            }
+        }
+    }
+    return found;
+}
+
+std::vector<PathOption> CommandLine::files() const {
+    std::vector<PathOption> found;
+    for (auto const& option : options_) {
+        if (is_one_of(file_options, option.kind())) {
+            found.push_back({option.print(), option.value.value_or("")});
+        }
+        for (auto const& [kind, key] : file_keys) {
+            if (option.kind() != kind) continue;
+            auto path = settings_of(option).get(key);
+            if (path && !path->empty()) found.push_back({option.print(), std::move(*path)});
+        }
+    }
+    return found;
+}
+
+std::string CommandLine::qmp_socket() const {
+    for (auto const& option : options_) {
+        if (option.kind() == "qmp" || option.kind() == "qmp-pretty") {
+            if (auto path = unix_path(settings_of(option))) return *path;
+        }
+        if (option.kind() != "mon") continue;
+        auto const monitor = settings_of(option);
+        if (monitor.get_or("mode", "") != "control") continue;
+        for (auto const* chardev : all_of("chardev")) {
+            auto const device = settings_of(*chardev);
+            if (device.get("id") != monitor.get("chardev")) continue;
+            auto const path = device.get_or("path", "");
+            if (device.get_or("backend", "") == "socket" && !path.empty()) return path;
+        }
+    }
+    return {};
+}
+
+std::optional<std::string> CommandLine::incoming() const {
+    auto const* option = last_of("incoming");
+    return option == nullptr ? std::nullopt : option->value;
+}
+
+bool CommandLine::stopped_at_start() const { return last_of("S") != nullptr; }
+
+bool CommandLine::daemonize() const { return last_of("daemonize") != nullptr; }
+
+std::string CommandLine::pidfile() const {
+    auto const* option = last_of("pidfile");
+    return option == nullptr ? "" : option->value.value_or("");
+}
+
+std::string CommandLine::guest_name() const { return setting_of("name", "guest"); }
+
+std::string CommandLine::uuid() const {
+    auto const* option = last_of("uuid");
+    return option == nullptr ? "" : option->value.value_or("");
+}
+
+std::string CommandLine::machine_type() const { return setting_of("machine", "type"); }
+
+std::string CommandLine::accelerator() const {
+    auto const named = all_of("accel");
+    if (!named.empty()) return settings_of(*named.front()).get_or("accel", "");
+    if (last_of("enable-kvm") != nullptr) return "kvm";
+    auto const list = setting_of("machine", "accel");
+    return list.substr(0, list.find(':'));
+}
+
+}  // namespace qmp

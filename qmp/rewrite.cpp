@@ -1,0 +1,330 @@
+// How a command line reads for a launch by us, and at the destination: CommandLine::for_launch and
+// for_destination. Works on a copy; the options it does not concern stay byte for byte.
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <set>
+
+#include "qmp/command_line.hpp"
+
+namespace qmp {
+
+namespace {
+
+constexpr std::string_view monitor_id = "sidecar-qmp";
+
+// Keys whose values are file names and may be relative to QEMU's working directory. Relative names
+// of firmware and ROMs are not here: QEMU looks for those in its own data directories.
+constexpr auto path_keys = std::to_array<std::string_view>(
+    {"filename", "path", "logfile", "mem-path", "dir", "sock", "socket", "x509-dir"});
+// Options in which "file" is a host's file.
+constexpr auto file_kinds =
+    std::to_array<std::string_view>({"drive", "fw_cfg", "smbios", "acpitable", "object", "trace"});
+// Keys whose values the guest sees: never paths of the host.
+constexpr auto guest_keys =
+    std::to_array<std::string_view>({"string", "value", "serial", "mount_tag", "guest"});
+// What may stand before a path in a value.
+constexpr auto path_prefixes = std::to_array<std::string_view>(
+    {"file:", "unix:", "pipe:", "mon:unix:", "mon:file:", "mon:pipe:"});
+
+bool is_one_of(auto const& list, std::string_view word) {
+    return std::ranges::find(list, word) != list.end();
+}
+
+std::string_view last_part(std::string_view key) {
+    auto const dot = key.rfind('.');
+    return dot == std::string_view::npos ? key : key.substr(dot + 1);
+}
+
+bool below(std::string_view path, std::string_view directory) {
+    while (directory.size() > 1 && directory.ends_with('/')) directory.remove_suffix(1);
+    if (!path.starts_with(directory)) return false;
+    return directory == "/" || path.size() == directory.size() || path[directory.size()] == '/';
+}
+
+}  // namespace
+
+// Paths of the source's host to those of the destination's.
+class PathMap {
+public:
+    explicit PathMap(Mapping const& mapping) : mapping_(mapping), prefixes_(mapping.prefixes) {
+        std::ranges::sort(prefixes_, std::ranges::greater(),
+                          [](auto const& prefix) { return prefix.first.size(); });
+    }
+
+    // `relative_is_path`: a word without a leading slash names a file, too.
+    [[nodiscard]] std::string map(std::string const& text, bool relative_is_path) const {
+        if (text.starts_with("json:{")) return "json:" + map_json(text.substr(5));
+        for (auto const prefix : path_prefixes) {
+            if (!text.starts_with(prefix)) continue;
+            return std::string(prefix) + map_path(text.substr(prefix.size()), true);
+        }
+        return map_path(text, relative_is_path && !text.empty() && !has_protocol(text));
+    }
+
+private:
+    static bool has_protocol(std::string_view text) {
+        auto const end = text.find_first_of(":/");
+        return end != std::string_view::npos && text[end] == ':';
+    }
+
+    [[nodiscard]] std::string map_json(std::string const& text) const {
+        auto settings = Settings::parse(text, "");
+        if (!settings) return text;
+        for (auto const& [key, value] : settings->all()) {
+            bool const names_file = is_one_of(path_keys, last_part(key));
+            auto const mapped = map(value, names_file);
+            if (mapped != value) settings->set(key, mapped);
+        }
+        return settings->print();
+    }
+
+    [[nodiscard]] std::string map_path(std::string path, bool relative_is_path) const {
+        if (!path.starts_with('/')) {
+            if (!relative_is_path || mapping_.working_directory.empty()) return path;
+            path = mapping_.working_directory + "/" + path;
+        }
+        for (auto const& [from, to] : mapping_.images) {
+            if (path == from) return to;
+        }
+        for (auto const& [from, to] : prefixes_) {
+            if (!below(path, from)) continue;
+            auto rest = path.substr(from.size());
+            if (to.ends_with('/') && rest.starts_with('/')) rest.erase(0, 1);
+            if (from.ends_with('/') && !to.ends_with('/')) rest.insert(0, "/");
+            return to + rest;
+        }
+        return path;
+    }
+
+    Mapping const& mapping_;
+    std::vector<std::pair<std::string, std::string>> prefixes_;
+};
+
+class Rewrite {
+public:
+    explicit Rewrite(CommandLine& line) : line_(line) {}
+
+    void remove(std::string_view kind) {
+        std::erase_if(line_.options_, [&](Option const& option) { return option.kind() == kind; });
+    }
+    void add(std::string name, std::optional<std::string> value = std::nullopt) {
+        line_.options_.push_back({"-", std::move(name), std::move(value)});
+    }
+    void use_program(std::string const& program) {
+        if (!program.empty()) line_.program_ = program;
+    }
+
+    void add_monitor(int qmp_fd) {
+        drop_monitor(
+            monitor_id);  // of an earlier sidecar, when the line was read from a running QEMU
+        add("chardev", fmt::format("socket,id={},fd={},server=on,wait=off", monitor_id, qmp_fd));
+        add("mon", fmt::format("chardev={},mode=control", monitor_id));
+    }
+
+    Result<> use_descriptors(std::vector<TapDescriptors> const& taps, Errc code, bool all);
+    Result<> use_machine_type(std::string const& type);
+    Result<> map_paths(PathMap const& paths);
+    Result<> drop_descriptor_monitors();
+    Result<> refuse_unmovable() const;
+
+private:
+    void drop_monitor(std::string_view id) {
+        std::erase_if(line_.options_, [&](Option const& option) {
+            if (option.kind() == "chardev") return read(option).get_or("id", "") == id;
+            return option.kind() == "mon" && read(option).get_or("chardev", "") == id;
+        });
+    }
+    // Read once by parse(): cannot fail.
+    static Settings read(Option const& option) { return option.settings().value_or(Settings()); }
+
+    CommandLine& line_;
+};
+
+// `all`: every tap needs descriptors of ours; else those that have none stay as they are.
+Result<> Rewrite::use_descriptors(std::vector<TapDescriptors> const& taps, Errc code, bool all) {
+    auto const known = line_.taps();
+    std::size_t number = 0;
+    for (auto& option : line_.options_) {
+        if (!detail::may_be_tap(option.kind())) continue;
+        auto net = read(option);
+        auto const id = net.get_or("id", detail::unnamed_tap(option.kind(), number++));
+        if (!detail::is_tap(net)) continue;
+        auto const tap = std::ranges::find(known, id, &TapOption::id);
+        auto const ours = std::ranges::find(taps, id, &TapDescriptors::id);
+        if (ours == taps.end()) {
+            if (!tap->fds.empty()) {
+                return core::fail(
+                    code,
+                    "the tap `{}` is given by the descriptor of another process: name it "
+                    "(ifname=) so that sidecar can open it",
+                    option.print());
+            }
+            if (all) {
+                return core::fail(code, "no tap is there for `{}`", option.print());
+            }
+            continue;
+        }
+        if (ours->fds.size() != tap->queues) {
+            return core::fail(code, "the tap `{}` has {} queues, but was opened with {}",
+                              option.print(), tap->queues, ours->fds.size());
+        }
+        bool const vhost = tap->vhost || net.has("vhostfd") || net.has("vhostfds");
+        for (auto const* key : {"ifname", "script", "downscript", "br", "helper", "queues",
+                                "vnet_hdr", "fd", "fds", "vhostfd", "vhostfds"}) {
+            net.erase(key);
+        }
+        net.set("type", "tap");
+        if (vhost) net.set_flag("vhost", true);
+        net.set(ours->fds.size() == 1 ? "fd" : "fds", fmt::format("{}", fmt::join(ours->fds, ":")));
+        option.replace(net);
+    }
+    for (auto const& ours : taps) {
+        if (std::ranges::find(known, ours.id, &TapOption::id) == known.end()) {
+            return core::fail(code, "the command line has no tap `{}`", ours.id);
+        }
+    }
+    return {};
+}
+
+// The last -machine that names a type decides, as in QEMU.
+Result<> Rewrite::use_machine_type(std::string const& type) {
+    if (type.empty()) return core::fail(Errc::invalid, "the machine type of the source is unknown");
+    for (auto option = line_.options_.rbegin(); option != line_.options_.rend(); ++option) {
+        if (option->kind() != "machine") continue;
+        auto settings = read(*option);
+        if (!settings.has("type")) continue;
+        if (settings.get_or("type", "") == type) return {};
+        settings.set("type", type);
+        option->replace(settings);
+        return {};
+    }
+    add("machine", "type=" + type);
+    return {};
+}
+
+Result<> Rewrite::map_paths(PathMap const& paths) {
+    for (auto& option : line_.options_) {
+        if (!option.value) continue;
+        auto const kind = option.kind();
+        if (option.form() == Form::path) {
+            bool const in_data_directory = kind == "bios" || kind == "L" || kind == "chroot";
+            option.value = paths.map(*option.value, !in_data_directory);
+            continue;
+        }
+        if (option.form() != Form::settings && option.form() != Form::character) continue;
+        if (kind == "name") continue;
+        auto settings = read(option);
+        bool changed = false;
+        for (auto const& [key, value] : settings.all()) {
+            auto const part = last_part(key);
+            if (is_one_of(guest_keys, part)) continue;
+            bool const names_file =
+                is_one_of(path_keys, part) || (part == "file" && is_one_of(file_kinds, kind));
+            // A node's name is no path, and "file" of a -blockdev is a node's name.
+            auto const mapped = paths.map(value, names_file);
+            if (mapped == value) continue;
+            settings.set(key, mapped);
+            changed = true;
+        }
+        if (changed) option.replace(settings);
+    }
+    return {};
+}
+
+// libvirt gives its monitor's socket by descriptor. We have our own: such monitors are left out.
+// Any other character device by descriptor cannot be made again.
+Result<> Rewrite::drop_descriptor_monitors() {
+    std::set<std::string> by_descriptor;
+    std::set<std::string> of_monitors;
+    for (auto const& option : line_.options_) {
+        if (option.kind() == "chardev" && read(option).has("fd")) {
+            by_descriptor.insert(read(option).get_or("id", ""));
+        }
+        if (option.kind() == "mon") of_monitors.insert(read(option).get_or("chardev", ""));
+    }
+    for (auto const& id : by_descriptor) {
+        if (!of_monitors.contains(id)) {
+            return core::fail(
+                Errc::refused,
+                "the character device `{}` is given by the descriptor of another process, "
+                "and cannot be made again on the destination: give it a path",
+                id);
+        }
+        drop_monitor(id);
+    }
+    return {};
+}
+
+Result<> Rewrite::refuse_unmovable() const {
+    for (auto const& option : line_.options_) {
+        auto const kind = option.kind();
+        if (kind == "snapshot" || (kind == "drive" && read(option).flag("snapshot", false))) {
+            return core::fail(
+                Errc::refused,
+                "`{}` keeps the guest's writes in a temporary file, which cannot be moved: "
+                "start the guest without it",
+                option.print());
+        }
+        if (kind == "readconfig") {
+            return core::fail(Errc::refused,
+                              "`{}` hides options from sidecar: write them on the command line",
+                              option.print());
+        }
+        if (kind == "add-fd") {
+            return core::fail(
+                Errc::refused,
+                "`{}` is a descriptor of another process, which the destination has not",
+                option.print());
+        }
+        if (option.form() != Form::settings || detail::may_be_tap(kind) || kind == "chardev")
+            continue;
+        for (auto const& [key, value] : read(option).all()) {
+            bool const descriptor = key == "fd" || key == "vhostfd" || key == "sock_fd";
+            if (!descriptor && !value.starts_with("/dev/fdset/")) continue;
+            return core::fail(
+                Errc::refused,
+                "`{}` uses a descriptor of another process, which the destination has not",
+                option.print());
+        }
+    }
+    return {};
+}
+
+Result<CommandLine> CommandLine::for_launch(LaunchOptions const& launch) const {
+    if (daemonize()) {
+        return core::fail(
+            Errc::invalid,
+            "leave out -daemonize: sidecar itself starts QEMU in the background of its own "
+            "session and follows it");
+    }
+    if (incoming()) {
+        return core::fail(
+            Errc::invalid,
+            "leave out -incoming: a guest that is to arrive is started by `sidecar serve`");
+    }
+    CommandLine line = *this;
+    Rewrite rewrite(line);
+    TRY_VOID(rewrite.use_descriptors(launch.taps, Errc::invalid, false));
+    rewrite.add_monitor(launch.qmp_fd);
+    return line;
+}
+
+Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {
+    CommandLine line = *this;
+    Rewrite rewrite(line);
+    TRY_VOID(rewrite.refuse_unmovable());
+    TRY_VOID(rewrite.drop_descriptor_monitors());
+    for (auto const* kind : {"S", "incoming", "daemonize", "loadvm", "preconfig"})
+        rewrite.remove(kind);
+    rewrite.use_program(mapping.qemu);
+    TRY_VOID(rewrite.use_machine_type(mapping.machine_type));
+    TRY_VOID(rewrite.map_paths(PathMap(mapping)));
+    TRY_VOID(rewrite.use_descriptors(mapping.taps, Errc::refused, true));
+    rewrite.add_monitor(mapping.qmp_fd);
+    rewrite.add("S");
+    rewrite.add("incoming", "defer");
+    return line;
+}
+
+}  // namespace qmp
