@@ -25,20 +25,11 @@ void append(std::vector<Extent>& extents, Extent extent);
 
 [[nodiscard]] std::uint64_t total_bytes(std::vector<Extent> const& extents);
 
-/// Clips every extent to [begin, end).
-[[nodiscard]] std::vector<Extent> clip(std::vector<Extent> const& extents, std::uint64_t begin,
-                                       std::uint64_t end);
-
-/// Both lists as one, in order; where they overlap the bytes appear once, as data unless both say
-/// zero.
-[[nodiscard]] std::vector<Extent> merge(std::vector<Extent> const& left,
-                                        std::vector<Extent> const& right);
-
 /// Joins extents over the smallest gaps until at most `count_max` are left: more bytes, bounded
 /// memory. A joined extent is data.
 void coarsen(std::vector<Extent>& extents, std::size_t count_max);
 
-/// True when every byte is zero. Reads 8 bytes at a time; stops at the first that is not.
+/// True when every byte is zero. Stops at the first that is not.
 [[nodiscard]] bool is_zero(std::span<std::byte const> bytes);
 
 /// Splits data into runs that are zero (at least `run_min` bytes, cut at multiples of run_min) and

@@ -25,7 +25,7 @@ inline constexpr std::uint64_t zero_request_bytes_max = 64 * 1024 * 1024;
 /// granularity.
 inline constexpr std::uint64_t block_status_bytes_max = 1024 * 1024 * 1024;
 /// BLOCK_STATUS requests in flight for one disk: QEMU serves 16 of one connection at once.
-inline constexpr std::size_t block_status_in_flight_max = 16;
+inline constexpr std::size_t block_status_in_flight_max = 8;
 /// Bytes in flight of all disks together: read and not yet acknowledged by the destination.
 inline constexpr std::size_t in_flight_bytes_max = 64 * 1024 * 1024;
 /// Requests in flight of all disks together: bounds coroutine frames; 2048 x 4 KiB at 50 ms are 160
@@ -37,8 +37,9 @@ inline constexpr std::size_t requests_per_connection_max = 512;
 /// RTT.
 inline constexpr unsigned connections_max = 16;
 inline constexpr unsigned connections_default = 4;
-/// Zero bytes in a row, inside data, that are worth a request of their own.
-inline constexpr std::size_t zero_run_bytes_min = 4096;
+/// Zero bytes in a row, inside data, that are worth a WRITE_ZEROES of their own: it punches a hole,
+/// which costs the file system more than writing a few blocks.
+inline constexpr std::size_t zero_run_bytes_min = 32 * 1024;
 /// Bytes: dirty runs from this length on are looked up in base:allocation, so that a discarded
 /// gigabyte is not read as zeroes. Below it reading is cheaper than asking.
 inline constexpr std::uint64_t allocation_lookup_bytes_min = 1024 * 1024;
@@ -60,6 +61,21 @@ inline constexpr std::uint64_t delta_small_bytes = 256 * 1024;
 /// Bytes of extents kept in memory for one disk's round: 1 Mi extents of 24 bytes. Beyond it runs
 /// are merged.
 inline constexpr std::size_t extents_max = 1024 * 1024;
+
+/// keep_near() begins a round when copying the delta would take longer than this: what copy_final()
+/// then costs beside its flush. Shorter would mean a transaction, which drains the disks, all the
+/// time.
+inline constexpr milliseconds final_copy_aim{4};
+/// One round of keep_near(): after this the destination counts as broken.
+inline constexpr seconds near_round{30};
+/// Requests per second assumed until a round has measured it. Low, so that nothing is promised.
+inline constexpr double requests_per_second_assumed = 20'000;
+/// A pass of at least so many bytes tells the rate in bytes; one of at least so many requests, of
+/// less than a quarter of request_bytes_max on average, tells the rate in requests.
+inline constexpr std::uint64_t rate_bytes_min = 8 * 1024 * 1024;
+inline constexpr std::uint64_t rate_requests_min = 16;
+/// Span over which progress tells the rate.
+inline constexpr milliseconds rate_window{3000};
 
 /// Pause between two turns of the FLUSH loop: 20 ms of guest writes flush in a moment, and the disk
 /// can breathe.

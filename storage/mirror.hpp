@@ -63,6 +63,7 @@ struct Nearness {
     std::uint64_t delta_bytes = 0;    ///< Dirty now, all disks.
     core::milliseconds predicted{0};  ///< What copy_final() would take now: delta over rate, flush,
                                       ///< RTT.
+    core::Clock::duration predicted_copy{};    ///< The part of it that is the delta.
     std::uint64_t rate_bytes_per_second = 0;   ///< Measured in the last pass.
     std::uint64_t dirty_bytes_per_second = 0;  ///< How fast the guest dirties.
     bool near = false;                         ///< predicted <= max_blackout.
@@ -150,9 +151,9 @@ public:
     /// broken() says what).
     core::Task<void> keep_near(std::stop_token stop);
     /// What broke keep_near(); also given by copy_final(), which then fails at once.
-    [[nodiscard]] std::optional<core::Error> const& broken() const { return broken_; }
+    [[nodiscard]] std::optional<core::Error> const& broken() const;
     /// As last measured; keep_near() keeps it fresh.
-    [[nodiscard]] Nearness nearness() const { return nearness_; }
+    [[nodiscard]] Nearness nearness() const;
 
     /// At pre-switchover, after keep_near() was stopped and joined: the last delta of all disks at
     /// once, then a flush of every disk at the destination, then goodbye to it. Afterwards every
@@ -173,8 +174,6 @@ public:
 private:
     struct Implementation;
     std::unique_ptr<Implementation> implementation_;
-    std::optional<core::Error> broken_;
-    Nearness nearness_;
 };
 
 /// Exports and bitmaps of ours, of whatever epoch, that QEMU still has: for `status`, and for tests

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -105,59 +104,66 @@ public:
     /// still in flight fails with closed. Never to be used on an export of a QEMU whose node may
     /// live in an iothread before that export was deleted: QEMU 7.2.14 to 7.2.22 abort then.
     core::Task<void> close();
+    /// Sends the goodbye and does not wait for the server's end of it. close() must still follow.
+    void say_goodbye();
     /// Cuts the connection at once; everything in flight fails with closed. close() must still
     /// follow.
     void abort();
 
 private:
+    struct Peer;
     struct Request;
-    using Issue = std::function<std::int64_t(std::shared_ptr<Request> const&)>;
+    struct Call;
 
-    Nbd(core::Loop& loop, nbd_handle* handle, NbdAddress address, std::string export_name);
-    core::Result<> configure(std::vector<std::string> const& contexts);
+    Nbd(core::Loop& loop, nbd_handle* handle, std::shared_ptr<Peer const> peer);
+    core::Result<> configure(NbdAddress const& address, std::vector<std::string> const& contexts);
     core::Task<core::Result<>> negotiate(core::Fd socket, core::Deadline deadline);
     core::Result<> learn(std::vector<std::string> const& contexts);
-    core::Task<core::Result<>> submit(std::string what, Buffer buffer, Issue issue,
-                                      core::Deadline deadline);
-    core::Task<void> watch_readable();
-    core::Task<void> watch_writable();
-    void issued();
-    core::Error library_error(std::string what) const;
+    void start_watching();
+    core::Task<core::Result<std::shared_ptr<Request>>> submit(Call call, core::Deadline deadline);
+    core::Task<core::Result<>> perform(Call call, core::Deadline deadline);
+    std::int64_t issue(Call const& call, std::shared_ptr<Request> const& request);
+    static core::Task<void> watch_readable(Nbd& self);
+    static core::Task<void> watch_writable(Nbd& self);
+    void called();
+    core::Error library_error(core::Errc code, std::string what) const;
 
     core::Loop& loop_;
     nbd_handle* handle_;
-    NbdAddress address_;
-    std::string export_name_;
+    std::shared_ptr<Peer const> peer_;  ///< For messages; outlives this while requests are waited
+                                        ///< for.
     Traits traits_;
     std::size_t in_flight_ = 0;
-    core::Event wants_write_;
-    core::Event quiet_;  ///< Nothing in flight, or the connection ended.
+    core::Event wants_write_;  ///< libnbd has bytes that the socket did not take yet.
+    core::Event quiet_;        ///< Nothing is in flight.
+    core::Event ended_;        ///< The connection is closed or dead.
     core::Slots slots_;
     std::stop_source stop_;
     core::Scope scope_;
-    bool watching_ = false;
-    bool closed_ = false;
 };
 
 /// Several connections to one export; each request goes to the one with the fewest in flight.
 class NbdPool {
 public:
-    /// Opens the first connection, and `count - 1` more when the export allows several.
-    static core::Task<core::Result<std::unique_ptr<NbdPool>>> connect(
-        core::Loop& loop, NbdAddress address, std::string export_name,
-        std::vector<std::string> contexts, unsigned count, core::Deadline deadline);
+    explicit NbdPool(core::Loop& loop) : loop_(loop) {}
+    /// Opens the first connection, and `count - 1` more when the export allows several. When it
+    /// fails, the connections that were opened stay open until close(): see Nbd::close.
+    core::Task<core::Result<>> open(NbdAddress address, std::string export_name,
+                                    std::vector<std::string> contexts, unsigned count,
+                                    core::Deadline deadline);
     /// The least loaded connection. A dead one is never chosen while another lives.
     [[nodiscard]] Nbd& least_loaded();
     [[nodiscard]] Nbd& first() { return *connections_.front(); }
     [[nodiscard]] Nbd::Traits const& traits() const { return connections_.front()->traits(); }
     [[nodiscard]] std::size_t size() const { return connections_.size(); }
-    /// All connections are alive.
+    /// There are connections, and all are alive.
     [[nodiscard]] bool alive() const;
     core::Task<void> close();
+    void say_goodbye();
     void abort();
 
 private:
-    NbdPool() = default;
+    core::Loop& loop_;
     std::vector<std::unique_ptr<Nbd>> connections_;
     std::size_t next_ = 0;
 };

@@ -42,6 +42,8 @@ public:
     [[nodiscard]] bool sealed() const { return sealed_; }
 
 private:
+    core::Task<core::Result<int>> start(std::string host, std::string tls_creds,
+                                        core::Deadline deadline);
     core::Task<core::Result<>> remove_exports(core::Deadline deadline);
 
     core::Loop& loop_;

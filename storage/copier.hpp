@@ -1,0 +1,79 @@
+// Copier: moves the pieces of one Scan from one export to another, many requests in flight, bounded
+// memory. Used by the mirror, one for each disk and pass. Invariant: when run() returns, no write
+// of it is in flight any more, acknowledged or its connection dead; so a later write to the same
+// bytes cannot be overtaken.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "storage/scan.hpp"
+
+namespace storage {
+
+/// Bytes per second for all copiers that share it.
+class Pace {
+public:
+    explicit Pace(core::Loop& loop) : loop_(loop) {}
+    /// 0: no limit.
+    void set(std::uint64_t bytes_per_second) { bytes_per_second_ = bytes_per_second; }
+    [[nodiscard]] std::uint64_t bytes_per_second() const { return bytes_per_second_; }
+    /// Waits until `bytes` may go.
+    core::Task<core::Result<>> pass(std::uint64_t bytes, core::Deadline deadline);
+
+private:
+    core::Loop& loop_;
+    std::uint64_t bytes_per_second_ = 0;
+    core::Clock::time_point free_at_{};
+};
+
+/// Counts while a copier runs; read by progress().
+struct CopyCounters {
+    std::uint64_t data_bytes = 0;  ///< Acknowledged by the target as data.
+    std::uint64_t zero_bytes = 0;  ///< Acknowledged by the target as zeroes, or skipped.
+    std::uint64_t requests = 0;    ///< Writes acknowledged, of either kind.
+};
+
+class Copier {
+public:
+    struct Ends {
+        std::string disk;  ///< For messages.
+        NbdPool& source;
+        NbdPool& target;
+    };
+    /// `pace` null: no limit of bandwidth. All must outlive the copier.
+    Copier(core::Loop& loop, Ends ends, Buffers& buffers, Pace* pace, CopyCounters& counters);
+
+    /// Copies until the scan ends. On an error, a stop or the deadline no further piece is begun;
+    /// the writes in flight end, or after limits::wind_down the target's connections are cut.
+    core::Task<core::Result<>> run(Scan& scan, core::Deadline deadline);
+
+private:
+    static core::Task<void> copy_piece(Copier& self, Extent piece, Buffer buffer);
+    static core::Task<void> zero_piece(Copier& self, Extent piece, Buffer place);
+    core::Task<core::Result<>> dispatch(Scan& scan);
+    core::Task<core::Result<>> write_parts(Extent piece, Buffer buffer);
+    core::Task<core::Result<>> write_zeroes(Extent piece, Buffer buffer);
+    core::Error explain(core::Error error, bool writing) const;
+    void failed(core::Error error);
+    void begin() {
+        ++running_;
+        idle_.reset();
+    }
+    void end() {
+        if (--running_ == 0) idle_.set();
+    }
+
+    Ends ends_;
+    Buffers& buffers_;
+    Pace* pace_;
+    CopyCounters& counters_;
+    core::LinkedStop* stop_ = nullptr;
+    std::optional<core::Deadline> deadline_;
+    std::optional<core::Error> error_;
+    std::size_t running_ = 0;
+    core::Event idle_;
+    core::Scope scope_;
+};
+
+}  // namespace storage

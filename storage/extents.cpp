@@ -1,0 +1,69 @@
+#include "storage/extents.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace storage {
+
+void append(std::vector<Extent>& extents, Extent extent) {
+    if (extent.length == 0) return;
+    if (!extents.empty() && extents.back().end() == extent.offset &&
+        extents.back().zero == extent.zero) {
+        extents.back().length += extent.length;
+    } else {
+        extents.push_back(extent);
+    }
+}
+
+std::uint64_t total_bytes(std::vector<Extent> const& extents) {
+    std::uint64_t sum = 0;
+    for (auto const& extent : extents) sum += extent.length;
+    return sum;
+}
+
+void coarsen(std::vector<Extent>& extents, std::size_t count_max) {
+    if (extents.size() <= count_max || count_max == 0) return;
+    // The gap that has to be bridged so that enough of them disappear.
+    std::vector<std::uint64_t> gaps;
+    for (std::size_t i = 1; i < extents.size(); ++i) {
+        gaps.push_back(extents[i].offset - extents[i - 1].end());
+    }
+    std::size_t const joins = extents.size() - count_max;
+    auto const limit = gaps.begin() + static_cast<std::ptrdiff_t>(joins - 1);
+    std::nth_element(gaps.begin(), limit, gaps.end());
+    std::uint64_t const bridged = *limit;
+    std::vector<Extent> joined;
+    for (auto const& extent : extents) {
+        if (!joined.empty() && extent.offset - joined.back().end() <= bridged) {
+            joined.back().length = extent.end() - joined.back().offset;
+            joined.back().zero = false;
+        } else {
+            joined.push_back(extent);
+        }
+    }
+    extents = std::move(joined);
+}
+
+bool is_zero(std::span<std::byte const> bytes) {
+    // The first word by hand, then the whole against itself shifted: memcmp is vectorised.
+    constexpr std::size_t head = 16;
+    for (std::size_t i = 0; i < std::min(head, bytes.size()); ++i) {
+        if (bytes[i] != std::byte{0}) return false;
+    }
+    return bytes.size() <= head ||
+           std::memcmp(bytes.data(), bytes.data() + head, bytes.size() - head) == 0;
+}
+
+std::vector<Extent> split_zeroes(std::span<std::byte const> bytes, std::size_t run_min) {
+    std::vector<Extent> parts;
+    for (std::size_t at = 0; at < bytes.size(); at += run_min) {
+        std::size_t const length = std::min(run_min, bytes.size() - at);
+        // A short rest counts as zero only with a zero run before it, or alone.
+        bool zero = is_zero(bytes.subspan(at, length));
+        if (length < run_min && !parts.empty() && !parts.back().zero) zero = false;
+        append(parts, {at, length, zero});
+    }
+    return parts;
+}
+
+}  // namespace storage

@@ -1,0 +1,241 @@
+#include "storage/image.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+
+#include "core/fd.hpp"
+#include "core/json.hpp"
+#include "core/process.hpp"
+#include "core/sync.hpp"
+#include "storage/limits.hpp"
+
+namespace storage {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::fail_errno;
+using core::Fd;
+using core::Result;
+using core::Task;
+
+namespace {
+
+// Where QEMU locks an image (its file-posix driver): one byte for each permission held or not
+// shared.
+constexpr off_t qemu_lock_bytes_begin = 100;
+constexpr off_t qemu_lock_bytes_length = 200;
+
+// Between the name of a disk and the epoch in which it moved away.
+constexpr std::string_view tombstone_mark = ".moved-";
+
+struct Output {
+    int status = 0;
+    std::string text;
+    std::string errors;
+};
+
+Task<Result<>> read_all(core::Loop& loop, int fd, std::string& text, Deadline deadline) {
+    std::vector<std::byte> chunk(64 * 1024);
+    for (;;) {
+        CO_TRY(int const count, co_await loop.read(fd, chunk, deadline));
+        if (count == 0) co_return Result<>{};
+        text.append(reinterpret_cast<char const*>(chunk.data()), static_cast<std::size_t>(count));
+        if (text.size() > limits::qemu_img_output_bytes_max) {
+            co_return fail(Errc::protocol, "qemu-img says more than {} bytes",
+                           limits::qemu_img_output_bytes_max);
+        }
+    }
+}
+
+Task<Result<Output>> qemu_img(core::Loop& loop, std::vector<std::string> arguments,
+                              Deadline deadline) {
+    deadline = deadline.sooner(limits::qemu_img);
+    int out[2];
+    int err[2];
+    if (pipe2(out, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
+    Fd out_read(out[0]);
+    Fd out_write(out[1]);
+    if (pipe2(err, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
+    Fd err_read(err[0]);
+    Fd err_write(err[1]);
+    arguments.insert(arguments.begin(), "qemu-img");
+    core::SpawnOptions options;
+    options.stdout_fd = out_write.get();
+    options.stderr_fd = err_write.get();
+    CO_TRY(auto process, core::spawn(arguments, options));
+    out_write.reset();
+    err_write.reset();
+    Output output;
+    // One after the other: qemu-img's complaints fit a pipe (64 KiB) many times over.
+    auto read = co_await read_all(loop, out_read.get(), output.text, deadline);
+    if (read) read = co_await read_all(loop, err_read.get(), output.errors, deadline);
+    if (!read) (void)process.signal(SIGKILL);
+    CO_TRY(output.status, co_await core::wait_exit(loop, process, Deadline::never()));
+    CO_TRY_VOID(std::move(read));
+    while (!output.errors.empty() && output.errors.back() == '\n') output.errors.pop_back();
+    co_return output;
+}
+
+// As qemu-img wants it: "a:b" would be taken for a protocol.
+std::string plain(std::string const& path) { return path.starts_with('/') ? path : "./" + path; }
+
+Result<> sync_directory_of(std::string const& path) {
+    auto directory = std::filesystem::path(path).parent_path().string();
+    if (directory.empty()) directory = ".";
+    Fd const fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!fd || fsync(fd.get()) < 0) return fail_errno(errno, "cannot sync {}", directory);
+    return {};
+}
+
+bool exists(std::string const& path) {
+    struct stat status{};
+    return lstat(path.c_str(), &status) == 0;
+}
+
+Result<> move_file(std::string const& from, std::string const& to) {
+    struct stat status{};
+    if (lstat(from.c_str(), &status) == 0 && S_ISBLK(status.st_mode)) {
+        return fail(Errc::invalid, "{} is a block device: it cannot be marked by its name", from);
+    }
+    if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) < 0) {
+        if (errno == ENOENT && exists(to)) return sync_directory_of(to);  // done before
+        return fail_errno(errno, "cannot rename {} to {}", from, to);
+    }
+    return sync_directory_of(to);
+}
+
+}  // namespace
+
+Task<Result<ImageInfo>> image_info(core::Loop& loop, std::string path, std::string format,
+                                   Deadline deadline) {
+    if (access(path.c_str(), R_OK) < 0)
+        co_return fail_errno(errno, "cannot read the disk {}", path);
+    std::vector<std::string> arguments{"info", "--output=json", "-U"};
+    if (!format.empty()) arguments.insert(arguments.end(), {"-f", format});
+    arguments.push_back(plain(path));
+    CO_TRY(auto const output, co_await qemu_img(loop, std::move(arguments), deadline));
+    if (output.status != 0) {
+        co_return fail(Errc::invalid, "the disk {} is no usable image: {}", path, output.errors);
+    }
+    CO_TRY(auto const json, core::Json::parse(output.text));
+    ImageInfo info;
+    info.path = path;
+    CO_TRY(info.format, json.text("format"));
+    CO_TRY(auto const virtual_bytes, json.integer("virtual-size"));
+    info.virtual_bytes = static_cast<std::uint64_t>(virtual_bytes);
+    info.allocated_bytes = static_cast<std::uint64_t>(json["actual-size"].integer_or(0));
+    if (json.has("cluster-size")) {
+        info.cluster_bytes = static_cast<std::uint64_t>(json["cluster-size"].integer_or(0));
+    }
+    info.backing_file = json["backing-filename"].text_or("");
+    info.backing_format = json["backing-filename-format"].text_or("");
+    info.encrypted = json["encrypted"].boolean_or(false);
+    info.has_internal_snapshots = json["snapshots"].size() > 0;
+    co_return info;
+}
+
+Task<Result<>> create_image(core::Loop& loop, std::string path, std::string format,
+                            std::uint64_t virtual_bytes, CreateOptions options, Deadline deadline) {
+    if (format != "raw" && format != "qcow2") {
+        co_return fail(Errc::invalid, "cannot create a disk of format {}: only raw and qcow2",
+                       format);
+    }
+    Fd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, options.mode));
+    if (!file) co_return fail_errno(errno, "cannot create the disk {}", path);
+    Result<> made;
+    if (format == "raw") {
+        if (ftruncate(file.get(), static_cast<off_t>(virtual_bytes)) < 0) {
+            made = fail_errno(errno, "cannot make the disk {} {} bytes long", path, virtual_bytes);
+        }
+    } else {
+        std::vector<std::string> arguments{"create", "-q", "-f", format};
+        if (options.cluster_bytes != 0) {
+            arguments.insert(arguments.end(),
+                             {"-o", fmt::format("cluster_size={}", options.cluster_bytes)});
+        }
+        arguments.insert(arguments.end(), {plain(path), fmt::format("{}", virtual_bytes)});
+        auto const output = co_await qemu_img(loop, std::move(arguments), deadline);
+        if (!output) {
+            made = std::unexpected(output.error());
+        } else if (output->status != 0) {
+            made = fail(Errc::io, "cannot create the disk {}: {}", path, output->errors);
+        }
+    }
+    if (made && fsync(file.get()) < 0) made = fail_errno(errno, "cannot sync the disk {}", path);
+    if (made) made = sync_directory_of(path);
+    if (!made) (void)unlink(path.c_str());
+    co_return made;
+}
+
+Result<std::uint64_t> free_bytes(std::string const& directory) {
+    struct statvfs status{};
+    if (statvfs(directory.c_str(), &status) < 0) {
+        return fail_errno(errno, "cannot ask for the free space of {}", directory);
+    }
+    return status.f_bavail * status.f_frsize;
+}
+
+Result<std::uint64_t> allocated_bytes(std::string const& path) {
+    struct stat status{};
+    if (stat(path.c_str(), &status) < 0) return fail_errno(errno, "cannot look at {}", path);
+    constexpr std::uint64_t stat_block_bytes = 512;
+    return static_cast<std::uint64_t>(status.st_blocks) * stat_block_bytes;
+}
+
+Result<bool> in_use(std::string const& path) {
+    Fd const file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file) return fail_errno(errno, "cannot read the disk {}", path);
+    struct stat status{};
+    if (fstat(file.get(), &status) < 0) return fail_errno(errno, "cannot look at {}", path);
+    if (!S_ISREG(status.st_mode)) return false;
+    struct flock lock{};
+    lock.l_type = F_WRLCK;  // in the way of every lock, shared ones too
+    lock.l_whence = SEEK_SET;
+    lock.l_start = qemu_lock_bytes_begin;
+    lock.l_len = qemu_lock_bytes_length;
+    if (fcntl(file.get(), F_OFD_GETLK, &lock) < 0) {
+        return fail_errno(errno, "cannot ask for the locks of {}", path);
+    }
+    return lock.l_type != F_UNLCK;
+}
+
+std::string tombstone_path(std::string const& path, std::string const& epoch) {
+    return path + std::string(tombstone_mark) + epoch;
+}
+
+Result<> tombstone(std::string const& path, std::string const& epoch) {
+    return move_file(path, tombstone_path(path, epoch));
+}
+
+Result<> untombstone(std::string const& path, std::string const& epoch) {
+    return move_file(tombstone_path(path, epoch), path);
+}
+
+Result<std::vector<std::string>> remove_tombstones(std::string const& path) {
+    auto directory = std::filesystem::path(path).parent_path();
+    if (directory.empty()) directory = ".";
+    auto const prefix =
+        std::filesystem::path(path).filename().string() + std::string(tombstone_mark);
+    std::vector<std::string> removed;
+    std::error_code error;
+    auto entry = std::filesystem::directory_iterator(directory, error);
+    for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+        if (!entry->path().filename().string().starts_with(prefix)) continue;
+        auto const name = entry->path().string();
+        if (unlink(name.c_str()) < 0) return fail_errno(errno, "cannot remove {}", name);
+        removed.push_back(name);
+    }
+    if (error) return fail_errno(error.value(), "cannot list {}", directory.string());
+    return removed;
+}
+
+}  // namespace storage

@@ -1,0 +1,267 @@
+#include "storage/mirror.hpp"
+
+#include <algorithm>
+#include <cassert>
+
+#include "core/log.hpp"
+#include "storage/limits.hpp"
+#include "storage/mirror_implementation.hpp"
+#include "storage/together.hpp"
+
+namespace storage {
+
+using core::Clock;
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Result;
+using core::Task;
+
+namespace {
+
+// A unix socket's address holds 107 characters; "/nbd.sock" is ours.
+constexpr std::size_t directory_characters_max = 98;
+
+// Connections QEMU must accept beyond those counted: a handshake that overlaps with a goodbye.
+constexpr std::uint32_t spare_connections = 8;
+
+bool is_name(std::string const& text) {
+    return !text.empty() && std::ranges::all_of(text, [](char c) {
+        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+               c == '-' || c == '.' || c == '_';
+    });
+}
+
+}  // namespace
+
+Mirror::Implementation::Implementation(core::Loop& loop_, qmp::Client& client_,
+                                       std::vector<Disk> disks_, Destination destination_,
+                                       MirrorOptions options_)
+    : loop(loop_),
+      client(client_),
+      destination(std::move(destination_)),
+      options(std::move(options_)),
+      exports(loop_, client_, options.directory, options.epoch),
+      buffers(loop_,
+              options.in_flight_bytes == 0
+                  ? limits::in_flight_bytes_max
+                  : std::clamp(options.in_flight_bytes, limits::request_bytes_max,
+                               limits::in_flight_bytes_max),
+              limits::in_flight_requests_max),
+      pace(loop_) {
+    pace.set(options.bandwidth_bytes_per_second);
+    for (auto& disk : disks_) disks.push_back(std::make_unique<MirrorDisk>(loop_, std::move(disk)));
+}
+
+Result<> Mirror::Implementation::check() const {
+    if (disks.empty()) return fail(Errc::invalid, "there is no disk to copy");
+    if (disks.size() > limits::disks_max) {
+        return fail(Errc::invalid, "{} disks are more than the {} one guest may have", disks.size(),
+                    limits::disks_max);
+    }
+    if (!is_name(options.epoch) || options.epoch.size() > limits::epoch_characters_max) {
+        return fail(Errc::invalid, "'{}' cannot name a migration", options.epoch);
+    }
+    if (options.directory.empty() || options.directory.size() > directory_characters_max) {
+        return fail(Errc::invalid, "the directory '{}' is too long for a socket in it",
+                    options.directory);
+    }
+    return {};
+}
+
+std::vector<std::string> Mirror::Implementation::nodes() const {
+    std::vector<std::string> all;
+    for (auto const& one : disks) all.push_back(one->disk.node);
+    return all;
+}
+
+unsigned Mirror::Implementation::connections() const {
+    return options.connections == 0 ? limits::connections_default
+                                    : std::min(options.connections, limits::connections_max);
+}
+
+std::string Mirror::Implementation::bitmap_export(unsigned round, std::size_t disk) const {
+    return exports.export_id(fmt::format("b{}", round), disk);
+}
+
+std::string Mirror::Implementation::bitmap_context(unsigned round) const {
+    return "qemu:dirty-bitmap:" + exports.bitmap_name(round);
+}
+
+CopyCounters Mirror::Implementation::counters() const {
+    CopyCounters sum;
+    for (auto const& one : disks) {
+        sum.data_bytes += one->counters.data_bytes;
+        sum.zero_bytes += one->counters.zero_bytes;
+        sum.requests += one->counters.requests;
+    }
+    return sum;
+}
+
+Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
+    CO_TRY_VOID(check());
+    phase = MirrorPhase::preparing;
+    CO_TRY(cleared, co_await exports.clear_leftovers(deadline));
+    auto const per_disk = connections() + 2;  // the data, and the bitmaps of two rounds
+    auto const limit = static_cast<std::uint32_t>(disks.size() * per_disk) + spare_connections;
+    CO_TRY_VOID(co_await exports.start_server(limit, deadline));
+    // Before anything is read: a write from here on is in the bitmap.
+    CO_TRY_VOID(co_await exports.add_bitmaps(nodes(), next_round, deadline));
+    rounds.push_back(next_round++);
+    rotated_at = Clock::now();
+    connected = true;
+    CO_TRY_VOID(co_await open_bitmaps(0, deadline));
+    std::vector<Task<Result<>>> tasks;
+    for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_disk(i, deadline));
+    co_return co_await together(loop, std::move(tasks));
+}
+
+Task<Result<>> Mirror::Implementation::open_disk(std::size_t index, Deadline deadline) {
+    MirrorDisk& one = *disks[index];
+    std::vector<std::string> const contexts{"base:allocation"};
+    auto const id = exports.export_id("data", index);
+    CO_TRY_VOID(co_await exports.add_export(id, one.disk.node, "", deadline));
+    NbdAddress const ours{exports.socket_path(), "", "", "", ""};
+    // Without the stop token: see rotate().
+    CO_TRY_VOID(
+        co_await one.source.open(ours, id, contexts, connections(), Deadline(deadline.at(), {})));
+    NbdAddress const theirs{"", destination.host, destination.port, destination.psk_username,
+                            destination.psk_file};
+    CO_TRY_VOID(
+        co_await one.target.open(theirs, one.disk.export_name, contexts, connections(), deadline));
+    std::uint64_t const size = one.source.traits().size;
+    if (one.target.traits().size != size) {
+        co_return fail(Errc::refused,
+                       "disk {} has {} bytes here and {} at the destination: make it the same "
+                       "size there",
+                       one.disk.name, size, one.target.traits().size);
+    }
+    if (one.target.traits().read_only) {
+        co_return fail(Errc::refused, "the destination offers disk {} read-only", one.disk.name);
+    }
+    one.report.virtual_bytes = size;
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::copy_final(Deadline deadline) {
+    if (broken) co_return std::unexpected(*broken);
+    if (!bulk_done || rounds.empty()) {
+        co_return fail(Errc::invalid, "the last delta cannot be copied before the disks were");
+    }
+    phase = MirrorPhase::final_delta;
+    CO_TRY_VOID(co_await open_bitmaps(0, deadline));  // nothing to do but after a failure
+    std::vector<Task<Result<>>> tasks;
+    for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(finish_disk(i, deadline));
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    for (auto const& one : disks) one->target.say_goodbye();
+    phase = MirrorPhase::copied;
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::finish_disk(std::size_t index, Deadline deadline) {
+    MirrorDisk& one = *disks[index];
+    RoundReport report;
+    auto const begun = Clock::now();
+    CO_TRY_VOID(co_await copy_owed(index, true, report, deadline));
+    auto const copied = Clock::now();
+    CO_TRY_VOID(co_await one.target.first().flush(deadline));
+    final_copy = std::max(final_copy, copied - begun);
+    final_flush = std::max(final_flush, Clock::now() - copied);
+    one.report.final_bytes = report.dirty_bytes;
+    co_return Result<>{};
+}
+
+// Deleted in QEMU first, closed here afterwards: see Nbd::close.
+Task<Result<>> Mirror::Implementation::drop(Deadline deadline) {
+    if (client.open()) {
+        auto removed = co_await exports.remove_all(deadline);
+        if (!removed && client.open()) co_return removed;
+    }
+    co_await close_connections();
+    rounds.clear();
+    phase = MirrorPhase::dropped;
+    co_return Result<>{};
+}
+
+namespace {
+
+Task<Result<>> close_pool(NbdPool& pool) {
+    co_await pool.close();
+    co_return Result<>{};
+}
+
+Task<Result<>> close_one(Nbd& nbd) {
+    co_await nbd.close();
+    co_return Result<>{};
+}
+
+}  // namespace
+
+Task<void> Mirror::Implementation::close_connections() {
+    std::vector<Task<Result<>>> tasks;
+    for (auto const& one : disks) {
+        tasks.push_back(close_pool(one->source));
+        tasks.push_back(close_pool(one->target));
+        for (auto const& bitmap : one->bitmaps) {
+            if (bitmap) tasks.push_back(close_one(*bitmap));
+        }
+    }
+    (void)co_await together(loop, std::move(tasks));  // closing cannot fail
+    for (auto const& one : disks) one->bitmaps.clear();
+    connected = false;
+}
+
+Mirror::Mirror(core::Loop& loop, qmp::Client& client, std::vector<Disk> disks,
+               Destination destination, MirrorOptions options)
+    : implementation_(std::make_unique<Implementation>(
+          loop, client, std::move(disks), std::move(destination), std::move(options))) {}
+
+Mirror::~Mirror() { assert(!implementation_->connected); }
+
+Task<Result<>> Mirror::prepare(Deadline deadline) {
+    auto prepared = co_await implementation_->prepare(deadline);
+    if (!prepared) {
+        co_return std::unexpected(std::move(prepared.error()).while_doing("preparing the disks"));
+    }
+    co_return prepared;
+}
+
+Task<Result<Nearness>> Mirror::copy_until_near(Deadline deadline) {
+    return implementation_->copy_until_near(std::move(deadline));
+}
+
+Task<Result<>> Mirror::arm(Deadline deadline) {
+    if (implementation_->rounds.empty()) {
+        co_return fail(Errc::invalid, "there is no bitmap to open before prepare");
+    }
+    co_return co_await implementation_->open_bitmaps(implementation_->rounds.size() - 1, deadline);
+}
+
+Task<void> Mirror::keep_near(std::stop_token stop) {
+    return implementation_->keep_near(std::move(stop));
+}
+
+std::optional<core::Error> const& Mirror::broken() const { return implementation_->broken; }
+
+Nearness Mirror::nearness() const { return implementation_->nearness; }
+
+Task<Result<>> Mirror::copy_final(Deadline deadline) {
+    auto copied = co_await implementation_->copy_final(deadline);
+    if (!copied) {
+        co_return std::unexpected(
+            std::move(copied.error()).while_doing("copying the last delta of the disks"));
+    }
+    co_return copied;
+}
+
+Task<Result<>> Mirror::drop(Deadline deadline) {
+    return implementation_->drop(std::move(deadline));
+}
+
+void Mirror::set_bandwidth(std::uint64_t bytes_per_second) {
+    implementation_->pace.set(bytes_per_second);
+}
+
+Progress Mirror::progress() const { return implementation_->progress(); }
+
+}  // namespace storage

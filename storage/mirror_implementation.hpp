@@ -1,0 +1,116 @@
+// What a Mirror has and does, in three files: mirror.cpp (life: prepare, final, drop),
+// mirror_rounds.cpp (bulk and rounds), mirror_report.cpp (progress and report). Used by these only.
+#pragma once
+
+#include <deque>
+#include <span>
+
+#include "storage/copier.hpp"
+#include "storage/exports.hpp"
+#include "storage/mirror.hpp"
+
+namespace storage {
+
+/// One disk and its connections.
+struct MirrorDisk {
+    MirrorDisk(core::Loop& loop, Disk disk_) : disk(std::move(disk_)), source(loop), target(loop) {
+        report.name = disk.name;
+        report.virtual_bytes = disk.virtual_bytes;
+    }
+    Disk disk;
+    NbdPool source;  ///< The disk's data, without bitmaps: open from prepare() to drop().
+    NbdPool target;
+    /// One for each of Implementation::rounds: the export of that round's bitmap. Null: not open.
+    std::deque<std::unique_ptr<Nbd>> bitmaps;
+    CopyCounters counters;
+    std::uint64_t dirty_bytes_total = 0;  ///< What the rounds found dirty, for progress.
+    DiskReport report;
+};
+
+/// How fast it goes, as measured.
+struct Rates {
+    double bytes_per_second = 0;
+    double requests_per_second = 0;
+    core::Clock::duration flush{};  ///< One flush of all disks at the destination.
+
+    /// A pass over all disks has ended.
+    void note(std::uint64_t bytes, std::uint64_t requests, core::Clock::duration took);
+    [[nodiscard]] core::Clock::duration copy_time(std::uint64_t bytes,
+                                                  std::uint64_t requests) const;
+};
+
+struct Mirror::Implementation {
+    Implementation(core::Loop& loop_, qmp::Client& client_, std::vector<Disk> disks_,
+                   Destination destination_, MirrorOptions options_);
+
+    [[nodiscard]] core::Result<> check() const;
+    [[nodiscard]] std::vector<std::string> nodes() const;
+    [[nodiscard]] unsigned connections() const;
+    [[nodiscard]] std::string bitmap_export(unsigned round, std::size_t disk) const;
+    [[nodiscard]] std::string bitmap_context(unsigned round) const;
+    [[nodiscard]] CopyCounters counters() const;  ///< Of all disks.
+
+    // Life.
+    core::Task<core::Result<>> prepare(core::Deadline deadline);
+    core::Task<core::Result<>> open_disk(std::size_t index, core::Deadline deadline);
+    core::Task<core::Result<>> copy_final(core::Deadline deadline);
+    core::Task<core::Result<>> finish_disk(std::size_t index, core::Deadline deadline);
+    core::Task<core::Result<>> drop(core::Deadline deadline);
+    core::Task<void> close_connections();
+
+    // Bulk and rounds.
+    core::Task<core::Result<>> bulk(core::Deadline deadline);
+    core::Task<core::Result<>> bulk_disk(std::size_t index, core::Deadline deadline);
+    core::Task<core::Result<>> round(core::Deadline deadline);
+    core::Task<core::Result<>> rotate(core::Deadline deadline);
+    core::Task<core::Result<>> open_bitmap(std::size_t disk, std::size_t slot,
+                                           core::Deadline deadline);
+    core::Task<core::Result<>> open_bitmaps(std::size_t slot, core::Deadline deadline);
+    core::Task<core::Result<>> drop_bitmaps(std::size_t slot, core::Deadline deadline);
+    core::Task<core::Result<>> copy_owed(std::size_t index, bool final, RoundReport& report,
+                                         core::Deadline deadline);
+    core::Task<core::Result<>> flush_targets(core::Deadline deadline);
+    core::Task<core::Result<>> flush_both(core::Deadline deadline);
+    core::Task<core::Result<>> measure(core::Deadline deadline);
+    core::Task<core::Result<>> count_dirty(std::size_t index, std::uint64_t& bytes,
+                                           std::uint64_t& requests, core::Deadline deadline);
+    core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
+    core::Task<void> keep_near(std::stop_token stop);
+
+    // Report.
+    [[nodiscard]] Progress progress();
+
+    core::Loop& loop;
+    qmp::Client& client;
+    Destination destination;
+    MirrorOptions options;
+    SourceExports exports;
+    Buffers buffers;
+    Pace pace;
+    std::vector<std::unique_ptr<MirrorDisk>> disks;
+    /// Numbers of the bitmaps there are, oldest first. The oldest holds everything that is owed to
+    /// the destination; there are two only within a round.
+    std::deque<unsigned> rounds;
+    unsigned next_round = 0;
+    core::Clock::time_point rotated_at{};
+    bool bulk_done = false;
+    bool connected = false;  ///< Connections may exist.
+    MirrorPhase phase = MirrorPhase::idle;
+    Nearness nearness;
+    Rates rates;
+    std::optional<core::Error> broken;
+    std::vector<std::string> cleared;
+    core::Clock::duration final_status{};
+    core::Clock::duration final_copy{};
+    core::Clock::duration final_flush{};
+
+    struct Sample {
+        core::Clock::time_point at;
+        std::uint64_t done_bytes;
+        std::uint64_t copied_bytes;
+    };
+    std::deque<Sample> samples;
+    Progress told;  ///< What progress() said last: it never goes back.
+};
+
+}  // namespace storage

@@ -1,0 +1,268 @@
+#include <algorithm>
+
+#include "core/log.hpp"
+#include "storage/limits.hpp"
+#include "storage/mirror_implementation.hpp"
+#include "storage/together.hpp"
+
+namespace storage {
+
+using core::Clock;
+using core::Deadline;
+using core::Errc;
+using core::Result;
+using core::Task;
+
+namespace {
+
+double in_seconds(Clock::duration span) { return std::chrono::duration<double>(span).count(); }
+
+core::milliseconds in_ms(Clock::duration span) {
+    return std::chrono::ceil<core::milliseconds>(span);
+}
+
+// Requests that the copier makes of these extents.
+std::uint64_t requests_of(std::vector<Extent> const& extents) {
+    std::uint64_t count = 0;
+    for (auto const& extent : extents) count += extent.length / limits::request_bytes_max + 1;
+    return count;
+}
+
+Task<Result<>> flush_one(Nbd& nbd, Deadline deadline) {
+    if (!nbd.traits().can_flush) co_return Result<>{};
+    co_return co_await nbd.flush(std::move(deadline));
+}
+
+}  // namespace
+
+void Rates::note(std::uint64_t bytes, std::uint64_t requests, Clock::duration took) {
+    double const span = std::max(in_seconds(took), 1e-6);
+    if (bytes >= limits::rate_bytes_min) bytes_per_second = static_cast<double>(bytes) / span;
+    if (requests >= limits::rate_requests_min && bytes / requests < limits::request_bytes_max / 4) {
+        requests_per_second = static_cast<double>(requests) / span;
+    }
+}
+
+Clock::duration Rates::copy_time(std::uint64_t bytes, std::uint64_t requests) const {
+    double const per_second =
+        requests_per_second > 0 ? requests_per_second : limits::requests_per_second_assumed;
+    double span = static_cast<double>(requests) / per_second;
+    if (bytes_per_second > 0) span = std::max(span, static_cast<double>(bytes) / bytes_per_second);
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(span));
+}
+
+Task<Result<>> Mirror::Implementation::bulk(Deadline deadline) {
+    phase = MirrorPhase::bulk;
+    auto const begun = Clock::now();
+    auto const before = counters();
+    std::vector<Task<Result<>>> tasks;
+    for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(bulk_disk(i, deadline));
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    auto const after = counters();
+    rates.note(after.data_bytes - before.data_bytes, after.requests - before.requests,
+               Clock::now() - begun);
+    CO_TRY_VOID(co_await flush_targets(deadline));
+    bulk_done = true;
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline deadline) {
+    MirrorDisk& one = *disks[index];
+    auto const begun = Clock::now();
+    std::uint64_t const before = one.counters.data_bytes;
+    AllocationScan scan(one.source, one.target);
+    Copier copier(loop, {one.disk.name, one.source, one.target}, buffers, &pace, one.counters);
+    CO_TRY_VOID(co_await copier.run(scan, deadline));
+    std::uint64_t const copied = one.counters.data_bytes - before;
+    one.report.copied_bytes += copied;
+    one.report.rounds.push_back({scan.data_bytes(), copied, in_ms(Clock::now() - begun)});
+    co_return Result<>{};
+}
+
+// The newest bitmap begins; the one before goes on recording and stays exported, so that from here
+// on both hold every write. Not to be interrupted half way: a handshake that we cut is a
+// client-first disconnect (see Nbd::close), so the stop token is left out and only time bounds it.
+Task<Result<>> Mirror::Implementation::rotate(Deadline deadline) {
+    deadline = Deadline(deadline.at(), {});
+    while (rounds.size() >
+           1) {  // a round that failed: its older bitmap holds all that the newer does
+        CO_TRY_VOID(co_await drop_bitmaps(rounds.size() - 1, deadline));
+    }
+    CO_TRY_VOID(co_await exports.add_bitmaps(nodes(), next_round, deadline));
+    rounds.push_back(next_round++);
+    rotated_at = Clock::now();
+    co_return co_await open_bitmaps(rounds.size() - 1, deadline);
+}
+
+Task<Result<>> Mirror::Implementation::open_bitmap(std::size_t disk, std::size_t slot,
+                                                   Deadline deadline) {
+    MirrorDisk& one = *disks[disk];
+    unsigned const round = rounds[slot];
+    auto const id = bitmap_export(round, disk);
+    CO_TRY_VOID(
+        co_await exports.add_export(id, one.disk.node, exports.bitmap_name(round), deadline));
+    NbdAddress const ours{exports.socket_path(), "", "", "", ""};
+    CO_TRY(one.bitmaps[slot],
+           co_await Nbd::connect(loop, ours, id, {bitmap_context(round)}, deadline));
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::open_bitmaps(std::size_t slot, Deadline deadline) {
+    deadline = Deadline(deadline.at(), {});
+    std::vector<Task<Result<>>> tasks;
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        disks[i]->bitmaps.resize(rounds.size());
+        if (!disks[i]->bitmaps[slot]) tasks.push_back(open_bitmap(i, slot, deadline));
+    }
+    co_return co_await together(loop, std::move(tasks));
+}
+
+Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline deadline) {
+    unsigned const round = rounds[slot];
+    std::vector<std::string> ids;
+    for (std::size_t i = 0; i < disks.size(); ++i) ids.push_back(bitmap_export(round, i));
+    CO_TRY_VOID(co_await exports.remove_exports(std::move(ids), deadline));
+    for (auto const& one : disks) {
+        if (slot >= one->bitmaps.size()) continue;
+        if (one->bitmaps[slot]) co_await one->bitmaps[slot]->close();
+        one->bitmaps.erase(one->bitmaps.begin() + static_cast<std::ptrdiff_t>(slot));
+    }
+    rounds.erase(rounds.begin() + static_cast<std::ptrdiff_t>(slot));
+    co_return co_await exports.remove_bitmaps(nodes(), round, deadline);
+}
+
+Task<Result<>> Mirror::Implementation::copy_owed(std::size_t index, bool final, RoundReport& report,
+                                                 Deadline deadline) {
+    MirrorDisk& one = *disks[index];
+    auto const begun = Clock::now();
+    CO_TRY(auto dirty, co_await dirty_extents(loop, *one.bitmaps.front(),
+                                              bitmap_context(rounds.front()), deadline));
+    if (final) final_status = std::max(final_status, Clock::now() - begun);
+    report.dirty_bytes = total_bytes(dirty);
+    one.dirty_bytes_total += report.dirty_bytes;
+    std::uint64_t const before = one.counters.data_bytes;
+    DirtyScan scan(one.source, std::move(dirty), !final);
+    Copier copier(loop, {one.disk.name, one.source, one.target}, buffers, final ? nullptr : &pace,
+                  one.counters);
+    auto copied = co_await copier.run(scan, deadline);
+    report.copied_bytes = one.counters.data_bytes - before;
+    one.report.copied_bytes += report.copied_bytes;
+    report.took = in_ms(Clock::now() - begun);
+    co_return copied;
+}
+
+Task<Result<>> Mirror::Implementation::flush_targets(Deadline deadline) {
+    auto const begun = Clock::now();
+    std::vector<Task<Result<>>> tasks;
+    for (auto const& one : disks) tasks.push_back(flush_one(one->target.first(), deadline));
+    auto flushed = co_await together(loop, std::move(tasks));
+    if (flushed) rates.flush = Clock::now() - begun;
+    co_return flushed;
+}
+
+Task<Result<>> Mirror::Implementation::flush_both(Deadline deadline) {
+    std::vector<Task<Result<>>> tasks;
+    tasks.push_back(flush_targets(deadline));
+    for (auto const& one : disks) {
+        tasks.push_back(flush_one(one->source.least_loaded(), deadline));
+    }
+    co_return co_await together(loop, std::move(tasks));
+}
+
+// One round. The older bitmap is removed only when the destination has flushed what was copied for
+// it.
+Task<Result<>> Mirror::Implementation::round(Deadline deadline) {
+    CO_TRY_VOID(co_await rotate(deadline));
+    auto const begun = Clock::now();
+    auto const before = counters();
+    std::vector<RoundReport> reports(disks.size());
+    std::vector<Task<Result<>>> tasks;
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        tasks.push_back(copy_owed(i, false, reports[i], deadline));
+    }
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    auto const after = counters();
+    rates.note(after.data_bytes - before.data_bytes, after.requests - before.requests,
+               Clock::now() - begun);
+    CO_TRY_VOID(co_await flush_targets(deadline));
+    for (std::size_t i = 0; i < disks.size(); ++i) disks[i]->report.rounds.push_back(reports[i]);
+    co_return co_await drop_bitmaps(0, Deadline(deadline.at(), {}));
+}
+
+Task<Result<>> Mirror::Implementation::count_dirty(std::size_t index, std::uint64_t& bytes,
+                                                   std::uint64_t& requests, Deadline deadline) {
+    CO_TRY(auto const dirty, co_await dirty_extents(loop, *disks[index]->bitmaps.back(),
+                                                    bitmap_context(rounds.back()), deadline));
+    bytes += total_bytes(dirty);
+    requests += requests_of(dirty);
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::measure(Deadline deadline) {
+    std::uint64_t bytes = 0;
+    std::uint64_t requests = 0;
+    std::vector<Task<Result<>>> tasks;
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        tasks.push_back(count_dirty(i, bytes, requests, deadline));
+    }
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    double const recording = std::max(in_seconds(Clock::now() - rotated_at), 1e-3);
+    nearness.delta_bytes = bytes;
+    nearness.predicted_copy = rates.copy_time(bytes, requests);
+    nearness.predicted = in_ms(nearness.predicted_copy + rates.flush);
+    nearness.rate_bytes_per_second = static_cast<std::uint64_t>(rates.bytes_per_second);
+    nearness.dirty_bytes_per_second =
+        static_cast<std::uint64_t>(static_cast<double>(bytes) / recording);
+    nearness.near = nearness.predicted <= options.max_blackout;
+    co_return Result<>{};
+}
+
+Task<Result<Nearness>> Mirror::Implementation::copy_until_near(Deadline deadline) {
+    if (!bulk_done) CO_TRY_VOID(co_await bulk(deadline));
+    phase = MirrorPhase::rounds;
+    unsigned stagnant = 0;
+    std::uint64_t before = UINT64_MAX;
+    nearness.converging = true;
+    for (unsigned i = 0; i < limits::rounds_max; ++i) {
+        CO_TRY_VOID(co_await measure(deadline));
+        bool const shrank =
+            before == UINT64_MAX || nearness.delta_bytes <= before / 100 * limits::shrink_percent;
+        stagnant = shrank ? 0 : stagnant + 1;
+        before = nearness.delta_bytes;
+        bool const small = nearness.delta_bytes <= limits::delta_small_bytes ||
+                           nearness.predicted_copy <= limits::final_copy_aim;
+        if (nearness.near && (small || !shrank)) break;
+        if (stagnant >= limits::stagnant_rounds_max) {
+            nearness.converging = false;
+            break;
+        }
+        CO_TRY_VOID(co_await round(deadline));
+    }
+    if (nearness.near) phase = MirrorPhase::near;
+    core::log::info("phase=rounds near={} delta_bytes={} predicted_ms={}", nearness.near,
+                    nearness.delta_bytes, nearness.predicted.count());
+    co_return nearness;
+}
+
+Task<void> Mirror::Implementation::keep_near(std::stop_token stop) {
+    phase = MirrorPhase::near;
+    auto const deadline = Deadline::never(stop);
+    auto next_look = Clock::now();
+    while (!stop.stop_requested()) {
+        auto result = co_await flush_both(deadline);
+        if (result && Clock::now() >= next_look) {
+            result = co_await measure(deadline);
+            if (result && nearness.predicted_copy > limits::final_copy_aim) {
+                result = co_await round(Deadline(Clock::now() + limits::near_round, stop));
+            }
+            next_look = Clock::now() + limits::delta_check_pause;
+        }
+        if (result) result = co_await core::sleep_for(loop, limits::flush_pause, stop);
+        if (!result && !stop.stop_requested()) {
+            broken = std::move(result.error()).while_doing("keeping the disks near");
+            break;
+        }
+    }
+}
+
+}  // namespace storage

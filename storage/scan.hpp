@@ -1,0 +1,76 @@
+// Scan: what of a disk is to be copied, piece after piece. AllocationScan walks the whole disk for
+// the bulk pass; DirtyScan walks what a bitmap says. Used by the copier.
+#pragma once
+
+#include <deque>
+#include <optional>
+#include <vector>
+
+#include "storage/nbd.hpp"
+
+namespace storage {
+
+/// A source of pieces: each at most one request long, in order of offset, never twice.
+class Scan {
+public:
+    virtual ~Scan() = default;
+    /// The next piece, or none at the end.
+    virtual core::Task<core::Result<std::optional<Extent>>> next(core::Deadline deadline) = 0;
+    /// Bytes passed over without anything to do, since the last call.
+    std::uint64_t take_skipped() { return std::exchange(skipped_, 0); }
+
+protected:
+    std::uint64_t skipped_ = 0;
+};
+
+/// Cuts the first piece off `extent`: data at multiples of limits::request_bytes_max, zeroes at
+/// limits::zero_request_bytes_max.
+Extent cut_piece(Extent& extent);
+
+/// The whole disk by base:allocation of the source. Where source and target both read as zeroes
+/// there is no piece. A server that cannot tell its allocation is read as if all were data.
+class AllocationScan : public Scan {
+public:
+    AllocationScan(NbdPool& source, NbdPool& target) : source_(source), target_(target) {}
+    core::Task<core::Result<std::optional<Extent>>> next(core::Deadline deadline) override;
+    /// Data bytes seen so far.
+    [[nodiscard]] std::uint64_t data_bytes() const { return data_bytes_; }
+
+private:
+    core::Task<core::Result<>> look_ahead(core::Deadline deadline);
+
+    NbdPool& source_;
+    NbdPool& target_;
+    std::uint64_t offset_ = 0;  ///< Up to here the allocation has been asked.
+    std::uint64_t data_bytes_ = 0;
+    std::deque<Extent> ahead_;
+};
+
+/// The given extents; long ones are looked up in base:allocation first, so that discarded space is
+/// not read.
+class DirtyScan : public Scan {
+public:
+    DirtyScan(NbdPool& source, std::vector<Extent> extents, bool look_up)
+        : source_(source), extents_(std::move(extents)), look_up_(look_up) {}
+    core::Task<core::Result<std::optional<Extent>>> next(core::Deadline deadline) override;
+
+private:
+    NbdPool& source_;
+    std::vector<Extent> extents_;
+    std::size_t index_ = 0;
+    bool look_up_;
+    std::deque<Extent> ahead_;
+};
+
+/// The dirty extents of the whole export, by its one bitmap context; several requests in flight. At
+/// most limits::extents_max of them, coarser when there are more.
+core::Task<core::Result<std::vector<Extent>>> dirty_extents(core::Loop& loop, Nbd& nbd,
+                                                            std::string context,
+                                                            core::Deadline deadline);
+
+/// The allocation of [offset, offset + length); all data when the server cannot tell.
+core::Task<core::Result<std::vector<Extent>>> allocation(Nbd& nbd, std::uint64_t offset,
+                                                         std::uint64_t length,
+                                                         core::Deadline deadline);
+
+}  // namespace storage

@@ -1,0 +1,31 @@
+// together(): several tasks side by side, joined; the first error is the answer. Used where disks
+// do not wait for each other.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "core/sync.hpp"
+
+namespace storage {
+
+namespace detail {
+inline core::Task<void> keep_first_error(core::Task<core::Result<>> task,
+                                         std::optional<core::Error>& first) {
+    auto result = co_await std::move(task);
+    if (!result && !first) first = std::move(result.error());
+}
+}  // namespace detail
+
+/// Runs all tasks at once and waits for all of them, also when one has failed.
+inline core::Task<core::Result<>> together(core::Loop& loop,
+                                           std::vector<core::Task<core::Result<>>> tasks) {
+    std::optional<core::Error> first;
+    core::Scope scope(loop);
+    for (auto& task : tasks) scope.spawn(detail::keep_first_error(std::move(task), first));
+    co_await scope.join();
+    if (first) co_return std::unexpected(std::move(*first));
+    co_return core::Result<>{};
+}
+
+}  // namespace storage
