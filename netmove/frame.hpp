@@ -53,15 +53,18 @@ Bytes gratuitous_arp(MacAddress const& mac, Address const& ipv4, ArpForm form,
 Bytes neighbour_advertisement(MacAddress const& mac, Address const& ipv6, bool router,
                               std::uint16_t vlan = 0);
 
-/// MLDv2 report that joins the solicited-node groups of these addresses (RFC 3810 5.2): a bridge
-/// that snoops would otherwise send neighbour solicitations for the guest to its old port until the
-/// next query, up to 125 s. From the first link-local address among them, else from :: (RFC 3590).
-/// Empty when there is no IPv6 address.
-Bytes multicast_report(MacAddress const& mac, std::span<Address const> ipv6,
-                       std::uint16_t vlan = 0);
+/// Groups one multicast report carries: a frame of 1,500 bytes has room for 72.
+constexpr std::size_t report_groups_max = 64;
 
-/// All that announces an interface: RARP, gratuitous ARP for each IPv4 address, MLD report and NA
-/// for IPv6, in each VLAN it uses, in this order.
+/// MLDv2 report that joins these groups (RFC 3810 5.2), at most report_groups_max. `source`: a
+/// link-local address of the station, or :: when it has none (RFC 3590).
+Bytes multicast_report(MacAddress const& mac, Address const& source,
+                       std::span<Address const> groups, std::uint16_t vlan = 0);
+
+/// All that announces an interface, for each VLAN it uses, in this order: RARP, gratuitous ARP for
+/// each IPv4 address, NA for each IPv6 address, and an MLD report for their solicited-node groups:
+/// a bridge that snoops would otherwise send neighbour solicitations for the guest to its old port
+/// until the next query, up to 125 s.
 std::vector<Bytes> announcements(MacAddress const& mac, std::span<GuestAddress const> addresses,
                                  bool router, ArpForm form);
 
@@ -75,6 +78,7 @@ std::uint16_t icmpv6_checksum(Address const& source, Address const& destination,
 struct EthernetFrame {
     MacAddress destination;
     MacAddress source;
+    int tags = 0;  ///< VLAN tags, 0-2.
     std::uint16_t vlan = 0;  ///< Of the innermost tag; 0: untagged or priority-tagged.
     std::uint16_t ether_type = 0;
     ByteView payload;
@@ -94,8 +98,8 @@ struct Learned {
 /// claims as its own: sender of ARP requests and gratuitous ARP, source of ND messages, target of
 /// its NA with Override; source of IPv4 and IPv6 packets only when their hop limit is an initial
 /// one (64, 128, 255), because a guest that routes sends other stations' packets from its MAC.
-/// Ignored: other stations' frames, ARP replies (they may be proxied), probes from 0.0.0.0 and DAD
-/// from ::, addresses no station can have.
+/// Ignored: other stations' frames, those under two VLAN tags, ARP replies (they may be proxied),
+/// probes from 0.0.0.0 and DAD from ::, addresses no station can have.
 Learned learn(MacAddress const& mac, EthernetFrame const& frame);
 
 }  // namespace netmove

@@ -39,10 +39,10 @@ struct GuestInterface {
     std::string tap;
     std::string bridge;  ///< Empty: the tap is in no bridge.
     MacAddress mac;
-    int mtu = 1500;        ///< Of the source's tap; the destination must offer at least this.
-    int queues = 1;        ///< Of the tap: the guest's queue pairs.
+    int mtu = 1500;  ///< Of the source's tap; the destination must offer at least this.
+    int queues = 1;  ///< Of the tap: the guest's queue pairs.
     bool vnet_hdr = true;
-    bool router = false;   ///< The guest is an IPv6 router (learned).
+    bool router = false;  ///< The guest is an IPv6 router (learned).
     std::vector<GuestAddress> addresses;  ///< Given or learned; most recently seen first.
 
     [[nodiscard]] core::Json to_json() const;
@@ -81,8 +81,8 @@ public:
 /// When and what a mover fired, for the report.
 struct Fired {
     std::string mover;
-    core::Clock::time_point at;           ///< When its fire() began.
-    core::Clock::duration took{};         ///< How long its fire() took.
+    core::Clock::time_point at;  ///< When its fire() began.
+    core::Clock::duration took{};  ///< How long its fire() took.
     std::vector<std::string> moved;
 };
 

@@ -31,7 +31,7 @@ struct BridgePort {
     /// Kernel's BR_STATE_*: 3 is forwarding. Without STP a port that is up forwards at once.
     int state = 0;
     bool learning = true;
-    bool unicast_flood = true;    ///< Gets frames to unknown stations.
+    bool unicast_flood = true;  ///< Gets frames to unknown stations.
     bool multicast_flood = true;  ///< Gets frames to groups nobody registered for.
     bool broadcast_flood = true;
     bool neighbour_suppression = false;  ///< The bridge answers ARP and ND itself (EVPN).
@@ -43,7 +43,7 @@ struct TunDetails {
     bool tap = false;  ///< false: a TUN device, which carries no Ethernet frames.
     bool persistent = false;
     bool multi_queue = false;
-    int queues = 0;           ///< Attached and enabled.
+    int queues = 0;  ///< Attached and enabled.
     int disabled_queues = 0;  ///< Attached, switched off by their owner.
 };
 
@@ -57,9 +57,9 @@ struct Link {
     int queue_length = 0;  ///< txqueuelen, frames.
     bool up = false;
     std::optional<BridgePort> port;  ///< When it is a port of a bridge.
-    std::optional<TunDetails> tun;   ///< When it is a tap or TUN device.
-    bool stp = false;                ///< When it is a bridge: it runs the spanning tree protocol.
-    bool vlan_filtering = false;     ///< When it is a bridge.
+    std::optional<TunDetails> tun;  ///< When it is a tap or TUN device.
+    bool stp = false;  ///< When it is a bridge: it runs the spanning tree protocol.
+    bool vlan_filtering = false;  ///< When it is a bridge.
 };
 
 struct InterfaceAddress {
@@ -74,15 +74,15 @@ struct Neighbour {
     int link = 0;
     Address address;
     std::optional<MacAddress> mac;  ///< None while it is being asked for, or failed.
-    int state = 0;                  ///< NUD_*
-    bool external = false;          ///< Written by a routing daemon (NTF_EXT_LEARNED).
+    int state = 0;  ///< NUD_*
+    bool external = false;  ///< Written by a routing daemon (NTF_EXT_LEARNED).
     [[nodiscard]] bool permanent() const;
 };
 
 /// An entry of a bridge's forwarding table.
 struct FdbEntry {
     MacAddress mac;
-    int port = 0;    ///< Link index of the bridge port.
+    int port = 0;  ///< Link index of the bridge port.
     int bridge = 0;  ///< Link index of the bridge.
     std::uint16_t vlan = 0;
     int state = 0;  ///< NUD_*: PERMANENT is the bridge's own, NOARP static, else dynamic.
@@ -110,6 +110,7 @@ public:
     core::Result<> set_down(std::string const& name);
     /// Makes `name` a port of `bridge`; an empty bridge takes it out of the one it is in.
     core::Result<> set_master(std::string const& name, std::string const& bridge);
+    core::Result<> set_mac(std::string const& name, MacAddress const& mac);
     core::Result<> set_mtu(std::string const& name, int mtu);
     /// txqueuelen, frames. For a tap this is the ring that holds what its reader has not read yet.
     core::Result<> set_queue_length(std::string const& name, int frames);

@@ -91,9 +91,9 @@ private:
 };
 
 struct TapPlace {
-    std::string bridge;    ///< Empty: it stays in none.
-    int mtu = 0;           ///< 0: as it is.
-    int queue_length = 0;  ///< 0: as it is.
+    std::string bridge;  ///< Empty: it stays in none.
+    int mtu = 0;  ///< 0: as it is.
+    int queue_length = 0;  ///< Frames; never shortened. 0: as it is.
 };
 
 /// Makes a tap ready for QEMU: silent (see make_quiet), in its bridge, with its MTU and queue, and

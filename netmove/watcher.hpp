@@ -51,7 +51,8 @@ public:
     [[nodiscard]] bool router();
 
 private:
-    AddressWatcher(core::Loop& loop, core::Fd socket, MacAddress mac, std::string tap);
+    AddressWatcher(core::Loop& loop, core::Fd socket, MacAddress mac, std::string tap,
+                   unsigned index);
     /// Reads what waits, at most batch_max frames: how many.
     core::Result<int> take_in();
     void note(GuestAddress const& address);
@@ -62,6 +63,7 @@ private:
     core::Fd socket_;
     MacAddress mac_;
     std::string tap_;
+    unsigned index_;  ///< Of the tap; it may be renamed.
     std::vector<SeenAddress> seen_;
     bool router_ = false;
     bool news_ = false;  ///< The filter does not know all of seen_ yet.

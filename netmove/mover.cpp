@@ -1,0 +1,170 @@
+#include "netmove/mover.hpp"
+
+#include "netmove/tap.hpp"
+
+namespace netmove {
+
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+
+namespace {
+
+// RFC 791's and Linux's smallest MTU, and the largest a tap takes.
+constexpr int mtu_min = 68;
+constexpr int mtu_max = 65'521;
+constexpr int vlan_max = 4094;
+// QEMU's own ids are shorter; this one is shown in messages.
+constexpr std::size_t netdev_size_max = 128;
+
+Result<int> integer_between(Json const& json, std::string_view key, int low, int high) {
+    TRY(auto const value, json.integer(key));
+    if (value < low || value > high) {
+        return fail(Errc::protocol, "{} is {}, not between {} and {}", key, value, low, high);
+    }
+    return static_cast<int>(value);
+}
+
+Result<GuestAddress> address_from(Json const& json) {
+    TRY(auto const text, json.text("address"));
+    TRY(auto const address, Address::parse(text));
+    if (!address.is_host()) {
+        return fail(Errc::protocol, "{} is no address a guest can have", address.text());
+    }
+    TRY(auto const vlan, integer_between(json, "vlan", 0, vlan_max));
+    return GuestAddress{address, static_cast<std::uint16_t>(vlan)};
+}
+
+/// The errors of parsing name their member; here they become ones of the protocol.
+template <class T>
+Result<T> as_protocol(Result<T> result, std::string_view member) {
+    if (result) return result;
+    return fail(Errc::protocol, "a guest's interface with a bad {}: {}", member,
+                result.error().sentence());
+}
+
+Result<std::string> name_from(Json const& json, std::string_view key, bool may_be_empty) {
+    TRY(auto name, json.text(key));
+    if (!(may_be_empty && name.empty())) TRY_VOID(check_interface_name(name));
+    return name;
+}
+
+Result<std::string> netdev_from(Json const& json) {
+    TRY(auto netdev, json.text("netdev"));
+    bool const printable = std::ranges::all_of(
+        netdev, [](unsigned char character) { return character > ' ' && character < 0x7f; });
+    if (netdev.size() > netdev_size_max || !printable) {
+        return fail(Errc::protocol, "it is longer than {} characters, or has strange ones",
+                    netdev_size_max);
+    }
+    return netdev;
+}
+
+Result<MacAddress> mac_from(Json const& json) {
+    TRY(auto const text, json.text("mac"));
+    TRY(auto const mac, MacAddress::parse(text));
+    if (!mac.is_unicast()) return fail(Errc::protocol, "{} is no station's", mac.text());
+    return mac;
+}
+
+Result<std::vector<GuestAddress>> addresses_from(Json const& json) {
+    auto const list = json["addresses"];
+    if (!list.is_array()) return fail(Errc::protocol, "there is no such list");
+    if (list.size() > interface_addresses_max) {
+        return fail(Errc::protocol, "{} are more than {}", list.size(), interface_addresses_max);
+    }
+    std::vector<GuestAddress> out;
+    for (auto const& element : list.elements()) {
+        TRY(auto const address, address_from(element));
+        out.push_back(address);
+    }
+    return out;
+}
+
+}  // namespace
+
+Json GuestInterface::to_json() const {
+    auto list = Json::array();
+    for (auto const& [address, vlan] : addresses) {
+        list.add(Json::object({{"address", address.text()}, {"vlan", static_cast<int>(vlan)}}));
+    }
+    return Json::object({{"netdev", netdev},
+                         {"tap", tap},
+                         {"bridge", bridge},
+                         {"mac", mac.text()},
+                         {"mtu", mtu},
+                         {"queues", queues},
+                         {"vnet_hdr", vnet_hdr},
+                         {"router", router},
+                         {"addresses", list}});
+}
+
+Result<GuestInterface> GuestInterface::from_json(Json const& json) {
+    GuestInterface out;
+    TRY(out.netdev, as_protocol(netdev_from(json), "netdev"));
+    TRY(out.tap, as_protocol(name_from(json, "tap", false), "tap"));
+    TRY(out.bridge, as_protocol(name_from(json, "bridge", true), "bridge"));
+    TRY(out.mac, as_protocol(mac_from(json), "mac"));
+    TRY(out.mtu, as_protocol(integer_between(json, "mtu", mtu_min, mtu_max), "mtu"));
+    TRY(out.queues, as_protocol(integer_between(json, "queues", 1, tap_queues_max), "queues"));
+    TRY(out.vnet_hdr, as_protocol(json.boolean("vnet_hdr"), "vnet_hdr"));
+    TRY(out.router, as_protocol(json.boolean("router"), "router"));
+    TRY(out.addresses, as_protocol(addresses_from(json), "addresses"));
+    return out;
+}
+
+void Plan::add(std::unique_ptr<Mover> mover) { movers_.push_back(std::move(mover)); }
+
+core::Task<Result<>> Plan::prepare(core::Deadline deadline) {
+    for (std::size_t i = 0; i < movers_.size(); ++i) {
+        auto prepared = co_await movers_[i]->prepare(deadline);
+        if (prepared) continue;
+        for (std::size_t back = i; back > 0; --back) (void)movers_[back - 1]->rollback();
+        co_return std::unexpected(std::move(prepared.error()));
+    }
+    co_return Result<>{};
+}
+
+Result<> Plan::fire() {
+    fired_.clear();
+    for (auto const& mover : movers_) {
+        auto const began = core::Clock::now();
+        auto result = mover->fire();
+        fired_.push_back(
+            {std::string(mover->name()), began, core::Clock::now() - began, mover->moves()});
+        if (result) continue;
+        // This one too: it may have done half of it. What is undone badly is worth less than why.
+        for (std::size_t back = fired_.size(); back > 0; --back)
+            (void)movers_[back - 1]->rollback();
+        fired_.clear();
+        return std::unexpected(std::move(result.error()));
+    }
+    return {};
+}
+
+core::Task<Result<>> Plan::settle(core::Deadline deadline) {
+    Result<> first;
+    for (auto const& mover : movers_) {
+        auto result = co_await mover->settle(deadline);
+        if (!result && first) first = std::move(result);
+    }
+    co_return first;
+}
+
+Result<> Plan::rollback() {
+    fired_.clear();
+    Result<> first;
+    for (auto mover = movers_.rbegin(); mover != movers_.rend(); ++mover) {
+        auto result = (*mover)->rollback();
+        if (!result && first) first = std::move(result);
+    }
+    return first;
+}
+
+std::optional<core::Clock::time_point> Plan::fired_at() const {
+    if (fired_.empty()) return std::nullopt;
+    return fired_.back().at + fired_.back().took;
+}
+
+}  // namespace netmove
