@@ -39,8 +39,8 @@ Talks to the test guest. With --netns NAME, from that network namespace.
           the end one line a family, or with --json one object {"ipv4":{...},"ipv6":{...}}.
           Writes "watching" to stderr when everything has had its first answer.
           Ends after S seconds, when stdin closes, or at SIGINT or SIGTERM.
-  ask     sends one command (report, verify, "rate disk=vda rate=500", or a JSON object) to the control
-          port or the serial port's socket, and prints the answer.
+  ask     sends one command (report, verify, "rate disk=vda rate=500", or a JSON object) to the
+          control port or the serial port's socket, and prints the answer.
   wait    until the guest answers in every way given.
 
 exit status: 0 done; 1 no answer, or the guest says ok is false; 2 usage

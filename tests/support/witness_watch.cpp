@@ -74,13 +74,14 @@ std::optional<Endpoint> endpoint(const std::string& text, std::uint16_t port) {
     return found;
 }
 
-/// The longest time between two arrivals.
+/// The longest time between two arrivals, or between one and the begin or the end of the watch.
 struct Gap {
-    std::uint64_t last_ns = 0;
+    explicit Gap(std::uint64_t began_ns) : last_ns(began_ns) {}
+    std::uint64_t last_ns;
     std::uint64_t longest_ns = 0;
     std::uint64_t longest_began_ns = 0;
     void arrived(std::uint64_t at_ns) {
-        if (last_ns != 0 && at_ns > last_ns && at_ns - last_ns > longest_ns) {
+        if (at_ns > last_ns && at_ns - last_ns > longest_ns) {
             longest_ns = at_ns - last_ns;
             longest_began_ns = last_ns;
         }
@@ -94,11 +95,12 @@ struct Figures {
     std::uint64_t udp_duplicated = 0;
     std::uint64_t udp_reordered = 0;
     std::uint64_t udp_rtt_max_ns = 0;
-    Gap udp_gap;  // by the kernel's receive time, CLOCK_REALTIME
+    Gap udp_gap{clock_ns(CLOCK_REALTIME)};  // by the kernel's receive time
     std::uint64_t tcp_sessions = 0;
     std::uint64_t tcp_resets = 0;
     std::uint64_t tcp_records = 0;
     std::uint64_t tcp_mismatches = 0;
+    std::uint64_t tcp_unanswered = 0;  // sent on the last echo session, and not back at the end
     std::uint64_t tcp_longest_gap_ns = 0;
 };
 
@@ -264,6 +266,12 @@ public:
         flush();
     }
 
+    /// No more is expected: what did not come until `at_ns` is a gap too.
+    void finish(std::uint64_t at_ns) {
+        count_gap(at_ns);
+        if (!source_) figures_.tcp_unanswered = sent_ - received_;
+    }
+
 private:
     using Record = std::array<std::uint64_t, record_words>;
 
@@ -282,10 +290,14 @@ private:
         sent_ = received_ = 0;
         unsent_.clear();
         partial_.clear();
-        gap_ = {};
         if (connect(fd_, reinterpret_cast<const sockaddr*>(&to_.address), to_.bytes) != 0 &&
             errno != EINPROGRESS)
             ended();
+    }
+
+    void count_gap(std::uint64_t at_ns) {
+        gap_.arrived(at_ns);
+        figures_.tcp_longest_gap_ns = std::max(figures_.tcp_longest_gap_ns, gap_.longest_ns);
     }
 
     void shut() {
@@ -313,8 +325,7 @@ private:
             const ssize_t got = recv(fd_, data.data(), data.size(), 0);
             if (got < 0 && errno == EAGAIN) return;
             if (got <= 0) return ended();
-            gap_.arrived(now_ns());
-            figures_.tcp_longest_gap_ns = std::max(figures_.tcp_longest_gap_ns, gap_.longest_ns);
+            count_gap(now_ns());
             partial_.insert(partial_.end(), data.begin(), data.begin() + got);
             take_records();
         }
@@ -347,7 +358,7 @@ private:
     std::uint64_t received_ = 0;
     std::vector<std::byte> unsent_;
     std::vector<std::byte> partial_;
-    Gap gap_;
+    Gap gap_{now_ns()};  // over all of its sessions
 };
 
 // ---- a family, and all of it ------------------------------------------------------------------
@@ -367,6 +378,11 @@ struct Family {
 
     bool answered() const { return udp.answered() && echo.answered() && source.answered(); }
     bool complete() const { return udp.complete() && echo.complete(); }
+    void finish(std::uint64_t at_ns, std::uint64_t at_unix_ns) {
+        figures.udp_gap.arrived(at_unix_ns);
+        echo.finish(at_ns);
+        source.finish(at_ns);
+    }
     std::uint64_t next_ns() const {
         return std::min({udp.next_ns(), echo.next_ns(), source.next_ns()});
     }
@@ -379,11 +395,11 @@ std::string figures_json(const Figures& f) {
         R"({{"udp_sent":{},"udp_lost":{},"udp_duplicated":{},"udp_reordered":{},)"
         R"("udp_longest_gap_ms":{:.1f},"udp_longest_gap_began_unix_ms":{},"udp_rtt_max_ms":{:.1f},)"
         R"("tcp_sessions":{},"tcp_resets":{},"tcp_records":{},"tcp_mismatches":{},)"
-        R"("tcp_longest_gap_ms":{:.1f}}})",
+        R"("tcp_unanswered":{},"tcp_longest_gap_ms":{:.1f}}})",
         f.udp_sent, f.udp_sent - f.udp_received, f.udp_duplicated, f.udp_reordered,
         static_cast<double>(f.udp_gap.longest_ns) / 1e6, f.udp_gap.longest_began_ns / ns_per_ms,
         static_cast<double>(f.udp_rtt_max_ns) / 1e6, f.tcp_sessions, f.tcp_resets, f.tcp_records,
-        f.tcp_mismatches, static_cast<double>(f.tcp_longest_gap_ns) / 1e6);
+        f.tcp_mismatches, f.tcp_unanswered, static_cast<double>(f.tcp_longest_gap_ns) / 1e6);
 }
 
 std::string figures_line(const Figures& f) {
@@ -503,10 +519,13 @@ int watch(const WatchOptions& options) {
             next_progress_ns += progress_ms * ns_per_ms;
         }
     }
-    const std::uint64_t drained_ns = now_ns() + drain_ms_max * ns_per_ms;
+    const std::uint64_t end_ns = now_ns();
+    const std::uint64_t end_unix_ns = clock_ns(CLOCK_REALTIME);
+    const std::uint64_t drained_ns = end_ns + drain_ms_max * ns_per_ms;
     while (now_ns() < drained_ns &&
            !std::ranges::all_of(families, [](const auto& f) { return f->complete(); }))
         (void)turn(families, end, std::min(drained_ns, now_ns() + 20 * ns_per_ms), false);
+    for (const auto& family : families) family->finish(end_ns, end_unix_ns);
     print(families, options.json);
     return 0;
 }
