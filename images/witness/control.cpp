@@ -68,6 +68,17 @@ public:
         if (!json_object_object_get_ex(object_, key, &value)) return otherwise;
         return json_object_get_uint64(value);
     }
+    /// The first key that wants a number and has something else; empty when there is none.
+    std::string bad_number() const {
+        for (const char* key :
+             {"rate", "read_rate", "ram_rate", "tcp_rate", "offset", "length", "seed"}) {
+            json_object* value = nullptr;
+            if (json_object_object_get_ex(object_, key, &value) == 0) continue;
+            if (!json_object_is_type(value, json_type_int) || json_object_get_int64(value) < 0)
+                return key;
+        }
+        return {};
+    }
     bool has(const char* key) const {
         return json_object_object_get_ex(object_, key, nullptr) != 0;
     }
@@ -234,7 +245,10 @@ std::string answer(Parts& parts, std::string_view line) {
     const Command* found = nullptr;
     for (const Command& command : commands)
         if (name == command.name) found = &command;
-    if (found != nullptr) {
+    const std::string bad = parsed == nullptr ? "" : Arguments(parsed).bad_number();
+    if (found != nullptr && !bad.empty()) {
+        refuse(answer, "\"" + bad + "\" must be a whole number");
+    } else if (found != nullptr) {
         answer.string("cmd", name);
         found->run(parts, Arguments(parsed), answer);
     } else {
