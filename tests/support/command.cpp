@@ -142,6 +142,11 @@ void wait_until(std::string const& what, Milliseconds limit, std::function<bool(
     }
 }
 
+std::string unique_suffix() {
+    static int count = 0;
+    return std::to_string(++count);
+}
+
 std::string read_file(fs::path const& path) {
     std::ifstream file(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(file), {}};

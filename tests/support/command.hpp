@@ -58,6 +58,9 @@ std::string must_run(Argv argv, Place const& place = {}, Milliseconds limit = co
 /// limit.
 void wait_until(std::string const& what, Milliseconds limit, std::function<bool()> const& holds);
 
+/// "1", "2", ...: for names that must differ within this process.
+std::string unique_suffix();
+
 std::string read_file(fs::path const& path);  ///< Empty when it cannot be read.
 void write_file(fs::path const& path, std::string const& text);
 /// Parses, or throws with the beginning of the text.

@@ -66,10 +66,13 @@ void Guest::make_disks(Host const& host) const {
                       image(host, disk)});
             fs::remove(raw);
         }
+        // Or the guest's first flush would be that of the whole disk.
+        core::Fd const made(open(image(host, disk).c_str(), O_RDONLY | O_CLOEXEC));
+        if (fsync(made.get()) < 0) throw Failure("cannot sync " + image(host, disk).string());
     }
 }
 
-Argv Guest::command_line(Host const& host) const {
+Argv Guest::command_line(Host const& host, Host const& disks_of) const {
     std::string append =
         fmt::format("console=ttyS0 quiet panic=-1 witness.ram_rate={}", options_.ram_rate);
     Argv argv{qemu(),
@@ -103,15 +106,16 @@ Argv Guest::command_line(Host const& host) const {
         std::string const id = fmt::format("d{}", disk);
         if (options_.blockdev) {
             add("-blockdev", fmt::format("driver={},node-name={},file.driver=file,file.filename={}",
-                                         options_.format, id, image(host, disk).string()));
+                                         options_.format, id, image(disks_of, disk).string()));
         } else {
             add("-drive", fmt::format("if=none,id={},file={},format={}", id,
                                       image(host, disk).string(), options_.format));
         }
         add("-device", fmt::format("virtio-blk-pci,drive={},serial=disk{}{}", id, disk,
                                    options_.iothread ? ",iothread=io0" : ""));
-        append += fmt::format(" witness.disk=vd{},rate={},span_mib={}",
-                              static_cast<char>('a' + disk), options_.rate, options_.span_mib);
+        append += fmt::format(" witness.disk=vd{},rate={},span_mib={},read_rate={}",
+                              static_cast<char>('a' + disk), options_.rate, options_.span_mib,
+                              options_.read_rate);
     }
     append += " witness.net=eth0";
     if (options_.ipv4) append += fmt::format(",ip4={}/24", guest_ip4);
@@ -147,6 +151,12 @@ Json Guest::ask(Json const& command, Milliseconds limit) const {
     if (!parsed["ok"].boolean_or(false))
         throw Failure("the guest refused " + command.dump() + ": " + answer);
     return parsed;
+}
+
+bool Guest::answers() const {
+    auto const socket =
+        connect_in(lab_.client_netns(), options_.ipv4 ? guest_ip4 : guest_ip6, control_port);
+    return socket && !converse(socket, "report", answer_limit).empty();
 }
 
 void Guest::wait_alive() const { (void)ask(Json::object({{"cmd", "report"}}), boot_limit); }

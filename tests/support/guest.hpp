@@ -24,6 +24,7 @@ struct GuestOptions {
     std::uint64_t random_mib = 24;  ///< So much of each disk, from its start, holds random bytes.
     std::uint64_t span_mib = 16;  ///< The guest writes there, at the start of the disk...
     std::uint64_t rate = 200;  ///< ...so many 4 KiB blocks a second, to each disk.
+    std::uint64_t read_rate = 50;  ///< Blocks it reads back and checks a second, of each disk.
     std::uint64_t ram_mib = 192;
     std::uint64_t ram_rate = 2000;  ///< Pages it rewrites a second.
 };
@@ -48,7 +49,9 @@ public:
     /// Makes the disks on that host: sparse, with their random part.
     void make_disks(Host const& host) const;
     /// The guest's command line on that host, QEMU first; with a QMP socket of the tests' own.
-    [[nodiscard]] Argv command_line(Host const& host) const;
+    [[nodiscard]] Argv command_line(Host const& host) const { return command_line(host, host); }
+    /// The same with the disks of another host: a disk that two hosts share.
+    [[nodiscard]] Argv command_line(Host const& host, Host const& disks_of) const;
     /// A persistent tap on the host's bridge, as an administrator makes one.
     void make_tap(Host const& host) const;
     /// Starts QEMU without the program, on a tap made by make_tap. `more`: appended to the command
@@ -59,6 +62,8 @@ public:
     /// has only that.
     [[nodiscard]] core::Json ask(core::Json const& command,
                                  Milliseconds limit = answer_limit) const;
+    /// Whether it answers at this moment.
+    [[nodiscard]] bool answers() const;
     void wait_alive() const;
     /// Reads everything once, so that the guest knows what each block must hold from now on.
     void learn() const;

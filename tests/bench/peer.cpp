@@ -1,0 +1,162 @@
+#include "tests/bench/peer.hpp"
+
+namespace bench {
+
+using core::Json;
+using lab::Qmp;
+
+namespace {
+
+constexpr int migration_port = 4444;
+constexpr int nbd_port = 10809;
+/// Blocks the guest has written when a migration starts: two seconds of its rate.
+constexpr std::int64_t warm_writes = 400;
+/// Longest that a mirror of the benchmark's disk may take.
+constexpr auto copy_limit = std::chrono::minutes(3);
+
+void capabilities(Qmp& qemu, std::initializer_list<char const*> names) {
+    auto wanted = Json::array();
+    for (auto const* name : names) {
+        wanted.add(Json::object({{"capability", name}, {"state", true}}));
+    }
+    qemu.execute("migrate-set-capabilities", Json::object({{"capabilities", wanted}}));
+}
+
+void wait_migration(Qmp& qemu, std::string const& status) {
+    qemu.wait_event_if("MIGRATION " + status, [&](Qmp::Event const& event) {
+        if (event.name != "MIGRATION") return false;
+        auto const now = event.data["status"].text_or("");
+        if (now == "failed") throw lab::Failure("QEMU's own migration failed");
+        return now == status;
+    });
+}
+
+/// Two plain QEMUs, the second waiting for the first.
+struct Pair {
+    lab::Lab net;
+    lab::Guest guest;
+    std::optional<lab::Daemon> from;
+    std::optional<lab::Daemon> to;
+
+    Pair(lab::GuestOptions const& options, bool shared, lab::Argv const& incoming)
+        : guest(net, options) {
+        guest.make_disks(net.a());
+        guest.make_tap(net.a());
+        guest.make_tap(net.b());
+        from.emplace(guest.start_plainly(net.a()));
+        guest.wait_alive();
+        if (!shared) make_empty_disk();
+        auto argv = guest.command_line(net.b(), shared ? net.a() : net.b());
+        argv.insert(argv.end(), incoming.begin(), incoming.end());
+        to.emplace("destination", std::move(argv), net.b().place(), net.b().logs);
+    }
+    void make_empty_disk() const {
+        auto const image = guest.image(net.b(), 0);
+        lab::write_file(image, "");
+        lab::fs::resize_file(image, guest.options().disk_mib << 20);
+    }
+    void start_ram(Qmp& source, Qmp& destination) const {
+        destination.execute("migrate-incoming",
+                            Json::object({{"uri", fmt::format("tcp:[::]:{}", migration_port)}}));
+        source.execute(
+            "migrate",
+            Json::object({{"uri", fmt::format("tcp:[{}]:{}", net.b().ip6, migration_port)}}));
+    }
+};
+
+Json nbd_address(std::string const& host) {
+    return Json::object({{"type", "inet"}, {"host", host}, {"port", std::to_string(nbd_port)}});
+}
+
+void mirror_disk(Pair const& pair, Qmp& source, Qmp& destination) {
+    destination.execute(
+        "nbd-server-start",
+        Json::object({{"addr", Json::object({{"type", "inet"},
+                                             {"data", Json::object({
+                                                          {"host", "::"},
+                                                          {"port", std::to_string(nbd_port)},
+                                                      })}})}}));
+    destination.execute("block-export-add", Json::object({{"type", "nbd"},
+                                                          {"id", "e0"},
+                                                          {"node-name", "d0"},
+                                                          {"name", "d0"},
+                                                          {"writable", true}}));
+    source.execute("blockdev-add", Json::object({{"driver", "nbd"},
+                                                 {"node-name", "target"},
+                                                 {"server", nbd_address(pair.net.b().ip6)},
+                                                 {"export", "d0"}}));
+    source.execute(
+        "blockdev-mirror",
+        Json::object(
+            {{"job-id", "mirror"}, {"device", "d0"}, {"target", "target"}, {"sync", "full"}}));
+    source.wait_event("BLOCK_JOB_READY", copy_limit);
+}
+
+}  // namespace
+
+lab::GuestOptions guest_options(std::string const& qemu) {
+    return {.name = "bench",
+            .qemu = qemu,
+            .blockdev = true,
+            .disk_mib = 1024,
+            .random_mib = 512,
+            .span_mib = 64,
+            .rate = 200,
+            .ram_mib = 256,
+            .ram_rate = 0};
+}
+
+double blackout_ms(Qmp& source, Qmp& destination) {
+    auto const stop = source.wait_event("STOP");
+    auto const resume = destination.wait_event("RESUME");
+    return static_cast<double>(resume.timestamp_us - stop.timestamp_us) / 1000;
+}
+
+void warm_up(lab::Guest const& guest) {
+    auto const written = [&] {
+        auto const report = guest.ask(Json::object({{"cmd", "report"}}));
+        return report["disks"].elements().at(0)["writes"].integer_or(0);
+    };
+    auto const before = written();
+    lab::wait_until("the guest's writing", lab::Guest::answer_limit,
+                    [&] { return written() >= before + warm_writes; });
+}
+
+double mirror_and_migrate(std::string const& qemu) {
+    Pair pair(guest_options(qemu), false, {"-S", "-incoming", "defer"});
+    Qmp source(pair.guest.probe_socket(pair.net.a()));
+    Qmp destination(pair.guest.probe_socket(pair.net.b()));
+    warm_up(pair.guest);
+    mirror_disk(pair, source, destination);
+    capabilities(source, {"events", "return-path", "pause-before-switchover"});
+    capabilities(destination, {"events", "return-path"});
+    pair.start_ram(source, destination);
+    wait_migration(source, "pre-switchover");
+    source.execute("block-job-cancel", Json::object({{"device", "mirror"}}));
+    source.wait_event("BLOCK_JOB_COMPLETED");
+    source.execute("migrate-continue", Json::object({{"state", "pre-switchover"}}));
+    wait_migration(source, "completed");
+    wait_migration(destination, "completed");
+    destination.execute("nbd-server-stop");
+    destination.execute("cont");
+    double const blackout = blackout_ms(source, destination);
+    pair.guest.must_be_alive();
+    return blackout;
+}
+
+double ram_only(std::string const& qemu) {
+    auto options = guest_options(qemu);
+    options.rate = 0;
+    options.read_rate = 0;
+    Pair pair(options, true, {"-incoming", "defer"});
+    Qmp source(pair.guest.probe_socket(pair.net.a()));
+    Qmp destination(pair.guest.probe_socket(pair.net.b()));
+    capabilities(source, {"events"});
+    capabilities(destination, {"events"});
+    pair.start_ram(source, destination);
+    double const blackout = blackout_ms(source, destination);
+    pair.guest.wait_alive();
+    return blackout;
+}
+
+}  // namespace bench

@@ -1,0 +1,163 @@
+#include "tests/support/scene.hpp"
+
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+namespace lab {
+
+using core::Json;
+
+namespace {
+
+constexpr int serve_port = 4790;
+constexpr Milliseconds ready_limit = 20s;
+constexpr Milliseconds hook_limit = 120s;
+
+Argv sidecar_line(Argv const& arguments) {
+    Argv argv{program("sidecar")};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    return argv;
+}
+
+// The last line of stdout that is a JSON object: the report of `migrate --json`.
+Json last_object(std::string const& text) {
+    auto const begin = text.rfind("{\"");
+    auto const line_start = text.rfind('\n', text.find_last_not_of('\n'));
+    auto const from = line_start == std::string::npos ? 0 : line_start + 1;
+    if (begin == std::string::npos) return {};
+    auto parsed = Json::parse(text.substr(from));
+    if (!parsed) parsed = Json::parse(text);
+    return parsed ? *parsed : Json();
+}
+
+}  // namespace
+
+std::string Migration::text() const {
+    return fmt::format("migrate ended with {}; stderr: {}; report: {}", exit_status, err,
+                       report.dump());
+}
+
+Scene::Scene(SceneOptions options)
+    : options_(std::move(options)), lab_(options_.link_mbit), guest_(lab_, options_.guest) {
+    make_key();
+    guest_.make_disks(a());
+    start_serve(a(), options_.serve_environment);
+    start_serve(b(), options_.serve_environment);
+    run_guest(a(), options_.run_environment);
+}
+
+Scene::~Scene() = default;
+
+void Scene::make_key() const {
+    write_file(key_file(),
+               "lab:8a1f0c5de4b7296370d1c9ab52e8f3460a9d7be15c24f8036e7da1b5940c3f62\n");
+    chmod(key_file().c_str(), 0600);
+}
+
+void Scene::start_serve(Host const& host, std::vector<std::string> const& environment) {
+    Host const& other = lab_.other(host);
+    Argv argv = sidecar_line({"serve", "--key", key_file(), "--map-path",
+                              other.directory.string() + "=" + host.directory.string(),
+                              "--map-path", other.logs.string() + "=" + host.logs.string()});
+    auto& daemon = &host == &a() ? serve_a_ : serve_b_;
+    daemon.emplace("serve", std::move(argv), host.place(environment), host.logs);
+    wait_until("`sidecar serve` on host " + host.name + " to listen", ready_limit, [&] {
+        if (auto const ended = daemon->wait(0ms)) throw Failure("serve ended: " + daemon->err());
+        return accepts(host.netns, host.ip6, serve_port);
+    });
+}
+
+void Scene::end_serve(Host const& host) { (&host == &a() ? serve_a_ : serve_b_)->end(); }
+
+void Scene::run_guest(Host const& host, std::vector<std::string> const& environment) {
+    Argv argv = sidecar_line({"run", guest_.name(), "--bridge", bridge, "--"});
+    auto const qemu = guest_.command_line(host);
+    argv.insert(argv.end(), qemu.begin(), qemu.end());
+    guest_sidecar_.emplace("run", std::move(argv), host.place(environment), host.logs);
+    wait_until("the guest's first answer", Guest::boot_limit, [&] {
+        if (auto const ended = guest_sidecar_->wait(0ms)) {
+            throw Failure(
+                fmt::format("`sidecar run` ended with {}: {}", *ended, guest_sidecar_->err()));
+        }
+        return guest_.answers();
+    });
+    guest_.learn();
+}
+
+void Scene::attach_guest(Host const& host, Argv const& more) {
+    Argv argv = sidecar_line({"attach", guest_.name()});
+    argv.insert(argv.end(), more.begin(), more.end());
+    guest_sidecar_.emplace("attach", std::move(argv), host.place(), host.logs);
+    wait_until("`sidecar attach` to answer", ready_limit, [&] {
+        if (auto const ended = guest_sidecar_->wait(0ms)) {
+            throw Failure(fmt::format("`attach` ended with {}: {}", *ended, guest_sidecar_->err()));
+        }
+        return accepts(host.run_dir / guest_.name() / "control.sock");
+    });
+}
+
+Daemon Scene::start_migration(Host const& from, Argv const& more) {
+    Host const& to = lab_.other(from);
+    Argv argv = sidecar_line({"migrate", "--with-storage", guest_.name(), "[" + to.ip6 + "]",
+                              "--key", key_file(), "--progress=none", "--json"});
+    argv.insert(argv.end(), more.begin(), more.end());
+    return Daemon("migrate-" + unique_suffix(), std::move(argv), from.place(), from.logs);
+}
+
+Migration Scene::finish(Daemon& migration) {
+    auto const status = migration.wait(migration_limit);
+    if (!status) {
+        throw Failure(fmt::format("{} is not over after {} ms: {}", migration.name(),
+                                  migration_limit.count(), migration.err()));
+    }
+    return {*status, last_object(migration.out()), migration.err()};
+}
+
+Migration Scene::migrate(Host const& from, Argv const& more) {
+    auto migration = start_migration(from, more);
+    return finish(migration);
+}
+
+Output Scene::sidecar(Host const& host, Argv const& arguments) const {
+    return run(sidecar_line(arguments), host.place());
+}
+
+std::optional<Seen> Scene::guest_sidecar(Host const& host) const {
+    for (auto& seen : processes_in(host.netns)) {
+        auto const& argv = seen.argv;
+        if (argv.size() < 3 || fs::path(argv[0]).filename() != "sidecar") continue;
+        auto const is = [&](char const* command) {
+            return std::ranges::find(argv, command) != argv.end();
+        };
+        bool const ours = std::ranges::find(argv, guest_.name()) != argv.end();
+        if (ours && (is("run") || is("attach") || is("incoming"))) return seen;
+    }
+    return {};
+}
+
+pid_t Scene::wait_stopped(Host const& host) const {
+    pid_t stopped = -1;
+    wait_until("the stop of the sidecar on host " + host.name, hook_limit, [&] {
+        auto const seen = guest_sidecar(host);
+        if (seen && seen->state == 'T') stopped = seen->pid;
+        return stopped > 0;
+    });
+    return stopped;
+}
+
+void kill_process(pid_t pid) {
+    auto process = core::Process::open(pid);
+    if (!process) throw Failure(process.error().sentence());
+    (void)process->signal(SIGKILL);
+    wait_until("the end of a killed process", end_limit, [&] { return !process->running(); });
+}
+
+void signal_process(pid_t pid, int number) {
+    auto process = core::Process::open(pid);
+    if (!process) throw Failure(process.error().sentence());
+    if (auto sent = process->signal(number); !sent) throw Failure(sent.error().sentence());
+}
+
+}  // namespace lab

@@ -1,0 +1,81 @@
+// Scene: a lab with `sidecar serve` on both hosts and a guest started by `sidecar run`, ready to be
+// migrated there and back. Used by the vm tests and the benchmarks. A scene starts, moves and
+// looks; what must hold is said by the tests.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "tests/support/guest.hpp"
+
+namespace lab {
+
+struct SceneOptions {
+    GuestOptions guest = {};
+    std::uint64_t link_mbit = 0;  ///< As for Lab.
+    std::vector<std::string> serve_environment = {};  ///< Added for `serve` on both hosts.
+    std::vector<std::string> run_environment = {};  ///< Added for the guest's first sidecar.
+};
+
+/// How a `sidecar migrate` ended.
+struct Migration {
+    int exit_status = -1;
+    core::Json report;  ///< Null when it printed none.
+    std::string err;
+    [[nodiscard]] std::string text() const;  ///< For the messages of tests.
+};
+
+class Scene {
+public:
+    /// Longest that a migration in a test may take.
+    static constexpr Milliseconds migration_limit = 180s;
+
+    /// Starts everything, and waits until the guest is alive on host a and knows its disks.
+    explicit Scene(SceneOptions options);
+    ~Scene();
+
+    [[nodiscard]] Lab& net() { return lab_; }
+    [[nodiscard]] Host const& a() const { return lab_.a(); }
+    [[nodiscard]] Host const& b() const { return lab_.b(); }
+    [[nodiscard]] Guest const& guest() const { return guest_; }
+
+    /// `sidecar migrate --with-storage` in the background: what a test interferes with.
+    Daemon start_migration(Host const& from, Argv const& more = {});
+    /// Waits for its end.
+    static Migration finish(Daemon& migration);
+    Migration migrate(Host const& from, Argv const& more = {});
+    /// A command of the program on a host.
+    [[nodiscard]] Output sidecar(Host const& host, Argv const& arguments) const;
+
+    /// The guest's own sidecar as this scene started it (`run`, or the last `attach`).
+    [[nodiscard]] Daemon& first_sidecar() { return *guest_sidecar_; }
+    /// Starts the guest afresh on `host` with `sidecar run`, and waits until it is alive.
+    void run_guest(Host const& host, std::vector<std::string> const& environment = {});
+    /// `sidecar attach GUEST`, after its sidecar died; returns once its control socket accepts.
+    void attach_guest(Host const& host, Argv const& more = {});
+    void start_serve(Host const& host, std::vector<std::string> const& environment);
+    void end_serve(Host const& host);
+
+    /// The sidecar of the guest on that host: its number and state (T: stopped at a test hook).
+    [[nodiscard]] std::optional<Seen> guest_sidecar(Host const& host) const;
+    /// Waits until that sidecar stops at a test hook; its pid.
+    pid_t wait_stopped(Host const& host) const;
+
+    [[nodiscard]] fs::path key_file() const { return lab_.directory() / "keys.psk"; }
+
+private:
+    void make_key() const;
+
+    SceneOptions options_;
+    Lab lab_;
+    Guest guest_;
+    std::optional<Daemon> serve_a_;
+    std::optional<Daemon> serve_b_;
+    std::optional<Daemon> guest_sidecar_;
+};
+
+/// SIGKILL by pidfd, and waits until the process is gone.
+void kill_process(pid_t pid);
+void signal_process(pid_t pid, int number);
+
+}  // namespace lab

@@ -1,0 +1,25 @@
+// Watch: a client that talks to the guest in both families all the time (witness-client watch):
+// numbered UDP probes, a TCP echo session and a TCP stream. What it saw is the client's view of a
+// migration. Used by the vm tests and the benchmarks.
+#pragma once
+
+#include "tests/support/guest.hpp"
+
+namespace lab {
+
+class Watch {
+public:
+    /// Returns once every probe and session has had its first answer.
+    Watch(Lab const& lab, Guest const& guest);
+
+    /// Ends the watching; what it saw: one member per family, see witness-client --help.
+    core::Json finish();
+
+private:
+    Daemon client_;
+};
+
+/// Throws unless every TCP session of every family is alive and carried nothing wrong.
+void must_have_kept_sessions(core::Json const& seen, GuestOptions const& guest);
+
+}  // namespace lab
