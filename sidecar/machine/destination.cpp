@@ -73,30 +73,54 @@ void note_ending(State& state, Action action, Ending ending) {
         return;
     }
     switch (action) {
-    case Action::seal: state.exports_gone = true; break;
-    case Action::record_owner: state.record = Record::owner; break;
-    case Action::record_aborted: state.record = Record::aborted; break;
-    case Action::announce_network: state.announced = true; break;
-    case Action::destroy: state.destroyed = true; break;
-    case Action::record_end:
-        state.record = is_owner(state.record) ? Record::ended_owner : Record::ended_aborted;
-        break;
-    default: break;
+        case Action::seal:
+            state.exports_gone = true;
+            break;
+        case Action::record_owner:
+            state.record = Record::owner;
+            break;
+        case Action::record_aborted:
+            state.record = Record::aborted;
+            break;
+        case Action::announce_network:
+            state.announced = true;
+            break;
+        case Action::destroy:
+            state.destroyed = true;
+            break;
+        case Action::record_end:
+            state.record = is_owner(state.record) ? Record::ended_owner : Record::ended_aborted;
+            break;
+        default:
+            break;
     }
 }
 
 void note(State& state, Event const& event) {
     switch (event.kind) {
-    case Kind::action_ended: note_ending(state, event.action, event.ending); break;
-    case Kind::prepare_requested: state.asked = Asked::prepare; break;
-    case Kind::seal_requested: state.asked = Asked::seal; break;
-    case Kind::commit_received: state.asked = Asked::commit; break;
-    case Kind::abort_requested: state.asked = Asked::abort; break;
-    case Kind::qemu_loaded: state.loaded = true; break;
-    case Kind::qemu_gone: state.qemu_gone = true; break;
-    case Kind::peer_lost: state.peer_up = false; break;
-    case Kind::peer_back: state.peer_up = true; break;
-    default: break;
+        case Kind::action_ended:
+            note_ending(state, event.action, event.ending);
+            break;
+        case Kind::prepare_requested:
+            state.asked = Asked::prepare;
+            break;
+        case Kind::seal_requested:
+            state.asked = Asked::seal;
+            break;
+        case Kind::commit_received:
+            state.asked = Asked::commit;
+            break;
+        case Kind::abort_requested:
+            state.asked = Asked::abort;
+            break;
+        case Kind::qemu_loaded:
+            state.loaded = true;
+            break;
+        case Kind::qemu_gone:
+            state.qemu_gone = true;
+            break;
+        default:
+            break;
     }
 }
 
@@ -163,7 +187,7 @@ void continue_owning(Turn& turn) {
     State& state = turn.state;
     if (is_owner(state.record)) {
         if (state.qemu_gone) {
-            state.phase = Phase::running; // it crashed here, and is here to be started again
+            state.phase = Phase::running;  // it crashed here, and is here to be started again
             continue_running(turn);
         } else {
             turn.ask_once(Action::start_guest);
@@ -174,7 +198,7 @@ void continue_owning(Turn& turn) {
         return;
     }
     if (state.owner_unknown) {
-        turn.ask(Action::record_owner); // also when QEMU is gone: OWNER may be durable already
+        turn.ask(Action::record_owner);  // also when QEMU is gone: OWNER may be durable already
     } else if (state.qemu_gone) {
         abort(turn);
     } else if (state.loaded && !state.exports_gone) {
@@ -194,24 +218,28 @@ void resume_from_journal(Turn& turn, Event const& event) {
     state.qemu_gone = event.qemu == Qemu::gone;
     state.loaded = event.qemu == Qemu::loaded || event.qemu == Qemu::running;
     switch (event.record) {
-    case Record::none:
-        if (event.qemu == Qemu::waiting || event.qemu == Qemu::loaded) {
-            state.phase = Phase::prepared;
-        } else {
+        case Record::none:
+            if (event.qemu == Qemu::waiting || event.qemu == Qemu::loaded) {
+                state.phase = Phase::prepared;
+            } else {
+                abort(turn);
+            }
+            break;
+        case Record::owner:
+            state.phase = event.qemu == Qemu::running ? Phase::running : Phase::owning;
+            if (state.phase == Phase::running) {
+                continue_running(turn);
+            } else {
+                continue_owning(turn);
+            }
+            break;
+        case Record::aborted:
             abort(turn);
-        }
-        break;
-    case Record::owner:
-        state.phase = event.qemu == Qemu::running ? Phase::running : Phase::owning;
-        if (state.phase == Phase::running) {
-            continue_running(turn);
-        } else {
-            continue_owning(turn);
-        }
-        break;
-    case Record::aborted: abort(turn); break;
-    case Record::ended_owner:
-    case Record::ended_aborted: state.phase = Phase::done; break;
+            break;
+        case Record::ended_owner:
+        case Record::ended_aborted:
+            state.phase = Phase::done;
+            break;
     }
 }
 
@@ -219,15 +247,20 @@ void resume_from_journal(Turn& turn, Event const& event) {
 /// stand.
 void idle(Turn& turn, Event const& event) {
     switch (event.kind) {
-    case Kind::restarted: resume_from_journal(turn, event); break;
-    case Kind::prepare_requested:
-        turn.state.phase = Phase::preparing;
-        turn.ask(Action::prepare);
-        break;
-    case Kind::seal_requested:
-    case Kind::commit_received:
-    case Kind::abort_requested: abort(turn); break;
-    default: break;
+        case Kind::restarted:
+            resume_from_journal(turn, event);
+            break;
+        case Kind::prepare_requested:
+            turn.state.phase = Phase::preparing;
+            turn.ask(Action::prepare);
+            break;
+        case Kind::seal_requested:
+        case Kind::commit_received:
+        case Kind::abort_requested:
+            abort(turn);
+            break;
+        default:
+            break;
     }
 }
 
@@ -256,17 +289,18 @@ void waiting(Turn& turn, Event const& event) {
     if (turn.state.exports_gone) {
         turn.state.phase = Phase::sealed;
         turn.reply(Asked::seal, Action::reply_sealed);
-    } else if (event.kind == Kind::seal_requested) {
-        turn.ask_once(Action::seal);
     } else if (ended_badly(event, Action::seal)) {
         turn.reply(Asked::seal, Action::reply_refused);
+    } else if (turn.state.asked == Asked::seal) {
+        turn.ask_once(Action::seal);
     }
 }
 
 void owning(Turn& turn, Event const& event) {
-    bool const recording = turn.busy(Action::record_owner) || turn.state.owner_unknown ||
-                           is_owner(turn.state.record);
-    bool const failed = ended_badly(event, Action::seal) || ended_badly(event, Action::record_owner);
+    bool const recording =
+        turn.busy(Action::record_owner) || turn.state.owner_unknown || is_owner(turn.state.record);
+    bool const failed =
+        ended_badly(event, Action::seal) || ended_badly(event, Action::record_owner);
     if (!recording && (failed || gives_up(event))) {
         if (failed) {
             turn.state.asked = Asked::commit;
@@ -308,7 +342,7 @@ void done(Turn& turn) {
     turn.reply(Asked::seal, Action::reply_refused);
 }
 
-} // namespace
+}  // namespace
 
 Step step(State const& state, Event const& event) {
     Turn turn{.state = state, .actions = {}};
@@ -320,20 +354,32 @@ Step step(State const& state, Event const& event) {
     }
     note(turn.state, event);
     switch (state.phase) {
-    case Phase::idle: idle(turn, event); break;
-    case Phase::preparing: preparing(turn, event); break;
-    case Phase::prepared:
-    case Phase::sealed: waiting(turn, event); break;
-    case Phase::owning: owning(turn, event); break;
-    case Phase::running: running(turn, event); break;
-    case Phase::aborting: aborting(turn, event); break;
-    case Phase::done: done(turn); break;
+        case Phase::idle:
+            idle(turn, event);
+            break;
+        case Phase::preparing:
+            preparing(turn, event);
+            break;
+        case Phase::prepared:
+        case Phase::sealed:
+            waiting(turn, event);
+            break;
+        case Phase::owning:
+            owning(turn, event);
+            break;
+        case Phase::running:
+            running(turn, event);
+            break;
+        case Phase::aborting:
+            aborting(turn, event);
+            break;
+        case Phase::done:
+            done(turn);
+            break;
     }
     return {.state = turn.state, .actions = std::move(turn.actions)};
 }
 
-bool owns_guest(State const& state) {
-    return is_owner(state.record);
-}
+bool owns_guest(State const& state) { return is_owner(state.record); }
 
-} // namespace sidecar::machine::destination
+}  // namespace sidecar::machine::destination

@@ -33,15 +33,15 @@ enum class Action : std::uint8_t {
     seal,             ///< Flush, delete the exports, wait for every BLOCK_EXPORT_DELETED.
     reply_sealed,
     record_owner,     ///< Durable OWNER.
-    start_guest,      ///< Inject caught frames, `cont`; ok only when query-status says `running`.
+    start_guest,  ///< Inject caught frames, `cont`; ok only when query-status says `running`.
     reply_ack,
-    announce_network, ///< Gratuitous ARP, unsolicited NA, RARP from here.
-    record_aborted,   ///< Durable ABORTED.
+    announce_network,  ///< Gratuitous ARP, unsolicited NA, RARP from here.
+    record_aborted,  ///< Durable ABORTED.
     reply_aborted,
-    reply_refused,    ///< To prepare or seal: it failed. To abort: refused, OWNER is recorded.
-    destroy,          ///< Kill QEMU; delete what `prepare` wrote down: disks, taps, movers, keys.
-    record_end,       ///< Durable: over, and whether as OWNER or as ABORTED.
-    finish,           ///< Report, free the session. The last action but for replies.
+    reply_refused,  ///< To prepare or seal: it failed. To abort: refused, OWNER is recorded.
+    destroy,  ///< Kill QEMU; delete what `prepare` wrote down: disks, taps, movers, keys.
+    record_end,  ///< Durable: over, and whether as OWNER or as ABORTED.
+    finish,  ///< Report, free the session. The last action but for replies.
 };
 inline constexpr unsigned action_count = static_cast<unsigned>(Action::finish) + 1;
 
@@ -49,34 +49,34 @@ inline constexpr unsigned action_count = static_cast<unsigned>(Action::finish) +
 /// Qemu::gone; asked to commit it, the machine records ABORTED before it says so.
 enum class Record : std::uint8_t {
     none,
-    owner,         ///< record_owner.
-    aborted,       ///< record_aborted.
-    ended_owner,   ///< record_end after OWNER.
-    ended_aborted, ///< record_end after ABORTED.
+    owner,  ///< record_owner.
+    aborted,  ///< record_aborted.
+    ended_owner,  ///< record_end after OWNER.
+    ended_aborted,  ///< record_end after ABORTED.
 };
 
 /// What a restarted sidecar finds its QEMU doing.
 enum class Qemu : std::uint8_t {
-    waiting, ///< inmigrate: the RAM stream is not complete.
+    waiting,  ///< inmigrate: the RAM stream is not complete.
     loaded,  ///< Stream loaded, paused (prelaunch/postmigrate/paused, by `-S`).
-    running, ///< The guest runs here.
-    gone,    ///< No QEMU.
+    running,  ///< The guest runs here.
+    gone,  ///< No QEMU.
 };
 
 /// What happened. Built with the functions below; fields that a kind does not use keep their
 /// defaults.
 struct Event {
     enum class Kind : std::uint8_t {
-        action_ended,         ///< `action` ended as `ending`.
-        prepare_requested,    ///< From the source.
-        seal_requested,       ///< From the source.
-        commit_received,      ///< From the source; may be repeated.
-        abort_requested,      ///< From the source; may be repeated.
-        qemu_loaded,          ///< Its MIGRATION `completed`.
-        qemu_gone,            ///< Its process ended (load error, kill).
-        peer_lost,            ///< Channel closed or heartbeat missed: changes nothing by itself.
-        peer_back,            ///< Channel authenticated again.
-        peer_silent_too_long, ///< peer_lost for longer than the destination's patience.
+        action_ended,  ///< `action` ended as `ending`.
+        prepare_requested,  ///< From the source.
+        seal_requested,  ///< From the source.
+        commit_received,  ///< From the source; may be repeated.
+        abort_requested,  ///< From the source; may be repeated.
+        qemu_loaded,  ///< Its MIGRATION `completed`.
+        qemu_gone,  ///< Its process ended (load error, kill).
+        peer_lost,  ///< Channel closed or heartbeat missed: changes nothing by itself.
+        peer_back,  ///< Channel authenticated again: changes nothing, the source asks.
+        peer_silent_too_long,  ///< peer_lost for longer than the destination's patience.
         /// A new sidecar found `record` and `qemu`. First event of a fresh State.
         restarted,
     };
@@ -104,23 +104,22 @@ enum class Asked : std::uint8_t { nothing, prepare, seal, commit, abort };
 /// The whole memory of the destination's machine: one fresh value per migration (epoch).
 struct State {
     Phase phase = Phase::idle;
-    Record record = Record::none; ///< Last record known durable.
+    Record record = Record::none;  ///< Last record known durable.
     EnumSet<Action> in_flight;
     Asked asked = Asked::nothing;
-    bool peer_up = true;
-    bool loaded = false;          ///< The RAM stream is loaded.
-    bool exports_gone = false;    ///< seal ended ok.
+    bool loaded = false;  ///< The RAM stream is loaded.
+    bool exports_gone = false;  ///< seal ended ok.
     bool qemu_gone = false;
-    bool owner_unknown = false;   ///< record_owner ended unknown once: only its `ok` settles it.
-    bool destroyed = false;       ///< destroy ended ok.
-    bool announced = false;       ///< announce_network ended ok.
+    bool owner_unknown = false;  ///< record_owner ended unknown once: only its `ok` settles it.
+    bool destroyed = false;  ///< destroy ended ok.
+    bool announced = false;  ///< announce_network ended ok.
 
     friend auto operator<=>(State const&, State const&) = default;
 };
 
 struct Step {
     State state;
-    std::vector<Action> actions; ///< In order; start all before waiting for the next event.
+    std::vector<Action> actions;  ///< In order; start all before waiting for the next event.
 };
 
 /// One transition: pure, total (an event that means nothing in a phase changes nothing).
@@ -141,4 +140,4 @@ struct Step {
 /// One line for logs, traces and test failures.
 [[nodiscard]] std::string describe(State const& state);
 
-} // namespace sidecar::machine::destination
+}  // namespace sidecar::machine::destination

@@ -9,52 +9,70 @@ namespace sidecar::machine {
 
 int exit_status(Outcome outcome) {
     switch (outcome) {
-    case Outcome::moved: return 0;
-    case Outcome::none:
-    case Outcome::failed: return 1;
-    case Outcome::refused: return 3;
-    case Outcome::in_doubt: return 4;
-    case Outcome::cancelled: return 5;
+        case Outcome::moved:
+            return 0;
+        case Outcome::none:
+        case Outcome::failed:
+            return 1;
+        case Outcome::refused:
+            return 3;
+        case Outcome::in_doubt:
+            return 4;
+        case Outcome::cancelled:
+            return 5;
     }
     return 1;
 }
 
 std::string_view name(Ending ending) {
     switch (ending) {
-    case Ending::ok: return "ok";
-    case Ending::failed: return "failed";
-    case Ending::unknown: return "unknown";
-    case Ending::acked: return "acked";
-    case Ending::aborted: return "aborted";
+        case Ending::ok:
+            return "ok";
+        case Ending::failed:
+            return "failed";
+        case Ending::unknown:
+            return "unknown";
+        case Ending::acked:
+            return "acked";
+        case Ending::aborted:
+            return "aborted";
     }
     return "?";
 }
 
 std::string_view name(Outcome outcome) {
     switch (outcome) {
-    case Outcome::none: return "none";
-    case Outcome::moved: return "moved";
-    case Outcome::failed: return "failed";
-    case Outcome::refused: return "refused";
-    case Outcome::cancelled: return "cancelled";
-    case Outcome::in_doubt: return "in_doubt";
+        case Outcome::none:
+            return "none";
+        case Outcome::moved:
+            return "moved";
+        case Outcome::failed:
+            return "failed";
+        case Outcome::refused:
+            return "refused";
+        case Outcome::cancelled:
+            return "cancelled";
+        case Outcome::in_doubt:
+            return "in_doubt";
     }
     return "?";
 }
 
 std::string_view name(Guest guest) {
     switch (guest) {
-    case Guest::source: return "source";
-    case Guest::destination: return "destination";
-    case Guest::unknown: return "unknown";
-    case Guest::crashed_source: return "crashed_source";
+        case Guest::source:
+            return "source";
+        case Guest::destination:
+            return "destination";
+        case Guest::unknown:
+            return "unknown";
+        case Guest::crashed_source:
+            return "crashed_source";
     }
     return "?";
 }
 
-std::string_view name(Side side) {
-    return side == Side::source ? "source" : "destination";
-}
+std::string_view name(Side side) { return side == Side::source ? "source" : "destination"; }
 
 namespace {
 
@@ -92,113 +110,184 @@ namespace source {
 
 std::string_view name(Phase phase) {
     switch (phase) {
-    case Phase::idle: return "idle";
-    case Phase::checking: return "checking";
-    case Phase::preparing: return "preparing";
-    case Phase::copying: return "copying";
-    case Phase::converging: return "converging";
-    case Phase::stopped: return "stopped";
-    case Phase::switching: return "switching";
-    case Phase::committed: return "committed";
-    case Phase::settling: return "settling";
-    case Phase::rolling_back: return "rolling_back";
-    case Phase::in_doubt: return "in_doubt";
-    case Phase::done: return "done";
+        case Phase::idle:
+            return "idle";
+        case Phase::checking:
+            return "checking";
+        case Phase::preparing:
+            return "preparing";
+        case Phase::copying:
+            return "copying";
+        case Phase::converging:
+            return "converging";
+        case Phase::stopped:
+            return "stopped";
+        case Phase::switching:
+            return "switching";
+        case Phase::committed:
+            return "committed";
+        case Phase::settling:
+            return "settling";
+        case Phase::rolling_back:
+            return "rolling_back";
+        case Phase::in_doubt:
+            return "in_doubt";
+        case Phase::done:
+            return "done";
     }
     return "?";
 }
 
 std::string_view name(Action action) {
     switch (action) {
-    case Action::check: return "check";
-    case Action::record_begin: return "record_begin";
-    case Action::prepare_destination: return "prepare_destination";
-    case Action::prepare_network: return "prepare_network";
-    case Action::prepare_storage: return "prepare_storage";
-    case Action::copy_disks: return "copy_disks";
-    case Action::start_ram: return "start_ram";
-    case Action::fire_network: return "fire_network";
-    case Action::copy_final: return "copy_final";
-    case Action::seal_destination: return "seal_destination";
-    case Action::continue_migration: return "continue_migration";
-    case Action::record_commit: return "record_commit";
-    case Action::send_commit: return "send_commit";
-    case Action::record_rollback: return "record_rollback";
-    case Action::interrupt: return "interrupt";
-    case Action::cancel_migration: return "cancel_migration";
-    case Action::resume_source: return "resume_source";
-    case Action::rollback_network: return "rollback_network";
-    case Action::abort_destination: return "abort_destination";
-    case Action::drop_storage: return "drop_storage";
-    case Action::drop_network: return "drop_network";
-    case Action::tombstone_disks: return "tombstone_disks";
-    case Action::settle_network: return "settle_network";
-    case Action::quit_source: return "quit_source";
-    case Action::record_end: return "record_end";
-    case Action::finish: return "finish";
+        case Action::check:
+            return "check";
+        case Action::record_begin:
+            return "record_begin";
+        case Action::prepare_destination:
+            return "prepare_destination";
+        case Action::prepare_network:
+            return "prepare_network";
+        case Action::prepare_storage:
+            return "prepare_storage";
+        case Action::copy_disks:
+            return "copy_disks";
+        case Action::start_ram:
+            return "start_ram";
+        case Action::fire_network:
+            return "fire_network";
+        case Action::copy_final:
+            return "copy_final";
+        case Action::seal_destination:
+            return "seal_destination";
+        case Action::continue_migration:
+            return "continue_migration";
+        case Action::record_commit:
+            return "record_commit";
+        case Action::send_commit:
+            return "send_commit";
+        case Action::record_rollback:
+            return "record_rollback";
+        case Action::interrupt:
+            return "interrupt";
+        case Action::cancel_migration:
+            return "cancel_migration";
+        case Action::resume_source:
+            return "resume_source";
+        case Action::rollback_network:
+            return "rollback_network";
+        case Action::abort_destination:
+            return "abort_destination";
+        case Action::drop_storage:
+            return "drop_storage";
+        case Action::drop_network:
+            return "drop_network";
+        case Action::tombstone_disks:
+            return "tombstone_disks";
+        case Action::settle_network:
+            return "settle_network";
+        case Action::quit_source:
+            return "quit_source";
+        case Action::record_end:
+            return "record_end";
+        case Action::finish:
+            return "finish";
     }
     return "?";
 }
 
 std::string_view name(Record record) {
     switch (record) {
-    case Record::none: return "none";
-    case Record::begun: return "begun";
-    case Record::committed: return "committed";
-    case Record::rolled_back: return "rolled_back";
-    case Record::ended: return "ended";
+        case Record::none:
+            return "none";
+        case Record::begun:
+            return "begun";
+        case Record::committed:
+            return "committed";
+        case Record::rolled_back:
+            return "rolled_back";
+        case Record::ended:
+            return "ended";
     }
     return "?";
 }
 
 std::string_view name(Qemu qemu) {
     switch (qemu) {
-    case Qemu::running: return "running";
-    case Qemu::migrating: return "migrating";
-    case Qemu::paused_pre_switchover: return "paused_pre_switchover";
-    case Qemu::postmigrate: return "postmigrate";
-    case Qemu::gone: return "gone";
+        case Qemu::running:
+            return "running";
+        case Qemu::migrating:
+            return "migrating";
+        case Qemu::paused_pre_switchover:
+            return "paused_pre_switchover";
+        case Qemu::postmigrate:
+            return "postmigrate";
+        case Qemu::gone:
+            return "gone";
     }
     return "?";
 }
 
 std::string_view name(Event::Kind kind) {
     switch (kind) {
-    case Event::Kind::action_ended: return "action_ended";
-    case Event::Kind::migrate_requested: return "migrate_requested";
-    case Event::Kind::cancel_requested: return "cancel_requested";
-    case Event::Kind::stop_seen: return "stop_seen";
-    case Event::Kind::pre_switchover_seen: return "pre_switchover_seen";
-    case Event::Kind::migration_completed: return "migration_completed";
-    case Event::Kind::migration_failed: return "migration_failed";
-    case Event::Kind::guest_resumed: return "guest_resumed";
-    case Event::Kind::qemu_gone: return "qemu_gone";
-    case Event::Kind::peer_lost: return "peer_lost";
-    case Event::Kind::peer_back: return "peer_back";
-    case Event::Kind::peer_silent_too_long: return "peer_silent_too_long";
-    case Event::Kind::blackout_exceeded: return "blackout_exceeded";
-    case Event::Kind::operator_resolved: return "operator_resolved";
-    case Event::Kind::restarted: return "restarted";
+        case Event::Kind::action_ended:
+            return "action_ended";
+        case Event::Kind::migrate_requested:
+            return "migrate_requested";
+        case Event::Kind::cancel_requested:
+            return "cancel_requested";
+        case Event::Kind::stop_seen:
+            return "stop_seen";
+        case Event::Kind::pre_switchover_seen:
+            return "pre_switchover_seen";
+        case Event::Kind::migration_completed:
+            return "migration_completed";
+        case Event::Kind::migration_failed:
+            return "migration_failed";
+        case Event::Kind::guest_resumed:
+            return "guest_resumed";
+        case Event::Kind::qemu_gone:
+            return "qemu_gone";
+        case Event::Kind::peer_lost:
+            return "peer_lost";
+        case Event::Kind::peer_back:
+            return "peer_back";
+        case Event::Kind::peer_silent_too_long:
+            return "peer_silent_too_long";
+        case Event::Kind::blackout_exceeded:
+            return "blackout_exceeded";
+        case Event::Kind::operator_resolved:
+            return "operator_resolved";
+        case Event::Kind::restarted:
+            return "restarted";
     }
     return "?";
 }
 
 std::string_view name(Made made) {
     switch (made) {
-    case Made::destination: return "destination";
-    case Made::network: return "network";
-    case Made::storage: return "storage";
-    case Made::ram: return "ram";
-    case Made::fired: return "fired";
+        case Made::destination:
+            return "destination";
+        case Made::network:
+            return "network";
+        case Made::storage:
+            return "storage";
+        case Made::ram:
+            return "ram";
+        case Made::fired:
+            return "fired";
     }
     return "?";
 }
 
 std::string_view name(Word word) {
     switch (word) {
-    case Word::none: return "none";
-    case Word::to_source: return "to_source";
-    case Word::to_destination: return "to_destination";
+        case Word::none:
+            return "none";
+        case Word::to_source:
+            return "to_source";
+        case Word::to_destination:
+            return "to_destination";
     }
     return "?";
 }
@@ -207,16 +296,19 @@ std::string describe(Event const& event) {
     std::string text{name(event.kind)};
     auto const add = [&text](std::string_view word) { (text += ' ') += word; };
     switch (event.kind) {
-    case Event::Kind::action_ended:
-        add(name(event.action));
-        add(name(event.ending));
-        break;
-    case Event::Kind::operator_resolved: add(name(event.side)); break;
-    case Event::Kind::restarted:
-        add(name(event.record));
-        add(name(event.qemu));
-        break;
-    default: break;
+        case Event::Kind::action_ended:
+            add(name(event.action));
+            add(name(event.ending));
+            break;
+        case Event::Kind::operator_resolved:
+            add(name(event.side));
+            break;
+        case Event::Kind::restarted:
+            add(name(event.record));
+            add(name(event.qemu));
+            break;
+        default:
+            break;
     }
     return text;
 }
@@ -237,6 +329,7 @@ std::string describe(State const& state) {
     append_flag(text, "sealed", state.sealed);
     append_flag(text, "cancelled", state.cancelled);
     append_flag(text, "commit_unknown", state.commit_unknown);
+    append_flag(text, "void_commit", state.void_commit);
     append_flag(text, "guest_ran", state.guest_ran);
     append_flag(text, "qemu_gone", state.qemu_gone);
     append_flag(text, "tombstoned", state.tombstoned);
@@ -249,83 +342,130 @@ namespace destination {
 
 std::string_view name(Phase phase) {
     switch (phase) {
-    case Phase::idle: return "idle";
-    case Phase::preparing: return "preparing";
-    case Phase::prepared: return "prepared";
-    case Phase::sealed: return "sealed";
-    case Phase::owning: return "owning";
-    case Phase::running: return "running";
-    case Phase::aborting: return "aborting";
-    case Phase::done: return "done";
+        case Phase::idle:
+            return "idle";
+        case Phase::preparing:
+            return "preparing";
+        case Phase::prepared:
+            return "prepared";
+        case Phase::sealed:
+            return "sealed";
+        case Phase::owning:
+            return "owning";
+        case Phase::running:
+            return "running";
+        case Phase::aborting:
+            return "aborting";
+        case Phase::done:
+            return "done";
     }
     return "?";
 }
 
 std::string_view name(Action action) {
     switch (action) {
-    case Action::prepare: return "prepare";
-    case Action::reply_prepared: return "reply_prepared";
-    case Action::seal: return "seal";
-    case Action::reply_sealed: return "reply_sealed";
-    case Action::record_owner: return "record_owner";
-    case Action::start_guest: return "start_guest";
-    case Action::reply_ack: return "reply_ack";
-    case Action::announce_network: return "announce_network";
-    case Action::record_aborted: return "record_aborted";
-    case Action::reply_aborted: return "reply_aborted";
-    case Action::reply_refused: return "reply_refused";
-    case Action::destroy: return "destroy";
-    case Action::record_end: return "record_end";
-    case Action::finish: return "finish";
+        case Action::prepare:
+            return "prepare";
+        case Action::reply_prepared:
+            return "reply_prepared";
+        case Action::seal:
+            return "seal";
+        case Action::reply_sealed:
+            return "reply_sealed";
+        case Action::record_owner:
+            return "record_owner";
+        case Action::start_guest:
+            return "start_guest";
+        case Action::reply_ack:
+            return "reply_ack";
+        case Action::announce_network:
+            return "announce_network";
+        case Action::record_aborted:
+            return "record_aborted";
+        case Action::reply_aborted:
+            return "reply_aborted";
+        case Action::reply_refused:
+            return "reply_refused";
+        case Action::destroy:
+            return "destroy";
+        case Action::record_end:
+            return "record_end";
+        case Action::finish:
+            return "finish";
     }
     return "?";
 }
 
 std::string_view name(Record record) {
     switch (record) {
-    case Record::none: return "none";
-    case Record::owner: return "owner";
-    case Record::aborted: return "aborted";
-    case Record::ended_owner: return "ended_owner";
-    case Record::ended_aborted: return "ended_aborted";
+        case Record::none:
+            return "none";
+        case Record::owner:
+            return "owner";
+        case Record::aborted:
+            return "aborted";
+        case Record::ended_owner:
+            return "ended_owner";
+        case Record::ended_aborted:
+            return "ended_aborted";
     }
     return "?";
 }
 
 std::string_view name(Qemu qemu) {
     switch (qemu) {
-    case Qemu::waiting: return "waiting";
-    case Qemu::loaded: return "loaded";
-    case Qemu::running: return "running";
-    case Qemu::gone: return "gone";
+        case Qemu::waiting:
+            return "waiting";
+        case Qemu::loaded:
+            return "loaded";
+        case Qemu::running:
+            return "running";
+        case Qemu::gone:
+            return "gone";
     }
     return "?";
 }
 
 std::string_view name(Event::Kind kind) {
     switch (kind) {
-    case Event::Kind::action_ended: return "action_ended";
-    case Event::Kind::prepare_requested: return "prepare_requested";
-    case Event::Kind::seal_requested: return "seal_requested";
-    case Event::Kind::commit_received: return "commit_received";
-    case Event::Kind::abort_requested: return "abort_requested";
-    case Event::Kind::qemu_loaded: return "qemu_loaded";
-    case Event::Kind::qemu_gone: return "qemu_gone";
-    case Event::Kind::peer_lost: return "peer_lost";
-    case Event::Kind::peer_back: return "peer_back";
-    case Event::Kind::peer_silent_too_long: return "peer_silent_too_long";
-    case Event::Kind::restarted: return "restarted";
+        case Event::Kind::action_ended:
+            return "action_ended";
+        case Event::Kind::prepare_requested:
+            return "prepare_requested";
+        case Event::Kind::seal_requested:
+            return "seal_requested";
+        case Event::Kind::commit_received:
+            return "commit_received";
+        case Event::Kind::abort_requested:
+            return "abort_requested";
+        case Event::Kind::qemu_loaded:
+            return "qemu_loaded";
+        case Event::Kind::qemu_gone:
+            return "qemu_gone";
+        case Event::Kind::peer_lost:
+            return "peer_lost";
+        case Event::Kind::peer_back:
+            return "peer_back";
+        case Event::Kind::peer_silent_too_long:
+            return "peer_silent_too_long";
+        case Event::Kind::restarted:
+            return "restarted";
     }
     return "?";
 }
 
 std::string_view name(Asked asked) {
     switch (asked) {
-    case Asked::nothing: return "nothing";
-    case Asked::prepare: return "prepare";
-    case Asked::seal: return "seal";
-    case Asked::commit: return "commit";
-    case Asked::abort: return "abort";
+        case Asked::nothing:
+            return "nothing";
+        case Asked::prepare:
+            return "prepare";
+        case Asked::seal:
+            return "seal";
+        case Asked::commit:
+            return "commit";
+        case Asked::abort:
+            return "abort";
     }
     return "?";
 }
@@ -334,15 +474,16 @@ std::string describe(Event const& event) {
     std::string text{name(event.kind)};
     auto const add = [&text](std::string_view word) { (text += ' ') += word; };
     switch (event.kind) {
-    case Event::Kind::action_ended:
-        add(name(event.action));
-        add(name(event.ending));
-        break;
-    case Event::Kind::restarted:
-        add(name(event.record));
-        add(name(event.qemu));
-        break;
-    default: break;
+        case Event::Kind::action_ended:
+            add(name(event.action));
+            add(name(event.ending));
+            break;
+        case Event::Kind::restarted:
+            add(name(event.record));
+            add(name(event.qemu));
+            break;
+        default:
+            break;
     }
     return text;
 }
@@ -353,7 +494,6 @@ std::string describe(State const& state) {
     append(text, "record", name(state.record));
     append(text, "in_flight", names_of(state.in_flight, action_count));
     append(text, "asked", name(state.asked));
-    append_flag(text, "peer_down", !state.peer_up);
     append_flag(text, "loaded", state.loaded);
     append_flag(text, "exports_gone", state.exports_gone);
     append_flag(text, "qemu_gone", state.qemu_gone);

@@ -10,9 +10,10 @@
 //   have acted on it, but a restart would read it and go forward; hence only going forward is
 //   consistent: it is asked for again until `ok`, the guest paused, and a later `failed` does not
 //   count. A first `failed` is certain: the guest goes back to running on the source.
-// - A restart that finds COMMIT recorded but the guest running knows that COMMIT was never sent (a
-//   source that sent it stays paused): the write landed after its sidecar died and the watchdog had
-//   resumed the guest. It voids the record and keeps the guest.
+// - A restart that finds QEMU completed or gone but no COMMIT records ROLLBACK before anything
+//   else: the dead sidecar's COMMIT, never sent, may still be on its way to the disk, and ROLLBACK
+//   outranks it. A restart that finds COMMIT recorded but the guest running (only somebody's hand
+//   can do that) voids the record and keeps the guest: to send COMMIT would make a second copy run.
 #include "sidecar/machine/source.hpp"
 
 #include <cassert>
@@ -70,7 +71,7 @@ struct Turn {
 void note_ending(State& state, Action action, Ending ending) {
     bool const ok = ending == Ending::ok;
     if (action == Action::record_begin && ending != Ending::failed) {
-        state.record = Record::begun; // unknown: it may be there, so it must be closed
+        state.record = Record::begun;  // unknown: it may be there, so it must be closed
     }
     if (action == Action::record_commit && ending == Ending::unknown) {
         state.commit_unknown = true;
@@ -79,36 +80,71 @@ void note_ending(State& state, Action action, Ending ending) {
         return;
     }
     switch (action) {
-    case Action::record_commit: state.record = Record::committed; break;
-    case Action::record_rollback: state.record = Record::rolled_back; break;
-    case Action::record_end: state.record = Record::ended; break;
-    case Action::seal_destination: state.sealed = true; break;
-    case Action::cancel_migration: state.cancelled = true; break;
-    case Action::resume_source: state.made.erase(Made::ram); break;
-    case Action::rollback_network: state.made.erase(Made::fired); break;
-    case Action::drop_storage: state.made.erase(Made::storage); break;
-    case Action::drop_network: state.made.erase(Made::network); break;
-    case Action::tombstone_disks: state.tombstoned = true; break;
-    case Action::settle_network: state.made.erase(Made::network); break;
-    case Action::quit_source:
-        state.made.erase(Made::storage);
-        state.made.erase(Made::ram);
-        break;
-    default: break;
+        case Action::record_commit:
+            state.record = Record::committed;
+            break;
+        case Action::record_rollback:
+            state.record = Record::rolled_back;
+            state.void_commit = false;
+            break;
+        case Action::record_end:
+            state.record = Record::ended;
+            break;
+        case Action::seal_destination:
+            state.sealed = true;
+            break;
+        case Action::cancel_migration:
+            state.cancelled = true;
+            break;
+        case Action::resume_source:
+            state.made.erase(Made::ram);
+            break;
+        case Action::rollback_network:
+            state.made.erase(Made::fired);
+            break;
+        case Action::drop_storage:
+            state.made.erase(Made::storage);
+            break;
+        case Action::drop_network:
+            state.made.erase(Made::network);
+            break;
+        case Action::tombstone_disks:
+            state.tombstoned = true;
+            break;
+        case Action::settle_network:
+            state.made.erase(Made::network);
+            break;
+        case Action::quit_source:
+            state.made.erase(Made::storage);
+            state.made.erase(Made::ram);
+            break;
+        default:
+            break;
     }
 }
 
 void note(State& state, Event const& event) {
     switch (event.kind) {
-    case Kind::action_ended: note_ending(state, event.action, event.ending); break;
-    case Kind::peer_lost: state.peer_up = false; break;
-    case Kind::peer_back: state.peer_up = true; break;
-    case Kind::qemu_gone: state.qemu_gone = true; break;
-    case Kind::pre_switchover_seen: state.pre_switchover = true; break;
-    case Kind::guest_resumed:
-        state.guest_ran |= state.phase == Phase::switching;
-        break;
-    default: break;
+        case Kind::action_ended:
+            note_ending(state, event.action, event.ending);
+            break;
+        case Kind::peer_lost:
+            state.peer_up = false;
+            break;
+        case Kind::peer_back:
+            state.peer_up = true;
+            break;
+        case Kind::qemu_gone:
+            state.qemu_gone = true;
+            break;
+        case Kind::pre_switchover_seen:
+            state.pre_switchover = true;
+            break;
+        case Kind::guest_resumed:
+            state.guest_ran |= state.phase == Phase::switching;
+            break;
+        default:
+            break;
     }
 }
 
@@ -118,8 +154,8 @@ void note(State& state, Event const& event) {
 /// nothing forward is in flight any more, the rest, newest first.
 void continue_rollback(Turn& turn) {
     State& state = turn.state;
-    if (state.record == Record::committed) {
-        turn.ask_once(Action::record_rollback); // nothing may run before COMMIT is void
+    if (state.void_commit || state.record == Record::committed) {
+        turn.ask_once(Action::record_rollback);  // nothing may run before COMMIT is void
         return;
     }
     if (state.qemu_gone) {
@@ -206,8 +242,8 @@ void settle(Turn& turn) {
     turn.state.phase = Phase::settling;
     turn.state.outcome = Outcome::moved;
     turn.state.guest = Guest::destination;
-    turn.state.made.erase(Made::fired);       // the addresses are where they belong
-    turn.state.made.erase(Made::destination); // and so is the guest
+    turn.state.made.erase(Made::fired);  // the addresses are where they belong
+    turn.state.made.erase(Made::destination);  // and so is the guest
     turn.interrupt_others();
     continue_settling(turn);
 }
@@ -233,6 +269,8 @@ void resume_from_journal(Turn& turn, Event const& event) {
         turn.ask(Action::send_commit);
         return;
     }
+    bool const may_have_completed = event.qemu == Qemu::postmigrate || event.qemu == Qemu::gone;
+    state.void_commit = event.record == Record::begun && may_have_completed;
     roll_back(turn, Outcome::failed);
 }
 
@@ -240,6 +278,7 @@ void idle(Turn& turn, Event const& event) {
     if (event.kind == Kind::restarted) {
         resume_from_journal(turn, event);
     } else if (event.kind == Kind::migrate_requested) {
+        turn.state = {};  // what was heard while nothing was asked for is of no account
         turn.state.phase = Phase::checking;
         turn.ask(Action::check);
     }
@@ -316,7 +355,7 @@ void stopped(Turn& turn, Event const& event) {
         return;
     }
     if (event.kind == Kind::pre_switchover_seen) {
-        turn.ask_once(Action::copy_final);
+        turn.ask(Action::copy_final);
     } else if (ended_ok(event, Action::copy_final)) {
         turn.ask(Action::seal_destination);
     }
@@ -333,7 +372,7 @@ void recording_commit(Turn& turn, Event const& event) {
     }
     if (event.ending == Ending::ok) {
         if (turn.state.guest_ran) {
-            roll_back(turn, Outcome::failed); // somebody resumed it: COMMIT is void and never sent
+            roll_back(turn, Outcome::failed);  // somebody resumed it: COMMIT is void and never sent
             return;
         }
         turn.state.phase = Phase::committed;
@@ -383,8 +422,7 @@ void committed(Turn& turn, Event const& event) {
     if (ended(event, Action::send_commit)) {
         answer_to_commit(turn, event.ending);
     } else if (event.kind == Kind::operator_resolved) {
-        turn.state.word =
-            event.side == Side::source ? Word::to_source : Word::to_destination;
+        turn.state.word = event.side == Side::source ? Word::to_source : Word::to_destination;
         if (turn.busy(Action::send_commit)) {
             turn.interrupt_others();
         } else {
@@ -408,7 +446,7 @@ void rolling_back(Turn& turn, Event const& event) {
         turn.state.made.erase(Made::destination);
     }
     if (ended_badly(event, Action::resume_source)) {
-        turn.state.cancelled = false; // a migration may still hold the guest: cancel again first
+        turn.state.cancelled = false;  // a migration may still hold the guest: cancel again first
     }
     if (ended(event, Action::finish)) {
         turn.state.phase = Phase::done;
@@ -425,43 +463,71 @@ void settling(Turn& turn, Event const& event) {
     continue_settling(turn);
 }
 
-} // namespace
+}  // namespace
 
 Step step(State const& state, Event const& event) {
     Turn turn{.state = state, .actions = {}};
-    if (event.kind == Kind::action_ended) {
-        if (!state.in_flight.contains(event.action)) {
-            return {.state = state, .actions = {}};
-        }
+    bool const ending = event.kind == Kind::action_ended;
+    bool const repeated = event.kind == Kind::pre_switchover_seen && state.pre_switchover;
+    if (repeated || (ending && !state.in_flight.contains(event.action))) {
+        return {.state = state, .actions = {}};
+    }
+    if (ending) {
         turn.state.in_flight.erase(event.action);
     }
     note(turn.state, event);
     switch (state.phase) {
-    case Phase::idle: idle(turn, event); break;
-    case Phase::checking: checking(turn, event); break;
-    case Phase::preparing: preparing(turn, event); break;
-    case Phase::copying: copying(turn, event); break;
-    case Phase::converging: converging(turn, event); break;
-    case Phase::stopped: stopped(turn, event); break;
-    case Phase::switching: switching(turn, event); break;
-    case Phase::committed: committed(turn, event); break;
-    case Phase::settling: settling(turn, event); break;
-    case Phase::rolling_back: rolling_back(turn, event); break;
-    case Phase::in_doubt: in_doubt(turn, event); break;
-    case Phase::done: break;
+        case Phase::idle:
+            idle(turn, event);
+            break;
+        case Phase::checking:
+            checking(turn, event);
+            break;
+        case Phase::preparing:
+            preparing(turn, event);
+            break;
+        case Phase::copying:
+            copying(turn, event);
+            break;
+        case Phase::converging:
+            converging(turn, event);
+            break;
+        case Phase::stopped:
+            stopped(turn, event);
+            break;
+        case Phase::switching:
+            switching(turn, event);
+            break;
+        case Phase::committed:
+            committed(turn, event);
+            break;
+        case Phase::settling:
+            settling(turn, event);
+            break;
+        case Phase::rolling_back:
+            rolling_back(turn, event);
+            break;
+        case Phase::in_doubt:
+            in_doubt(turn, event);
+            break;
+        case Phase::done:
+            break;
     }
     return {.state = turn.state, .actions = std::move(turn.actions)};
 }
 
 bool may_cancel(State const& state) {
     switch (state.phase) {
-    case Phase::checking:
-    case Phase::preparing:
-    case Phase::copying:
-    case Phase::converging:
-    case Phase::stopped: return true;
-    case Phase::switching: return !state.in_flight.contains(Action::record_commit);
-    default: return false;
+        case Phase::checking:
+        case Phase::preparing:
+        case Phase::copying:
+        case Phase::converging:
+        case Phase::stopped:
+            return true;
+        case Phase::switching:
+            return !state.in_flight.contains(Action::record_commit);
+        default:
+            return false;
     }
 }
 
@@ -469,4 +535,4 @@ bool may_resolve(State const& state) {
     return state.phase == Phase::committed || state.phase == Phase::in_doubt;
 }
 
-} // namespace sidecar::machine::source
+}  // namespace sidecar::machine::source

@@ -26,8 +26,8 @@ enum class Phase : std::uint8_t {
     committed,    ///< COMMIT is durable and has been sent; no answer yet.
     settling,     ///< The destination acknowledged: tombstone, stragglers, quit.
     rolling_back, ///< The guest stays: everything made is undone, newest first.
-    in_doubt,     ///< COMMIT is durable, an answer was lost: paused; resent when the peer is back.
-    done,         ///< Over; `State::outcome` is final and nothing is in flight.
+    in_doubt,  ///< COMMIT is durable, an answer was lost: paused; resent when the peer is back.
+    done,  ///< Over; `State::outcome` is final and nothing is in flight.
 };
 
 /// What the machine asks of the driver. Each ends in exactly one Event::Kind::action_ended, also
@@ -35,76 +35,78 @@ enum class Phase : std::uint8_t {
 /// has already happened ends in `ok`. The machine sees no clock: when it asks again for what just
 /// failed, the driver waits (with growing pauses) before it runs it.
 enum class Action : std::uint8_t {
-    check,               ///< Compare both ends; touches nothing. failed: refused.
-    record_begin,        ///< Durable: epoch and destination. Before anything is made.
-    prepare_destination, ///< Peer: disks, QEMU `-S -incoming defer`, exports, its movers.
-    prepare_network,     ///< Source-side movers, proved end to end.
-    prepare_storage,     ///< Bitmap b0 on every disk, NBD server.
+    check,  ///< Compare both ends; touches nothing. failed: refused.
+    record_begin,  ///< Durable: epoch and destination. Before anything is made.
+    prepare_destination,  ///< Peer: disks, QEMU `-S -incoming defer`, exports, its movers.
+    prepare_network,  ///< Source-side movers, proved end to end.
+    prepare_storage,  ///< Bitmap b0 on every disk, NBD server.
     /// Bulk and rounds until the delta is near; outlives short cuts of the link.
     copy_disks,
-    start_ram,           ///< Final export armed, capabilities set, `migrate` answered.
-    fire_network,        ///< At STOP: addresses go to the destination, both families or neither.
-    copy_final,          ///< At pre-switchover: last delta, and a flush at the destination.
-    seal_destination,    ///< Peer flushes and deletes its exports; ok only when confirmed deleted.
+    start_ram,  ///< Final export armed, capabilities set, `migrate` answered.
+    fire_network,  ///< At STOP: addresses go to the destination, both families or neither.
+    copy_final,  ///< At pre-switchover: last delta, and a flush at the destination.
+    seal_destination,  ///< Peer flushes and deletes its exports; ok only when confirmed deleted.
     continue_migration,  ///< `migrate-continue` answered; `completed`/`failed` come as events.
-    record_commit,       ///< Durable COMMIT.
-    send_commit,         ///< acked | aborted | unknown. One try: waits for one answer, bounded.
-    record_rollback,     ///< Durable: COMMIT is void. Only after ABORTED or an operator's word.
-    interrupt,           ///< Ask every action in flight to end soon. Ends `ok` at once.
+    record_commit,  ///< Durable COMMIT.
+    send_commit,  ///< acked | aborted | unknown. One try: waits for one answer, bounded.
+    /// Durable: COMMIT is void. Only after ABORTED, an operator's word, or when it was never sent.
+    record_rollback,
+    interrupt,  ///< Ask every action in flight to end soon. Ends `ok` at once.
     /// `migrate_cancel` answered; no effect when QEMU has completed. ok also when none runs.
     cancel_migration,
     /// ok only when query-status says `running`: waits out finish-migrate, `cont` in postmigrate.
     resume_source,
-    rollback_network,    ///< Addresses and caught frames back to the source. Needs no peer.
+    rollback_network,  ///< Addresses and caught frames back to the source. Needs no peer.
     /// Peer records ABORTED, kills its QEMU, removes what it made. Best effort.
     abort_destination,
-    drop_storage,        ///< Bitmaps, exports, NBD server of the source. ok when its QEMU is gone.
-    drop_network,        ///< Source-side movers.
-    tombstone_disks,     ///< The source's disks are marked stale for this epoch.
-    settle_network,      ///< Stragglers forwarded until idle, then source-side movers removed.
-    quit_source,         ///< QEMU `quit`; ok when its process has ended.
-    record_end,          ///< Durable: the final outcome.
-    finish,              ///< Report, free the session. The last action.
+    drop_storage,  ///< Bitmaps, exports, NBD server of the source. ok when its QEMU is gone.
+    drop_network,  ///< Source-side movers.
+    tombstone_disks,  ///< The source's disks are marked stale for this epoch.
+    settle_network,  ///< Stragglers forwarded until idle, then source-side movers removed.
+    quit_source,  ///< QEMU `quit`; ok when its process has ended.
+    record_end,  ///< Durable: the final outcome.
+    finish,  ///< Report, free the session. The last action.
 };
 inline constexpr unsigned action_count = static_cast<unsigned>(Action::finish) + 1;
 
-/// What the source's journal says of this epoch.
+/// What the source's journal says of this epoch: the highest of the records that are durable. Each
+/// record has a place of its own there, so that a late write of a dead sidecar hides no later one.
 enum class Record : std::uint8_t {
-    none,        ///< No migration of this guest.
-    begun,       ///< record_begin: something may have been made.
-    committed,   ///< record_commit.
-    rolled_back, ///< record_rollback after COMMIT.
-    ended,       ///< record_end.
+    none,  ///< No migration of this guest.
+    begun,  ///< record_begin: something may have been made.
+    committed,  ///< record_commit.
+    rolled_back,  ///< record_rollback after COMMIT.
+    ended,  ///< record_end.
 };
 
 /// What a restarted sidecar finds QEMU doing (query-status, query-migrate).
 enum class Qemu : std::uint8_t {
-    running,              ///< Guest runs, no migration.
-    migrating,            ///< Guest runs, RAM pre-copy under way.
+    running,  ///< Guest runs, no migration.
+    migrating,  ///< Guest runs, RAM pre-copy under way.
     /// finish-migrate, at pre-switchover or in device state; `migrate_cancel` may still help.
     paused_pre_switchover,
-    postmigrate,          ///< Completed: `cont` would start the guest.
-    gone,                 ///< No QEMU.
+    postmigrate,  ///< Completed: `cont` would start the guest.
+    gone,  ///< No QEMU.
 };
 
 /// What happened. Built with the functions below; fields that a kind does not use keep their
 /// defaults.
 struct Event {
     enum class Kind : std::uint8_t {
-        action_ended,         ///< `action` ended as `ending`.
-        migrate_requested,    ///< The operator asks for the migration. Only in idle.
-        cancel_requested,     ///< Ignored when may_cancel() is false; the driver answers from that.
-        stop_seen,            ///< QMP STOP while RAM migrates.
+        action_ended,  ///< `action` ended as `ending`.
+        migrate_requested,  ///< The operator asks for the migration. Only in idle.
+        cancel_requested,  ///< Ignored when may_cancel() is false; the driver answers from that.
+        stop_seen,  ///< QMP STOP while RAM migrates.
         pre_switchover_seen,  ///< QMP MIGRATION pre-switchover.
         migration_completed,  ///< QMP MIGRATION completed (runstate postmigrate).
         /// QMP MIGRATION failed or cancelled: QEMU has restarted the guest or will.
         migration_failed,
-        guest_resumed,        ///< QMP RESUME.
-        qemu_gone,            ///< The source QEMU's process ended.
-        peer_lost,            ///< Channel closed or heartbeat missed.
-        peer_back,            ///< Channel authenticated again.
-        peer_silent_too_long, ///< peer_lost, and the patience of the copying phase is over.
-        blackout_exceeded,    ///< STOP is longer ago than the pause limit.
+        guest_resumed,  ///< QMP RESUME.
+        qemu_gone,  ///< The source QEMU's process ended.
+        peer_lost,  ///< Channel closed or heartbeat missed.
+        peer_back,  ///< Channel authenticated again.
+        peer_silent_too_long,  ///< peer_lost, and the patience of the copying phase is over.
+        blackout_exceeded,  ///< STOP is longer ago than the pause limit.
         /// `side` owns the guest, says the operator, the other side being fenced.
         operator_resolved,
         /// A new sidecar found `record` in the journal and `qemu` in QEMU. First event of a fresh
@@ -136,11 +138,11 @@ struct Event {
 /// Things that may exist because an action that makes them was asked for; each has one undoing
 /// action.
 enum class Made : std::uint8_t {
-    destination, ///< prepare_destination; abort_destination.
-    network,     ///< prepare_network; drop_network (settle_network when moved).
-    storage,     ///< prepare_storage; drop_storage (quit_source when moved).
-    ram,         ///< start_ram; cancel_migration, then resume_source.
-    fired,       ///< fire_network; rollback_network.
+    destination,  ///< prepare_destination; abort_destination.
+    network,  ///< prepare_network; drop_network (settle_network when moved).
+    storage,  ///< prepare_storage; drop_storage (quit_source when moved).
+    ram,  ///< start_ram; cancel_migration, then resume_source.
+    fired,  ///< fire_network; rollback_network.
 };
 
 /// What an operator has said of a migration in doubt.
@@ -152,25 +154,26 @@ struct State {
     Phase phase = Phase::idle;
     Outcome outcome = Outcome::none;
     Guest guest = Guest::source;
-    Record record = Record::none; ///< Last record known durable (begun also when it may be).
-    Word word = Word::none;       ///< The operator's word; waits for send_commit to end.
-    EnumSet<Action> in_flight;    ///< Asked for and not ended.
-    EnumSet<Made> made;           ///< Set when asked for, cleared when the undoing ended ok.
-    bool peer_up = true;          ///< Assumed until peer_lost, also after `restarted`.
+    Record record = Record::none;  ///< Last record known durable (begun also when it may be).
+    Word word = Word::none;  ///< The operator's word; waits for send_commit to end.
+    EnumSet<Action> in_flight;  ///< Asked for and not ended.
+    EnumSet<Made> made;  ///< Set when asked for, cleared when the undoing ended ok.
+    bool peer_up = true;  ///< Assumed until peer_lost, also after `restarted`.
     bool pre_switchover = false;  ///< pre-switchover was seen.
-    bool sealed = false;          ///< The destination confirmed that its exports are gone.
-    bool cancelled = false;       ///< Rolling back: QEMU has no migration any more.
+    bool sealed = false;  ///< The destination confirmed that its exports are gone.
+    bool cancelled = false;  ///< Rolling back: QEMU has no migration any more.
     bool commit_unknown = false;  ///< record_commit ended unknown once: only its `ok` settles it.
-    bool guest_ran = false;       ///< RESUME was seen after STOP: COMMIT must not be sent.
-    bool qemu_gone = false;       ///< The source's QEMU has ended.
-    bool tombstoned = false;      ///< tombstone_disks ended ok.
+    bool void_commit = false;  ///< A COMMIT never sent may reach the disk late: ROLLBACK first.
+    bool guest_ran = false;  ///< RESUME was seen after STOP: COMMIT must not be sent.
+    bool qemu_gone = false;  ///< The source's QEMU has ended.
+    bool tombstoned = false;  ///< tombstone_disks ended ok.
 
     friend auto operator<=>(State const&, State const&) = default;
 };
 
 struct Step {
     State state;
-    std::vector<Action> actions; ///< In order; start all before waiting for the next event.
+    std::vector<Action> actions;  ///< In order; start all before waiting for the next event.
 };
 
 /// One transition: pure, total (an event that means nothing in a phase changes nothing). After
@@ -197,4 +200,4 @@ struct Step {
 /// One line for logs, traces and test failures.
 [[nodiscard]] std::string describe(State const& state);
 
-} // namespace sidecar::machine::source
+}  // namespace sidecar::machine::source

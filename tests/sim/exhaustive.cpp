@@ -1,0 +1,52 @@
+// The design, explored without a bound: any number of faults of any kind, in any order, at any
+// moment.
+#include "tests/sim/explorer.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace sim;
+
+namespace {
+
+/// More than three times what there is to see; so that a mistake in the model ends in a failure and
+/// not in all of the machine's memory.
+constexpr std::size_t states_max = 10'000'000;
+
+}  // namespace
+
+TEST_CASE("every invariant holds in every reachable state, and every state comes to a good end",
+          "[sim]") {
+    Report const report = explore(Mutation::none, Check::all, states_max);
+    INFO(report.violation);
+    CHECK(report.violation.empty());
+    CHECK(report.complete);
+    WARN(report.states << " states, " << report.transitions << " steps, " << report.endings
+                       << " ends, the guest moved in " << report.moved << " of them");
+
+    // The search saw what it claims to have seen.
+    CHECK(report.moved > 0);
+    CHECK(report.endings > report.moved);
+    for (unsigned phase = 0; phase <= static_cast<unsigned>(src::Phase::done); ++phase) {
+        INFO("source phase " << name(static_cast<src::Phase>(phase)));
+        CHECK(report.source_phases.contains(static_cast<src::Phase>(phase)));
+    }
+    for (unsigned phase = 0; phase <= static_cast<unsigned>(dst::Phase::done); ++phase) {
+        INFO("destination phase " << name(static_cast<dst::Phase>(phase)));
+        CHECK(report.destination_phases.contains(static_cast<dst::Phase>(phase)));
+    }
+    for (unsigned move = 0; move <= static_cast<unsigned>(Move::host_starts_guest); ++move) {
+        INFO("move " << describe(Label{.move = static_cast<Move>(move)}));
+        CHECK(report.moves.at(move));
+    }
+    for (unsigned index = 0; index < src::action_count; ++index) {
+        auto const action = static_cast<src::Action>(index);
+        INFO("source action " << name(action));
+        CHECK(report.source_actions.contains(action) == (action != src::Action::interrupt));
+    }
+    for (unsigned index = 0; index < dst::action_count; ++index) {
+        auto const action = static_cast<dst::Action>(index);
+        INFO("destination action " << name(action));
+        bool const at_once = name(action).starts_with("reply_");  // these end with the step itself
+        CHECK(report.destination_actions.contains(action) == !at_once);
+    }
+}

@@ -1,0 +1,262 @@
+// The search: a table of packed states, breadth first, then a depth-first pass over the healthy
+// steps.
+#include "tests/sim/explorer.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace sim {
+
+namespace {
+
+constexpr std::uint32_t no_state = std::numeric_limits<std::uint32_t>::max();
+
+std::uint64_t hash(Packed const& packed) {
+    std::uint64_t value = 0x9E3779B97F4A7C15U;
+    for (std::uint64_t word : packed) {
+        value = (value ^ word) * 0xFF51AFD7ED558CCDU;
+        value ^= value >> 32U;
+    }
+    return value;
+}
+
+/// Every state seen, in the order seen, each with the one it was first reached from.
+class Table {
+public:
+    Table() : slots_(std::size_t{1} << 16U, no_state) {}
+
+    struct Found {
+        std::uint32_t index;
+        bool fresh;
+    };
+
+    /// Finds `packed`, or adds it as reached from `parent`.
+    Found insert(Packed const& packed, std::uint32_t parent) {
+        if (states_.size() * 2 > slots_.size()) {
+            grow();
+        }
+        std::size_t const slot = slot_of(packed);
+        if (slots_[slot] != no_state) {
+            return {.index = slots_[slot], .fresh = false};
+        }
+        auto const index = static_cast<std::uint32_t>(states_.size());
+        slots_[slot] = index;
+        states_.push_back(packed);
+        parents_.push_back(parent);
+        return {.index = index, .fresh = true};
+    }
+    /// The index of a state that was added; no_state for any other.
+    [[nodiscard]] std::uint32_t find(Packed const& packed) const { return slots_[slot_of(packed)]; }
+
+    [[nodiscard]] std::size_t size() const { return states_.size(); }
+    [[nodiscard]] Packed const& state(std::uint32_t index) const { return states_[index]; }
+    [[nodiscard]] std::uint32_t parent(std::uint32_t index) const { return parents_[index]; }
+
+private:
+    /// Where `packed` is, or would be put.
+    [[nodiscard]] std::size_t slot_of(Packed const& packed) const {
+        std::size_t const mask = slots_.size() - 1;
+        std::size_t slot = hash(packed) & mask;
+        while (slots_[slot] != no_state && states_[slots_[slot]] != packed) {
+            slot = (slot + 1) & mask;
+        }
+        return slot;
+    }
+    void grow() {
+        slots_.assign(slots_.size() * 2, no_state);
+        for (std::uint32_t index = 0; index < states_.size(); ++index) {
+            slots_[slot_of(states_[index])] = index;
+        }
+    }
+
+    std::vector<std::uint32_t> slots_;
+    std::vector<Packed> states_;
+    std::vector<std::uint32_t> parents_;
+};
+
+class Explorer {
+public:
+    Explorer(Mutation mutation, Check check, std::size_t states_max)
+        : mutation_(mutation), check_(check), states_max_(states_max) {}
+
+    Report run() {
+        search();
+        if (report_.violation.empty() && report_.complete && check_ == Check::all) {
+            check_ends_come();
+        }
+        report_.states = table_.size();
+        return report_;
+    }
+
+private:
+    void search() {
+        (void)table_.insert(pack(initial()), no_state);
+        for (std::uint32_t index = 0; index < table_.size(); ++index) {
+            if (table_.size() > states_max_ || !expand(index)) {
+                return;
+            }
+        }
+        report_.complete = true;
+    }
+
+    /// Adds the successors of one state. Returns false when something is violated.
+    bool expand(std::uint32_t index) {
+        Node const node = unpack(table_.state(index));
+        steps_.clear();
+        transitions(node, mutation_, steps_);
+        note(node);
+        bool at_end = true;
+        for (Transition const& step : steps_) {
+            at_end = at_end && step.nature == Nature::fault;
+            Table::Found const found = table_.insert(pack(step.next), index);
+            if (std::string const broken = broken_after(node, step.next, found.fresh);
+                !broken.empty()) {
+                violate(broken, index, &step);
+                return false;
+            }
+        }
+        return !at_end || check_ != Check::all || accept_end(node, index);
+    }
+
+    /// What is wrong with the step to `after`, or with `after` itself when it is `fresh`.
+    [[nodiscard]] std::string broken_after(Node const& before, Node const& after,
+                                           bool fresh) const {
+        if (check_ == Check::one_guest) {
+            return fresh ? two_guests_in(after) : "";
+        }
+        std::string broken = broken_by_step(before, after);
+        return broken.empty() && fresh ? broken_in(after) : broken;
+    }
+
+    /// Keeps account of what was seen.
+    void note(Node const& node) {
+        report_.transitions += steps_.size();
+        report_.source_phases.insert(node.source.phase);
+        report_.destination_phases.insert(node.destination.phase);
+        for (Transition const& step : steps_) {
+            Label const& label = step.label;
+            report_.moves.at(static_cast<std::size_t>(label.move)) = true;
+            if (label.move == Move::source_ends) {
+                report_.source_actions.insert(static_cast<src::Action>(label.what));
+            } else if (label.move == Move::destination_ends) {
+                report_.destination_actions.insert(static_cast<dst::Action>(label.what));
+            }
+        }
+    }
+
+    bool accept_end(Node const& node, std::uint32_t index) {
+        ++report_.endings;
+        report_.moved += node.world.tombstone ? 1U : 0U;
+        std::string broken = broken_at_end(node);
+        if (broken.empty()) {
+            broken = broken_second_migration(node);
+        }
+        if (broken.empty()) {
+            return true;
+        }
+        violate(broken, index, nullptr);
+        return false;
+    }
+
+    /// Looks for a circle among healthy steps: together with the check of every end this shows
+    /// that, once faults have ceased, whatever order things happen in, an end comes and is a good
+    /// one.
+    void check_ends_come() {
+        enum Colour : std::uint8_t { fresh, open, closed };
+        std::vector<Colour> colours(table_.size(), fresh);
+        struct Frame {
+            std::uint32_t index;
+            bool entered;
+        };
+        std::vector<Frame> stack;
+        for (std::uint32_t root = 0; root < table_.size(); ++root) {
+            stack.push_back({.index = root, .entered = false});
+            while (!stack.empty()) {
+                Frame& frame = stack.back();
+                std::uint32_t const index = frame.index;
+                if (frame.entered || colours[index] == closed) {
+                    colours[index] = closed;
+                    stack.pop_back();
+                    continue;
+                }
+                frame.entered = true;
+                colours[index] = open;
+                steps_.clear();
+                transitions(unpack(table_.state(index)), mutation_, steps_);
+                keep_healthy(steps_);
+                for (Transition const& step : steps_) {
+                    std::uint32_t const next = table_.find(pack(step.next));
+                    if (colours[next] == open) {
+                        violate("I3: a circle of steps without a fault", index, &step);
+                        return;
+                    }
+                    if (colours[next] == fresh) {
+                        stack.push_back({.index = next, .entered = false});
+                    }
+                }
+            }
+        }
+    }
+
+    /// Records what is broken and the shortest way to it: to `index`, then `last` if there is one.
+    void violate(std::string const& broken, std::uint32_t index, Transition const* last) {
+        std::vector<std::uint32_t> path;
+        for (std::uint32_t at = index; at != no_state; at = table_.parent(at)) {
+            path.push_back(at);
+        }
+        std::reverse(path.begin(), path.end());
+        std::string text = broken + "\n";
+        for (std::size_t at = 0; at + 1 < path.size(); ++at) {
+            text += step_between(at + 1, path[at], path[at + 1]);
+        }
+        report_.trace_length = path.size() - 1;
+        if (last != nullptr) {
+            ++report_.trace_length;
+            text += line(report_.trace_length, *last);
+        }
+        text += describe(last != nullptr ? last->next : unpack(table_.state(index))) + "\n";
+        report_.violation = text;
+    }
+
+    [[nodiscard]] std::string step_between(std::size_t number, std::uint32_t from,
+                                           std::uint32_t to) const {
+        std::vector<Transition> steps;
+        transitions(unpack(table_.state(from)), mutation_, steps);
+        for (Transition const& step : steps) {
+            if (pack(step.next) == table_.state(to)) {
+                return line(number, step);
+            }
+        }
+        return "  ?\n";
+    }
+
+    static std::string line(std::size_t number, Transition const& step) {
+        std::string_view const mark = step.nature == Nature::fault  ? " ! "
+                                      : step.nature == Nature::heal ? " + "
+                                                                    : "   ";
+        return "  " + std::to_string(number) + std::string(mark) + describe(step.label) + "\n";
+    }
+
+    Mutation mutation_;
+    Check check_;
+    std::size_t states_max_;
+    Table table_;
+    std::vector<Transition> steps_;
+    Report report_;
+};
+
+}  // namespace
+
+void keep_healthy(std::vector<Transition>& list) {
+    bool const heals = std::any_of(list.begin(), list.end(), [](Transition const& step) {
+        return step.nature == Nature::heal;
+    });
+    Nature const wanted = heals ? Nature::heal : Nature::healthy;
+    std::erase_if(list, [wanted](Transition const& step) { return step.nature != wanted; });
+}
+
+Report explore(Mutation mutation, Check check, std::size_t states_max) {
+    return Explorer(mutation, check, states_max).run();
+}
+
+}  // namespace sim

@@ -1,0 +1,191 @@
+// The invariants of docs/architecture.md as predicates on the model world.
+//
+// Part of explorer.hpp. The names I1..I8 are those of the table there.
+#include "tests/sim/explorer.hpp"
+
+namespace sim {
+
+namespace {
+
+bool guest_runs_at_source(World const& world) { return executes(world.source_qemu); }
+bool guest_runs_at_destination(World const& world) {
+    return world.destination_qemu == DestinationQemu::running;
+}
+
+/// Whether the guest belongs to the destination at the end of everything.
+bool moved(World const& world) {
+    return world.fenced ? world.tombstone : is_owner(world.destination_journal);
+}
+
+std::string broken_at_end_moved(Node const& node) {
+    World const& world = node.world;
+    if (world.source_qemu != SourceQemu::gone) {
+        return "I6: moved, and the source's QEMU is left over";
+    }
+    if (!world.tombstone) {
+        return "I5: moved, and the source's disks carry no tombstone";
+    }
+    if (world.source_storage || world.source_movers || world.destination_exports) {
+        return "I6: moved, and bitmaps, exports or movers are left over";
+    }
+    if (world.network_at != Side::destination) {
+        return "I8: the guest is at the destination, its addresses are not";
+    }
+    if (node.source.phase == src::Phase::done &&
+        (node.source.outcome != Outcome::moved || node.source.guest != Guest::destination)) {
+        return "I10: moved, and the source says something else";
+    }
+    bool const alive =
+        guest_runs_at_destination(world) || world.destination_qemu == DestinationQemu::gone;
+    return alive ? "" : "I3: moved, and the guest is paused for ever";
+}
+
+std::string broken_at_end_kept(Node const& node) {
+    World const& world = node.world;
+    if (!guest_runs_at_source(world) && world.source_qemu != SourceQemu::gone) {
+        return "I3: the guest belongs to the source, and is paused for ever";
+    }
+    if (world.tombstone) {
+        return "I5: the guest belongs to the source, whose disks carry a tombstone";
+    }
+    if (world.source_storage || world.source_movers) {
+        return "I6: not moved, and bitmaps, exports or movers are left over at the source";
+    }
+    bool const fenced_owner = world.fenced && is_owner(world.destination_journal);
+    bool const remains = world.destination_made || world.destination_exports ||
+                         world.destination_qemu != DestinationQemu::none;
+    if (remains && !fenced_owner) {
+        return "I6: not moved, and something is left over at the destination";
+    }
+    if (world.network_at != Side::source) {
+        return "I8: the guest is at the source, its addresses are not";
+    }
+    if (node.source.phase != src::Phase::done) {
+        return "";
+    }
+    Outcome const outcome = node.source.outcome;
+    bool const told =
+        outcome == Outcome::failed || outcome == Outcome::refused || outcome == Outcome::cancelled;
+    bool const placed =
+        node.source.guest == Guest::source || node.source.guest == Guest::crashed_source;
+    return told && placed ? "" : "I10: not moved, and the source says something else";
+}
+
+} // namespace
+
+std::string two_guests_in(Node const& node) {
+    World const& world = node.world;
+    if (!guest_runs_at_source(world)) {
+        return "";
+    }
+    if (guest_runs_at_destination(world)) {
+        return "I1: two copies run";
+    }
+    bool const owned = is_owner(world.destination_journal) && !world.fenced;
+    return owned ? "I1: the source runs while OWNER is recorded" : "";
+}
+
+std::string broken_in(Node const& node) {
+    if (std::string broken = two_guests_in(node); !broken.empty()) {
+        return broken;
+    }
+    World const& world = node.world;
+    bool const owner = is_owner(world.destination_journal);
+    if (guest_runs_at_destination(world)) {
+        bool const committed = world.source_journal == src::Record::committed ||
+                               world.source_journal == src::Record::ended;
+        if (!owner || !committed) {
+            return "I2: the destination runs without COMMIT and OWNER recorded";
+        }
+        if (!world.data_complete) {
+            return "I4: the destination runs on disks that differ from the source's at STOP";
+        }
+        if (world.destination_exports) {
+            return "I5: the destination runs while its disks are exported";
+        }
+    }
+    src::Phase const phase = node.source.phase;
+    bool const before_stop = phase >= src::Phase::checking && phase <= src::Phase::converging;
+    if (before_stop && world.network_at != Side::source) {
+        return "I8: the addresses moved before STOP";
+    }
+    src::Step const cancelled =
+        src::step(node.source, src::event(src::Event::Kind::cancel_requested));
+    if (src::may_cancel(node.source) != (cancelled.state != node.source)) {
+        return "may_cancel says something else than step does";
+    }
+    return "";
+}
+
+std::string broken_by_step(Node const& before, Node const& after) {
+    World const& was = before.world;
+    World const& is = after.world;
+    bool const source_starts = !guest_runs_at_source(was) && guest_runs_at_source(is);
+    if (source_starts && is.source_journal == src::Record::committed) {
+        return "I2: the source continues behind COMMIT";
+    }
+    bool const voided = was.source_journal == src::Record::committed &&
+                        is.source_journal == src::Record::rolled_back;
+    if (voided && was.commit_sent && !is_aborted(is.destination_journal) && !is.fenced) {
+        return "I2: COMMIT was sent, and is voided without ABORTED or an operator's word";
+    }
+    if (!guest_runs_at_destination(was) && guest_runs_at_destination(is) &&
+        is.network_at != Side::destination) {
+        return "I8: the destination runs, its addresses are elsewhere";
+    }
+    return "";
+}
+
+std::string broken_at_end(Node const& node) {
+    World const& world = node.world;
+    src::Phase const source = node.source.phase;
+    dst::Phase const destination = node.destination.phase;
+    if (!world.source_up || !world.destination_up) {
+        return "the end is reached with a sidecar down";
+    }
+    if (source != src::Phase::done && source != src::Phase::idle) {
+        return "I3: the source's machine waits for ever";
+    }
+    if (destination != dst::Phase::done && destination != dst::Phase::idle) {
+        return "I6: the destination's machine waits for ever";
+    }
+    if (world.source_journal != src::Record::none && world.source_journal != src::Record::ended) {
+        return "I6: the source's journal is left open";
+    }
+    if (world.destination_journal == dst::Record::owner ||
+        world.destination_journal == dst::Record::aborted) {
+        return "I6: the destination's journal is left open";
+    }
+    return moved(world) ? broken_at_end_moved(node) : broken_at_end_kept(node);
+}
+
+std::string broken_second_migration(Node const& node) {
+    World const& world = node.world;
+    if (!guest_runs_at_source(world) || world.fenced) {
+        return "";
+    }
+    Node at = initial(); // new machines and new journals; the world stays as it was left
+    at.world.network_at = world.network_at;
+    at.world.destination_qemu = world.destination_qemu;
+    at.world.destination_told = world.destination_told;
+    at.world.source_storage = world.source_storage;
+    at.world.source_movers = world.source_movers;
+    at.world.destination_made = world.destination_made;
+    at.world.destination_exports = world.destination_exports;
+    at.world.tombstone = world.tombstone;
+    constexpr int steps_max = 200; // several times what a migration takes
+    std::vector<Transition> steps;
+    for (int step = 0; step < steps_max; ++step) {
+        steps.clear();
+        transitions(at, Mutation::none, steps);
+        keep_healthy(steps);
+        if (steps.empty()) {
+            return guest_runs_at_destination(at.world) ? broken_at_end(at)
+                                                       : "I6: a second migration fails";
+        }
+        at = steps.front().next;
+    }
+    return "I6: a second migration does not end";
+}
+
+} // namespace sim

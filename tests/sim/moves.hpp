@@ -1,0 +1,46 @@
+// How the parts of the model world add their steps: shared by world.cpp and the two sides, nobody
+// else.
+#pragma once
+
+#include "tests/sim/world.hpp"
+
+namespace sim {
+
+/// The steps out of one Node, being collected.
+struct Moves {
+    Node const& from;
+    Mutation mutation;
+    std::vector<Transition>& list;
+
+    /// Adds a step that leads to a copy of `from`, to be changed by the caller at once: the
+    /// reference does not outlive the next add().
+    Node& add(Nature nature, Label label) {
+        list.push_back({.nature = nature, .label = label, .next = from});
+        return list.back().next;
+    }
+    /// Adds a step that is one event for the source's machine.
+    void source_event(Nature nature, Label label, src::Event const& event) {
+        tell_source(add(nature, label), event, mutation);
+    }
+    /// Adds a step that is one event for the destination's machine.
+    void destination_event(Nature nature, Label label, dst::Event const& event) {
+        tell_destination(add(nature, label), event, mutation);
+    }
+};
+
+template <typename Enumeration>
+[[nodiscard]] std::uint8_t code(Enumeration value) {
+    return static_cast<std::uint8_t>(value);
+}
+
+void source_moves(Moves& moves);      // world_source.cpp
+void destination_moves(Moves& moves); // world_destination.cpp
+
+/// The QEMUs by themselves and what their sidecars hear of them.
+void source_qemu_moves(Moves& moves);      // world_source.cpp
+void destination_qemu_moves(Moves& moves); // world_destination.cpp
+
+/// The destination's QEMU ends, by a kill or by `destroy`: its exports end with it.
+void end_destination_qemu(World& world, DestinationQemu end);
+
+} // namespace sim

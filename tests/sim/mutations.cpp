@@ -1,0 +1,47 @@
+// Each of the weaker commit rules, put in on purpose, must make two copies of a guest run; that the
+// search finds it, and how, is what shows that the search can see. The shortest trace of each is
+// printed.
+#include "tests/sim/explorer.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace sim;
+
+namespace {
+
+/// Well beyond the deepest of the traces below.
+constexpr std::size_t states_max = 10'000'000;
+
+void must_be_caught(Mutation mutation) {
+    Report const two_run = explore(mutation, Check::one_guest, states_max);
+    INFO(name(mutation));
+    REQUIRE(two_run.violation.starts_with("I1"));
+    WARN(name(mutation) << ", caught after " << two_run.states << " states by a trace of "
+                        << two_run.trace_length << " steps:\n"
+                        << two_run.violation);
+    // With all invariants watched it is caught no later.
+    Report const broken = explore(mutation, Check::safety, states_max);
+    REQUIRE_FALSE(broken.violation.empty());
+    CHECK(broken.trace_length <= two_run.trace_length);
+}
+
+}  // namespace
+
+TEST_CASE("a destination without -S is caught", "[sim][mutation]") {
+    must_be_caught(Mutation::destination_without_S);
+}
+TEST_CASE("a destination that starts on its own completed is caught", "[sim][mutation]") {
+    must_be_caught(Mutation::destination_starts_on_loaded);
+}
+TEST_CASE("a source that resumes on silence after COMMIT is caught", "[sim][mutation]") {
+    must_be_caught(Mutation::source_resumes_on_silence);
+}
+TEST_CASE("COMMIT sent before it is durable is caught", "[sim][mutation]") {
+    must_be_caught(Mutation::commit_sent_before_durable);
+}
+TEST_CASE("ABORTED answered before it is durable is caught", "[sim][mutation]") {
+    must_be_caught(Mutation::aborted_sent_before_durable);
+}
+TEST_CASE("a source host that starts the guest from its stale disk is caught", "[sim][mutation]") {
+    must_be_caught(Mutation::stale_disk_started);
+}

@@ -1,0 +1,359 @@
+// The source's machine, scene by scene: the order of the happy path is the phase table of
+// docs/architecture.md, and every phase gives up as its last column says.
+#include "sidecar/machine/source.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace sidecar::machine;
+using namespace sidecar::machine::source;
+using Kind = Event::Kind;
+
+namespace {
+
+using Actions = std::vector<Action>;
+
+/// A machine with its log: every action it asked for, in order.
+struct Scene {
+    State state;
+    Actions log;
+
+    Actions tell(Event const& what) {
+        Step step = source::step(state, what);
+        state = step.state;
+        log.insert(log.end(), step.actions.begin(), step.actions.end());
+        return step.actions;
+    }
+    Actions tell(Kind kind) { return tell(event(kind)); }
+    Actions ok(Action action) {
+        REQUIRE(state.in_flight.contains(action));
+        return tell(action_ended(action, Ending::ok));
+    }
+    Actions ends(Action action, Ending ending) {
+        REQUIRE(state.in_flight.contains(action));
+        return tell(action_ended(action, ending));
+    }
+    /// Ends every action ok, in the order asked, until nothing is in flight.
+    void drain() {
+        while (!state.in_flight.empty()) {
+            for (unsigned index = 0; index < action_count; ++index) {
+                auto const action = static_cast<Action>(index);
+                if (state.in_flight.contains(action)) {
+                    ok(action);
+                    break;
+                }
+            }
+        }
+    }
+};
+
+/// A machine that has come, without a fault, to the beginning of `phase`.
+Scene at(Phase phase) {
+    Scene scene;
+    scene.tell(Kind::migrate_requested);
+    auto const reach = [&scene, phase](auto... next) {
+        auto const advance = [&scene, phase](auto what) {
+            if (scene.state.phase == phase) {
+                return;
+            }
+            if constexpr (std::is_same_v<decltype(what), Action>) {
+                scene.ok(what);
+            } else {
+                scene.tell(what);
+            }
+        };
+        (advance(next), ...);
+    };
+    reach(Action::check, Action::record_begin, Action::prepare_destination, Action::prepare_network,
+          Action::prepare_storage, Action::copy_disks, Action::start_ram, Kind::stop_seen,
+          Action::fire_network, Kind::pre_switchover_seen, Action::copy_final,
+          Action::seal_destination, Action::continue_migration, Kind::migration_completed,
+          Action::record_commit);
+    if (phase == Phase::in_doubt) {
+        scene.tell(Kind::peer_lost);
+        scene.ends(Action::send_commit, Ending::unknown);
+    }
+    REQUIRE(scene.state.phase == phase);
+    scene.log.clear();
+    return scene;
+}
+
+Actions const undo_before_stop{Action::abort_destination, Action::drop_storage,
+                               Action::drop_network, Action::record_end, Action::finish};
+Actions const undo_after_stop{Action::cancel_migration, Action::rollback_network,
+                              Action::resume_source,    Action::abort_destination,
+                              Action::drop_storage,     Action::drop_network,
+                              Action::record_end,       Action::finish};
+
+} // namespace
+
+TEST_CASE("a migration without a fault asks for its actions in the order of the phase table",
+          "[sim][source]") {
+    Scene scene;
+    CHECK(scene.tell(Kind::migrate_requested) == Actions{Action::check});
+    CHECK(scene.state.phase == Phase::checking);
+    CHECK(scene.ok(Action::check) == Actions{Action::record_begin});
+    CHECK(scene.ok(Action::record_begin) == Actions{Action::prepare_destination});
+    CHECK(scene.state.phase == Phase::preparing);
+    CHECK(scene.ok(Action::prepare_destination) == Actions{Action::prepare_network});
+    CHECK(scene.ok(Action::prepare_network) == Actions{Action::prepare_storage});
+    CHECK(scene.ok(Action::prepare_storage) == Actions{Action::copy_disks});
+    CHECK(scene.state.phase == Phase::copying);
+    CHECK(scene.ok(Action::copy_disks) == Actions{Action::start_ram});
+    CHECK(scene.state.phase == Phase::converging);
+    CHECK(scene.ok(Action::start_ram).empty());
+    CHECK(scene.tell(Kind::stop_seen) == Actions{Action::fire_network});
+    CHECK(scene.state.phase == Phase::stopped);
+    CHECK(scene.tell(Kind::pre_switchover_seen) == Actions{Action::copy_final});  // beside the fire
+    CHECK(scene.ok(Action::fire_network).empty());
+    CHECK(scene.ok(Action::copy_final) == Actions{Action::seal_destination});
+    CHECK(scene.ok(Action::seal_destination) == Actions{Action::continue_migration});
+    CHECK(scene.state.phase == Phase::switching);
+    CHECK(scene.tell(Kind::migration_completed) == Actions{Action::record_commit});
+    CHECK(scene.ok(Action::continue_migration).empty());
+    CHECK(scene.ok(Action::record_commit) == Actions{Action::send_commit});
+    CHECK(scene.state.phase == Phase::committed);
+    CHECK(scene.state.guest == Guest::unknown);
+    CHECK(scene.ends(Action::send_commit, Ending::acked) == Actions{Action::tombstone_disks});
+    CHECK(scene.state.phase == Phase::settling);
+    CHECK(scene.ok(Action::tombstone_disks) == Actions{Action::settle_network});
+    CHECK(scene.ok(Action::settle_network) == Actions{Action::quit_source});
+    CHECK(scene.ok(Action::quit_source) == Actions{Action::record_end});
+    CHECK(scene.ok(Action::record_end) == Actions{Action::finish});
+    CHECK(scene.ok(Action::finish).empty());
+    CHECK(scene.state.phase == Phase::done);
+    CHECK(scene.state.outcome == Outcome::moved);
+    CHECK(scene.state.guest == Guest::destination);
+    CHECK(exit_status(scene.state.outcome) == 0);
+}
+
+TEST_CASE("cancel is obeyed in every phase before COMMIT, and undoes what was made, newest first",
+          "[sim][source][cancel]") {
+    struct Row {
+        Phase phase;
+        Actions expected;
+    };
+    Actions before = undo_before_stop;
+    before.insert(before.begin(), Action::interrupt);
+    Actions converging = before;
+    converging.insert(converging.begin() + 1, {Action::cancel_migration, Action::resume_source});
+    Actions after = undo_after_stop;
+    after.insert(after.begin(), Action::interrupt);
+    std::vector<Row> const rows{
+        {Phase::checking, {Action::interrupt, Action::finish}},
+        {Phase::preparing,
+         {Action::interrupt, Action::abort_destination, Action::record_end, Action::finish}},
+        {Phase::copying, before},
+        {Phase::converging, converging},
+    };
+    for (Row const& row : rows) {
+        INFO(name(row.phase));
+        Scene scene = at(row.phase);
+        CHECK(may_cancel(scene.state));
+        scene.tell(Kind::cancel_requested);
+        CHECK(scene.state.phase == Phase::rolling_back);
+        CHECK_FALSE(may_cancel(scene.state));
+        scene.drain();
+        CHECK(scene.log == row.expected);
+        CHECK(scene.state.phase == Phase::done);
+        CHECK(scene.state.outcome == Outcome::cancelled);
+        CHECK(scene.state.guest == Guest::source);
+        CHECK(exit_status(scene.state.outcome) == 5);
+    }
+}
+
+TEST_CASE("cancel while stopped brings guest and addresses back at once, side by side",
+          "[sim][source][cancel]") {
+    for (Phase phase : {Phase::stopped, Phase::switching}) {
+        INFO(name(phase));
+        Scene scene = at(phase);
+        if (phase == Phase::stopped) {
+            scene.ok(Action::fire_network);
+        } else {
+            scene.ok(Action::continue_migration);
+        }
+        CHECK(scene.tell(Kind::cancel_requested) ==
+              Actions{Action::cancel_migration, Action::rollback_network});
+        scene.drain();
+        // The two chains run side by side; what follows has one order.
+        CHECK(scene.log.size() == undo_after_stop.size());
+        CHECK(Actions(scene.log.end() - 5, scene.log.end()) ==
+              Actions(undo_after_stop.end() - 5, undo_after_stop.end()));
+        CHECK(scene.state.outcome == Outcome::cancelled);
+    }
+}
+
+TEST_CASE("cancel is refused from the moment COMMIT is being recorded", "[sim][source][cancel]") {
+    Scene recording = at(Phase::switching);
+    recording.tell(Kind::migration_completed);
+    for (Scene scene : {recording, at(Phase::committed), at(Phase::in_doubt)}) {
+        INFO(describe(scene.state));
+        State const before = scene.state;
+        CHECK_FALSE(may_cancel(before));
+        CHECK(scene.tell(Kind::cancel_requested).empty());
+        CHECK(scene.state == before);
+    }
+}
+
+TEST_CASE("a failed check is a refusal: nothing was touched", "[sim][source]") {
+    for (Ending ending : {Ending::failed, Ending::unknown}) {
+        Scene scene = at(Phase::checking);
+        CHECK(scene.ends(Action::check, ending) == Actions{Action::finish});
+        scene.drain();
+        CHECK(scene.state.outcome == Outcome::refused);
+        CHECK(scene.state.made.empty());
+        CHECK(exit_status(scene.state.outcome) == 3);
+    }
+}
+
+TEST_CASE("a journal that cannot be written is a refusal; one that may be written is closed again",
+          "[sim][source]") {
+    Scene failed = at(Phase::checking);
+    failed.ok(Action::check);
+    CHECK(failed.ends(Action::record_begin, Ending::failed) == Actions{Action::finish});
+    CHECK(failed.state.outcome == Outcome::refused);
+
+    Scene unknown = at(Phase::checking);
+    unknown.ok(Action::check);
+    CHECK(unknown.ends(Action::record_begin, Ending::unknown) == Actions{Action::record_end});
+    CHECK(unknown.state.outcome == Outcome::refused);
+}
+
+TEST_CASE("the pause limit, a lost peer and a failed migration bring the guest back while stopped",
+          "[sim][source]") {
+    for (Kind kind : {Kind::blackout_exceeded, Kind::peer_lost, Kind::migration_failed,
+                      Kind::guest_resumed, Kind::peer_silent_too_long}) {
+        for (Phase phase : {Phase::stopped, Phase::switching}) {
+            INFO(name(kind) << " in " << name(phase));
+            Scene scene = at(phase);
+            Actions const asked = scene.tell(kind);
+            CHECK(std::ranges::count(asked, Action::cancel_migration) == 1);
+            scene.drain();
+            CHECK(scene.state.outcome == Outcome::failed);
+            CHECK(scene.state.guest == Guest::source);
+            CHECK(exit_status(scene.state.outcome) == 1);
+        }
+    }
+}
+
+TEST_CASE("a lost peer is borne while the guest runs, until patience is over", "[sim][source]") {
+    for (Phase phase : {Phase::preparing, Phase::copying, Phase::converging}) {
+        INFO(name(phase));
+        Scene scene = at(phase);
+        CHECK(scene.tell(Kind::peer_lost).empty());
+        CHECK(scene.state.phase == phase);
+        scene.tell(Kind::peer_silent_too_long);
+        CHECK(scene.state.phase == Phase::rolling_back);
+        scene.drain();
+        CHECK(scene.state.outcome == Outcome::failed);
+    }
+    Scene stops = at(Phase::converging);
+    stops.tell(Kind::peer_lost);
+    stops.tell(Kind::stop_seen);
+    CHECK(stops.state.phase == Phase::rolling_back);
+    CHECK_FALSE(stops.state.made.contains(Made::fired));
+}
+
+TEST_CASE("COMMIT that certainly was not recorded ends on the source, one that may be is repeated",
+          "[sim][source][commit]") {
+    Scene failed = at(Phase::switching);
+    failed.tell(Kind::migration_completed);
+    failed.ends(Action::record_commit, Ending::failed);
+    CHECK(failed.state.phase == Phase::rolling_back);
+
+    Scene unknown = at(Phase::switching);
+    unknown.tell(Kind::migration_completed);
+    CHECK(unknown.ends(Action::record_commit, Ending::unknown) == Actions{Action::record_commit});
+    CHECK(unknown.ends(Action::record_commit, Ending::failed) == Actions{Action::record_commit});
+    CHECK(unknown.tell(Kind::blackout_exceeded).empty());
+    CHECK(unknown.ok(Action::record_commit) == Actions{Action::send_commit});
+}
+
+TEST_CASE("in doubt: COMMIT is sent again when the peer is back, and its answer decides",
+          "[sim][source][commit]") {
+    Scene acked = at(Phase::in_doubt);
+    CHECK(acked.state.outcome == Outcome::in_doubt);
+    CHECK(exit_status(acked.state.outcome) == 4);
+    CHECK(acked.state.in_flight.empty());
+    CHECK(acked.tell(Kind::peer_back) == Actions{Action::send_commit});
+    CHECK(acked.ends(Action::send_commit, Ending::unknown) == Actions{Action::send_commit});
+    CHECK(acked.ends(Action::send_commit, Ending::acked) == Actions{Action::tombstone_disks});
+    acked.drain();
+    CHECK(acked.state.outcome == Outcome::moved);
+
+    Scene aborted = at(Phase::in_doubt);
+    aborted.tell(Kind::peer_back);
+    CHECK(aborted.ends(Action::send_commit, Ending::aborted) == Actions{Action::record_rollback});
+    CHECK(aborted.ok(Action::record_rollback) ==
+          Actions{Action::cancel_migration, Action::rollback_network});
+    aborted.drain();
+    CHECK(aborted.state.outcome == Outcome::failed);
+    CHECK(aborted.state.guest == Guest::source);
+}
+
+TEST_CASE("in doubt: an operator's word decides where the destination says nothing",
+          "[sim][source][commit]") {
+    Scene to_source = at(Phase::in_doubt);
+    CHECK(may_resolve(to_source.state));
+    CHECK(to_source.tell(operator_resolved(Side::source)) == Actions{Action::record_rollback});
+
+    Scene to_destination = at(Phase::in_doubt);
+    CHECK(to_destination.tell(operator_resolved(Side::destination)) ==
+          Actions{Action::tombstone_disks});
+
+    Scene asked =
+        at(Phase::committed);  // the answer under way is waited for, and outranks the word
+    CHECK(asked.tell(operator_resolved(Side::source)) == Actions{Action::interrupt});
+    CHECK(asked.ok(Action::interrupt).empty());
+    CHECK(asked.ends(Action::send_commit, Ending::acked) == Actions{Action::tombstone_disks});
+
+    CHECK_FALSE(may_resolve(at(Phase::switching).state));
+}
+
+TEST_CASE("a restarted sidecar decides from journal and QEMU alone", "[sim][source][restart]") {
+    struct Row {
+        Record record;
+        Qemu qemu;
+        Phase phase;
+        Actions first;
+    };
+    Actions const back{Action::cancel_migration, Action::rollback_network};
+    std::vector<Row> const rows{
+        {Record::none, Qemu::running, Phase::idle, {}},
+        {Record::ended, Qemu::running, Phase::idle, {}},
+        {Record::begun, Qemu::running, Phase::rolling_back, back},
+        {Record::begun, Qemu::migrating, Phase::rolling_back, back},
+        {Record::begun, Qemu::paused_pre_switchover, Phase::rolling_back, back},
+        {Record::begun, Qemu::postmigrate, Phase::rolling_back, {Action::record_rollback}},
+        {Record::begun, Qemu::gone, Phase::rolling_back, {Action::record_rollback}},
+        {Record::committed, Qemu::postmigrate, Phase::in_doubt, {Action::send_commit}},
+        {Record::committed, Qemu::paused_pre_switchover, Phase::in_doubt, {Action::send_commit}},
+        {Record::committed, Qemu::gone, Phase::in_doubt, {Action::send_commit}},
+        {Record::committed, Qemu::running, Phase::rolling_back, {Action::record_rollback}},
+        {Record::rolled_back, Qemu::postmigrate, Phase::rolling_back, back},
+        {Record::rolled_back, Qemu::gone, Phase::rolling_back, {Action::rollback_network}},
+    };
+    for (Row const& row : rows) {
+        INFO(name(row.record) << " " << name(row.qemu));
+        Scene scene;
+        CHECK(scene.tell(restarted(row.record, row.qemu)) == row.first);
+        CHECK(scene.state.phase == row.phase);
+    }
+}
+
+TEST_CASE("a source QEMU that dies before COMMIT is a crash at the source, after it a move",
+          "[sim][source]") {
+    for (Phase phase : {Phase::copying, Phase::converging, Phase::stopped, Phase::switching}) {
+        INFO(name(phase));
+        Scene scene = at(phase);
+        scene.tell(Kind::qemu_gone);
+        scene.drain();
+        CHECK(scene.state.outcome == Outcome::failed);
+        CHECK(scene.state.guest == Guest::crashed_source);
+        CHECK(std::ranges::count(scene.log, Action::resume_source) == 0);
+    }
+    Scene scene = at(Phase::committed);
+    CHECK(scene.tell(Kind::qemu_gone).empty());
+    scene.ends(Action::send_commit, Ending::acked);
+    scene.drain();
+    CHECK(scene.state.outcome == Outcome::moved);
+}

@@ -1,0 +1,177 @@
+// The model world the two migration machines are explored in: two QEMUs, two journals, the network,
+// what is left over on each side, and messages that are lost, repeated or late.
+//
+// Used by the explorer and the scenarios. A Node is everything there is; transitions() gives every
+// next Node. A cut link is not a bit of its own: lost and late messages, a QEMU that fails, and
+// actions that end unknown at any moment are all it can do to the machines.
+#pragma once
+
+#include "sidecar/machine/destination.hpp"
+#include "sidecar/machine/source.hpp"
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace sim {
+
+namespace src = sidecar::machine::source;
+namespace dst = sidecar::machine::destination;
+using sidecar::machine::Ending;
+using sidecar::machine::EnumSet;
+using sidecar::machine::Guest;
+using sidecar::machine::Outcome;
+using sidecar::machine::Side;
+
+/// The source's QEMU. In `running` and `migrating` the guest executes.
+enum class SourceQemu : std::uint8_t {
+    running,
+    migrating,
+    stopping,  ///< STOP emitted; QEMU flushes its disks.
+    pre_switchover,  ///< Waits for migrate-continue, or for migrate_cancel, for ever.
+    device,  ///< Sends device state; then waits for the destination's acknowledgement.
+    postmigrate,
+    gone,
+};
+
+/// The destination's QEMU, started with `-S`. Only in `running` its guest executes.
+enum class DestinationQemu : std::uint8_t { none, waiting, loaded, running, gone };
+
+/// What the source asks of the destination, and what it may hear.
+enum class Request : std::uint8_t { prepare, seal, commit, abort };
+enum class Reply : std::uint8_t { prepared, sealed, ack, aborted, refused };
+
+/// The weaker commit rules; each must be caught. `none` is the design.
+enum class Mutation : std::uint8_t {
+    none,
+    destination_without_S,  ///< Its QEMU runs the guest as soon as it has loaded it.
+    destination_starts_on_loaded,  ///< It takes its own `completed` for COMMIT.
+    source_resumes_on_silence,  ///< It takes no answer for ABORTED.
+    commit_sent_before_durable,
+    aborted_sent_before_durable,
+    stale_disk_started,  ///< The source's host starts the guest from its disk after COMMIT.
+};
+
+struct World {
+    SourceQemu source_qemu = SourceQemu::running;
+    SourceQemu source_told = SourceQemu::running;  ///< What its sidecar has heard of it.
+    DestinationQemu destination_qemu = DestinationQemu::none;
+    DestinationQemu destination_told = DestinationQemu::none;
+    src::Record source_journal = src::Record::none;
+    dst::Record destination_journal = dst::Record::none;
+    EnumSet<Request> requests;  ///< On the wire.
+    EnumSet<Reply> replies;  ///< On the wire.
+    Side network_at = Side::source;
+    bool source_up = true;
+    bool destination_up = true;
+    bool commit_in_air = false;  ///< The sidecar died; its COMMIT may still reach the disk.
+    bool commit_sent = false;  ///< COMMIT was put on the wire once.
+    bool source_storage = false;  ///< Bitmaps, exports, NBD server at the source.
+    bool source_movers = false;
+    bool destination_made = false;  ///< Disks, taps, movers, keys at the destination.
+    bool destination_exports = false;  ///< Writable exports at the destination.
+    bool data_complete = false;  ///< The destination's disks equal the source's at STOP.
+    bool tombstone = false;
+    bool ram_started = false;  ///< start_ram is in flight, and has happened.
+    bool continued = false;  ///< continue_migration is in flight, and has happened.
+    bool fenced = false;  ///< The destination's host was fenced by an operator.
+    bool requested = false;  ///< The one migration explored was asked for.
+
+    friend bool operator==(World const&, World const&) = default;
+};
+
+struct Node {
+    src::State source;
+    dst::State destination;
+    World world;
+
+    friend bool operator==(Node const&, Node const&) = default;
+};
+
+/// What kind of step it is. Once faults have ceased, `heal` steps come first and `healthy` ones
+/// follow.
+enum class Nature : std::uint8_t { healthy, heal, fault };
+
+enum class Move : std::uint8_t {
+    migrate_requested,
+    cancel_requested,
+    blackout_exceeded,
+    source_patience_over,
+    destination_patience_over,
+    operator_fences_for_source,
+    operator_resolves_to_destination,
+    source_happens,
+    source_ends,
+    destination_ends,
+    source_qemu_steps,
+    source_qemu_fails,
+    source_qemu_killed,
+    source_told,
+    destination_qemu_loads,
+    destination_qemu_killed,
+    destination_told,
+    request_delivered,
+    request_repeated,
+    request_lost,
+    reply_delivered,
+    reply_repeated,
+    reply_lost,
+    peer_lost,
+    peer_back,
+    source_sidecar_dies,
+    source_sidecar_starts,
+    destination_sidecar_dies,
+    destination_sidecar_starts,
+    late_write_lands,
+    late_write_lost,
+    watchdog_records,
+    watchdog_resumes,
+    host_starts_guest,
+};
+
+/// One step of a trace: what happened, to which action, message or event, how it ended, and whether
+/// what it stands for has happened all the same (an `unknown` that did, a death in between).
+struct Label {
+    Move move{};
+    std::uint8_t what = 0;
+    Ending ending = Ending::ok;
+    bool happened = false;
+};
+
+struct Transition {
+    Nature nature;
+    Label label;
+    Node next;
+};
+
+/// Where every exploration starts: the guest runs on the source, nothing was asked for.
+[[nodiscard]] Node initial();
+
+/// Appends every step possible from `node` to `list`.
+void transitions(Node const& node, Mutation mutation, std::vector<Transition>& list);
+
+/// Feeds one event to a machine and starts the actions it asks for (requests go onto the wire).
+void tell_source(Node& node, src::Event const& event, Mutation mutation);
+void tell_destination(Node& node, dst::Event const& event, Mutation mutation);
+
+[[nodiscard]] inline bool executes(SourceQemu qemu) {
+    return qemu == SourceQemu::running || qemu == SourceQemu::migrating;
+}
+[[nodiscard]] inline bool is_owner(dst::Record record) {
+    return record == dst::Record::owner || record == dst::Record::ended_owner;
+}
+[[nodiscard]] inline bool is_aborted(dst::Record record) {
+    return record == dst::Record::aborted || record == dst::Record::ended_aborted;
+}
+
+/// A Node in 24 bytes, without loss.
+using Packed = std::array<std::uint64_t, 3>;
+[[nodiscard]] Packed pack(Node const& node);
+[[nodiscard]] Node unpack(Packed const& packed);
+
+[[nodiscard]] std::string describe(Label const& label);
+[[nodiscard]] std::string describe(Node const& node);
+[[nodiscard]] std::string_view name(Mutation mutation);
+
+}  // namespace sim

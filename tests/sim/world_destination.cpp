@@ -1,0 +1,294 @@
+// The destination's half of the model world: what its actions do, its QEMU, its sidecar's deaths.
+//
+// Part of world.hpp. As at the source, an action may end in every way, and its sidecar die, at any
+// moment; only replies end at once, because a reply that is not handed over is the same as one that
+// is lost.
+#include "tests/sim/moves.hpp"
+
+namespace sim {
+
+namespace {
+
+using dst::Action;
+using Kind = dst::Event::Kind;
+
+/// Whether `action` is a reply, and which.
+struct ReplyOf {
+    bool is_reply = false;
+    Reply reply{};
+};
+
+ReplyOf reply_of(Action action) {
+    switch (action) {
+        case Action::reply_prepared:
+            return {true, Reply::prepared};
+        case Action::reply_sealed:
+            return {true, Reply::sealed};
+        case Action::reply_ack:
+            return {true, Reply::ack};
+        case Action::reply_aborted:
+            return {true, Reply::aborted};
+        case Action::reply_refused:
+            return {true, Reply::refused};
+        default:
+            return {};
+    }
+}
+
+bool prepare_takes_effect(World& world) {
+    if (world.destination_qemu != DestinationQemu::none) {
+        return false;
+    }
+    world.destination_made = true;
+    world.destination_exports = true;
+    world.destination_qemu = DestinationQemu::waiting;
+    world.destination_told = DestinationQemu::waiting;
+    return true;
+}
+
+bool seal_takes_effect(World& world) {
+    world.destination_exports = false;
+    return world.destination_qemu == DestinationQemu::waiting ||
+           world.destination_qemu == DestinationQemu::loaded;
+}
+
+bool start_takes_effect(World& world) {
+    if (world.destination_qemu == DestinationQemu::loaded) {
+        world.destination_qemu = DestinationQemu::running;
+    }
+    return world.destination_qemu == DestinationQemu::running;
+}
+
+/// Does what `action` does. Returns false when it cannot happen as the world is.
+bool takes_effect(World& world, Action action) {
+    switch (action) {
+        case Action::prepare:
+            return prepare_takes_effect(world);
+        case Action::seal:
+            return seal_takes_effect(world);
+        case Action::record_owner:
+            world.destination_journal = dst::Record::owner;
+            return true;
+        case Action::start_guest:
+            return start_takes_effect(world);
+        case Action::announce_network:
+            world.network_at = Side::destination;
+            return true;
+        case Action::record_aborted:
+            world.destination_journal = dst::Record::aborted;
+            return true;
+        case Action::destroy:
+            end_destination_qemu(world, DestinationQemu::none);
+            world.destination_told = DestinationQemu::none;
+            world.destination_made = false;
+            return true;
+        case Action::record_end:
+            world.destination_journal = is_owner(world.destination_journal)
+                                            ? dst::Record::ended_owner
+                                            : dst::Record::ended_aborted;
+            return true;
+        default:
+            return true;
+    }
+}
+
+void end_action(Moves& moves, Nature nature, Label label, World const& world) {
+    label.move = Move::destination_ends;
+    Node& next = moves.add(nature, label);
+    next.world = world;
+    tell_destination(next, dst::action_ended(static_cast<Action>(label.what), label.ending),
+                     moves.mutation);
+}
+
+void action_moves(Moves& moves, Action action) {
+    World const& world = moves.from.world;
+    auto const what = code(action);
+    World after = world;
+    bool const possible = takes_effect(after, action);
+    if (possible) {
+        end_action(moves, Nature::healthy, {.what = what, .ending = Ending::ok}, after);
+    }
+    if (action == Action::finish) {
+        return;
+    }
+    if (possible) {
+        end_action(moves, Nature::fault,
+                   {.what = what, .ending = Ending::unknown, .happened = true}, after);
+    }
+    end_action(moves, Nature::fault, {.what = what, .ending = Ending::unknown}, world);
+    // Without a fault an action fails only for a reason its sidecar has heard, or will not hear.
+    bool const fault = possible || world.destination_told != world.destination_qemu;
+    end_action(moves, fault ? Nature::fault : Nature::healthy,
+               {.what = what, .ending = Ending::failed}, world);
+}
+
+/// It dies with any of what is in flight having happened.
+void death_moves(Moves& moves) {
+    std::vector<Action> pending;
+    for (unsigned index = 0; index < dst::action_count; ++index) {
+        auto const action = static_cast<Action>(index);
+        World after = moves.from.world;
+        if (moves.from.destination.in_flight.contains(action) && takes_effect(after, action)) {
+            pending.push_back(action);
+        }
+    }
+    for (unsigned choice = 0; choice < 1U << pending.size(); ++choice) {
+        Node& next = moves.add(Nature::fault, {.move = Move::destination_sidecar_dies,
+                                               .what = static_cast<std::uint8_t>(choice)});
+        next.destination = {};
+        next.world.destination_up = false;
+        for (std::size_t at = 0; at < pending.size(); ++at) {
+            if ((choice >> at & 1U) != 0) {
+                (void)takes_effect(next.world, pending[at]);
+            }
+        }
+    }
+}
+
+Kind event_of(Request request) {
+    switch (request) {
+        case Request::prepare:
+            return Kind::prepare_requested;
+        case Request::seal:
+            return Kind::seal_requested;
+        case Request::commit:
+            return Kind::commit_received;
+        case Request::abort:
+            return Kind::abort_requested;
+    }
+    return Kind::abort_requested;
+}
+
+void request_moves(Moves& moves) {
+    World const& world = moves.from.world;
+    for (Request request : {Request::prepare, Request::seal, Request::commit, Request::abort}) {
+        if (!world.requests.contains(request)) {
+            continue;
+        }
+        auto const what = code(request);
+        moves.add(Nature::fault, {.move = Move::request_lost, .what = what})
+            .world.requests.erase(request);
+        if (!world.destination_up) {
+            continue;
+        }
+        Node& once = moves.add(Nature::healthy, {.move = Move::request_delivered, .what = what});
+        once.world.requests.erase(request);
+        tell_destination(once, dst::event(event_of(request)), moves.mutation);
+        if (request == Request::commit || request == Request::abort) {
+            moves.destination_event(Nature::fault, {.move = Move::request_repeated, .what = what},
+                                    dst::event(event_of(request)));
+        }
+    }
+}
+
+/// The destination's patience: at any moment by a fault, and when the source's session is over.
+void patience_moves(Moves& moves) {
+    Node const& from = moves.from;
+    dst::Event const silence = dst::event(Kind::peer_silent_too_long);
+    if (from.destination.phase == dst::Phase::idle ||
+        dst::step(from.destination, silence).state == from.destination) {
+        return;
+    }
+    src::Phase const phase = from.source.phase;
+    bool const over = from.world.source_up && from.world.requests.empty() &&
+                      (phase == src::Phase::done || phase == src::Phase::idle);
+    moves.destination_event(over ? Nature::healthy : Nature::fault,
+                            {.move = Move::destination_patience_over}, silence);
+}
+
+dst::Qemu qemu_found(DestinationQemu qemu) {
+    switch (qemu) {
+        case DestinationQemu::waiting:
+            return dst::Qemu::waiting;
+        case DestinationQemu::loaded:
+            return dst::Qemu::loaded;
+        case DestinationQemu::running:
+            return dst::Qemu::running;
+        case DestinationQemu::none:
+        case DestinationQemu::gone:
+            return dst::Qemu::gone;
+    }
+    return dst::Qemu::gone;
+}
+
+void sidecar_moves(Moves& moves) {
+    World const& world = moves.from.world;
+    if (world.destination_up) {
+        death_moves(moves);
+        return;
+    }
+    Node& next = moves.add(Nature::heal, {.move = Move::destination_sidecar_starts});
+    next.world.destination_up = true;
+    next.world.destination_told = world.destination_qemu;
+    bool const known = world.destination_journal != dst::Record::none || world.destination_made;
+    if (known) {
+        tell_destination(
+            next, dst::restarted(world.destination_journal, qemu_found(world.destination_qemu)),
+            moves.mutation);
+    }
+}
+
+}  // namespace
+
+void end_destination_qemu(World& world, DestinationQemu end) {
+    world.destination_qemu = end;
+    world.destination_exports = false;
+}
+
+void tell_destination(Node& node, dst::Event const& event, Mutation mutation) {
+    bool const takes_loaded_for_commit =
+        mutation == Mutation::destination_starts_on_loaded && event.kind == Kind::qemu_loaded;
+    dst::Step step = dst::step(node.destination, event);
+    if (takes_loaded_for_commit) {
+        step = dst::step(step.state, dst::event(Kind::commit_received));
+    }
+    node.destination = step.state;
+    for (Action action : step.actions) {
+        if (ReplyOf const found = reply_of(action); found.is_reply) {
+            node.world.replies.insert(found.reply);  // handed over at once; the wire may lose it
+            tell_destination(node, dst::action_ended(action, Ending::ok), mutation);
+        } else if (action == Action::record_aborted &&
+                   mutation == Mutation::aborted_sent_before_durable) {
+            node.world.replies.insert(Reply::aborted);
+        }
+    }
+}
+
+void destination_moves(Moves& moves) {
+    for (unsigned index = 0; index < dst::action_count; ++index) {
+        auto const action = static_cast<Action>(index);
+        if (moves.from.destination.in_flight.contains(action)) {
+            action_moves(moves, action);
+        }
+    }
+    request_moves(moves);
+    patience_moves(moves);
+    sidecar_moves(moves);
+}
+
+void destination_qemu_moves(Moves& moves) {
+    World const& world = moves.from.world;
+    DestinationQemu const qemu = world.destination_qemu;
+    if (qemu == DestinationQemu::waiting && world.source_qemu == SourceQemu::device) {
+        moves.add(Nature::healthy, {.move = Move::destination_qemu_loads}).world.destination_qemu =
+            moves.mutation == Mutation::destination_without_S ? DestinationQemu::running
+                                                              : DestinationQemu::loaded;
+    }
+    if (qemu != DestinationQemu::none && qemu != DestinationQemu::gone) {
+        end_destination_qemu(
+            moves.add(Nature::fault, {.move = Move::destination_qemu_killed}).world,
+            DestinationQemu::gone);
+    }
+    if (!world.destination_up || qemu == world.destination_told) {
+        return;
+    }
+    Node& next = moves.add(Nature::healthy, {.move = Move::destination_told});
+    next.world.destination_told = qemu;
+    if (qemu == DestinationQemu::gone) {
+        tell_destination(next, dst::event(Kind::qemu_gone), moves.mutation);
+    } else if (qemu == DestinationQemu::loaded) {
+        tell_destination(next, dst::event(Kind::qemu_loaded), moves.mutation);
+    }
+}
+
+}  // namespace sim
