@@ -114,8 +114,8 @@ Result<core::Fd> open_queue(std::string const& name, unsigned flags) {
     return fd;
 }
 
-/// Name and IFF_* of the tap behind a descriptor; none when the queue is switched off (or never was
-/// on).
+/// Name and IFF_* of the tap behind a descriptor; none when it was never attached to one, or that
+/// one is gone.
 Result<std::optional<std::pair<std::string, unsigned>>> ask_descriptor(int fd) {
     ifreq request{};
     if (ioctl(fd, TUNGETIFF, &request) < 0) {
@@ -290,16 +290,14 @@ Result<> Tap::write_frame(std::span<std::uint8_t const> frame) const {
     std::array<std::uint8_t, vnet_hdr_max> header{};
     iovec parts[2] = {{header.data(), header_size},
                       {const_cast<std::uint8_t*>(frame.data()), frame.size()}};
-    int os = 0;
-    for (int queue = 0; queue < queues(); ++queue) {
-        auto const written = ::writev(descriptor(queue), parts, 2);
-        if (written == static_cast<ssize_t>(header_size + frame.size())) return {};
-        os = written < 0 ? errno : EMSGSIZE;
-        if (os != EBADFD)
-            break;  // else QEMU switched this queue off, because the guest does not use it
-    }
+    // Any queue does, also one that QEMU switched off because the guest does not use it.
+    auto const written = ::writev(descriptor(0), parts, 2);
+    if (written == static_cast<ssize_t>(header_size + frame.size())) return {};
+    int const os = written < 0 ? errno : EMSGSIZE;
     return fail_errno(os, "cannot send a frame through the tap {}{}", name_,
-                      os == EIO ? ", which is down" : "");
+                      os == EIO      ? ", which is down"
+                      : os == EBADFD ? ", which is gone"
+                                     : "");
 }
 
 Result<std::size_t> Tap::read_raw(int queue, std::span<std::uint8_t> buffer) const {

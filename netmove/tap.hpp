@@ -48,7 +48,7 @@ public:
     static core::Result<Tap> open(Netlink& netlink, std::string const& name,
                                   TapOptions const& options);
 
-    /// Every tap a running process holds, each with one descriptor per enabled queue, in the order
+    /// Every tap a running process holds, each with all its queues' descriptors, in the order
     /// of the process's own numbers (pidfd_getfd; needs the right to trace it: same user, or
     /// CAP_SYS_PTRACE).
     static core::Result<std::vector<Tap>> duplicate_from(pid_t pid);

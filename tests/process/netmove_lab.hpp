@@ -1,0 +1,141 @@
+// What the process tests of netmove/ share: network namespaces made by the test thread itself, and
+// a "guest", which is a tap whose descriptor the test reads and writes as QEMU would. Invariant:
+// nothing has a name outside its namespace, and a namespace lives only as long as the test.
+#pragma once
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/fd.hpp"
+#include "netmove/frame.hpp"
+#include "netmove/netlink.hpp"
+#include "netmove/tap.hpp"
+
+namespace netmove_lab {
+
+using namespace netmove;
+using namespace std::chrono_literals;
+
+inline MacAddress mac(std::string const& text) { return MacAddress::parse(text).value(); }
+inline Address ip(std::string const& text) { return Address::parse(text).value(); }
+
+/// The value of a Result, or a failed test with its sentence.
+template <class T>
+T must(core::Result<T> result) {
+    if (!result) FAIL(result.error().sentence());
+    if constexpr (!std::is_void_v<T>) return std::move(*result);
+}
+/// The sentence of a failure.
+template <class T>
+std::string sentence(core::Result<T> const& result) {
+    REQUIRE_FALSE(result);
+    return result.error().sentence();
+}
+inline bool contains(std::string const& text, std::string const& part) {
+    return text.find(part) != std::string::npos;
+}
+
+/// What a shell command in the thread's namespace says; the test fails when it does.
+inline std::string sh(std::string const& command) {
+    INFO(command);
+    std::FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
+    REQUIRE(pipe != nullptr);
+    std::string out;
+    std::array<char, 4096> buffer;
+    while (auto const got = std::fread(buffer.data(), 1, buffer.size(), pipe)) {
+        out.append(buffer.data(), got);
+    }
+    int const status = ::pclose(pipe);
+    INFO(out);
+    REQUIRE(status == 0);
+    return out;
+}
+
+/// A bridge that never speaks itself, so that only the test's own frames are on it.
+inline void make_bridge(std::string const& name, std::string const& options = "mcast_snooping 0") {
+    sh(
+        fmt::format("ip link add {0} type bridge {1}; ip link set {0} addrgenmode none; "
+                    "ip link set {0} up",
+                    name, options));
+}
+
+/// True as soon as `holds` does; false when it has not within `limit`.
+inline bool soon(std::function<bool()> const& holds, std::chrono::milliseconds limit = 5s) {
+    auto const end = std::chrono::steady_clock::now() + limit;
+    while (!holds()) {
+        if (std::chrono::steady_clock::now() > end) return false;
+        ::poll(nullptr, 0, 2);
+    }
+    return true;
+}
+
+/// A network namespace of its own; the thread is in it from its construction on.
+class Space {
+public:
+    Space() {
+        REQUIRE(::unshare(CLONE_NEWNET) == 0);
+        fd_.reset(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+        REQUIRE(fd_);
+        sh("ip link set lo up");
+    }
+    void enter() const { REQUIRE(::setns(fd_.get(), CLONE_NEWNET) == 0); }
+    /// For `ip link set ... netns`.
+    [[nodiscard]] std::string path() const {
+        return fmt::format("/proc/{}/fd/{}", ::getpid(), fd_.get());
+    }
+
+private:
+    core::Fd fd_;
+};
+
+/// Puts the thread back where it was. First member of every lab.
+class Home {
+public:
+    Home() : fd_(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) { REQUIRE(fd_); }
+    ~Home() { (void)::setns(fd_.get(), CLONE_NEWNET); }
+    Home(Home const&) = delete;
+    Home& operator=(Home const&) = delete;
+
+private:
+    core::Fd fd_;
+};
+
+/// One namespace, the thread in it, a Netlink.
+struct OneHost {
+    Home home;
+    Space space;
+    Netlink netlink = must(Netlink::open());
+};
+
+/// What the network has sent to a tap's guest since the last look, without vnet headers.
+inline std::vector<Bytes> received(Tap const& tap) {
+    std::vector<Bytes> out;
+    auto const header = static_cast<std::ptrdiff_t>(must(tap.vnet_hdr_size()));
+    Bytes buffer(tap_frame_max);
+    for (int queue = 0; queue < tap.queues(); ++queue) {
+        while (auto const got = must(tap.read_raw(queue, buffer))) {
+            out.emplace_back(buffer.begin() + header,
+                             buffer.begin() + static_cast<std::ptrdiff_t>(got));
+        }
+    }
+    return out;
+}
+
+/// A UDP datagram in an IPv4 or IPv6 frame, as a station would send it.
+Bytes udp_frame(MacAddress const& from, MacAddress const& to, Address const& source,
+                Address const& destination, std::uint8_t hops = 64, std::size_t size = 20);
+
+}  // namespace netmove_lab
