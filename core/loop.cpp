@@ -145,7 +145,6 @@ void Loop::disarm(Timer& timer) {
 }
 
 void Loop::turn() {
-    resume_ready();
     submit_and_wait();
     collect();
     fire_timers();

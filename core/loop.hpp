@@ -99,7 +99,12 @@ public:
     template <class T>
     T run(Task<T> task) {
         post(task.handle());
-        while (!task.handle().done()) turn();
+        while (true) {
+            resume_ready();
+            // Asked before waiting: other tasks may be in the kernel for as long as they like.
+            if (task.handle().done()) break;
+            turn();
+        }
         return task.handle().promise().take();
     }
 
