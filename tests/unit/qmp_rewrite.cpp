@@ -1,0 +1,190 @@
+// How a command line reads when sidecar launches it, and at the destination.
+#include <catch2/catch.hpp>
+
+#include <algorithm>
+#include <sstream>
+
+#include "qmp/command_line.hpp"
+
+using namespace qmp;
+
+namespace {
+
+using Words = std::vector<std::string>;
+
+Words words_of(std::string const& text) {
+    std::istringstream stream(text);
+    Words words{"qemu-system-x86_64"};
+    for (std::string word; stream >> word;) words.push_back(word);
+    return words;
+}
+
+CommandLine line_of(Words const& words) {
+    auto line = CommandLine::parse(words);
+    REQUIRE(line);
+    return std::move(*line);
+}
+CommandLine line_of(std::string const& text) { return line_of(words_of(text)); }
+
+std::string joined(Result<CommandLine> const& line) {
+    if (!line) FAIL(line.error().sentence());
+    std::string text;
+    for (auto const& word : line->argv()) text += (text.empty() ? "" : " ") + word;
+    return text;
+}
+
+Mapping mapping() {
+    Mapping mapping;
+    mapping.machine_type = "pc-i440fx-7.2";
+    mapping.qmp_fd = 3;
+    return mapping;
+}
+
+constexpr auto monitor =
+    " -chardev socket,id=sidecar-qmp,fd=3,server=on,wait=off -mon chardev=sidecar-qmp,mode=control";
+constexpr auto waiting = " -S -incoming defer";
+
+std::string at_destination(std::string const& options, Mapping const& map) {
+    auto text = joined(line_of(options).for_destination(map));
+    REQUIRE(text.ends_with(waiting));
+    text.resize(text.size() - std::string_view(waiting).size());
+    REQUIRE(text.ends_with(monitor));
+    text.resize(text.size() - std::string_view(monitor).size());
+    return text;
+}
+
+}  // namespace
+
+TEST_CASE("a launch adds a monitor and gives taps by descriptor", "[qmp][rewrite]") {
+    auto const line = line_of(
+        "-M pc -netdev tap,id=n0,ifname=t0,script=/etc/up,downscript=no,vnet_hdr=on,sndbuf=0 "
+        "-nic tap,ifname=t1,model=e1000,mac=52:54:00:00:00:03 "
+        "-netdev tap,id=n2,ifname=t2,queues=2,vhost=on,script=no -netdev user,id=u "
+        "-netdev bridge,id=n3,br=virbr0,helper=/usr/lib/qemu/qemu-bridge-helper");
+    auto const launched =
+        line.for_launch({3, {{"n0", {4}}, {"#nic1", {5}}, {"n2", {6, 7}}, {"n3", {8}}}});
+    CHECK(joined(launched) ==
+          "qemu-system-x86_64 -M pc -netdev tap,id=n0,sndbuf=0,fd=4 "
+          "-nic tap,model=e1000,mac=52:54:00:00:00:03,fd=5 "
+          "-netdev tap,id=n2,vhost=on,fds=6:7 -netdev user,id=u -netdev tap,id=n3,fd=8" +
+              std::string(monitor));
+    // A tap without descriptors of ours stays QEMU's business.
+    CHECK(joined(line_of("-netdev tap,id=n0,ifname=t0").for_launch({3, {}})) ==
+          "qemu-system-x86_64 -netdev tap,id=n0,ifname=t0" + std::string(monitor));
+}
+
+TEST_CASE("a launch refuses what it cannot follow", "[qmp][rewrite]") {
+    auto const refusal = [](std::string const& options, LaunchOptions const& launch) {
+        auto const line = line_of(options).for_launch(launch);
+        REQUIRE_FALSE(line);
+        CHECK(line.error().code == Errc::invalid);
+        return line.error().what;
+    };
+    CHECK(refusal("-daemonize", {3, {}}).starts_with("leave out -daemonize"));
+    CHECK(refusal("-incoming tcp::4444", {3, {}}).starts_with("leave out -incoming"));
+    CHECK(refusal("-netdev tap,id=n0,fd=9", {3, {}}).find("name it (ifname=)") !=
+          std::string::npos);
+    CHECK(refusal("-netdev tap,id=n0,ifname=t0,queues=2", {3, {{"n0", {4}}}}) ==
+          "the tap `-netdev tap,id=n0,ifname=t0,queues=2` has 2 queues, but was opened with 1");
+    CHECK(refusal("-M pc", {3, {{"n0", {4}}}}) == "the command line has no tap `n0`");
+}
+
+TEST_CASE("the destination waits for the migration", "[qmp][rewrite]") {
+    CHECK(at_destination("-M pc -S -daemonize -loadvm s1 -incoming tcp::1 -m 1G", mapping()) ==
+          "qemu-system-x86_64 -M pc-i440fx-7.2 -m 1G");
+    CHECK(at_destination("-m 1G", mapping()) ==
+          "qemu-system-x86_64 -m 1G -machine type=pc-i440fx-7.2");
+    CHECK(at_destination("-machine accel=tcg -M type=pc,usb=off", mapping()) ==
+          "qemu-system-x86_64 -machine accel=tcg -M type=pc-i440fx-7.2,usb=off");
+    auto map = mapping();
+    map.qemu = "/opt/qemu/bin/qemu-system-x86_64";
+    CHECK(at_destination("-M pc-i440fx-7.2", map) ==
+          "/opt/qemu/bin/qemu-system-x86_64 -M pc-i440fx-7.2");
+    // Moved back and forth the line does not grow: the monitor of the sidecar before is replaced.
+    auto const once = line_of("-M pc").for_destination(mapping());
+    REQUIRE(once);
+    CHECK(joined(once->for_destination(mapping())) == joined(once));
+    auto nothing = mapping();
+    nothing.machine_type.clear();
+    CHECK_FALSE(line_of("-M pc").for_destination(nothing));
+}
+
+TEST_CASE("every path is mapped, and nothing else", "[qmp][rewrite]") {
+    auto map = mapping();
+    map.prefixes = {{"/srv", "/data"}, {"/srv/fast/", "/nvme"}, {"/run/a", "/run/b"}};
+    map.images = {{"/srv/special.qcow2", "/elsewhere/s,1.qcow2"}};
+    map.working_directory = "/srv/guest";
+    CHECK(at_destination(
+              "-M pc-i440fx-7.2 -drive file=/srv/a,,1.img,format=raw,if=virtio -hda d.img "
+              "-drive file=/srv/special.qcow2,id=s -blockdev "
+              "driver=file,filename=/srv/fast/x,node-name=f "
+              "-blockdev raw,file=f,node-name=r -kernel /srvx/k -initrd initrd.gz -bios bios.bin "
+              "-serial unix:/run/a/s.sock,server=on -serial file:log/out.txt -pidfile /run/a/p -D "
+              "q.log "
+              "-chardev file,id=c,path=c.log,logfile=/srv/l -qmp unix:/run/a/q,server=on "
+              "-monitor mon:unix:/run/a/m,server -vnc unix:/run/a/v -smbios type=1,serial=/srv/no "
+              "-append /srv/guest -name /srv/name -object "
+              "memory-backend-file,id=m,mem-path=/srv/m,size=1G "
+              "-drive file=nbd:unix:/run/a/n,if=none -fw_cfg name=opt/x,string=/srv/s "
+              "-fw_cfg name=opt/y,file=y.bin",
+              map) ==
+          "qemu-system-x86_64 -M pc-i440fx-7.2 -drive file=/data/a,,1.img,format=raw,if=virtio "
+          "-hda /data/guest/d.img -drive file=/elsewhere/s,,1.qcow2,id=s "
+          "-blockdev driver=file,filename=/nvme/x,node-name=f -blockdev raw,file=f,node-name=r "
+          "-kernel /srvx/k -initrd /data/guest/initrd.gz -bios bios.bin "
+          "-serial unix:/run/b/s.sock,server=on -serial file:/data/guest/log/out.txt -pidfile "
+          "/run/b/p "
+          "-D /data/guest/q.log -chardev file,id=c,path=/data/guest/c.log,logfile=/data/l "
+          "-qmp unix:/run/b/q,server=on -monitor mon:unix:/run/b/m,server -vnc unix:/run/b/v "
+          "-smbios type=1,serial=/srv/no -append /srv/guest -name /srv/name "
+          "-object memory-backend-file,id=m,mem-path=/data/m,size=1G -drive "
+          "file=nbd:unix:/run/a/n,if=none "
+          "-fw_cfg name=opt/x,string=/srv/s -fw_cfg name=opt/y,file=/data/guest/y.bin");
+
+    auto const json = line_of(
+        {"qemu", "-blockdev",
+         R"({"driver":"qcow2","node-name":"q","file":{"driver":"file","filename":"/srv/q.qcow2","x":1}})",
+         "-drive",
+         R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"r.img"}},if=none)"});
+    auto const words = json.for_destination(map)->argv();
+    CHECK(
+        words[2] ==
+        R"({"driver":"qcow2","node-name":"q","file":{"driver":"file","filename":"/data/q.qcow2","x":1}})");
+    CHECK(
+        words[4] ==
+        R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"/data/guest/r.img"}},if=none)");
+}
+
+TEST_CASE("taps at the destination are ours, or it is refused", "[qmp][rewrite]") {
+    auto map = mapping();
+    map.taps = {{"hostnet0", {4, 5}}};
+    Words const words{
+        "qemu", "-netdev",
+        R"({"type":"tap","fds":"27:28","vhost":true,"vhostfds":"29:30","id":"hostnet0"})"};
+    auto const line = line_of(words).for_destination(map);
+    REQUIRE(line);
+    CHECK(line->argv()[2] == R"({"type":"tap","vhost":true,"id":"hostnet0","fds":"4:5"})");
+    map.taps.clear();
+    auto const without = line_of(words).for_destination(map);
+    REQUIRE_FALSE(without);
+    CHECK(without.error().code == Errc::refused);
+    CHECK_FALSE(line_of("-netdev tap,id=n0,ifname=t0").for_destination(map));
+}
+
+TEST_CASE("what cannot be made again is refused", "[qmp][rewrite]") {
+    for (auto const* options :
+         {"-snapshot", "-drive file=/a,snapshot=on", "-readconfig /etc/q.cfg", "-add-fd set=1,fd=9",
+          "-chardev socket,id=c,fd=9 -device virtio-serial -serial chardev:c",
+          "-drive file=/dev/fdset/1", "-device vhost-scsi-pci,vhostfd=9",
+          "-virtfs proxy,sock_fd=4"}) {
+        INFO(options);
+        auto const line = line_of(options).for_destination(mapping());
+        REQUIRE_FALSE(line);
+        CHECK(line.error().code == Errc::refused);
+        CHECK(line.error().what.size() > 20);
+    }
+    // libvirt's monitor, by descriptor too, is only left out.
+    CHECK(at_destination("-M pc-i440fx-7.2 -chardev socket,id=m,fd=25,server=on,wait=off "
+                         "-mon chardev=m,id=monitor,mode=control",
+                         mapping()) == "qemu-system-x86_64 -M pc-i440fx-7.2");
+}
