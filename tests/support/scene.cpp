@@ -42,13 +42,17 @@ std::string Migration::text() const {
 Scene::Scene(SceneOptions options)
     : options_(std::move(options)), lab_(options_.link_mbit), guest_(lab_, options_.guest) {
     make_key();
-    guest_.make_disks(a());
     start_serve(a(), options_.serve_environment);
     start_serve(b(), options_.serve_environment);
-    run_guest(a(), options_.run_environment);
+    bare_a_ = traces_of(a());
+    bare_b_ = traces_of(b());
+    guest_.make_disks(a());
+    if (options_.start_guest) run_guest(a(), options_.run_environment);
 }
 
 Scene::~Scene() = default;
+
+Traces const& Scene::bare(Host const& host) const { return &host == &a() ? bare_a_ : bare_b_; }
 
 void Scene::make_key() const {
     write_file(key_file(),
@@ -56,11 +60,33 @@ void Scene::make_key() const {
     chmod(key_file().c_str(), 0600);
 }
 
-void Scene::start_serve(Host const& host, std::vector<std::string> const& environment) {
+Argv Scene::serve_line(Host const& host, Argv const& more) const {
     Host const& other = lab_.other(host);
     Argv argv = sidecar_line({"serve", "--key", key_file(), "--map-path",
                               other.directory.string() + "=" + host.directory.string(),
                               "--map-path", other.logs.string() + "=" + host.logs.string()});
+    argv.insert(argv.end(), more.begin(), more.end());
+    return argv;
+}
+
+void Scene::start_serve(Host const& host, std::vector<std::string> const& environment,
+                        Argv const& more) {
+    start_serve_line(host, serve_line(host, more), environment);
+}
+
+void Scene::start_serve_on_small_disk(Host const& host, int mib) {
+    // Mounted in the mount namespace of that process, where nobody has to unmount it.
+    Argv argv{"sh", "-c",
+              "mount -t tmpfs -o size=" + std::to_string(mib) + "m tmpfs " + host.images.string() +
+                  " && exec \"$@\"",
+              "sh"};
+    auto const serve = serve_line(host, {});
+    argv.insert(argv.end(), serve.begin(), serve.end());
+    start_serve_line(host, std::move(argv), {});
+}
+
+void Scene::start_serve_line(Host const& host, Argv argv,
+                             std::vector<std::string> const& environment) {
     auto& daemon = &host == &a() ? serve_a_ : serve_b_;
     daemon.emplace("serve", std::move(argv), host.place(environment), host.logs);
     wait_until("`sidecar serve` on host " + host.name + " to listen", ready_limit, [&] {

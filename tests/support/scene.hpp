@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "tests/support/guest.hpp"
+#include "tests/support/leftovers.hpp"
 
 namespace lab {
 
@@ -14,6 +15,7 @@ struct SceneOptions {
     GuestOptions guest = {};
     std::uint64_t link_mbit = 0;  ///< As for Lab.
     std::vector<std::string> serve_environment = {};  ///< Added for `serve` on both hosts.
+    bool start_guest = true;  ///< By `sidecar run` on host a.
     std::vector<std::string> run_environment = {};  ///< Added for the guest's first sidecar.
 };
 
@@ -53,7 +55,10 @@ public:
     void run_guest(Host const& host, std::vector<std::string> const& environment = {});
     /// `sidecar attach GUEST`, after its sidecar died; returns once its control socket accepts.
     void attach_guest(Host const& host, Argv const& more = {});
-    void start_serve(Host const& host, std::vector<std::string> const& environment);
+    void start_serve(Host const& host, std::vector<std::string> const& environment = {},
+                     Argv const& more = {});
+    /// `serve` to which the host's images lie on a file system of `mib` MiB.
+    void start_serve_on_small_disk(Host const& host, int mib);
     void end_serve(Host const& host);
 
     /// The sidecar of the guest on that host: its number and state (T: stopped at a test hook).
@@ -61,14 +66,20 @@ public:
     /// Waits until that sidecar stops at a test hook; its pid.
     pid_t wait_stopped(Host const& host) const;
 
+    /// What a host showed before any guest was there: its `serve` and nothing else.
+    [[nodiscard]] Traces const& bare(Host const& host) const;
     [[nodiscard]] fs::path key_file() const { return lab_.directory() / "keys.psk"; }
 
 private:
     void make_key() const;
+    [[nodiscard]] Argv serve_line(Host const& host, Argv const& more) const;
+    void start_serve_line(Host const& host, Argv argv, std::vector<std::string> const& environment);
 
     SceneOptions options_;
     Lab lab_;
     Guest guest_;
+    Traces bare_a_;
+    Traces bare_b_;
     std::optional<Daemon> serve_a_;
     std::optional<Daemon> serve_b_;
     std::optional<Daemon> guest_sidecar_;

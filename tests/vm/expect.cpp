@@ -1,0 +1,164 @@
+#include "tests/vm/expect.hpp"
+
+#include <poll.h>
+#include <signal.h>
+
+#include <catch2/catch.hpp>
+
+namespace expect {
+
+using core::Json;
+using lab::Host;
+using lab::Scene;
+using namespace std::chrono_literals;
+
+namespace {
+
+/// Longest that a host may still be tidying up after `migrate` has ended.
+constexpr lab::Milliseconds tidy_limit = 30s;
+/// Files that may stay: the tombstones of moved disks, and the journal.
+std::vector<std::string> const may_stay = {R"(images/.*\.moved-[^/]*)", R"(state/.*)"};
+
+/// Waits until `left` says nothing; fails with its last word.
+template <class Left>
+void becomes_clean(std::string const& what, Left left) {
+    std::string last;
+    try {
+        lab::wait_until(what, tidy_limit, [&] {
+            last = left();
+            return last.empty();
+        });
+    } catch (lab::Failure const&) {
+        INFO(what);
+        CHECK(last == "");
+    }
+}
+
+/// On a host where the guest is: its own sidecar, tap, disks and sockets; and no key.
+std::vector<std::string> of_a_running_guest(Scene const& scene) {
+    auto const& name = scene.guest().name();
+    return {R"(images/)" + name + R"(-\d\.(raw|qcow2))",
+            "run/" + name + R"(/(?!.*(psk|key|nbd)).*)",
+            name + R"(-probe\.sock)",
+            R"(state/.*)",
+            R"(images/.*\.moved-[^/]*)",
+            scene.guest().tap(),
+            R"(\d+ (sidecar|qemu-system-x86_64|ip|env) .*)"};
+}
+
+void check_disk(Json const& disk, lab::GuestOptions const& guest) {
+    INFO(disk.dump());
+    auto const virtual_bytes = static_cast<std::int64_t>(guest.disk_mib << 20);
+    auto const random_bytes = static_cast<std::int64_t>(guest.random_mib << 20);
+    CHECK_FALSE(disk["name"].text_or("").empty());
+    CHECK(disk["virtual_bytes"].integer_or(-1) == virtual_bytes);
+    CHECK(disk["copied_bytes"].integer_or(-1) >= random_bytes);
+    CHECK(disk["final_bytes"].integer_or(-1) >= 0);
+    REQUIRE(disk["rounds"].size() > 0);
+    for (auto const& round : disk["rounds"].elements()) {
+        CHECK(round["dirty_bytes"].integer_or(-1) >= 0);
+        CHECK(round["copied_bytes"].integer_or(-1) >= 0);
+        CHECK(round["ms"].number_or(-1) >= 0);
+    }
+}
+
+}  // namespace
+
+void report_of_a_move(Json const& report, lab::GuestOptions const& guest) {
+    INFO(report.dump());
+    CHECK(report["outcome"].text_or("") == "moved");
+    CHECK(report["blackout_ms"].number_or(-1) > 0);
+    CHECK(report["stop_to_fire_ms"].number_or(-1) >= 0);
+    CHECK(report["stop_to_fire_ms"].number_or(1e9) <= report["blackout_ms"].number_or(-1));
+    REQUIRE(report["phases"].size() >= 4);
+    double last_start = 0;
+    for (auto const& phase : report["phases"].elements()) {
+        CHECK_FALSE(phase["name"].text_or("").empty());
+        CHECK(phase["start_ms"].number_or(-1) >= last_start);
+        CHECK(phase["ms"].number_or(-1) >= 0);
+        last_start = phase["start_ms"].number_or(0);
+    }
+    REQUIRE(report["disks"].size() == static_cast<std::size_t>(guest.disks));
+    for (auto const& disk : report["disks"].elements()) check_disk(disk, guest);
+    CHECK(report["ram"]["transferred_bytes"].integer_or(0) > 1 << 20);
+    CHECK(report["ram"]["ms"].number_or(0) > 0);
+    CHECK(report["network"]["fired_ms"].number_or(-1) >= 0);
+    auto const moved = report["network"]["moved"].dump();
+    CHECK((moved.find(lab::guest_ip4) != std::string::npos) == guest.ipv4);
+    CHECK((moved.find(lab::guest_ip6) != std::string::npos) == guest.ipv6);
+}
+
+void guest_whole(Scene& scene, Host const& on) {
+    scene.guest().must_be_alive();
+    scene.guest().must_be_whole();
+    CHECK(scene.guest().runs_on(on));
+    Host const& other = scene.net().other(on);
+    becomes_clean("no QEMU of the guest on host " + other.name, [&] {
+        auto const pid = scene.guest().qemu_pid(other);
+        return pid < 0 ? "" : "QEMU " + std::to_string(pid);
+    });
+}
+
+void nothing_left_after_move(Scene& scene, Host const& from, Host const& to) {
+    becomes_clean("left on the host that the guest was on",
+                  [&] { return lab::new_since(scene.bare(from), lab::traces_of(from), may_stay); });
+    becomes_clean("left on the host that the guest is on", [&] {
+        return lab::new_since(scene.bare(to), lab::traces_of(to), of_a_running_guest(scene));
+    });
+    becomes_clean("left in QEMU", [&] { return lab::left_in_qemu(scene.guest(), to); });
+}
+
+void nothing_left_after_failure(Scene& scene, Host const& on) {
+    Host const& other = scene.net().other(on);
+    becomes_clean("left on the host that the guest did not move to", [&] {
+        return lab::new_since(scene.bare(other), lab::traces_of(other), may_stay);
+    });
+    becomes_clean("left on the host that the guest stayed on", [&] {
+        return lab::new_since(scene.bare(on), lab::traces_of(on), of_a_running_guest(scene));
+    });
+    becomes_clean("left in QEMU", [&] { return lab::left_in_qemu(scene.guest(), on); });
+}
+
+void moves(Scene& scene, Host const& from) {
+    Host const& to = scene.net().other(from);
+    auto running = scene.start_migration(from);
+    auto const until = std::chrono::steady_clock::now() + Scene::migration_limit;
+    while (!running.wait(lab::look_interval) && std::chrono::steady_clock::now() < until) {
+        for (Host const* host : {&from, &to}) {
+            auto const seen = scene.guest_sidecar(*host);
+            if (seen && seen->state == 'T') lab::signal_process(seen->pid, SIGCONT);
+        }
+    }
+    auto const ended = Scene::finish(running);
+    INFO(ended.text());
+    REQUIRE(ended.exit_status == 0);
+    report_of_a_move(ended.report, scene.guest().options());
+    guest_whole(scene, to);
+    nothing_left_after_move(scene, from, to);
+}
+
+void moves_and_disks_are_equal(Scene& scene, Host const& from) {
+    Host const& to = scene.net().other(from);
+    auto running = scene.start_migration(from);
+    pid_t held = -1;
+    try {
+        held = scene.wait_stopped(to);
+    } catch (lab::Failure const& failure) {
+        FAIL(failure.what() << "; " << running.err() << running.out());
+    }
+    CHECK_FALSE(scene.guest().runs_on(from));
+    CHECK_FALSE(scene.guest().runs_on(to));
+    for (int disk = 0; disk < scene.guest().options().disks; ++disk) {
+        lab::compare_images(scene.guest().image(from, disk), scene.guest().options().format,
+                            scene.guest().image(to, disk));
+    }
+    lab::signal_process(held, SIGCONT);
+    auto const ended = Scene::finish(running);
+    INFO(ended.text());
+    REQUIRE(ended.exit_status == 0);
+    report_of_a_move(ended.report, scene.guest().options());
+    guest_whole(scene, to);
+    nothing_left_after_move(scene, from, to);
+}
+
+}  // namespace expect
