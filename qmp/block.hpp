@@ -29,8 +29,8 @@ struct BlockDevice {
     std::string qdev;       ///< Id or QOM path of the guest device; empty: no device uses it.
     std::string node_name;  ///< The top node, perhaps generated ("#block123"); all below empty
                             ///< without medium.
-    std::string
-        file_name;  ///< Of the image; with the "json:" form resolved where it names one local file.
+    /// Of the image; QEMU's "json:" form is resolved where it names one local file.
+    std::string file_name;
     std::string format;  ///< "raw", "qcow2", ...
     std::uint64_t virtual_bytes = 0;
     bool read_only = false;
@@ -112,7 +112,7 @@ Json legacy_address(Json const& address);
 
 struct NbdServer {
     Json address;  ///< From unix_address(), inet_address(), fd_address().
-    std::string tls_creds;  ///< Id of a tls-creds object; empty: plaintext.
+    std::string tls_creds = {};  ///< Id of a tls-creds object; empty: plaintext.
     std::uint32_t connections_max = 0;  ///< 0: QEMU's default, 100.
 };
 /// QEMU has one NBD server: refused when it runs already.
@@ -125,10 +125,10 @@ struct NbdExport {
     std::string node;
     std::string name;  ///< What NBD clients ask for.
     bool writable = false;
-    std::vector<BitmapName>
-        bitmaps;  ///< Each as {"node", "name"}, or by name alone when `node` is empty.
+    /// Each as {"node", "name"}, or by name alone when `node` is empty.
+    std::vector<BitmapName> bitmaps = {};
     bool allocation_depth = false;
-    std::string iothread;  ///< Empty: the thread the node is in.
+    std::string iothread = {};  ///< Empty: the thread the node is in.
     bool writethrough = false;
 };
 Task<Result<>> block_export_add(Client& client, NbdExport nbd_export, Deadline deadline);

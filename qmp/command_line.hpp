@@ -37,10 +37,10 @@ struct TapOption {
     unsigned queues = 1;
     bool vhost = false;
     bool vnet_hdr = true;  ///< QEMU's default.
-    std::string
-        script;  ///< As written: "" when not given (QEMU then runs /etc/qemu-ifup), "no": none.
-    std::vector<std::string>
-        macs;  ///< Of the guest devices on it, as far as the command line says.
+    /// As written: "" when not given (QEMU then runs /etc/qemu-ifup), "no": none.
+    std::string script;
+    /// Of the guest devices on it, as far as the command line says.
+    std::vector<std::string> macs;
 };
 
 /// What replaces a tap's own options: descriptors the QEMU inherits under these numbers.
@@ -57,22 +57,22 @@ struct PathOption {
 
 struct LaunchOptions {
     int qmp_fd = -1;  ///< Number under which QEMU inherits the listening socket of its monitor.
-    std::vector<TapDescriptors> taps;
+    std::vector<TapDescriptors> taps = {};
 };
 
 /// How the source's command line is to read at the destination.
 struct Mapping {
     std::string qemu;  ///< Binary to start; empty: the source's argv[0].
-    std::string
-        machine_type;  ///< Full, versioned type the source runs ("pc-i440fx-7.2"); required.
+    /// Full, versioned type the source runs ("pc-i440fx-7.2"); required.
+    std::string machine_type;
     int qmp_fd = -1;  ///< As LaunchOptions::qmp_fd.
-    std::string
-        working_directory;  ///< The source QEMU's, for its relative paths; empty: they stay.
+    /// The source QEMU's, for its relative paths; empty: they stay.
+    std::string working_directory;
     /// {FROM, TO}: exactly this path. Goes before `prefixes`.
     std::vector<std::pair<std::string, std::string>> images;
     /// {FROM, TO}: this directory and everything below it, the longest FROM first.
     std::vector<std::pair<std::string, std::string>> prefixes;
-    std::vector<TapDescriptors> taps;
+    std::vector<TapDescriptors> taps = {};
 };
 
 namespace detail {

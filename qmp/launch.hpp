@@ -24,11 +24,11 @@ struct LaunchRequest {
     /// Made by CommandLine::for_launch or for_destination with qmp_fd = qmp_fd_in_qemu.
     CommandLine command_line;
     /// {ours, in QEMU}: taps and whatever else the command line names. Ours stay ours.
-    std::vector<std::pair<int, int>> descriptors;
+    std::vector<std::pair<int, int>> descriptors = {};
     std::string qmp_socket;  ///< Path of the monitor's socket; its directory must exist.
-    std::string
-        log_file;  ///< QEMU's stderr, and its stdout unless inherited; made anew, mode 0600.
-    std::string working_directory;  ///< Empty: ours.
+    /// QEMU's stderr, and its stdout unless inherited; made anew, mode 0600.
+    std::string log_file;
+    std::string working_directory = {};  ///< Empty: ours.
     bool inherit_stdio = false;  ///< stdin and stdout are ours (for -nographic in the foreground).
 };
 

@@ -68,8 +68,7 @@ Task<Result<std::vector<Cpu>>> query_cpus_fast(Client& client, Deadline deadline
     std::vector<Cpu> cpus;
     for (auto const& cpu : reply.elements()) {
         CO_TRY(auto const index, cpu.integer("cpu-index"));
-        cpus.push_back({index, cpu["thread-id"].integer_or(0), cpu["qom-path"].text_or(""),
-                        cpu["qom-type"].text_or("")});
+        cpus.push_back({index, cpu["thread-id"].integer_or(0), cpu["qom-path"].text_or("")});
     }
     co_return cpus;
 }

@@ -40,8 +40,7 @@ Task<Result<std::string>> machine_type(Client& client, Deadline deadline);
 struct Cpu {
     std::int64_t index = 0;
     std::int64_t thread_id = 0;
-    std::string qom_path;
-    std::string qom_type;  ///< "qemu64-x86_64-cpu": the model QEMU runs
+    std::string qom_path;  ///< qom_get() of its "type" tells the model
 };
 Task<Result<std::vector<Cpu>>> query_cpus_fast(Client& client, Deadline deadline);
 

@@ -14,8 +14,8 @@ namespace qmp {
 
 /// MigrationInfo. Numbers QEMU did not tell are 0.
 struct MigrationInfo {
-    std::string
-        status;  ///< "none", "setup", "active", "pre-switchover", "device", "completed", ... or ""
+    /// "none", "setup", "active", "pre-switchover", "device", "completed", ... or ""
+    std::string status;
     std::string error;  ///< QEMU's reason when it failed.
     std::vector<std::string> blocked_reasons;  ///< Why this guest cannot migrate at all.
     std::uint64_t ram_total_bytes = 0;

@@ -95,18 +95,23 @@ inline std::vector<std::string> qemus() {
 /// A QEMU launched by qmp::launch(), and its client.
 class Qemu {
 public:
-    explicit Qemu(std::string const& program, std::vector<std::string> const& options = {},
-                  std::vector<std::pair<int, int>> const& descriptors = {})
-        : loop_(make_loop()) {
+    explicit Qemu(std::string const& program, std::vector<std::string> const& options = {})
+        : Qemu(get(get(qmp::CommandLine::parse(words(program, options)))
+                       .for_launch({qmp::qmp_fd_in_qemu}))) {}
+    /// A command line that has been rewritten already.
+    explicit Qemu(qmp::CommandLine const& line) : loop_(make_loop()) {
+        auto launched = get(
+            loop_->run(qmp::launch(*loop_, {line, {}, socket(), file("log"), "", false}, soon())));
+        process_ = std::move(launched.process);
+        client_ = std::move(launched.client);
+    }
+    /// A small machine, stopped, and `options`.
+    static std::vector<std::string> words(std::string const& program,
+                                          std::vector<std::string> const& options = {}) {
         std::vector<std::string> argv{program,        "-nodefaults", "-display", "none", "-machine",
                                       "pc,accel=tcg", "-m",          "64",       "-S"};
         argv.insert(argv.end(), options.begin(), options.end());
-        auto const line =
-            get(get(qmp::CommandLine::parse(argv)).for_launch({qmp::qmp_fd_in_qemu, {}}));
-        auto launched = get(loop_->run(
-            qmp::launch(*loop_, {line, descriptors, socket(), file("log"), "", false}, soon())));
-        process_ = std::move(launched.process);
-        client_ = std::move(launched.client);
+        return argv;
     }
     ~Qemu() {
         if (client_) loop_->run(client_->close());
