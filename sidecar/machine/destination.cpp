@@ -199,8 +199,6 @@ void continue_owning(Turn& turn) {
     }
     if (state.owner_unknown) {
         turn.ask(Action::record_owner);  // also when QEMU is gone: OWNER may be durable already
-    } else if (state.qemu_gone) {
-        abort(turn);
     } else if (state.loaded && !state.exports_gone) {
         turn.ask_once(Action::seal);
     } else if (state.loaded) {

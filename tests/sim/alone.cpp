@@ -80,7 +80,9 @@ std::string wrong(src::State const& before, src::State const& after, src::Action
         case Action::continue_migration:
             return after.sealed ? "" : "continued before the seal";
         case Action::send_commit:
-            return committed ? "" : "COMMIT sent before it is durable";
+            return committed && !after.guest_ran
+                       ? ""
+                       : "COMMIT sent too early, or of a guest that ran on";
         case Action::resume_source:
         case Action::cancel_migration:
         case Action::rollback_network:
