@@ -148,6 +148,20 @@ Task<Result<>> SourceExports::take_over_server(Deadline deadline) {
     co_return co_await qmp::nbd_server_stop(client_, deadline);
 }
 
+Task<Result<>> SourceExports::stop_left_server(Deadline deadline) {
+    auto const answered =
+        co_await core::connect_unix(loop_, socket_path_, deadline.sooner(limits::connect));
+    if (!answered) co_return Result<>{};
+    co_return co_await qmp::nbd_server_stop(client_, deadline);
+}
+
+Task<Result<>> clear_leftovers(core::Loop& loop, qmp::Client& client, std::string directory,
+                               Deadline deadline) {
+    SourceExports exports(loop, client, std::move(directory), "");
+    CO_TRY_VOID(co_await exports.clear_leftovers(deadline));
+    co_return co_await exports.stop_left_server(deadline);
+}
+
 Task<Result<>> SourceExports::start_server(std::uint32_t connections_max, Deadline deadline) {
     qmp::NbdServer const server{qmp::unix_address(socket_path_), "", connections_max};
     auto started = co_await qmp::nbd_server_start(client_, server, deadline);

@@ -181,4 +181,9 @@ private:
 core::Task<core::Result<std::vector<std::string>>> leftovers(qmp::Client& client,
                                                              core::Deadline deadline);
 
+/// Removes them, and our NBD server (known by its socket in `directory`), when no Mirror of this
+/// process made them: a restarted sidecar undoing an earlier one's migration.
+core::Task<core::Result<>> clear_leftovers(core::Loop& loop, qmp::Client& client,
+                                           std::string directory, core::Deadline deadline);
+
 }  // namespace storage

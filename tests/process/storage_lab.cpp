@@ -1,0 +1,201 @@
+#include "tests/process/storage_lab.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <random>
+
+#include "core/fd.hpp"
+
+namespace storage_lab {
+
+namespace {
+
+std::string environment(char const* name) {
+    char const* value = std::getenv(name);
+    return value == nullptr ? "" : value;
+}
+
+lab::Daemon start_qemu(Directory const& directory, std::string const& socket,
+                       std::string const& binary, TestQemu::Role role,
+                       std::vector<TestDisk> const& disks, std::vector<std::string> extra) {
+    std::vector<std::string> argv{binary,
+                                  "-M",
+                                  "pc,accel=tcg",
+                                  "-m",
+                                  "128",
+                                  "-nodefaults",
+                                  "-display",
+                                  "none",
+                                  "-no-user-config",
+                                  "-qmp",
+                                  "unix:" + socket + ",server=on,wait=off"};
+    bool const source = role == TestQemu::Role::source;
+    if (!source) argv.insert(argv.end(), {"-S", "-incoming", "defer"});
+    argv.insert(argv.end(), {"-object", "iothread,id=io0"});
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        auto const& disk = disks[i];
+        auto const node = TestQemu::node(i);
+        argv.insert(argv.end(),
+                    {"-blockdev",
+                     fmt::format("driver={},node-name={},discard=unmap,file.driver=file,"
+                                 "file.filename={},file.discard=unmap",
+                                 disk.format, node, disk.path),
+                     "-device",
+                     fmt::format("virtio-blk-pci,id=disk{},drive={}{}", i, node,
+                                 disk.iothread ? ",iothread=io0" : "")});
+    }
+    argv.insert(argv.end(), extra.begin(), extra.end());
+    lab::Daemon daemon("qemu-" + lab::unique_suffix(), argv, {}, directory.text());
+    lab::wait_until("QEMU's monitor", 20s,
+                    [&] { return !daemon.running() || lab::accepts(socket); });
+    if (!daemon.running()) throw lab::Failure("QEMU did not start: " + daemon.err());
+    return daemon;
+}
+
+}  // namespace
+
+Directory::Directory() {
+    std::string path = "/dev/shm/sidecar-storage-XXXXXX";
+    REQUIRE(mkdtemp(path.data()) != nullptr);
+    path_ = path;
+}
+
+Directory::~Directory() {
+    std::error_code ignored;
+    lab::fs::remove_all(path_, ignored);
+}
+
+Runner::Runner() {
+    auto loop = core::Loop::create();
+    if (!loop) FAIL(loop.error().sentence());
+    loop_ = std::move(*loop);
+}
+
+Server Server::nbdkit(Directory const& directory, std::vector<std::string> arguments) {
+    auto const socket = directory.path("nbdkit-" + lab::unique_suffix());
+    std::vector<std::string> argv{"nbdkit", "-f", "--exit-with-parent", "-U", socket};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    lab::Daemon daemon("nbdkit-" + lab::unique_suffix(), argv, {}, directory.text());
+    lab::wait_until("nbdkit's socket", 20s,
+                    [&] { return !daemon.running() || lab::accepts(socket); });
+    if (!daemon.running()) throw lab::Failure("nbdkit did not start: " + daemon.err());
+    return Server(socket, std::move(daemon));
+}
+
+Server Server::qemu_nbd(Directory const& directory, std::vector<std::string> arguments) {
+    auto const socket = directory.path("qemu-nbd-" + lab::unique_suffix());
+    std::vector<std::string> argv{"qemu-nbd", "--persistent", "--shared=0", "-k", socket};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    lab::Daemon daemon("qemu-nbd-" + lab::unique_suffix(), argv, {}, directory.text());
+    lab::wait_until("qemu-nbd's socket", 20s,
+                    [&] { return !daemon.running() || lab::accepts(socket); });
+    if (!daemon.running()) throw lab::Failure("qemu-nbd did not start: " + daemon.err());
+    return Server(socket, std::move(daemon));
+}
+
+std::map<std::string, std::string> qemus() {
+    std::map<std::string, std::string> found;
+    auto const named72 = environment("SIDECAR_QEMU_7_2");
+    found["7.2"] = named72.empty() ? "/usr/bin/qemu-system-x86_64" : named72;
+    auto const named10 = environment("SIDECAR_QEMU_10_0");
+    auto const beside = std::string(LAB_SOURCE_DIRECTORY) + "/.deps/bin/qemu-system-x86_64-10.0";
+    auto const ten = named10.empty() ? beside : named10;
+    if (access(ten.c_str(), X_OK) == 0) found["10.0"] = ten;
+    return found;
+}
+
+TestQemu::TestQemu(Runner& runner, Directory const& directory, std::string const& binary, Role role,
+                   std::vector<TestDisk> const& disks, std::vector<std::string> extra)
+    : runner_(runner), daemon_([&] {
+          return start_qemu(directory, directory.path("qmp-" + lab::unique_suffix()), binary, role,
+                            disks, std::move(extra));
+      }()) {
+    // The socket is the one named in its command line.
+    auto const argv = core::command_line(daemon_.pid());
+    REQUIRE(argv);
+    std::string socket;
+    for (auto const& word : *argv) {
+        if (word.starts_with("unix:")) socket = word.substr(5, word.find(',') - 5);
+    }
+    client_ = runner_.must(qmp::Client::connect(runner_.loop(), socket, Deadline::after(limit)));
+}
+
+TestQemu::~TestQemu() {
+    daemon_.kill();
+    runner_.loop().run(client_->close());
+}
+
+std::string TestQemu::node(std::size_t disk) { return fmt::format("drive{}", disk); }
+
+Task<Result<>> TestQemu::io(std::size_t disk, std::string line) {
+    auto const command = fmt::format("qemu-io {} \"{}\"", node(disk), line);
+    CO_TRY(auto const said,
+           co_await client_->execute("human-monitor-command",
+                                     core::Json::object({{"command-line", command}}),
+                                     Deadline::after(limit)));
+    auto const text = said.text_or("");
+    if (text.find("rror") != std::string::npos || text.find("failed") != std::string::npos) {
+        co_return core::fail(core::Errc::io, "qemu-io {}: {}", line, text);
+    }
+    co_return Result<>{};
+}
+
+void TestQemu::wait_for_bios() {
+    lab::wait_until("the BIOS reads the disk", 30s, [&] {
+        auto const stats = runner_.must(
+            client_->execute("query-blockstats", core::Json::object(), Deadline::after(limit)));
+        auto const first = stats.elements();
+        return !first.empty() && first[0]["stats"]["rd_operations"].integer_or(0) > 0;
+    });
+}
+
+void TestQemu::quit() {
+    (void)runner_.loop().run(
+        client_->execute("quit", core::Json::object(), Deadline::after(limit)));
+    REQUIRE(daemon_.wait(20s) == 0);
+}
+
+void make_raw(std::string const& path, std::uint64_t size, std::vector<Range> const& data) {
+    core::Fd const file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    REQUIRE(file);
+    REQUIRE(ftruncate(file.get(), static_cast<off_t>(size)) == 0);
+    std::mt19937_64 random(std::hash<std::string>{}(path));
+    std::vector<std::uint64_t> words(8192);
+    for (auto const& range : data) {
+        for (std::uint64_t done = 0; done < range.length;) {
+            for (auto& word : words) word = random();
+            auto const length = std::min(range.length - done, words.size() * sizeof words[0]);
+            REQUIRE(
+                pwrite(file.get(), words.data(), length, static_cast<off_t>(range.offset + done)) ==
+                static_cast<ssize_t>(length));
+            done += length;
+        }
+    }
+}
+
+void convert(std::string const& path, std::string const& format) {
+    if (format == "raw") return;
+    lab::must_run({"qemu-img", "convert", "-f", "raw", "-O", format, path, path + ".new"});
+    lab::fs::rename(path + ".new", path);
+}
+
+bool same(std::string const& left, std::string const& left_format, std::string const& right,
+          std::string const& right_format) {
+    auto const compared =
+        lab::run({"qemu-img", "compare", "-f", left_format, "-F", right_format, left, right});
+    INFO(compared.out << compared.err);
+    CHECK(compared.exit_status == 0);
+    return compared.exit_status == 0;
+}
+
+std::string make_psk(Directory const& directory, std::string const& name, std::string const& user,
+                     char fill) {
+    auto const path = directory.path(name);
+    lab::fs::create_directory(path);
+    lab::write_file(path + "/keys.psk", user + ":" + std::string(64, fill) + "\n");
+    return path;
+}
+
+}  // namespace storage_lab

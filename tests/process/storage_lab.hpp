@@ -1,0 +1,132 @@
+// What the storage tests stand on: a loop, a directory of their own, NBD servers, and QEMUs without
+// a guest. Used by tests/process/storage_*.cpp. Everything ends with the object that made it.
+#pragma once
+
+#include <catch2/catch.hpp>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/sync.hpp"
+#include "qmp/client.hpp"
+#include "storage/mirror.hpp"
+#include "storage/nbd.hpp"
+#include "storage/target.hpp"
+#include "tests/support/command.hpp"
+
+namespace storage_lab {
+
+using core::Deadline;
+using core::Result;
+using core::Task;
+using namespace std::chrono_literals;
+
+/// Longest that one step of these tests may take; none needs a tenth of it on an idle machine.
+inline constexpr auto limit = 60s;
+
+/// A directory in memory, so that disks cost no writes; removed at the end.
+class Directory {
+public:
+    Directory();
+    ~Directory();
+    Directory(Directory const&) = delete;
+    [[nodiscard]] std::string path(std::string const& name) const { return path_ + "/" + name; }
+    [[nodiscard]] std::string const& text() const { return path_; }
+
+private:
+    std::string path_;
+};
+
+/// A test's loop; run() fails the test on an error.
+class Runner {
+public:
+    Runner();
+    core::Loop& loop() { return *loop_; }
+    template <class T>
+    T must(Task<Result<T>> task) {
+        auto result = loop_->run(std::move(task));
+        if (!result) FAIL(result.error().sentence());
+        if constexpr (!std::is_void_v<T>) return std::move(*result);
+    }
+    template <class T>
+    core::Error must_fail(Task<Result<T>> task) {
+        auto result = loop_->run(std::move(task));
+        REQUIRE_FALSE(result.has_value());
+        return result.error();
+    }
+
+private:
+    std::unique_ptr<core::Loop> loop_;
+};
+
+/// An NBD server on a unix socket in `directory`; ready when made.
+class Server {
+public:
+    static Server nbdkit(Directory const& directory, std::vector<std::string> arguments);
+    /// qemu-nbd --persistent --shared=0 with these arguments.
+    static Server qemu_nbd(Directory const& directory, std::vector<std::string> arguments);
+    [[nodiscard]] storage::NbdAddress address() const { return {socket_, "", "", "", ""}; }
+    lab::Daemon& daemon() { return daemon_; }
+
+private:
+    Server(std::string socket, lab::Daemon daemon)
+        : socket_(std::move(socket)), daemon_(std::move(daemon)) {}
+    std::string socket_;
+    lab::Daemon daemon_;
+};
+
+/// The QEMUs to test with, by name: "7.2" and, where it is there, "10.0".
+std::map<std::string, std::string> qemus();
+
+struct TestDisk {
+    std::string path;
+    std::string format;
+    bool iothread = false;
+};
+
+/// A QEMU with disks drive0, drive1, ... (node names) behind virtio devices, and no guest but its
+/// BIOS.
+class TestQemu {
+public:
+    enum class Role { source, destination };
+    TestQemu(Runner& runner, Directory const& directory, std::string const& binary, Role role,
+             std::vector<TestDisk> const& disks, std::vector<std::string> extra = {});
+    ~TestQemu();
+    TestQemu(TestQemu const&) = delete;
+
+    qmp::Client& client() { return *client_; }
+    lab::Daemon& daemon() { return daemon_; }
+    [[nodiscard]] static std::string node(std::size_t disk);
+    /// One line of qemu-io on a node, as "write -P 7 4096 4096"; marks bitmaps as a guest's write
+    /// does.
+    Task<Result<>> io(std::size_t disk, std::string line);
+    /// Waits until the BIOS has used disk 0: from then on its iothread owns it.
+    void wait_for_bios();
+    /// Ends QEMU by its own command, so that images are closed cleanly.
+    void quit();
+
+private:
+    Runner& runner_;
+    lab::Daemon daemon_;
+    std::unique_ptr<qmp::Client> client_;
+};
+
+/// A raw image: `data` ranges filled with bytes that no other image has, the rest holes.
+struct Range {
+    std::uint64_t offset;
+    std::uint64_t length;
+};
+void make_raw(std::string const& path, std::uint64_t size, std::vector<Range> const& data);
+/// Turns a raw image into one of `format` in place.
+void convert(std::string const& path, std::string const& format);
+/// qemu-img compare, every byte.
+bool same(std::string const& left, std::string const& left_format, std::string const& right,
+          std::string const& right_format);
+
+/// Writes a keys.psk in `directory`/NAME with one user, and returns the directory.
+std::string make_psk(Directory const& directory, std::string const& name, std::string const& user,
+                     char fill);
+
+}  // namespace storage_lab
