@@ -18,10 +18,11 @@ namespace {
 // The child's half, between fork and exec: only system calls. Returns errno on failure.
 int become(std::vector<char*> const& argv, SpawnOptions const& options, std::vector<int>& parked) {
     if (options.new_session && setsid() < 0) return errno;
-    // The parent may block signals for a signalfd; its children start with none blocked.
+    // The parent may block signals for a signalfd and ignore SIGPIPE; its children start afresh.
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
+    signal(SIGPIPE, SIG_DFL);
     if (!options.working_directory.empty() && chdir(options.working_directory.c_str()) < 0) return errno;
     int const devnull = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (devnull < 0) return errno;
@@ -102,6 +103,43 @@ Task<Result<int>> wait_exit(Loop& loop, Process const& process, Deadline deadlin
     int status = 0;
     if (waitpid(process.pid(), &status, WNOHANG) != process.pid()) co_return 0;
     co_return status;
+}
+
+namespace {
+
+// Reads to the end of a pipe, keeping at most `bytes_max`.
+Task<Result<std::string>> drain(Loop& loop, int fd, std::size_t bytes_max, Deadline deadline) {
+    std::string text;
+    for (;;) {
+        std::byte buffer[4096];
+        CO_TRY(int const got, co_await loop.read(fd, buffer, deadline));
+        if (got == 0) co_return text;
+        auto const room = std::min(static_cast<std::size_t>(got), bytes_max - text.size());
+        text.append(reinterpret_cast<char const*>(buffer), room);
+    }
+}
+
+}  // namespace
+
+Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv, std::size_t bytes_max,
+                                    Deadline deadline) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
+    Fd reader(ends[0]);
+    Fd writer(ends[1]);
+    SpawnOptions options;
+    options.stdout_fd = writer.get();
+    options.stderr_fd = writer.get();
+    CO_TRY(auto const process, spawn(argv, options));
+    writer.reset();
+    auto text = co_await drain(loop, reader.get(), bytes_max, deadline);
+    if (!text) (void)process.signal(SIGKILL);  // it hangs; then the wait below is short
+    auto const status = co_await wait_exit(loop, process, Deadline::after(std::chrono::seconds(5)));
+    if (!text) co_return std::unexpected(std::move(text.error()).while_doing("running " + argv[0]));
+    if (status && *status != 0) {
+        co_return fail(Errc::io, "{} failed: {}", argv[0], text->substr(0, text->find('\n')));
+    }
+    co_return text;
 }
 
 Result<std::vector<std::string>> command_line(pid_t pid) {

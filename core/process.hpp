@@ -50,6 +50,10 @@ Result<Process> spawn(std::vector<std::string> const& argv, SpawnOptions const& 
 /// process is no child of ours.
 Task<Result<int>> wait_exit(Loop& loop, Process const& process, Deadline deadline);
 
+/// What a program prints on stdout (at most `bytes_max`); its stderr too when it fails, in the error.
+Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv, std::size_t bytes_max,
+                                    Deadline deadline);
+
 /// argv of a running process, from /proc. Fails when it is gone or not ours to read.
 Result<std::vector<std::string>> command_line(pid_t pid);
 

@@ -34,7 +34,8 @@ public:
     /// Removes what an earlier try left, of any epoch, and says what it was. Refused when QEMU's
     /// NBD server has exports that are not ours.
     core::Task<core::Result<std::vector<std::string>>> clear_leftovers(core::Deadline deadline);
-    /// The NBD server that an earlier try left, when it is ours: nothing else shall reach the disks.
+    /// The NBD server that an earlier try left, when it is ours: nothing else shall reach the
+    /// disks.
     core::Task<core::Result<>> stop_left_server(core::Deadline deadline);
     core::Task<core::Result<>> start_server(std::uint32_t connections_max, core::Deadline deadline);
     /// The bitmap of `round` on all nodes, in one transaction.

@@ -1,0 +1,53 @@
+// Description: what the destination must know of a guest to receive it. Made at the source from QEMU itself,
+// with every check that needs only the source; sent with `check` and `prepare`; trusted by nobody: from_json()
+// holds every member against its limits.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "netmove/mover.hpp"
+#include "sidecar/guest.hpp"
+
+namespace sidecar {
+
+/// One disk that travels.
+struct MovedDisk {
+    std::string name;    ///< For people: the device's id, else QEMU's name of the drive.
+    std::string device;  ///< As query-block tells; with qdev the way to find it at the destination.
+    std::string qdev;
+    std::string node;  ///< At the source.
+    std::string path;  ///< Of the image at the source, absolute.
+    std::string format;
+    std::uint64_t virtual_bytes = 0;
+    std::uint64_t allocated_bytes = 0;
+    std::uint64_t cluster_bytes = 0;
+
+    [[nodiscard]] core::Json to_json() const;
+    static core::Result<MovedDisk> from_json(core::Json const& json);
+};
+
+struct Description {
+    std::string guest;
+    std::string epoch;
+    std::vector<std::string> argv;  ///< QEMU's, at the source.
+    std::string working_directory;
+    std::string machine_type;  ///< Full, versioned.
+    std::string qemu_version;  ///< For messages.
+    std::uint64_t ram_bytes = 0;
+    std::vector<MovedDisk> disks;
+    std::vector<netmove::GuestInterface> interfaces;
+
+    [[nodiscard]] core::Json to_json() const;
+    static core::Result<Description> from_json(core::Json const& json);
+};
+
+/// A fresh name for a migration: 16 hex digits.
+std::string new_epoch();
+
+/// Looks at a running guest. Fails with refused, in a sentence that says what to do, when it cannot be moved:
+/// not running, a migration or block job under way, a feature missing, a disk of a kind that is not supported.
+core::Task<core::Result<Description>> describe(Guest& guest, std::string epoch, core::Deadline deadline);
+
+}  // namespace sidecar

@@ -1,0 +1,343 @@
+// The ports of the destination's driver: each function is one action of the machine. What `prepare` is about to
+// make is written down first, so that `destroy` finds it after a restart too.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "netmove/bridge_mover.hpp"
+#include "qmp/block.hpp"
+#include "qmp/machine.hpp"
+#include "qmp/migration.hpp"
+#include "sidecar/destination_migration.hpp"
+#include "sidecar/keys.hpp"
+#include "sidecar/receiving.hpp"
+#include "sidecar/resume.hpp"
+#include "storage/image.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+using machine::destination::Event;
+using machine::destination::Qemu;
+using machine::destination::Record;
+
+Result<> DestinationMigration::write_incoming() const {
+    Json images = Json::array();
+    for (auto const& image : made_images_) images.add(image);
+    auto const text = Json::object({{"epoch", epoch_},
+                                    {"description", description_.to_json()},
+                                    {"images", images},
+                                    {"pid", guest_ ? static_cast<std::int64_t>(guest_->process.pid()) : 0},
+                                    {"qmp_socket", places_.qmp_socket(name_)}}).dump_pretty();
+    return write_durably(incoming_path(), text + "\n");
+}
+
+Task<Result<>> DestinationMigration::prepare() {
+    CO_TRY_VOID(make_directory(places_.run(name_)));
+    CO_TRY_VOID(make_directory(places_.state(name_)));
+    CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description_,
+                                         Deadline::after(limits::check_timeout)));
+    for (auto const& disk : description_.disks) made_images_.push_back(map_path(options_.maps, disk.path));
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await make_disks());
+    CO_TRY_VOID(co_await start_qemu());
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await open_doors());
+    CO_TRY_VOID(co_await listen_for_ram());
+    co_return co_await plan_.prepare(Deadline::after(limits::prepare_timeout));
+}
+
+Task<Result<>> DestinationMigration::make_disks() {
+    for (std::size_t index = 0; index < description_.disks.size(); ++index) {
+        auto const& disk = description_.disks[index];
+        storage::CreateOptions settings;
+        settings.cluster_bytes = disk.format == "qcow2" ? disk.cluster_bytes : 0;
+        CO_TRY_VOID(co_await storage::create_image(loop_, made_images_[index], disk.format, disk.virtual_bytes,
+                                                   settings, Deadline::after(limits::prepare_timeout)));
+    }
+    co_return Result<>{};
+}
+
+Result<> DestinationMigration::make_taps(std::vector<qmp::TapDescriptors>& numbers,
+                                         std::vector<std::pair<int, int>>& descriptors,
+                                         std::vector<netmove::Tap>& taps) {
+    int next = qmp::first_tap_fd_in_qemu;
+    for (auto const& interface : description_.interfaces) {
+        TRY(auto tap, netmove::Tap::open(*guest_->netlink, interface.tap,
+                                         {interface.queues, interface.vnet_hdr, true}));
+        TRY_VOID(netmove::place_tap(*guest_->netlink, interface.tap,
+                                    {interface.bridge, interface.mtu, netmove::migration_queue_length}));
+        qmp::TapDescriptors one{interface.netdev, {}};
+        for (int queue = 0; queue < tap.queues(); ++queue) {
+            descriptors.emplace_back(tap.descriptor(queue), next);
+            one.fds.push_back(next++);
+        }
+        numbers.push_back(std::move(one));
+        taps.push_back(std::move(tap));
+    }
+    return {};
+}
+
+Task<Result<>> DestinationMigration::start_qemu() {
+    guest_ = std::make_unique<Guest>(loop_, places_, name_, Guest::Prepared{});
+    std::vector<qmp::TapDescriptors> numbers;
+    std::vector<std::pair<int, int>> descriptors;
+    std::vector<netmove::Tap> taps;
+    if (!description_.interfaces.empty()) {
+        CO_TRY(auto netlink, netmove::Netlink::open());
+        guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
+        CO_TRY(description_.interfaces, map_interfaces(*guest_->netlink, options_.maps, description_.interfaces));
+        CO_TRY_VOID(make_taps(numbers, descriptors, taps));
+    }
+    CO_TRY(auto line, map_command_line(options_.maps, description_, numbers));
+    qmp::LaunchRequest request{line, descriptors, places_.qmp_socket(name_), places_.run(name_) + "/qemu.log", "/",
+                               false};
+    CO_TRY(auto launched, co_await qmp::launch(loop_, std::move(request), Deadline::after(limits::prepare_timeout)));
+    guest_->process = std::move(launched.process);
+    guest_->client = std::move(launched.client);
+    guest_->command_line = std::move(line);
+    guest_->working_directory = "/";
+    for (std::size_t index = 0; index < taps.size(); ++index) {
+        auto const& interface = description_.interfaces[index];
+        CO_TRY(auto watcher, netmove::AddressWatcher::open(loop_, interface.tap, interface.mac));
+        auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));
+        if (!interface.bridge.empty()) {
+            plan_.add(netmove::bridge_mover_destination(loop_, *guest_->netlink, nic->tap, nic->interface));
+        }
+        guest_->nics.push_back(std::move(nic));
+    }
+    watchers_.spawn(watch_qemu());
+    watchers_.spawn(watch_process());
+    co_return Result<>{};
+}
+
+/// Exports of the disks, found again in this QEMU by the names the device has in both.
+Task<Result<>> DestinationMigration::open_doors() {
+    auto const deadline = Deadline::after(limits::prepare_timeout);
+    auto& client = *guest_->client;
+    if (!key_.empty()) {
+        CO_TRY_VOID(write_key(key_directory(), key_));
+        CO_TRY_VOID(co_await add_key_object(client, key_directory(), "server", epoch_, deadline));
+    }
+    if (description_.disks.empty()) co_return Result<>{};
+    CO_TRY(auto const here, co_await qmp::query_block(client, deadline));
+    std::vector<storage::TargetDisk> disks;
+    for (std::size_t index = 0; index < description_.disks.size(); ++index) {
+        auto const& wanted = description_.disks[index];
+        auto const same = std::find_if(here.begin(), here.end(), [&](qmp::BlockDevice const& device) {
+            return device.inserted && device.device == wanted.device && device.qdev == wanted.qdev;
+        });
+        if (same == here.end()) {
+            co_return fail(Errc::refused, "disk {} is not found in the destination's QEMU", wanted.name);
+        }
+        export_names_.push_back(fmt::format("sidecar-{}-{}", epoch_, index));
+        disks.push_back({same->node_name, export_names_.back()});
+    }
+    target_ = std::make_unique<storage::Target>(loop_, client, std::move(disks));
+    CO_TRY(nbd_port_, co_await target_->open("", key_.empty() ? "" : key_object(epoch_), deadline));
+    co_return Result<>{};
+}
+
+Task<Result<>> DestinationMigration::listen_for_ram() {
+    auto const deadline = Deadline::after(limits::prepare_timeout);
+    auto& client = *guest_->client;
+    CO_TRY_VOID(co_await qmp::migrate_set_capabilities(
+        client, {{"events", true}, {"return-path", true}, {"late-block-activate", true}}, deadline));
+    CO_TRY_VOID(co_await qmp::migrate_set_parameters(
+        client, Json::object({{"tls-creds", key_.empty() ? "" : key_object(epoch_)}}), deadline));
+    auto listening = co_await qmp::migrate_incoming(client, "tcp:[::]:0", deadline);
+    if (!listening) CO_TRY_VOID(co_await qmp::migrate_incoming(client, "tcp:0.0.0.0:0", deadline));  // no IPv6 here
+    CO_TRY(auto const address, co_await qmp::incoming_address(client, deadline));
+    ram_port_ = std::atoi(address["port"].text_or("0").c_str());
+    if (ram_port_ <= 0) co_return fail(Errc::protocol, "QEMU does not say on which port it waits for the RAM");
+    co_return Result<>{};
+}
+
+Task<void> DestinationMigration::watch_qemu() {
+    auto events = guest_->client->subscribe({"RESUME", "MIGRATION"});
+    for (;;) {
+        auto const event = co_await events.next(Deadline::never(watchers_stop_.get_token()));
+        if (!event) co_return;
+        if (event->name == "RESUME") resumed_at_ = event->received;
+        if (event->name != "MIGRATION") continue;
+        auto const status = event->data["status"].text_or("");
+        core::log::debug("guest={} epoch={} incoming qemu migration={}", name_, epoch_, status);
+        if (status == "completed") post(machine::destination::event(Event::Kind::qemu_loaded));
+    }
+}
+
+Task<void> DestinationMigration::watch_process() {
+    auto const ended = co_await core::wait_exit(loop_, guest_->process, Deadline::never(watchers_stop_.get_token()));
+    if (!ended && ended.error().code == Errc::cancelled) co_return;
+    if (!failure_) {
+        auto const words = qmp::last_words(places_.run(name_) + "/qemu.log");
+        failure_ = fail(Errc::closed, "QEMU on the destination has ended{}{}", words.empty() ? "" : ": ", words).error();
+    }
+    post(machine::destination::event(Event::Kind::qemu_gone));
+}
+
+Task<Result<Json>> DestinationMigration::fire(Json arguments) {
+    using machine::destination::Phase;
+    if (state_.phase != Phase::prepared && state_.phase != Phase::sealed) {
+        co_return fail(Errc::refused, "the network cannot be moved here now: {}", machine::destination::name(state_.phase));
+    }
+    auto const sent = arguments["interfaces"].elements();
+    std::size_t index = 0;
+    for (std::size_t nic = 0; nic < guest_->nics.size(); ++nic) {
+        auto& interface = guest_->nics[nic]->interface;
+        if (nic < sent.size()) {
+            CO_TRY(auto const now, netmove::GuestInterface::from_json(sent[nic]));
+            interface.addresses = now.addresses;
+            interface.router = now.router;
+        }
+        if (!interface.bridge.empty()) plan_.mover(index++).update(interface);
+    }
+    CO_TRY_VOID(plan_.fire());
+    co_return Json::object();
+}
+
+Task<Result<>> DestinationMigration::seal() {
+    if (!target_) co_return Result<>{};
+    co_return co_await target_->seal(Deadline::after(limits::paused_request_timeout));
+}
+
+Result<> DestinationMigration::record(std::string what, std::string outcome) {
+    return journal_.record({epoch_, "destination", std::move(what), std::move(outcome), ""});
+}
+
+Task<Result<>> DestinationMigration::start_guest() {
+    auto const done = co_await ensure_running(*guest_->client, Deadline::after(limits::rollback_timeout));
+    if (done && !resumed_at_) resumed_at_ = core::Clock::now();
+    co_return done;
+}
+
+Task<Result<>> DestinationMigration::announce_network() {
+    // Fired already at the source's STOP; after a restart, or when that was lost, now at the latest.
+    CO_TRY_VOID(plan_.fire());
+    watchers_.spawn(settle_network());
+    co_return Result<>{};
+}
+
+Task<void> DestinationMigration::settle_network() {
+    auto const settled = co_await plan_.settle(
+        Deadline::after(limits::prepare_timeout, watchers_stop_.get_token()));
+    if (!settled) core::log::warning("guest={} announcing again failed: {}", name_, settled.error().sentence());
+}
+
+Task<Result<>> DestinationMigration::destroy() {
+    auto const rolled_back = plan_.rollback();
+    if (!rolled_back) core::log::warning("guest={} {}", name_, rolled_back.error().sentence());
+    if (guest_ && guest_->process) {
+        (void)guest_->process.signal(SIGKILL);  // it never ran the guest; closed: it is gone already
+        CO_TRY_VOID(co_await core::wait_exit(loop_, guest_->process, Deadline::after(limits::rollback_timeout)));
+    }
+    plan_ = netmove::Plan();
+    target_.reset();
+    if (guest_) {
+        if (guest_->client) co_await guest_->client->close();
+        guest_->nics.clear();
+    }
+    for (auto const& image : made_images_) {
+        if (::unlink(image.c_str()) < 0 && errno != ENOENT) {
+            co_return core::fail_errno(errno, "cannot remove {}", image);
+        }
+    }
+    remove_key(key_directory());
+    std::error_code ignored;  // found again, and overwritten, by the next migration of this guest
+    std::filesystem::remove(incoming_path(), ignored);
+    co_return Result<>{};
+}
+
+Task<Result<>> DestinationMigration::record_end() {
+    co_return record("ended", owns_guest() ? "owner" : "aborted");
+}
+
+Task<Result<>> DestinationMigration::finish() {
+    if (!owns_guest() || !guest_ || !guest_->client) co_return Result<>{};
+    auto const deadline = Deadline::after(limits::rollback_timeout);
+    (void)co_await qmp::migrate_set_parameters(*guest_->client, Json::object({{"tls-creds", ""}}), deadline);
+    (void)co_await qmp::object_del(*guest_->client, key_object(epoch_), deadline);  // refused when plaintext
+    remove_key(key_directory());
+    for (auto const& image : made_images_) {
+        if (auto const removed = storage::remove_tombstones(image); removed) {
+            for (auto const& path : *removed) core::log::info("guest={} removed the stale {}", name_, path);
+        }
+    }
+    std::error_code ignored;
+    std::filesystem::remove(incoming_path(), ignored);
+    co_return guest_->write_manifest();
+}
+
+Task<Result<>> DestinationMigration::find_after_restart() {
+    auto const& last = journal_.last();
+    if (last.role != "destination" || last.epoch != epoch_) {
+        if (access(incoming_path().c_str(), F_OK) != 0) co_return Result<>{};  // a new migration: nothing to find
+    }
+    auto record_found = Record::none;
+    if (last.epoch == epoch_ && last.role == "destination") {
+        if (last.record == "owner") record_found = Record::owner;
+        if (last.record == "aborted") record_found = Record::aborted;
+        if (last.record == "ended") record_found = last.outcome == "owner" ? Record::ended_owner : Record::ended_aborted;
+    }
+    auto qemu = Qemu::gone;
+    if (access(incoming_path().c_str(), F_OK) == 0) {
+        CO_TRY(auto const text, read_file(incoming_path(), limits::manifest_bytes_max));
+        CO_TRY(auto const known, Json::parse(text));
+        CO_TRY(description_, Description::from_json(known["description"]));
+        for (auto const& image : known["images"].elements()) made_images_.push_back(image.text_or(""));
+        auto joined = co_await rejoin(known["qmp_socket"].text_or(""), static_cast<pid_t>(known["pid"].integer_or(0)));
+        if (!joined) core::log::info("guest={} epoch={} {}", name_, epoch_, joined.error().sentence());
+        if (joined) qemu = *joined;
+    }
+    post(machine::destination::restarted(record_found, qemu));
+    co_return Result<>{};
+}
+
+/// The QEMU that an earlier sidecar prepared, if it is still there.
+Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
+    CO_TRY(auto process, core::Process::open(pid));
+    CO_TRY(auto argv, core::command_line(pid));
+    CO_TRY(auto line, qmp::CommandLine::parse(argv));
+    CO_TRY(auto client, co_await qmp::Client::connect(loop_, socket, Deadline::after(limits::qmp_timeout)));
+    guest_ = std::make_unique<Guest>(loop_, places_, name_, Guest::Prepared{});
+    guest_->process = std::move(process);
+    guest_->client = std::move(client);
+    guest_->command_line = std::move(line);
+    guest_->working_directory = "/";
+    if (!description_.interfaces.empty()) {
+        CO_TRY(auto netlink, netmove::Netlink::open());
+        guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
+        CO_TRY(auto taps, netmove::Tap::duplicate_from(pid));
+        for (std::size_t index = 0; index < taps.size() && index < description_.interfaces.size(); ++index) {
+            auto interface = description_.interfaces[index];
+            interface.tap = taps[index].name();
+            interface.bridge = map_bridge(options_.maps, interface.bridge);
+            CO_TRY(auto watcher, netmove::AddressWatcher::open(loop_, interface.tap, interface.mac));
+            auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));
+            if (!interface.bridge.empty()) {
+                plan_.add(netmove::bridge_mover_destination(loop_, *guest_->netlink, nic->tap, nic->interface));
+            }
+            guest_->nics.push_back(std::move(nic));
+        }
+    }
+    watchers_.spawn(watch_qemu());
+    watchers_.spawn(watch_process());
+    auto const deadline = Deadline::after(limits::qmp_timeout);
+    CO_TRY(auto const exports, co_await qmp::query_block_exports(*guest_->client, deadline));
+    for (auto const& one : exports) {  // whatever stood open is closed before anything else is decided
+        CO_TRY_VOID(co_await qmp::block_export_del(*guest_->client, one.id, qmp::ExportRemoval::hard, deadline));
+    }
+    CO_TRY(auto const status, co_await qmp::query_status(*guest_->client, deadline));
+    if (status.running) co_return Qemu::running;
+    co_return status.status == "inmigrate" ? Qemu::waiting : Qemu::loaded;
+}
+
+}  // namespace sidecar

@@ -1,0 +1,217 @@
+#include "sidecar/destination_migration.hpp"
+
+#include "core/log.hpp"
+#include "sidecar/receiving.hpp"
+#include "sidecar/test_hooks.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+using machine::Ending;
+using machine::destination::Action;
+using machine::destination::Event;
+using machine::destination::Phase;
+
+namespace {
+
+constexpr std::size_t events_max = 256;
+
+Ending ending_of(Result<> const& result) {
+    if (result) return Ending::ok;
+    switch (result.error().code) {
+        case Errc::closed:
+        case Errc::timed_out:
+        case Errc::cancelled: return Ending::unknown;
+        default: return Ending::failed;
+    }
+}
+
+bool is_reply(Action action) {
+    return action == Action::reply_prepared || action == Action::reply_sealed || action == Action::reply_ack ||
+           action == Action::reply_aborted || action == Action::reply_refused;
+}
+
+}  // namespace
+
+DestinationMigration::DestinationMigration(core::Loop& loop, Places places, std::string guest, std::string epoch,
+                                           Journal& journal, ServeOptions options)
+    : loop_(loop), places_(std::move(places)), name_(std::move(guest)), epoch_(std::move(epoch)),
+      journal_(journal), options_(std::move(options)), events_(loop, events_max), finished_(loop),
+      actions_(loop), watchers_(loop) {}
+
+DestinationMigration::~DestinationMigration() = default;
+
+void DestinationMigration::post(Event event) {
+    if (!events_.push(event)) core::log::error("guest={} event queue full: {}", name_, describe(event));
+}
+
+Task<void> DestinationMigration::run(std::stop_token token) {
+    auto found = co_await find_after_restart();
+    if (!found) core::log::error("guest={} epoch={} {}", name_, epoch_, found.error().sentence());
+    for (;;) {
+        auto const event = co_await events_.pop(Deadline::never(token));
+        if (!event) break;
+        auto const before = state_.phase;
+        auto step = machine::destination::step(state_, *event);
+        state_ = step.state;
+        core::log::debug("guest={} epoch={} event=\"{}\" state=\"{}\"", name_, epoch_, describe(*event),
+                         describe(state_));
+        if (state_.phase != before) {
+            core::log::info("guest={} epoch={} incoming phase={}", name_, epoch_,
+                            machine::destination::name(state_.phase));
+        }
+        for (auto const action : step.actions) actions_.spawn(run_action(action));
+        if (state_.phase == Phase::done) finished_.set();
+    }
+    co_await actions_.join();
+    watchers_stop_.request_stop();
+    co_await watchers_.join();
+}
+
+Task<void> DestinationMigration::run_action(Action action) {
+    core::log::debug("guest={} epoch={} incoming action={}", name_, epoch_, machine::destination::name(action));
+    stop_for_test(machine::destination::name(action));
+    auto result = is_reply(action) ? reply(action) : co_await perform(action);
+    if (!result && !is_reply(action)) {
+        result.error().while_doing(fmt::format("{} at the destination", machine::destination::name(action)));
+        core::log::warning("guest={} epoch={} {}", name_, epoch_, result.error().sentence());
+        if (!failure_) failure_ = result.error();
+        (void)co_await core::sleep_for(loop_, limits::retry_pause_min);  // before the machine may ask again
+    }
+    post(machine::destination::action_ended(action, ending_of(result)));
+}
+
+Task<Result<>> DestinationMigration::perform(Action action) {
+    switch (action) {
+        case Action::prepare: return prepare();
+        case Action::seal: return seal();
+        case Action::start_guest: return start_guest();
+        case Action::announce_network: return announce_network();
+        case Action::destroy: return destroy();
+        case Action::record_end: return record_end();
+        case Action::finish: return finish();
+        default:
+            return [](Result<> made) -> Task<Result<>> { co_return made; }(
+                       record(action == Action::record_owner ? "owner" : "aborted", ""));
+    }
+}
+
+/// Answers every waiting request whose verb is among `verbs` (space-separated). closed: nobody waits.
+Result<> DestinationMigration::answer(std::string_view verbs, Result<Json> const& result) {
+    bool any = false;
+    for (auto* waiting : waiting_) {
+        if (waiting->answered.is_set() || verbs.find(waiting->verb) == std::string_view::npos) continue;
+        waiting->answer = result;
+        waiting->answered.set();
+        any = true;
+    }
+    if (!any) return fail(Errc::closed, "nobody waits for this answer");
+    return {};
+}
+
+Result<> DestinationMigration::reply(Action action) {
+    auto const why = failure_ ? failure_->sentence() : std::string("it had been given up");
+    switch (action) {
+        case Action::reply_prepared: {
+            Json exports = Json::array();
+            for (auto const& name : export_names_) exports.add(name);
+            return answer("prepare", Json::object({{"nbd_port", nbd_port_}, {"ram_port", ram_port_}, {"exports", exports}}));
+        }
+        case Action::reply_sealed: return answer("seal", Json::object({{"sealed", true}}));
+        case Action::reply_ack: {
+            auto owner = Json::object({{"answer", "owner"}});
+            if (resumed_at_) {
+                owner.set("resume_to_answer_ms",
+                          std::chrono::duration<double, std::milli>(core::Clock::now() - *resumed_at_).count());
+            }
+            return answer("commit", owner);
+        }
+        case Action::reply_aborted:
+            return answer("commit abort", Json::object({{"answer", "aborted"}, {"why", why}}));
+        default:
+            return answer("prepare seal abort", std::unexpected(failure_ ? *failure_ : fail(Errc::refused, "the destination owns the guest").error()));
+    }
+}
+
+Task<Result<Json>> DestinationMigration::ask_machine(std::string verb, Event event) {
+    Waiting waiting(loop_, std::move(verb));
+    waiting_.push_back(&waiting);
+    post(event);
+    // The source has its own, shorter limit; this one only keeps a forgotten request from living for ever.
+    auto const waited = co_await waiting.answered.wait(Deadline::after(limits::prepare_timeout * 2));
+    waiting_.remove(&waiting);
+    if (!waited) co_return std::unexpected(waited.error());
+    co_return waiting.answer;
+}
+
+Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments) {
+    using Kind = Event::Kind;
+    if (verb == "check" || verb == "prepare") {
+        CO_TRY(auto description, Description::from_json(arguments["description"]));
+        if (description.guest != name_ || description.epoch != epoch_) {
+            co_return fail(Errc::protocol, "the description is of another guest or migration than the hello");
+        }
+        bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
+        if (verb == "check") {
+            CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description,
+                                                 Deadline::after(limits::check_timeout)));
+            co_return Json::object({{"ok", true}});
+        }
+        auto const key = arguments["key"].text_or("");
+        constexpr std::size_t key_digits = 64;
+        if ((key.empty() && !plain_here) || (!key.empty() && (key.size() != key_digits ||
+            key.find_first_not_of("0123456789abcdef") != std::string::npos))) {
+            co_return fail(Errc::protocol, "the migration's key is missing or no key");
+        }
+        if (state_.phase == Phase::idle) {
+            description_ = std::move(description);
+            key_ = key;
+        }
+        co_return co_await ask_machine("prepare", machine::destination::event(Kind::prepare_requested));
+    }
+    if (verb == "fire") co_return co_await fire(arguments);
+    if (verb == "unfire") {
+        if (state_.phase != Phase::owning && !owns_guest()) CO_TRY_VOID(plan_.rollback());
+        co_return Json::object();
+    }
+    if (verb == "seal") co_return co_await ask_machine("seal", machine::destination::event(Kind::seal_requested));
+    if (verb == "commit") co_return co_await ask_machine("commit", machine::destination::event(Kind::commit_received));
+    if (verb == "abort") co_return co_await ask_machine("abort", machine::destination::event(Kind::abort_requested));
+    co_return fail(Errc::protocol, "`{}` is nothing a source may ask", verb);
+}
+
+void DestinationMigration::peer_attached() {
+    ++silence_generation_;
+    if (peers_++ == 0) post(machine::destination::event(Event::Kind::peer_back));
+}
+
+void DestinationMigration::peer_detached() {
+    if (--peers_ > 0) return;
+    post(machine::destination::event(Event::Kind::peer_lost));
+    watchers_.spawn(wait_for_source(++silence_generation_));
+}
+
+bool DestinationMigration::untouched() const {
+    return peers_ == 0 && state_ == machine::destination::State{};
+}
+
+Task<void> DestinationMigration::wait_for_source(std::size_t generation) {
+    if (!co_await core::sleep_for(loop_, limits::destination_patience, watchers_stop_.get_token())) co_return;
+    if (generation != silence_generation_) co_return;  // it came back meanwhile
+    if (!failure_) {
+        failure_ = fail(Errc::timed_out, "the source was silent for {} s", limits::destination_patience.count()).error();
+    }
+    post(machine::destination::event(Event::Kind::peer_silent_too_long));
+}
+
+Json DestinationMigration::status() const {
+    return Json::object({{"phase", std::string("incoming ") + std::string(machine::destination::name(state_.phase))},
+                         {"epoch", epoch_}, {"state", machine::destination::describe(state_)}});
+}
+
+}  // namespace sidecar

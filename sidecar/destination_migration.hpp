@@ -1,0 +1,121 @@
+// DestinationMigration: the destination's driver. It feeds the source's requests and what its QEMU does into the
+// destination machine, runs each action, and answers the source when the machine says so. It decides nothing.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "netmove/mover.hpp"
+#include "sidecar/connection.hpp"
+#include "sidecar/description.hpp"
+#include "sidecar/guest.hpp"
+#include "sidecar/journal.hpp"
+#include "sidecar/machine/destination.hpp"
+#include "storage/target.hpp"
+
+namespace sidecar {
+
+class DestinationMigration {
+public:
+    DestinationMigration(core::Loop& loop, Places places, std::string guest, std::string epoch, Journal& journal,
+                         ServeOptions options);
+    ~DestinationMigration();
+
+    /// Runs the machine until stopped; its end is told by finished(). Goes on answering afterwards.
+    core::Task<void> run(std::stop_token token);
+    /// One request of the source.
+    core::Task<core::Result<core::Json>> handle(std::string verb, core::Json arguments);
+    void peer_attached();
+    void peer_detached();
+
+    /// Set when the machine is done: the guest is ours, or nothing of it is left.
+    [[nodiscard]] core::Event& finished() { return finished_; }
+    [[nodiscard]] bool owns_guest() const { return machine::destination::owns_guest(state_); }
+    /// Nothing was made, asked for or recorded: a source that only checked, and left.
+    [[nodiscard]] bool untouched() const;
+    [[nodiscard]] std::string const& epoch() const { return epoch_; }
+    [[nodiscard]] core::Json status() const;
+    /// The guest that runs here now. Once, after finished() with owns_guest().
+    std::unique_ptr<Guest> take_guest() { return std::move(guest_); }
+
+private:
+    using Action = machine::destination::Action;
+    using Event = machine::destination::Event;
+    using Ending = machine::Ending;
+    template <class T = void>
+    using Outcome = core::Task<core::Result<T>>;
+
+    // A request of the source whose answer the machine decides.
+    struct Waiting {
+        Waiting(core::Loop& loop, std::string verb_) : verb(std::move(verb_)), answered(loop) {}
+        std::string verb;
+        core::Event answered;
+        core::Result<core::Json> answer = core::fail(core::Errc::closed, "no answer");
+    };
+
+    core::Task<void> run_action(Action action);
+    core::Task<core::Result<>> perform(Action action);
+    core::Result<> reply(Action action);
+    core::Result<> answer(std::string_view verbs, core::Result<core::Json> const& result);
+    core::Task<core::Result<core::Json>> ask_machine(std::string verb, Event event);
+    void post(Event event);
+
+    // The ports: destination_actions.cpp
+    Outcome<> prepare();
+    Outcome<> make_disks();
+    core::Result<> make_taps(std::vector<qmp::TapDescriptors>& numbers,
+                             std::vector<std::pair<int, int>>& descriptors, std::vector<netmove::Tap>& taps);
+    Outcome<> start_qemu();
+    Outcome<> open_doors();
+    Outcome<> listen_for_ram();
+    Outcome<> seal();
+    core::Result<> record(std::string what, std::string outcome);
+    Outcome<> start_guest();
+    Outcome<> announce_network();
+    Outcome<> destroy();
+    Outcome<> record_end();
+    Outcome<> finish();
+    Outcome<core::Json> fire(core::Json arguments);
+    Outcome<> find_after_restart();
+    Outcome<machine::destination::Qemu> rejoin(std::string socket, pid_t pid);
+    core::Result<> write_incoming() const;
+    core::Task<void> watch_qemu();
+    core::Task<void> watch_process();
+    core::Task<void> wait_for_source(std::size_t generation);
+    core::Task<void> settle_network();
+    [[nodiscard]] std::string key_directory() const { return places_.run(name_) + "/keys-" + epoch_; }
+    [[nodiscard]] std::string incoming_path() const { return places_.state(name_) + "/incoming.json"; }
+
+    core::Loop& loop_;
+    Places places_;
+    std::string name_;
+    std::string epoch_;
+    Journal& journal_;
+    ServeOptions options_;
+    machine::destination::State state_;
+    core::Queue<Event> events_;
+    core::Event finished_;
+    core::Scope actions_;
+    core::Scope watchers_;
+    std::stop_source watchers_stop_;
+    std::list<Waiting*> waiting_;
+    std::size_t peers_ = 0;
+    std::size_t silence_generation_ = 0;
+
+    Description description_;
+    std::string key_;
+    std::vector<std::string> made_images_;  ///< Written down before they are made; removed by destroy.
+    std::unique_ptr<Guest> guest_;
+    std::unique_ptr<storage::Target> target_;
+    netmove::Plan plan_;
+    int nbd_port_ = 0;
+    int ram_port_ = 0;
+    std::vector<std::string> export_names_;
+    std::optional<core::Clock::time_point> resumed_at_;
+    std::optional<core::Error> failure_;
+};
+
+}  // namespace sidecar

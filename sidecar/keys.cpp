@@ -1,0 +1,38 @@
+#include "sidecar/keys.hpp"
+
+#include <filesystem>
+
+#include "qmp/machine.hpp"
+#include "sidecar/places.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Json;
+using core::Result;
+using core::Task;
+
+std::string key_file(std::string const& directory) { return directory + "/keys.psk"; }
+
+Result<> write_key(std::string const& directory, std::string const& hex) {
+    TRY_VOID(make_directory(directory));
+    return write_durably(key_file(directory), fmt::format("{}:{}\n", key_user, hex));
+}
+
+void remove_key(std::string const& directory) {
+    std::error_code ignored;  // in the run directory, which does not survive a boot
+    std::filesystem::remove_all(directory, ignored);
+}
+
+std::string key_object(std::string const& epoch) { return "sidecar-key-" + epoch; }
+
+Task<Result<>> add_key_object(qmp::Client& client, std::string directory, std::string endpoint,
+                              std::string epoch, Deadline deadline) {
+    auto properties = Json::object({{"qom-type", "tls-creds-psk"}, {"id", key_object(epoch)},
+                                    {"endpoint", endpoint}, {"dir", directory}});
+    if (endpoint == "client") properties.set("username", key_user);
+    (void)co_await qmp::object_del(client, key_object(epoch), deadline);  // of a try before this one
+    co_return co_await qmp::object_add(client, properties, deadline);
+}
+
+}  // namespace sidecar

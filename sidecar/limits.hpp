@@ -1,0 +1,50 @@
+// Every wait, queue and size of the program, with its unit and the reason for it.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+
+namespace sidecar::limits {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+/// One message between sidecars, or on a control socket. A command line with 100 disks is 50 KiB.
+constexpr std::size_t message_bytes_max = 1024 * 1024;
+/// Answers not yet read by a slow reader of progress; above it progress lines are dropped, never the end.
+constexpr std::size_t queued_messages_max = 1024;
+/// Heartbeats on the peer channel, and after how long a silence the peer counts as lost. Below the pause limit,
+/// so that a lost peer is noticed while the guest could still be resumed in time.
+constexpr milliseconds heartbeat_interval{250};
+constexpr milliseconds heartbeat_silence{1500};
+/// TCP and TLS set-up with the destination.
+constexpr seconds connect_timeout{10};
+/// One QMP command that changes nothing slow.
+constexpr seconds qmp_timeout{10};
+/// The destination's answer to `check`: it starts QEMU's binary to ask for its machine types.
+constexpr seconds check_timeout{30};
+/// Destination: creating disks and starting QEMU.
+constexpr seconds prepare_timeout{60};
+/// RAM pre-copy until STOP. A guest that dirties faster than the link never gets there.
+constexpr seconds converge_timeout{600};
+/// I3: the guest is never paused longer than this by a migration that does not commit.
+constexpr milliseconds pause_max{2000};
+/// One round trip during the pause (fire, seal).
+constexpr milliseconds paused_request_timeout{1500};
+/// One try to get the answer to COMMIT. The next try follows when the peer is back.
+constexpr milliseconds commit_timeout{5000};
+/// In doubt for longer than this: whoever asked for the migration is told, and an operator is needed.
+constexpr seconds doubt_patience{10};
+/// Undoing one thing: fresh for each, and not stopped by a cancel.
+constexpr seconds rollback_timeout{15};
+/// Before an action that just failed is tried again; doubles up to the second.
+constexpr milliseconds retry_pause_min{50};
+constexpr milliseconds retry_pause_max{2000};
+/// How long the copying phase waits for a lost peer before it gives up.
+constexpr seconds peer_patience{30};
+/// The destination gives up (ABORTED) when the source has been silent this long before COMMIT.
+constexpr seconds destination_patience{60};
+/// Our file of what was launched or prepared.
+constexpr std::size_t manifest_bytes_max = 1024 * 1024;
+
+}  // namespace sidecar::limits

@@ -1,0 +1,260 @@
+#include "sidecar/options.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <cstdio>
+
+namespace sidecar {
+
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::TlsConfig;
+
+namespace {
+
+/// --key, --tls-dir and --plaintext, of which exactly one says how the two sidecars know each other.
+struct SecurityFlags {
+    std::string key;
+    std::string tls_directory;
+    bool plaintext = false;
+
+    void add_to(CLI::App& app) {
+        auto* key_option = app.add_option("--key", key, "Pre-shared key: a file of lines NAME:HEXKEY, mode 0600");
+        auto* directory_option = app.add_option(
+            "--tls-dir", tls_directory,
+            "Certificates: a directory with ca-cert.pem, {server,client}-cert.pem and -key.pem");
+        auto* plain_option =
+            app.add_flag("--plaintext", plaintext, "No encryption, no authentication: for a wire you trust");
+        key_option->excludes(directory_option)->excludes(plain_option);
+        directory_option->excludes(plain_option);
+    }
+    [[nodiscard]] Result<TlsConfig> chosen() const {
+        if (plaintext) return TlsConfig{TlsConfig::Mode::plaintext, ""};
+        if (!tls_directory.empty()) return TlsConfig{TlsConfig::Mode::x509, tls_directory};
+        if (!key.empty()) return TlsConfig{TlsConfig::Mode::psk, key};
+        return fail(Errc::invalid, "say how the two hosts know each other: --key FILE, --tls-dir DIR, or --plaintext");
+    }
+};
+
+Result<std::vector<std::pair<std::string, std::string>>> pairs(std::vector<std::string> const& texts) {
+    std::vector<std::pair<std::string, std::string>> all;
+    for (auto const& text : texts) {
+        auto const equals = text.find('=');
+        if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
+            return fail(Errc::invalid, "`{}` is not FROM=TO", text);
+        }
+        all.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+    }
+    return all;
+}
+
+/// "100M", "12.5MiB", "1G": bytes, with decimal (k, M, G) or binary (Ki, Mi, Gi) multiples.
+Result<std::uint64_t> parse_bytes(std::string const& text) {
+    std::size_t used = 0;
+    double number = 0;
+    try {
+        number = std::stod(text, &used);
+    } catch (std::exception const&) {
+        used = 0;
+    }
+    std::string unit = text.substr(used);
+    for (char const* tail : {"/s", "B"}) {
+        if (unit.ends_with(tail)) unit.resize(unit.size() - std::string(tail).size());
+    }
+    double factor = 0;
+    constexpr std::pair<char const*, double> units[] = {
+        {"", 1}, {"k", 1e3}, {"K", 1e3}, {"M", 1e6}, {"G", 1e9}, {"Ki", 1024.0}, {"Mi", 1048576.0}, {"Gi", 1073741824.0}};
+    for (auto const& [name, value] : units) {
+        if (unit == name) factor = value;
+    }
+    if (used == 0 || factor == 0 || number < 0 || number * factor > 1e15) {
+        return fail(Errc::invalid, "`{}` is no rate: write bytes per second, as 100M or 12MiB", text);
+    }
+    return static_cast<std::uint64_t>(number * factor);
+}
+
+/// Everything CLI11 fills, and the finishing of it into Options.
+struct Parser {
+    CLI::App app{
+        "Moves running virtual machines between hosts that share nothing: RAM, disks and addresses.", "sidecar"};
+    Options options;
+    SecurityFlags serve_security;
+    SecurityFlags migrate_security;
+    std::vector<std::string> map_paths;
+    std::vector<std::string> map_bridges;
+    std::string bandwidth = "0";
+    std::string progress;
+    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *status, *cancel, *resolve, *check;
+
+    Parser() {
+        options.places = Places::defaults();
+        app.require_subcommand(1);
+        app.set_version_flag("--version", "sidecar 0.1.0");
+        app.fallthrough();
+        app.add_option("--run-dir", options.places.run_directory, "Sockets and keys [env SIDECAR_RUN_DIR]")
+            ->capture_default_str();
+        app.add_option("--state-dir", options.places.state_directory,
+                       "Journals; must survive a boot [env SIDECAR_STATE_DIR]")
+            ->capture_default_str();
+        app.add_flag("-v,--verbose", options.verbose, "Log every step on stderr");
+        add_guest_commands();
+        add_serve();
+        add_migrate();
+        add_others();
+    }
+
+    CLI::App* with_guest(char const* name, char const* help) {
+        auto* command = app.add_subcommand(name, help);
+        command->add_option("GUEST", options.guest, "The guest's name")->required();
+        return command;
+    }
+
+    void add_guest_commands() {
+        run = with_guest("run", "Start QEMU with a sidecar beside it; stays until QEMU ends");
+        run->add_option("--bridge", options.run.bridge, "Put the guest's taps on this bridge");
+        run->add_option("--address", options.run.addresses,
+                        "An address of the guest; without, they are learned from its traffic")->allow_extra_args(false);
+        run->footer("After `--`: QEMU's command line, as `sidecar run web1 -- qemu-system-x86_64 -m 512 ...`");
+        attach = with_guest("attach", "Join a QEMU that is already running; stays until QEMU ends");
+        attach->add_option("--qmp", options.attach.qmp_socket, "QEMU's QMP socket (default: what was recorded)");
+        attach->add_option("--address", options.attach.addresses, "An address of the guest")->allow_extra_args(false);
+    }
+
+    void add_serve() {
+        serve = app.add_subcommand("serve", "Accept guests from other hosts; stays");
+        add_serve_options(*serve);
+        serve->add_option("--listen", options.serve.listen, "HOST[:PORT] to listen on; port 4790")
+            ->capture_default_str();
+        incoming = with_guest("incoming", "");
+        add_serve_options(*incoming);
+        incoming->add_option("--ready-fd", options.ready_fd, "");
+        incoming->group("");  // hidden: `serve` starts it
+        watchdog = with_guest("watchdog", "");
+        watchdog->add_option("--qmp", options.attach.qmp_socket, "");
+        watchdog->add_option("--ready-fd", options.ready_fd, "");
+        watchdog->group("");  // hidden: a guest's sidecar starts it
+    }
+
+    void add_serve_options(CLI::App& command) {
+        serve_security.add_to(command);
+        command.add_option("--map-path", map_paths, "FROM=TO: a path prefix of the source is another here")->allow_extra_args(false);
+        command.add_option("--map-bridge", map_bridges, "FROM=TO: a bridge of the source is another here")->allow_extra_args(false);
+        command.add_option("--qemu", options.serve.maps.qemu, "QEMU to start (default: the source's name for it)");
+    }
+
+    void add_migrate() {
+        migrate = with_guest("migrate", "Move a guest to another host");
+        auto& chosen = options.migrate;
+        migrate->add_option("DESTINATION", chosen.destination, "HOST[:PORT] of a `sidecar serve`")->required();
+        migrate->add_flag("--with-storage", chosen.with_storage, "Move the local disks as well");
+        migrate_security.add_to(*migrate);
+        migrate->add_flag("--check", chosen.check_only, "Run every check on both hosts, touch nothing, stop");
+        migrate->add_option("--max-blackout", chosen.max_blackout_ms, "Pause aimed for, in milliseconds")
+            ->check(CLI::Range(1, 60000))->capture_default_str();
+        migrate->add_option("--bandwidth", bandwidth, "Limit for the disks, bytes per second (100M); 0: none");
+        migrate->add_option("--progress", progress, "bar, json (one object a line) or none; default: bar on a terminal")
+            ->check(CLI::IsMember({"bar", "json", "none"}));
+        migrate->add_flag("--json", chosen.json, "Print the report as one JSON object at the end");
+        migrate->add_option("--report", chosen.report_file, "Write the whole record to FILE");
+    }
+
+    void add_others() {
+        status = app.add_subcommand("status", "Show the guests of this host and what they are doing");
+        status->add_option("GUEST", options.guest, "Only this one");
+        status->add_flag("--json", options.json, "As JSON");
+        cancel = with_guest("cancel", "Cancel the migration of a guest; it stays where it is");
+        resolve = with_guest("resolve", "Decide a migration that is in doubt, the other host being fenced");
+        resolve->add_option("--to", options.resolve_to, "Who owns the guest: source or destination")
+            ->required()->check(CLI::IsMember({"source", "destination"}));
+        resolve->add_flag("--i-have-fenced", options.fenced, "The other side is off or cannot run the guest");
+        check = app.add_subcommand("check", "Check what this host offers: io_uring, QEMU, taps, netlink");
+        check->add_flag("--json", options.json, "As JSON");
+    }
+
+    Result<> finish();
+};
+
+Result<> Parser::finish() {
+    using Command = Options::Command;
+    std::pair<CLI::App*, Command> const commands[] = {
+        {run, Command::run},         {attach, Command::attach},   {serve, Command::serve},
+        {incoming, Command::incoming}, {watchdog, Command::watchdog}, {migrate, Command::migrate},
+        {status, Command::status},   {cancel, Command::cancel},   {resolve, Command::resolve},
+        {check, Command::check}};
+    for (auto const& [app_command, command] : commands) {
+        if (app_command->parsed()) options.command = command;
+    }
+    if (!options.guest.empty()) TRY_VOID(check_guest_name(options.guest));
+    if (options.command == Command::run && options.run.qemu.empty()) {
+        return fail(Errc::invalid, "`run` needs QEMU's command line after `--`: sidecar run {} -- qemu-system-x86_64 ...", options.guest);
+    }
+    if (options.command != Command::run && !options.run.qemu.empty()) {
+        return fail(Errc::invalid, "`--` and a command line are only for `sidecar run`");
+    }
+    if (options.command == Command::serve || options.command == Command::incoming) {
+        TRY(options.serve.tls, serve_security.chosen());
+        TRY(options.serve.maps.paths, pairs(map_paths));
+        TRY(options.serve.maps.bridges, pairs(map_bridges));
+    }
+    if (options.command == Command::migrate) {
+        TRY(options.migrate.tls, migrate_security.chosen());
+        TRY(options.migrate.bandwidth, parse_bytes(bandwidth));
+        bool const bar = progress.empty() ? isatty(STDERR_FILENO) != 0 : progress == "bar";
+        options.migrate.progress = progress == "json" ? ProgressStyle::json
+                                   : bar              ? ProgressStyle::bar
+                                                      : ProgressStyle::none;
+        if (!options.migrate.with_storage) {
+            return fail(Errc::invalid, "hosts that share no storage need `migrate --with-storage`; "
+                                       "moving only the RAM is not supported yet");
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+Json MigrateOptions::to_json() const {
+    return Json::object({{"destination", destination},
+                         {"tls_mode", static_cast<int>(tls.mode)},
+                         {"tls_path", tls.path},
+                         {"check_only", check_only},
+                         {"max_blackout_ms", max_blackout_ms},
+                         {"bandwidth", bandwidth}});
+}
+
+Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
+    MigrateOptions made;
+    TRY(made.destination, json.text("destination"));
+    TRY(auto const mode, json.integer("tls_mode"));
+    if (mode < 0 || mode > 2) return fail(Errc::invalid, "`tls_mode` {} is none of ours", mode);
+    made.tls = {static_cast<TlsConfig::Mode>(mode), json["tls_path"].text_or("")};
+    made.with_storage = true;
+    made.check_only = json["check_only"].boolean_or(false);
+    made.max_blackout_ms = static_cast<int>(json["max_blackout_ms"].integer_or(300));
+    made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
+    return made;
+}
+
+std::variant<Options, int> parse_options(int argc, char** argv) {
+    Parser parser;
+    // What follows `--` is QEMU's, untouched.
+    auto* const end = std::find_if(argv, argv + argc, [](char const* word) { return std::string_view(word) == "--"; });
+    if (end != argv + argc) parser.options.run.qemu.assign(end + 1, argv + argc);
+    try {
+        parser.app.parse(static_cast<int>(end - argv), argv);
+    } catch (CLI::ParseError const& error) {
+        if (error.get_exit_code() == 0) return parser.app.exit(error);
+        fmt::print(stderr, "error: {}\nTry `sidecar --help`, or `sidecar COMMAND --help`.\n", error.what());
+        return 2;
+    }
+    if (auto finished = parser.finish(); !finished) {
+        fmt::print(stderr, "error: {}\n", finished.error().sentence());
+        return 2;
+    }
+    return std::move(parser.options);
+}
+
+}  // namespace sidecar

@@ -1,0 +1,81 @@
+// Options: what the command line says, already checked for shape. Parsed by CLI11 in options.cpp; nothing here
+// has touched the system yet.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "core/json.hpp"
+#include "core/tls.hpp"
+#include "sidecar/places.hpp"
+
+namespace sidecar {
+
+/// FROM=TO of `serve`: how the source's names become this host's.
+struct HostMaps {
+    std::vector<std::pair<std::string, std::string>> paths;    ///< Prefixes, whole path components.
+    std::vector<std::pair<std::string, std::string>> bridges;
+    std::string qemu;  ///< Binary to start; empty: the name the source used.
+};
+
+enum class ProgressStyle { bar, json, none };
+
+struct RunOptions {
+    std::string bridge;                  ///< Put taps that have no bridge on this one; empty: leave them.
+    std::vector<std::string> addresses;  ///< The guest's, on its first interface; others are learned.
+    std::vector<std::string> qemu;       ///< argv of QEMU.
+};
+
+struct AttachOptions {
+    std::string qmp_socket;  ///< Empty: what `run` or the last `attach` recorded.
+    std::vector<std::string> addresses;
+};
+
+struct ServeOptions {
+    std::string listen = "[::]";
+    core::TlsConfig tls;
+    HostMaps maps;
+};
+
+struct MigrateOptions {
+    std::string destination;  ///< HOST[:PORT]
+    core::TlsConfig tls;
+    bool with_storage = false;
+    bool check_only = false;
+    int max_blackout_ms = 300;
+    std::uint64_t bandwidth = 0;  ///< Bytes per second for the disks; 0: no limit.
+    ProgressStyle progress = ProgressStyle::bar;
+    bool json = false;
+    std::string report_file;
+
+    [[nodiscard]] core::Json to_json() const;  ///< What the guest's sidecar must know.
+    static core::Result<MigrateOptions> from_json(core::Json const& json);
+};
+
+struct Options {
+    enum class Command { run, attach, serve, incoming, watchdog, migrate, status, cancel, resolve, check };
+    Command command = Command::status;
+    Places places;
+    std::string guest;
+    bool json = false;
+    bool verbose = false;
+    RunOptions run;
+    AttachOptions attach;
+    ServeOptions serve;  ///< Also of `incoming`, which `serve` starts with its own maps.
+    int ready_fd = -1;   ///< `incoming`: closed once the control socket listens.
+    MigrateOptions migrate;
+    std::string resolve_to;  ///< "source" or "destination"
+    bool fenced = false;
+};
+
+/// The port of `serve` when none is given. Unassigned by IANA.
+constexpr char const* default_port = "4790";
+
+/// Parses argv. On `--help`, `--version` or a usage error everything was printed already, and the exit status
+/// to leave with is returned instead (0 or 2).
+std::variant<Options, int> parse_options(int argc, char** argv);
+
+}  // namespace sidecar

@@ -1,0 +1,342 @@
+#include "sidecar/session.hpp"
+
+#include <sys/socket.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "qmp/machine.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+namespace {
+
+/// How long an `incoming` waits for the source it was started for.
+constexpr auto first_peer_timeout = std::chrono::seconds(30);
+/// Answers under way when the session ends are given this long to be read.
+constexpr auto last_answers_timeout = std::chrono::seconds(2);
+/// The journal of a guest that is just leaving is free again within milliseconds.
+constexpr int journal_tries_max = 50;
+/// Commands and peers connected at once.
+constexpr std::size_t connections_max = 64;
+
+/// Only root and our own user may speak on the control socket; its mode says the same.
+bool allowed(int socket) {
+    ucred peer{};
+    socklen_t length = sizeof peer;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) return false;
+    return peer.uid == 0 || peer.uid == geteuid();
+}
+
+}  // namespace
+
+Session::Session(core::Loop& loop, Options options)
+    : loop_(loop), options_(std::move(options)), places_(options_.places), name_(options_.guest), quiet_(loop),
+      over_(loop), tasks_(loop), incoming_tasks_(loop) {
+    quiet_.set();
+}
+
+Session::~Session() = default;
+
+Result<> Session::open_journal() {
+    TRY(journal_, Journal::open(places_.state(name_)));
+    return {};
+}
+
+Task<Result<>> Session::wait_for_journal() {
+    Result<> opened;
+    for (int attempt = 0; attempt < journal_tries_max; ++attempt) {
+        opened = open_journal();
+        if (opened || opened.error().code != Errc::refused) co_return opened;
+        (void)co_await core::sleep_for(loop_, limits::retry_pause_min * 2);
+    }
+    co_return opened;
+}
+
+Result<> Session::listen() {
+    TRY_VOID(make_directory(places_.run(name_)));
+    TRY(listener_, core::listen_unix(places_.control_socket(name_), 0600));
+    tasks_.spawn(accept_connections());
+    return {};
+}
+
+Task<Result<>> Session::run(std::stop_token terminate) {
+    CO_TRY_VOID(open_journal());
+    auto const& last = journal_->last();
+    if (last.role == "source" && last.record == "committed") {
+        co_return fail(Errc::refused, "a migration of {} to {} (epoch {}) is in doubt: the guest may run there; ask that "
+                                      "host, then `sidecar resolve`", name_, last.peer, last.epoch);
+    }
+    auto guest = co_await Guest::launch(loop_, places_, name_, options_.run);
+    if (!guest && last.role == "source" && last.outcome == "moved") {
+        guest.error().what += fmt::format(" [{} moved to {} in migration {}: its images here are IMAGE.moved-{}]", name_,
+                                          last.peer, last.epoch, last.epoch);
+    }
+    if (!guest) co_return std::unexpected(guest.error());
+    stay_with(std::move(*guest));
+    CO_TRY_VOID(listen());
+    co_return co_await stay(terminate);
+}
+
+Task<Result<>> Session::attach(std::stop_token terminate) {
+    CO_TRY_VOID(co_await wait_for_journal());
+    CO_TRY(auto guest, co_await Guest::attach(loop_, places_, name_, options_.attach));
+    stay_with(std::move(guest));
+    auto listening = listen();
+    auto const last = journal_->last();
+    if (listening && last.role == "source" && (last.record == "begun" || last.record == "committed" ||
+                                               last.record == "rolled_back")) {
+        auto const record = SourceMigration::read_record(places_, name_);
+        auto const settings = record ? MigrateOptions::from_json((*record)["options"]) : std::unexpected(record.error());
+        if (settings) {
+            core::log::warning("guest={} epoch={} going on with a migration that was left in `{}`", name_, last.epoch,
+                               last.record);
+            source_ = std::make_unique<SourceMigration>(*guest_, *journal_, *settings, last.epoch);
+            tasks_.spawn(run_migration(*source_, nullptr, true));
+        } else {
+            listening = std::unexpected(settings.error());
+        }
+    }
+    if (!listening) leave("it could not begin");
+    auto const stayed = co_await stay(terminate);
+    co_return listening ? stayed : listening;
+}
+
+Task<Result<>> Session::incoming(std::stop_token terminate) {
+    auto begun = co_await wait_for_journal();
+    if (begun) begun = listen();
+    std::string const word = begun ? "1" : begun.error().sentence();
+    if (options_.ready_fd >= 0) {
+        [[maybe_unused]] auto written = ::write(options_.ready_fd, word.data(), word.size());
+        ::close(options_.ready_fd);
+    }
+    if (!begun) co_return begun;
+    auto wait_for_peer = [](Session& session) -> Task<void> {
+        auto const slept = co_await core::sleep_for(session.loop_, first_peer_timeout, session.stop_.get_token());
+        if (slept && !session.destination_ && !session.guest_) session.leave("no source came");
+    };
+    tasks_.spawn(wait_for_peer(*this));
+    co_return co_await stay(terminate);
+}
+
+void Session::stay_with(std::unique_ptr<Guest> guest) {
+    guest_ = std::move(guest);
+    tasks_.spawn(guest_->watch(stop_.get_token()));
+    tasks_.spawn(watch_qemu());
+    core::log::info("guest={} qemu={} state=attached", name_, guest_->process.pid());
+}
+
+/// Waits for the end, then ends everything in order: no new connections, last answers, tasks.
+Task<Result<>> Session::stay(std::stop_token terminate) {
+    sd_notify(0, "READY=1");
+    auto const waited = co_await over_.wait(Deadline::never(terminate));
+    leaving_ = true;
+    if (!waited) core::log::info("guest={} told to end; QEMU goes on: `sidecar attach {}` joins it again", name_, name_);
+    listener_.reset();
+    ::unlink(places_.control_socket(name_).c_str());
+    (void)co_await quiet_.wait(Deadline::after(last_answers_timeout));
+    stop_.request_stop();
+    for (auto const& connection : connections_) connection->close();
+    co_await stop_incoming();
+    co_await tasks_.join();
+    source_.reset();
+    if (guest_) co_await guest_->close();
+    if (guest_ && (moved_away_ || !guest_->process.running())) guest_->forget();
+    if (!guest_) {
+        std::error_code ignored;
+        std::filesystem::remove_all(places_.run(name_), ignored);
+    }
+    co_return Result<>{};
+}
+
+void Session::leave(std::string why) {
+    core::log::info("guest={} state=leaving reason=\"{}\"", name_, why);
+    leaving_ = true;
+    over_.set();
+}
+
+Task<void> Session::watch_qemu() {
+    auto const ended = co_await core::wait_exit(loop_, guest_->process, Deadline::never(stop_.get_token()));
+    if (!ended && ended.error().code == Errc::cancelled) co_return;
+    // A migration under way has its own view of that, and a last word: it ends first.
+    if (source_) (void)co_await source_->decided().wait(Deadline::never(stop_.get_token()));
+    if (!leaving_) leave("QEMU has ended");
+}
+
+Task<void> Session::accept_connections() {
+    for (;;) {
+        auto const accepted = co_await loop_.accept(listener_.get(), Deadline::never(stop_.get_token()));
+        if (!accepted && accepted.error().code == Errc::cancelled) co_return;
+        if (!accepted) {  // out of descriptors, or the listener was closed
+            if (leaving_) co_return;
+            (void)co_await core::sleep_for(loop_, limits::retry_pause_min, stop_.get_token());
+            continue;
+        }
+        core::Fd socket(*accepted);
+        if (connections_.size() >= connections_max || !allowed(socket.get())) continue;
+        tasks_.spawn(converse(std::move(socket)));
+    }
+}
+
+Task<void> Session::converse(core::Fd socket) {
+    auto messages = std::make_unique<Messages>(loop_, core::plain_stream(loop_, std::move(socket), "local process"));
+    auto connection = std::make_shared<Connection>(loop_, std::move(messages), *this, false);
+    connections_.push_back(connection);
+    co_await connection->run(stop_.get_token());
+    connections_.remove(connection);
+    if (!connection->remote || !destination_) co_return;
+    destination_->peer_detached();
+    if (destination_->untouched()) leave("the source asked for nothing");
+}
+
+Task<Result<Json>> Session::handle(Connection& from, std::string verb, Json arguments) {
+    ++answering_;
+    quiet_.reset();
+    auto result = co_await answer(from, std::move(verb), std::move(arguments));
+    if (--answering_ == 0) quiet_.set();
+    co_return result;
+}
+
+Task<Result<Json>> Session::answer(Connection& from, std::string verb, Json arguments) {
+    if (from.remote) {
+        if (!destination_) co_return fail(Errc::closed, "no migration into this host is under way");
+        co_return co_await destination_->handle(verb, arguments);
+    }
+    if (leaving_) co_return fail(Errc::closed, "the guest's sidecar is just ending");
+    if (verb == "peer") co_return co_await accept_peer(from, arguments);
+    if (verb == "status") co_return co_await status();
+    if (verb == "migrate") co_return co_await migrate(from, arguments);
+    bool const busy = source_ && !source_->decided().is_set();
+    bool const doubtful = source_ && source_->outcome() == machine::Outcome::none;
+    if (verb == "cancel") {
+        if (!busy) co_return fail(Errc::refused, "no migration of {} is under way", name_);
+        CO_TRY_VOID(source_->cancel());
+        co_return Json::object();
+    }
+    if (verb == "resolve") {
+        if (!doubtful) co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
+        CO_TRY_VOID(source_->resolve(arguments["to"].text_or("") == "source" ? machine::Side::source
+                                                                            : machine::Side::destination));
+        co_return Json::object();
+    }
+    co_return fail(Errc::protocol, "`{}` is nothing a sidecar can do", verb);
+}
+
+Task<Result<Json>> Session::accept_peer(Connection& from, Json arguments) {
+    CO_TRY(auto const epoch, arguments.text("epoch"));
+    CO_TRY_VOID(check_guest_name(epoch));
+    if (destination_ && destination_->epoch() != epoch) {
+        if (!guest_) co_return fail(Errc::closed, "another migration of {} into this host is just ending", name_);
+        co_return fail(Errc::refused, "a guest named {} runs here already", name_);
+    }
+    if (!destination_) {
+        if (guest_) co_return fail(Errc::refused, "a guest named {} runs here already", name_);
+        auto const& last = journal_->last();
+        bool const open = !last.record.empty() && last.record != "ended" && last.record != "begun";
+        if (open && last.epoch != epoch) {
+            co_return fail(Errc::refused, "an earlier migration of {} (epoch {}) is not ended on this host: its record is `{}`",
+                           name_, last.epoch, last.record);
+        }
+        destination_ = std::make_unique<DestinationMigration>(loop_, places_, name_, epoch, *journal_, options_.serve);
+        incoming_tasks_.spawn(run_incoming());
+    }
+    from.remote = true;
+    from.start_heartbeats();
+    destination_->peer_attached();
+    core::log::info("guest={} epoch={} peer={} state=attached", name_, epoch, arguments["from"].text_or("?"));
+    co_return Json::object();
+}
+
+Task<void> Session::run_incoming() {
+    core::Scope driver(loop_);
+    driver.spawn(destination_->run(incoming_stop_.get_token()));
+    auto const finished = co_await destination_->finished().wait(Deadline::never(incoming_stop_.get_token()));
+    if (finished && destination_->owns_guest()) {
+        if (auto guest = destination_->take_guest()) stay_with(std::move(guest));
+        if (!guest_) leave("QEMU of the moved guest has ended");
+    } else if (finished) {
+        leave("the incoming migration was given up");
+    }
+    co_await driver.join();
+}
+
+Task<void> Session::stop_incoming() {
+    incoming_stop_.request_stop();
+    co_await incoming_tasks_.join();
+    destination_.reset();
+}
+
+Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
+    if (!guest_ || (source_ && source_->outcome() == machine::Outcome::none)) {
+        co_return fail(Errc::refused, "another migration of {} is under way", name_);
+    }
+    CO_TRY(auto const settings, MigrateOptions::from_json(arguments));
+    if (!guest_->client->open()) CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
+    co_await stop_incoming();  // an earlier one's announcements and late answers are over now
+    incoming_stop_ = std::stop_source();
+    auto migration = std::make_unique<SourceMigration>(*guest_, *journal_, settings, new_epoch());
+    if (settings.check_only) co_return co_await migration->check_only();
+    source_ = std::move(migration);
+    std::weak_ptr<Connection> listener;
+    for (auto const& connection : connections_) {
+        if (connection.get() == &from) listener = connection;
+    }
+    auto const sink = [this, listener](Json line) {
+        if (progress_in_flight_ > 0) return;  // a slow reader misses lines, never delays the migration
+        ++progress_in_flight_;
+        tasks_.spawn(send_progress(listener, std::move(line)));
+    };
+    tasks_.spawn(run_migration(*source_, sink, false));
+    CO_TRY_VOID(co_await source_->decided().wait(Deadline::never(stop_.get_token())));
+    co_return source_->report();
+}
+
+Task<void> Session::send_progress(std::weak_ptr<Connection> to, Json line) {
+    if (auto const connection = to.lock()) {
+        (void)co_await connection->notify("progress", std::move(line), Deadline::after(limits::qmp_timeout, stop_.get_token()));
+    }
+    --progress_in_flight_;
+}
+
+Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink, bool recovered) {
+    last_report_ = recovered ? co_await migration.recover(sink) : co_await migration.run(sink);
+    core::log::info("guest={} outcome={} {}", name_, last_report_["outcome"].text_or(""), last_report_["error"].text_or(""));
+    if (migration.outcome() != machine::Outcome::moved) co_return;
+    moved_away_ = true;
+    // Gone before the answer: whoever reads it may ask this host for a new sidecar of the same guest at once.
+    ::unlink(places_.control_socket(name_).c_str());
+    leave("the guest has moved");
+}
+
+Task<Result<Json>> Session::status() {
+    auto now = Json::object({{"guest", name_}});
+    if (guest_) {
+        auto const qemu = co_await qmp::query_status(*guest_->client, Deadline::after(limits::qmp_timeout));
+        guest_->take_in_addresses();
+        Json interfaces = Json::array();
+        for (auto const& nic : guest_->nics) interfaces.add(nic->interface.to_json());
+        now.set("qemu_pid", static_cast<std::int64_t>(guest_->process.pid()));
+        now.set("status", qemu ? qemu->status : "unknown: " + qemu.error().sentence());
+        now.set("interfaces", interfaces);
+    } else {
+        now.set("status", "incoming");
+    }
+    if (source_ && source_->outcome() == machine::Outcome::none) {
+        now.set("migration", source_->status());
+    } else if (destination_ && !guest_) {
+        now.set("migration", destination_->status());
+    }
+    if (!last_report_.is_null()) now.set("last_report", last_report_);
+    co_return now;
+}
+
+}  // namespace sidecar

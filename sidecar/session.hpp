@@ -1,0 +1,75 @@
+// Session: one guest's sidecar. It holds the guest, answers the control socket, and runs at most one migration
+// at a time, outgoing or incoming. `run`, `attach` and `incoming` are its three beginnings; it ends when the
+// guest's QEMU does, when the guest has moved away, or when an incoming migration came to nothing.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "sidecar/connection.hpp"
+#include "sidecar/destination_migration.hpp"
+#include "sidecar/guest.hpp"
+#include "sidecar/journal.hpp"
+#include "sidecar/options.hpp"
+#include "sidecar/source_migration.hpp"
+
+namespace sidecar {
+
+class Session : public Handler {
+public:
+    Session(core::Loop& loop, Options options);
+    ~Session() override;
+
+    /// Each returns when the session is over: ok, or why it could not begin. `terminate` ends it early; QEMU
+    /// goes on and can be attached to again.
+    core::Task<core::Result<>> run(std::stop_token terminate);
+    core::Task<core::Result<>> attach(std::stop_token terminate);
+    core::Task<core::Result<>> incoming(std::stop_token terminate);
+
+private:
+    core::Task<core::Result<core::Json>> handle(Connection& from, std::string verb, core::Json arguments) override;
+    core::Task<core::Result<core::Json>> answer(Connection& from, std::string verb, core::Json arguments);
+    core::Task<core::Result<core::Json>> migrate(Connection& from, core::Json arguments);
+    core::Task<core::Result<core::Json>> accept_peer(Connection& from, core::Json arguments);
+    core::Task<core::Result<core::Json>> status();
+
+    core::Result<> open_journal();
+    core::Task<core::Result<>> wait_for_journal();
+    core::Result<> listen();
+    core::Task<void> accept_connections();
+    core::Task<void> converse(core::Fd socket);
+    core::Task<core::Result<>> stay(std::stop_token terminate);
+    core::Task<void> watch_qemu();
+    core::Task<void> run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink, bool recovered);
+    core::Task<void> run_incoming();
+    core::Task<void> send_progress(std::weak_ptr<Connection> to, core::Json line);
+    core::Task<void> stop_incoming();
+    void stay_with(std::unique_ptr<Guest> guest);
+    void leave(std::string why);
+
+    core::Loop& loop_;
+    Options options_;
+    Places places_;
+    std::string name_;
+    std::optional<Journal> journal_;
+    core::Fd listener_;
+    std::unique_ptr<Guest> guest_;
+    std::unique_ptr<SourceMigration> source_;
+    std::unique_ptr<DestinationMigration> destination_;
+    core::Json last_report_;
+    std::list<std::shared_ptr<Connection>> connections_;
+    std::size_t answering_ = 0;
+    std::size_t progress_in_flight_ = 0;
+    core::Event quiet_;  ///< No request is being answered.
+    core::Event over_;
+    bool leaving_ = false;
+    bool moved_away_ = false;
+    core::Scope tasks_;
+    std::stop_source stop_;
+    core::Scope incoming_tasks_;
+    std::stop_source incoming_stop_;
+};
+
+}  // namespace sidecar

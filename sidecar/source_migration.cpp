@@ -1,0 +1,267 @@
+#include "sidecar/source_migration.hpp"
+
+#include <algorithm>
+
+#include "core/log.hpp"
+#include "qmp/machine.hpp"
+#include "sidecar/test_hooks.hpp"
+
+namespace sidecar {
+
+using core::Errc;
+using core::Json;
+using core::Result;
+using core::Task;
+using machine::Ending;
+using machine::source::Action;
+using machine::source::Event;
+using machine::source::Phase;
+using machine::source::State;
+
+namespace {
+
+// Events not yet looked at: actions in flight and QEMU's few; more is a machine that runs wild.
+constexpr std::size_t events_max = 256;
+
+/// What an error says about whether the action happened. An answer that was lost may hide a success.
+Ending ending_of(Result<> const& result) {
+    if (result) return Ending::ok;
+    switch (result.error().code) {
+        case Errc::closed:
+        case Errc::timed_out:
+        case Errc::cancelled: return Ending::unknown;
+        default: return Ending::failed;
+    }
+}
+
+/// Where the guest runs now, in the operator's words.
+std::string_view whereabouts(State const& state) {
+    switch (state.guest) {
+        case machine::Guest::source: return "the guest runs on the source";
+        case machine::Guest::destination: return "the guest runs on the destination";
+        case machine::Guest::unknown: return "the guest is paused until the destination answers";
+        case machine::Guest::crashed_source: return "the guest's QEMU on the source has ended";
+    }
+    return "";
+}
+
+}  // namespace
+
+SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions options, std::string epoch)
+    : guest_(guest), journal_(journal), options_(std::move(options)), epoch_(std::move(epoch)),
+      loop_(guest.loop), events_(guest.loop, events_max), decided_(guest.loop), actions_(guest.loop), watchers_(guest.loop),
+      near_(guest.loop) {
+    started_ = core::Clock::now();
+    peer_ = std::make_unique<PeerChannel>(
+        loop_, PeerChannel::Config{options_.destination, options_.tls, guest_.name, epoch_},
+        [this](bool up) { peer_changed(up); });
+}
+
+SourceMigration::~SourceMigration() = default;
+
+Task<Json> SourceMigration::run(ProgressSink sink) {
+    return drive(machine::source::event(Event::Kind::migrate_requested), std::move(sink));
+}
+
+Task<Json> SourceMigration::recover(ProgressSink sink) {
+    using machine::source::Qemu;
+    using machine::source::Record;
+    recovered_ = true;
+    auto const known = read_record(guest_.places, guest_.name);
+    if (known) {
+        auto described = Description::from_json((*known)["description"]);
+        if (described) description_ = std::move(*described);
+    }
+    auto const& word = journal_.last().record;
+    auto const found = word == "committed"     ? Record::committed
+                       : word == "rolled_back" ? Record::rolled_back
+                       : word == "begun"       ? Record::begun
+                                               : Record::none;
+    auto qemu = Qemu::gone;
+    auto const deadline = core::Deadline::after(limits::qmp_timeout);
+    auto const status = co_await qmp::query_status(*guest_.client, deadline);
+    auto const migration = co_await qmp::query_migrate(*guest_.client, deadline);
+    if (status && migration) {
+        bool const under_way = migration->status == "setup" || migration->status == "active";
+        if (status->running) {
+            qemu = under_way ? Qemu::migrating : Qemu::running;
+        } else {
+            qemu = status->status == "finish-migrate" ? Qemu::paused_pre_switchover : Qemu::postmigrate;
+        }
+    }
+    watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
+    co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
+}
+
+Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
+    sink_ = std::move(sink);
+    watchers_.spawn(watch_qemu());
+    watchers_.spawn(watch_process());
+    watchers_.spawn(tick());
+    post(first);
+    enter(Phase::idle);
+    while (state_.phase != Phase::done) {
+        auto const event = co_await events_.pop(core::Deadline::never());
+        auto const before = state_.phase;
+        auto step = machine::source::step(state_, *event);
+        state_ = step.state;
+        core::log::debug("guest={} epoch={} event=\"{}\" state=\"{}\"", guest_.name, epoch_,
+                         machine::source::describe(*event), machine::source::describe(state_));
+        if (state_.phase != before) enter(state_.phase);
+        for (auto const action : step.actions) {
+            if (action == Action::interrupt) {
+                actions_stop_.request_stop();
+                actions_stop_ = std::stop_source();
+            }
+            actions_.spawn(run_action(action));
+        }
+    }
+    co_await actions_.join();
+    watchers_stop_.request_stop();
+    co_await watchers_.join();
+    if (watchdog_) co_await watchdog_->end(loop_);
+    decided_.set();
+    co_return report();
+}
+
+void SourceMigration::post(Event event) {
+    // A full queue would mean that the machine does not keep up with a handful of events: a bug to be seen.
+    if (!events_.push(event)) core::log::error("guest={} event queue full: {}", guest_.name, describe(event));
+}
+
+void SourceMigration::enter(Phase phase) {
+    auto const now = core::Clock::now();
+    if (!phases_.empty()) phases_.back().end = now;
+    phases_.push_back({std::string(machine::source::name(phase)), now, now});
+    core::log::info("guest={} epoch={} phase={}", guest_.name, epoch_, machine::source::name(phase));
+    if (phase == Phase::in_doubt && !in_doubt_since_) in_doubt_since_ = now;
+    if (sink_ && phase != Phase::idle) sink_(progress());
+}
+
+void SourceMigration::note_failure(core::Error error) {
+    core::log::warning("guest={} epoch={} {}", guest_.name, epoch_, error.sentence());
+    if (!failure_) failure_ = std::move(error);
+}
+
+Task<void> SourceMigration::run_action(Action action) {
+    if (auto const failed = failures_in_a_row_[action]; failed > 0) {
+        auto const pause = std::min(limits::retry_pause_min * (1 << std::min(failed, 6)), limits::retry_pause_max);
+        (void)co_await core::sleep_for(loop_, pause);
+    }
+    auto const ending = co_await perform(action);
+    bool const good = ending == Ending::ok || ending == Ending::acked || ending == Ending::aborted;
+    failures_in_a_row_[action] = good ? 0 : failures_in_a_row_[action] + 1;
+    post(machine::source::action_ended(action, ending));
+}
+
+Task<Ending> SourceMigration::perform(Action action) {
+    core::log::debug("guest={} epoch={} action={}", guest_.name, epoch_, machine::source::name(action));
+    stop_for_test(machine::source::name(action));
+    Result<> result;
+    switch (action) {
+        case Action::send_commit: co_return co_await commit();
+        case Action::interrupt: break;
+        case Action::check:
+        case Action::record_begin:
+        case Action::prepare_destination:
+        case Action::prepare_network:
+        case Action::prepare_storage:
+        case Action::copy_disks:
+        case Action::start_ram: result = co_await prepare_or_begin(action); break;
+        case Action::fire_network:
+        case Action::copy_final:
+        case Action::seal_destination:
+        case Action::continue_migration:
+        case Action::record_commit: result = co_await switch_over(action); break;
+        case Action::cancel_migration:
+        case Action::resume_source:
+        case Action::rollback_network:
+        case Action::abort_destination:
+        case Action::drop_storage:
+        case Action::drop_network:
+        case Action::record_rollback: result = co_await undo(action); break;
+        case Action::tombstone_disks:
+        case Action::settle_network:
+        case Action::quit_source:
+        case Action::record_end:
+        case Action::finish: result = co_await end(action); break;
+    }
+    auto const ending = ending_of(result);
+    if (!result) {
+        auto error = std::move(result.error());
+        bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
+        error.while_doing(fmt::format("{} ({})", machine::source::name(action), whereabouts(state_)));
+        if (ours) core::log::debug("guest={} {}", guest_.name, error.sentence());
+        if (!ours) note_failure(std::move(error));
+    }
+    // A check that got no answer has still touched nothing: the machine calls that refused.
+    co_return action == Action::check && ending == Ending::unknown ? Ending::failed : ending;
+}
+
+Task<Result<>> SourceMigration::prepare_or_begin(Action action) {
+    switch (action) {
+        case Action::check: return check();
+        case Action::record_begin: return record_begin();
+        case Action::prepare_destination: return prepare_destination();
+        case Action::prepare_network: return prepare_network();
+        case Action::prepare_storage: return prepare_storage();
+        case Action::copy_disks: return copy_disks();
+        default: return start_ram();
+    }
+}
+
+Task<Result<>> SourceMigration::switch_over(Action action) {
+    switch (action) {
+        case Action::fire_network: return fire_network();
+        case Action::copy_final: return copy_final();
+        case Action::seal_destination: return seal_destination();
+        case Action::continue_migration: return continue_migration();
+        default:
+            if (watchdog_) watchdog_->released();  // from here on only the other side's word brings it back
+            return record("committed", "");
+    }
+}
+
+Task<Result<>> SourceMigration::undo(Action action) {
+    switch (action) {
+        case Action::cancel_migration: return cancel_migration();
+        case Action::resume_source: return resume_source();
+        case Action::rollback_network: return rollback_network();
+        case Action::abort_destination: return abort_destination();
+        case Action::drop_storage: return drop_storage();
+        case Action::drop_network: return drop_network();
+        default: return record("rolled_back", "");
+    }
+}
+
+Task<Result<>> SourceMigration::end(Action action) {
+    switch (action) {
+        case Action::tombstone_disks: return tombstone_disks();
+        case Action::settle_network: return settle_network();
+        case Action::quit_source: return quit_source();
+        case Action::record_end: return record_end();
+        default: return []() -> Task<Result<>> { co_return Result<>{}; }();
+    }
+}
+
+Result<> SourceMigration::cancel() {
+    if (!machine::source::may_cancel(state_)) {
+        return core::fail(Errc::refused, "it is too late to cancel: the migration is {}",
+                          machine::source::name(state_.phase));
+    }
+    post(machine::source::event(Event::Kind::cancel_requested));
+    return {};
+}
+
+Result<> SourceMigration::resolve(machine::Side owner) {
+    if (!machine::source::may_resolve(state_)) {
+        return core::fail(Errc::refused, "nothing is in doubt: the migration is {}",
+                          machine::source::name(state_.phase));
+    }
+    core::log::warning("guest={} epoch={} the operator says: owner is the {}, the other side is fenced",
+                       guest_.name, epoch_, machine::name(owner));
+    post(machine::source::operator_resolved(owner));
+    return {};
+}
+
+}  // namespace sidecar

@@ -1,0 +1,169 @@
+// SourceMigration: the source's driver. It feeds what happens into the source machine, runs each action the
+// machine asks for through the rooms that do the work, and feeds the end of each back. It decides nothing: every
+// decision is in machine/source.cpp, and bulk data never passes here.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "netmove/mover.hpp"
+#include "qmp/migration.hpp"
+#include "sidecar/description.hpp"
+#include "sidecar/guest.hpp"
+#include "sidecar/journal.hpp"
+#include "sidecar/machine/source.hpp"
+#include "sidecar/peer.hpp"
+#include "sidecar/watchdog.hpp"
+#include "storage/mirror.hpp"
+
+namespace sidecar {
+
+class SourceMigration {
+public:
+    using ProgressSink = std::function<void(core::Json)>;
+
+    SourceMigration(Guest& guest, Journal& journal, MigrateOptions options, std::string epoch);
+    ~SourceMigration();
+
+    /// Runs until the outcome is final and nothing is in flight; the report.
+    core::Task<core::Json> run(ProgressSink sink);
+    /// The same for a migration that an earlier sidecar of this guest left behind (journal and migration.json).
+    core::Task<core::Json> recover(ProgressSink sink);
+    /// Every check on both hosts, nothing touched: the lines of what was checked, or the refusal.
+    core::Task<core::Result<core::Json>> check_only();
+
+    /// Fails with refused when it is too late: COMMIT has been asked for.
+    core::Result<> cancel();
+    /// An operator's word, the other side being fenced. Fails with refused unless COMMIT is unanswered.
+    core::Result<> resolve(machine::Side owner);
+    [[nodiscard]] core::Json status() const;
+    [[nodiscard]] machine::Outcome outcome() const { return state_.outcome; }
+    /// Set when there is something to tell whoever asked for the migration: it is over, or in doubt for so long
+    /// that an operator is needed (it then still goes on trying).
+    [[nodiscard]] core::Event& decided() { return decided_; }
+    [[nodiscard]] core::Json report() const;
+
+    /// What an earlier sidecar recorded of its migration, so that this one can go on; null: nothing.
+    static core::Result<core::Json> read_record(Places const& places, std::string const& guest);
+
+private:
+    using Action = machine::source::Action;
+    using Event = machine::source::Event;
+    using Phase = machine::source::Phase;
+    using Ending = machine::Ending;
+    template <class T = void>
+    using Outcome = core::Task<core::Result<T>>;
+
+    // The loop: source_migration.cpp
+    core::Task<core::Json> drive(Event first, ProgressSink sink);
+    core::Task<void> run_action(Action action);
+    core::Task<Ending> perform(Action action);
+    core::Task<Ending> commit();
+    Outcome<> prepare_or_begin(Action action);
+    Outcome<> switch_over(Action action);
+    Outcome<> undo(Action action);
+    Outcome<> end(Action action);
+    void post(Event event);
+    void enter(Phase phase);
+    void note_failure(core::Error error);
+
+    // Watching: source_watch.cpp
+    core::Task<void> watch_qemu();
+    core::Task<void> watch_process();
+    core::Task<void> tick();
+    core::Task<void> limit_pause();
+    core::Task<void> look_at_ram();
+    void peer_changed(bool up);
+    [[nodiscard]] core::Json progress() const;
+
+    // The ports: source_actions.cpp. Each is one action of the machine.
+    Outcome<> check();
+    Outcome<> record(std::string what, std::string outcome);
+    Outcome<> record_begin();
+    Outcome<> prepare_destination();
+    Outcome<> prepare_network();
+    Outcome<> prepare_storage();
+    Outcome<> copy_disks();
+    Outcome<> start_ram();
+    Outcome<> set_up_ram_stream();
+    Outcome<> fire_network();
+    Outcome<> copy_final();
+    Outcome<> seal_destination();
+    Outcome<> continue_migration();
+    Outcome<> cancel_migration();
+    Outcome<> resume_source();
+    Outcome<> rollback_network();
+    Outcome<> abort_destination();
+    Outcome<> drop_storage();
+    Outcome<> drop_network();
+    Outcome<> tombstone_disks();
+    Outcome<> quit_source();
+    Outcome<> settle_network();
+    Outcome<> record_end();
+    core::Task<void> stop_keeping_near();
+    [[nodiscard]] core::Deadline within(core::Clock::duration limit) const {
+        return core::Deadline::after(limit, actions_stop_.get_token());
+    }
+    [[nodiscard]] std::string key_directory() const;
+    void make_plan();
+    [[nodiscard]] bool encrypted() const { return options_.tls.mode != core::TlsConfig::Mode::plaintext; }
+
+    Guest& guest_;
+    Journal& journal_;
+    MigrateOptions options_;
+    std::string epoch_;
+    core::Loop& loop_;
+    machine::source::State state_;
+    core::Queue<Event> events_;
+    core::Event decided_;
+    std::optional<core::Clock::time_point> in_doubt_since_;
+    ProgressSink sink_;
+
+    core::Scope actions_;
+    std::stop_source actions_stop_;  ///< Renewed by the machine's `interrupt`.
+    core::Scope watchers_;
+    std::stop_source watchers_stop_;
+    core::Scope near_;
+    std::stop_source near_stop_;
+
+    std::unique_ptr<PeerChannel> peer_;
+    std::unique_ptr<storage::Mirror> mirror_;
+    std::unique_ptr<Watchdog> watchdog_;
+    netmove::Plan plan_;
+    Description description_;
+    std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
+    int nbd_port_ = 0;
+    int ram_port_ = 0;
+    std::vector<std::string> export_names_;
+    bool qemu_gone_ = false;
+    bool recovered_ = false;
+
+    std::optional<core::Error> failure_;  ///< The first; what the operator is told.
+    std::map<Action, int> failures_in_a_row_;
+    std::optional<core::Clock::time_point> peer_lost_at_;
+
+    // For the report.
+    struct PhaseTime {
+        std::string name;
+        core::Clock::time_point start;
+        core::Clock::time_point end;
+    };
+    core::Clock::time_point started_;
+    std::vector<PhaseTime> phases_;
+    std::optional<core::Clock::time_point> stop_at_;
+    std::optional<core::Clock::time_point> fired_at_;
+    std::optional<core::Clock::time_point> ram_started_at_;
+    std::optional<core::Clock::time_point> ram_completed_at_;
+    std::optional<double> blackout_ms_;
+    double fraction_ = 0;
+    int downtime_limit_ms_ = 0;  ///< QEMU's, now.
+    core::Clock::time_point downtime_raised_at_{};
+    qmp::MigrationInfo ram_;
+    core::Json timeline_ = core::Json::object();  ///< Parts of the blackout, ms after STOP.
+};
+
+}  // namespace sidecar

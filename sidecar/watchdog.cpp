@@ -1,0 +1,120 @@
+#include "sidecar/watchdog.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+
+#include <cerrno>
+
+#include "core/log.hpp"
+#include "qmp/machine.hpp"
+#include "qmp/migration.hpp"
+#include "sidecar/journal.hpp"
+#include "sidecar/limits.hpp"
+#include "sidecar/resume.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail_errno;
+using core::Result;
+using core::Task;
+
+namespace {
+
+/// Beyond the pause limit, which the sidecar itself keeps: only a sidecar that hangs gets here.
+constexpr auto watchdog_margin = std::chrono::milliseconds(500);
+/// Tries to get hold of journal and QEMU after the sidecar's end; another sidecar may be there first.
+constexpr int recovery_tries_max = 20;
+
+constexpr int pipe_in_child = 3;
+
+/// The sidecar is dead: whoever holds the journal now may act. True when there is nothing more to do.
+Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const& guest, std::string qmp_socket) {
+    auto journal = Journal::open(places.state(guest));
+    if (!journal) {
+        core::log::info("watchdog guest={} another sidecar is there: nothing to do", guest);
+        co_return journal.error().code == Errc::refused;
+    }
+    if (journal->last().role != "source" || journal->last().record != "begun") co_return true;
+    auto client = co_await qmp::Client::connect(loop, qmp_socket, Deadline::after(limits::qmp_timeout));
+    if (!client) {
+        core::log::warning("watchdog guest={} {}", guest, client.error().sentence());
+        co_return client.error().code == Errc::closed;  // QEMU has ended: nothing left to bring back
+    }
+    auto const deadline = Deadline::after(limits::rollback_timeout);
+    (void)co_await qmp::migrate_cancel(**client, deadline);  // refused when none runs: then nothing to cancel
+    auto const resumed = co_await ensure_running(**client, deadline);
+    co_await (*client)->close();
+    if (!resumed) core::log::error("watchdog guest={} could not resume it: {}", guest, resumed.error().sentence());
+    if (resumed) core::log::warning("watchdog guest={} the guest runs on the source again", guest);
+    co_return resumed.has_value();
+}
+
+enum class Word { quit, lost, hung };
+
+/// Reads the sidecar's words until it ends, hangs, or says goodbye.
+Task<Word> listen(core::Loop& loop, int pipe_fd) {
+    auto deadline = Deadline::never();
+    for (;;) {
+        std::byte word{};
+        auto const got = co_await loop.read(pipe_fd, {&word, 1}, deadline);
+        if (!got && got.error().code == Errc::timed_out) co_return Word::hung;
+        if (!got || *got == 0) co_return Word::lost;
+        switch (static_cast<char>(word)) {
+            case 'S': deadline = Deadline::after(limits::pause_max + watchdog_margin); break;
+            case 'R': deadline = Deadline::never(); break;
+            default: co_return Word::quit;
+        }
+    }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Watchdog>> Watchdog::start(Places const& places, std::string const& guest,
+                                                  std::string const& qmp_socket) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0) return fail_errno(errno, "cannot make a pipe");
+    core::Fd reader(ends[0]);
+    auto watchdog = std::make_unique<Watchdog>();
+    watchdog->pipe_.reset(ends[1]);
+    core::SpawnOptions options;
+    options.descriptors = {{reader.get(), pipe_in_child}};
+    options.new_session = true;  // a signal to our group must not take both
+    TRY(watchdog->process_,
+        core::spawn({own_program(), "watchdog", guest, "--run-dir", places.run_directory, "--state-dir",
+                     places.state_directory, "--qmp", qmp_socket, "--ready-fd", std::to_string(pipe_in_child)},
+                    options));
+    return watchdog;
+}
+
+void Watchdog::say(char word) {
+    // A pipe that is full or broken means a watchdog that is gone; the migration does not depend on it.
+    [[maybe_unused]] auto written = ::write(pipe_.get(), &word, 1);
+}
+
+Task<void> Watchdog::end(core::Loop& loop) {
+    say('Q');
+    pipe_.reset();
+    (void)co_await core::wait_exit(loop, process_, Deadline::after(limits::rollback_timeout));
+}
+
+Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest, std::string qmp_socket, int pipe_fd) {
+    auto const sidecar = core::Process::open(getppid());
+    core::Fd pipe(pipe_fd);
+    auto const word = co_await listen(loop, pipe.get());
+    if (word == Word::quit) co_return 0;
+    if (word == Word::hung && sidecar) {
+        core::log::error("watchdog guest={} stopped for too long and its sidecar hangs: killing it", guest);
+        (void)sidecar->signal(SIGKILL);
+        (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
+    }
+    for (int attempt = 0; attempt < recovery_tries_max; ++attempt) {
+        if (co_await bring_back(loop, places, guest, qmp_socket)) co_return 0;
+        (void)co_await core::sleep_for(loop, limits::retry_pause_min * (attempt + 1));
+    }
+    co_return 1;
+}
+
+}  // namespace sidecar
