@@ -30,6 +30,18 @@ enum class Phase : std::uint8_t {
     done,  ///< Over; `State::outcome` is final and nothing is in flight.
 };
 
+/// What the exploration takes for granted, and the driver owes:
+/// - A record ends `failed` only when no byte of it can have reached the disk; an I/O error is
+///   `unknown`.
+/// - Qemu::gone and qemu_gone mean that the process has ended, never that QMP does not answer.
+/// - One holder of the journal at a time: a new sidecar and the watchdog read it under its lock,
+/// and
+///   wait for the lock of the one that died rather than give up.
+/// - The watchdog acts only when the sidecar is dead: journal `begun`, it cancels, and continues a
+///   completed QEMU behind a durable ROLLBACK (needless where no write of the dead can land late);
+///   journal `rolled_back`, it continues; any other journal, it does nothing.
+/// - An operator's word is refused once the disks carry the tombstone.
+///
 /// What the machine asks of the driver. Each ends in exactly one Event::Kind::action_ended, also
 /// when it is interrupted (then usually `unknown`). All are idempotent: asking again for one that
 /// has already happened ends in `ok`. The machine sees no clock: when it asks again for what just

@@ -45,3 +45,11 @@ TEST_CASE("ABORTED answered before it is durable is caught", "[sim][mutation]") 
 TEST_CASE("a source host that starts the guest from its stale disk is caught", "[sim][mutation]") {
     must_be_caught(Mutation::stale_disk_started);
 }
+
+// Not one of the six, but as needful: a write of a dead sidecar may land late.
+TEST_CASE("a watchdog that continues without a record loses what the guest wrote since",
+          "[sim][mutation]") {
+    Report const report = explore(Mutation::watchdog_records_nothing, Check::safety, states_max);
+    WARN(report.violation);
+    REQUIRE_FALSE(report.violation.empty());
+}

@@ -269,6 +269,8 @@ std::string_view name(Mutation mutation) {
             return "ABORTED answered before it is durable";
         case Mutation::stale_disk_started:
             return "source host starts the guest from its stale disk";
+        case Mutation::watchdog_records_nothing:
+            return "watchdog continues a completed QEMU without recording ROLLBACK";
     }
     return "?";
 }

@@ -51,6 +51,7 @@ enum class Mutation : std::uint8_t {
     commit_sent_before_durable,
     aborted_sent_before_durable,
     stale_disk_started,  ///< The source's host starts the guest from its disk after COMMIT.
+    watchdog_records_nothing,  ///< It continues a completed QEMU without ROLLBACK in the journal.
 };
 
 struct World {

@@ -395,6 +395,8 @@ void dead_sidecar_moves(Moves& moves) {
         if (begun && migration_active(world.source_qemu) && !executes(world.source_qemu)) {
             resume(watchdog(Move::watchdog_resumes));
         }
+    } else if (begun && moves.mutation == Mutation::watchdog_records_nothing) {
+        resume(watchdog(Move::watchdog_resumes));
     } else if (begun) {
         record(watchdog(Move::watchdog_records), src::Record::rolled_back);
     } else if (world.source_journal == src::Record::rolled_back) {
