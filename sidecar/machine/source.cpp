@@ -516,6 +516,10 @@ Step step(State const& state, Event const& event) {
     return {.state = turn.state, .actions = std::move(turn.actions)};
 }
 
+bool under_way(State const& state) {
+    return state.phase != Phase::idle && state.phase != Phase::done;
+}
+
 bool may_cancel(State const& state) {
     switch (state.phase) {
         case Phase::checking:

@@ -192,6 +192,10 @@ struct Step {
 /// `finish` ended the state is `done` for good.
 [[nodiscard]] Step step(State const& state, Event const& event);
 
+/// Whether the migration is neither unbegun nor over. `outcome` does not say so: it is set as soon
+/// as it is known, before the undoing or the settling, and to in_doubt for a while.
+[[nodiscard]] bool under_way(State const& state);
+
 /// Whether cancel_requested would be obeyed: a migration is under way, is not being rolled back
 /// yet, and record_commit has not been asked for.
 [[nodiscard]] bool may_cancel(State const& state);

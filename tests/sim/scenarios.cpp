@@ -119,7 +119,9 @@ TEST_CASE("a migration without a fault asks for its actions in the order of the 
     CHECK(scene.ok(Action::settle_network) == Actions{Action::quit_source});
     CHECK(scene.ok(Action::quit_source) == Actions{Action::record_end});
     CHECK(scene.ok(Action::record_end) == Actions{Action::finish});
+    CHECK(under_way(scene.state));
     CHECK(scene.ok(Action::finish).empty());
+    CHECK_FALSE(under_way(scene.state));
     CHECK(scene.state.phase == Phase::done);
     CHECK(scene.state.outcome == Outcome::moved);
     CHECK(scene.state.guest == Guest::destination);
