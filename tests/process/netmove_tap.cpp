@@ -391,6 +391,11 @@ TEST_CASE("netlink changes what it says it changes", "[netmove]") {
     CHECK(must(netlink.delete_fdb(port.index, guest)));
     CHECK_FALSE(must(netlink.delete_fdb(port.index, guest)));
     CHECK_FALSE(entry_of());
+    // A port's own filter is no entry of the bridge, and another bridge's table is not this one's.
+    sh("bridge fdb add 52:54:00:12:34:56 dev v0 self permanent; ip link add br1 type bridge; "
+       "ip link set v1 master br1; bridge fdb add 52:54:00:12:34:56 dev v1 master static");
+    CHECK_FALSE(entry_of());
+    sh("ip link set v1 nomaster; ip link del br1");
 
     for (auto const& address : {ip("192.0.2.10"), ip("2001:db8::10")}) {
         CHECK_FALSE(must(netlink.refresh_neighbour(bridge.index, address, guest, NUD_REACHABLE)));
