@@ -27,7 +27,11 @@ Places Places::defaults() {
 std::string own_program() {
     std::error_code error;
     auto const path = std::filesystem::read_symlink("/proc/self/exe", error);
-    return error ? std::string("/proc/self/exe") : path.string();
+    std::string name = error ? std::string("/proc/self/exe") : path.string();
+    // After an upgrade the file we came from is gone; the one in its place is to be started.
+    constexpr std::string_view gone = " (deleted)";
+    if (name.ends_with(gone)) name.resize(name.size() - gone.size());
+    return name;
 }
 
 Result<> make_directory(std::string const& path) {

@@ -169,7 +169,8 @@ Task<void> Session::watch_qemu() {
     if (!ended && ended.error().code == Errc::cancelled) co_return;
     // A migration under way has its own view of that, and a last word: it ends first.
     if (source_) (void)co_await source_->decided().wait(Deadline::never(stop_.get_token()));
-    if (!leaving_) leave("QEMU has ended");
+    auto const words = qmp::last_words(places_.run(name_) + "/qemu.log");
+    if (!leaving_) leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last words: " + words);
 }
 
 Task<void> Session::accept_connections() {

@@ -92,9 +92,8 @@ Task<Result<>> SourceMigration::record_begin() {
     auto const text = Json::object({{"epoch", epoch_}, {"options", options_.to_json()},
                                     {"description", description_.to_json()}}).dump_pretty();
     CO_TRY_VOID(write_durably(record_path(guest_.places, guest_.name), text + "\n"));
-    CO_TRY_VOID(co_await record("begun", ""));
     CO_TRY(watchdog_, Watchdog::start(guest_.places, guest_.name, guest_.client->socket_path()));
-    co_return Result<>{};
+    co_return co_await record("begun", "");
 }
 
 Result<Json> SourceMigration::read_record(Places const& places, std::string const& guest) {
@@ -227,7 +226,13 @@ Task<void> SourceMigration::stop_keeping_near() {
 Task<Result<>> SourceMigration::copy_final() {
     co_await stop_keeping_near();
     if (!mirror_) co_return Result<>{};
-    co_return co_await mirror_->copy_final(within(limits::pause_max));
+    if (stop_at_) timeline_.set("copying_ms", ms_between(*stop_at_, core::Clock::now()));
+    auto copied = co_await mirror_->copy_final(within(limits::pause_max));
+    auto const parts = mirror_->report();
+    timeline_.set("final_status_ms", static_cast<std::int64_t>(parts.final_status.count()));
+    timeline_.set("final_copy_ms", static_cast<std::int64_t>(parts.final_copy.count()));
+    timeline_.set("final_flush_ms", static_cast<std::int64_t>(parts.final_flush.count()));
+    co_return copied;
 }
 
 Task<Result<>> SourceMigration::seal_destination() {
