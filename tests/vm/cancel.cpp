@@ -25,7 +25,7 @@ void wait_copying(Scene& scene) {
 
 }  // namespace
 
-TEST_CASE("cancel: while copying; the guest stays, nothing is left, it can be moved again",
+TEST_CASE("cancel: while copying, the guest stays, nothing is left, it can be moved again",
           "[vm][cancel]") {
     Scene scene({.guest = slow_guest(), .link_mbit = slow_mbit});
     Watch watch(scene.net(), scene.guest());
