@@ -97,6 +97,7 @@ public:
     /// The QEMU at the other end, by SO_PEERCRED; 0 when it is in a foreign pid namespace. For the
     /// connection made by launch() it is ourselves: use Launched::process there.
     [[nodiscard]] pid_t peer_pid() const { return peer_pid_; }
+    [[nodiscard]] Loop& loop() const { return loop_; }
     [[nodiscard]] std::string const& socket_path() const { return socket_path_; }
     /// QEMU's version text from the greeting: for messages, never for decisions.
     [[nodiscard]] std::string const& version() const { return version_; }

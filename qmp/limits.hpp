@@ -29,6 +29,10 @@ inline constexpr std::chrono::seconds greeting_timeout{5};
 /// How long a QEMU that closed its monitor may take to be gone, so that its exit can be told.
 inline constexpr std::chrono::seconds exit_timeout{5};
 
+/// How long a cancelled migration may be silent before QEMU is asked where it is, and woken. It
+/// needs some 20 ms when all is well, and the guest is stopped meanwhile.
+inline constexpr std::chrono::milliseconds cancel_patience{100};
+
 /// Bytes and lines of a dead QEMU's stderr quoted in an error: its last words, not its log.
 inline constexpr std::size_t last_words_bytes_max = 2000;
 inline constexpr std::size_t last_words_lines_max = 6;

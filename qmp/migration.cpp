@@ -1,8 +1,19 @@
 #include "qmp/migration.hpp"
 
 #include "qmp/command.hpp"
+#include "qmp/limits.hpp"
+#include "qmp/machine.hpp"
 
 namespace qmp {
+
+namespace {
+
+bool is_over(std::string_view status) {
+    return status.empty() || status == "none" || status == "cancelled" || status == "failed" ||
+           status == "completed";
+}
+
+}  // namespace
 
 Task<Result<MigrationInfo>> query_migrate(Client& client, Deadline deadline) {
     CO_TRY(auto const reply, co_await client.execute("query-migrate", {}, deadline));
@@ -67,6 +78,41 @@ Task<Result<>> migrate_continue(Client& client, std::string state, Deadline dead
 }
 Task<Result<>> migrate_cancel(Client& client, Deadline deadline) {
     return run(client, "migrate_cancel", {}, std::move(deadline));
+}
+
+Task<Result<std::string>> cancel_migration(Client& client, Deadline deadline) {
+    auto events = client.subscribe({"MIGRATION", "RESUME"});
+    bool asked = false;
+    while (true) {
+        CO_TRY(auto const info, co_await query_migrate(client, deadline));
+        if (is_over(info.status)) {
+            // Told before the guest goes on, or is parked.
+            CO_TRY(auto const machine, co_await query_status(client, deadline));
+            if (machine.status != "finish-migrate") {
+                co_return info.status.empty() ? "none" : info.status;
+            }
+        }
+        if (asked && info.status == "cancelling") {
+            // Refused when it went on meanwhile, which the next turn sees.
+            auto woken = co_await migrate_continue(client, "cancelling", deadline);
+            if (!woken && woken.error().code != Errc::qemu_refused) {
+                co_return std::unexpected(std::move(woken.error()));
+            }
+        }
+        if (!asked && !is_over(info.status) && info.status != "setup") {
+            CO_TRY_VOID(co_await migrate_cancel(client, deadline));
+            asked = true;
+        }
+        // Events bring us on; the pause is for the one that does not come.
+        auto event = co_await events.next(deadline.sooner(cancel_patience));
+        while (event && asked && !is_over(event->data["status"].text_or(""))) {
+            event = co_await events.next(deadline.sooner(cancel_patience));
+        }
+        if (!event && (event.error().code != Errc::timed_out || deadline.passed())) {
+            co_return std::unexpected(
+                std::move(event.error()).while_doing("waiting for the migration to be cancelled"));
+        }
+    }
 }
 
 Task<Result<Json>> incoming_address(Client& client, Deadline deadline) {

@@ -40,14 +40,27 @@ Task<Result<std::vector<Capability>>> query_migrate_capabilities(Client& client,
 Task<Result<>> migrate_set_parameters(Client& client, Json parameters, Deadline deadline);
 Task<Result<Json>> query_migrate_parameters(Client& client, Deadline deadline);
 
-/// Starts sending to "tcp:HOST:PORT", "unix:PATH", "fd:NAME".
+/// Starts sending to "tcp:HOST:PORT", "unix:PATH", "fd:NAME". Prefer a connected socket of ours,
+/// given with getfd(): with the others QEMU connects on its own time, and on 10.0 a migration
+/// cancelled meanwhile goes on in the name of the next one, or kills the guest (see
+/// cancel_migration()).
 Task<Result<>> migrate(Client& client, std::string uri, Deadline deadline);
 /// For a QEMU started with -incoming defer.
 Task<Result<>> migrate_incoming(Client& client, std::string uri, Deadline deadline);
 /// Lets a migration paused by pause-before-switchover go on; `state`: "pre-switchover".
 Task<Result<>> migrate_continue(Client& client, std::string state, Deadline deadline);
-/// Returns when QEMU has begun to cancel; the MIGRATION event "cancelled" tells the end.
+/// The bare command: returns when QEMU has begun to cancel. Use cancel_migration().
 Task<Result<>> migrate_cancel(Client& client, Deadline deadline);
+/// Cancels and waits for the end: the status it came to, "cancelled", "failed", "none", or
+/// "completed" when it was too late. Goes round two faults of QEMU:
+/// - 10.0, "setup" while it connects: cancelled at once, but what connects is not, and the next
+/// migrate
+///   meets it. So "setup" is waited for; shut the socket down to make that short.
+/// - 7.2, cancelled in the instant before "pre-switchover": stays in "cancelling" with the guest
+/// stopped,
+///   for ever. A migrate-continue for the state "cancelling" wakes it.
+/// Needs the capability "events".
+Task<Result<std::string>> cancel_migration(Client& client, Deadline deadline);
 
 /// Where a QEMU that listens for a migration does so (its socket-address), as {"type": ...}; null:
 /// nowhere.

@@ -23,6 +23,26 @@ std::string image(Qemu const& qemu, std::string const& name, std::uintmax_t byte
     return path;
 }
 
+// The image as a node called "disk".
+void add_disk(Qemu& qemu, std::string const& path) {
+    auto const file = Json::object({{"driver", "file"}, {"filename", path}});
+    auto const options = Json::object({{"driver", "raw"}, {"node-name", "disk"}, {"file", file}});
+    must(qemu.run(qmp::blockdev_add(qemu.client(), options, soon())));
+}
+
+qmp::BlockNode disk_node(Qemu& qemu) {
+    auto const nodes = get(qemu.run(qmp::query_named_block_nodes(qemu.client(), soon())));
+    auto const node = std::ranges::find(nodes, "disk", &qmp::BlockNode::node_name);
+    REQUIRE(node != nodes.end());
+    return *node;
+}
+
+qmp::DirtyBitmap bitmap_of(qmp::BlockNode const& node, std::string const& name) {
+    auto const found = std::ranges::find(node.bitmaps, name, &qmp::DirtyBitmap::name);
+    REQUIRE(found != node.bitmaps.end());
+    return *found;
+}
+
 Task<void> ask(qmp::Client& client, std::string command, Result<Json>& answer) {
     answer = co_await client.execute(std::move(command), {}, soon());
 }
@@ -292,18 +312,13 @@ TEST_CASE("disks are told as they are", "[qmp][qemu]") {
     }
 }
 
-TEST_CASE("bitmaps, transactions and exports", "[qmp][qemu]") {
+TEST_CASE("bitmaps and transactions", "[qmp][qemu]") {
     for (auto const& program : qemus()) {
         INFO(program);
         Qemu qemu(program);
         auto& client = qemu.client();
         auto const path = image(qemu, "disk.raw", 4 << 20);
-        must(qemu.run(qmp::blockdev_add(
-            client,
-            Json::object({{"driver", "raw"},
-                          {"node-name", "disk"},
-                          {"file", Json::object({{"driver", "file"}, {"filename", path}})}}),
-            soon())));
+        add_disk(qemu, path);
         using namespace qmp::action;
         must(qemu.run(qmp::block_dirty_bitmap_add(client, {"disk", "b0", 4096}, soon())));
         must(qemu.run(qmp::transaction(client,
@@ -319,35 +334,53 @@ TEST_CASE("bitmaps, transactions and exports", "[qmp][qemu]") {
             soon()));
         REQUIRE_FALSE(failed);
         CHECK(failed.error().what.find("'none' not found") != std::string::npos);
+        auto const node = disk_node(qemu);
+        CHECK(node.file_name == path);
+        CHECK(node.virtual_bytes == 4 << 20);
+        CHECK_FALSE(bitmap_of(node, "b0").recording);
+        CHECK(bitmap_of(node, "b1").recording);
+        CHECK(bitmap_of(node, "b1").granularity_bytes == 4096);
+        CHECK(bitmap_of(node, "b1").dirty_bytes == 0);
 
-        auto const bitmap = [&](std::string const& name) {
-            auto const nodes = get(qemu.run(qmp::query_named_block_nodes(client, soon())));
-            auto const node = std::ranges::find(nodes, "disk", &qmp::BlockNode::node_name);
-            REQUIRE(node != nodes.end());
-            CHECK(node->file_name == path);
-            CHECK(node->virtual_bytes == 4 << 20);
-            auto const found = std::ranges::find(node->bitmaps, name, &qmp::DirtyBitmap::name);
-            REQUIRE(found != node->bitmaps.end());
-            return *found;
-        };
-        CHECK_FALSE(bitmap("b0").recording);
-        CHECK(bitmap("b1").recording);
-        CHECK(bitmap("b1").granularity_bytes == 4096);
-        CHECK(bitmap("b1").dirty_bytes == 0);
+        must(qemu.run(qmp::block_dirty_bitmap_enable(client, "disk", "b0", soon())));
+        must(qemu.run(qmp::block_dirty_bitmap_disable(client, "disk", "b1", soon())));
+        must(qemu.run(
+            qmp::block_dirty_bitmap_merge(client, "disk", "all", {{"disk", "b1"}}, soon())));
+        must(qemu.run(qmp::block_dirty_bitmap_clear(client, "disk", "all", soon())));
+        CHECK(bitmap_of(disk_node(qemu), "b0").recording);
+        CHECK_FALSE(bitmap_of(disk_node(qemu), "b1").recording);
+        must(qemu.run(qmp::transaction(
+            client,
+            {block_dirty_bitmap_disable("disk", "b0"), block_dirty_bitmap_remove("disk", "all")},
+            soon())));
+        for (auto const* name : {"b0", "b1"}) {
+            must(qemu.run(qmp::block_dirty_bitmap_remove(client, "disk", name, soon())));
+        }
+        CHECK(disk_node(qemu).bitmaps.empty());
+        must(qemu.run(qmp::blockdev_del(client, "disk", soon())));
+    }
+}
 
-        auto const socket = qemu.file("nbd.sock");
-        must(qemu.run(qmp::nbd_server_start(client, {qmp::unix_address(socket), "", 0}, soon())));
+TEST_CASE("exports", "[qmp][qemu]") {
+    for (auto const& program : qemus()) {
+        INFO(program);
+        Qemu qemu(program);
+        auto& client = qemu.client();
+        add_disk(qemu, image(qemu, "disk.raw", 4 << 20));
+        must(qemu.run(qmp::block_dirty_bitmap_add(client, {"disk", "b1", 4096}, soon())));
+        auto const address = qmp::unix_address(qemu.file("nbd.sock"));
+        must(qemu.run(qmp::nbd_server_start(client, {address, "", 0}, soon())));
         qmp::NbdExport wanted{"e0", "disk", "disk-0"};
         wanted.bitmaps = {{"disk", "b1"}};  // an enabled one, in the form that QEMU takes
         must(qemu.run(qmp::block_export_add(client, wanted, soon())));
-        CHECK(bitmap("b1").busy);
+        CHECK(bitmap_of(disk_node(qemu), "b1").busy);
         auto const exports = get(qemu.run(qmp::query_block_exports(client, soon())));
         REQUIRE(exports.size() == 1);
         CHECK(exports[0].id == "e0");
+        CHECK(exports[0].type == "nbd");
         CHECK(exports[0].node_name == "disk");
         CHECK_FALSE(exports[0].shutting_down);
-        auto const twice =
-            qemu.run(qmp::nbd_server_start(client, {qmp::unix_address(socket), "", 0}, soon()));
+        auto const twice = qemu.run(qmp::nbd_server_start(client, {address, "", 0}, soon()));
         REQUIRE_FALSE(twice);
         CHECK(twice.error().what.find("NBD server already running") != std::string::npos);
 
@@ -355,15 +388,7 @@ TEST_CASE("bitmaps, transactions and exports", "[qmp][qemu]") {
         must(qemu.run(qmp::block_export_del(client, "e0", qmp::ExportRemoval::hard, soon())));
         CHECK(get(qemu.run(events.next(soon()))).data["id"].text_or("") == "e0");
         must(qemu.run(qmp::nbd_server_stop(client, soon())));
-        must(qemu.run(qmp::block_dirty_bitmap_enable(client, "disk", "b0", soon())));
-        must(qemu.run(qmp::block_dirty_bitmap_disable(client, "disk", "b1", soon())));
-        must(qemu.run(
-            qmp::block_dirty_bitmap_merge(client, "disk", "all", {{"disk", "b1"}}, soon())));
-        must(qemu.run(qmp::block_dirty_bitmap_clear(client, "disk", "all", soon())));
-        for (auto const* name : {"b0", "b1", "all"}) {
-            must(qemu.run(qmp::block_dirty_bitmap_remove(client, "disk", name, soon())));
-        }
-        must(qemu.run(qmp::blockdev_del(client, "disk", soon())));
+        CHECK_FALSE(bitmap_of(disk_node(qemu), "b1").busy);
     }
 }
 
@@ -397,39 +422,61 @@ TEST_CASE("a migration from one QEMU to another", "[qmp][qemu]") {
         must(source.run(qmp::cont(source.client(), soon())));
         must(source.run(
             qmp::migrate(source.client(), "tcp:127.0.0.1:" + address["port"].text_or(""), soon())));
-        REQUIRE(source.run(next_named(events, "MIGRATION", "pre-switchover")));
+        get(source.run(next_named(events, "MIGRATION", "pre-switchover")));
         CHECK(get(source.run(qmp::query_migrate(source.client(), soon()))).status ==
               "pre-switchover");
         must(source.run(qmp::migrate_continue(source.client(), "pre-switchover", soon())));
-        REQUIRE(source.run(next_named(events, "MIGRATION", "completed")));
+        get(source.run(next_named(events, "MIGRATION", "completed")));
         auto const info = get(source.run(qmp::query_migrate(source.client(), soon())));
         CHECK(info.status == "completed");
         CHECK(info.ram_transferred_bytes > 0);
         CHECK(info.ram_total_bytes >= 64 << 20);
+        // QEMU tells "completed" a moment before it is parked.
+        CHECK(get(source.run(qmp::cancel_migration(source.client(), soon()))) == "completed");
         CHECK(get(source.run(qmp::query_status(source.client(), soon()))).status == "postmigrate");
     }
 }
 
-TEST_CASE("a migration is cancelled, and one that fails says why", "[qmp][qemu]") {
+TEST_CASE("a migration that fails says why", "[qmp][qemu]") {
+    for (auto const& program : qemus()) {
+        INFO(program);
+        Qemu source(program);
+        auto& client = source.client();
+        must(source.run(qmp::migrate_set_capabilities(client, {{"events", true}}, soon())));
+        auto events = client.subscribe({"MIGRATION"});
+        must(source.run(qmp::migrate(client, "unix:" + source.file("nobody.sock"), soon())));
+        get(source.run(next_named(events, "MIGRATION", "failed")));
+        auto const info = get(source.run(qmp::query_migrate(client, soon())));
+        CHECK(info.status == "failed");
+        CHECK(info.error.find("No such file") != std::string::npos);
+        CHECK(get(source.run(qmp::cancel_migration(client, soon()))) == "failed");
+    }
+}
+
+TEST_CASE("a migration is cancelled at any moment, and the guest runs on", "[qmp][qemu]") {
     for (auto const& program : qemus()) {
         INFO(program);
         Qemu source(program);
         auto& client = source.client();
         must(source.run(qmp::migrate_set_capabilities(
             client, {{"events", true}, {"pause-before-switchover", true}}, soon())));
-        auto events = client.subscribe({"MIGRATION"});
-        // The peer never answers: it is only a listening socket.
+        must(source.run(qmp::cont(client, soon())));
+        CHECK(get(source.run(qmp::cancel_migration(client, soon()))) == "none");
         core::Fd const listener = get(core::listen_tcp("127.0.0.1", "0"));
         auto const port = std::to_string(get(core::local_port(listener.get())));
-        must(source.run(qmp::migrate(client, "tcp:127.0.0.1:" + port, soon())));
-        REQUIRE(source.run(next_named(events, "MIGRATION", "setup")));
-        must(source.run(qmp::migrate_cancel(client, soon())));
-        REQUIRE(source.run(next_named(events, "MIGRATION", "cancelled")));
-
-        must(source.run(qmp::migrate(client, "unix:" + source.file("nobody.sock"), soon())));
-        REQUIRE(source.run(next_named(events, "MIGRATION", "failed")));
-        auto const info = get(source.run(qmp::query_migrate(client, soon())));
-        CHECK(info.status == "failed");
-        CHECK(info.error.find("No such file") != std::string::npos);
+        constexpr int moments = 40;
+        for (int moment = 0; moment < moments; ++moment) {
+            INFO("cancelled after " << moment / 2 << " ms");
+            auto const socket =
+                get(source.run(core::connect_tcp(source.loop(), "127.0.0.1", port, soon())));
+            must(source.run(qmp::getfd(client, "ram", socket.get(), soon())));
+            must(source.run(qmp::migrate(client, "fd:ram", soon())));
+            // Any moment is right: what is tested is that none is wrong.
+            must(source.run(core::sleep_for(source.loop(), moment * 500us)));
+            // "failed": QEMU saw its socket shut before it saw why.
+            auto const end = get(source.run(qmp::cancel_migration(client, soon())));
+            CHECK((end == "cancelled" || end == "failed"));
+            REQUIRE(get(source.run(qmp::query_status(client, soon()))).running);
+        }
     }
 }

@@ -238,7 +238,8 @@ TEST_CASE("taps are handed over by descriptor", "[qmp][launch]") {
             program,
             {"-netdev", "tap,id=n0,ifname=qmptap0,script=no,downscript=no", "-device",
              "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01", "-netdev",
-             R"({"type":"tap","id":"n1","ifname":"qmptap1","queues":2,"script":"no","downscript":"no"})",
+             R"({"type":"tap","id":"n1","ifname":"qmptap1","queues":2,)"
+             R"("script":"no","downscript":"no"})",
              "-device", R"({"driver":"virtio-net-pci","netdev":"n1","mq":true,"vectors":6})"});
         auto const line = get(qmp::CommandLine::parse(words));
         int const at = qmp::first_tap_fd_in_qemu;

@@ -39,11 +39,15 @@ Words const libvirt_words{
     "guest=web1,debug-threads=on",
     "-S",
     "-object",
-    R"({"qom-type":"secret","id":"masterKey0","format":"raw","file":"/var/lib/libvirt/q/master-key.aes"})",
+    R"({"qom-type":"secret","id":"masterKey0","format":"raw",)"
+    R"("file":"/var/lib/libvirt/q/master-key.aes"})",
     "-blockdev",
-    R"({"driver":"file","filename":"/usr/share/OVMF/OVMF_CODE_4M.fd","node-name":"libvirt-pflash0-storage","auto-read-only":true,"discard":"unmap"})",
+    R"({"driver":"file","filename":"/usr/share/OVMF/OVMF_CODE_4M.fd",)"
+    R"("node-name":"libvirt-pflash0-storage","auto-read-only":true,)"
+    R"("discard":"unmap"})",
     "-blockdev",
-    R"({"node-name":"libvirt-pflash0-format","read-only":true,"driver":"raw","file":"libvirt-pflash0-storage"})",
+    R"({"node-name":"libvirt-pflash0-format","read-only":true,"driver":"raw",)"
+    R"("file":"libvirt-pflash0-storage"})",
     "-machine",
     "pc-q35-7.2,usb=off,dump-guest-core=off,pflash0=libvirt-pflash0-format,memory-backend=pc.ram",
     "-accel",
@@ -73,27 +77,38 @@ Words const libvirt_words{
     "-boot",
     "strict=on",
     "-device",
-    R"({"driver":"pcie-root-port","port":16,"chassis":1,"id":"pci.1","bus":"pcie.0","multifunction":true,"addr":"0x2"})",
+    R"({"driver":"pcie-root-port","port":16,"chassis":1,"id":"pci.1",)"
+    R"("bus":"pcie.0","multifunction":true,"addr":"0x2"})",
     "-blockdev",
-    R"({"driver":"file","filename":"/srv/images/base.qcow2","node-name":"libvirt-2-storage","auto-read-only":true,"discard":"unmap"})",
+    R"({"driver":"file","filename":"/srv/images/base.qcow2",)"
+    R"("node-name":"libvirt-2-storage","auto-read-only":true,)"
+    R"("discard":"unmap"})",
     "-blockdev",
-    R"({"node-name":"libvirt-2-format","read-only":true,"driver":"qcow2","file":"libvirt-2-storage","backing":null})",
+    R"({"node-name":"libvirt-2-format","read-only":true,"driver":"qcow2",)"
+    R"("file":"libvirt-2-storage","backing":null})",
     "-blockdev",
-    R"({"driver":"file","filename":"/srv/images/web1.qcow2","node-name":"libvirt-1-storage","auto-read-only":true,"discard":"unmap"})",
+    R"({"driver":"file","filename":"/srv/images/web1.qcow2",)"
+    R"("node-name":"libvirt-1-storage","auto-read-only":true,)"
+    R"("discard":"unmap"})",
     "-blockdev",
-    R"({"node-name":"libvirt-1-format","read-only":false,"driver":"qcow2","file":"libvirt-1-storage","backing":"libvirt-2-format"})",
+    R"({"node-name":"libvirt-1-format","read-only":false,"driver":"qcow2",)"
+    R"("file":"libvirt-1-storage","backing":"libvirt-2-format"})",
     "-device",
-    R"({"driver":"virtio-blk-pci","bus":"pci.3","addr":"0x0","drive":"libvirt-1-format","id":"virtio-disk0","bootindex":1})",
+    R"({"driver":"virtio-blk-pci","bus":"pci.3","addr":"0x0",)"
+    R"("drive":"libvirt-1-format","id":"virtio-disk0","bootindex":1})",
     "-blockdev",
-    R"({"driver":"file","filename":"/srv/iso/debian.iso","node-name":"libvirt-3-storage","read-only":true})",
+    R"({"driver":"file","filename":"/srv/iso/debian.iso",)"
+    R"("node-name":"libvirt-3-storage","read-only":true})",
     "-blockdev",
-    R"({"node-name":"libvirt-3-format","read-only":true,"driver":"raw","file":"libvirt-3-storage"})",
+    R"({"node-name":"libvirt-3-format","read-only":true,"driver":"raw",)"
+    R"("file":"libvirt-3-storage"})",
     "-device",
     R"({"driver":"ide-cd","bus":"ide.0","drive":"libvirt-3-format","id":"sata0-0-0"})",
     "-netdev",
     R"({"type":"tap","fds":"27:28","vhost":true,"vhostfds":"29:30","id":"hostnet0"})",
     "-device",
-    R"({"driver":"virtio-net-pci","mq":true,"vectors":6,"netdev":"hostnet0","id":"net0","mac":"52:54:00:aa:bb:01"})",
+    R"({"driver":"virtio-net-pci","mq":true,"vectors":6,"netdev":"hostnet0",)"
+    R"("id":"net0","mac":"52:54:00:aa:bb:01"})",
     "-chardev",
     "pty,id=charserial0",
     "-device",
@@ -194,13 +209,13 @@ TEST_CASE("disks of short options", "[qmp][command_line]") {
 
 TEST_CASE("disks of -blockdev and of json: names", "[qmp][command_line]") {
     auto const disks =
-        line_of(
-            Words{
-                "qemu", "-blockdev",
-                "driver=qcow2,node-name=q,file.driver=file,file.filename=/srv/q.qcow2", "-drive",
-                R"(file=json:{"driver":"qcow2",,"file":{"driver":"file",,"filename":"/srv/j.qcow2"}})",
-                "-blockdev", "raw,node-name=r,file=f", "-blockdev",
-                "driver=host_device,node-name=f,filename=/dev/vg/lv"})
+        line_of(Words{"qemu", "-blockdev",
+                      "driver=qcow2,node-name=q,file.driver=file,file.filename=/srv/q.qcow2",
+                      "-drive",
+                      R"(file=json:{"driver":"qcow2",,"file":{"driver":"file",,)"
+                      R"("filename":"/srv/j.qcow2"}})",
+                      "-blockdev", "raw,node-name=r,file=f", "-blockdev",
+                      "driver=host_device,node-name=f,filename=/dev/vg/lv"})
             .disks();
     REQUIRE(disks.size() == 3);
     CHECK(disks[0].file_name == "/srv/j.qcow2");

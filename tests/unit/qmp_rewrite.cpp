@@ -143,16 +143,15 @@ TEST_CASE("every path is mapped, and nothing else", "[qmp][rewrite]") {
 
     auto const json = line_of(
         {"qemu", "-blockdev",
-         R"({"driver":"qcow2","node-name":"q","file":{"driver":"file","filename":"/srv/q.qcow2","x":1}})",
+         R"({"driver":"qcow2","node-name":"q","file":{"driver":"file",)"
+         R"("filename":"/srv/q.qcow2","x":1}})",
          "-drive",
          R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"r.img"}},if=none)"});
     auto const words = json.for_destination(map)->argv();
-    CHECK(
-        words[2] ==
-        R"({"driver":"qcow2","node-name":"q","file":{"driver":"file","filename":"/data/q.qcow2","x":1}})");
-    CHECK(
-        words[4] ==
-        R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"/data/guest/r.img"}},if=none)");
+    CHECK(words[2] == R"({"driver":"qcow2","node-name":"q","file":{"driver":"file",)"
+                      R"("filename":"/data/q.qcow2","x":1}})");
+    CHECK(words[4] == R"(file=json:{"driver":"raw",,"file":{"driver":"file",,)"
+                      R"("filename":"/data/guest/r.img"}},if=none)");
 }
 
 TEST_CASE("taps at the destination are ours, or it is refused", "[qmp][rewrite]") {

@@ -73,8 +73,8 @@ TEST_CASE("depth and length are limited", "[qmp][wire]") {
 
 TEST_CASE("a message means what QMP says", "[qmp][wire]") {
     auto const greeting = decode(
-        R"({"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian 1:7.2"},
-            "capabilities": ["oob"]}})");
+        R"({"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7},
+            "package": "Debian 1:7.2"}, "capabilities": ["oob"]}})");
     REQUIRE(greeting);
     CHECK(std::get<Greeting>(*greeting).version == "7.2.22 (Debian 1:7.2)");
     CHECK(std::get<Greeting>(*greeting).capabilities == std::vector<std::string>{"oob"});
