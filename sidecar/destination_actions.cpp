@@ -239,6 +239,7 @@ Task<Result<>> DestinationMigration::destroy() {
         (void)guest_->process.signal(SIGKILL);  // it never ran the guest; closed: it is gone already
         CO_TRY_VOID(co_await core::wait_exit(loop_, guest_->process, Deadline::after(limits::rollback_timeout)));
     }
+    CO_TRY_VOID(co_await kill_recorded());
     plan_ = netmove::Plan();
     target_.reset();
     if (guest_) {
@@ -253,6 +254,23 @@ Task<Result<>> DestinationMigration::destroy() {
     remove_key(key_directory());
     std::error_code ignored;  // found again, and overwritten, by the next migration of this guest
     std::filesystem::remove(incoming_path(), ignored);
+    co_return Result<>{};
+}
+
+/// After a restart that could not join the QEMU an earlier sidecar had prepared: by its pid, when that process
+/// still is the one (it names an image that was made for it).
+Task<Result<>> DestinationMigration::kill_recorded() {
+    if (recorded_pid_ <= 0 || (guest_ && guest_->process)) co_return Result<>{};
+    auto const process = core::Process::open(recorded_pid_);
+    auto const argv = core::command_line(recorded_pid_);
+    if (!process || !argv) co_return Result<>{};
+    bool const ours = std::any_of(argv->begin(), argv->end(), [&](std::string const& word) {
+        return std::any_of(made_images_.begin(), made_images_.end(),
+                           [&](std::string const& image) { return word.find(image) != std::string::npos; });
+    });
+    if (!ours) co_return Result<>{};
+    (void)process->signal(SIGKILL);
+    CO_TRY_VOID(co_await core::wait_exit(loop_, *process, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
 }
 
@@ -293,7 +311,8 @@ Task<Result<>> DestinationMigration::find_after_restart() {
         CO_TRY(auto const known, Json::parse(text));
         CO_TRY(description_, Description::from_json(known["description"]));
         for (auto const& image : known["images"].elements()) made_images_.push_back(image.text_or(""));
-        auto joined = co_await rejoin(known["qmp_socket"].text_or(""), static_cast<pid_t>(known["pid"].integer_or(0)));
+        recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
+        auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_pid_);
         if (!joined) core::log::info("guest={} epoch={} {}", name_, epoch_, joined.error().sentence());
         if (joined) qemu = *joined;
     }

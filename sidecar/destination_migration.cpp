@@ -21,8 +21,12 @@ namespace {
 
 constexpr std::size_t events_max = 256;
 
-Ending ending_of(Result<> const& result) {
+/// As on the source: a lost answer, and a failed write of the journal, may hide a success.
+Ending ending_of(Action action, Result<> const& result) {
     if (result) return Ending::ok;
+    if (action == Action::record_owner || action == Action::record_aborted || action == Action::record_end) {
+        return Ending::unknown;
+    }
     switch (result.error().code) {
         case Errc::closed:
         case Errc::timed_out:
@@ -83,7 +87,7 @@ Task<void> DestinationMigration::run_action(Action action) {
         if (!failure_) failure_ = result.error();
         (void)co_await core::sleep_for(loop_, limits::retry_pause_min);  // before the machine may ask again
     }
-    post(machine::destination::action_ended(action, ending_of(result)));
+    post(machine::destination::action_ended(action, ending_of(action, result)));
 }
 
 Task<Result<>> DestinationMigration::perform(Action action) {

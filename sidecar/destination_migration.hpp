@@ -76,6 +76,7 @@ private:
     Outcome<> start_guest();
     Outcome<> announce_network();
     Outcome<> destroy();
+    Outcome<> kill_recorded();
     Outcome<> record_end();
     Outcome<> finish();
     Outcome<core::Json> fire(core::Json arguments);
@@ -107,6 +108,7 @@ private:
 
     Description description_;
     std::string key_;
+    pid_t recorded_pid_ = 0;  ///< Of the QEMU an earlier sidecar prepared.
     std::vector<std::string> made_images_;  ///< Written down before they are made; removed by destroy.
     std::unique_ptr<Guest> guest_;
     std::unique_ptr<storage::Target> target_;

@@ -57,6 +57,7 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
 
 Task<void> PeerChannel::keep(std::stop_token token) {
     auto pause = limits::retry_pause_min;
+    bool told = false;  // that it is lost
     for (;;) {
         if (connection_) {
             co_await connection_->run(token);
@@ -65,16 +66,20 @@ Task<void> PeerChannel::keep(std::stop_token token) {
             core::log::warning("peer={} state=lost reason=\"{}\"", config_.destination,
                                connection_->ended_because().what);
             changed_(false);
+            told = true;
         }
         auto again = co_await dial(Deadline::after(limits::connect_timeout, token));
         if (token.stop_requested()) co_return;
         if (again) {
             connection_ = std::move(*again);
             pause = limits::retry_pause_min;
+            told = false;
             changed_(true);
             continue;
         }
         connection_.reset();
+        if (!told) changed_(false);  // after a restart: never reached so far
+        told = true;
         core::log::debug("peer={} reconnect failed: {}", config_.destination, again.error().sentence());
         if (!co_await core::sleep_for(loop_, pause, token)) co_return;
         pause = std::min(pause * 2, limits::retry_pause_max);

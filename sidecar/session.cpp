@@ -89,12 +89,21 @@ Task<Result<>> Session::run(std::stop_token terminate) {
 
 Task<Result<>> Session::attach(std::stop_token terminate) {
     CO_TRY_VOID(co_await wait_for_journal());
-    CO_TRY(auto guest, co_await Guest::attach(loop_, places_, name_, options_.attach));
-    stay_with(std::move(guest));
-    auto listening = listen();
     auto const last = journal_->last();
-    if (listening && last.role == "source" && (last.record == "begun" || last.record == "committed" ||
-                                               last.record == "rolled_back")) {
+    bool const unfinished = last.role == "source" &&
+                            (last.record == "begun" || last.record == "committed" || last.record == "rolled_back");
+    auto guest = co_await Guest::attach(loop_, places_, name_, options_.attach);
+    if (guest) {
+        stay_with(std::move(*guest));
+    } else if (unfinished && guest.error().code == Errc::closed) {
+        // QEMU is gone as well; what the journal says must still be brought to its end with the other host.
+        core::log::warning("guest={} {}", name_, guest.error().sentence());
+        guest_ = std::make_unique<Guest>(loop_, places_, name_, Guest::Prepared{});
+    } else {
+        co_return std::unexpected(guest.error());
+    }
+    auto listening = listen();
+    if (listening && unfinished) {
         auto const record = SourceMigration::read_record(places_, name_);
         auto const settings = record ? MigrateOptions::from_json((*record)["options"]) : std::unexpected(record.error());
         if (settings) {
@@ -216,15 +225,13 @@ Task<Result<Json>> Session::answer(Connection& from, std::string verb, Json argu
     if (verb == "peer") co_return co_await accept_peer(from, arguments);
     if (verb == "status") co_return co_await status();
     if (verb == "migrate") co_return co_await migrate(from, arguments);
-    bool const busy = source_ && !source_->decided().is_set();
-    bool const doubtful = source_ && source_->outcome() == machine::Outcome::none;
     if (verb == "cancel") {
-        if (!busy) co_return fail(Errc::refused, "no migration of {} is under way", name_);
+        if (!source_ || !source_->under_way()) co_return fail(Errc::refused, "no migration of {} is under way", name_);
         CO_TRY_VOID(source_->cancel());
         co_return Json::object();
     }
     if (verb == "resolve") {
-        if (!doubtful) co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
+        if (!source_ || !source_->under_way()) co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
         CO_TRY_VOID(source_->resolve(arguments["to"].text_or("") == "source" ? machine::Side::source
                                                                             : machine::Side::destination));
         co_return Json::object();
@@ -277,10 +284,11 @@ Task<void> Session::stop_incoming() {
 }
 
 Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
-    if (!guest_ || (source_ && source_->outcome() == machine::Outcome::none)) {
+    if (!guest_ || migrating_) {
         co_return fail(Errc::refused, "another migration of {} is under way", name_);
     }
     CO_TRY(auto const settings, MigrateOptions::from_json(arguments));
+    if (!guest_->client) co_return fail(Errc::refused, "QEMU of {} has ended", name_);
     if (!guest_->client->open()) CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
     co_await stop_incoming();  // an earlier one's announcements and late answers are over now
     incoming_stop_ = std::stop_source();
@@ -296,6 +304,7 @@ Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
         ++progress_in_flight_;
         tasks_.spawn(send_progress(listener, std::move(line)));
     };
+    migrating_ = true;
     tasks_.spawn(run_migration(*source_, sink, false));
     CO_TRY_VOID(co_await source_->decided().wait(Deadline::never(stop_.get_token())));
     co_return source_->report();
@@ -309,9 +318,14 @@ Task<void> Session::send_progress(std::weak_ptr<Connection> to, Json line) {
 }
 
 Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink, bool recovered) {
+    migrating_ = true;
     last_report_ = recovered ? co_await migration.recover(sink) : co_await migration.run(sink);
+    migrating_ = false;
     core::log::info("guest={} outcome={} {}", name_, last_report_["outcome"].text_or(""), last_report_["error"].text_or(""));
-    if (migration.outcome() != machine::Outcome::moved) co_return;
+    if (migration.outcome() != machine::Outcome::moved) {
+        if (!guest_->client) leave("QEMU had ended before");
+        co_return;
+    }
     moved_away_ = true;
     // Gone before the answer: whoever reads it may ask this host for a new sidecar of the same guest at once.
     ::unlink(places_.control_socket(name_).c_str());
@@ -321,7 +335,8 @@ Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::P
 Task<Result<Json>> Session::status() {
     auto now = Json::object({{"guest", name_}});
     if (guest_) {
-        auto const qemu = co_await qmp::query_status(*guest_->client, Deadline::after(limits::qmp_timeout));
+        auto qemu = Result<qmp::Status>(fail(Errc::closed, "QEMU has ended"));
+        if (guest_->client) qemu = co_await qmp::query_status(*guest_->client, Deadline::after(limits::qmp_timeout));
         guest_->take_in_addresses();
         Json interfaces = Json::array();
         for (auto const& nic : guest_->nics) interfaces.add(nic->interface.to_json());
@@ -331,7 +346,7 @@ Task<Result<Json>> Session::status() {
     } else {
         now.set("status", "incoming");
     }
-    if (source_ && source_->outcome() == machine::Outcome::none) {
+    if (source_ && source_->under_way()) {
         now.set("migration", source_->status());
     } else if (destination_ && !guest_) {
         now.set("migration", destination_->status());

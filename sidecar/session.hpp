@@ -66,6 +66,7 @@ private:
     core::Event over_;
     bool leaving_ = false;
     bool moved_away_ = false;
+    bool migrating_ = false;  ///< A SourceMigration runs: `source_` must stay.
     core::Scope tasks_;
     std::stop_source stop_;
     core::Scope incoming_tasks_;

@@ -1,10 +1,13 @@
 #include "sidecar/source_migration.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "core/log.hpp"
 #include "qmp/machine.hpp"
 #include "sidecar/test_hooks.hpp"
+#include "storage/image.hpp"
 
 namespace sidecar {
 
@@ -23,9 +26,16 @@ namespace {
 // Events not yet looked at: actions in flight and QEMU's few; more is a machine that runs wild.
 constexpr std::size_t events_max = 256;
 
-/// What an error says about whether the action happened. An answer that was lost may hide a success.
-Ending ending_of(Result<> const& result) {
+bool is_record(Action action) {
+    return action == Action::record_begin || action == Action::record_commit || action == Action::record_rollback ||
+           action == Action::record_end;
+}
+
+/// What an error says about whether the action happened. An answer that was lost may hide a success, and so may
+/// a write of the journal that the disk reported as failed: it may be durable all the same.
+Ending ending_of(Action action, Result<> const& result) {
     if (result) return Ending::ok;
+    if (is_record(action)) return Ending::unknown;
     switch (result.error().code) {
         case Errc::closed:
         case Errc::timed_out:
@@ -64,7 +74,6 @@ Task<Json> SourceMigration::run(ProgressSink sink) {
 }
 
 Task<Json> SourceMigration::recover(ProgressSink sink) {
-    using machine::source::Qemu;
     using machine::source::Record;
     recovered_ = true;
     auto const known = read_record(guest_.places, guest_.name);
@@ -77,20 +86,30 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
                        : word == "rolled_back" ? Record::rolled_back
                        : word == "begun"       ? Record::begun
                                                : Record::none;
-    auto qemu = Qemu::gone;
-    auto const deadline = core::Deadline::after(limits::qmp_timeout);
-    auto const status = co_await qmp::query_status(*guest_.client, deadline);
-    auto const migration = co_await qmp::query_migrate(*guest_.client, deadline);
-    if (status && migration) {
-        bool const under_way = migration->status == "setup" || migration->status == "active";
-        if (status->running) {
-            qemu = under_way ? Qemu::migrating : Qemu::running;
-        } else {
-            qemu = status->status == "finish-migrate" ? Qemu::paused_pre_switchover : Qemu::postmigrate;
-        }
-    }
+    auto const qemu = co_await look_at_qemu();
     watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
+}
+
+/// What QEMU is doing. `gone` only when its process has ended: a QEMU that does not answer is asked again.
+Task<machine::source::Qemu> SourceMigration::look_at_qemu() {
+    using machine::source::Qemu;
+    while (guest_.client && guest_.process.running()) {
+        auto const deadline = core::Deadline::after(limits::qmp_timeout);
+        auto const status = co_await qmp::query_status(*guest_.client, deadline);
+        auto const migration = co_await qmp::query_migrate(*guest_.client, deadline);
+        if (status && migration) {
+            bool const ram_under_way = migration->status == "setup" || migration->status == "active";
+            if (status->running) co_return ram_under_way ? Qemu::migrating : Qemu::running;
+            co_return status->status == "finish-migrate" ? Qemu::paused_pre_switchover : Qemu::postmigrate;
+        }
+        core::log::warning("guest={} QEMU does not say what it does: {}", guest_.name,
+                           (status ? migration.error() : status.error()).sentence());
+        (void)co_await core::sleep_for(loop_, limits::retry_pause_max);
+        (void)co_await guest_.reconnect(core::Deadline::after(limits::qmp_timeout));
+    }
+    qemu_gone_ = true;
+    co_return Qemu::gone;
 }
 
 Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
@@ -186,7 +205,7 @@ Task<Ending> SourceMigration::perform(Action action) {
         case Action::record_end:
         case Action::finish: result = co_await end(action); break;
     }
-    auto const ending = ending_of(result);
+    auto const ending = ending_of(action, result);
     if (!result) {
         auto error = std::move(result.error());
         bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
@@ -257,6 +276,12 @@ Result<> SourceMigration::resolve(machine::Side owner) {
     if (!machine::source::may_resolve(state_)) {
         return core::fail(Errc::refused, "nothing is in doubt: the migration is {}",
                           machine::source::name(state_.phase));
+    }
+    for (auto const& disk : description_.disks) {
+        auto const tombstone = storage::tombstone_path(disk.path, epoch_);
+        if (owner == machine::Side::source && access(tombstone.c_str(), F_OK) == 0) {
+            return core::fail(Errc::refused, "the destination had acknowledged: {} is there, so it owns the guest", tombstone);
+        }
     }
     core::log::warning("guest={} epoch={} the operator says: owner is the {}, the other side is fenced",
                        guest_.name, epoch_, machine::name(owner));

@@ -42,6 +42,8 @@ public:
     core::Result<> resolve(machine::Side owner);
     [[nodiscard]] core::Json status() const;
     [[nodiscard]] machine::Outcome outcome() const { return state_.outcome; }
+    /// Begun and not over: also while it is undone, settling, or in doubt.
+    [[nodiscard]] bool under_way() const { return machine::source::under_way(state_); }
     /// Set when there is something to tell whoever asked for the migration: it is over, or in doubt for so long
     /// that an operator is needed (it then still goes on trying).
     [[nodiscard]] core::Event& decided() { return decided_; }
@@ -77,6 +79,7 @@ private:
     core::Task<void> tick();
     core::Task<void> limit_pause();
     core::Task<void> look_at_ram();
+    core::Task<machine::source::Qemu> look_at_qemu();
     void peer_changed(bool up);
     [[nodiscard]] core::Json progress() const;
 

@@ -32,6 +32,7 @@ double rounded(double ms) { return static_cast<double>(static_cast<std::int64_t>
 }  // namespace
 
 Task<void> SourceMigration::watch_qemu() {
+    if (!guest_.client) co_return;  // found gone by a restarted sidecar
     auto events = guest_.client->subscribe({"STOP", "RESUME", "MIGRATION"});
     for (;;) {
         auto const event = co_await events.next(core::Deadline::never(watchers_stop_.get_token()));
@@ -68,6 +69,7 @@ Task<void> SourceMigration::watch_qemu() {
 }
 
 Task<void> SourceMigration::watch_process() {
+    if (qemu_gone_) co_return;
     auto const ended = co_await core::wait_exit(loop_, guest_.process,
                                                 core::Deadline::never(watchers_stop_.get_token()));
     if (!ended && ended.error().code == Errc::cancelled) co_return;

@@ -37,7 +37,8 @@ Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const&
         core::log::info("watchdog guest={} another sidecar is there: nothing to do", guest);
         co_return journal.error().code == Errc::refused;
     }
-    if (journal->last().role != "source" || journal->last().record != "begun") co_return true;
+    auto last = journal->last();
+    if (last.role != "source" || (last.record != "begun" && last.record != "rolled_back")) co_return true;
     auto client = co_await qmp::Client::connect(loop, qmp_socket, Deadline::after(limits::qmp_timeout));
     if (!client) {
         core::log::warning("watchdog guest={} {}", guest, client.error().sentence());
@@ -45,6 +46,16 @@ Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const&
     }
     auto const deadline = Deadline::after(limits::rollback_timeout);
     (void)co_await qmp::migrate_cancel(**client, deadline);  // refused when none runs: then nothing to cancel
+    auto const status = co_await qmp::query_status(**client, deadline);
+    if (status && !status->running && status->status != "finish-migrate" && last.record == "begun") {
+        // The migration had completed: from here on no COMMIT of this epoch may ever count.
+        last.record = "rolled_back";
+        if (auto const recorded = journal->record(last); !recorded) {
+            core::log::error("watchdog guest={} {}", guest, recorded.error().sentence());
+            co_await (*client)->close();
+            co_return false;
+        }
+    }
     auto const resumed = co_await ensure_running(**client, deadline);
     co_await (*client)->close();
     if (!resumed) core::log::error("watchdog guest={} could not resume it: {}", guest, resumed.error().sentence());
@@ -108,8 +119,9 @@ Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest, std:
     if (word == Word::hung && sidecar) {
         core::log::error("watchdog guest={} stopped for too long and its sidecar hangs: killing it", guest);
         (void)sidecar->signal(SIGKILL);
-        (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
     }
+    // The pipe ends before the process has: only its real end frees the journal and the monitor.
+    if (sidecar) (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
     for (int attempt = 0; attempt < recovery_tries_max; ++attempt) {
         if (co_await bring_back(loop, places, guest, qmp_socket)) co_return 0;
         (void)co_await core::sleep_for(loop, limits::retry_pause_min * (attempt + 1));
