@@ -149,9 +149,11 @@ Task<Result<>> SourceExports::take_over_server(Deadline deadline) {
 }
 
 Task<Result<>> SourceExports::stop_left_server(Deadline deadline) {
-    auto const answered =
-        co_await core::connect_unix(loop_, socket_path_, deadline.sooner(limits::connect));
-    if (!answered) co_return Result<>{};
+    {
+        auto const answered =
+            co_await core::connect_unix(loop_, socket_path_, deadline.sooner(limits::connect));
+        if (!answered) co_return Result<>{};
+    }  // closed first: 7.2 stands still in nbd-server-stop while a client has not negotiated
     co_return co_await qmp::nbd_server_stop(client_, deadline);
 }
 
