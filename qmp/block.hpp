@@ -117,7 +117,9 @@ struct NbdServer {
 };
 /// QEMU has one NBD server: refused when it runs already.
 Task<Result<>> nbd_server_start(Client& client, NbdServer server, Deadline deadline);
-/// Removes all NBD exports with it.
+/// Removes all NBD exports with it. QEMU 7.2.22 stands still in it, guest and all, while a client
+/// is connected that has not finished negotiating: close ours first, and where strangers may
+/// connect delete the exports and leave the server until the guest no longer needs this QEMU.
 Task<Result<>> nbd_server_stop(Client& client, Deadline deadline);
 
 struct NbdExport {

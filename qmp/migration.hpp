@@ -59,7 +59,7 @@ Task<Result<>> migrate_cancel(Client& client, Deadline deadline);
 /// - 7.2, cancelled in the instant before "pre-switchover": stays in "cancelling" with the guest
 /// stopped,
 ///   for ever. A migrate-continue for the state "cancelling" wakes it.
-/// Needs the capability "events".
+/// Quicker with the capability "events".
 Task<Result<std::string>> cancel_migration(Client& client, Deadline deadline);
 
 /// Where a QEMU that listens for a migration does so (its socket-address), as {"type": ...}; null:
