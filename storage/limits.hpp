@@ -91,6 +91,12 @@ inline constexpr milliseconds wind_down{1500};
 inline constexpr seconds qmp_command{30};
 /// Connecting to an NBD server, handshake included.
 inline constexpr seconds connect{10};
+/// QEMU's answer after we connected to it: later than this, the connection may have stuck it in a
+/// drain (see mirror_connect.cpp). Doubled with each attempt, for a machine that is just busy.
+inline constexpr milliseconds newborn_answer{25};
+inline constexpr unsigned newborn_attempts_max = 8;
+/// The same where cutting the connection could kill QEMU: only when it would be lost anyway.
+inline constexpr seconds newborn_answer_iothread{10};
 /// A clean goodbye of one NBD connection; then it is closed without.
 inline constexpr milliseconds disconnect{500};
 /// TCP_USER_TIMEOUT of connections to the destination: unacknowledged this long, the link counts as

@@ -110,21 +110,35 @@ Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
     rounds.push_back(next_round++);
     rotated_at = Clock::now();
     connected = true;
+    CO_TRY_VOID(co_await learn_iothreads(deadline));
     CO_TRY_VOID(co_await open_bitmaps(0, deadline));
     std::vector<Task<Result<>>> tasks;
-    for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_disk(i, deadline));
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        tasks.push_back(
+            exports.add_export(exports.export_id("data", i), disks[i]->disk.node, "", deadline));
+    }
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await connect_source({true, 0}, deadline));
+    tasks.clear();
+    for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_target(i, deadline));
     co_return co_await together(loop, std::move(tasks));
 }
 
-Task<Result<>> Mirror::Implementation::open_disk(std::size_t index, Deadline deadline) {
+Task<Result<>> Mirror::Implementation::learn_iothreads(Deadline deadline) {
+    CO_TRY(auto const devices, co_await qmp::query_block(client, deadline));
+    for (auto const& device : devices) {
+        bool const ours = std::ranges::any_of(
+            disks, [&](auto const& one) { return one->disk.node == device.node_name; });
+        if (!ours || device.qdev.empty()) continue;
+        auto const found = co_await qmp::iothread_of(client, device, deadline);
+        if (!found || !found->empty()) iothread = true;
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::open_target(std::size_t index, Deadline deadline) {
     MirrorDisk& one = *disks[index];
     std::vector<std::string> const contexts{"base:allocation"};
-    auto const id = exports.export_id("data", index);
-    CO_TRY_VOID(co_await exports.add_export(id, one.disk.node, "", deadline));
-    NbdAddress const ours{exports.socket_path(), "", "", "", ""};
-    // Without the stop token: see rotate().
-    CO_TRY_VOID(
-        co_await one.source.open(ours, id, contexts, connections(), Deadline(deadline.at(), {})));
     NbdAddress const theirs{"", destination.host, destination.port, destination.psk_username,
                             destination.psk_file};
     CO_TRY_VOID(
@@ -155,6 +169,7 @@ Task<Result<>> Mirror::Implementation::copy_final(Deadline deadline) {
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
     for (auto const& one : disks) one->target.say_goodbye();
     phase = MirrorPhase::copied;
+    complete = true;
     co_return Result<>{};
 }
 

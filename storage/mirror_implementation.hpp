@@ -1,5 +1,6 @@
-// What a Mirror has and does, in three files: mirror.cpp (life: prepare, final, drop),
-// mirror_rounds.cpp (bulk and rounds), mirror_report.cpp (progress and report). Used by these only.
+// What a Mirror has and does, in four files: mirror.cpp (life: prepare, final, drop),
+// mirror_rounds.cpp (bulk and rounds), mirror_connect.cpp (connections to the source),
+// mirror_report.cpp (progress and report). Used by these only.
 #pragma once
 
 #include <deque>
@@ -39,6 +40,13 @@ struct Rates {
                                                   std::uint64_t requests) const;
 };
 
+/// Which connections to the source are being opened: those of the data, or of the bitmap in `slot`
+/// of Implementation::rounds.
+struct Newborn {
+    bool data = false;
+    std::size_t slot = 0;
+};
+
 struct Mirror::Implementation {
     Implementation(core::Loop& loop_, qmp::Client& client_, std::vector<Disk> disks_,
                    Destination destination_, MirrorOptions options_);
@@ -52,7 +60,8 @@ struct Mirror::Implementation {
 
     // Life.
     core::Task<core::Result<>> prepare(core::Deadline deadline);
-    core::Task<core::Result<>> open_disk(std::size_t index, core::Deadline deadline);
+    core::Task<core::Result<>> open_target(std::size_t index, core::Deadline deadline);
+    core::Task<core::Result<>> learn_iothreads(core::Deadline deadline);
     core::Task<core::Result<>> copy_final(core::Deadline deadline);
     core::Task<core::Result<>> finish_disk(std::size_t index, core::Deadline deadline);
     core::Task<core::Result<>> drop(core::Deadline deadline);
@@ -63,8 +72,6 @@ struct Mirror::Implementation {
     core::Task<core::Result<>> bulk_disk(std::size_t index, core::Deadline deadline);
     core::Task<core::Result<>> round(core::Deadline deadline);
     core::Task<core::Result<>> rotate(core::Deadline deadline);
-    core::Task<core::Result<>> open_bitmap(std::size_t disk, std::size_t slot,
-                                           core::Deadline deadline);
     core::Task<core::Result<>> open_bitmaps(std::size_t slot, core::Deadline deadline);
     core::Task<core::Result<>> drop_bitmaps(std::size_t slot, core::Deadline deadline);
     core::Task<core::Result<>> copy_owed(std::size_t index, bool final, RoundReport& report,
@@ -76,6 +83,11 @@ struct Mirror::Implementation {
                                            std::uint64_t& requests, core::Deadline deadline);
     core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
     core::Task<void> keep_near(std::stop_token stop);
+
+    // Connections to the source (mirror_connect.cpp).
+    core::Task<core::Result<>> connect_source(Newborn what, core::Deadline deadline);
+    core::Task<core::Result<>> connect_one(Newborn what, std::size_t disk, core::Deadline deadline);
+    core::Task<void> discard(Newborn what);
 
     // Report.
     [[nodiscard]] Progress progress();
@@ -94,6 +106,8 @@ struct Mirror::Implementation {
     unsigned next_round = 0;
     core::Clock::time_point rotated_at{};
     bool bulk_done = false;
+    bool iothread = false;   ///< A disk belongs to an iothread, or may.
+    bool complete = false;   ///< copy_final() has succeeded.
     bool connected = false;  ///< Connections may exist.
     MirrorPhase phase = MirrorPhase::idle;
     Nearness nearness;

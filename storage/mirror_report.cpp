@@ -47,6 +47,8 @@ Progress Mirror::Implementation::progress() {
     told.total_bytes = std::max(told.total_bytes, total);
     told.done_bytes =
         std::min(std::max(told.done_bytes, sum.data_bytes + sum.zero_bytes), told.total_bytes);
+    // A round that was interrupted is not made up for: its rest was in the last delta.
+    if (complete) told.done_bytes = told.total_bytes;
     told.copied_bytes = sum.data_bytes;
     if (told.total_bytes > 0) {
         double const fraction =

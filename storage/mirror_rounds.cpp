@@ -94,27 +94,19 @@ Task<Result<>> Mirror::Implementation::rotate(Deadline deadline) {
     co_return co_await open_bitmaps(rounds.size() - 1, deadline);
 }
 
-Task<Result<>> Mirror::Implementation::open_bitmap(std::size_t disk, std::size_t slot,
-                                                   Deadline deadline) {
-    MirrorDisk& one = *disks[disk];
-    unsigned const round = rounds[slot];
-    auto const id = bitmap_export(round, disk);
-    CO_TRY_VOID(
-        co_await exports.add_export(id, one.disk.node, exports.bitmap_name(round), deadline));
-    NbdAddress const ours{exports.socket_path(), "", "", "", ""};
-    CO_TRY(one.bitmaps[slot],
-           co_await Nbd::connect(loop, ours, id, {bitmap_context(round)}, deadline));
-    co_return Result<>{};
-}
-
 Task<Result<>> Mirror::Implementation::open_bitmaps(std::size_t slot, Deadline deadline) {
     deadline = Deadline(deadline.at(), {});
+    unsigned const round = rounds[slot];
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) {
         disks[i]->bitmaps.resize(rounds.size());
-        if (!disks[i]->bitmaps[slot]) tasks.push_back(open_bitmap(i, slot, deadline));
+        if (disks[i]->bitmaps[slot]) continue;
+        tasks.push_back(exports.add_export(bitmap_export(round, i), disks[i]->disk.node,
+                                           exports.bitmap_name(round), deadline));
     }
-    co_return co_await together(loop, std::move(tasks));
+    if (tasks.empty()) co_return Result<>{};
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    co_return co_await connect_source({false, slot}, deadline);
 }
 
 Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline deadline) {
@@ -252,7 +244,11 @@ Task<void> Mirror::Implementation::keep_near(std::stop_token stop) {
         auto result = co_await flush_both(deadline);
         if (result && Clock::now() >= next_look) {
             result = co_await measure(deadline);
-            if (result && nearness.predicted_copy > limits::final_copy_aim) {
+            // Where an iothread serves a disk, connecting has a risk (see connect_source): only
+            // when it must be.
+            auto const aim = iothread ? Clock::duration(options.max_blackout)
+                                      : Clock::duration(limits::final_copy_aim);
+            if (result && nearness.predicted_copy > aim) {
                 result = co_await round(Deadline(Clock::now() + limits::near_round, stop));
             }
             next_look = Clock::now() + limits::delta_check_pause;

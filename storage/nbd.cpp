@@ -31,6 +31,14 @@ std::string_view verb(int kind) {
     return verbs[kind];
 }
 
+// QEMU 7.2 leaves Nagle's algorithm on: each of its small replies waits for the acknowledgement of
+// the one before, which our kernel would delay by 40 ms. The kernel forgets this wish, so it is
+// repeated whenever something was read.
+void acknowledge_at_once(int tcp_socket) {
+    int const on = 1;
+    (void)setsockopt(tcp_socket, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
+}
+
 }  // namespace
 
 std::string NbdAddress::text() const {
@@ -41,6 +49,7 @@ std::string NbdAddress::text() const {
 struct Nbd::Peer {
     std::string address;
     std::string export_name;
+    bool tcp = false;
 };
 
 /// What is asked of libnbd.
@@ -119,7 +128,8 @@ Task<Result<std::unique_ptr<Nbd>>> Nbd::connect(core::Loop& loop, NbdAddress add
                                                 std::vector<std::string> contexts,
                                                 Deadline deadline) {
     auto const limit = deadline.sooner(limits::connect);
-    auto peer = std::make_shared<Peer const>(Peer{address.text(), export_name});
+    auto peer =
+        std::make_shared<Peer const>(Peer{address.text(), export_name, address.unix_path.empty()});
     auto socket = address.unix_path.empty()
                       ? co_await core::connect_tcp(loop, address.host, address.port, limit)
                       : co_await core::connect_unix(loop, address.unix_path, limit);
@@ -168,12 +178,14 @@ Task<Result<>> Nbd::negotiate(core::Fd socket, Deadline deadline) {
     (void)setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     (void)setsockopt(socket.get(), IPPROTO_TCP, TCP_USER_TIMEOUT, &link_dead, sizeof link_dead);
     int const fd = socket.get();
+    bool const tcp = peer_->tcp;
     // libnbd takes the descriptor, also when the call fails.
     int result = nbd_aio_connect_socket(handle_, socket.release());
     while (result == 0 && nbd_aio_is_connecting(handle_) > 0) {
         unsigned const direction = nbd_aio_get_direction(handle_);
         int const events = ((direction & LIBNBD_AIO_DIRECTION_READ) != 0 ? POLLIN : 0) |
                            ((direction & LIBNBD_AIO_DIRECTION_WRITE) != 0 ? POLLOUT : 0);
+        if (tcp) acknowledge_at_once(fd);
         CO_TRY(int const ready, co_await loop_.poll(fd, static_cast<short>(events), deadline));
         bool const read = (direction & LIBNBD_AIO_DIRECTION_READ) != 0 &&
                           (ready & (POLLIN | POLLHUP | POLLERR)) != 0;
@@ -230,6 +242,7 @@ Task<void> Nbd::watch_readable(Nbd& self) {
         // In every state after the handshake libnbd takes a read notification; it finds out by
         // itself that the other side hung up.
         (void)nbd_aio_notify_read(self.handle_);
+        if (self.peer_->tcp) acknowledge_at_once(fd);
         self.called();
     }
     self.ended_.set();

@@ -2,22 +2,37 @@
 
 #include "storage/limits.hpp"
 #include "storage/nbd.hpp"
+#include "storage/together.hpp"
 
 namespace storage {
 
 using core::Result;
 using core::Task;
 
+namespace {
+
+Task<Result<>> open_one(core::Loop& loop, NbdAddress address, std::string export_name,
+                        std::vector<std::string> contexts,
+                        std::vector<std::unique_ptr<Nbd>>& opened, core::Deadline deadline) {
+    CO_TRY(auto one, co_await Nbd::connect(loop, std::move(address), std::move(export_name),
+                                           std::move(contexts), std::move(deadline)));
+    opened.push_back(std::move(one));
+    co_return Result<>{};
+}
+
+}  // namespace
+
 Task<Result<>> NbdPool::open(NbdAddress address, std::string export_name,
                              std::vector<std::string> contexts, unsigned count,
                              core::Deadline deadline) {
     count = std::clamp(count, 1u, limits::connections_max);
-    while (connections_.size() < count) {
-        CO_TRY(auto one, co_await Nbd::connect(loop_, address, export_name, contexts, deadline));
-        connections_.push_back(std::move(one));
-        if (!traits().can_multi_conn) break;
+    CO_TRY_VOID(co_await open_one(loop_, address, export_name, contexts, connections_, deadline));
+    if (!traits().can_multi_conn) co_return Result<>{};
+    std::vector<Task<Result<>>> rest;
+    while (rest.size() + 1 < count) {
+        rest.push_back(open_one(loop_, address, export_name, contexts, connections_, deadline));
     }
-    co_return Result<>{};
+    co_return co_await together(loop_, std::move(rest));
 }
 
 Nbd& NbdPool::least_loaded() {
@@ -40,6 +55,7 @@ bool NbdPool::alive() const {
 
 Task<void> NbdPool::close() {
     for (auto& one : connections_) co_await one->close();
+    connections_.clear();
 }
 
 void NbdPool::say_goodbye() {

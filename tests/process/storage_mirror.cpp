@@ -1,0 +1,404 @@
+// The mirror between two real QEMUs, 7.2 and 10.0, without a guest: disks are written during the
+// copy through the source's node, which marks bitmaps as a guest's writes do. Every byte is
+// compared afterwards.
+#include <signal.h>
+
+#include <algorithm>
+
+#include "qmp/block.hpp"
+#include "qmp/machine.hpp"
+#include "storage/exports.hpp"
+#include "storage/image.hpp"
+#include "storage/limits.hpp"
+#include "tests/process/storage_lab.hpp"
+
+using namespace storage_lab;
+using storage::Mirror;
+using storage::Target;
+
+namespace {
+
+constexpr std::uint64_t mib = 1024 * 1024;
+constexpr std::uint64_t disk_bytes = 64 * mib;
+constexpr char const* epoch = "e1";
+
+Deadline soon() { return Deadline::after(limit); }
+
+std::vector<TestDisk> disks(Directory const& directory, std::string const& side,
+                            std::string const& format, std::size_t count, bool iothread = false) {
+    std::vector<TestDisk> list;
+    for (std::size_t i = 0; i < count; ++i) {
+        list.push_back({directory.path(fmt::format("{}{}", side, i)), format, iothread});
+    }
+    return list;
+}
+
+/// Two QEMUs: one with filled disks, one that waits with empty ones.
+class Pair {
+public:
+    Pair(std::string const& binary, std::string const& format, std::size_t count,
+         bool iothread = false, bool tls = false)
+        : from_(disks(directory_, "source", format, count, iothread)),
+          to_(disks(directory_, "target", format, count)) {
+        for (std::size_t i = 0; i < count; ++i) {
+            make_raw(from_[i].path, disk_bytes,
+                     {{0, 3 * mib}, {8 * mib + 4096, 12 * mib}, {disk_bytes - 8192, 8192}});
+            convert(from_[i].path, format);
+            runner_.must(
+                storage::create_image(runner_.loop(), to_[i].path, format, disk_bytes, {}, soon()));
+        }
+        source_.emplace(runner_, directory_, binary, TestQemu::Role::source, from_);
+        destination_.emplace(runner_, directory_, binary, TestQemu::Role::destination, to_);
+        open_target(tls);
+    }
+    ~Pair() {
+        if (mirror_) (void)runner_.loop().run(mirror_->drop(soon()));
+    }
+
+    void open_target(bool tls) {
+        if (tls) {
+            auto const directory = make_psk(directory_, "psk", "sidecar", 'c');
+            runner_.must(qmp::object_add(destination_->client(),
+                                         core::Json::object({{"qom-type", "tls-creds-psk"},
+                                                             {"id", "tls0"},
+                                                             {"endpoint", "server"},
+                                                             {"dir", directory}}),
+                                         soon()));
+            where_.psk_username = "sidecar";
+            where_.psk_file = directory + "/keys.psk";
+        }
+        std::vector<storage::TargetDisk> offered;
+        for (std::size_t i = 0; i < to_.size(); ++i) {
+            offered.push_back({TestQemu::node(i), fmt::format("disk{}", i)});
+        }
+        target_.emplace(runner_.loop(), destination_->client(), offered);
+        int const port = runner_.must(target_->open("127.0.0.1", tls ? "tls0" : "", soon()));
+        where_.host = "127.0.0.1";
+        where_.port = fmt::format("{}", port);
+    }
+
+    Mirror& make_mirror(storage::MirrorOptions options = {}) {
+        std::vector<storage::Disk> list;
+        for (std::size_t i = 0; i < from_.size(); ++i) {
+            list.push_back({fmt::format("disk{}", i), TestQemu::node(i), from_[i].format,
+                            disk_bytes, fmt::format("disk{}", i)});
+        }
+        if (options.directory.empty()) options.directory = directory_.text();
+        if (options.epoch.empty()) options.epoch = epoch;
+        mirror_.emplace(runner_.loop(), source_->client(), list, where_, options);
+        return *mirror_;
+    }
+
+    void write(std::size_t disk, std::string const& line) { runner_.must(source_->io(disk, line)); }
+    void nothing_left() {
+        auto const left = runner_.must(storage::leftovers(source_->client(), soon()));
+        CHECK(left.empty());
+        // No server either: one can be started.
+        auto const address = qmp::unix_address(directory_.path("probe"));
+        runner_.must(qmp::nbd_server_start(source_->client(), {address, "", 0}, soon()));
+        runner_.must(qmp::nbd_server_stop(source_->client(), soon()));
+        CHECK_FALSE(lab::fs::exists(directory_.path("nbd.sock")));
+    }
+    /// Ends both QEMUs and compares every byte of every disk.
+    void compare() {
+        source_->quit();
+        destination_->quit();
+        for (std::size_t i = 0; i < from_.size(); ++i) {
+            CHECK(same(from_[i].path, from_[i].format, to_[i].path, to_[i].format));
+        }
+    }
+
+    Runner& runner() { return runner_; }
+    TestQemu& source() { return *source_; }
+    TestQemu& destination() { return *destination_; }
+    Target& target() { return *target_; }
+    storage::Destination& where() { return where_; }
+    TestDisk const& from(std::size_t i) { return from_[i]; }
+    TestDisk const& to(std::size_t i) { return to_[i]; }
+    Directory& directory() { return directory_; }
+
+private:
+    Directory directory_;
+    Runner runner_;
+    std::vector<TestDisk> from_;
+    std::vector<TestDisk> to_;
+    std::optional<TestQemu> source_;
+    std::optional<TestQemu> destination_;
+    std::optional<Target> target_;
+    storage::Destination where_;
+    std::optional<Mirror> mirror_;
+};
+
+/// A guest that writes: 4 KiB blocks here and there, each with another pattern, until told to end.
+Task<void> write_blocks(TestQemu& qemu, std::size_t count, core::Loop& loop, std::stop_token stop,
+                        std::optional<core::Error>& error) {
+    std::uint64_t seed = 12345;
+    while (!stop.stop_requested() && !error) {
+        seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
+        std::size_t const disk = (seed >> 20) % count;
+        std::uint64_t const block = (seed >> 33) % (disk_bytes / 4096);
+        auto written = co_await qemu.io(
+            disk, fmt::format("write -P {} {} 4096", 1 + (seed >> 40) % 255, block * 4096));
+        if (!written) error = written.error();
+        (void)co_await core::sleep_for(loop, 1ms);
+    }
+}
+
+/// All of a migration's disk part, with the guest writing from before the bulk pass until the
+/// "stop".
+Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count) {
+    core::Loop& loop = pair.runner().loop();
+    core::Scope scope(loop);
+    std::stop_source guest_stops;
+    std::optional<core::Error> guest_error;
+    CO_TRY_VOID(co_await mirror.prepare(soon()));
+    scope.spawn(write_blocks(pair.source(), count, loop, guest_stops.get_token(), guest_error));
+    auto near = co_await mirror.copy_until_near(soon());
+    Result<> armed;
+    if (near) armed = co_await mirror.arm(soon());
+    if (near && armed) {
+        std::stop_source enough;
+        scope.spawn(mirror.keep_near(enough.get_token()));
+        (void)co_await core::sleep_for(loop, 400ms);
+        // STOP: the guest's writes end, then keep_near is told, as the driver does.
+        guest_stops.request_stop();
+        enough.request_stop();
+    }
+    guest_stops.request_stop();
+    co_await scope.join();
+    CO_TRY_VOID(std::move(near));
+    CO_TRY_VOID(std::move(armed));
+    if (guest_error) co_return std::unexpected(*guest_error);
+    if (mirror.broken()) co_return std::unexpected(*mirror.broken());
+    CO_TRY_VOID(co_await mirror.copy_final(soon()));
+    CO_TRY_VOID(co_await pair.target().seal(soon()));
+    co_return co_await mirror.drop(soon());
+}
+
+void check_report(Mirror const& mirror, std::size_t count) {
+    auto const report = mirror.report();
+    REQUIRE(report.disks.size() == count);
+    for (auto const& disk : report.disks) {
+        CHECK(disk.virtual_bytes == disk_bytes);
+        CHECK(disk.rounds.size() >= 1);
+        CHECK(disk.rounds[0].dirty_bytes >= 15 * mib);
+        CHECK(disk.rounds[0].dirty_bytes < 20 * mib);  // holes were not copied
+        CHECK(disk.copied_bytes < 40 * mib);
+        std::uint64_t written = disk.final_bytes;
+        for (std::size_t i = 1; i < disk.rounds.size(); ++i) written += disk.rounds[i].dirty_bytes;
+        CHECK(written > 0);
+    }
+    CHECK(report.in_flight_bytes_peak <= storage::limits::in_flight_bytes_max);
+    auto const progress = mirror.progress();
+    CHECK(progress.done_bytes == progress.total_bytes);
+    CHECK(progress.fraction == 1.0);
+}
+
+}  // namespace
+
+TEST_CASE("mirror: every byte arrives while the disks are being written", "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        for (std::string const format : {"raw", "qcow2"}) {
+            for (std::size_t const count : {1u, 3u}) {
+                DYNAMIC_SECTION("QEMU " << version << ", " << format << ", disks: " << count) {
+                    Pair pair(binary, format, count);
+                    auto& mirror = pair.make_mirror();
+                    pair.runner().must(whole_move(pair, mirror, count));
+                    check_report(mirror, count);
+                    pair.nothing_left();
+                    auto const ours = *storage::allocated_bytes(pair.from(0).path);
+                    auto const theirs = *storage::allocated_bytes(pair.to(0).path);
+                    CHECK(theirs <= ours + ours / 100 + mib / 4);
+                    pair.compare();
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("mirror: over TLS-PSK, and never without the right key", "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, "raw", 1, false, true);
+            auto const right = pair.where();
+            pair.where().psk_file =
+                make_psk(pair.directory(), "other", "sidecar", 'd') + "/keys.psk";
+            auto* mirror = &pair.make_mirror();
+            auto error = pair.runner().must_fail(mirror->prepare(soon()));
+            CHECK(error.code == core::Errc::nbd);
+            pair.runner().must(mirror->drop(soon()));
+            pair.nothing_left();
+            pair.where() = {right.host, right.port, "", ""};
+            mirror = &pair.make_mirror();
+            error = pair.runner().must_fail(mirror->prepare(soon()));
+            INFO(error.sentence());
+            CHECK(error.code == core::Errc::nbd);
+            pair.runner().must(mirror->drop(soon()));
+            pair.nothing_left();
+            pair.where() = right;
+            mirror = &pair.make_mirror();
+            pair.runner().must(whole_move(pair, *mirror, 1));
+            pair.compare();
+        }
+    }
+}
+
+TEST_CASE("mirror: leftovers of an earlier try are removed, and said so", "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, "raw", 1);
+            auto& client = pair.source().client();
+            // What a killed sidecar leaves: its server, an export that is in use, two bitmaps.
+            storage::SourceExports old(pair.runner().loop(), client, pair.directory().text(), "e0");
+            pair.runner().must(old.start_server(10, soon()));
+            pair.runner().must(old.add_bitmaps({"drive0"}, 3, soon()));
+            pair.runner().must(old.add_bitmaps({"drive0"}, 4, soon()));
+            pair.runner().must(
+                old.add_export(old.export_id("b3", 0), "drive0", old.bitmap_name(3), soon()));
+            auto& mirror = pair.make_mirror();
+            pair.runner().must(whole_move(pair, mirror, 1));
+            auto cleared = mirror.report().cleared;
+            std::ranges::sort(cleared);
+            CHECK(cleared == std::vector<std::string>{"bitmap sidecar-e0-b3 of drive0",
+                                                      "bitmap sidecar-e0-b4 of drive0",
+                                                      "export sidecar-e0-b3-0"});
+            pair.nothing_left();
+            pair.compare();
+        }
+    }
+}
+
+TEST_CASE("mirror: somebody else's NBD server is left alone", "[storage][mirror]") {
+    Pair pair(qemus()["7.2"], "raw", 1);
+    auto& client = pair.source().client();
+    auto const address = qmp::unix_address(pair.directory().path("backup"));
+    pair.runner().must(qmp::nbd_server_start(client, {address, "", 0}, soon()));
+    auto error = pair.runner().must_fail(pair.make_mirror().prepare(soon()));
+    CHECK(error.code == core::Errc::refused);
+    qmp::NbdExport backup;
+    backup.id = "backup";
+    backup.name = "backup";
+    backup.node = "drive0";
+    pair.runner().must(qmp::block_export_add(client, backup, soon()));
+    error = pair.runner().must_fail(pair.make_mirror().prepare(soon()));
+    CHECK(error.code == core::Errc::refused);
+    CHECK(error.sentence().find("backup") != std::string::npos);
+    auto const exports = pair.runner().must(qmp::query_block_exports(client, soon()));
+    CHECK(exports.size() == 1);
+}
+
+TEST_CASE("mirror: drop undoes everything at every stage, twice over", "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, "qcow2", 2);
+            for (int stage = 0; stage < 4; ++stage) {
+                auto& mirror = pair.make_mirror();
+                if (stage >= 1) pair.runner().must(mirror.prepare(soon()));
+                if (stage >= 2) (void)pair.runner().must(mirror.copy_until_near(soon()));
+                if (stage >= 3) pair.runner().must(mirror.copy_final(soon()));
+                pair.runner().must(mirror.drop(soon()));
+                pair.runner().must(mirror.drop(soon()));
+                pair.nothing_left();
+            }
+        }
+    }
+}
+
+TEST_CASE("mirror: a destination killed in the middle leaves the source as it was",
+          "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, "raw", 2);
+            storage::MirrorOptions options;
+            options.bandwidth_bytes_per_second = 16 * mib;  // long enough to be killed in
+            auto& mirror = pair.make_mirror(options);
+            pair.runner().must(mirror.prepare(soon()));
+            struct Kill {
+                static Task<void> soon_after(core::Loop& loop, Mirror& one, lab::Daemon& daemon) {
+                    while (one.progress().copied_bytes < 4 * mib) {
+                        (void)co_await core::sleep_for(loop, 1ms);
+                    }
+                    daemon.signal(SIGKILL);
+                }
+                static Task<Result<storage::Nearness>> beside(core::Loop& loop, Mirror& one,
+                                                              lab::Daemon& daemon) {
+                    core::Scope scope(loop);
+                    scope.spawn(soon_after(loop, one, daemon));
+                    auto near = co_await one.copy_until_near(Deadline::after(limit));
+                    co_await scope.join();
+                    co_return near;
+                }
+            };
+            auto const error = pair.runner().must_fail(
+                Kill::beside(pair.runner().loop(), mirror, pair.destination().daemon()));
+            CHECK(error.code == core::Errc::closed);
+            CHECK(error.sentence().find("disk") != std::string::npos);
+            pair.runner().must(mirror.drop(soon()));
+            pair.nothing_left();
+            pair.write(0, "write -P 9 0 4096");
+            pair.source().quit();
+        }
+    }
+}
+
+TEST_CASE("mirror: a stop ends the copy at once and nothing of it is lost", "[storage][mirror]") {
+    Pair pair(qemus()["7.2"], "raw", 1);
+    storage::MirrorOptions options;
+    options.bandwidth_bytes_per_second = 4 * mib;
+    auto& mirror = pair.make_mirror(options);
+    pair.runner().must(mirror.prepare(soon()));
+    std::stop_source stop;
+    struct Stop {
+        static Task<void> soon_after(core::Loop& loop, Mirror& one, std::stop_source& source) {
+            while (one.progress().copied_bytes < 1 * mib) {
+                (void)co_await core::sleep_for(loop, 1ms);
+            }
+            source.request_stop();
+        }
+        static Task<Result<storage::Nearness>> beside(core::Loop& loop, Mirror& one,
+                                                      std::stop_source& source) {
+            core::Scope scope(loop);
+            scope.spawn(soon_after(loop, one, source));
+            auto near = co_await one.copy_until_near(Deadline::after(limit, source.get_token()));
+            co_await scope.join();
+            co_return near;
+        }
+    };
+    auto const error = pair.runner().must_fail(Stop::beside(pair.runner().loop(), mirror, stop));
+    CHECK(error.code == core::Errc::cancelled);
+    // Taken up again, without a limit now.
+    mirror.set_bandwidth(0);
+    pair.write(0, "write -P 77 8192 65536");
+    (void)pair.runner().must(mirror.copy_until_near(soon()));
+    pair.write(0, "write -P 78 16384 4096");
+    pair.runner().must(mirror.copy_final(soon()));
+    pair.runner().must(pair.target().seal(soon()));
+    pair.runner().must(mirror.drop(soon()));
+    pair.compare();
+}
+
+TEST_CASE("mirror: a disk owned by an iothread, twenty full cycles", "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, "raw", 1, true);
+            pair.source().wait_for_bios();
+            for (int cycle = 0; cycle < 20; ++cycle) {
+                storage::MirrorOptions options;
+                options.epoch = fmt::format("cycle{}", cycle);
+                auto& mirror = pair.make_mirror(options);
+                pair.runner().must(mirror.prepare(soon()));
+                pair.write(0, fmt::format("write -P {} {} 65536", 1 + cycle, cycle * 65536));
+                (void)pair.runner().must(mirror.copy_until_near(soon()));
+                pair.runner().must(mirror.arm(soon()));
+                pair.write(0, fmt::format("write -P {} {} 4096", 101 + cycle, cycle * 8192));
+                pair.runner().must(mirror.copy_final(soon()));
+                REQUIRE(mirror.report().disks[0].final_bytes >= 4096);
+                pair.runner().must(mirror.drop(soon()));
+                REQUIRE(pair.source().daemon().running());
+            }
+            pair.nothing_left();
+            pair.runner().must(pair.target().seal(soon()));
+            pair.compare();
+        }
+    }
+}
