@@ -163,9 +163,11 @@ Json Guest::ask(Json const& command, Milliseconds limit) const {
 }
 
 bool Guest::answers() const {
-    auto const socket =
-        connect_in(lab_.client_netns(), options_.ipv4 ? guest_ip4 : guest_ip6, control_port);
-    return socket && !converse(socket, "report", answer_limit).empty();
+    auto const over = [&](char const* address) {
+        auto const socket = connect_in(lab_.client_netns(), address, control_port);
+        return socket && !converse(socket, "report", answer_limit).empty();
+    };
+    return (!options_.ipv4 || over(guest_ip4)) && (!options_.ipv6 || over(guest_ip6));
 }
 
 void Guest::wait_alive() const { (void)ask(Json::object({{"cmd", "report"}}), boot_limit); }

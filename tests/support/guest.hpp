@@ -62,7 +62,7 @@ public:
     /// has only that.
     [[nodiscard]] core::Json ask(core::Json const& command,
                                  Milliseconds limit = answer_limit) const;
-    /// Whether it answers at this moment.
+    /// Whether it answers at this moment, in each family that it has.
     [[nodiscard]] bool answers() const;
     void wait_alive() const;
     /// Reads everything once, so that the guest knows what each block must hold from now on.
