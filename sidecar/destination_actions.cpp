@@ -281,6 +281,7 @@ Task<Result<>> DestinationMigration::record_end() {
 Task<Result<>> DestinationMigration::finish() {
     if (!owns_guest() || !guest_ || !guest_->client) co_return Result<>{};
     auto const deadline = Deadline::after(limits::rollback_timeout);
+    if (target_) CO_TRY_VOID(co_await target_->stop_server(deadline));
     (void)co_await qmp::migrate_set_parameters(*guest_->client, Json::object({{"tls-creds", ""}}), deadline);
     (void)co_await qmp::object_del(*guest_->client, key_object(epoch_), deadline);  // refused when plaintext
     remove_key(key_directory());

@@ -46,7 +46,7 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Places places, std:
                                            Journal& journal, ServeOptions options)
     : loop_(loop), places_(std::move(places)), name_(std::move(guest)), epoch_(std::move(epoch)),
       journal_(journal), options_(std::move(options)), events_(loop, events_max), finished_(loop),
-      actions_(loop), watchers_(loop) {}
+      deserted_(loop), actions_(loop), watchers_(loop) {}
 
 DestinationMigration::~DestinationMigration() = default;
 
@@ -191,11 +191,13 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
 
 void DestinationMigration::peer_attached() {
     ++silence_generation_;
+    deserted_.reset();
     if (peers_++ == 0) post(machine::destination::event(Event::Kind::peer_back));
 }
 
 void DestinationMigration::peer_detached() {
     if (--peers_ > 0) return;
+    deserted_.set();
     post(machine::destination::event(Event::Kind::peer_lost));
     watchers_.spawn(wait_for_source(++silence_generation_));
 }

@@ -33,6 +33,8 @@ public:
 
     /// Set when the machine is done: the guest is ours, or nothing of it is left.
     [[nodiscard]] core::Event& finished() { return finished_; }
+    /// Set while no source is connected: whoever comes to ask how it ended is still answered.
+    [[nodiscard]] core::Event& deserted() { return deserted_; }
     [[nodiscard]] bool owns_guest() const { return machine::destination::owns_guest(state_); }
     /// Nothing was made, asked for or recorded: a source that only checked, and left.
     [[nodiscard]] bool untouched() const;
@@ -99,6 +101,7 @@ private:
     machine::destination::State state_;
     core::Queue<Event> events_;
     core::Event finished_;
+    core::Event deserted_;
     core::Scope actions_;
     core::Scope watchers_;
     std::stop_source watchers_stop_;

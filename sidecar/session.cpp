@@ -24,6 +24,8 @@ namespace {
 constexpr auto first_peer_timeout = std::chrono::seconds(30);
 /// Answers under way when the session ends are given this long to be read.
 constexpr auto last_answers_timeout = std::chrono::seconds(2);
+/// A source that asks how an aborted migration ended keeps its connection no longer than that.
+constexpr auto last_question_timeout = std::chrono::seconds(30);
 /// The journal of a guest that is just leaving is free again within milliseconds.
 constexpr int journal_tries_max = 50;
 /// Commands and peers connected at once.
@@ -272,6 +274,8 @@ Task<void> Session::run_incoming() {
         if (auto guest = destination_->take_guest()) stay_with(std::move(guest));
         if (!guest_) leave("QEMU of the moved guest has ended");
     } else if (finished) {
+        // The source may just be asking how it ended; it hangs up when it knows.
+        (void)co_await destination_->deserted().wait(Deadline::after(last_question_timeout, incoming_stop_.get_token()));
         leave("the incoming migration was given up");
     }
     co_await driver.join();

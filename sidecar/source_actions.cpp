@@ -1,5 +1,6 @@
 // The ports of the source's driver: each function is one action of the machine, run through the room that does
 // it. All are idempotent, because after a lost answer or a restart the machine asks again.
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -33,6 +34,8 @@ constexpr std::int64_t ram_bandwidth_max = 10'000'000'000;
 // QEMU stops the guest as soon as it thinks that the rest of RAM fits its downtime-limit, and then uses it up: it
 // starts low, and is raised (source_watch.cpp) only when the guest dirties too fast to get there.
 constexpr int downtime_limit_min_ms = 10;
+
+constexpr char const* ram_socket_name = "sidecar-ram";
 
 std::string record_path(Places const& places, std::string const& guest) {
     return places.state(guest) + "/migration.json";
@@ -175,12 +178,13 @@ Task<Result<>> SourceMigration::copy_disks() {
 Task<Result<>> SourceMigration::start_ram() {
     if (mirror_) CO_TRY_VOID(co_await mirror_->arm(within(limits::prepare_timeout)));
     CO_TRY_VOID(co_await set_up_ram_stream());
-    auto const host = peer_->host();
-    auto const bracketed = host.find(':') == std::string::npos ? host : "[" + host + "]";
+    // Connected here and handed over: a QEMU that connects by itself cannot be cancelled while it does.
+    CO_TRY(ram_socket_, co_await core::connect_tcp(loop_, peer_->host(), std::to_string(ram_port_),
+                                                   within(limits::connect_timeout)));
+    CO_TRY_VOID(co_await qmp::getfd(*guest_.client, ram_socket_name, ram_socket_.get(), within(limits::qmp_timeout)));
     ram_started_at_ = core::Clock::now();
     if (mirror_) near_.spawn(mirror_->keep_near(near_stop_.get_token()));
-    co_return co_await qmp::migrate(*guest_.client, fmt::format("tcp:{}:{}", bracketed, ram_port_),
-                                    within(limits::qmp_timeout));
+    co_return co_await qmp::migrate(*guest_.client, fmt::format("fd:{}", ram_socket_name), within(limits::qmp_timeout));
 }
 
 Task<Result<>> SourceMigration::set_up_ram_stream() {
@@ -197,7 +201,7 @@ Task<Result<>> SourceMigration::set_up_ram_stream() {
     auto const parameters = Json::object({{"max-bandwidth", ram_bandwidth_max},
                                           {"downtime-limit", downtime_limit_ms_},
                                           {"tls-creds", encrypted() ? key_object(epoch_) : ""},
-                                          {"tls-hostname", ""}});
+                                          {"tls-hostname", key_user}});  // needed beside fd:, unused by PSK
     co_return co_await qmp::migrate_set_parameters(client, parameters, deadline);
 }
 
@@ -269,10 +273,11 @@ Task<Ending> SourceMigration::commit() {
 }
 
 Task<Result<>> SourceMigration::cancel_migration() {
+    // Whatever still connects or sends ends with the socket; QEMU's end of it is the same one.
+    if (ram_socket_) ::shutdown(ram_socket_.get(), SHUT_RDWR);
     if (qemu_gone_) co_return Result<>{};
-    auto cancelled = co_await qmp::migrate_cancel(*guest_.client, Deadline::after(limits::rollback_timeout));
-    if (!cancelled && cancelled.error().code == Errc::qemu_refused) co_return Result<>{};  // none runs
-    co_return cancelled;
+    CO_TRY_VOID(co_await qmp::cancel_migration(*guest_.client, Deadline::after(limits::rollback_timeout)));
+    co_return Result<>{};
 }
 
 Task<Result<>> SourceMigration::resume_source() {
@@ -303,6 +308,7 @@ Task<Result<>> SourceMigration::drop_storage() {
         dropped = co_await storage::clear_leftovers(loop_, *guest_.client, guest_.places.run(guest_.name), deadline);
     }
     remove_key(key_directory());
+    ram_socket_.reset();
     if (!qemu_gone_ && encrypted()) {
         auto const none = Json::object({{"tls-creds", ""}});
         (void)co_await qmp::migrate_set_parameters(*guest_.client, none, deadline);
@@ -333,6 +339,7 @@ Task<Result<>> SourceMigration::quit_source() {
     if (auto const info = co_await qmp::query_migrate(*guest_.client, Deadline::after(limits::qmp_timeout)); info) {
         ram_ = *info;
     }
+    ram_socket_.reset();
     (void)co_await qmp::quit(*guest_.client, Deadline::after(limits::qmp_timeout));
     auto const ended = co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout));
     if (ended) co_return Result<>{};

@@ -139,6 +139,7 @@ private:
     netmove::Plan plan_;
     Description description_;
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
+    core::Fd ram_socket_;  ///< Ours of the RAM stream's connection; QEMU has a duplicate.
     int nbd_port_ = 0;
     int ram_port_ = 0;
     std::vector<std::string> export_names_;

@@ -45,7 +45,7 @@ Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const&
         co_return client.error().code == Errc::closed;  // QEMU has ended: nothing left to bring back
     }
     auto const deadline = Deadline::after(limits::rollback_timeout);
-    (void)co_await qmp::migrate_cancel(**client, deadline);  // refused when none runs: then nothing to cancel
+    (void)co_await qmp::cancel_migration(**client, deadline);  // what came of it, query-status tells
     auto const status = co_await qmp::query_status(**client, deadline);
     if (status && !status->running && status->status != "finish-migrate" && last.record == "begun") {
         // The migration had completed: from here on no COMMIT of this epoch may ever count.

@@ -1,5 +1,7 @@
 #include "storage/target.hpp"
 
+#include <sys/socket.h>
+
 #include "core/log.hpp"
 #include "core/stream.hpp"
 #include "qmp/block.hpp"
@@ -46,9 +48,9 @@ Task<Result<int>> Target::open(std::string host, std::string tls_creds, Deadline
 }
 
 Task<Result<int>> Target::start(std::string host, std::string tls_creds, Deadline deadline) {
-    CO_TRY(auto const listener, core::listen_tcp(host, "0"));
-    CO_TRY(int const port, core::local_port(listener.get()));
-    CO_TRY_VOID(co_await qmp::getfd(client_, listener_name, listener.get(), deadline));
+    CO_TRY(listener_, core::listen_tcp(host, "0"));
+    CO_TRY(int const port, core::local_port(listener_.get()));
+    CO_TRY_VOID(co_await qmp::getfd(client_, listener_name, listener_.get(), deadline));
     auto const limit =
         static_cast<std::uint32_t>(disks_.size() * limits::connections_max + disks_.size());
     auto const started = co_await qmp::nbd_server_start(
@@ -76,12 +78,23 @@ Task<Result<>> Target::seal(Deadline deadline) {
     for (auto const& disk : disks_) flushes.push_back(flush_node(client_, disk.node, deadline));
     CO_TRY_VOID(co_await together(loop_, std::move(flushes)));
     CO_TRY_VOID(co_await remove_exports(deadline));
+    // The socket is QEMU's and ours: shut down, it takes no more connections, without a command.
+    ::shutdown(listener_.get(), SHUT_RDWR);
     sealed_ = true;
+    co_return Result<>{};
+}
+
+Task<Result<>> Target::stop_server(Deadline deadline) {
+    if (!server_started_) co_return Result<>{};
+    CO_TRY_VOID(co_await qmp::nbd_server_stop(client_, deadline));
+    server_started_ = false;
+    listener_.reset();
     co_return Result<>{};
 }
 
 Task<Result<>> Target::drop(Deadline deadline) {
     auto removed = co_await remove_exports(deadline);
+    if (removed) removed = co_await stop_server(deadline);
     if (!removed && removed.error().code == Errc::closed) co_return Result<>{};  // QEMU is gone
     if (removed) sealed_ = true;
     co_return removed;
@@ -91,8 +104,6 @@ Task<Result<>> Target::remove_exports(Deadline deadline) {
     if (!server_started_) co_return Result<>{};
     CO_TRY_VOID(co_await delete_exports(loop_, client_, export_ids_, deadline));
     export_ids_.clear();
-    CO_TRY_VOID(co_await qmp::nbd_server_stop(client_, deadline));
-    server_started_ = false;
     co_return Result<>{};
 }
 

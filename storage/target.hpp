@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/fd.hpp"
 #include "core/sync.hpp"
 
 namespace qmp {
@@ -33,9 +34,12 @@ public:
                                        core::Deadline deadline);
 
     /// Flushes the disks, deletes the exports (hard: clients are dropped), waits for
-    /// BLOCK_EXPORT_DELETED of each, stops the NBD server. Afterwards nobody but QEMU's own guest
-    /// can write. Idempotent.
+    /// BLOCK_EXPORT_DELETED of each, takes no more connections. Afterwards nobody but QEMU's own
+    /// guest can write. Idempotent.
     core::Task<core::Result<>> seal(core::Deadline deadline);
+    /// After the guest continued: the NBD server, which has no exports left, goes too. Not part of
+    /// seal(): QEMU 7.2 waits in it for clients that never finished their handshake.
+    core::Task<core::Result<>> stop_server(core::Deadline deadline);
     /// As seal(), but goes on after errors and does not flush: for what is to be destroyed.
     core::Task<core::Result<>> drop(core::Deadline deadline);
 
@@ -52,6 +56,7 @@ private:
     std::vector<std::string> export_ids_;
     bool server_started_ = false;
     bool sealed_ = false;
+    core::Fd listener_;
 };
 
 }  // namespace storage
