@@ -1,5 +1,6 @@
-// Deadline: until when an operation may take, and the token that stops it earlier. Always a function's last
-// parameter. A deadline can be narrowed, never widened; rollback makes a fresh one, without the token.
+// Deadline: until when an operation may take, and the token that stops it earlier. Always a
+// function's last parameter. A deadline can be narrowed, never widened; rollback makes a fresh one,
+// without the token.
 #pragma once
 
 #include <algorithm>
@@ -32,7 +33,9 @@ public:
     [[nodiscard]] Clock::time_point at() const { return at_; }
     [[nodiscard]] std::stop_token const& token() const { return token_; }
     [[nodiscard]] bool stopped() const { return token_.stop_requested(); }
-    [[nodiscard]] bool passed() const { return at_ != Clock::time_point::max() && Clock::now() >= at_; }
+    [[nodiscard]] bool passed() const {
+        return at_ != Clock::time_point::max() && Clock::now() >= at_;
+    }
 
 private:
     Clock::time_point at_;

@@ -31,16 +31,26 @@ std::unexpected<Error> fail_os(Errc code, int os_errno, std::string what) {
 
 std::string_view name(Errc code) {
     switch (code) {
-        case Errc::io: return "io";
-        case Errc::closed: return "closed";
-        case Errc::timed_out: return "timed_out";
-        case Errc::cancelled: return "cancelled";
-        case Errc::protocol: return "protocol";
-        case Errc::qemu_refused: return "qemu_refused";
-        case Errc::nbd: return "nbd";
-        case Errc::netlink: return "netlink";
-        case Errc::refused: return "refused";
-        case Errc::invalid: return "invalid";
+        case Errc::io:
+            return "io";
+        case Errc::closed:
+            return "closed";
+        case Errc::timed_out:
+            return "timed_out";
+        case Errc::cancelled:
+            return "cancelled";
+        case Errc::protocol:
+            return "protocol";
+        case Errc::qemu_refused:
+            return "qemu_refused";
+        case Errc::nbd:
+            return "nbd";
+        case Errc::netlink:
+            return "netlink";
+        case Errc::refused:
+            return "refused";
+        case Errc::invalid:
+            return "invalid";
     }
     return "?";
 }

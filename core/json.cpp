@@ -60,7 +60,8 @@ Json Json::clone() const {
 }
 
 std::string Json::dump() const {
-    return json_object_to_json_string_ext(value_, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
+    return json_object_to_json_string_ext(value_,
+                                          JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE);
 }
 std::string Json::dump_pretty() const {
     return json_object_to_json_string_ext(
@@ -88,7 +89,8 @@ bool Json::has(std::string_view key) const {
 std::vector<std::pair<std::string, Json>> Json::members() const {
     std::vector<std::pair<std::string, Json>> all;
     if (!is_object()) return all;
-    json_object_object_foreach(value_, key, value) all.emplace_back(key, Json(json_object_get(value)));
+    json_object_object_foreach(value_, key, value)
+        all.emplace_back(key, Json(json_object_get(value)));
     return all;
 }
 
@@ -111,14 +113,16 @@ std::size_t Json::size() const {
 
 std::string Json::text_or(std::string_view fallback) const {
     if (!is_string()) return std::string(fallback);
-    return {json_object_get_string(value_), static_cast<std::size_t>(json_object_get_string_len(value_))};
+    return {json_object_get_string(value_),
+            static_cast<std::size_t>(json_object_get_string_len(value_))};
 }
 std::int64_t Json::integer_or(std::int64_t fallback) const {
     return is_integer() ? json_object_get_int64(value_) : fallback;
 }
 double Json::number_or(double fallback) const {
     if (is_integer()) return static_cast<double>(json_object_get_int64(value_));
-    return json_object_is_type(value_, json_type_double) != 0 ? json_object_get_double(value_) : fallback;
+    return json_object_is_type(value_, json_type_double) != 0 ? json_object_get_double(value_)
+                                                              : fallback;
 }
 bool Json::boolean_or(bool fallback) const {
     return is_boolean() ? json_object_get_boolean(value_) != 0 : fallback;
@@ -136,7 +140,8 @@ Result<std::int64_t> Json::integer(std::string_view key) const {
 }
 Result<bool> Json::boolean(std::string_view key) const {
     Json const member = (*this)[key];
-    if (!member.is_boolean()) return fail(Errc::protocol, "`{}` is missing or not true or false", key);
+    if (!member.is_boolean())
+        return fail(Errc::protocol, "`{}` is missing or not true or false", key);
     return member.boolean_or(false);
 }
 

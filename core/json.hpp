@@ -1,5 +1,6 @@
-// Json: a value of json-c behind a type. Copies share the value (json-c counts references); a copy that is to
-// be changed on its own must be made with clone(). Parsing has limits on depth and length.
+// Json: a value of json-c behind a type. Copies share the value (json-c counts references); a copy
+// that is to be changed on its own must be made with clone(). Parsing has limits on depth and
+// length.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ namespace core {
 
 class Json {
 public:
-    /// Deepest nesting accepted. QEMU's own schema replies need 8; 64 leaves room and bounds the stack.
+    /// Deepest nesting accepted. QEMU's own schema replies need 8; 64 leaves room and bounds the
+    /// stack.
     static constexpr int depth_max = 64;
 
     Json() = default;  ///< null
@@ -42,10 +44,11 @@ public:
     }
     ~Json();
 
-    /// Parses exactly one value; anything after it but white space is an error, as is nesting > depth_max.
+    /// Parses exactly one value; anything after it but white space is an error, as is nesting >
+    /// depth_max.
     static Result<Json> parse(std::string_view text);
     [[nodiscard]] Json clone() const;
-    [[nodiscard]] std::string dump() const;         ///< One line, no spaces.
+    [[nodiscard]] std::string dump() const;  ///< One line, no spaces.
     [[nodiscard]] std::string dump_pretty() const;  ///< For files that people read.
 
     [[nodiscard]] bool is_null() const;
@@ -55,12 +58,13 @@ public:
     [[nodiscard]] bool is_integer() const;
     [[nodiscard]] bool is_boolean() const;
 
-    /// The member, or null when this is no object or has no such member. Never fails, so paths can be chained.
+    /// The member, or null when this is no object or has no such member. Never fails, so paths can
+    /// be chained.
     Json operator[](std::string_view key) const;
     [[nodiscard]] bool has(std::string_view key) const;
     [[nodiscard]] std::vector<std::pair<std::string, Json>> members() const;
     [[nodiscard]] std::vector<Json> elements() const;  ///< Empty when this is no array.
-    [[nodiscard]] std::size_t size() const;            ///< Of an array or object, else 0.
+    [[nodiscard]] std::size_t size() const;  ///< Of an array or object, else 0.
 
     /// The value when it is of that type, else the fallback.
     [[nodiscard]] std::string text_or(std::string_view fallback) const;
@@ -73,7 +77,7 @@ public:
     [[nodiscard]] Result<bool> boolean(std::string_view key) const;
 
     Json& set(std::string_view key, Json value);  ///< On null: becomes an object.
-    Json& add(Json element);                      ///< On null: becomes an array.
+    Json& add(Json element);  ///< On null: becomes an array.
 
 private:
     explicit Json(json_object* owned) : value_(owned) {}

@@ -27,10 +27,11 @@ void write(Level level, std::string_view line) {
         clock_gettime(CLOCK_REALTIME, &now);
         tm parts{};
         gmtime_r(&now.tv_sec, &parts);
-        text = fmt::format("{:02}:{:02}:{:02}.{:03}Z {} {}\n", parts.tm_hour, parts.tm_min, parts.tm_sec,
-                           now.tv_nsec / 1'000'000, names[index], line);
+        text = fmt::format("{:02}:{:02}:{:02}.{:03}Z {} {}\n", parts.tm_hour, parts.tm_min,
+                           parts.tm_sec, now.tv_nsec / 1'000'000, names[index], line);
     }
-    // One write(2) a line, so that lines of several processes do not mix. Nobody to tell if it fails.
+    // One write(2) a line, so that lines of several processes do not mix. Nobody to tell if it
+    // fails.
     [[maybe_unused]] auto written = ::write(STDERR_FILENO, text.data(), text.size());
 }
 

@@ -9,7 +9,8 @@ namespace core {
 
 namespace {
 
-// Submission entries of the ring. More operations than this may be in flight: a full queue is flushed.
+// Submission entries of the ring. More operations than this may be in flight: a full queue is
+// flushed.
 constexpr unsigned ring_entries = 512;
 
 Error setup_error(int os_errno) {
@@ -21,13 +22,16 @@ Error setup_error(int os_errno) {
         case EPERM:
         case EACCES:
             what =
-                "io_uring is forbidden here: set the sysctl kernel.io_uring_disabled to 0, or allow the "
+                "io_uring is forbidden here: set the sysctl kernel.io_uring_disabled to 0, or "
+                "allow the "
                 "io_uring system calls in the seccomp profile of this container or unit";
             break;
         case ENOMEM:
-            what = "io_uring could not lock its memory: raise the limit `ulimit -l` (LimitMEMLOCK=)";
+            what =
+                "io_uring could not lock its memory: raise the limit `ulimit -l` (LimitMEMLOCK=)";
             break;
-        default: what = "io_uring could not be set up";
+        default:
+            what = "io_uring could not be set up";
     }
     return fail_os(Errc::io, os_errno, std::move(what)).error();
 }
@@ -49,7 +53,8 @@ void Op::await_suspend(std::coroutine_handle<> waiter) {
 
 Result<int> Op::await_resume() {
     if (result_ >= 0) return result_;
-    if (cancelled_because_ && (result_ == -ECANCELED || result_ == -EINTR || result_ == -EALREADY)) {
+    if (cancelled_because_ &&
+        (result_ == -ECANCELED || result_ == -EINTR || result_ == -EALREADY)) {
         if (*cancelled_because_ == Errc::timed_out) {
             return fail(Errc::timed_out, "no answer within the time allowed");
         }
@@ -80,7 +85,8 @@ Result<std::unique_ptr<Loop>> Loop::create() {
     io_uring_params params{};
     params.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CLAMP;
     int error = io_uring_queue_init_params(ring_entries, &loop->ring_, &params);
-    if (error == -EINVAL) {  // kernels before 6.1 do not know these flags; all else works from 5.11 on
+    if (error ==
+        -EINVAL) {  // kernels before 6.1 do not know these flags; all else works from 5.11 on
         params = {};
         error = io_uring_queue_init_params(ring_entries, &loop->ring_, &params);
     }
@@ -89,7 +95,8 @@ Result<std::unique_ptr<Loop>> Loop::create() {
         return std::unexpected(setup_error(-error));
     }
     if ((params.features & IORING_FEAT_EXT_ARG) == 0) {
-        return fail(Errc::io, "io_uring of this kernel is too old; sidecar needs Linux 6.1 or later");
+        return fail(Errc::io,
+                    "io_uring of this kernel is too old; sidecar needs Linux 6.1 or later");
     }
     return loop;
 }
@@ -106,10 +113,13 @@ Op Loop::write(int fd, std::span<std::byte const> buffer, Deadline deadline) {
     return write_at(fd, buffer, static_cast<std::uint64_t>(-1), std::move(deadline));
 }
 Op Loop::read_at(int fd, std::span<std::byte> buffer, std::uint64_t offset, Deadline deadline) {
-    return Op(*this, {Op::Kind::read, fd, buffer.data(), buffer.size(), offset}, std::move(deadline));
+    return Op(*this, {Op::Kind::read, fd, buffer.data(), buffer.size(), offset},
+              std::move(deadline));
 }
-Op Loop::write_at(int fd, std::span<std::byte const> buffer, std::uint64_t offset, Deadline deadline) {
-    return Op(*this, {Op::Kind::write, fd, buffer.data(), buffer.size(), offset}, std::move(deadline));
+Op Loop::write_at(int fd, std::span<std::byte const> buffer, std::uint64_t offset,
+                  Deadline deadline) {
+    return Op(*this, {Op::Kind::write, fd, buffer.data(), buffer.size(), offset},
+              std::move(deadline));
 }
 Op Loop::poll(int fd, short events, Deadline deadline) {
     return Op(*this, {Op::Kind::poll, fd, nullptr, static_cast<std::uint64_t>(events)},
@@ -216,7 +226,9 @@ void Loop::submit(Op& op) {
         case Op::Kind::write:
             io_uring_prep_write(sqe, request.fd, address, length, request.offset);
             break;
-        case Op::Kind::poll: io_uring_prep_poll_add(sqe, request.fd, length); break;
+        case Op::Kind::poll:
+            io_uring_prep_poll_add(sqe, request.fd, length);
+            break;
         case Op::Kind::accept:
             io_uring_prep_accept(sqe, request.fd, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
             break;

@@ -1,10 +1,11 @@
-// Loop: one io_uring and the coroutines that wait on it, on one thread. One turn = submit and wait (bounded by
-// the nearest deadline), collect completions, then resume. No coroutine is ever resumed while the ring is
-// drained, so libraries whose callbacks hold locks (libnbd) may call post() and Event::set() from them.
+// Loop: one io_uring and the coroutines that wait on it, on one thread. One turn = submit and wait
+// (bounded by the nearest deadline), collect completions, then resume. No coroutine is ever resumed
+// while the ring is drained, so libraries whose callbacks hold locks (libnbd) may call post() and
+// Event::set() from them.
 //
-// An operation past its deadline, or stopped, asks the kernel to cancel and resumes its coroutine only after
-// its own completion arrived: until then the kernel may write to the buffer. So a task is never destroyed
-// mid-operation; it is cancelled, then joined.
+// An operation past its deadline, or stopped, asks the kernel to cancel and resumes its coroutine
+// only after its own completion arrived: until then the kernel may write to the buffer. So a task
+// is never destroyed mid-operation; it is cancelled, then joined.
 #pragma once
 
 #include <liburing.h>
@@ -46,8 +47,8 @@ private:
     bool armed_ = false;
 };
 
-/// One operation in the kernel; lives in the frame of the coroutine that awaits it. Result: what the kernel
-/// returned (bytes, an fd, poll's revents), or io with errno, timed_out, cancelled.
+/// One operation in the kernel; lives in the frame of the coroutine that awaits it. Result: what
+/// the kernel returned (bytes, an fd, poll's revents), or io with errno, timed_out, cancelled.
 class [[nodiscard]] Op final : Timer {
 public:
     enum class Kind { read, write, poll, accept, connect, fdatasync, sendmsg, recvmsg, shutdown };
@@ -115,7 +116,8 @@ public:
     Op write_at(int fd, std::span<std::byte const> buffer, std::uint64_t offset, Deadline deadline);
     /// Waits for poll(2) events on `fd`; the result is revents.
     Op poll(int fd, short events, Deadline deadline);
-    /// Accepts one connection; the result is a non-blocking, close-on-exec descriptor the caller owns.
+    /// Accepts one connection; the result is a non-blocking, close-on-exec descriptor the caller
+    /// owns.
     Op accept(int fd, Deadline deadline);
     /// `address` must outlive the operation.
     Op connect(int fd, sockaddr const* address, socklen_t length, Deadline deadline);

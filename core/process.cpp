@@ -23,13 +23,15 @@ int become(std::vector<char*> const& argv, SpawnOptions const& options, std::vec
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
     signal(SIGPIPE, SIG_DFL);
-    if (!options.working_directory.empty() && chdir(options.working_directory.c_str()) < 0) return errno;
+    if (!options.working_directory.empty() && chdir(options.working_directory.c_str()) < 0)
+        return errno;
     int const devnull = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (devnull < 0) return errno;
     if (dup2(options.stdin_fd >= 0 ? options.stdin_fd : devnull, 0) < 0) return errno;
     if (options.stdout_fd >= 0 && dup2(options.stdout_fd, 1) < 0) return errno;
     if (options.stderr_fd >= 0 && dup2(options.stderr_fd, 2) < 0) return errno;
-    // First out of the way of every target, then each to its place: one's target may be another's source.
+    // First out of the way of every target, then each to its place: one's target may be another's
+    // source.
     int floor = 3;
     for (auto const& [ours, theirs] : options.descriptors) floor = std::max(floor, theirs + 1);
     for (std::size_t i = 0; i < options.descriptors.size(); ++i) {
@@ -37,7 +39,8 @@ int become(std::vector<char*> const& argv, SpawnOptions const& options, std::vec
         if (parked[i] < 0) return errno;
     }
     for (std::size_t i = 0; i < options.descriptors.size(); ++i) {
-        if (dup2(parked[i], options.descriptors[i].second) < 0) return errno;  // clears close-on-exec
+        if (dup2(parked[i], options.descriptors[i].second) < 0)
+            return errno;  // clears close-on-exec
     }
     execvp(argv[0], argv.data());
     return errno;
@@ -81,7 +84,8 @@ Result<Process> spawn(std::vector<std::string> const& argv, SpawnOptions const& 
     int floor = 64;
     for (auto const& [ours, theirs] : options.descriptors) floor = std::max(floor, theirs + 64);
     writer.reset(fcntl(writer.get(), F_DUPFD_CLOEXEC, floor));
-    std::vector<int> parked(options.descriptors.size());  // made before fork: the child must not allocate
+    std::vector<int> parked(
+        options.descriptors.size());  // made before fork: the child must not allocate
     pid_t const pid = fork();
     if (pid < 0) return fail_errno(errno, "cannot start {}", argv[0]);
     if (pid == 0) {
@@ -121,8 +125,8 @@ Task<Result<std::string>> drain(Loop& loop, int fd, std::size_t bytes_max, Deadl
 
 }  // namespace
 
-Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv, std::size_t bytes_max,
-                                    Deadline deadline) {
+Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv,
+                                    std::size_t bytes_max, Deadline deadline) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
     Fd reader(ends[0]);

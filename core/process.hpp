@@ -1,5 +1,6 @@
-// Child processes: started with exactly the descriptors they are given, known by pidfd, ended by it. QEMU and
-// per-guest sidecars outlive the process that starts them; what must not outlive its owner is killed by it.
+// Child processes: started with exactly the descriptors they are given, known by pidfd, ended by
+// it. QEMU and per-guest sidecars outlive the process that starts them; what must not outlive its
+// owner is killed by it.
 #pragma once
 
 #include <sys/types.h>
@@ -14,7 +15,8 @@
 namespace core {
 
 struct SpawnOptions {
-    /// {ours, theirs}: our descriptor `ours` appears in the child as number `theirs` (>= 3), inherited.
+    /// {ours, theirs}: our descriptor `ours` appears in the child as number `theirs` (>= 3),
+    /// inherited.
     std::vector<std::pair<int, int>> descriptors;
     int stdin_fd = -1;   ///< -1: /dev/null
     int stdout_fd = -1;  ///< -1: inherited
@@ -46,13 +48,14 @@ private:
 /// Starts argv[0] (looked up in PATH). exec failures are reported here, not by a dead child.
 Result<Process> spawn(std::vector<std::string> const& argv, SpawnOptions const& options);
 
-/// Waits for the end of the process; for a child also reaps it. The exit status as of waitpid(2), or 0 when the
-/// process is no child of ours.
+/// Waits for the end of the process; for a child also reaps it. The exit status as of waitpid(2),
+/// or 0 when the process is no child of ours.
 Task<Result<int>> wait_exit(Loop& loop, Process const& process, Deadline deadline);
 
-/// What a program prints on stdout (at most `bytes_max`); its stderr too when it fails, in the error.
-Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv, std::size_t bytes_max,
-                                    Deadline deadline);
+/// What a program prints on stdout (at most `bytes_max`); its stderr too when it fails, in the
+/// error.
+Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv,
+                                    std::size_t bytes_max, Deadline deadline);
 
 /// argv of a running process, from /proc. Fails when it is gone or not ours to read.
 Result<std::vector<std::string>> command_line(pid_t pid);

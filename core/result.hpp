@@ -1,7 +1,8 @@
 // core/ is the ground every room stands on: it may be used by all, and uses no other room.
 //
-// Result<T>: how every function of this program fails. An Error is one sentence with the steps it happened
-// in; whoever stops passing it on prints it once. Exceptions of libraries end at the file that calls them.
+// Result<T>: how every function of this program fails. An Error is one sentence with the steps it
+// happened in; whoever stops passing it on prints it once. Exceptions of libraries end at the file
+// that calls them.
 #pragma once
 
 #include <fmt/format.h>
@@ -21,7 +22,8 @@ enum class Errc {
     timed_out,     ///< The Deadline passed. The operation may still have had its effect.
     cancelled,     ///< The stop token of the Deadline was triggered.
     protocol,      ///< The other side said something that its protocol does not allow.
-    qemu_refused,  ///< QEMU answered a command with an error; its class and text are in the sentence.
+    qemu_refused,  ///< QEMU answered a command with an error; its class and text are in the
+                   ///< sentence.
     nbd,           ///< libnbd or the NBD server failed a request.
     netlink,       ///< The kernel's netlink refused a request.
     refused,       ///< A check said no before anything was touched.
@@ -48,7 +50,8 @@ using Result = std::expected<T, Error>;
 
 /// Makes the failing side of a Result.
 template <class... Args>
-[[nodiscard]] std::unexpected<Error> fail(Errc code, fmt::format_string<Args...> text, Args&&... args) {
+[[nodiscard]] std::unexpected<Error> fail(Errc code, fmt::format_string<Args...> text,
+                                          Args&&... args) {
     return std::unexpected(Error{code, 0, fmt::format(text, std::forward<Args>(args)...), {}});
 }
 
@@ -69,8 +72,8 @@ std::string_view name(Errc code);
 #define SIDECAR_CONCAT(a, b) SIDECAR_CONCAT_(a, b)
 
 // TRY(auto fd, open_socket(path));  leaves the function with the error, or binds the value.
-#define TRY_IMPL_(leave, temporary, declaration, ...)                 \
-    auto temporary = (__VA_ARGS__);                                   \
+#define TRY_IMPL_(leave, temporary, declaration, ...)                    \
+    auto temporary = (__VA_ARGS__);                                      \
     if (!temporary) leave std::unexpected(std::move(temporary.error())); \
     declaration = std::move(*temporary)
 #define TRY(declaration, ...) \
@@ -79,10 +82,11 @@ std::string_view name(Errc code);
     TRY_IMPL_(co_return, SIDECAR_CONCAT(try_result_, __COUNTER__), declaration, __VA_ARGS__)
 
 // TRY_VOID(write_all(...));  the same for a Result<>, or a Result whose value is not wanted.
-#define TRY_VOID_IMPL_(leave, temporary, ...) \
-    do {                                      \
-        auto temporary = (__VA_ARGS__);       \
+#define TRY_VOID_IMPL_(leave, temporary, ...)                                \
+    do {                                                                     \
+        auto temporary = (__VA_ARGS__);                                      \
         if (!temporary) leave std::unexpected(std::move(temporary.error())); \
     } while (false)
 #define TRY_VOID(...) TRY_VOID_IMPL_(return, SIDECAR_CONCAT(try_result_, __COUNTER__), __VA_ARGS__)
-#define CO_TRY_VOID(...) TRY_VOID_IMPL_(co_return, SIDECAR_CONCAT(try_result_, __COUNTER__), __VA_ARGS__)
+#define CO_TRY_VOID(...) \
+    TRY_VOID_IMPL_(co_return, SIDECAR_CONCAT(try_result_, __COUNTER__), __VA_ARGS__)

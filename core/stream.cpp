@@ -15,7 +15,8 @@ namespace core {
 
 namespace {
 
-constexpr int listen_backlog = 64;  // connections waiting for accept(2); a host has few migrations at once
+constexpr int listen_backlog =
+    64;  // connections waiting for accept(2); a host has few migrations at once
 
 class PlainStream : public Stream {
 public:
@@ -54,9 +55,11 @@ Result<AddressList> look_up(std::string const& host, std::string const& port, in
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = flags;
     addrinfo* found = nullptr;
-    int const error = getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &found);
+    int const error =
+        getaddrinfo(host.empty() ? nullptr : host.c_str(), port.c_str(), &hints, &found);
     if (error != 0) {
-        return fail(Errc::invalid, "cannot find the address of `{}`: {}", host, gai_strerror(error));
+        return fail(Errc::invalid, "cannot find the address of `{}`: {}", host,
+                    gai_strerror(error));
     }
     return AddressList(found, freeaddrinfo);
 }
@@ -65,8 +68,9 @@ Result<sockaddr_un> unix_address(std::string const& path) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path) {
-        return fail(Errc::invalid, "the socket path {} is longer than the {} bytes the kernel allows",
-                    path, sizeof address.sun_path - 1);
+        return fail(Errc::invalid,
+                    "the socket path {} is longer than the {} bytes the kernel allows", path,
+                    sizeof address.sun_path - 1);
     }
     std::memcpy(address.sun_path, path.data(), path.size());
     return address;
@@ -113,7 +117,8 @@ Task<Result<Fd>> connect_tcp(Loop& loop, std::string host, std::string port, Dea
         }
         int const on = 1;
         setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        auto connected = co_await loop.connect(socket.get(), entry->ai_addr, entry->ai_addrlen, deadline);
+        auto connected =
+            co_await loop.connect(socket.get(), entry->ai_addr, entry->ai_addrlen, deadline);
         if (connected) co_return std::move(socket);
         last = connected.error();
         if (last.code == Errc::cancelled) break;
@@ -126,12 +131,15 @@ Result<Fd> listen_tcp(std::string const& host, std::string const& port) {
     TRY(auto const addresses, look_up(host, port, AI_PASSIVE));
     // An unspecified host gives 0.0.0.0 and ::; the IPv6 socket serves both families.
     addrinfo const* chosen = addresses.get();
-    for (addrinfo const* entry = addresses.get(); host.empty() && entry != nullptr; entry = entry->ai_next) {
+    for (addrinfo const* entry = addresses.get(); host.empty() && entry != nullptr;
+         entry = entry->ai_next) {
         if (entry->ai_family == AF_INET6) chosen = entry;
     }
     auto socket = listen_on(*chosen);
     if (!socket && host.empty() && chosen != addresses.get()) socket = listen_on(*addresses);
-    if (!socket) socket.error().while_doing(fmt::format("listening on {}:{}", host.empty() ? "*" : host, port));
+    if (!socket)
+        socket.error().while_doing(
+            fmt::format("listening on {}:{}", host.empty() ? "*" : host, port));
     return socket;
 }
 
@@ -166,10 +174,11 @@ Task<Result<Fd>> connect_unix(Loop& loop, std::string path, Deadline deadline) {
     CO_TRY(auto const address, unix_address(path));
     Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket) co_return fail_errno(errno, "cannot make a socket");
-    auto connected = co_await loop.connect(socket.get(), reinterpret_cast<sockaddr const*>(&address),
-                                           sizeof address, deadline);
+    auto connected = co_await loop.connect(
+        socket.get(), reinterpret_cast<sockaddr const*>(&address), sizeof address, deadline);
     if (!connected) {
-        connected.error().what = fmt::format("cannot connect to {}: {}", path, connected.error().what);
+        connected.error().what =
+            fmt::format("cannot connect to {}: {}", path, connected.error().what);
         co_return std::unexpected(std::move(connected.error()));
     }
     co_return std::move(socket);
@@ -194,7 +203,8 @@ Result<Fd> listen_unix(std::string const& path, unsigned mode) {
 Result<std::pair<std::string, std::string>> split_host_port(std::string const& text,
                                                             std::string const& default_port) {
     auto const bad = [&] {
-        return fail(Errc::invalid, "`{}` is not an address: write HOST, HOST:PORT or [IPV6]:PORT", text);
+        return fail(Errc::invalid, "`{}` is not an address: write HOST, HOST:PORT or [IPV6]:PORT",
+                    text);
     };
     if (text.empty()) return bad();
     if (text.front() == '[') {
@@ -207,7 +217,8 @@ Result<std::pair<std::string, std::string>> split_host_port(std::string const& t
     }
     auto const colon = text.find(':');
     if (colon == std::string::npos) return std::pair{text, default_port};
-    if (text.find(':', colon + 1) != std::string::npos) return std::pair{text, default_port};  // bare IPv6
+    if (text.find(':', colon + 1) != std::string::npos)
+        return std::pair{text, default_port};  // bare IPv6
     if (colon == 0 || colon + 1 == text.size()) return bad();
     return std::pair{text.substr(0, colon), text.substr(colon + 1)};
 }

@@ -1,4 +1,5 @@
-// Stream: a connection that carries bytes both ways, plain or TLS. One reader and one writer at a time.
+// Stream: a connection that carries bytes both ways, plain or TLS. One reader and one writer at a
+// time.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,6 @@
-// What coroutines of one loop wait on besides the kernel: Event, Slots, sleep, and Scope, which joins tasks.
-// All wake-ups go through Loop::post, so that setting one never runs foreign code in the caller's stack.
+// What coroutines of one loop wait on besides the kernel: Event, Slots, sleep, and Scope, which
+// joins tasks. All wake-ups go through Loop::post, so that setting one never runs foreign code in
+// the caller's stack.
 #pragma once
 
 #include <deque>
@@ -50,7 +51,8 @@ private:
         why_ = why;
         queue_.remove(this);
         loop_.disarm(*this);
-        // on_stop_ is destroyed with the Waiter: resetting it here could be inside its own callback.
+        // on_stop_ is destroyed with the Waiter: resetting it here could be inside its own
+        // callback.
         loop_.post(handle_);
     }
 
@@ -147,8 +149,8 @@ inline Task<Result<>> sleep_for(Loop& loop, Clock::duration span, std::stop_toke
     co_return Result<>{};
 }
 
-/// Tasks that run beside their owner. Must be joined before it is destroyed; to end them early their owner
-/// triggers the stop token it gave them.
+/// Tasks that run beside their owner. Must be joined before it is destroyed; to end them early
+/// their owner triggers the stop token it gave them.
 class Scope {
 public:
     explicit Scope(Loop& loop) : loop_(loop), idle_(loop) { idle_.set(); }
@@ -162,7 +164,8 @@ public:
         idle_.reset();
         loop_.post(run(*this, std::move(task)).handle);
     }
-    /// Waits until no task runs. Cannot be cancelled: a scope that does not end is a bug to be seen.
+    /// Waits until no task runs. Cannot be cancelled: a scope that does not end is a bug to be
+    /// seen.
     Task<void> join() {
         while (running_ != 0) (void)co_await idle_.wait(Deadline::never());
     }

@@ -1,5 +1,6 @@
-// Task<T>: a lazy coroutine. It starts when awaited, hands control back by symmetric transfer, and its frame
-// is freed by its owner. Concurrency exists only through Scope (scope.hpp), which must be joined.
+// Task<T>: a lazy coroutine. It starts when awaited, hands control back by symmetric transfer, and
+// its frame is freed by its owner. Concurrency exists only through Scope (scope.hpp), which must be
+// joined.
 #pragma once
 
 #include <cassert>
@@ -30,7 +31,8 @@ struct PromiseBase {
 
     std::suspend_always initial_suspend() noexcept { return {}; }
     Final final_suspend() noexcept { return {}; }
-    // An exception that reaches a coroutine is a bug: libraries' exceptions stop at the file that calls them.
+    // An exception that reaches a coroutine is a bug: libraries' exceptions stop at the file that
+    // calls them.
     [[noreturn]] void unhandled_exception() noexcept { std::terminate(); }
 };
 

@@ -13,7 +13,8 @@ namespace core {
 
 namespace {
 
-// TLS 1.3 and nothing older; with PSK an ephemeral exchange as well, so that a stolen key opens no old record.
+// TLS 1.3 and nothing older; with PSK an ephemeral exchange as well, so that a stolen key opens no
+// old record.
 constexpr char const* priority_psk = "NORMAL:-VERS-ALL:+VERS-TLS1.3:-KX-ALL:+ECDHE-PSK:+DHE-PSK";
 constexpr char const* priority_x509 = "NORMAL:-VERS-ALL:+VERS-TLS1.3";
 
@@ -23,9 +24,11 @@ std::unexpected<Error> tls_error(Errc code, std::string_view what, int error) {
 
 Result<> refuse_if_readable_by_others(std::string const& path) {
     struct stat file{};
-    if (stat(path.c_str(), &file) < 0) return fail_errno(errno, "cannot read the key file {}", path);
+    if (stat(path.c_str(), &file) < 0)
+        return fail_errno(errno, "cannot read the key file {}", path);
     if ((file.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
-        return fail(Errc::refused, "the key file {} can be read by others: run `chmod 600 {}`", path, path);
+        return fail(Errc::refused, "the key file {} can be read by others: run `chmod 600 {}`",
+                    path, path);
     }
     return {};
 }
@@ -50,9 +53,14 @@ Result<std::shared_ptr<TlsCredentials>> TlsCredentials::load(TlsConfig const& co
     made->handles_ = std::make_unique<Handles>();
     made->mode_ = config.mode;
     switch (config.mode) {
-        case TlsConfig::Mode::plaintext: break;
-        case TlsConfig::Mode::psk: TRY_VOID(made->load_psk(config.path, side)); break;
-        case TlsConfig::Mode::x509: TRY_VOID(made->load_x509(config.path, side)); break;
+        case TlsConfig::Mode::plaintext:
+            break;
+        case TlsConfig::Mode::psk:
+            TRY_VOID(made->load_psk(config.path, side));
+            break;
+        case TlsConfig::Mode::x509:
+            TRY_VOID(made->load_x509(config.path, side));
+            break;
     }
     return made;
 }
@@ -67,23 +75,28 @@ Result<> TlsCredentials::load_psk(std::string const& path, Side side) {
     constexpr std::size_t hex_digits_min = 32;  // 128 bits: less can be searched
     if (colon == std::string::npos || colon == 0 || line.size() - colon - 1 < hex_digits_min ||
         line.find_first_not_of("0123456789abcdefABCDEF", colon + 1) != std::string::npos) {
-        return fail(Errc::invalid,
-                    "{} is no key file: it needs a line NAME:HEXKEY with at least {} hex digits, as "
-                    "`psktool -u migration -p FILE` makes it",
-                    path, hex_digits_min);
+        return fail(
+            Errc::invalid,
+            "{} is no key file: it needs a line NAME:HEXKEY with at least {} hex digits, as "
+            "`psktool -u migration -p FILE` makes it",
+            path, hex_digits_min);
     }
     if (side == Side::server) {
         gnutls_psk_allocate_server_credentials(&handles_->psk_server);
-        int const error = gnutls_psk_set_server_credentials_file(handles_->psk_server, path.c_str());
-        if (error < 0) return tls_error(Errc::invalid, fmt::format("cannot use the key file {}", path), error);
+        int const error =
+            gnutls_psk_set_server_credentials_file(handles_->psk_server, path.c_str());
+        if (error < 0)
+            return tls_error(Errc::invalid, fmt::format("cannot use the key file {}", path), error);
         return {};
     }
     gnutls_psk_allocate_client_credentials(&handles_->psk_client);
     std::string hex = line.substr(colon + 1);
-    gnutls_datum_t const key{reinterpret_cast<unsigned char*>(hex.data()), static_cast<unsigned>(hex.size())};
+    gnutls_datum_t const key{reinterpret_cast<unsigned char*>(hex.data()),
+                             static_cast<unsigned>(hex.size())};
     int const error = gnutls_psk_set_client_credentials(
         handles_->psk_client, line.substr(0, colon).c_str(), &key, GNUTLS_PSK_KEY_HEX);
-    if (error < 0) return tls_error(Errc::invalid, fmt::format("cannot use the key in {}", path), error);
+    if (error < 0)
+        return tls_error(Errc::invalid, fmt::format("cannot use the key in {}", path), error);
     return {};
 }
 
@@ -99,10 +112,11 @@ Result<> TlsCredentials::load_x509(std::string const& directory, Side side) {
     if (error <= 0) {
         return fail(Errc::invalid, "no certificate authority could be read from {}", authority);
     }
-    error = gnutls_certificate_set_x509_key_file(handles_->certificate, certificate.c_str(), key.c_str(),
-                                                 GNUTLS_X509_FMT_PEM);
+    error = gnutls_certificate_set_x509_key_file(handles_->certificate, certificate.c_str(),
+                                                 key.c_str(), GNUTLS_X509_FMT_PEM);
     if (error < 0) {
-        return tls_error(Errc::invalid, fmt::format("cannot use {} with {}", certificate, key), error);
+        return tls_error(Errc::invalid, fmt::format("cannot use {} with {}", certificate, key),
+                         error);
     }
     return {};
 }
@@ -110,11 +124,14 @@ Result<> TlsCredentials::load_x509(std::string const& directory, Side side) {
 class TlsStream : public Stream {
 public:
     TlsStream(Loop& loop, Fd socket, std::shared_ptr<TlsCredentials> credentials)
-        : loop_(loop), socket_(std::move(socket)), credentials_(std::move(credentials)),
+        : loop_(loop),
+          socket_(std::move(socket)),
+          credentials_(std::move(credentials)),
           peer_(peer_name(socket_.get())) {}
     ~TlsStream() override {
         if (session_ == nullptr) return;
-        gnutls_bye(session_, GNUTLS_SHUT_WR);  // best effort, never waits: the socket is non-blocking
+        gnutls_bye(session_,
+                   GNUTLS_SHUT_WR);  // best effort, never waits: the socket is non-blocking
         gnutls_deinit(session_);
     }
 
@@ -124,13 +141,15 @@ public:
             int const error = gnutls_handshake(session_);
             if (error == GNUTLS_E_SUCCESS) break;
             if (gnutls_error_is_fatal(error) != 0) {
-                gnutls_alert_send_appropriate(session_, error);  // tells the other side why; best effort
+                gnutls_alert_send_appropriate(session_,
+                                              error);  // tells the other side why; best effort
                 co_return handshake_failed(error);
             }
             if (error == GNUTLS_E_AGAIN) CO_TRY_VOID(co_await ready(deadline));
         }
-        // TLS 1.3 tells a client of a refused key or certificate only after its own handshake has ended; the
-        // first read then fails with the alert. Nothing was sent that such a server could have used.
+        // TLS 1.3 tells a client of a refused key or certificate only after its own handshake has
+        // ended; the first read then fails with the alert. Nothing was sent that such a server
+        // could have used.
         co_return Result<>{};
     }
 
@@ -169,11 +188,14 @@ public:
 private:
     Result<> set_up(TlsCredentials::Side side, std::string const& host_name) {
         bool const server = side == TlsCredentials::Side::server;
-        gnutls_init(&session_, (server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL);
+        gnutls_init(&session_,
+                    (server ? GNUTLS_SERVER : GNUTLS_CLIENT) | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL);
         auto const& handles = *credentials_->handles_;
         bool const psk = credentials_->mode_ == TlsConfig::Mode::psk;
-        int error = gnutls_priority_set_direct(session_, psk ? priority_psk : priority_x509, nullptr);
-        if (error < 0) return tls_error(Errc::invalid, "TLS 1.3 is not allowed on this host", error);
+        int error =
+            gnutls_priority_set_direct(session_, psk ? priority_psk : priority_x509, nullptr);
+        if (error < 0)
+            return tls_error(Errc::invalid, "TLS 1.3 is not allowed on this host", error);
         if (psk && server) {
             error = gnutls_credentials_set(session_, GNUTLS_CRD_PSK, handles.psk_server);
         } else if (psk) {
@@ -197,15 +219,17 @@ private:
     std::unexpected<Error> handshake_failed(int error) {
         if (error == GNUTLS_E_PREMATURE_TERMINATION || error == GNUTLS_E_SESSION_EOF ||
             error == GNUTLS_E_PULL_ERROR) {
-            return fail(Errc::refused,
-                        "{} ended the TLS handshake: wrong key or certificate, or it does not speak TLS", peer_);
+            return fail(
+                Errc::refused,
+                "{} ended the TLS handshake: wrong key or certificate, or it does not speak TLS",
+                peer_);
         }
         if (error == GNUTLS_E_CERTIFICATE_VERIFICATION_ERROR) {
             gnutls_datum_t text{};
             unsigned const status = gnutls_session_get_verify_cert_status(session_);
             gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0);
-            auto result = fail(Errc::refused, "the certificate of {} is not to be trusted: {}", peer_,
-                               reinterpret_cast<char const*>(text.data));
+            auto result = fail(Errc::refused, "the certificate of {} is not to be trusted: {}",
+                               peer_, reinterpret_cast<char const*>(text.data));
             gnutls_free(text.data);
             return result;
         }

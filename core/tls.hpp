@@ -1,5 +1,5 @@
-// TLS 1.3 over a connected socket, as a Stream (GnuTLS). Both ends are authenticated, always: by a pre-shared
-// key, or by certificates of one authority on both sides (QEMU's own directory layout).
+// TLS 1.3 over a connected socket, as a Stream (GnuTLS). Both ends are authenticated, always: by a
+// pre-shared key, or by certificates of one authority on both sides (QEMU's own directory layout).
 #pragma once
 
 #include <memory>
@@ -12,8 +12,10 @@ namespace core {
 struct TlsConfig {
     enum class Mode {
         plaintext,  ///< Only when asked for by name.
-        psk,        ///< `path` is a file of lines NAME:HEXKEY, as QEMU's keys.psk; a client uses the first.
-        x509,       ///< `path` is a directory: ca-cert.pem, {server,client}-cert.pem, {server,client}-key.pem.
+        psk,  ///< `path` is a file of lines NAME:HEXKEY, as QEMU's keys.psk; a client uses the
+              ///< first.
+        x509,  ///< `path` is a directory: ca-cert.pem, {server,client}-cert.pem,
+               ///< {server,client}-key.pem.
     };
     Mode mode = Mode::psk;
     std::string path;
@@ -36,9 +38,9 @@ private:
     TlsConfig::Mode mode_ = TlsConfig::Mode::plaintext;
 };
 
-/// Handshakes on a connected, non-blocking socket. `host_name` is what the server's certificate must be for
-/// (x509 clients). With plaintext credentials the stream is the socket itself. A refused key or certificate is
-/// an error of kind refused that says which side to look at.
+/// Handshakes on a connected, non-blocking socket. `host_name` is what the server's certificate
+/// must be for (x509 clients). With plaintext credentials the stream is the socket itself. A
+/// refused key or certificate is an error of kind refused that says which side to look at.
 Task<Result<std::unique_ptr<Stream>>> secure(Loop& loop, Fd socket,
                                              std::shared_ptr<TlsCredentials> credentials,
                                              TlsCredentials::Side side, std::string host_name,

@@ -34,17 +34,22 @@ private:
     ProgressView* view_;
 };
 
-Task<Result<std::unique_ptr<Connection>>> reach(core::Loop& loop, Options const& options, Handler& handler) {
+Task<Result<std::unique_ptr<Connection>>> reach(core::Loop& loop, Options const& options,
+                                                Handler& handler) {
     auto const path = options.places.control_socket(options.guest);
     auto socket = co_await core::connect_unix(loop, path, Deadline::after(limits::connect_timeout));
     if (!socket) {
         auto const last = Journal::peek(options.places.state(options.guest));
         std::string hint;
-        if (last && last->outcome == "moved") hint = fmt::format("; it moved to {} in migration {}", last->peer, last->epoch);
-        co_return fail(Errc::refused, "no sidecar of a guest `{}` runs here ({}){}; `sidecar status` lists those that do",
-                       options.guest, path, hint);
+        if (last && last->outcome == "moved")
+            hint = fmt::format("; it moved to {} in migration {}", last->peer, last->epoch);
+        co_return fail(
+            Errc::refused,
+            "no sidecar of a guest `{}` runs here ({}){}; `sidecar status` lists those that do",
+            options.guest, path, hint);
     }
-    auto messages = std::make_unique<Messages>(loop, core::plain_stream(loop, std::move(*socket), options.guest));
+    auto messages = std::make_unique<Messages>(
+        loop, core::plain_stream(loop, std::move(*socket), options.guest));
     co_return std::make_unique<Connection>(loop, std::move(messages), handler, false);
 }
 
@@ -54,7 +59,8 @@ Task<Result<Json>> ask(core::Loop& loop, Options options, std::string verb, Json
     CO_TRY(auto connection, co_await reach(loop, options, listener));
     core::Scope scope(loop);
     scope.spawn(connection->run({}));
-    auto answer = co_await connection->request(std::move(verb), std::move(arguments), Deadline::after(limits::qmp_timeout * 2));
+    auto answer = co_await connection->request(std::move(verb), std::move(arguments),
+                                               Deadline::after(limits::qmp_timeout * 2));
     connection->close();
     co_await scope.join();
     co_return answer;
@@ -64,23 +70,28 @@ void tell(Json const& report) {
     auto const outcome = report["outcome"].text_or("");
     if (outcome == "moved") {
         std::int64_t copied = 0;
-        for (auto const& disk : report["disks"].elements()) copied += disk["copied_bytes"].integer_or(0);
-        fmt::print("{} moved to {}: paused for {:.1f} ms", report["guest"].text_or(""), report["destination"].text_or(""),
-                   report["blackout_ms"].number_or(0));
-        if (report.has("stop_to_fire_ms")) fmt::print(", network moved {:.1f} ms after the stop", report["stop_to_fire_ms"].number_or(0));
+        for (auto const& disk : report["disks"].elements())
+            copied += disk["copied_bytes"].integer_or(0);
+        fmt::print("{} moved to {}: paused for {:.1f} ms", report["guest"].text_or(""),
+                   report["destination"].text_or(""), report["blackout_ms"].number_or(0));
+        if (report.has("stop_to_fire_ms"))
+            fmt::print(", network moved {:.1f} ms after the stop",
+                       report["stop_to_fire_ms"].number_or(0));
         fmt::print(", {} of disk and {} of RAM copied\n", human_bytes(copied),
                    human_bytes(report["ram"]["transferred_bytes"].integer_or(0)));
         return;
     }
     fmt::print(stderr, "{}: {}{}\n", outcome == "cancelled" ? "cancelled" : "error",
-               report["error"].text_or(outcome == "cancelled" ? "as asked; the guest runs on the source" : outcome),
+               report["error"].text_or(
+                   outcome == "cancelled" ? "as asked; the guest runs on the source" : outcome),
                outcome == "in_doubt" ? "; when the other host is fenced: `sidecar resolve`" : "");
 }
 
-Task<void> cancel_when_interrupted(core::Event& interrupted, Connection& connection, ProgressView& view,
-                                   std::stop_token token) {
+Task<void> cancel_when_interrupted(core::Event& interrupted, Connection& connection,
+                                   ProgressView& view, std::stop_token token) {
     if (!co_await interrupted.wait(Deadline::never(token))) co_return;
-    auto const answer = co_await connection.request("cancel", {}, Deadline::after(limits::qmp_timeout));
+    auto const answer =
+        co_await connection.request("cancel", {}, Deadline::after(limits::qmp_timeout));
     view.clear();
     if (!answer) fmt::print(stderr, "{}\n", answer.error().sentence());
     if (answer) fmt::print(stderr, "cancelling...\n");
@@ -91,23 +102,29 @@ Task<void> cancel_when_interrupted(core::Event& interrupted, Connection& connect
 int complain(Error const& error) {
     fmt::print(stderr, "error: {}\n", error.sentence());
     switch (error.code) {
-        case Errc::invalid: return usage;
-        case Errc::closed: return failed;
-        default: return refused;
+        case Errc::invalid:
+            return usage;
+        case Errc::closed:
+            return failed;
+        default:
+            return refused;
     }
 }
 
 Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interrupted) {
     auto const& wanted = options.migrate;
-    // Whatever the sidecar would find wrong with the key only later is found here, as a matter of usage.
-    auto const credentials = core::TlsCredentials::load(wanted.tls, core::TlsCredentials::Side::client);
+    // Whatever the sidecar would find wrong with the key only later is found here, as a matter of
+    // usage.
+    auto const credentials =
+        core::TlsCredentials::load(wanted.tls, core::TlsCredentials::Side::client);
     if (!credentials) co_return complain(credentials.error());
     if (auto const address = core::split_host_port(wanted.destination, default_port); !address) {
         co_return complain(address.error());
     }
     auto settings = options.migrate;
     std::error_code error;
-    if (!settings.tls.path.empty()) settings.tls.path = std::filesystem::absolute(settings.tls.path, error).string();
+    if (!settings.tls.path.empty())
+        settings.tls.path = std::filesystem::absolute(settings.tls.path, error).string();
     ProgressView view(wanted.progress);
     Listener listener(&view);
     auto connection = co_await reach(loop, options, listener);
@@ -116,19 +133,24 @@ Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interr
     std::stop_source stop;
     scope.spawn((*connection)->run({}));
     scope.spawn(cancel_when_interrupted(interrupted, **connection, view, stop.get_token()));
-    auto const report = co_await (*connection)->request("migrate", settings.to_json(), Deadline::never());
+    auto const report =
+        co_await (*connection)->request("migrate", settings.to_json(), Deadline::never());
     view.clear();
     stop.request_stop();
     (*connection)->close();
     co_await scope.join();
     if (!report && report.error().code == Errc::closed) {
-        fmt::print(stderr, "error: the sidecar of {} ended during the migration; `sidecar attach {}` finds out where "
-                           "the guest is and goes on\n", options.guest, options.guest);
+        fmt::print(stderr,
+                   "error: the sidecar of {} ended during the migration; `sidecar attach {}` finds "
+                   "out where "
+                   "the guest is and goes on\n",
+                   options.guest, options.guest);
         co_return in_doubt;
     }
     if (!report) co_return complain(report.error());
     if (report->has("checked")) {
-        for (auto const& line : (*report)["checked"].elements()) fmt::print("[ OK ] {}\n", line.text_or(""));
+        for (auto const& line : (*report)["checked"].elements())
+            fmt::print("[ OK ] {}\n", line.text_or(""));
         co_return moved;
     }
     if (!wanted.report_file.empty()) {
@@ -146,16 +168,21 @@ Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interr
 Task<int> cancel_command(core::Loop& loop, Options options) {
     auto const answer = co_await ask(loop, options, "cancel", {});
     if (!answer) co_return complain(answer.error());
-    fmt::print("the migration of {} is being cancelled; the guest stays on the source\n", options.guest);
+    fmt::print("the migration of {} is being cancelled; the guest stays on the source\n",
+               options.guest);
     co_return 0;
 }
 
 Task<int> resolve_command(core::Loop& loop, Options options) {
     if (!options.fenced) {
-        co_return complain(fail(Errc::invalid, "only with --i-have-fenced: if the other host can still run the guest, two "
-                                               "copies would run").error());
+        co_return complain(
+            fail(Errc::invalid,
+                 "only with --i-have-fenced: if the other host can still run the guest, two "
+                 "copies would run")
+                .error());
     }
-    auto const answer = co_await ask(loop, options, "resolve", Json::object({{"to", options.resolve_to}}));
+    auto const answer =
+        co_await ask(loop, options, "resolve", Json::object({{"to", options.resolve_to}}));
     if (!answer) co_return complain(answer.error());
     fmt::print("recorded: the {} owns {}\n", options.resolve_to, options.guest);
     co_return 0;
@@ -168,17 +195,19 @@ void show_status(Json const& status) {
                status["qemu_pid"].integer_or(0));
     if (status.has("migration")) {
         auto const migration = status["migration"];
-        fmt::print("  {} {:.1f} %  to {}", migration["phase"].text_or(""), migration["percent"].number_or(0),
-                   migration["destination"].text_or("here"));
+        fmt::print("  {} {:.1f} %  to {}", migration["phase"].text_or(""),
+                   migration["percent"].number_or(0), migration["destination"].text_or("here"));
     }
     fmt::print("\n");
     for (auto const& interface : status["interfaces"].elements()) {
         std::string addresses;
         for (auto const& address : interface["addresses"].elements()) {
-            addresses += " " + (address.is_string() ? address.text_or("") : address["address"].text_or(""));
+            addresses +=
+                " " + (address.is_string() ? address.text_or("") : address["address"].text_or(""));
         }
-        fmt::print("    {} {} on {}:{}\n", interface["tap"].text_or(""), interface["mac"].text_or(""),
-                   interface["bridge"].text_or("no bridge"), addresses);
+        fmt::print("    {} {} on {}:{}\n", interface["tap"].text_or(""),
+                   interface["mac"].text_or(""), interface["bridge"].text_or("no bridge"),
+                   addresses);
     }
 }
 
@@ -189,7 +218,8 @@ Task<int> status_command(core::Loop& loop, Options options) {
     if (!options.guest.empty()) guests.push_back(options.guest);
     std::error_code error;
     if (guests.empty()) {
-        for (auto const& entry : std::filesystem::directory_iterator(options.places.run_directory, error)) {
+        for (auto const& entry :
+             std::filesystem::directory_iterator(options.places.run_directory, error)) {
             if (entry.is_directory()) guests.push_back(entry.path().filename().string());
         }
     }
@@ -199,7 +229,10 @@ Task<int> status_command(core::Loop& loop, Options options) {
         one.guest = guest;
         auto const answer = co_await ask(loop, one, "status", {});
         if (!answer && !options.guest.empty()) co_return complain(answer.error());
-        all.add(answer ? *answer : Json::object({{"guest", guest}, {"status", "no sidecar"}, {"error", answer.error().sentence()}}));
+        all.add(answer ? *answer
+                       : Json::object({{"guest", guest},
+                                       {"status", "no sidecar"},
+                                       {"error", answer.error().sentence()}}));
     }
     if (options.json) {
         fmt::print("{}\n", options.guest.empty() ? all.dump() : all.elements().front().dump());

@@ -1,4 +1,5 @@
-// The commands that talk to a guest's sidecar and show a person what it says. Each returns the exit status.
+// The commands that talk to a guest's sidecar and show a person what it says. Each returns the exit
+// status.
 #pragma once
 
 #include "sidecar/connection.hpp"
@@ -7,10 +8,17 @@
 namespace sidecar {
 
 /// The exit statuses of every command.
-enum ExitStatus : int { moved = 0, failed = 1, usage = 2, refused = 3, in_doubt = 4, cancelled = 5 };
+enum ExitStatus : int {
+    moved = 0,
+    failed = 1,
+    usage = 2,
+    refused = 3,
+    in_doubt = 4,
+    cancelled = 5
+};
 
-/// Asks for the migration, shows its progress, writes the report. An interrupt (SIGINT, SIGTERM) cancels the
-/// migration and waits for its end.
+/// Asks for the migration, shows its progress, writes the report. An interrupt (SIGINT, SIGTERM)
+/// cancels the migration and waits for its end.
 core::Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interrupted);
 core::Task<int> status_command(core::Loop& loop, Options options);
 core::Task<int> cancel_command(core::Loop& loop, Options options);

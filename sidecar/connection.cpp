@@ -23,15 +23,16 @@ Task<Result<Json>> Messages::receive(Deadline deadline) {
     std::size_t length = 0;
     for (auto const byte : head) length = length << 8 | static_cast<std::size_t>(byte);
     if (length == 0 || length > limits::message_bytes_max) {
-        co_return fail(Errc::protocol, "{} sent a message of {} bytes; the limit is {}", stream_->peer(),
-                       length, limits::message_bytes_max);
+        co_return fail(Errc::protocol, "{} sent a message of {} bytes; the limit is {}",
+                       stream_->peer(), length, limits::message_bytes_max);
     }
     std::string text(length, '\0');
     CO_TRY_VOID(co_await read_exactly(*stream_, std::as_writable_bytes(std::span(text)), deadline));
     auto parsed = Json::parse(text);
     if (!parsed) {
         co_return std::unexpected(
-            std::move(parsed.error()).while_doing(fmt::format("reading a message of {}", stream_->peer())));
+            std::move(parsed.error())
+                .while_doing(fmt::format("reading a message of {}", stream_->peer())));
     }
     co_return parsed;
 }
@@ -53,7 +54,8 @@ Task<Result<>> Messages::send(Json message, Deadline deadline) {
 }
 
 Json error_to_json(Error const& error) {
-    return Json::object({{"code", std::string(core::name(error.code))}, {"what", error.sentence()}});
+    return Json::object(
+        {{"code", std::string(core::name(error.code))}, {"what", error.sentence()}});
 }
 
 Error error_from_json(Json const& error) {
@@ -67,7 +69,11 @@ Error error_from_json(Json const& error) {
 
 Connection::Connection(core::Loop& loop, std::unique_ptr<Messages> messages, Handler& handler,
                        bool heartbeats)
-    : loop_(loop), messages_(std::move(messages)), handler_(handler), heartbeats_(heartbeats), scope_(loop) {
+    : loop_(loop),
+      messages_(std::move(messages)),
+      handler_(handler),
+      heartbeats_(heartbeats),
+      scope_(loop) {
     last_heard_ = core::Clock::now();
 }
 
@@ -141,12 +147,14 @@ Task<void> Connection::answer(std::int64_t id, std::string verb, Json arguments)
 
 Task<void> Connection::send_quietly(Json message) {
     // A failed send shows as the end of the stream in run(); nobody else waits for it.
-    (void)co_await messages_->send(message, Deadline::after(limits::connect_timeout, stop_.get_token()));
+    (void)co_await messages_->send(message,
+                                   Deadline::after(limits::connect_timeout, stop_.get_token()));
 }
 
 Task<void> Connection::beat() {
     while (!stop_.stop_requested()) {
-        auto const slept = co_await core::sleep_for(loop_, limits::heartbeat_interval, stop_.get_token());
+        auto const slept =
+            co_await core::sleep_for(loop_, limits::heartbeat_interval, stop_.get_token());
         if (!slept) co_return;
         if (core::Clock::now() - last_heard_ > limits::heartbeat_silence) {
             ended_because_ = fail(Errc::closed, "{} has been silent for {} ms", peer(),
@@ -172,7 +180,8 @@ Task<Result<Json>> Connection::request(std::string verb, Json arguments, Deadlin
     pending_.erase(id);
     if (!sent) co_return std::unexpected(sent.error());
     if (!waited) {
-        waited.error().what = fmt::format("{} did not answer `{}`: {}", peer(), verb, waited.error().what);
+        waited.error().what =
+            fmt::format("{} did not answer `{}`: {}", peer(), verb, waited.error().what);
         co_return std::unexpected(waited.error());
     }
     co_return std::move(pending.answer);

@@ -1,12 +1,14 @@
-// Connection: requests and answers as length-prefixed JSON (a 32-bit big-endian length, then the text) over a
-// stream: between two sidecars (TLS, through `serve`) and between a command and a sidecar (a unix socket).
+// Connection: requests and answers as length-prefixed JSON (a 32-bit big-endian length, then the
+// text) over a stream: between two sidecars (TLS, through `serve`) and between a command and a
+// sidecar (a unix socket).
 //
-//   {"id":7,"verb":"prepare","arguments":{...}}   ->   {"id":7,"result":{...}} | {"id":7,"error":{"code","what"}}
+//   {"id":7,"verb":"prepare","arguments":{...}}   ->   {"id":7,"result":{...}} |
+//   {"id":7,"error":{"code","what"}}
 //   {"verb":"progress","arguments":{...}}              a notification: no answer
 //   {"beat":12}                                   ->   {"beaten":12}
 //
-// Every byte that arrives is limited in length and depth before it is looked at; a message of another shape
-// ends the connection.
+// Every byte that arrives is limited in length and depth before it is looked at; a message of
+// another shape ends the connection.
 #pragma once
 
 #include <map>
@@ -40,7 +42,8 @@ core::Error error_from_json(core::Json const& error);
 
 class Connection;
 
-/// Who answers what arrives. Calls for one connection may overlap: each request runs in a task of its own.
+/// Who answers what arrives. Calls for one connection may overlap: each request runs in a task of
+/// its own.
 class Handler {
 public:
     virtual ~Handler() = default;
@@ -51,15 +54,19 @@ public:
 
 class Connection {
 public:
-    Connection(core::Loop& loop, std::unique_ptr<Messages> messages, Handler& handler, bool heartbeats);
+    Connection(core::Loop& loop, std::unique_ptr<Messages> messages, Handler& handler,
+               bool heartbeats);
 
-    /// Reads and answers until the stream ends, `token` is stopped, or (with heartbeats) the other side has
-    /// been silent for limits::heartbeat_silence. Everything it started has ended when it returns.
+    /// Reads and answers until the stream ends, `token` is stopped, or (with heartbeats) the other
+    /// side has been silent for limits::heartbeat_silence. Everything it started has ended when it
+    /// returns.
     core::Task<void> run(std::stop_token token);
     core::Task<core::Result<core::Json>> request(std::string verb, core::Json arguments,
                                                  core::Deadline deadline);
-    core::Task<core::Result<>> notify(std::string verb, core::Json arguments, core::Deadline deadline);
-    /// From now on the other side counts as lost when it is silent too long. Once, while run() runs.
+    core::Task<core::Result<>> notify(std::string verb, core::Json arguments,
+                                      core::Deadline deadline);
+    /// From now on the other side counts as lost when it is silent too long. Once, while run()
+    /// runs.
     void start_heartbeats() { scope_.spawn(beat()); }
     /// Ends run() soon.
     void close() { stop_.request_stop(); }
@@ -70,7 +77,8 @@ public:
     [[nodiscard]] double rtt_ms() const { return rtt_ms_; }
     [[nodiscard]] std::string peer() const { return messages_->stream().peer(); }
 
-    /// Set once by the control server: this connection carries a remote sidecar, not a local command.
+    /// Set once by the control server: this connection carries a remote sidecar, not a local
+    /// command.
     bool remote = false;
 
 private:

@@ -22,8 +22,10 @@ using core::Task;
 
 namespace {
 
-constexpr std::size_t disks_max = 256;          // more than any guest's PCI slots and SCSI targets we have seen
-constexpr std::size_t arguments_max = 4096;     // of a command line; libvirt's longest have a few hundred
+constexpr std::size_t disks_max =
+    256;          // more than any guest's PCI slots and SCSI targets we have seen
+constexpr std::size_t arguments_max =
+    4096;     // of a command line; libvirt's longest have a few hundred
 constexpr std::size_t interfaces_max = 64;
 
 /// "/machine/peripheral/disk0/virtio-backend" -> "disk0"
@@ -48,18 +50,21 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
     moved.virtual_bytes = disk.virtual_bytes;
     moved.cluster_bytes = disk.cluster_bytes;
     if (disk.format != "raw" && disk.format != "qcow2") {
-        return fail(Errc::refused, "disk {} has format {}: only raw and qcow2 can be moved", moved.name, disk.format);
+        return fail(Errc::refused, "disk {} has format {}: only raw and qcow2 can be moved",
+                    moved.name, disk.format);
     }
-    if (disk.encrypted) return fail(Errc::refused, "disk {} is encrypted: that cannot be moved yet", moved.name);
+    if (disk.encrypted)
+        return fail(Errc::refused, "disk {} is encrypted: that cannot be moved yet", moved.name);
     moved.path = absolute(disk.file_name, working_directory);
     struct stat file{};
     if (disk.file_name.empty() || stat(moved.path.c_str(), &file) < 0) {
-        return fail(Errc::refused, "the image of disk {} ({}) cannot be read from here: it must be a local file",
+        return fail(Errc::refused,
+                    "the image of disk {} ({}) cannot be read from here: it must be a local file",
                     moved.name, disk.file_name);
     }
     if (!S_ISREG(file.st_mode)) {
-        return fail(Errc::refused, "disk {} ({}) is not a file: block devices cannot be moved yet", moved.name,
-                    moved.path);
+        return fail(Errc::refused, "disk {} ({}) is not a file: block devices cannot be moved yet",
+                    moved.name, moved.path);
     }
     TRY(moved.allocated_bytes, storage::allocated_bytes(moved.path));
     return moved;
@@ -67,15 +72,20 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
 
 Result<> check_features(qmp::Schema const& schema, std::string const& version) {
     auto const missing = [&](std::string_view what) {
-        return fail(Errc::refused, "this QEMU ({}) has no {}: QEMU 7.1 or later is needed", version, what);
+        return fail(Errc::refused, "this QEMU ({}) has no {}: QEMU 7.1 or later is needed", version,
+                    what);
     };
-    for (char const* capability : {"events", "return-path", "pause-before-switchover", "late-block-activate"}) {
-        if (!schema.has_migration_capability(capability)) return missing(fmt::format("migration capability `{}`", capability));
+    for (char const* capability :
+         {"events", "return-path", "pause-before-switchover", "late-block-activate"}) {
+        if (!schema.has_migration_capability(capability))
+            return missing(fmt::format("migration capability `{}`", capability));
     }
-    for (char const* command : {"migrate-continue", "block-export-add", "block-dirty-bitmap-merge", "transaction"}) {
+    for (char const* command :
+         {"migrate-continue", "block-export-add", "block-dirty-bitmap-merge", "transaction"}) {
         if (!schema.has_command(command)) return missing(fmt::format("command `{}`", command));
     }
-    if (!schema.has_argument("block-export-add", "bitmaps/node")) return missing("export of an enabled dirty bitmap");
+    if (!schema.has_argument("block-export-add", "bitmaps/node"))
+        return missing("export of an enabled dirty bitmap");
     return {};
 }
 
@@ -84,24 +94,33 @@ Task<Result<>> check_idle(qmp::Client& client, Deadline deadline) {
     CO_TRY(auto const migration, co_await qmp::query_migrate(client, deadline));
     constexpr std::string_view idle[] = {"", "none", "completed", "failed", "cancelled"};
     if (std::find(std::begin(idle), std::end(idle), migration.status) == std::end(idle)) {
-        co_return fail(Errc::refused, "another migration of this guest is under way in QEMU (status {}): cancel it "
-                                      "first with migrate_cancel", migration.status);
+        co_return fail(
+            Errc::refused,
+            "another migration of this guest is under way in QEMU (status {}): cancel it "
+            "first with migrate_cancel",
+            migration.status);
     }
     if (!status.running) {
-        co_return fail(Errc::refused, "the guest is not running (QEMU says {}): continue it first", status.status);
+        co_return fail(Errc::refused, "the guest is not running (QEMU says {}): continue it first",
+                       status.status);
     }
     if (!migration.blocked_reasons.empty()) {
-        co_return fail(Errc::refused, "QEMU cannot migrate this guest: {}", migration.blocked_reasons.front());
+        co_return fail(Errc::refused, "QEMU cannot migrate this guest: {}",
+                       migration.blocked_reasons.front());
     }
     CO_TRY(auto const jobs, co_await qmp::query_jobs(client, deadline));
     for (auto const& job : jobs) {
         if (job.status == "concluded" || job.status == "null") continue;
-        co_return fail(Errc::refused, "the block job {} ({}) is running: wait for it or cancel it first", job.id, job.type);
+        co_return fail(Errc::refused,
+                       "the block job {} ({}) is running: wait for it or cancel it first", job.id,
+                       job.type);
     }
     CO_TRY(auto const exports, co_await qmp::query_block_exports(client, deadline));
     for (auto const& entry : exports) {
         if (entry.id.starts_with("sidecar-")) continue;  // an earlier try's, which prepare clears
-        co_return fail(Errc::refused, "QEMU's NBD server is in use (export {}): QEMU has only one, end that first", entry.id);
+        co_return fail(Errc::refused,
+                       "QEMU's NBD server is in use (export {}): QEMU has only one, end that first",
+                       entry.id);
     }
     co_return Result<>{};
 }
@@ -127,7 +146,8 @@ Task<Result<Description>> describe(Guest& guest, std::string epoch, Deadline dea
                                                        memory["plugged-memory"].integer_or(0));
     CO_TRY(auto const devices, co_await qmp::query_block(client, deadline));
     for (auto const& device : devices) {
-        if (!device.inserted || device.read_only) continue;  // a read-only image must be there already
+        if (!device.inserted || device.read_only)
+            continue;  // a read-only image must be there already
         CO_TRY(auto disk, look_at(device, guest.working_directory));
         description.disks.push_back(std::move(disk));
     }
@@ -137,9 +157,15 @@ Task<Result<Description>> describe(Guest& guest, std::string epoch, Deadline dea
 }
 
 Json MovedDisk::to_json() const {
-    return Json::object({{"name", name}, {"device", device}, {"qdev", qdev}, {"node", node}, {"path", path},
-                         {"format", format}, {"virtual_bytes", virtual_bytes},
-                         {"allocated_bytes", allocated_bytes}, {"cluster_bytes", cluster_bytes}});
+    return Json::object({{"name", name},
+                         {"device", device},
+                         {"qdev", qdev},
+                         {"node", node},
+                         {"path", path},
+                         {"format", format},
+                         {"virtual_bytes", virtual_bytes},
+                         {"allocated_bytes", allocated_bytes},
+                         {"cluster_bytes", cluster_bytes}});
 }
 
 Result<MovedDisk> MovedDisk::from_json(Json const& json) {
@@ -150,16 +176,19 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
     TRY(disk.node, json.text("node"));
     TRY(disk.path, json.text("path"));
     TRY(disk.format, json.text("format"));
-    std::pair<char const*, std::uint64_t*> const sizes[] = {{"virtual_bytes", &disk.virtual_bytes},
-                                                            {"allocated_bytes", &disk.allocated_bytes},
-                                                            {"cluster_bytes", &disk.cluster_bytes}};
+    std::pair<char const*, std::uint64_t*> const sizes[] = {
+        {"virtual_bytes", &disk.virtual_bytes},
+        {"allocated_bytes", &disk.allocated_bytes},
+        {"cluster_bytes", &disk.cluster_bytes}};
     for (auto const& [key, value] : sizes) {
         TRY(auto const number, json.integer(key));
         if (number < 0) return fail(Errc::protocol, "`{}` of disk {} is negative", key, disk.name);
         *value = static_cast<std::uint64_t>(number);
     }
-    if (disk.format != "raw" && disk.format != "qcow2") return fail(Errc::protocol, "disk format {} is none of ours", disk.format);
-    if (disk.path.empty() || disk.path.front() != '/') return fail(Errc::protocol, "disk path {} is not absolute", disk.path);
+    if (disk.format != "raw" && disk.format != "qcow2")
+        return fail(Errc::protocol, "disk format {} is none of ours", disk.format);
+    if (disk.path.empty() || disk.path.front() != '/')
+        return fail(Errc::protocol, "disk path {} is not absolute", disk.path);
     return disk;
 }
 
@@ -170,10 +199,15 @@ Json Description::to_json() const {
     for (auto const& disk : disks) disk_list.add(disk.to_json());
     Json interface_list = Json::array();
     for (auto const& interface : interfaces) interface_list.add(interface.to_json());
-    return Json::object({{"guest", guest}, {"epoch", epoch}, {"argv", words},
-                         {"working_directory", working_directory}, {"machine_type", machine_type},
-                         {"qemu_version", qemu_version}, {"ram_bytes", ram_bytes},
-                         {"disks", disk_list}, {"interfaces", interface_list}});
+    return Json::object({{"guest", guest},
+                         {"epoch", epoch},
+                         {"argv", words},
+                         {"working_directory", working_directory},
+                         {"machine_type", machine_type},
+                         {"qemu_version", qemu_version},
+                         {"ram_bytes", ram_bytes},
+                         {"disks", disk_list},
+                         {"interfaces", interface_list}});
 }
 
 Result<Description> Description::from_json(Json const& json) {
@@ -200,7 +234,8 @@ Result<Description> Description::from_json(Json const& json) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));
     }
-    if (made.argv.empty()) return fail(Errc::protocol, "the guest's description has no command line");
+    if (made.argv.empty())
+        return fail(Errc::protocol, "the guest's description has no command line");
     return made;
 }
 

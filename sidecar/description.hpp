@@ -1,6 +1,6 @@
-// Description: what the destination must know of a guest to receive it. Made at the source from QEMU itself,
-// with every check that needs only the source; sent with `check` and `prepare`; trusted by nobody: from_json()
-// holds every member against its limits.
+// Description: what the destination must know of a guest to receive it. Made at the source from
+// QEMU itself, with every check that needs only the source; sent with `check` and `prepare`;
+// trusted by nobody: from_json() holds every member against its limits.
 #pragma once
 
 #include <string>
@@ -46,8 +46,10 @@ struct Description {
 /// A fresh name for a migration: 16 hex digits.
 std::string new_epoch();
 
-/// Looks at a running guest. Fails with refused, in a sentence that says what to do, when it cannot be moved:
-/// not running, a migration or block job under way, a feature missing, a disk of a kind that is not supported.
-core::Task<core::Result<Description>> describe(Guest& guest, std::string epoch, core::Deadline deadline);
+/// Looks at a running guest. Fails with refused, in a sentence that says what to do, when it cannot
+/// be moved: not running, a migration or block job under way, a feature missing, a disk of a kind
+/// that is not supported.
+core::Task<core::Result<Description>> describe(Guest& guest, std::string epoch,
+                                               core::Deadline deadline);
 
 }  // namespace sidecar

@@ -1,5 +1,5 @@
-// The ports of the destination's driver: each function is one action of the machine. What `prepare` is about to
-// make is written down first, so that `destroy` finds it after a restart too.
+// The ports of the destination's driver: each function is one action of the machine. What `prepare`
+// is about to make is written down first, so that `destroy` finds it after a restart too.
 #include <signal.h>
 #include <unistd.h>
 
@@ -32,11 +32,13 @@ using machine::destination::Record;
 Result<> DestinationMigration::write_incoming() const {
     Json images = Json::array();
     for (auto const& image : made_images_) images.add(image);
-    auto const text = Json::object({{"epoch", epoch_},
-                                    {"description", description_.to_json()},
-                                    {"images", images},
-                                    {"pid", guest_ ? static_cast<std::int64_t>(guest_->process.pid()) : 0},
-                                    {"qmp_socket", places_.qmp_socket(name_)}}).dump_pretty();
+    auto const text =
+        Json::object({{"epoch", epoch_},
+                      {"description", description_.to_json()},
+                      {"images", images},
+                      {"pid", guest_ ? static_cast<std::int64_t>(guest_->process.pid()) : 0},
+                      {"qmp_socket", places_.qmp_socket(name_)}})
+            .dump_pretty();
     return write_durably(incoming_path(), text + "\n");
 }
 
@@ -45,7 +47,8 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(make_directory(places_.state(name_)));
     CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description_,
                                          Deadline::after(limits::check_timeout)));
-    for (auto const& disk : description_.disks) made_images_.push_back(map_path(options_.maps, disk.path));
+    for (auto const& disk : description_.disks)
+        made_images_.push_back(map_path(options_.maps, disk.path));
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await make_disks());
     CO_TRY_VOID(co_await start_qemu());
@@ -60,8 +63,9 @@ Task<Result<>> DestinationMigration::make_disks() {
         auto const& disk = description_.disks[index];
         storage::CreateOptions settings;
         settings.cluster_bytes = disk.format == "qcow2" ? disk.cluster_bytes : 0;
-        CO_TRY_VOID(co_await storage::create_image(loop_, made_images_[index], disk.format, disk.virtual_bytes,
-                                                   settings, Deadline::after(limits::prepare_timeout)));
+        CO_TRY_VOID(co_await storage::create_image(loop_, made_images_[index], disk.format,
+                                                   disk.virtual_bytes, settings,
+                                                   Deadline::after(limits::prepare_timeout)));
     }
     co_return Result<>{};
 }
@@ -73,8 +77,9 @@ Result<> DestinationMigration::make_taps(std::vector<qmp::TapDescriptors>& numbe
     for (auto const& interface : description_.interfaces) {
         TRY(auto tap, netmove::Tap::open(*guest_->netlink, interface.tap,
                                          {interface.queues, interface.vnet_hdr, true}));
-        TRY_VOID(netmove::place_tap(*guest_->netlink, interface.tap,
-                                    {interface.bridge, interface.mtu, netmove::migration_queue_length}));
+        TRY_VOID(
+            netmove::place_tap(*guest_->netlink, interface.tap,
+                               {interface.bridge, interface.mtu, netmove::migration_queue_length}));
         qmp::TapDescriptors one{interface.netdev, {}};
         for (int queue = 0; queue < tap.queues(); ++queue) {
             descriptors.emplace_back(tap.descriptor(queue), next);
@@ -94,13 +99,15 @@ Task<Result<>> DestinationMigration::start_qemu() {
     if (!description_.interfaces.empty()) {
         CO_TRY(auto netlink, netmove::Netlink::open());
         guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
-        CO_TRY(description_.interfaces, map_interfaces(*guest_->netlink, options_.maps, description_.interfaces));
+        CO_TRY(description_.interfaces,
+               map_interfaces(*guest_->netlink, options_.maps, description_.interfaces));
         CO_TRY_VOID(make_taps(numbers, descriptors, taps));
     }
     CO_TRY(auto line, map_command_line(options_.maps, description_, numbers));
-    qmp::LaunchRequest request{line, descriptors, places_.qmp_socket(name_), places_.run(name_) + "/qemu.log", "/",
-                               false};
-    CO_TRY(auto launched, co_await qmp::launch(loop_, std::move(request), Deadline::after(limits::prepare_timeout)));
+    qmp::LaunchRequest request{
+        line, descriptors, places_.qmp_socket(name_), places_.run(name_) + "/qemu.log", "/", false};
+    CO_TRY(auto launched, co_await qmp::launch(loop_, std::move(request),
+                                               Deadline::after(limits::prepare_timeout)));
     guest_->process = std::move(launched.process);
     guest_->client = std::move(launched.client);
     guest_->command_line = std::move(line);
@@ -110,7 +117,8 @@ Task<Result<>> DestinationMigration::start_qemu() {
         CO_TRY(auto watcher, netmove::AddressWatcher::open(loop_, interface.tap, interface.mac));
         auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));
         if (!interface.bridge.empty()) {
-            plan_.add(netmove::bridge_mover_destination(loop_, *guest_->netlink, nic->tap, nic->interface));
+            plan_.add(netmove::bridge_mover_destination(loop_, *guest_->netlink, nic->tap,
+                                                        nic->interface));
         }
         guest_->nics.push_back(std::move(nic));
     }
@@ -132,11 +140,14 @@ Task<Result<>> DestinationMigration::open_doors() {
     std::vector<storage::TargetDisk> disks;
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& wanted = description_.disks[index];
-        auto const same = std::find_if(here.begin(), here.end(), [&](qmp::BlockDevice const& device) {
-            return device.inserted && device.device == wanted.device && device.qdev == wanted.qdev;
-        });
+        auto const same =
+            std::find_if(here.begin(), here.end(), [&](qmp::BlockDevice const& device) {
+                return device.inserted && device.device == wanted.device &&
+                       device.qdev == wanted.qdev;
+            });
         if (same == here.end()) {
-            co_return fail(Errc::refused, "disk {} is not found in the destination's QEMU", wanted.name);
+            co_return fail(Errc::refused, "disk {} is not found in the destination's QEMU",
+                           wanted.name);
         }
         export_names_.push_back(fmt::format("sidecar-{}-{}", epoch_, index));
         disks.push_back({same->node_name, export_names_.back()});
@@ -150,14 +161,18 @@ Task<Result<>> DestinationMigration::listen_for_ram() {
     auto const deadline = Deadline::after(limits::prepare_timeout);
     auto& client = *guest_->client;
     CO_TRY_VOID(co_await qmp::migrate_set_capabilities(
-        client, {{"events", true}, {"return-path", true}, {"late-block-activate", true}}, deadline));
+        client, {{"events", true}, {"return-path", true}, {"late-block-activate", true}},
+        deadline));
     CO_TRY_VOID(co_await qmp::migrate_set_parameters(
         client, Json::object({{"tls-creds", key_.empty() ? "" : key_object(epoch_)}}), deadline));
     auto listening = co_await qmp::migrate_incoming(client, "tcp:[::]:0", deadline);
-    if (!listening) CO_TRY_VOID(co_await qmp::migrate_incoming(client, "tcp:0.0.0.0:0", deadline));  // no IPv6 here
+    if (!listening)
+        CO_TRY_VOID(
+            co_await qmp::migrate_incoming(client, "tcp:0.0.0.0:0", deadline));  // no IPv6 here
     CO_TRY(auto const address, co_await qmp::incoming_address(client, deadline));
     ram_port_ = std::atoi(address["port"].text_or("0").c_str());
-    if (ram_port_ <= 0) co_return fail(Errc::protocol, "QEMU does not say on which port it waits for the RAM");
+    if (ram_port_ <= 0)
+        co_return fail(Errc::protocol, "QEMU does not say on which port it waits for the RAM");
     co_return Result<>{};
 }
 
@@ -175,11 +190,14 @@ Task<void> DestinationMigration::watch_qemu() {
 }
 
 Task<void> DestinationMigration::watch_process() {
-    auto const ended = co_await core::wait_exit(loop_, guest_->process, Deadline::never(watchers_stop_.get_token()));
+    auto const ended = co_await core::wait_exit(loop_, guest_->process,
+                                                Deadline::never(watchers_stop_.get_token()));
     if (!ended && ended.error().code == Errc::cancelled) co_return;
     if (!failure_) {
         auto const words = qmp::last_words(places_.run(name_) + "/qemu.log");
-        failure_ = fail(Errc::closed, "QEMU on the destination has ended{}{}", words.empty() ? "" : ": ", words).error();
+        failure_ = fail(Errc::closed, "QEMU on the destination has ended{}{}",
+                        words.empty() ? "" : ": ", words)
+                       .error();
     }
     post(machine::destination::event(Event::Kind::qemu_gone));
 }
@@ -187,7 +205,8 @@ Task<void> DestinationMigration::watch_process() {
 Task<Result<Json>> DestinationMigration::fire(Json arguments) {
     using machine::destination::Phase;
     if (state_.phase != Phase::prepared && state_.phase != Phase::sealed) {
-        co_return fail(Errc::refused, "the network cannot be moved here now: {}", machine::destination::name(state_.phase));
+        co_return fail(Errc::refused, "the network cannot be moved here now: {}",
+                       machine::destination::name(state_.phase));
     }
     auto const sent = arguments["interfaces"].elements();
     std::size_t index = 0;
@@ -214,30 +233,36 @@ Result<> DestinationMigration::record(std::string what, std::string outcome) {
 }
 
 Task<Result<>> DestinationMigration::start_guest() {
-    auto const done = co_await ensure_running(*guest_->client, Deadline::after(limits::rollback_timeout));
+    auto const done =
+        co_await ensure_running(*guest_->client, Deadline::after(limits::rollback_timeout));
     if (done && !resumed_at_) resumed_at_ = core::Clock::now();
     co_return done;
 }
 
 Task<Result<>> DestinationMigration::announce_network() {
-    // Fired already at the source's STOP; after a restart, or when that was lost, now at the latest.
+    // Fired already at the source's STOP; after a restart, or when that was lost, now at the
+    // latest.
     CO_TRY_VOID(plan_.fire());
     watchers_.spawn(settle_network());
     co_return Result<>{};
 }
 
 Task<void> DestinationMigration::settle_network() {
-    auto const settled = co_await plan_.settle(
-        Deadline::after(limits::prepare_timeout, watchers_stop_.get_token()));
-    if (!settled) core::log::warning("guest={} announcing again failed: {}", name_, settled.error().sentence());
+    auto const settled =
+        co_await plan_.settle(Deadline::after(limits::prepare_timeout, watchers_stop_.get_token()));
+    if (!settled)
+        core::log::warning("guest={} announcing again failed: {}", name_,
+                           settled.error().sentence());
 }
 
 Task<Result<>> DestinationMigration::destroy() {
     auto const rolled_back = plan_.rollback();
     if (!rolled_back) core::log::warning("guest={} {}", name_, rolled_back.error().sentence());
     if (guest_ && guest_->process) {
-        (void)guest_->process.signal(SIGKILL);  // it never ran the guest; closed: it is gone already
-        CO_TRY_VOID(co_await core::wait_exit(loop_, guest_->process, Deadline::after(limits::rollback_timeout)));
+        (void)guest_->process.signal(
+            SIGKILL);  // it never ran the guest; closed: it is gone already
+        CO_TRY_VOID(co_await core::wait_exit(loop_, guest_->process,
+                                             Deadline::after(limits::rollback_timeout)));
     }
     CO_TRY_VOID(co_await kill_recorded());
     plan_ = netmove::Plan();
@@ -257,20 +282,22 @@ Task<Result<>> DestinationMigration::destroy() {
     co_return Result<>{};
 }
 
-/// After a restart that could not join the QEMU an earlier sidecar had prepared: by its pid, when that process
-/// still is the one (it names an image that was made for it).
+/// After a restart that could not join the QEMU an earlier sidecar had prepared: by its pid, when
+/// that process still is the one (it names an image that was made for it).
 Task<Result<>> DestinationMigration::kill_recorded() {
     if (recorded_pid_ <= 0 || (guest_ && guest_->process)) co_return Result<>{};
     auto const process = core::Process::open(recorded_pid_);
     auto const argv = core::command_line(recorded_pid_);
     if (!process || !argv) co_return Result<>{};
     bool const ours = std::any_of(argv->begin(), argv->end(), [&](std::string const& word) {
-        return std::any_of(made_images_.begin(), made_images_.end(),
-                           [&](std::string const& image) { return word.find(image) != std::string::npos; });
+        return std::any_of(made_images_.begin(), made_images_.end(), [&](std::string const& image) {
+            return word.find(image) != std::string::npos;
+        });
     });
     if (!ours) co_return Result<>{};
     (void)process->signal(SIGKILL);
-    CO_TRY_VOID(co_await core::wait_exit(loop_, *process, Deadline::after(limits::rollback_timeout)));
+    CO_TRY_VOID(
+        co_await core::wait_exit(loop_, *process, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
 }
 
@@ -282,12 +309,15 @@ Task<Result<>> DestinationMigration::finish() {
     if (!owns_guest() || !guest_ || !guest_->client) co_return Result<>{};
     auto const deadline = Deadline::after(limits::rollback_timeout);
     if (target_) CO_TRY_VOID(co_await target_->stop_server(deadline));
-    (void)co_await qmp::migrate_set_parameters(*guest_->client, Json::object({{"tls-creds", ""}}), deadline);
-    (void)co_await qmp::object_del(*guest_->client, key_object(epoch_), deadline);  // refused when plaintext
+    (void)co_await qmp::migrate_set_parameters(*guest_->client, Json::object({{"tls-creds", ""}}),
+                                               deadline);
+    (void)co_await qmp::object_del(*guest_->client, key_object(epoch_),
+                                   deadline);  // refused when plaintext
     remove_key(key_directory());
     for (auto const& image : made_images_) {
         if (auto const removed = storage::remove_tombstones(image); removed) {
-            for (auto const& path : *removed) core::log::info("guest={} removed the stale {}", name_, path);
+            for (auto const& path : *removed)
+                core::log::info("guest={} removed the stale {}", name_, path);
         }
     }
     std::error_code ignored;
@@ -298,23 +328,27 @@ Task<Result<>> DestinationMigration::finish() {
 Task<Result<>> DestinationMigration::find_after_restart() {
     auto const& last = journal_.last();
     if (last.role != "destination" || last.epoch != epoch_) {
-        if (access(incoming_path().c_str(), F_OK) != 0) co_return Result<>{};  // a new migration: nothing to find
+        if (access(incoming_path().c_str(), F_OK) != 0)
+            co_return Result<>{};  // a new migration: nothing to find
     }
     auto record_found = Record::none;
     if (last.epoch == epoch_ && last.role == "destination") {
         if (last.record == "owner") record_found = Record::owner;
         if (last.record == "aborted") record_found = Record::aborted;
-        if (last.record == "ended") record_found = last.outcome == "owner" ? Record::ended_owner : Record::ended_aborted;
+        if (last.record == "ended")
+            record_found = last.outcome == "owner" ? Record::ended_owner : Record::ended_aborted;
     }
     auto qemu = Qemu::gone;
     if (access(incoming_path().c_str(), F_OK) == 0) {
         CO_TRY(auto const text, read_file(incoming_path(), limits::manifest_bytes_max));
         CO_TRY(auto const known, Json::parse(text));
         CO_TRY(description_, Description::from_json(known["description"]));
-        for (auto const& image : known["images"].elements()) made_images_.push_back(image.text_or(""));
+        for (auto const& image : known["images"].elements())
+            made_images_.push_back(image.text_or(""));
         recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
         auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_pid_);
-        if (!joined) core::log::info("guest={} epoch={} {}", name_, epoch_, joined.error().sentence());
+        if (!joined)
+            core::log::info("guest={} epoch={} {}", name_, epoch_, joined.error().sentence());
         if (joined) qemu = *joined;
     }
     post(machine::destination::restarted(record_found, qemu));
@@ -326,7 +360,8 @@ Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
     CO_TRY(auto process, core::Process::open(pid));
     CO_TRY(auto argv, core::command_line(pid));
     CO_TRY(auto line, qmp::CommandLine::parse(argv));
-    CO_TRY(auto client, co_await qmp::Client::connect(loop_, socket, Deadline::after(limits::qmp_timeout)));
+    CO_TRY(auto client,
+           co_await qmp::Client::connect(loop_, socket, Deadline::after(limits::qmp_timeout)));
     guest_ = std::make_unique<Guest>(loop_, places_, name_, Guest::Prepared{});
     guest_->process = std::move(process);
     guest_->client = std::move(client);
@@ -336,14 +371,17 @@ Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
         CO_TRY(auto netlink, netmove::Netlink::open());
         guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
         CO_TRY(auto taps, netmove::Tap::duplicate_from(pid));
-        for (std::size_t index = 0; index < taps.size() && index < description_.interfaces.size(); ++index) {
+        for (std::size_t index = 0; index < taps.size() && index < description_.interfaces.size();
+             ++index) {
             auto interface = description_.interfaces[index];
             interface.tap = taps[index].name();
             interface.bridge = map_bridge(options_.maps, interface.bridge);
-            CO_TRY(auto watcher, netmove::AddressWatcher::open(loop_, interface.tap, interface.mac));
+            CO_TRY(auto watcher,
+                   netmove::AddressWatcher::open(loop_, interface.tap, interface.mac));
             auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));
             if (!interface.bridge.empty()) {
-                plan_.add(netmove::bridge_mover_destination(loop_, *guest_->netlink, nic->tap, nic->interface));
+                plan_.add(netmove::bridge_mover_destination(loop_, *guest_->netlink, nic->tap,
+                                                            nic->interface));
             }
             guest_->nics.push_back(std::move(nic));
         }
@@ -352,8 +390,10 @@ Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
     watchers_.spawn(watch_process());
     auto const deadline = Deadline::after(limits::qmp_timeout);
     CO_TRY(auto const exports, co_await qmp::query_block_exports(*guest_->client, deadline));
-    for (auto const& one : exports) {  // whatever stood open is closed before anything else is decided
-        CO_TRY_VOID(co_await qmp::block_export_del(*guest_->client, one.id, qmp::ExportRemoval::hard, deadline));
+    for (auto const& one :
+         exports) {  // whatever stood open is closed before anything else is decided
+        CO_TRY_VOID(co_await qmp::block_export_del(*guest_->client, one.id,
+                                                   qmp::ExportRemoval::hard, deadline));
     }
     CO_TRY(auto const status, co_await qmp::query_status(*guest_->client, deadline));
     if (status.running) co_return Qemu::running;

@@ -24,34 +24,48 @@ constexpr std::size_t events_max = 256;
 /// As on the source: a lost answer, and a failed write of the journal, may hide a success.
 Ending ending_of(Action action, Result<> const& result) {
     if (result) return Ending::ok;
-    if (action == Action::record_owner || action == Action::record_aborted || action == Action::record_end) {
+    if (action == Action::record_owner || action == Action::record_aborted ||
+        action == Action::record_end) {
         return Ending::unknown;
     }
     switch (result.error().code) {
         case Errc::closed:
         case Errc::timed_out:
-        case Errc::cancelled: return Ending::unknown;
-        default: return Ending::failed;
+        case Errc::cancelled:
+            return Ending::unknown;
+        default:
+            return Ending::failed;
     }
 }
 
 bool is_reply(Action action) {
-    return action == Action::reply_prepared || action == Action::reply_sealed || action == Action::reply_ack ||
-           action == Action::reply_aborted || action == Action::reply_refused;
+    return action == Action::reply_prepared || action == Action::reply_sealed ||
+           action == Action::reply_ack || action == Action::reply_aborted ||
+           action == Action::reply_refused;
 }
 
 }  // namespace
 
-DestinationMigration::DestinationMigration(core::Loop& loop, Places places, std::string guest, std::string epoch,
-                                           Journal& journal, ServeOptions options)
-    : loop_(loop), places_(std::move(places)), name_(std::move(guest)), epoch_(std::move(epoch)),
-      journal_(journal), options_(std::move(options)), events_(loop, events_max), finished_(loop),
-      deserted_(loop), actions_(loop), watchers_(loop) {}
+DestinationMigration::DestinationMigration(core::Loop& loop, Places places, std::string guest,
+                                           std::string epoch, Journal& journal,
+                                           ServeOptions options)
+    : loop_(loop),
+      places_(std::move(places)),
+      name_(std::move(guest)),
+      epoch_(std::move(epoch)),
+      journal_(journal),
+      options_(std::move(options)),
+      events_(loop, events_max),
+      finished_(loop),
+      deserted_(loop),
+      actions_(loop),
+      watchers_(loop) {}
 
 DestinationMigration::~DestinationMigration() = default;
 
 void DestinationMigration::post(Event event) {
-    if (!events_.push(event)) core::log::error("guest={} event queue full: {}", name_, describe(event));
+    if (!events_.push(event))
+        core::log::error("guest={} event queue full: {}", name_, describe(event));
 }
 
 Task<void> DestinationMigration::run(std::stop_token token) {
@@ -63,8 +77,8 @@ Task<void> DestinationMigration::run(std::stop_token token) {
         auto const before = state_.phase;
         auto step = machine::destination::step(state_, *event);
         state_ = step.state;
-        core::log::debug("guest={} epoch={} event=\"{}\" state=\"{}\"", name_, epoch_, describe(*event),
-                         describe(state_));
+        core::log::debug("guest={} epoch={} event=\"{}\" state=\"{}\"", name_, epoch_,
+                         describe(*event), describe(state_));
         if (state_.phase != before) {
             core::log::info("guest={} epoch={} incoming phase={}", name_, epoch_,
                             machine::destination::name(state_.phase));
@@ -78,38 +92,51 @@ Task<void> DestinationMigration::run(std::stop_token token) {
 }
 
 Task<void> DestinationMigration::run_action(Action action) {
-    core::log::debug("guest={} epoch={} incoming action={}", name_, epoch_, machine::destination::name(action));
+    core::log::debug("guest={} epoch={} incoming action={}", name_, epoch_,
+                     machine::destination::name(action));
     stop_for_test(machine::destination::name(action));
     auto result = is_reply(action) ? reply(action) : co_await perform(action);
     if (!result && !is_reply(action)) {
-        result.error().while_doing(fmt::format("{} at the destination", machine::destination::name(action)));
+        result.error().while_doing(
+            fmt::format("{} at the destination", machine::destination::name(action)));
         core::log::warning("guest={} epoch={} {}", name_, epoch_, result.error().sentence());
         if (!failure_) failure_ = result.error();
-        (void)co_await core::sleep_for(loop_, limits::retry_pause_min);  // before the machine may ask again
+        (void)co_await core::sleep_for(
+            loop_, limits::retry_pause_min);  // before the machine may ask again
     }
     post(machine::destination::action_ended(action, ending_of(action, result)));
 }
 
 Task<Result<>> DestinationMigration::perform(Action action) {
     switch (action) {
-        case Action::prepare: return prepare();
-        case Action::seal: return seal();
-        case Action::start_guest: return start_guest();
-        case Action::announce_network: return announce_network();
-        case Action::destroy: return destroy();
-        case Action::record_end: return record_end();
-        case Action::finish: return finish();
+        case Action::prepare:
+            return prepare();
+        case Action::seal:
+            return seal();
+        case Action::start_guest:
+            return start_guest();
+        case Action::announce_network:
+            return announce_network();
+        case Action::destroy:
+            return destroy();
+        case Action::record_end:
+            return record_end();
+        case Action::finish:
+            return finish();
         default:
-            return [](Result<> made) -> Task<Result<>> { co_return made; }(
-                       record(action == Action::record_owner ? "owner" : "aborted", ""));
+            return [](Result<> made) -> Task<Result<>> {
+                co_return made;
+            }(record(action == Action::record_owner ? "owner" : "aborted", ""));
     }
 }
 
-/// Answers every waiting request whose verb is among `verbs` (space-separated). closed: nobody waits.
+/// Answers every waiting request whose verb is among `verbs` (space-separated). closed: nobody
+/// waits.
 Result<> DestinationMigration::answer(std::string_view verbs, Result<Json> const& result) {
     bool any = false;
     for (auto* waiting : waiting_) {
-        if (waiting->answered.is_set() || verbs.find(waiting->verb) == std::string_view::npos) continue;
+        if (waiting->answered.is_set() || verbs.find(waiting->verb) == std::string_view::npos)
+            continue;
         waiting->answer = result;
         waiting->answered.set();
         any = true;
@@ -124,21 +151,29 @@ Result<> DestinationMigration::reply(Action action) {
         case Action::reply_prepared: {
             Json exports = Json::array();
             for (auto const& name : export_names_) exports.add(name);
-            return answer("prepare", Json::object({{"nbd_port", nbd_port_}, {"ram_port", ram_port_}, {"exports", exports}}));
+            return answer("prepare", Json::object({{"nbd_port", nbd_port_},
+                                                   {"ram_port", ram_port_},
+                                                   {"exports", exports}}));
         }
-        case Action::reply_sealed: return answer("seal", Json::object({{"sealed", true}}));
+        case Action::reply_sealed:
+            return answer("seal", Json::object({{"sealed", true}}));
         case Action::reply_ack: {
             auto owner = Json::object({{"answer", "owner"}});
             if (resumed_at_) {
-                owner.set("resume_to_answer_ms",
-                          std::chrono::duration<double, std::milli>(core::Clock::now() - *resumed_at_).count());
+                owner.set("resume_to_answer_ms", std::chrono::duration<double, std::milli>(
+                                                     core::Clock::now() - *resumed_at_)
+                                                     .count());
             }
             return answer("commit", owner);
         }
         case Action::reply_aborted:
             return answer("commit abort", Json::object({{"answer", "aborted"}, {"why", why}}));
         default:
-            return answer("prepare seal abort", std::unexpected(failure_ ? *failure_ : fail(Errc::refused, "the destination owns the guest").error()));
+            return answer(
+                "prepare seal abort",
+                std::unexpected(
+                    failure_ ? *failure_
+                             : fail(Errc::refused, "the destination owns the guest").error()));
     }
 }
 
@@ -146,8 +181,10 @@ Task<Result<Json>> DestinationMigration::ask_machine(std::string verb, Event eve
     Waiting waiting(loop_, std::move(verb));
     waiting_.push_back(&waiting);
     post(event);
-    // The source has its own, shorter limit; this one only keeps a forgotten request from living for ever.
-    auto const waited = co_await waiting.answered.wait(Deadline::after(limits::prepare_timeout * 2));
+    // The source has its own, shorter limit; this one only keeps a forgotten request from living
+    // for ever.
+    auto const waited =
+        co_await waiting.answered.wait(Deadline::after(limits::prepare_timeout * 2));
     waiting_.remove(&waiting);
     if (!waited) co_return std::unexpected(waited.error());
     co_return waiting.answer;
@@ -158,7 +195,8 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
     if (verb == "check" || verb == "prepare") {
         CO_TRY(auto description, Description::from_json(arguments["description"]));
         if (description.guest != name_ || description.epoch != epoch_) {
-            co_return fail(Errc::protocol, "the description is of another guest or migration than the hello");
+            co_return fail(Errc::protocol,
+                           "the description is of another guest or migration than the hello");
         }
         bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
         if (verb == "check") {
@@ -168,24 +206,30 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
         }
         auto const key = arguments["key"].text_or("");
         constexpr std::size_t key_digits = 64;
-        if ((key.empty() && !plain_here) || (!key.empty() && (key.size() != key_digits ||
-            key.find_first_not_of("0123456789abcdef") != std::string::npos))) {
+        if ((key.empty() && !plain_here) ||
+            (!key.empty() && (key.size() != key_digits ||
+                              key.find_first_not_of("0123456789abcdef") != std::string::npos))) {
             co_return fail(Errc::protocol, "the migration's key is missing or no key");
         }
         if (state_.phase == Phase::idle) {
             description_ = std::move(description);
             key_ = key;
         }
-        co_return co_await ask_machine("prepare", machine::destination::event(Kind::prepare_requested));
+        co_return co_await ask_machine("prepare",
+                                       machine::destination::event(Kind::prepare_requested));
     }
     if (verb == "fire") co_return co_await fire(arguments);
     if (verb == "unfire") {
         if (state_.phase != Phase::owning && !owns_guest()) CO_TRY_VOID(plan_.rollback());
         co_return Json::object();
     }
-    if (verb == "seal") co_return co_await ask_machine("seal", machine::destination::event(Kind::seal_requested));
-    if (verb == "commit") co_return co_await ask_machine("commit", machine::destination::event(Kind::commit_received));
-    if (verb == "abort") co_return co_await ask_machine("abort", machine::destination::event(Kind::abort_requested));
+    if (verb == "seal")
+        co_return co_await ask_machine("seal", machine::destination::event(Kind::seal_requested));
+    if (verb == "commit")
+        co_return co_await ask_machine("commit",
+                                       machine::destination::event(Kind::commit_received));
+    if (verb == "abort")
+        co_return co_await ask_machine("abort", machine::destination::event(Kind::abort_requested));
     co_return fail(Errc::protocol, "`{}` is nothing a source may ask", verb);
 }
 
@@ -207,17 +251,22 @@ bool DestinationMigration::untouched() const {
 }
 
 Task<void> DestinationMigration::wait_for_source(std::size_t generation) {
-    if (!co_await core::sleep_for(loop_, limits::destination_patience, watchers_stop_.get_token())) co_return;
+    if (!co_await core::sleep_for(loop_, limits::destination_patience, watchers_stop_.get_token()))
+        co_return;
     if (generation != silence_generation_) co_return;  // it came back meanwhile
     if (!failure_) {
-        failure_ = fail(Errc::timed_out, "the source was silent for {} s", limits::destination_patience.count()).error();
+        failure_ = fail(Errc::timed_out, "the source was silent for {} s",
+                        limits::destination_patience.count())
+                       .error();
     }
     post(machine::destination::event(Event::Kind::peer_silent_too_long));
 }
 
 Json DestinationMigration::status() const {
-    return Json::object({{"phase", std::string("incoming ") + std::string(machine::destination::name(state_.phase))},
-                         {"epoch", epoch_}, {"state", machine::destination::describe(state_)}});
+    return Json::object({{"phase", std::string("incoming ") +
+                                       std::string(machine::destination::name(state_.phase))},
+                         {"epoch", epoch_},
+                         {"state", machine::destination::describe(state_)}});
 }
 
 }  // namespace sidecar

@@ -1,5 +1,6 @@
-// DestinationMigration: the destination's driver. It feeds the source's requests and what its QEMU does into the
-// destination machine, runs each action, and answers the source when the machine says so. It decides nothing.
+// DestinationMigration: the destination's driver. It feeds the source's requests and what its QEMU
+// does into the destination machine, runs each action, and answers the source when the machine says
+// so. It decides nothing.
 #pragma once
 
 #include <list>
@@ -20,8 +21,8 @@ namespace sidecar {
 
 class DestinationMigration {
 public:
-    DestinationMigration(core::Loop& loop, Places places, std::string guest, std::string epoch, Journal& journal,
-                         ServeOptions options);
+    DestinationMigration(core::Loop& loop, Places places, std::string guest, std::string epoch,
+                         Journal& journal, ServeOptions options);
     ~DestinationMigration();
 
     /// Runs the machine until stopped; its end is told by finished(). Goes on answering afterwards.
@@ -69,7 +70,8 @@ private:
     Outcome<> prepare();
     Outcome<> make_disks();
     core::Result<> make_taps(std::vector<qmp::TapDescriptors>& numbers,
-                             std::vector<std::pair<int, int>>& descriptors, std::vector<netmove::Tap>& taps);
+                             std::vector<std::pair<int, int>>& descriptors,
+                             std::vector<netmove::Tap>& taps);
     Outcome<> start_qemu();
     Outcome<> open_doors();
     Outcome<> listen_for_ram();
@@ -89,8 +91,12 @@ private:
     core::Task<void> watch_process();
     core::Task<void> wait_for_source(std::size_t generation);
     core::Task<void> settle_network();
-    [[nodiscard]] std::string key_directory() const { return places_.run(name_) + "/keys-" + epoch_; }
-    [[nodiscard]] std::string incoming_path() const { return places_.state(name_) + "/incoming.json"; }
+    [[nodiscard]] std::string key_directory() const {
+        return places_.run(name_) + "/keys-" + epoch_;
+    }
+    [[nodiscard]] std::string incoming_path() const {
+        return places_.state(name_) + "/incoming.json";
+    }
 
     core::Loop& loop_;
     Places places_;
@@ -112,7 +118,8 @@ private:
     Description description_;
     std::string key_;
     pid_t recorded_pid_ = 0;  ///< Of the QEMU an earlier sidecar prepared.
-    std::vector<std::string> made_images_;  ///< Written down before they are made; removed by destroy.
+    std::vector<std::string>
+        made_images_;  ///< Written down before they are made; removed by destroy.
     std::unique_ptr<Guest> guest_;
     std::unique_ptr<storage::Target> target_;
     netmove::Plan plan_;

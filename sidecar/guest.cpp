@@ -34,20 +34,26 @@ Result<std::vector<GuestAddress>> parse_addresses(std::vector<std::string> const
     return all;
 }
 
-/// The MAC a NIC really has: from the command line, else from QEMU (query-rx-filter knows virtio-net).
-Task<Result<netmove::MacAddress>> mac_of(qmp::Client& client, qmp::TapOption tap, std::size_t index) {
+/// The MAC a NIC really has: from the command line, else from QEMU (query-rx-filter knows
+/// virtio-net).
+Task<Result<netmove::MacAddress>> mac_of(qmp::Client& client, qmp::TapOption tap,
+                                         std::size_t index) {
     if (!tap.macs.empty()) co_return netmove::MacAddress::parse(tap.macs.front());
-    auto filters = co_await client.execute("query-rx-filter", {}, Deadline::after(limits::qmp_timeout));
+    auto filters =
+        co_await client.execute("query-rx-filter", {}, Deadline::after(limits::qmp_timeout));
     if (filters && index < filters->elements().size()) {
         co_return netmove::MacAddress::parse(filters->elements()[index]["main-mac"].text_or(""));
     }
-    co_return fail(Errc::refused, "the MAC of the interface on netdev {} is not known: give it to QEMU with "
-                                  "`-device ...,mac=`", tap.id);
+    co_return fail(Errc::refused,
+                   "the MAC of the interface on netdev {} is not known: give it to QEMU with "
+                   "`-device ...,mac=`",
+                   tap.id);
 }
 
 /// Fills what the kernel knows of the tap.
-Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlink, std::string const& netdev,
-                                      netmove::MacAddress const& mac, netmove::Tap tap) {
+Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlink,
+                                      std::string const& netdev, netmove::MacAddress const& mac,
+                                      netmove::Tap tap) {
     netmove::GuestInterface interface;
     TRY(auto const link, netlink.link(tap.name()));
     interface.netdev = netdev;
@@ -81,14 +87,17 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink, std::vector<qmp::TapOpti
     int next = qmp::first_tap_fd_in_qemu;
     for (auto const& option : options) {
         if (!option.script.empty() && option.script != "no") {
-            return fail(Errc::refused, "netdev {} has script={}: sidecar opens the tap itself and runs no script; "
-                                       "use script=no and --bridge", option.id, option.script);
+            return fail(Errc::refused,
+                        "netdev {} has script={}: sidecar opens the tap itself and runs no script; "
+                        "use script=no and --bridge",
+                        option.id, option.script);
         }
         std::string name = option.ifname;
         if (name.empty()) {
             TRY(name, free_tap_name(netlink));
         }
-        TRY(auto tap, netmove::Tap::open(netlink, name, {static_cast<int>(option.queues), option.vnet_hdr, true}));
+        TRY(auto tap, netmove::Tap::open(netlink, name,
+                                         {static_cast<int>(option.queues), option.vnet_hdr, true}));
         auto const& wanted = option.bridge.empty() ? bridge : option.bridge;
         TRY(auto const link, netlink.link(name));
         TRY_VOID(netmove::place_tap(netlink, name, {link.master == 0 ? wanted : "", 0, 0}));
@@ -128,16 +137,20 @@ Result<Json> read_manifest(Places const& places, std::string const& guest) {
 }
 
 Guest::Guest(core::Loop& loop_, Places places_, std::string name_, Prepared prepared)
-    : loop(loop_), places(std::move(places_)), name(std::move(name_)),
-      process(std::move(prepared.launched.process)), client(std::move(prepared.launched.client)),
+    : loop(loop_),
+      places(std::move(places_)),
+      name(std::move(name_)),
+      process(std::move(prepared.launched.process)),
+      client(std::move(prepared.launched.client)),
       command_line(std::move(prepared.command_line)),
-      working_directory(std::move(prepared.working_directory)), netlink(std::move(prepared.netlink)),
+      working_directory(std::move(prepared.working_directory)),
+      netlink(std::move(prepared.netlink)),
       nics(std::move(prepared.nics)) {}
 
 Guest::~Guest() = default;
 
-Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Places places, std::string name,
-                                                   RunOptions options) {
+Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Places places,
+                                                   std::string name, RunOptions options) {
     CO_TRY(auto const given, qmp::CommandLine::parse(options.qemu));
     CO_TRY(auto addresses, parse_addresses(options.addresses));
     auto const tap_options = given.taps();
@@ -151,18 +164,26 @@ Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Places plac
     CO_TRY(auto line, given.for_launch({qmp::qmp_fd_in_qemu, opened.numbers}));
     CO_TRY_VOID(make_directory(places.run(name)));
     CO_TRY_VOID(make_directory(places.state(name)));
-    qmp::LaunchRequest request{line, opened.descriptors, places.qmp_socket(name),
-                               places.run(name) + "/qemu.log", "", true};
-    CO_TRY(auto launched, co_await qmp::launch(loop, std::move(request), Deadline::after(limits::prepare_timeout)));
-    Prepared prepared{std::move(launched), std::move(line), std::filesystem::current_path().string(), {}, nullptr};
+    qmp::LaunchRequest request{
+        line, opened.descriptors, places.qmp_socket(name), places.run(name) + "/qemu.log", "",
+        true};
+    CO_TRY(auto launched, co_await qmp::launch(loop, std::move(request),
+                                               Deadline::after(limits::prepare_timeout)));
+    Prepared prepared{std::move(launched),
+                      std::move(line),
+                      std::filesystem::current_path().string(),
+                      {},
+                      nullptr};
     auto guest = std::make_unique<Guest>(loop, places, name, std::move(prepared));
     guest->netlink = std::move(netlink);
     for (std::size_t index = 0; index < opened.taps.size(); ++index) {
         auto mac = co_await mac_of(*guest->client, tap_options[index], index);
-        auto nic = mac ? make_nic(loop, *guest->netlink, tap_options[index].id, *mac, std::move(opened.taps[index]))
+        auto nic = mac ? make_nic(loop, *guest->netlink, tap_options[index].id, *mac,
+                                  std::move(opened.taps[index]))
                        : std::unexpected(mac.error());
         if (!nic) {
-            (void)guest->process.signal(SIGKILL);  // ours, just started, without its network: not to be kept
+            (void)guest->process.signal(
+                SIGKILL);  // ours, just started, without its network: not to be kept
             co_await guest->client->close();
             co_return std::unexpected(nic.error());
         }
@@ -175,8 +196,10 @@ Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Places plac
 
 namespace {
 
-/// Which of the process's taps a netdev uses: by name, or, for libvirt's descriptors, by their order.
-netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& option, std::size_t index) {
+/// Which of the process's taps a netdev uses: by name, or, for libvirt's descriptors, by their
+/// order.
+netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& option,
+                      std::size_t index) {
     for (auto& tap : taps) {
         if (!option.ifname.empty() && tap.name() == option.ifname) return &tap;
     }
@@ -185,32 +208,38 @@ netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& opt
 
 }  // namespace
 
-Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Places places, std::string name,
-                                                   AttachOptions options) {
+Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Places places,
+                                                   std::string name, AttachOptions options) {
     CO_TRY(auto const manifest, read_manifest(places, name));
     std::string socket = options.qmp_socket;
     if (socket.empty()) socket = manifest["qmp_socket"].text_or("");
     if (socket.empty()) {
-        co_return fail(Errc::refused, "nothing is recorded of a guest `{}` on this host: give its socket with --qmp",
-                       name);
+        co_return fail(
+            Errc::refused,
+            "nothing is recorded of a guest `{}` on this host: give its socket with --qmp", name);
     }
-    CO_TRY(auto client, co_await qmp::Client::connect(loop, socket, Deadline::after(limits::qmp_timeout)));
+    CO_TRY(auto client,
+           co_await qmp::Client::connect(loop, socket, Deadline::after(limits::qmp_timeout)));
     pid_t pid = client->peer_pid();
-    // The monitor of a QEMU we launched was bound by us: the peer's credentials are those of the sidecar then.
-    if (socket == manifest["qmp_socket"].text_or("")) pid = static_cast<pid_t>(manifest["pid"].integer_or(pid));
+    // The monitor of a QEMU we launched was bound by us: the peer's credentials are those of the
+    // sidecar then.
+    if (socket == manifest["qmp_socket"].text_or(""))
+        pid = static_cast<pid_t>(manifest["pid"].integer_or(pid));
     auto found = [&]() -> Result<Prepared> {
         TRY(auto process, core::Process::open(pid));
         TRY(auto const argv, core::command_line(pid));
         TRY(auto line, qmp::CommandLine::parse(argv));
         std::error_code error;
-        auto const directory = std::filesystem::read_symlink(fmt::format("/proc/{}/cwd", pid), error).string();
+        auto const directory =
+            std::filesystem::read_symlink(fmt::format("/proc/{}/cwd", pid), error).string();
         TRY_VOID(make_directory(places.run(name)));
         TRY_VOID(make_directory(places.state(name)));
         return Prepared{{std::move(process), nullptr}, std::move(line), directory, {}, nullptr};
     }();
     if (!found) {
         co_await client->close();
-        co_return std::unexpected(std::move(found.error()).while_doing(fmt::format("attaching to {}", socket)));
+        co_return std::unexpected(
+            std::move(found.error()).while_doing(fmt::format("attaching to {}", socket)));
     }
     auto guest = std::make_unique<Guest>(loop, places, name, std::move(*found));
     guest->client = std::move(client);
@@ -234,7 +263,8 @@ Task<Result<>> Guest::find_nics(pid_t pid, AttachOptions options, Json manifest)
     for (std::size_t index = 0; index < tap_options.size(); ++index) {
         auto* tap = tap_for(taps, tap_options[index], index);
         if (tap == nullptr) {
-            co_return fail(Errc::refused, "QEMU (process {}) holds no tap for netdev {}", pid, tap_options[index].id);
+            co_return fail(Errc::refused, "QEMU (process {}) holds no tap for netdev {}", pid,
+                           tap_options[index].id);
         }
         CO_TRY(auto const mac, co_await mac_of(*client, tap_options[index], index));
         CO_TRY(auto nic, make_nic(loop, *netlink, tap_options[index].id, mac, std::move(*tap)));
@@ -252,7 +282,9 @@ Task<void> Guest::watch(std::stop_token token) {
     core::Scope scope(loop);
     auto watch_one = [](netmove::AddressWatcher& watcher, std::stop_token stop) -> Task<void> {
         auto ended = co_await watcher.run(stop);
-        if (!ended) core::log::warning("watching the guest's addresses ended: {}", ended.error().sentence());
+        if (!ended)
+            core::log::warning("watching the guest's addresses ended: {}",
+                               ended.error().sentence());
     };
     for (auto& nic : nics) scope.spawn(watch_one(*nic->watcher, token));
     co_await scope.join();
@@ -293,7 +325,8 @@ Result<> Guest::write_manifest() const {
 }
 
 void Guest::forget() const {
-    std::error_code ignored;  // what cannot be removed is found, and said, by the next who needs the place
+    std::error_code
+        ignored;  // what cannot be removed is found, and said, by the next who needs the place
     std::filesystem::remove(manifest_path(places, name), ignored);
     std::filesystem::remove_all(places.run(name), ignored);
 }

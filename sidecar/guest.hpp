@@ -1,7 +1,9 @@
-// Guest: one QEMU, as its sidecar holds it: process, QMP, command line, taps and what was learned of its
-// addresses. Made by launching, by attaching, or (destination) by preparing for an incoming migration.
+// Guest: one QEMU, as its sidecar holds it: process, QMP, command line, taps and what was learned
+// of its addresses. Made by launching, by attaching, or (destination) by preparing for an incoming
+// migration.
 //
-// What a restarted sidecar needs to find all this again is in the manifest, in the guest's state directory.
+// What a restarted sidecar needs to find all this again is in the manifest, in the guest's state
+// directory.
 #pragma once
 
 #include <signal.h>
@@ -36,10 +38,12 @@ class Guest {
 public:
     /// Starts QEMU as `sidecar run` was told: opens the taps, adds the monitor.
     static core::Task<core::Result<std::unique_ptr<Guest>>> launch(core::Loop& loop, Places places,
-                                                                   std::string name, RunOptions options);
+                                                                   std::string name,
+                                                                   RunOptions options);
     /// Joins a running QEMU. Without a socket: the one of the manifest.
     static core::Task<core::Result<std::unique_ptr<Guest>>> attach(core::Loop& loop, Places places,
-                                                                   std::string name, AttachOptions options);
+                                                                   std::string name,
+                                                                   AttachOptions options);
     /// From what the destination prepared: a QEMU that waits for the guest.
     struct Prepared {
         qmp::Launched launched;

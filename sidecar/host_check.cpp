@@ -25,14 +25,19 @@ struct Finding {
 };
 
 Task<Finding> program(core::Loop& loop, std::string name, std::string purpose, bool needed) {
-    auto const output = co_await core::output_of(loop, {name, "--version"}, 4096, Deadline::after(limits::qmp_timeout));
-    if (!output) co_return Finding{false, needed, fmt::format("{} ({}): {}", name, purpose, output.error().sentence())};
-    co_return Finding{true, needed, fmt::format("{}: {}", name, output->substr(0, output->find('\n')))};
+    auto const output = co_await core::output_of(loop, {name, "--version"}, 4096,
+                                                 Deadline::after(limits::qmp_timeout));
+    if (!output)
+        co_return Finding{false, needed,
+                          fmt::format("{} ({}): {}", name, purpose, output.error().sentence())};
+    co_return Finding{true, needed,
+                      fmt::format("{}: {}", name, output->substr(0, output->find('\n')))};
 }
 
 Finding directory(std::string const& path, std::string const& purpose) {
     auto const made = make_directory(path);
-    if (!made) return {false, true, fmt::format("{} ({}): {}", path, purpose, made.error().sentence())};
+    if (!made)
+        return {false, true, fmt::format("{} ({}): {}", path, purpose, made.error().sentence())};
     if (access(path.c_str(), W_OK) != 0) {
         return {false, true, fmt::format("{} ({}): {}", path, purpose, std::strerror(errno))};
     }
@@ -40,7 +45,8 @@ Finding directory(std::string const& path, std::string const& purpose) {
 }
 
 Finding device(char const* path, std::string const& purpose, bool needed) {
-    if (access(path, R_OK | W_OK) == 0) return {true, needed, fmt::format("{} can be opened ({})", path, purpose)};
+    if (access(path, R_OK | W_OK) == 0)
+        return {true, needed, fmt::format("{} can be opened ({})", path, purpose)};
     return {false, needed, fmt::format("{} ({}): {}", path, purpose, std::strerror(errno))};
 }
 
@@ -59,15 +65,21 @@ Task<int> check_command(core::Loop& loop, Options options) {
                         !netlink     ? netlink.error().sentence()
                         : privileged ? "rtnetlink can be used"
                                      : "taps and bridges need CAP_NET_ADMIN: run as root"});
-    findings.push_back(co_await program(loop, "qemu-system-x86_64", "guests; or another with `serve --qemu`", false));
+    findings.push_back(co_await program(loop, "qemu-system-x86_64",
+                                        "guests; or another with `serve --qemu`", false));
     findings.push_back(co_await program(loop, "qemu-img", "makes disks at the destination", true));
     bool good = true;
     Json all = Json::array();
     for (auto const& finding : findings) {
         good = good && (finding.good || !finding.needed);
-        all.add(Json::object({{"ok", finding.good}, {"needed", finding.needed}, {"text", finding.text}}));
+        all.add(Json::object(
+            {{"ok", finding.good}, {"needed", finding.needed}, {"text", finding.text}}));
         if (!options.json) {
-            fmt::print("[{}] {}\n", finding.good ? " OK " : finding.needed ? "FAIL" : "warn", finding.text);
+            fmt::print("[{}] {}\n",
+                       finding.good     ? " OK "
+                       : finding.needed ? "FAIL"
+                                        : "warn",
+                       finding.text);
         }
     }
     if (options.json) fmt::print("{}\n", Json::object({{"ok", good}, {"findings", all}}).dump());

@@ -22,7 +22,8 @@ namespace {
 
 constexpr std::size_t slot_bytes = 4096;  // one block of the file system, and of most disks
 
-std::uint32_t checksum(std::string_view text) {  // CRC-32 (IEEE), bit by bit: slots are short and rare
+std::uint32_t checksum(
+    std::string_view text) {  // CRC-32 (IEEE), bit by bit: slots are short and rare
     std::uint32_t crc = ~0U;
     for (char const c : text) {
         crc ^= static_cast<unsigned char>(c);
@@ -69,10 +70,12 @@ Result<Slot> newest(int fd, std::string const& path) {
     Slot best;
     for (std::size_t index = 0; index < 2; ++index) {
         std::array<char, slot_bytes> buffer{};
-        auto const got = pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(index * slot_bytes));
+        auto const got =
+            pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(index * slot_bytes));
         if (got < 0) return fail_errno(errno, "cannot read the journal {}", path);
         Slot slot;
-        if (decode({buffer.data(), static_cast<std::size_t>(got)}, slot) && slot.sequence > best.sequence) {
+        if (decode({buffer.data(), static_cast<std::size_t>(got)}, slot) &&
+            slot.sequence > best.sequence) {
             best = slot;
         }
     }
@@ -85,20 +88,24 @@ Result<Journal> Journal::open(std::string const& directory) {
     TRY_VOID(make_directory(directory));
     Journal journal;
     journal.path_ = directory + "/journal";
-    journal.file_.reset(::open(journal.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_DSYNC, 0600));
+    journal.file_.reset(
+        ::open(journal.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_DSYNC, 0600));
     if (!journal.file_) return fail_errno(errno, "cannot open the journal {}", journal.path_);
     if (flock(journal.file_.get(), LOCK_EX | LOCK_NB) < 0) {
         if (errno == EWOULDBLOCK) {
-            return fail(Errc::refused, "another sidecar has this guest already (it holds {})", journal.path_);
+            return fail(Errc::refused, "another sidecar has this guest already (it holds {})",
+                        journal.path_);
         }
         return fail_errno(errno, "cannot lock the journal {}", journal.path_);
     }
     struct stat file{};
-    if (fstat(journal.file_.get(), &file) == 0 && file.st_size < static_cast<off_t>(2 * slot_bytes)) {
+    if (fstat(journal.file_.get(), &file) == 0 &&
+        file.st_size < static_cast<off_t>(2 * slot_bytes)) {
         // Allocated now, so that a full disk is found here and not when COMMIT is to be recorded.
         int const error = posix_fallocate(journal.file_.get(), 0, 2 * slot_bytes);
         if (error != 0) return fail_errno(error, "cannot allocate the journal {}", journal.path_);
-        if (fsync(journal.file_.get()) < 0) return fail_errno(errno, "cannot sync {}", journal.path_);
+        if (fsync(journal.file_.get()) < 0)
+            return fail_errno(errno, "cannot sync {}", journal.path_);
     }
     TRY(auto const slot, newest(journal.file_.get(), journal.path_));
     journal.sequence_ = slot.sequence;

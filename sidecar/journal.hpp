@@ -1,6 +1,7 @@
-// Journal: the one durable word about a guest's migrations on this host, and the lock that makes one sidecar
-// per guest. Two preallocated slots of one block are written in turn, each with one synchronous write, so that
-// a torn write leaves the word before it, and recording costs one write to the disk.
+// Journal: the one durable word about a guest's migrations on this host, and the lock that makes
+// one sidecar per guest. Two preallocated slots of one block are written in turn, each with one
+// synchronous write, so that a torn write leaves the word before it, and recording costs one write
+// to the disk.
 #pragma once
 
 #include <cstdint>
@@ -17,17 +18,20 @@ public:
     struct Entry {
         std::string epoch;    ///< Which migration; empty: none was ever recorded.
         std::string role;     ///< "source" or "destination"
-        std::string record;   ///< The machine's name of the record: begun, committed, owner, aborted, ...
+        std::string
+            record;  ///< The machine's name of the record: begun, committed, owner, aborted, ...
         std::string outcome;  ///< With an end: what came out.
-        std::string peer;     ///< HOST:PORT of the other side, for the source.
+        std::string peer;  ///< HOST:PORT of the other side, for the source.
     };
 
-    /// Opens or makes `directory`/journal and locks it. Fails with refused when another sidecar has it.
+    /// Opens or makes `directory`/journal and locks it. Fails with refused when another sidecar has
+    /// it.
     static core::Result<Journal> open(std::string const& directory);
 
     [[nodiscard]] Entry const& last() const { return last_; }
-    /// Durable when it returns ok. After a failure the old word stands, or is unknown when `Errc::io` came from
-    /// the write itself: the caller must then treat the record as possibly made and write it again.
+    /// Durable when it returns ok. After a failure the old word stands, or is unknown when
+    /// `Errc::io` came from the write itself: the caller must then treat the record as possibly
+    /// made and write it again.
     core::Result<> record(Entry entry);
 
     /// What the journal says without locking it: for `sidecar status` and the watchdog.

@@ -28,10 +28,13 @@ std::string key_object(std::string const& epoch) { return "sidecar-key-" + epoch
 
 Task<Result<>> add_key_object(qmp::Client& client, std::string directory, std::string endpoint,
                               std::string epoch, Deadline deadline) {
-    auto properties = Json::object({{"qom-type", "tls-creds-psk"}, {"id", key_object(epoch)},
-                                    {"endpoint", endpoint}, {"dir", directory}});
+    auto properties = Json::object({{"qom-type", "tls-creds-psk"},
+                                    {"id", key_object(epoch)},
+                                    {"endpoint", endpoint},
+                                    {"dir", directory}});
     if (endpoint == "client") properties.set("username", key_user);
-    (void)co_await qmp::object_del(client, key_object(epoch), deadline);  // of a try before this one
+    (void)co_await qmp::object_del(client, key_object(epoch),
+                                   deadline);  // of a try before this one
     co_return co_await qmp::object_add(client, properties, deadline);
 }
 

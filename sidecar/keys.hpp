@@ -1,5 +1,5 @@
-// The key of one migration: 256 bits, made for it, sent over the peer channel, used as tls-creds-psk by the RAM
-// stream and by NBD on both hosts, deleted at its end.
+// The key of one migration: 256 bits, made for it, sent over the peer channel, used as
+// tls-creds-psk by the RAM stream and by NBD on both hosts, deleted at its end.
 #pragma once
 
 #include <string>
@@ -21,7 +21,8 @@ void remove_key(std::string const& directory);
 /// The id of QEMU's object for the key of `epoch`.
 std::string key_object(std::string const& epoch);
 /// object-add tls-creds-psk. `endpoint` is "client" or "server". Ok also when it is there already.
-core::Task<core::Result<>> add_key_object(qmp::Client& client, std::string directory, std::string endpoint,
-                                          std::string epoch, core::Deadline deadline);
+core::Task<core::Result<>> add_key_object(qmp::Client& client, std::string directory,
+                                          std::string endpoint, std::string epoch,
+                                          core::Deadline deadline);
 
 }  // namespace sidecar

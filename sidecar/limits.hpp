@@ -11,10 +11,11 @@ using std::chrono::seconds;
 
 /// One message between sidecars, or on a control socket. A command line with 100 disks is 50 KiB.
 constexpr std::size_t message_bytes_max = 1024 * 1024;
-/// Answers not yet read by a slow reader of progress; above it progress lines are dropped, never the end.
+/// Answers not yet read by a slow reader of progress; above it progress lines are dropped, never
+/// the end.
 constexpr std::size_t queued_messages_max = 1024;
-/// Heartbeats on the peer channel, and after how long a silence the peer counts as lost. Below the pause limit,
-/// so that a lost peer is noticed while the guest could still be resumed in time.
+/// Heartbeats on the peer channel, and after how long a silence the peer counts as lost. Below the
+/// pause limit, so that a lost peer is noticed while the guest could still be resumed in time.
 constexpr milliseconds heartbeat_interval{250};
 constexpr milliseconds heartbeat_silence{1500};
 /// TCP and TLS set-up with the destination.
@@ -33,7 +34,8 @@ constexpr milliseconds pause_max{2000};
 constexpr milliseconds paused_request_timeout{1500};
 /// One try to get the answer to COMMIT. The next try follows when the peer is back.
 constexpr milliseconds commit_timeout{5000};
-/// In doubt for longer than this: whoever asked for the migration is told, and an operator is needed.
+/// In doubt for longer than this: whoever asked for the migration is told, and an operator is
+/// needed.
 constexpr seconds doubt_patience{10};
 /// Undoing one thing: fresh for each, and not stopped by a cancel.
 constexpr seconds rollback_timeout{15};

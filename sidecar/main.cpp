@@ -1,4 +1,5 @@
-// sidecar: moves running virtual machines between hosts that share nothing. See `sidecar --help`, docs/.
+// sidecar: moves running virtual machines between hosts that share nothing. See `sidecar --help`,
+// docs/.
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -34,7 +35,8 @@ Task<void> watch_signals(core::Loop& loop, int fd, Interrupts& interrupts, std::
     interrupts.terminate.request_stop();
 }
 
-/// SIGINT and SIGTERM come as reads of the loop; SIGPIPE never: a broken connection is an error of its write.
+/// SIGINT and SIGTERM come as reads of the loop; SIGPIPE never: a broken connection is an error of
+/// its write.
 core::Fd take_signals() {
     sigset_t set;
     sigemptyset(&set);
@@ -50,21 +52,32 @@ Task<int> daemon(Task<Result<>> task) {
     co_return result ? 0 : complain(result.error());
 }
 
-Task<int> dispatch(core::Loop& loop, Options const& options, Session& session, Interrupts& interrupts) {
+Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
+                   Interrupts& interrupts) {
     using Command = Options::Command;
     auto const terminate = interrupts.terminate.get_token();
     switch (options.command) {
-        case Command::run: return daemon(session.run(terminate));
-        case Command::attach: return daemon(session.attach(terminate));
-        case Command::incoming: return daemon(session.incoming(terminate));
-        case Command::serve: return daemon(serve(loop, options, terminate));
+        case Command::run:
+            return daemon(session.run(terminate));
+        case Command::attach:
+            return daemon(session.attach(terminate));
+        case Command::incoming:
+            return daemon(session.incoming(terminate));
+        case Command::serve:
+            return daemon(serve(loop, options, terminate));
         case Command::watchdog:
-            return watchdog_main(loop, options.places, options.guest, options.attach.qmp_socket, options.ready_fd);
-        case Command::migrate: return migrate_command(loop, options, interrupts.event);
-        case Command::status: return status_command(loop, options);
-        case Command::cancel: return cancel_command(loop, options);
-        case Command::resolve: return resolve_command(loop, options);
-        case Command::check: return check_command(loop, options);
+            return watchdog_main(loop, options.places, options.guest, options.attach.qmp_socket,
+                                 options.ready_fd);
+        case Command::migrate:
+            return migrate_command(loop, options, interrupts.event);
+        case Command::status:
+            return status_command(loop, options);
+        case Command::cancel:
+            return cancel_command(loop, options);
+        case Command::resolve:
+            return resolve_command(loop, options);
+        case Command::check:
+            return check_command(loop, options);
     }
     return status_command(loop, options);
 }
@@ -91,7 +104,7 @@ int main(int argc, char** argv) {
     auto const parsed = parse_options(argc, argv);
     if (auto const* status = std::get_if<int>(&parsed)) return *status;
     auto const& options = std::get<Options>(parsed);
-    core::log::set_level(options.verbose                ? core::log::Level::debug
+    core::log::set_level(options.verbose              ? core::log::Level::debug
                          : is_daemon(options.command) ? core::log::Level::info
                                                       : core::log::Level::warning);
     auto const signals = take_signals();

@@ -15,19 +15,21 @@ using core::TlsConfig;
 
 namespace {
 
-/// --key, --tls-dir and --plaintext, of which exactly one says how the two sidecars know each other.
+/// --key, --tls-dir and --plaintext, of which exactly one says how the two sidecars know each
+/// other.
 struct SecurityFlags {
     std::string key;
     std::string tls_directory;
     bool plaintext = false;
 
     void add_to(CLI::App& app) {
-        auto* key_option = app.add_option("--key", key, "Pre-shared key: a file of lines NAME:HEXKEY, mode 0600");
+        auto* key_option =
+            app.add_option("--key", key, "Pre-shared key: a file of lines NAME:HEXKEY, mode 0600");
         auto* directory_option = app.add_option(
             "--tls-dir", tls_directory,
             "Certificates: a directory with ca-cert.pem, {server,client}-cert.pem and -key.pem");
-        auto* plain_option =
-            app.add_flag("--plaintext", plaintext, "No encryption, no authentication: for a wire you trust");
+        auto* plain_option = app.add_flag("--plaintext", plaintext,
+                                          "No encryption, no authentication: for a wire you trust");
         key_option->excludes(directory_option)->excludes(plain_option);
         directory_option->excludes(plain_option);
     }
@@ -35,11 +37,14 @@ struct SecurityFlags {
         if (plaintext) return TlsConfig{TlsConfig::Mode::plaintext, ""};
         if (!tls_directory.empty()) return TlsConfig{TlsConfig::Mode::x509, tls_directory};
         if (!key.empty()) return TlsConfig{TlsConfig::Mode::psk, key};
-        return fail(Errc::invalid, "say how the two hosts know each other: --key FILE, --tls-dir DIR, or --plaintext");
+        return fail(
+            Errc::invalid,
+            "say how the two hosts know each other: --key FILE, --tls-dir DIR, or --plaintext");
     }
 };
 
-Result<std::vector<std::pair<std::string, std::string>>> pairs(std::vector<std::string> const& texts) {
+Result<std::vector<std::pair<std::string, std::string>>> pairs(
+    std::vector<std::string> const& texts) {
     std::vector<std::pair<std::string, std::string>> all;
     for (auto const& text : texts) {
         auto const equals = text.find('=');
@@ -66,12 +71,14 @@ Result<std::uint64_t> parse_bytes(std::string const& text) {
     }
     double factor = 0;
     constexpr std::pair<char const*, double> units[] = {
-        {"", 1}, {"k", 1e3}, {"K", 1e3}, {"M", 1e6}, {"G", 1e9}, {"Ki", 1024.0}, {"Mi", 1048576.0}, {"Gi", 1073741824.0}};
+        {"", 1},    {"k", 1e3},     {"K", 1e3},        {"M", 1e6},
+        {"G", 1e9}, {"Ki", 1024.0}, {"Mi", 1048576.0}, {"Gi", 1073741824.0}};
     for (auto const& [name, value] : units) {
         if (unit == name) factor = value;
     }
     if (used == 0 || factor == 0 || number < 0 || number * factor > 1e15) {
-        return fail(Errc::invalid, "`{}` is no rate: write bytes per second, as 100M or 12MiB", text);
+        return fail(Errc::invalid, "`{}` is no rate: write bytes per second, as 100M or 12MiB",
+                    text);
     }
     return static_cast<std::uint64_t>(number * factor);
 }
@@ -79,7 +86,9 @@ Result<std::uint64_t> parse_bytes(std::string const& text) {
 /// Everything CLI11 fills, and the finishing of it into Options.
 struct Parser {
     CLI::App app{
-        "Moves running virtual machines between hosts that share nothing: RAM, disks and addresses.", "sidecar"};
+        "Moves running virtual machines between hosts that share nothing: RAM, disks and "
+        "addresses.",
+        "sidecar"};
     Options options;
     SecurityFlags serve_security;
     SecurityFlags migrate_security;
@@ -87,14 +96,16 @@ struct Parser {
     std::vector<std::string> map_bridges;
     std::string bandwidth = "0";
     std::string progress;
-    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *status, *cancel, *resolve, *check;
+    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *status, *cancel, *resolve,
+        *check;
 
     Parser() {
         options.places = Places::defaults();
         app.require_subcommand(1);
         app.set_version_flag("--version", "sidecar 0.1.0");
         app.fallthrough();
-        app.add_option("--run-dir", options.places.run_directory, "Sockets and keys [env SIDECAR_RUN_DIR]")
+        app.add_option("--run-dir", options.places.run_directory,
+                       "Sockets and keys [env SIDECAR_RUN_DIR]")
             ->capture_default_str();
         app.add_option("--state-dir", options.places.state_directory,
                        "Journals; must survive a boot [env SIDECAR_STATE_DIR]")
@@ -116,11 +127,16 @@ struct Parser {
         run = with_guest("run", "Start QEMU with a sidecar beside it; stays until QEMU ends");
         run->add_option("--bridge", options.run.bridge, "Put the guest's taps on this bridge");
         run->add_option("--address", options.run.addresses,
-                        "An address of the guest; without, they are learned from its traffic")->allow_extra_args(false);
-        run->footer("After `--`: QEMU's command line, as `sidecar run web1 -- qemu-system-x86_64 -m 512 ...`");
+                        "An address of the guest; without, they are learned from its traffic")
+            ->allow_extra_args(false);
+        run->footer(
+            "After `--`: QEMU's command line, as `sidecar run web1 -- qemu-system-x86_64 -m 512 "
+            "...`");
         attach = with_guest("attach", "Join a QEMU that is already running; stays until QEMU ends");
-        attach->add_option("--qmp", options.attach.qmp_socket, "QEMU's QMP socket (default: what was recorded)");
-        attach->add_option("--address", options.attach.addresses, "An address of the guest")->allow_extra_args(false);
+        attach->add_option("--qmp", options.attach.qmp_socket,
+                           "QEMU's QMP socket (default: what was recorded)");
+        attach->add_option("--address", options.attach.addresses, "An address of the guest")
+            ->allow_extra_args(false);
     }
 
     void add_serve() {
@@ -140,37 +156,57 @@ struct Parser {
 
     void add_serve_options(CLI::App& command) {
         serve_security.add_to(command);
-        command.add_option("--map-path", map_paths, "FROM=TO: a path prefix of the source is another here")->allow_extra_args(false);
-        command.add_option("--map-bridge", map_bridges, "FROM=TO: a bridge of the source is another here")->allow_extra_args(false);
-        command.add_option("--qemu", options.serve.maps.qemu, "QEMU to start (default: the source's name for it)");
+        command
+            .add_option("--map-path", map_paths,
+                        "FROM=TO: a path prefix of the source is another here")
+            ->allow_extra_args(false);
+        command
+            .add_option("--map-bridge", map_bridges,
+                        "FROM=TO: a bridge of the source is another here")
+            ->allow_extra_args(false);
+        command.add_option("--qemu", options.serve.maps.qemu,
+                           "QEMU to start (default: the source's name for it)");
     }
 
     void add_migrate() {
         migrate = with_guest("migrate", "Move a guest to another host");
         auto& chosen = options.migrate;
-        migrate->add_option("DESTINATION", chosen.destination, "HOST[:PORT] of a `sidecar serve`")->required();
+        migrate->add_option("DESTINATION", chosen.destination, "HOST[:PORT] of a `sidecar serve`")
+            ->required();
         migrate->add_flag("--with-storage", chosen.with_storage, "Move the local disks as well");
         migrate_security.add_to(*migrate);
-        migrate->add_flag("--check", chosen.check_only, "Run every check on both hosts, touch nothing, stop");
-        migrate->add_option("--max-blackout", chosen.max_blackout_ms, "Pause aimed for, in milliseconds")
-            ->check(CLI::Range(1, 60000))->capture_default_str();
-        migrate->add_option("--bandwidth", bandwidth, "Limit for the disks, bytes per second (100M); 0: none");
-        migrate->add_option("--progress", progress, "bar, json (one object a line) or none; default: bar on a terminal")
+        migrate->add_flag("--check", chosen.check_only,
+                          "Run every check on both hosts, touch nothing, stop");
+        migrate
+            ->add_option("--max-blackout", chosen.max_blackout_ms,
+                         "Pause aimed for, in milliseconds")
+            ->check(CLI::Range(1, 60000))
+            ->capture_default_str();
+        migrate->add_option("--bandwidth", bandwidth,
+                            "Limit for the disks, bytes per second (100M); 0: none");
+        migrate
+            ->add_option("--progress", progress,
+                         "bar, json (one object a line) or none; default: bar on a terminal")
             ->check(CLI::IsMember({"bar", "json", "none"}));
         migrate->add_flag("--json", chosen.json, "Print the report as one JSON object at the end");
         migrate->add_option("--report", chosen.report_file, "Write the whole record to FILE");
     }
 
     void add_others() {
-        status = app.add_subcommand("status", "Show the guests of this host and what they are doing");
+        status =
+            app.add_subcommand("status", "Show the guests of this host and what they are doing");
         status->add_option("GUEST", options.guest, "Only this one");
         status->add_flag("--json", options.json, "As JSON");
         cancel = with_guest("cancel", "Cancel the migration of a guest; it stays where it is");
-        resolve = with_guest("resolve", "Decide a migration that is in doubt, the other host being fenced");
+        resolve = with_guest("resolve",
+                             "Decide a migration that is in doubt, the other host being fenced");
         resolve->add_option("--to", options.resolve_to, "Who owns the guest: source or destination")
-            ->required()->check(CLI::IsMember({"source", "destination"}));
-        resolve->add_flag("--i-have-fenced", options.fenced, "The other side is off or cannot run the guest");
-        check = app.add_subcommand("check", "Check what this host offers: io_uring, QEMU, taps, netlink");
+            ->required()
+            ->check(CLI::IsMember({"source", "destination"}));
+        resolve->add_flag("--i-have-fenced", options.fenced,
+                          "The other side is off or cannot run the guest");
+        check = app.add_subcommand("check",
+                                   "Check what this host offers: io_uring, QEMU, taps, netlink");
         check->add_flag("--json", options.json, "As JSON");
     }
 
@@ -180,16 +216,19 @@ struct Parser {
 Result<> Parser::finish() {
     using Command = Options::Command;
     std::pair<CLI::App*, Command> const commands[] = {
-        {run, Command::run},         {attach, Command::attach},   {serve, Command::serve},
+        {run, Command::run},           {attach, Command::attach},     {serve, Command::serve},
         {incoming, Command::incoming}, {watchdog, Command::watchdog}, {migrate, Command::migrate},
-        {status, Command::status},   {cancel, Command::cancel},   {resolve, Command::resolve},
+        {status, Command::status},     {cancel, Command::cancel},     {resolve, Command::resolve},
         {check, Command::check}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
     if (!options.guest.empty()) TRY_VOID(check_guest_name(options.guest));
     if (options.command == Command::run && options.run.qemu.empty()) {
-        return fail(Errc::invalid, "`run` needs QEMU's command line after `--`: sidecar run {} -- qemu-system-x86_64 ...", options.guest);
+        return fail(
+            Errc::invalid,
+            "`run` needs QEMU's command line after `--`: sidecar run {} -- qemu-system-x86_64 ...",
+            options.guest);
     }
     if (options.command != Command::run && !options.run.qemu.empty()) {
         return fail(Errc::invalid, "`--` and a command line are only for `sidecar run`");
@@ -207,8 +246,9 @@ Result<> Parser::finish() {
                                    : bar              ? ProgressStyle::bar
                                                       : ProgressStyle::none;
         if (!options.migrate.with_storage) {
-            return fail(Errc::invalid, "hosts that share no storage need `migrate --with-storage`; "
-                                       "moving only the RAM is not supported yet");
+            return fail(Errc::invalid,
+                        "hosts that share no storage need `migrate --with-storage`; "
+                        "moving only the RAM is not supported yet");
         }
     }
     return {};
@@ -241,13 +281,15 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
 std::variant<Options, int> parse_options(int argc, char** argv) {
     Parser parser;
     // What follows `--` is QEMU's, untouched.
-    auto* const end = std::find_if(argv, argv + argc, [](char const* word) { return std::string_view(word) == "--"; });
+    auto* const end = std::find_if(argv, argv + argc,
+                                   [](char const* word) { return std::string_view(word) == "--"; });
     if (end != argv + argc) parser.options.run.qemu.assign(end + 1, argv + argc);
     try {
         parser.app.parse(static_cast<int>(end - argv), argv);
     } catch (CLI::ParseError const& error) {
         if (error.get_exit_code() == 0) return parser.app.exit(error);
-        fmt::print(stderr, "error: {}\nTry `sidecar --help`, or `sidecar COMMAND --help`.\n", error.what());
+        fmt::print(stderr, "error: {}\nTry `sidecar --help`, or `sidecar COMMAND --help`.\n",
+                   error.what());
         return 2;
     }
     if (auto finished = parser.finish(); !finished) {

@@ -1,5 +1,5 @@
-// Options: what the command line says, already checked for shape. Parsed by CLI11 in options.cpp; nothing here
-// has touched the system yet.
+// Options: what the command line says, already checked for shape. Parsed by CLI11 in options.cpp;
+// nothing here has touched the system yet.
 #pragma once
 
 #include <optional>
@@ -16,7 +16,7 @@ namespace sidecar {
 
 /// FROM=TO of `serve`: how the source's names become this host's.
 struct HostMaps {
-    std::vector<std::pair<std::string, std::string>> paths;    ///< Prefixes, whole path components.
+    std::vector<std::pair<std::string, std::string>> paths;  ///< Prefixes, whole path components.
     std::vector<std::pair<std::string, std::string>> bridges;
     std::string qemu;  ///< Binary to start; empty: the name the source used.
 };
@@ -24,9 +24,10 @@ struct HostMaps {
 enum class ProgressStyle { bar, json, none };
 
 struct RunOptions {
-    std::string bridge;                  ///< Put taps that have no bridge on this one; empty: leave them.
-    std::vector<std::string> addresses;  ///< The guest's, on its first interface; others are learned.
-    std::vector<std::string> qemu;       ///< argv of QEMU.
+    std::string bridge;  ///< Put taps that have no bridge on this one; empty: leave them.
+    std::vector<std::string>
+        addresses;  ///< The guest's, on its first interface; others are learned.
+    std::vector<std::string> qemu;  ///< argv of QEMU.
 };
 
 struct AttachOptions {
@@ -56,7 +57,18 @@ struct MigrateOptions {
 };
 
 struct Options {
-    enum class Command { run, attach, serve, incoming, watchdog, migrate, status, cancel, resolve, check };
+    enum class Command {
+        run,
+        attach,
+        serve,
+        incoming,
+        watchdog,
+        migrate,
+        status,
+        cancel,
+        resolve,
+        check
+    };
     Command command = Command::status;
     Places places;
     std::string guest;
@@ -65,7 +77,7 @@ struct Options {
     RunOptions run;
     AttachOptions attach;
     ServeOptions serve;  ///< Also of `incoming`, which `serve` starts with its own maps.
-    int ready_fd = -1;   ///< `incoming`: closed once the control socket listens.
+    int ready_fd = -1;  ///< `incoming`: closed once the control socket listens.
     MigrateOptions migrate;
     std::string resolve_to;  ///< "source" or "destination"
     bool fenced = false;
@@ -74,8 +86,8 @@ struct Options {
 /// The port of `serve` when none is given. Unassigned by IANA.
 constexpr char const* default_port = "4790";
 
-/// Parses argv. On `--help`, `--version` or a usage error everything was printed already, and the exit status
-/// to leave with is returned instead (0 or 2).
+/// Parses argv. On `--help`, `--version` or a usage error everything was printed already, and the
+/// exit status to leave with is returned instead (0 or 2).
 std::variant<Options, int> parse_options(int argc, char** argv);
 
 }  // namespace sidecar

@@ -30,26 +30,31 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
         CO_TRY(credentials_, core::TlsCredentials::load(config_.tls, Side::client));
     }
     CO_TRY(auto socket, co_await core::connect_tcp(loop_, address.first, address.second, deadline));
-    CO_TRY(auto stream,
-           co_await core::secure(loop_, std::move(socket), credentials_, Side::client, host_, deadline));
+    CO_TRY(auto stream, co_await core::secure(loop_, std::move(socket), credentials_, Side::client,
+                                              host_, deadline));
     auto messages = std::make_unique<Messages>(loop_, std::move(stream));
-    CO_TRY_VOID(co_await messages->send(Json::object({{"hello", "sidecar"},
-                                                      {"version", protocol_version},
-                                                      {"features", Json::array({"bridge", "nbd", "psk"})},
-                                                      {"guest", config_.guest},
-                                                      {"epoch", config_.epoch}}),
-                                        deadline));
+    CO_TRY_VOID(
+        co_await messages->send(Json::object({{"hello", "sidecar"},
+                                              {"version", protocol_version},
+                                              {"features", Json::array({"bridge", "nbd", "psk"})},
+                                              {"guest", config_.guest},
+                                              {"epoch", config_.epoch}}),
+                                deadline));
     auto answer = co_await messages->receive(deadline);
     if (!answer && answer.error().code == Errc::closed) {
-        co_return fail(Errc::refused, "{} ended the connection: is that a `sidecar serve`, and does it use "
-                                      "the same key or certificates?", config_.destination);
+        co_return fail(Errc::refused,
+                       "{} ended the connection: is that a `sidecar serve`, and does it use "
+                       "the same key or certificates?",
+                       config_.destination);
     }
     if (!answer) co_return std::unexpected(std::move(answer.error()));
     if (answer->has("refused")) {
-        co_return fail(Errc::refused, "{} refuses: {}", config_.destination, (*answer)["refused"].text_or(""));
+        co_return fail(Errc::refused, "{} refuses: {}", config_.destination,
+                       (*answer)["refused"].text_or(""));
     }
     if ((*answer)["version"].integer_or(0) != protocol_version) {
-        co_return fail(Errc::refused, "{} speaks version {} of the protocol, this host {}: use the same release",
+        co_return fail(Errc::refused,
+                       "{} speaks version {} of the protocol, this host {}: use the same release",
                        config_.destination, (*answer)["version"].integer_or(0), protocol_version);
     }
     co_return std::make_unique<Connection>(loop_, std::move(messages), *this, true);
@@ -80,7 +85,8 @@ Task<void> PeerChannel::keep(std::stop_token token) {
         connection_.reset();
         if (!told) changed_(false);  // after a restart: never reached so far
         told = true;
-        core::log::debug("peer={} reconnect failed: {}", config_.destination, again.error().sentence());
+        core::log::debug("peer={} reconnect failed: {}", config_.destination,
+                         again.error().sentence());
         if (!co_await core::sleep_for(loop_, pause, token)) co_return;
         pause = std::min(pause * 2, limits::retry_pause_max);
     }
@@ -92,7 +98,8 @@ Task<Result<Json>> PeerChannel::request(std::string verb, Json arguments, Deadli
 }
 
 Task<Result<Json>> PeerChannel::handle(Connection&, std::string verb, Json) {
-    co_return fail(Errc::protocol, "a destination asks nothing of the source, yet it asked `{}`", verb);
+    co_return fail(Errc::protocol, "a destination asks nothing of the source, yet it asked `{}`",
+                   verb);
 }
 
 }  // namespace sidecar

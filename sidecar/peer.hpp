@@ -1,5 +1,6 @@
-// PeerChannel: the source's end of the one authenticated channel to the destination. It connects through that
-// host's `serve`, says who is asking, and when the connection is lost, connects again until stopped.
+// PeerChannel: the source's end of the one authenticated channel to the destination. It connects
+// through that host's `serve`, says who is asking, and when the connection is lost, connects again
+// until stopped.
 #pragma once
 
 #include <functional>
@@ -26,7 +27,8 @@ public:
     PeerChannel(core::Loop& loop, Config config, std::function<void(bool)> changed);
     ~PeerChannel() override;
 
-    /// The first connection. Fails with refused (wrong key, other version, no), io or timed_out (unreachable).
+    /// The first connection. Fails with refused (wrong key, other version, no), io or timed_out
+    /// (unreachable).
     core::Task<core::Result<>> connect(core::Deadline deadline);
     /// Keeps the channel until stopped: reconnects with growing pauses. Joined by its owner.
     core::Task<void> keep(std::stop_token token);

@@ -21,7 +21,8 @@ Places Places::defaults() {
         char const* value = std::getenv(name);
         return std::string(value != nullptr && *value != '\0' ? value : fallback);
     };
-    return {variable("SIDECAR_RUN_DIR", "/run/sidecar"), variable("SIDECAR_STATE_DIR", "/var/lib/sidecar")};
+    return {variable("SIDECAR_RUN_DIR", "/run/sidecar"),
+            variable("SIDECAR_STATE_DIR", "/var/lib/sidecar")};
 }
 
 std::string own_program() {
@@ -49,14 +50,16 @@ Result<> make_directory(std::string const& path) {
 }
 
 Result<> check_guest_name(std::string const& name) {
-    constexpr std::size_t length_max = 64;  // leaves room for the socket paths, which the kernel limits to 107
+    constexpr std::size_t length_max =
+        64;  // leaves room for the socket paths, which the kernel limits to 107
     constexpr std::string_view allowed =
         "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
     if (name.empty() || name.size() > length_max || name.front() == '.' || name.front() == '-' ||
         name.find_first_not_of(allowed) != std::string::npos) {
-        return fail(Errc::invalid,
-                    "`{}` is no guest name: use letters, digits, `-`, `_` and `.`, at most {} of them", name,
-                    length_max);
+        return fail(
+            Errc::invalid,
+            "`{}` is no guest name: use letters, digits, `-`, `_` and `.`, at most {} of them",
+            name, length_max);
     }
     return {};
 }
@@ -72,10 +75,12 @@ Result<> write_durably(std::string const& path, std::string const& text, unsigne
         written += static_cast<std::size_t>(part);
     }
     if (fsync(file.get()) < 0) return fail_errno(errno, "cannot write {}", path);
-    if (rename(temporary.c_str(), path.c_str()) < 0) return fail_errno(errno, "cannot write {}", path);
+    if (rename(temporary.c_str(), path.c_str()) < 0)
+        return fail_errno(errno, "cannot write {}", path);
     auto const parent = std::filesystem::path(path).parent_path();
     core::Fd directory(open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!directory || fsync(directory.get()) < 0) return fail_errno(errno, "cannot sync {}", parent.string());
+    if (!directory || fsync(directory.get()) < 0)
+        return fail_errno(errno, "cannot sync {}", parent.string());
     return {};
 }
 
@@ -89,7 +94,8 @@ Result<std::string> read_file(std::string const& path, std::size_t bytes_max) {
         if (got < 0) return fail_errno(errno, "cannot read {}", path);
         if (got == 0) return text;
         text.append(buffer, static_cast<std::size_t>(got));
-        if (text.size() > bytes_max) return fail(Errc::invalid, "{} is longer than {} bytes", path, bytes_max);
+        if (text.size() > bytes_max)
+            return fail(Errc::invalid, "{} is longer than {} bytes", path, bytes_max);
     }
 }
 

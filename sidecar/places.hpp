@@ -1,7 +1,7 @@
 // sidecar/ is the program: it may use every room, and no room uses it.
 //
-// Places: where a host keeps things. The run directory (sockets, keys; gone after a boot) and the state
-// directory (journals; must survive power loss), each with one directory per guest, all 0700.
+// Places: where a host keeps things. The run directory (sockets, keys; gone after a boot) and the
+// state directory (journals; must survive power loss), each with one directory per guest, all 0700.
 #pragma once
 
 #include <string>
@@ -11,16 +11,22 @@
 namespace sidecar {
 
 struct Places {
-    std::string run_directory;    ///< default /run/sidecar, or $SIDECAR_RUN_DIR
+    std::string run_directory;  ///< default /run/sidecar, or $SIDECAR_RUN_DIR
     std::string state_directory;  ///< default /var/lib/sidecar, or $SIDECAR_STATE_DIR
 
     static Places defaults();
-    [[nodiscard]] std::string run(std::string const& guest) const { return run_directory + "/" + guest; }
-    [[nodiscard]] std::string state(std::string const& guest) const { return state_directory + "/" + guest; }
+    [[nodiscard]] std::string run(std::string const& guest) const {
+        return run_directory + "/" + guest;
+    }
+    [[nodiscard]] std::string state(std::string const& guest) const {
+        return state_directory + "/" + guest;
+    }
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";
     }
-    [[nodiscard]] std::string qmp_socket(std::string const& guest) const { return run(guest) + "/qmp.sock"; }
+    [[nodiscard]] std::string qmp_socket(std::string const& guest) const {
+        return run(guest) + "/qmp.sock";
+    }
 };
 
 /// This program's own file, for starting it again as another process.
@@ -29,11 +35,14 @@ std::string own_program();
 /// Makes a directory and its parents, 0700.
 core::Result<> make_directory(std::string const& path);
 
-/// A guest's name becomes file names: letters, digits, `-`, `_`, `.`, at most 64, no leading dot or dash.
+/// A guest's name becomes file names: letters, digits, `-`, `_`, `.`, at most 64, no leading dot or
+/// dash.
 core::Result<> check_guest_name(std::string const& name);
 
-/// Writes `text` to `path` durably: a temporary file in the same directory, fsync, rename, fsync of the directory.
-core::Result<> write_durably(std::string const& path, std::string const& text, unsigned mode = 0600);
+/// Writes `text` to `path` durably: a temporary file in the same directory, fsync, rename, fsync of
+/// the directory.
+core::Result<> write_durably(std::string const& path, std::string const& text,
+                             unsigned mode = 0600);
 core::Result<std::string> read_file(std::string const& path, std::size_t bytes_max);
 
 }  // namespace sidecar

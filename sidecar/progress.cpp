@@ -66,15 +66,17 @@ void ProgressView::draw(Json const& line) {
     if (phase != phase_ && phase != "done") {
         clear();
         phase_ = phase;
-        fmt::print(stderr, "{:>8.2f} s  {:<12} {}\n", line["elapsed_ms"].number_or(0) / 1000, phase, explanation(phase));
+        fmt::print(stderr, "{:>8.2f} s  {:<12} {}\n", line["elapsed_ms"].number_or(0) / 1000, phase,
+                   explanation(phase));
     }
     auto const cells = static_cast<std::size_t>(percent_ / 100 * bar_cells);
-    std::string text = fmt::format("\r[{}{}] {:5.1f} %", std::string(cells, '#'), std::string(bar_cells - cells, ' '),
-                                   percent_);
+    std::string text = fmt::format("\r[{}{}] {:5.1f} %", std::string(cells, '#'),
+                                   std::string(bar_cells - cells, ' '), percent_);
     if (line.has("rate_bytes_per_second") && phase == "copying") {
         text += fmt::format("  {}/s", human_bytes(line["rate_bytes_per_second"].integer_or(0)));
     }
-    if (line.has("eta_ms") && phase == "copying") text += fmt::format("  {} left", duration(line["eta_ms"].integer_or(0)));
+    if (line.has("eta_ms") && phase == "copying")
+        text += fmt::format("  {} left", duration(line["eta_ms"].integer_or(0)));
     fmt::print(stderr, "{}\033[K", text);
     std::fflush(stderr);
     drawn_ = true;

@@ -1,5 +1,6 @@
-// ProgressView: what a person sees of a migration: one line per phase and a bar, or one JSON object a line.
-// The share shown never goes backwards, and neither does the estimate grow without a phase saying why.
+// ProgressView: what a person sees of a migration: one line per phase and a bar, or one JSON object
+// a line. The share shown never goes backwards, and neither does the estimate grow without a phase
+// saying why.
 #pragma once
 
 #include <string>

@@ -33,27 +33,35 @@ std::string qemu_program(HostMaps const& maps, Description const& description) {
     return maps.qemu.empty() ? description.argv.front() : maps.qemu;
 }
 
-Task<Result<>> check_qemu(core::Loop& loop, std::string program, std::string machine_type, Deadline deadline) {
-    auto const help = co_await core::output_of(loop, {program, "-machine", "help"}, help_bytes_max, deadline);
+Task<Result<>> check_qemu(core::Loop& loop, std::string program, std::string machine_type,
+                          Deadline deadline) {
+    auto const help =
+        co_await core::output_of(loop, {program, "-machine", "help"}, help_bytes_max, deadline);
     if (!help) {
-        co_return fail(Errc::refused, "QEMU ({}) cannot be started on the destination: {}; name another with "
-                                      "`serve --qemu`", program, help.error().what);
+        co_return fail(Errc::refused,
+                       "QEMU ({}) cannot be started on the destination: {}; name another with "
+                       "`serve --qemu`",
+                       program, help.error().what);
     }
     std::istringstream lines(*help);
     for (std::string line; std::getline(lines, line);) {
         if (line.starts_with(machine_type + " ")) co_return Result<>{};
     }
-    co_return fail(Errc::refused, "QEMU on the destination ({}) does not know the machine type {}: it is older than "
-                                  "the source's", program, machine_type);
+    co_return fail(
+        Errc::refused,
+        "QEMU on the destination ({}) does not know the machine type {}: it is older than "
+        "the source's",
+        program, machine_type);
 }
 
 Result<> check_file(std::string const& path, std::string const& what) {
     if (access(path.c_str(), R_OK) == 0) return {};
-    return fail(Errc::refused, "{} is needed as {} on the destination and cannot be read there: {}", what, path,
-                std::strerror(errno));
+    return fail(Errc::refused, "{} is needed as {} on the destination and cannot be read there: {}",
+                what, path, std::strerror(errno));
 }
 
-/// The guest's files that do not travel (kernel, firmware, read-only images) and the places of those made here.
+/// The guest's files that do not travel (kernel, firmware, read-only images) and the places of
+/// those made here.
 Result<> check_files(HostMaps const& maps, Description const& description) {
     TRY(auto const line, qmp::CommandLine::parse(description.argv));
     auto const here = [&](std::string const& path) {
@@ -68,8 +76,8 @@ Result<> check_files(HostMaps const& maps, Description const& description) {
     for (auto const& socket : line.sockets()) {
         auto const directory = std::filesystem::path(here(socket.path)).parent_path().string();
         if (access(directory.c_str(), W_OK) != 0) {
-            return fail(Errc::refused, "`{}` needs the directory {} on the destination: {}", socket.option, directory,
-                        std::strerror(errno));
+            return fail(Errc::refused, "`{}` needs the directory {} on the destination: {}",
+                        socket.option, directory, std::strerror(errno));
         }
     }
     return {};
@@ -82,17 +90,21 @@ Result<> check_disks(HostMaps const& maps, Description const& description) {
         auto const directory = std::filesystem::path(path).parent_path().string();
         struct stat entry{};
         if (stat(directory.c_str(), &entry) < 0) {
-            return fail(Errc::refused, "the directory {} for disk {} is not on the destination: make it, or map it "
-                                       "with `serve --map-path`", directory, disk.name);
+            return fail(
+                Errc::refused,
+                "the directory {} for disk {} is not on the destination: make it, or map it "
+                "with `serve --map-path`",
+                directory, disk.name);
         }
         if (access(directory.c_str(), W_OK) != 0) {
-            return fail(Errc::refused, "disk {} cannot be made in {} on the destination: {}", disk.name, directory,
-                        std::strerror(errno));
+            return fail(Errc::refused, "disk {} cannot be made in {} on the destination: {}",
+                        disk.name, directory, std::strerror(errno));
         }
         struct stat existing{};
         if (lstat(path.c_str(), &existing) == 0) {
             auto const busy = storage::in_use(path);
-            return fail(Errc::refused, "{} (for disk {}) is on the destination already{}: remove it first", path,
+            return fail(Errc::refused,
+                        "{} (for disk {}) is on the destination already{}: remove it first", path,
                         disk.name, busy && *busy ? " and in use" : "");
         }
         auto& place = by_device[entry.st_dev];
@@ -102,7 +114,8 @@ Result<> check_disks(HostMaps const& maps, Description const& description) {
     for (auto const& [device, place] : by_device) {
         TRY(auto const free, storage::free_bytes(place.first));
         if (free < place.second + disk_slack_bytes) {
-            return fail(Errc::refused, "the disks need {} MiB in {} on the destination, and {} MiB are free there",
+            return fail(Errc::refused,
+                        "the disks need {} MiB in {} on the destination, and {} MiB are free there",
                         (place.second + disk_slack_bytes) >> 20, place.first, free >> 20);
         }
     }
@@ -116,7 +129,8 @@ Result<> check_memory(Description const& description) {
         if (!line.starts_with(key)) continue;
         auto const available = std::strtoull(line.c_str() + key.size(), nullptr, 10) * 1024;
         if (available < description.ram_bytes) {
-            return fail(Errc::refused, "the guest has {} MiB of RAM, and the destination has {} MiB available",
+            return fail(Errc::refused,
+                        "the guest has {} MiB of RAM, and the destination has {} MiB available",
                         description.ram_bytes >> 20, available >> 20);
         }
     }
@@ -134,12 +148,16 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
         auto const bridge = map_bridge(maps, interface.bridge);
         TRY(auto const link, netlink.find_link(bridge));
         if (!link || link->kind != "bridge") {
-            return fail(Errc::refused, "there is no bridge {} on the destination: make it, or map it with `serve "
-                                       "--map-bridge {}=NAME`", bridge, interface.bridge);
+            return fail(Errc::refused,
+                        "there is no bridge {} on the destination: make it, or map it with `serve "
+                        "--map-bridge {}=NAME`",
+                        bridge, interface.bridge);
         }
         if (link->mtu < interface.mtu) {
-            return fail(Errc::refused, "bridge {} on the destination has MTU {}, the guest's interface {}: raise it",
-                        bridge, link->mtu, interface.mtu);
+            return fail(
+                Errc::refused,
+                "bridge {} on the destination has MTU {}, the guest's interface {}: raise it",
+                bridge, link->mtu, interface.mtu);
         }
     }
     return {};
@@ -151,11 +169,14 @@ std::string map_path(HostMaps const& maps, std::string const& path) {
     std::pair<std::string, std::string> const* best = nullptr;
     for (auto const& entry : maps.paths) {
         auto const& from = entry.first;
-        bool const covers = path == from || path.starts_with(from.ends_with('/') ? from : from + "/");
+        bool const covers =
+            path == from || path.starts_with(from.ends_with('/') ? from : from + "/");
         if (covers && (best == nullptr || from.size() > best->first.size())) best = &entry;
     }
     if (best == nullptr) return path;
-    return (std::filesystem::path(best->second + "/" + path.substr(best->first.size()))).lexically_normal().string();
+    return (std::filesystem::path(best->second + "/" + path.substr(best->first.size())))
+        .lexically_normal()
+        .string();
 }
 
 std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
@@ -165,8 +186,9 @@ std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
     return bridge;
 }
 
-Result<std::vector<netmove::GuestInterface>> map_interfaces(netmove::Netlink& netlink, HostMaps const& maps,
-                                                            std::vector<netmove::GuestInterface> interfaces) {
+Result<std::vector<netmove::GuestInterface>> map_interfaces(
+    netmove::Netlink& netlink, HostMaps const& maps,
+    std::vector<netmove::GuestInterface> interfaces) {
     constexpr int names_max = 4096;
     std::vector<std::string> ours;
     for (auto& interface : interfaces) {
@@ -202,10 +224,12 @@ Task<Result<>> check_receiving(core::Loop& loop, Places const& places, HostMaps 
     if (!manifest.is_null()) {
         auto const process = core::Process::open(static_cast<pid_t>(manifest["pid"].integer_or(0)));
         if (process && process->running()) {
-            co_return fail(Errc::refused, "a guest named {} runs on the destination already", description.guest);
+            co_return fail(Errc::refused, "a guest named {} runs on the destination already",
+                           description.guest);
         }
     }
-    std::vector<qmp::TapDescriptors> taps;  // numbers are enough to see whether the command line can be mapped
+    std::vector<qmp::TapDescriptors>
+        taps;  // numbers are enough to see whether the command line can be mapped
     int number = qmp::first_tap_fd_in_qemu;
     for (auto const& interface : description.interfaces) {
         qmp::TapDescriptors one{interface.netdev, {}};
@@ -217,7 +241,8 @@ Task<Result<>> check_receiving(core::Loop& loop, Places const& places, HostMaps 
     CO_TRY_VOID(check_disks(maps, description));
     CO_TRY_VOID(check_memory(description));
     CO_TRY_VOID(check_network(maps, description));
-    co_return co_await check_qemu(loop, qemu_program(maps, description), description.machine_type, deadline);
+    co_return co_await check_qemu(loop, qemu_program(maps, description), description.machine_type,
+                                  deadline);
 }
 
 }  // namespace sidecar

@@ -1,5 +1,6 @@
-// Receiving: how a source's guest reads on this host (paths, bridges, taps, QEMU), and the checks that need
-// only looking. Used by the destination before it makes anything. Everything in a Description is remote input.
+// Receiving: how a source's guest reads on this host (paths, bridges, taps, QEMU), and the checks
+// that need only looking. Used by the destination before it makes anything. Everything in a
+// Description is remote input.
 #pragma once
 
 #include <string>
@@ -12,23 +13,28 @@
 
 namespace sidecar {
 
-/// FROM=TO applied to a path: the longest FROM that is the path or a directory above it; else unchanged.
+/// FROM=TO applied to a path: the longest FROM that is the path or a directory above it; else
+/// unchanged.
 std::string map_path(HostMaps const& maps, std::string const& path);
 /// The bridge here for the source's; unchanged when no map names it.
 std::string map_bridge(HostMaps const& maps, std::string const& bridge);
 
-/// The source's interfaces with this host's bridge and tap names; a tap name that is taken here becomes a free
-/// one.
-core::Result<std::vector<netmove::GuestInterface>> map_interfaces(netmove::Netlink& netlink, HostMaps const& maps,
-                                                                  std::vector<netmove::GuestInterface> interfaces);
+/// The source's interfaces with this host's bridge and tap names; a tap name that is taken here
+/// becomes a free one.
+core::Result<std::vector<netmove::GuestInterface>> map_interfaces(
+    netmove::Netlink& netlink, HostMaps const& maps,
+    std::vector<netmove::GuestInterface> interfaces);
 
 /// QEMU's command line for this host; taps are `taps`, already opened.
-core::Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description const& description,
+core::Result<qmp::CommandLine> map_command_line(HostMaps const& maps,
+                                                Description const& description,
                                                 std::vector<qmp::TapDescriptors> const& taps);
 
-/// Fails with refused, saying what to do, when this host cannot receive the guest: no QEMU or machine type, a
-/// file missing, an image in the way, too little disk or memory, no bridge, no privilege. Touches nothing.
-core::Task<core::Result<>> check_receiving(core::Loop& loop, Places const& places, HostMaps const& maps,
-                                           Description const& description, core::Deadline deadline);
+/// Fails with refused, saying what to do, when this host cannot receive the guest: no QEMU or
+/// machine type, a file missing, an image in the way, too little disk or memory, no bridge, no
+/// privilege. Touches nothing.
+core::Task<core::Result<>> check_receiving(core::Loop& loop, Places const& places,
+                                           HostMaps const& maps, Description const& description,
+                                           core::Deadline deadline);
 
 }  // namespace sidecar

@@ -27,15 +27,20 @@ constexpr std::size_t sources_max = 128;
 /// TLS handshake and hello: an unauthenticated peer holds one of the places no longer.
 constexpr auto hello_timeout = std::chrono::seconds(10);
 constexpr auto incoming_start_timeout = std::chrono::seconds(15);
-/// A guest that is just leaving this host (or an aborted migration) is gone within moments; then a new one starts.
+/// A guest that is just leaving this host (or an aborted migration) is gone within moments; then a
+/// new one starts.
 constexpr int reach_tries_max = 50;
 constexpr std::size_t relay_buffer_bytes = 64 * 1024;
 constexpr int ready_fd_in_child = 3;
 
 class Server {
 public:
-    Server(core::Loop& loop, Options options, std::shared_ptr<Security> credentials, std::stop_token token)
-        : loop_(loop), options_(std::move(options)), credentials_(std::move(credentials)), token_(std::move(token)),
+    Server(core::Loop& loop, Options options, std::shared_ptr<Security> credentials,
+           std::stop_token token)
+        : loop_(loop),
+          options_(std::move(options)),
+          credentials_(std::move(credentials)),
+          token_(std::move(token)),
           tasks_(loop) {}
 
     Task<void> accept_sources(int listener);
@@ -43,7 +48,8 @@ public:
 private:
     Task<void> receive(core::Fd socket);
     Task<Result<>> introduce(Messages& source);
-    Task<Result<std::unique_ptr<Messages>>> reach(std::string guest, std::string epoch, std::string from);
+    Task<Result<std::unique_ptr<Messages>>> reach(std::string guest, std::string epoch,
+                                                  std::string from);
     Task<Result<core::Fd>> start_incoming(std::string guest);
     Task<void> reap(core::Process process);
     Task<void> relay(core::Stream& from, core::Stream& to, std::stop_source& stop);
@@ -66,7 +72,8 @@ Task<void> Server::accept_sources(int listener) {
         }
         core::Fd socket(*accepted);
         if (tasks_.running() >= sources_max) {
-            core::log::warning("serve: {} turned away: {} are connected", core::peer_name(socket.get()), sources_max);
+            core::log::warning("serve: {} turned away: {} are connected",
+                               core::peer_name(socket.get()), sources_max);
             continue;
         }
         tasks_.spawn(receive(std::move(socket)));
@@ -76,8 +83,9 @@ Task<void> Server::accept_sources(int listener) {
 
 Task<void> Server::receive(core::Fd socket) {
     auto const name = core::peer_name(socket.get());
-    auto stream = co_await core::secure(loop_, std::move(socket), credentials_, Security::Side::server, "",
-                                        Deadline::after(hello_timeout, token_));
+    auto stream =
+        co_await core::secure(loop_, std::move(socket), credentials_, Security::Side::server, "",
+                              Deadline::after(hello_timeout, token_));
     if (!stream) {
         core::log::warning("serve: peer={} refused: {}", name, stream.error().sentence());
         co_return;
@@ -93,9 +101,11 @@ Task<void> Server::receive(core::Fd socket) {
 /// Hello, the guest's sidecar, and then the relay until one side ends. Fails only before the relay.
 Task<Result<>> Server::introduce(Messages& source) {
     CO_TRY(auto const hello, co_await source.receive(Deadline::after(hello_timeout, token_)));
-    if (hello["hello"].text_or("") != "sidecar") co_return fail(Errc::protocol, "that was no hello of a sidecar");
+    if (hello["hello"].text_or("") != "sidecar")
+        co_return fail(Errc::protocol, "that was no hello of a sidecar");
     if (hello["version"].integer_or(0) != protocol_version) {
-        co_return fail(Errc::refused, "version {} of the protocol, and this host speaks {}: use the same release",
+        co_return fail(Errc::refused,
+                       "version {} of the protocol, and this host speaks {}: use the same release",
                        hello["version"].integer_or(0), protocol_version);
     }
     CO_TRY(auto const guest, hello.text("guest"));
@@ -103,9 +113,11 @@ Task<Result<>> Server::introduce(Messages& source) {
     CO_TRY_VOID(check_guest_name(guest));
     CO_TRY_VOID(check_guest_name(epoch));
     CO_TRY(auto const sidecar, co_await reach(guest, epoch, source.stream().peer()));
-    CO_TRY_VOID(co_await source.send(Json::object({{"hello", "sidecar"}, {"version", protocol_version},
-                                                   {"features", Json::array({"bridge", "nbd", "psk"})}}),
-                                     Deadline::after(hello_timeout, token_)));
+    CO_TRY_VOID(
+        co_await source.send(Json::object({{"hello", "sidecar"},
+                                           {"version", protocol_version},
+                                           {"features", Json::array({"bridge", "nbd", "psk"})}}),
+                             Deadline::after(hello_timeout, token_)));
     std::stop_source stop;
     std::stop_callback outer(token_, [&stop] { stop.request_stop(); });
     core::Scope both(loop_);
@@ -120,25 +132,32 @@ Task<void> Server::relay(core::Stream& from, core::Stream& to, std::stop_source&
     for (;;) {
         auto const got = co_await from.read_some(buffer, Deadline::never(stop.get_token()));
         if (!got) break;
-        auto const sent = co_await to.write_all(std::span(buffer).first(*got),
-                                                Deadline::after(limits::connect_timeout, stop.get_token()));
+        auto const sent =
+            co_await to.write_all(std::span(buffer).first(*got),
+                                  Deadline::after(limits::connect_timeout, stop.get_token()));
         if (!sent) break;
     }
     stop.request_stop();
 }
 
-/// A connection to the guest's sidecar that has accepted this peer; starts the sidecar when there is none.
-Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, std::string epoch, std::string from) {
+/// A connection to the guest's sidecar that has accepted this peer; starts the sidecar when there
+/// is none.
+Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, std::string epoch,
+                                                      std::string from) {
     core::Error last;
     for (int attempt = 0; attempt < reach_tries_max; ++attempt) {
         auto const path = options_.places.control_socket(guest);
-        auto socket = co_await core::connect_unix(loop_, path, Deadline::after(limits::connect_timeout, token_));
+        auto socket = co_await core::connect_unix(loop_, path,
+                                                  Deadline::after(limits::connect_timeout, token_));
         if (!socket) socket = co_await start_incoming(guest);
         if (!socket) co_return std::unexpected(socket.error());
-        auto messages = std::make_unique<Messages>(loop_, core::plain_stream(loop_, std::move(*socket), guest));
+        auto messages =
+            std::make_unique<Messages>(loop_, core::plain_stream(loop_, std::move(*socket), guest));
         auto const deadline = Deadline::after(limits::qmp_timeout, token_);
-        auto const request = Json::object({{"id", 1}, {"verb", "peer"},
-                                           {"arguments", Json::object({{"epoch", epoch}, {"from", from}})}});
+        auto const request =
+            Json::object({{"id", 1},
+                          {"verb", "peer"},
+                          {"arguments", Json::object({{"epoch", epoch}, {"from", from}})}});
         auto sent = co_await messages->send(request, deadline);
         auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
         if (answer && answer->has("result")) co_return messages;
@@ -150,19 +169,34 @@ Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, std::st
 }
 
 Task<Result<core::Fd>> Server::start_incoming(std::string guest) {
-    std::vector<std::string> argv{own_program(), "incoming", guest, "--run-dir", options_.places.run_directory,
-                                  "--state-dir", options_.places.state_directory, "--ready-fd",
+    std::vector<std::string> argv{own_program(),
+                                  "incoming",
+                                  guest,
+                                  "--run-dir",
+                                  options_.places.run_directory,
+                                  "--state-dir",
+                                  options_.places.state_directory,
+                                  "--ready-fd",
                                   std::to_string(ready_fd_in_child)};
     auto const& serve_options = options_.serve;
     if (options_.verbose) argv.push_back("--verbose");
     switch (serve_options.tls.mode) {
-        case core::TlsConfig::Mode::plaintext: argv.push_back("--plaintext"); break;
-        case core::TlsConfig::Mode::psk: argv.insert(argv.end(), {"--key", serve_options.tls.path}); break;
-        case core::TlsConfig::Mode::x509: argv.insert(argv.end(), {"--tls-dir", serve_options.tls.path}); break;
+        case core::TlsConfig::Mode::plaintext:
+            argv.push_back("--plaintext");
+            break;
+        case core::TlsConfig::Mode::psk:
+            argv.insert(argv.end(), {"--key", serve_options.tls.path});
+            break;
+        case core::TlsConfig::Mode::x509:
+            argv.insert(argv.end(), {"--tls-dir", serve_options.tls.path});
+            break;
     }
-    for (auto const& [from, to] : serve_options.maps.paths) argv.insert(argv.end(), {"--map-path", from + "=" + to});
-    for (auto const& [from, to] : serve_options.maps.bridges) argv.insert(argv.end(), {"--map-bridge", from + "=" + to});
-    if (!serve_options.maps.qemu.empty()) argv.insert(argv.end(), {"--qemu", serve_options.maps.qemu});
+    for (auto const& [from, to] : serve_options.maps.paths)
+        argv.insert(argv.end(), {"--map-path", from + "=" + to});
+    for (auto const& [from, to] : serve_options.maps.bridges)
+        argv.insert(argv.end(), {"--map-bridge", from + "=" + to});
+    if (!serve_options.maps.qemu.empty())
+        argv.insert(argv.end(), {"--qemu", serve_options.maps.qemu});
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
     core::Fd reader(ends[0]);
@@ -176,12 +210,14 @@ Task<Result<core::Fd>> Server::start_incoming(std::string guest) {
     std::string word;
     for (;;) {
         std::byte buffer[512];
-        CO_TRY(int const got, co_await loop_.read(reader.get(), buffer, Deadline::after(incoming_start_timeout, token_)));
+        CO_TRY(int const got, co_await loop_.read(reader.get(), buffer,
+                                                  Deadline::after(incoming_start_timeout, token_)));
         if (got == 0) break;
         word.append(reinterpret_cast<char const*>(buffer), static_cast<std::size_t>(got));
     }
     if (word != "1") {
-        co_return fail(Errc::refused, "no sidecar could be started for {}: {}", guest, word.empty() ? "it ended" : word);
+        co_return fail(Errc::refused, "no sidecar could be started for {}: {}", guest,
+                       word.empty() ? "it ended" : word);
     }
     co_return co_await core::connect_unix(loop_, options_.places.control_socket(guest),
                                           Deadline::after(limits::connect_timeout, token_));
@@ -198,10 +234,13 @@ Task<Result<>> serve(core::Loop& loop, Options options, std::stop_token terminat
     CO_TRY(auto const address, core::split_host_port(options.serve.listen, default_port));
     CO_TRY_VOID(make_directory(options.places.run_directory));
     CO_TRY_VOID(make_directory(options.places.state_directory));
-    CO_TRY(auto const listener, core::listen_tcp(address.first == "::" ? "" : address.first, address.second));
+    CO_TRY(auto const listener,
+           core::listen_tcp(address.first == "::" ? "" : address.first, address.second));
     CO_TRY(int const port, core::local_port(listener.get()));
     if (options.serve.tls.mode == core::TlsConfig::Mode::plaintext) {
-        core::log::warning("serve: without encryption and authentication: whoever reaches port {} owns the guests", port);
+        core::log::warning(
+            "serve: without encryption and authentication: whoever reaches port {} owns the guests",
+            port);
     }
     core::log::info("serve: listening on {} port {}", address.first, port);
     sd_notify(0, "READY=1");

@@ -1,6 +1,7 @@
-// serve: accepts migrations into this host. It authenticates the other host, starts a sidecar for the guest when
-// there is none, and from then on only carries bytes between the two: what a source asks is read and decided by
-// the guest's own sidecar. Serve may be restarted at any time; sources come back.
+// serve: accepts migrations into this host. It authenticates the other host, starts a sidecar for
+// the guest when there is none, and from then on only carries bytes between the two: what a source
+// asks is read and decided by the guest's own sidecar. Serve may be restarted at any time; sources
+// come back.
 #pragma once
 
 #include "sidecar/connection.hpp"

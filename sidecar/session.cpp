@@ -42,8 +42,14 @@ bool allowed(int socket) {
 }  // namespace
 
 Session::Session(core::Loop& loop, Options options)
-    : loop_(loop), options_(std::move(options)), places_(options_.places), name_(options_.guest), quiet_(loop),
-      over_(loop), tasks_(loop), incoming_tasks_(loop) {
+    : loop_(loop),
+      options_(std::move(options)),
+      places_(options_.places),
+      name_(options_.guest),
+      quiet_(loop),
+      over_(loop),
+      tasks_(loop),
+      incoming_tasks_(loop) {
     quiet_.set();
 }
 
@@ -75,13 +81,17 @@ Task<Result<>> Session::run(std::stop_token terminate) {
     CO_TRY_VOID(open_journal());
     auto const& last = journal_->last();
     if (last.role == "source" && last.record == "committed") {
-        co_return fail(Errc::refused, "a migration of {} to {} (epoch {}) is in doubt: the guest may run there; ask that "
-                                      "host, then `sidecar resolve`", name_, last.peer, last.epoch);
+        co_return fail(
+            Errc::refused,
+            "a migration of {} to {} (epoch {}) is in doubt: the guest may run there; ask that "
+            "host, then `sidecar resolve`",
+            name_, last.peer, last.epoch);
     }
     auto guest = co_await Guest::launch(loop_, places_, name_, options_.run);
     if (!guest && last.role == "source" && last.outcome == "moved") {
-        guest.error().what += fmt::format(" [{} moved to {} in migration {}: its images here are IMAGE.moved-{}]", name_,
-                                          last.peer, last.epoch, last.epoch);
+        guest.error().what +=
+            fmt::format(" [{} moved to {} in migration {}: its images here are IMAGE.moved-{}]",
+                        name_, last.peer, last.epoch, last.epoch);
     }
     if (!guest) co_return std::unexpected(guest.error());
     stay_with(std::move(*guest));
@@ -92,13 +102,15 @@ Task<Result<>> Session::run(std::stop_token terminate) {
 Task<Result<>> Session::attach(std::stop_token terminate) {
     CO_TRY_VOID(co_await wait_for_journal());
     auto const last = journal_->last();
-    bool const unfinished = last.role == "source" &&
-                            (last.record == "begun" || last.record == "committed" || last.record == "rolled_back");
+    bool const unfinished =
+        last.role == "source" &&
+        (last.record == "begun" || last.record == "committed" || last.record == "rolled_back");
     auto guest = co_await Guest::attach(loop_, places_, name_, options_.attach);
     if (guest) {
         stay_with(std::move(*guest));
     } else if (unfinished && guest.error().code == Errc::closed) {
-        // QEMU is gone as well; what the journal says must still be brought to its end with the other host.
+        // QEMU is gone as well; what the journal says must still be brought to its end with the
+        // other host.
         core::log::warning("guest={} {}", name_, guest.error().sentence());
         guest_ = std::make_unique<Guest>(loop_, places_, name_, Guest::Prepared{});
     } else {
@@ -107,10 +119,11 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
     auto listening = listen();
     if (listening && unfinished) {
         auto const record = SourceMigration::read_record(places_, name_);
-        auto const settings = record ? MigrateOptions::from_json((*record)["options"]) : std::unexpected(record.error());
+        auto const settings = record ? MigrateOptions::from_json((*record)["options"])
+                                     : std::unexpected(record.error());
         if (settings) {
-            core::log::warning("guest={} epoch={} going on with a migration that was left in `{}`", name_, last.epoch,
-                               last.record);
+            core::log::warning("guest={} epoch={} going on with a migration that was left in `{}`",
+                               name_, last.epoch, last.record);
             source_ = std::make_unique<SourceMigration>(*guest_, *journal_, *settings, last.epoch);
             tasks_.spawn(run_migration(*source_, nullptr, true));
         } else {
@@ -132,7 +145,8 @@ Task<Result<>> Session::incoming(std::stop_token terminate) {
     }
     if (!begun) co_return begun;
     auto wait_for_peer = [](Session& session) -> Task<void> {
-        auto const slept = co_await core::sleep_for(session.loop_, first_peer_timeout, session.stop_.get_token());
+        auto const slept =
+            co_await core::sleep_for(session.loop_, first_peer_timeout, session.stop_.get_token());
         if (slept && !session.destination_ && !session.guest_) session.leave("no source came");
     };
     tasks_.spawn(wait_for_peer(*this));
@@ -151,7 +165,9 @@ Task<Result<>> Session::stay(std::stop_token terminate) {
     sd_notify(0, "READY=1");
     auto const waited = co_await over_.wait(Deadline::never(terminate));
     leaving_ = true;
-    if (!waited) core::log::info("guest={} told to end; QEMU goes on: `sidecar attach {}` joins it again", name_, name_);
+    if (!waited)
+        core::log::info("guest={} told to end; QEMU goes on: `sidecar attach {}` joins it again",
+                        name_, name_);
     listener_.reset();
     ::unlink(places_.control_socket(name_).c_str());
     (void)co_await quiet_.wait(Deadline::after(last_answers_timeout));
@@ -176,17 +192,20 @@ void Session::leave(std::string why) {
 }
 
 Task<void> Session::watch_qemu() {
-    auto const ended = co_await core::wait_exit(loop_, guest_->process, Deadline::never(stop_.get_token()));
+    auto const ended =
+        co_await core::wait_exit(loop_, guest_->process, Deadline::never(stop_.get_token()));
     if (!ended && ended.error().code == Errc::cancelled) co_return;
     // A migration under way has its own view of that, and a last word: it ends first.
     if (source_) (void)co_await source_->decided().wait(Deadline::never(stop_.get_token()));
     auto const words = qmp::last_words(places_.run(name_) + "/qemu.log");
-    if (!leaving_) leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last words: " + words);
+    if (!leaving_)
+        leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last words: " + words);
 }
 
 Task<void> Session::accept_connections() {
     for (;;) {
-        auto const accepted = co_await loop_.accept(listener_.get(), Deadline::never(stop_.get_token()));
+        auto const accepted =
+            co_await loop_.accept(listener_.get(), Deadline::never(stop_.get_token()));
         if (!accepted && accepted.error().code == Errc::cancelled) co_return;
         if (!accepted) {  // out of descriptors, or the listener was closed
             if (leaving_) co_return;
@@ -200,7 +219,8 @@ Task<void> Session::accept_connections() {
 }
 
 Task<void> Session::converse(core::Fd socket) {
-    auto messages = std::make_unique<Messages>(loop_, core::plain_stream(loop_, std::move(socket), "local process"));
+    auto messages = std::make_unique<Messages>(
+        loop_, core::plain_stream(loop_, std::move(socket), "local process"));
     auto connection = std::make_shared<Connection>(loop_, std::move(messages), *this, false);
     connections_.push_back(connection);
     co_await connection->run(stop_.get_token());
@@ -228,14 +248,17 @@ Task<Result<Json>> Session::answer(Connection& from, std::string verb, Json argu
     if (verb == "status") co_return co_await status();
     if (verb == "migrate") co_return co_await migrate(from, arguments);
     if (verb == "cancel") {
-        if (!source_ || !source_->under_way()) co_return fail(Errc::refused, "no migration of {} is under way", name_);
+        if (!source_ || !source_->under_way())
+            co_return fail(Errc::refused, "no migration of {} is under way", name_);
         CO_TRY_VOID(source_->cancel());
         co_return Json::object();
     }
     if (verb == "resolve") {
-        if (!source_ || !source_->under_way()) co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
-        CO_TRY_VOID(source_->resolve(arguments["to"].text_or("") == "source" ? machine::Side::source
-                                                                            : machine::Side::destination));
+        if (!source_ || !source_->under_way())
+            co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
+        CO_TRY_VOID(source_->resolve(arguments["to"].text_or("") == "source"
+                                         ? machine::Side::source
+                                         : machine::Side::destination));
         co_return Json::object();
     }
     co_return fail(Errc::protocol, "`{}` is nothing a sidecar can do", verb);
@@ -245,7 +268,9 @@ Task<Result<Json>> Session::accept_peer(Connection& from, Json arguments) {
     CO_TRY(auto const epoch, arguments.text("epoch"));
     CO_TRY_VOID(check_guest_name(epoch));
     if (destination_ && destination_->epoch() != epoch) {
-        if (!guest_) co_return fail(Errc::closed, "another migration of {} into this host is just ending", name_);
+        if (!guest_)
+            co_return fail(Errc::closed, "another migration of {} into this host is just ending",
+                           name_);
         co_return fail(Errc::refused, "a guest named {} runs here already", name_);
     }
     if (!destination_) {
@@ -253,29 +278,35 @@ Task<Result<Json>> Session::accept_peer(Connection& from, Json arguments) {
         auto const& last = journal_->last();
         bool const open = !last.record.empty() && last.record != "ended" && last.record != "begun";
         if (open && last.epoch != epoch) {
-            co_return fail(Errc::refused, "an earlier migration of {} (epoch {}) is not ended on this host: its record is `{}`",
+            co_return fail(Errc::refused,
+                           "an earlier migration of {} (epoch {}) is not ended on this host: its "
+                           "record is `{}`",
                            name_, last.epoch, last.record);
         }
-        destination_ = std::make_unique<DestinationMigration>(loop_, places_, name_, epoch, *journal_, options_.serve);
+        destination_ = std::make_unique<DestinationMigration>(loop_, places_, name_, epoch,
+                                                              *journal_, options_.serve);
         incoming_tasks_.spawn(run_incoming());
     }
     from.remote = true;
     from.start_heartbeats();
     destination_->peer_attached();
-    core::log::info("guest={} epoch={} peer={} state=attached", name_, epoch, arguments["from"].text_or("?"));
+    core::log::info("guest={} epoch={} peer={} state=attached", name_, epoch,
+                    arguments["from"].text_or("?"));
     co_return Json::object();
 }
 
 Task<void> Session::run_incoming() {
     core::Scope driver(loop_);
     driver.spawn(destination_->run(incoming_stop_.get_token()));
-    auto const finished = co_await destination_->finished().wait(Deadline::never(incoming_stop_.get_token()));
+    auto const finished =
+        co_await destination_->finished().wait(Deadline::never(incoming_stop_.get_token()));
     if (finished && destination_->owns_guest()) {
         if (auto guest = destination_->take_guest()) stay_with(std::move(guest));
         if (!guest_) leave("QEMU of the moved guest has ended");
     } else if (finished) {
         // The source may just be asking how it ended; it hangs up when it knows.
-        (void)co_await destination_->deserted().wait(Deadline::after(last_question_timeout, incoming_stop_.get_token()));
+        (void)co_await destination_->deserted().wait(
+            Deadline::after(last_question_timeout, incoming_stop_.get_token()));
         leave("the incoming migration was given up");
     }
     co_await driver.join();
@@ -293,7 +324,8 @@ Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
     }
     CO_TRY(auto const settings, MigrateOptions::from_json(arguments));
     if (!guest_->client) co_return fail(Errc::refused, "QEMU of {} has ended", name_);
-    if (!guest_->client->open()) CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
+    if (!guest_->client->open())
+        CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
     co_await stop_incoming();  // an earlier one's announcements and late answers are over now
     incoming_stop_ = std::stop_source();
     auto migration = std::make_unique<SourceMigration>(*guest_, *journal_, settings, new_epoch());
@@ -304,7 +336,8 @@ Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
         if (connection.get() == &from) listener = connection;
     }
     auto const sink = [this, listener](Json line) {
-        if (progress_in_flight_ > 0) return;  // a slow reader misses lines, never delays the migration
+        if (progress_in_flight_ > 0)
+            return;  // a slow reader misses lines, never delays the migration
         ++progress_in_flight_;
         tasks_.spawn(send_progress(listener, std::move(line)));
     };
@@ -316,22 +349,26 @@ Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
 
 Task<void> Session::send_progress(std::weak_ptr<Connection> to, Json line) {
     if (auto const connection = to.lock()) {
-        (void)co_await connection->notify("progress", std::move(line), Deadline::after(limits::qmp_timeout, stop_.get_token()));
+        (void)co_await connection->notify("progress", std::move(line),
+                                          Deadline::after(limits::qmp_timeout, stop_.get_token()));
     }
     --progress_in_flight_;
 }
 
-Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink, bool recovered) {
+Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink,
+                                  bool recovered) {
     migrating_ = true;
     last_report_ = recovered ? co_await migration.recover(sink) : co_await migration.run(sink);
     migrating_ = false;
-    core::log::info("guest={} outcome={} {}", name_, last_report_["outcome"].text_or(""), last_report_["error"].text_or(""));
+    core::log::info("guest={} outcome={} {}", name_, last_report_["outcome"].text_or(""),
+                    last_report_["error"].text_or(""));
     if (migration.outcome() != machine::Outcome::moved) {
         if (!guest_->client) leave("QEMU had ended before");
         co_return;
     }
     moved_away_ = true;
-    // Gone before the answer: whoever reads it may ask this host for a new sidecar of the same guest at once.
+    // Gone before the answer: whoever reads it may ask this host for a new sidecar of the same
+    // guest at once.
     ::unlink(places_.control_socket(name_).c_str());
     leave("the guest has moved");
 }
@@ -340,7 +377,9 @@ Task<Result<Json>> Session::status() {
     auto now = Json::object({{"guest", name_}});
     if (guest_) {
         auto qemu = Result<qmp::Status>(fail(Errc::closed, "QEMU has ended"));
-        if (guest_->client) qemu = co_await qmp::query_status(*guest_->client, Deadline::after(limits::qmp_timeout));
+        if (guest_->client)
+            qemu =
+                co_await qmp::query_status(*guest_->client, Deadline::after(limits::qmp_timeout));
         guest_->take_in_addresses();
         Json interfaces = Json::array();
         for (auto const& nic : guest_->nics) interfaces.add(nic->interface.to_json());

@@ -1,6 +1,7 @@
-// Session: one guest's sidecar. It holds the guest, answers the control socket, and runs at most one migration
-// at a time, outgoing or incoming. `run`, `attach` and `incoming` are its three beginnings; it ends when the
-// guest's QEMU does, when the guest has moved away, or when an incoming migration came to nothing.
+// Session: one guest's sidecar. It holds the guest, answers the control socket, and runs at most
+// one migration at a time, outgoing or incoming. `run`, `attach` and `incoming` are its three
+// beginnings; it ends when the guest's QEMU does, when the guest has moved away, or when an
+// incoming migration came to nothing.
 #pragma once
 
 #include <list>
@@ -22,15 +23,17 @@ public:
     Session(core::Loop& loop, Options options);
     ~Session() override;
 
-    /// Each returns when the session is over: ok, or why it could not begin. `terminate` ends it early; QEMU
-    /// goes on and can be attached to again.
+    /// Each returns when the session is over: ok, or why it could not begin. `terminate` ends it
+    /// early; QEMU goes on and can be attached to again.
     core::Task<core::Result<>> run(std::stop_token terminate);
     core::Task<core::Result<>> attach(std::stop_token terminate);
     core::Task<core::Result<>> incoming(std::stop_token terminate);
 
 private:
-    core::Task<core::Result<core::Json>> handle(Connection& from, std::string verb, core::Json arguments) override;
-    core::Task<core::Result<core::Json>> answer(Connection& from, std::string verb, core::Json arguments);
+    core::Task<core::Result<core::Json>> handle(Connection& from, std::string verb,
+                                                core::Json arguments) override;
+    core::Task<core::Result<core::Json>> answer(Connection& from, std::string verb,
+                                                core::Json arguments);
     core::Task<core::Result<core::Json>> migrate(Connection& from, core::Json arguments);
     core::Task<core::Result<core::Json>> accept_peer(Connection& from, core::Json arguments);
     core::Task<core::Result<core::Json>> status();
@@ -42,7 +45,8 @@ private:
     core::Task<void> converse(core::Fd socket);
     core::Task<core::Result<>> stay(std::stop_token terminate);
     core::Task<void> watch_qemu();
-    core::Task<void> run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink, bool recovered);
+    core::Task<void> run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink,
+                                   bool recovered);
     core::Task<void> run_incoming();
     core::Task<void> send_progress(std::weak_ptr<Connection> to, core::Json line);
     core::Task<void> stop_incoming();

@@ -1,5 +1,6 @@
-// The ports of the source's driver: each function is one action of the machine, run through the room that does
-// it. All are idempotent, because after a lost answer or a restart the machine asks again.
+// The ports of the source's driver: each function is one action of the machine, run through the
+// room that does it. All are idempotent, because after a lost answer or a restart the machine asks
+// again.
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,13 +27,15 @@ using machine::Ending;
 
 namespace {
 
-// How often copy_until_near may give up on a delta that does not shrink, before we do: each is several rounds.
+// How often copy_until_near may give up on a delta that does not shrink, before we do: each is
+// several rounds.
 constexpr int stagnations_max = 3;
 // QEMU's own default is 128 MiB/s, which would be the bottleneck of the last RAM pass.
 constexpr std::int64_t ram_bandwidth_max = 10'000'000'000;
 
-// QEMU stops the guest as soon as it thinks that the rest of RAM fits its downtime-limit, and then uses it up: it
-// starts low, and is raised (source_watch.cpp) only when the guest dirties too fast to get there.
+// QEMU stops the guest as soon as it thinks that the rest of RAM fits its downtime-limit, and then
+// uses it up: it starts low, and is raised (source_watch.cpp) only when the guest dirties too fast
+// to get there.
 constexpr int downtime_limit_min_ms = 10;
 
 constexpr char const* ram_socket_name = "sidecar-ram";
@@ -53,13 +56,16 @@ Json addresses_of(std::vector<std::unique_ptr<Nic>> const& nics) {
 
 }  // namespace
 
-std::string SourceMigration::key_directory() const { return guest_.places.run(guest_.name) + "/keys-" + epoch_; }
+std::string SourceMigration::key_directory() const {
+    return guest_.places.run(guest_.name) + "/keys-" + epoch_;
+}
 
 Task<Result<>> SourceMigration::check() {
     CO_TRY(description_, co_await describe(guest_, epoch_, within(limits::check_timeout)));
     CO_TRY_VOID(co_await peer_->connect(within(limits::connect_timeout)));
     watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
-    auto const arguments = Json::object({{"description", description_.to_json()}, {"encrypted", encrypted()}});
+    auto const arguments =
+        Json::object({{"description", description_.to_json()}, {"encrypted", encrypted()}});
     CO_TRY_VOID(co_await peer_->request("check", arguments, within(limits::check_timeout)));
     co_return Result<>{};
 }
@@ -68,18 +74,22 @@ Task<Result<Json>> SourceMigration::check_only() {
     auto checked = co_await check();
     Json lines = Json::array();
     if (checked) {
-        lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated", guest_.name,
-                              description_.qemu_version, description_.machine_type, description_.ram_bytes >> 20));
+        lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",
+                              guest_.name, description_.qemu_version, description_.machine_type,
+                              description_.ram_bytes >> 20));
         for (auto const& disk : description_.disks) {
-            lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination", disk.name,
-                                  disk.format, disk.virtual_bytes >> 20, disk.allocated_bytes >> 20));
+            lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
+                                  disk.name, disk.format, disk.virtual_bytes >> 20,
+                                  disk.allocated_bytes >> 20));
         }
         for (auto const& interface : description_.interfaces) {
-            lines.add(fmt::format("interface {}: tap {} on bridge {}, {} addresses known", interface.mac.text(),
-                                  interface.tap, interface.bridge.empty() ? "(none)" : interface.bridge,
+            lines.add(fmt::format("interface {}: tap {} on bridge {}, {} addresses known",
+                                  interface.mac.text(), interface.tap,
+                                  interface.bridge.empty() ? "(none)" : interface.bridge,
                                   interface.addresses.size()));
         }
-        lines.add(fmt::format("destination {}: reached, authenticated, ready", options_.destination));
+        lines.add(
+            fmt::format("destination {}: reached, authenticated, ready", options_.destination));
     }
     watchers_stop_.request_stop();
     co_await watchers_.join();
@@ -88,12 +98,15 @@ Task<Result<Json>> SourceMigration::check_only() {
 }
 
 Task<Result<>> SourceMigration::record(std::string what, std::string outcome) {
-    co_return journal_.record({epoch_, "source", std::move(what), std::move(outcome), options_.destination});
+    co_return journal_.record(
+        {epoch_, "source", std::move(what), std::move(outcome), options_.destination});
 }
 
 Task<Result<>> SourceMigration::record_begin() {
-    auto const text = Json::object({{"epoch", epoch_}, {"options", options_.to_json()},
-                                    {"description", description_.to_json()}}).dump_pretty();
+    auto const text = Json::object({{"epoch", epoch_},
+                                    {"options", options_.to_json()},
+                                    {"description", description_.to_json()}})
+                          .dump_pretty();
     CO_TRY_VOID(write_durably(record_path(guest_.places, guest_.name), text + "\n"));
     CO_TRY(watchdog_, Watchdog::start(guest_.places, guest_.name, guest_.client->socket_path()));
     co_return co_await record("begun", "");
@@ -109,19 +122,21 @@ Result<Json> SourceMigration::read_record(Places const& places, std::string cons
 Task<Result<>> SourceMigration::prepare_destination() {
     if (encrypted() && key_.empty()) key_ = core::random_hex(32);
     auto const arguments = Json::object({{"description", description_.to_json()}, {"key", key_}});
-    CO_TRY(auto const reply, co_await peer_->request("prepare", arguments, within(limits::prepare_timeout)));
+    CO_TRY(auto const reply,
+           co_await peer_->request("prepare", arguments, within(limits::prepare_timeout)));
     CO_TRY(auto const nbd_port, reply.integer("nbd_port"));
     CO_TRY(auto const ram_port, reply.integer("ram_port"));
     if (nbd_port < 0 || nbd_port > 65535 || ram_port <= 0 || ram_port > 65535) {
-        co_return fail(Errc::protocol, "the destination named the impossible ports {} and {}", nbd_port, ram_port);
+        co_return fail(Errc::protocol, "the destination named the impossible ports {} and {}",
+                       nbd_port, ram_port);
     }
     nbd_port_ = static_cast<int>(nbd_port);
     ram_port_ = static_cast<int>(ram_port);
     export_names_.clear();
     for (auto const& name : reply["exports"].elements()) export_names_.push_back(name.text_or(""));
     if (export_names_.size() != description_.disks.size()) {
-        co_return fail(Errc::protocol, "the destination exports {} disks of {}", export_names_.size(),
-                       description_.disks.size());
+        co_return fail(Errc::protocol, "the destination exports {} disks of {}",
+                       export_names_.size(), description_.disks.size());
     }
     co_return Result<>{};
 }
@@ -145,32 +160,39 @@ Task<Result<>> SourceMigration::prepare_storage() {
     std::vector<storage::Disk> disks;
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
-        disks.push_back({disk.name, disk.node, disk.format, disk.virtual_bytes, export_names_[index]});
+        disks.push_back(
+            {disk.name, disk.node, disk.format, disk.virtual_bytes, export_names_[index]});
     }
     storage::MirrorOptions settings;
     settings.directory = guest_.places.run(guest_.name);
     settings.epoch = epoch_;
     settings.max_blackout = core::milliseconds(options_.max_blackout_ms);
     settings.bandwidth_bytes_per_second = options_.bandwidth;
-    storage::Destination destination{peer_->host(), std::to_string(nbd_port_), encrypted() ? key_user : "",
+    storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
+                                     encrypted() ? key_user : "",
                                      encrypted() ? key_file(key_directory()) : ""};
-    mirror_ = std::make_unique<storage::Mirror>(loop_, *guest_.client, std::move(disks), destination, settings);
+    mirror_ = std::make_unique<storage::Mirror>(loop_, *guest_.client, std::move(disks),
+                                                destination, settings);
     auto prepared = co_await mirror_->prepare(within(limits::prepare_timeout));
-    for (auto const& line : mirror_->report().cleared) core::log::info("guest={} cleared {}", guest_.name, line);
+    for (auto const& line : mirror_->report().cleared)
+        core::log::info("guest={} cleared {}", guest_.name, line);
     co_return prepared;
 }
 
 Task<Result<>> SourceMigration::copy_disks() {
     if (!mirror_) co_return Result<>{};
     for (int stagnations = 0;; ++stagnations) {
-        CO_TRY(auto const now, co_await mirror_->copy_until_near(Deadline::never(actions_stop_.get_token())));
+        CO_TRY(auto const now,
+               co_await mirror_->copy_until_near(Deadline::never(actions_stop_.get_token())));
         if (now.near) co_return Result<>{};
         if (!now.converging && stagnations >= stagnations_max) {
             co_return fail(Errc::refused,
-                           "the guest writes {} MB/s and the destination takes {} MB/s: the pause would be {} ms, above "
+                           "the guest writes {} MB/s and the destination takes {} MB/s: the pause "
+                           "would be {} ms, above "
                            "--max-blackout {}; allow a longer pause or move it when it writes less",
-                           now.dirty_bytes_per_second / 1'000'000, now.rate_bytes_per_second / 1'000'000,
-                           now.predicted.count(), options_.max_blackout_ms);
+                           now.dirty_bytes_per_second / 1'000'000,
+                           now.rate_bytes_per_second / 1'000'000, now.predicted.count(),
+                           options_.max_blackout_ms);
         }
     }
 }
@@ -178,30 +200,36 @@ Task<Result<>> SourceMigration::copy_disks() {
 Task<Result<>> SourceMigration::start_ram() {
     if (mirror_) CO_TRY_VOID(co_await mirror_->arm(within(limits::prepare_timeout)));
     CO_TRY_VOID(co_await set_up_ram_stream());
-    // Connected here and handed over: a QEMU that connects by itself cannot be cancelled while it does.
+    // Connected here and handed over: a QEMU that connects by itself cannot be cancelled while it
+    // does.
     CO_TRY(ram_socket_, co_await core::connect_tcp(loop_, peer_->host(), std::to_string(ram_port_),
                                                    within(limits::connect_timeout)));
-    CO_TRY_VOID(co_await qmp::getfd(*guest_.client, ram_socket_name, ram_socket_.get(), within(limits::qmp_timeout)));
+    CO_TRY_VOID(co_await qmp::getfd(*guest_.client, ram_socket_name, ram_socket_.get(),
+                                    within(limits::qmp_timeout)));
     ram_started_at_ = core::Clock::now();
     if (mirror_) near_.spawn(mirror_->keep_near(near_stop_.get_token()));
-    co_return co_await qmp::migrate(*guest_.client, fmt::format("fd:{}", ram_socket_name), within(limits::qmp_timeout));
+    co_return co_await qmp::migrate(*guest_.client, fmt::format("fd:{}", ram_socket_name),
+                                    within(limits::qmp_timeout));
 }
 
 Task<Result<>> SourceMigration::set_up_ram_stream() {
     auto& client = *guest_.client;
     downtime_limit_ms_ = std::max(downtime_limit_min_ms, options_.max_blackout_ms / 16);
     auto const deadline = within(limits::qmp_timeout);
-    CO_TRY_VOID(co_await qmp::migrate_set_capabilities(
-        client,
-        {{"events", true}, {"return-path", true}, {"pause-before-switchover", true}, {"late-block-activate", true}},
-        deadline));
+    CO_TRY_VOID(co_await qmp::migrate_set_capabilities(client,
+                                                       {{"events", true},
+                                                        {"return-path", true},
+                                                        {"pause-before-switchover", true},
+                                                        {"late-block-activate", true}},
+                                                       deadline));
     if (encrypted()) {
         CO_TRY_VOID(co_await add_key_object(client, key_directory(), "client", epoch_, deadline));
     }
-    auto const parameters = Json::object({{"max-bandwidth", ram_bandwidth_max},
-                                          {"downtime-limit", downtime_limit_ms_},
-                                          {"tls-creds", encrypted() ? key_object(epoch_) : ""},
-                                          {"tls-hostname", key_user}});  // needed beside fd:, unused by PSK
+    auto const parameters =
+        Json::object({{"max-bandwidth", ram_bandwidth_max},
+                      {"downtime-limit", downtime_limit_ms_},
+                      {"tls-creds", encrypted() ? key_object(epoch_) : ""},
+                      {"tls-hostname", key_user}});  // needed beside fd:, unused by PSK
     co_return co_await qmp::migrate_set_parameters(client, parameters, deadline);
 }
 
@@ -212,10 +240,12 @@ Task<Result<>> SourceMigration::fire_network() {
         if (!nic->interface.bridge.empty()) plan_.mover(index++).update(nic->interface);
     }
     CO_TRY_VOID(plan_.fire());
-    CO_TRY_VOID(co_await peer_->request("fire", Json::object({{"interfaces", addresses_of(guest_.nics)}}),
+    CO_TRY_VOID(co_await peer_->request("fire",
+                                        Json::object({{"interfaces", addresses_of(guest_.nics)}}),
                                         within(limits::paused_request_timeout)));
     fired_at_ = core::Clock::now();
-    for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size(); ++nic) {
+    for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size();
+         ++nic) {
         description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
     }
     co_return Result<>{};
@@ -247,12 +277,14 @@ Task<Result<>> SourceMigration::seal_destination() {
 }
 
 Task<Result<>> SourceMigration::continue_migration() {
-    return qmp::migrate_continue(*guest_.client, "pre-switchover", within(limits::paused_request_timeout));
+    return qmp::migrate_continue(*guest_.client, "pre-switchover",
+                                 within(limits::paused_request_timeout));
 }
 
 Task<Ending> SourceMigration::commit() {
     if (stop_at_) timeline_.set("committed_ms", ms_between(*stop_at_, core::Clock::now()));
-    auto const reply = co_await peer_->request("commit", {}, Deadline::after(limits::commit_timeout));
+    auto const reply =
+        co_await peer_->request("commit", {}, Deadline::after(limits::commit_timeout));
     auto const now = core::Clock::now();
     if (!reply) {
         core::log::warning("guest={} epoch={} COMMIT is not answered: {}", guest_.name, epoch_,
@@ -260,12 +292,15 @@ Task<Ending> SourceMigration::commit() {
         co_return Ending::unknown;
     }
     if ((*reply)["answer"].text_or("") == "aborted") {
-        note_failure(fail(Errc::refused, "the destination had given up: {}", (*reply)["why"].text_or("")).error());
+        note_failure(
+            fail(Errc::refused, "the destination had given up: {}", (*reply)["why"].text_or(""))
+                .error());
         co_return Ending::aborted;
     }
     if ((*reply)["answer"].text_or("") != "owner") co_return Ending::unknown;
     if (stop_at_ && (*reply).has("resume_to_answer_ms")) {
-        // Both terms are measured on one clock each; half a round trip is what the answer took to get here.
+        // Both terms are measured on one clock each; half a round trip is what the answer took to
+        // get here.
         blackout_ms_ = ms_between(*stop_at_, now) - (*reply)["resume_to_answer_ms"].number_or(0) -
                        peer_->rtt_ms() / 2;
     }
@@ -276,7 +311,8 @@ Task<Result<>> SourceMigration::cancel_migration() {
     // Whatever still connects or sends ends with the socket; QEMU's end of it is the same one.
     if (ram_socket_) ::shutdown(ram_socket_.get(), SHUT_RDWR);
     if (qemu_gone_) co_return Result<>{};
-    CO_TRY_VOID(co_await qmp::cancel_migration(*guest_.client, Deadline::after(limits::rollback_timeout)));
+    CO_TRY_VOID(
+        co_await qmp::cancel_migration(*guest_.client, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
 }
 
@@ -286,8 +322,10 @@ Task<Result<>> SourceMigration::resume_source() {
 }
 
 Task<Result<>> SourceMigration::rollback_network() {
-    // The destination's half first, so that two announcements do not cross; but ours does not wait for it.
-    auto const asked = co_await peer_->request("unfire", {}, Deadline::after(limits::paused_request_timeout / 4));
+    // The destination's half first, so that two announcements do not cross; but ours does not wait
+    // for it.
+    auto const asked =
+        co_await peer_->request("unfire", {}, Deadline::after(limits::paused_request_timeout / 4));
     if (!asked) core::log::debug("guest={} unfire: {}", guest_.name, asked.error().sentence());
     if (plan_.empty()) make_plan();  // after a restart
     co_return plan_.rollback();
@@ -305,14 +343,16 @@ Task<Result<>> SourceMigration::drop_storage() {
     if (mirror_) {
         dropped = co_await mirror_->drop(deadline);
     } else if (!qemu_gone_) {
-        dropped = co_await storage::clear_leftovers(loop_, *guest_.client, guest_.places.run(guest_.name), deadline);
+        dropped = co_await storage::clear_leftovers(loop_, *guest_.client,
+                                                    guest_.places.run(guest_.name), deadline);
     }
     remove_key(key_directory());
     ram_socket_.reset();
     if (!qemu_gone_ && encrypted()) {
         auto const none = Json::object({{"tls-creds", ""}});
         (void)co_await qmp::migrate_set_parameters(*guest_.client, none, deadline);
-        (void)co_await qmp::object_del(*guest_.client, key_object(epoch_), deadline);  // refused when never added
+        (void)co_await qmp::object_del(*guest_.client, key_object(epoch_),
+                                       deadline);  // refused when never added
     }
     co_return qemu_gone_ ? Result<>{} : dropped;
 }
@@ -325,8 +365,8 @@ Task<Result<>> SourceMigration::drop_network() {
 Task<Result<>> SourceMigration::tombstone_disks() {
     for (auto const& disk : description_.disks) {
         CO_TRY_VOID(storage::tombstone(disk.path, epoch_));
-        core::log::info("guest={} epoch={} disk={} the stale image is now {}", guest_.name, epoch_, disk.name,
-                        storage::tombstone_path(disk.path, epoch_));
+        core::log::info("guest={} epoch={} disk={} the stale image is now {}", guest_.name, epoch_,
+                        disk.name, storage::tombstone_path(disk.path, epoch_));
     }
     co_return Result<>{};
 }
@@ -336,15 +376,20 @@ Task<Result<>> SourceMigration::quit_source() {
     if (mirror_) (void)co_await mirror_->drop(Deadline::after(limits::rollback_timeout));
     remove_key(key_directory());
     if (qemu_gone_) co_return Result<>{};
-    if (auto const info = co_await qmp::query_migrate(*guest_.client, Deadline::after(limits::qmp_timeout)); info) {
+    if (auto const info =
+            co_await qmp::query_migrate(*guest_.client, Deadline::after(limits::qmp_timeout));
+        info) {
         ram_ = *info;
     }
     ram_socket_.reset();
     (void)co_await qmp::quit(*guest_.client, Deadline::after(limits::qmp_timeout));
-    auto const ended = co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout));
+    auto const ended =
+        co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout));
     if (ended) co_return Result<>{};
-    CO_TRY_VOID(guest_.process.signal(SIGKILL));  // the destination owns the guest: nothing here is needed
-    CO_TRY_VOID(co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout)));
+    CO_TRY_VOID(
+        guest_.process.signal(SIGKILL));  // the destination owns the guest: nothing here is needed
+    CO_TRY_VOID(
+        co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
 }
 
@@ -354,7 +399,8 @@ Task<Result<>> SourceMigration::settle_network() {
 
 Task<Result<>> SourceMigration::record_end() {
     CO_TRY_VOID(co_await record("ended", std::string(machine::name(state_.outcome))));
-    std::error_code ignored;  // the journal has the last word; a record left over is overwritten by the next
+    std::error_code
+        ignored;  // the journal has the last word; a record left over is overwritten by the next
     std::filesystem::remove(record_path(guest_.places, guest_.name), ignored);
     co_return Result<>{};
 }

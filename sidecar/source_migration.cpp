@@ -27,39 +27,54 @@ namespace {
 constexpr std::size_t events_max = 256;
 
 bool is_record(Action action) {
-    return action == Action::record_begin || action == Action::record_commit || action == Action::record_rollback ||
-           action == Action::record_end;
+    return action == Action::record_begin || action == Action::record_commit ||
+           action == Action::record_rollback || action == Action::record_end;
 }
 
-/// What an error says about whether the action happened. An answer that was lost may hide a success, and so may
-/// a write of the journal that the disk reported as failed: it may be durable all the same.
+/// What an error says about whether the action happened. An answer that was lost may hide a
+/// success, and so may a write of the journal that the disk reported as failed: it may be durable
+/// all the same.
 Ending ending_of(Action action, Result<> const& result) {
     if (result) return Ending::ok;
     if (is_record(action)) return Ending::unknown;
     switch (result.error().code) {
         case Errc::closed:
         case Errc::timed_out:
-        case Errc::cancelled: return Ending::unknown;
-        default: return Ending::failed;
+        case Errc::cancelled:
+            return Ending::unknown;
+        default:
+            return Ending::failed;
     }
 }
 
 /// Where the guest runs now, in the operator's words.
 std::string_view whereabouts(State const& state) {
     switch (state.guest) {
-        case machine::Guest::source: return "the guest runs on the source";
-        case machine::Guest::destination: return "the guest runs on the destination";
-        case machine::Guest::unknown: return "the guest is paused until the destination answers";
-        case machine::Guest::crashed_source: return "the guest's QEMU on the source has ended";
+        case machine::Guest::source:
+            return "the guest runs on the source";
+        case machine::Guest::destination:
+            return "the guest runs on the destination";
+        case machine::Guest::unknown:
+            return "the guest is paused until the destination answers";
+        case machine::Guest::crashed_source:
+            return "the guest's QEMU on the source has ended";
     }
     return "";
 }
 
 }  // namespace
 
-SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions options, std::string epoch)
-    : guest_(guest), journal_(journal), options_(std::move(options)), epoch_(std::move(epoch)),
-      loop_(guest.loop), events_(guest.loop, events_max), decided_(guest.loop), actions_(guest.loop), watchers_(guest.loop),
+SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions options,
+                                 std::string epoch)
+    : guest_(guest),
+      journal_(journal),
+      options_(std::move(options)),
+      epoch_(std::move(epoch)),
+      loop_(guest.loop),
+      events_(guest.loop, events_max),
+      decided_(guest.loop),
+      actions_(guest.loop),
+      watchers_(guest.loop),
       near_(guest.loop) {
     started_ = core::Clock::now();
     peer_ = std::make_unique<PeerChannel>(
@@ -91,7 +106,8 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
 }
 
-/// What QEMU is doing. `gone` only when its process has ended: a QEMU that does not answer is asked again.
+/// What QEMU is doing. `gone` only when its process has ended: a QEMU that does not answer is asked
+/// again.
 Task<machine::source::Qemu> SourceMigration::look_at_qemu() {
     using machine::source::Qemu;
     while (guest_.client && guest_.process.running()) {
@@ -99,9 +115,11 @@ Task<machine::source::Qemu> SourceMigration::look_at_qemu() {
         auto const status = co_await qmp::query_status(*guest_.client, deadline);
         auto const migration = co_await qmp::query_migrate(*guest_.client, deadline);
         if (status && migration) {
-            bool const ram_under_way = migration->status == "setup" || migration->status == "active";
+            bool const ram_under_way =
+                migration->status == "setup" || migration->status == "active";
             if (status->running) co_return ram_under_way ? Qemu::migrating : Qemu::running;
-            co_return status->status == "finish-migrate" ? Qemu::paused_pre_switchover : Qemu::postmigrate;
+            co_return status->status == "finish-migrate" ? Qemu::paused_pre_switchover
+                                                         : Qemu::postmigrate;
         }
         core::log::warning("guest={} QEMU does not say what it does: {}", guest_.name,
                            (status ? migration.error() : status.error()).sentence());
@@ -144,15 +162,18 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
 }
 
 void SourceMigration::post(Event event) {
-    // A full queue would mean that the machine does not keep up with a handful of events: a bug to be seen.
-    if (!events_.push(event)) core::log::error("guest={} event queue full: {}", guest_.name, describe(event));
+    // A full queue would mean that the machine does not keep up with a handful of events: a bug to
+    // be seen.
+    if (!events_.push(event))
+        core::log::error("guest={} event queue full: {}", guest_.name, describe(event));
 }
 
 void SourceMigration::enter(Phase phase) {
     auto const now = core::Clock::now();
     if (!phases_.empty()) phases_.back().end = now;
     phases_.push_back({std::string(machine::source::name(phase)), now, now});
-    core::log::info("guest={} epoch={} phase={}", guest_.name, epoch_, machine::source::name(phase));
+    core::log::info("guest={} epoch={} phase={}", guest_.name, epoch_,
+                    machine::source::name(phase));
     if (phase == Phase::in_doubt && !in_doubt_since_) in_doubt_since_ = now;
     if (sink_ && phase != Phase::idle) sink_(progress());
 }
@@ -164,7 +185,8 @@ void SourceMigration::note_failure(core::Error error) {
 
 Task<void> SourceMigration::run_action(Action action) {
     if (auto const failed = failures_in_a_row_[action]; failed > 0) {
-        auto const pause = std::min(limits::retry_pause_min * (1 << std::min(failed, 6)), limits::retry_pause_max);
+        auto const pause =
+            std::min(limits::retry_pause_min * (1 << std::min(failed, 6)), limits::retry_pause_max);
         (void)co_await core::sleep_for(loop_, pause);
     }
     auto const ending = co_await perform(action);
@@ -174,92 +196,128 @@ Task<void> SourceMigration::run_action(Action action) {
 }
 
 Task<Ending> SourceMigration::perform(Action action) {
-    core::log::debug("guest={} epoch={} action={}", guest_.name, epoch_, machine::source::name(action));
+    core::log::debug("guest={} epoch={} action={}", guest_.name, epoch_,
+                     machine::source::name(action));
     stop_for_test(machine::source::name(action));
     Result<> result;
     switch (action) {
-        case Action::send_commit: co_return co_await commit();
-        case Action::interrupt: break;
+        case Action::send_commit:
+            co_return co_await commit();
+        case Action::interrupt:
+            break;
         case Action::check:
         case Action::record_begin:
         case Action::prepare_destination:
         case Action::prepare_network:
         case Action::prepare_storage:
         case Action::copy_disks:
-        case Action::start_ram: result = co_await prepare_or_begin(action); break;
+        case Action::start_ram:
+            result = co_await prepare_or_begin(action);
+            break;
         case Action::fire_network:
         case Action::copy_final:
         case Action::seal_destination:
         case Action::continue_migration:
-        case Action::record_commit: result = co_await switch_over(action); break;
+        case Action::record_commit:
+            result = co_await switch_over(action);
+            break;
         case Action::cancel_migration:
         case Action::resume_source:
         case Action::rollback_network:
         case Action::abort_destination:
         case Action::drop_storage:
         case Action::drop_network:
-        case Action::record_rollback: result = co_await undo(action); break;
+        case Action::record_rollback:
+            result = co_await undo(action);
+            break;
         case Action::tombstone_disks:
         case Action::settle_network:
         case Action::quit_source:
         case Action::record_end:
-        case Action::finish: result = co_await end(action); break;
+        case Action::finish:
+            result = co_await end(action);
+            break;
     }
     auto const ending = ending_of(action, result);
     if (!result) {
         auto error = std::move(result.error());
         bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
-        error.while_doing(fmt::format("{} ({})", machine::source::name(action), whereabouts(state_)));
+        error.while_doing(
+            fmt::format("{} ({})", machine::source::name(action), whereabouts(state_)));
         if (ours) core::log::debug("guest={} {}", guest_.name, error.sentence());
         if (!ours) note_failure(std::move(error));
     }
     // A check that got no answer has still touched nothing: the machine calls that refused.
-    co_return action == Action::check && ending == Ending::unknown ? Ending::failed : ending;
+    co_return action == Action::check&& ending == Ending::unknown ? Ending::failed : ending;
 }
 
 Task<Result<>> SourceMigration::prepare_or_begin(Action action) {
     switch (action) {
-        case Action::check: return check();
-        case Action::record_begin: return record_begin();
-        case Action::prepare_destination: return prepare_destination();
-        case Action::prepare_network: return prepare_network();
-        case Action::prepare_storage: return prepare_storage();
-        case Action::copy_disks: return copy_disks();
-        default: return start_ram();
+        case Action::check:
+            return check();
+        case Action::record_begin:
+            return record_begin();
+        case Action::prepare_destination:
+            return prepare_destination();
+        case Action::prepare_network:
+            return prepare_network();
+        case Action::prepare_storage:
+            return prepare_storage();
+        case Action::copy_disks:
+            return copy_disks();
+        default:
+            return start_ram();
     }
 }
 
 Task<Result<>> SourceMigration::switch_over(Action action) {
     switch (action) {
-        case Action::fire_network: return fire_network();
-        case Action::copy_final: return copy_final();
-        case Action::seal_destination: return seal_destination();
-        case Action::continue_migration: return continue_migration();
+        case Action::fire_network:
+            return fire_network();
+        case Action::copy_final:
+            return copy_final();
+        case Action::seal_destination:
+            return seal_destination();
+        case Action::continue_migration:
+            return continue_migration();
         default:
-            if (watchdog_) watchdog_->released();  // from here on only the other side's word brings it back
+            if (watchdog_)
+                watchdog_->released();  // from here on only the other side's word brings it back
             return record("committed", "");
     }
 }
 
 Task<Result<>> SourceMigration::undo(Action action) {
     switch (action) {
-        case Action::cancel_migration: return cancel_migration();
-        case Action::resume_source: return resume_source();
-        case Action::rollback_network: return rollback_network();
-        case Action::abort_destination: return abort_destination();
-        case Action::drop_storage: return drop_storage();
-        case Action::drop_network: return drop_network();
-        default: return record("rolled_back", "");
+        case Action::cancel_migration:
+            return cancel_migration();
+        case Action::resume_source:
+            return resume_source();
+        case Action::rollback_network:
+            return rollback_network();
+        case Action::abort_destination:
+            return abort_destination();
+        case Action::drop_storage:
+            return drop_storage();
+        case Action::drop_network:
+            return drop_network();
+        default:
+            return record("rolled_back", "");
     }
 }
 
 Task<Result<>> SourceMigration::end(Action action) {
     switch (action) {
-        case Action::tombstone_disks: return tombstone_disks();
-        case Action::settle_network: return settle_network();
-        case Action::quit_source: return quit_source();
-        case Action::record_end: return record_end();
-        default: return []() -> Task<Result<>> { co_return Result<>{}; }();
+        case Action::tombstone_disks:
+            return tombstone_disks();
+        case Action::settle_network:
+            return settle_network();
+        case Action::quit_source:
+            return quit_source();
+        case Action::record_end:
+            return record_end();
+        default:
+            return []() -> Task<Result<>> { co_return Result<>{}; }();
     }
 }
 
@@ -280,11 +338,14 @@ Result<> SourceMigration::resolve(machine::Side owner) {
     for (auto const& disk : description_.disks) {
         auto const tombstone = storage::tombstone_path(disk.path, epoch_);
         if (owner == machine::Side::source && access(tombstone.c_str(), F_OK) == 0) {
-            return core::fail(Errc::refused, "the destination had acknowledged: {} is there, so it owns the guest", tombstone);
+            return core::fail(Errc::refused,
+                              "the destination had acknowledged: {} is there, so it owns the guest",
+                              tombstone);
         }
     }
-    core::log::warning("guest={} epoch={} the operator says: owner is the {}, the other side is fenced",
-                       guest_.name, epoch_, machine::name(owner));
+    core::log::warning(
+        "guest={} epoch={} the operator says: owner is the {}, the other side is fenced",
+        guest_.name, epoch_, machine::name(owner));
     post(machine::source::operator_resolved(owner));
     return {};
 }

@@ -1,6 +1,6 @@
-// SourceMigration: the source's driver. It feeds what happens into the source machine, runs each action the
-// machine asks for through the rooms that do the work, and feeds the end of each back. It decides nothing: every
-// decision is in machine/source.cpp, and bulk data never passes here.
+// SourceMigration: the source's driver. It feeds what happens into the source machine, runs each
+// action the machine asks for through the rooms that do the work, and feeds the end of each back.
+// It decides nothing: every decision is in machine/source.cpp, and bulk data never passes here.
 #pragma once
 
 #include <functional>
@@ -31,25 +31,28 @@ public:
 
     /// Runs until the outcome is final and nothing is in flight; the report.
     core::Task<core::Json> run(ProgressSink sink);
-    /// The same for a migration that an earlier sidecar of this guest left behind (journal and migration.json).
+    /// The same for a migration that an earlier sidecar of this guest left behind (journal and
+    /// migration.json).
     core::Task<core::Json> recover(ProgressSink sink);
     /// Every check on both hosts, nothing touched: the lines of what was checked, or the refusal.
     core::Task<core::Result<core::Json>> check_only();
 
     /// Fails with refused when it is too late: COMMIT has been asked for.
     core::Result<> cancel();
-    /// An operator's word, the other side being fenced. Fails with refused unless COMMIT is unanswered.
+    /// An operator's word, the other side being fenced. Fails with refused unless COMMIT is
+    /// unanswered.
     core::Result<> resolve(machine::Side owner);
     [[nodiscard]] core::Json status() const;
     [[nodiscard]] machine::Outcome outcome() const { return state_.outcome; }
     /// Begun and not over: also while it is undone, settling, or in doubt.
     [[nodiscard]] bool under_way() const { return machine::source::under_way(state_); }
-    /// Set when there is something to tell whoever asked for the migration: it is over, or in doubt for so long
-    /// that an operator is needed (it then still goes on trying).
+    /// Set when there is something to tell whoever asked for the migration: it is over, or in doubt
+    /// for so long that an operator is needed (it then still goes on trying).
     [[nodiscard]] core::Event& decided() { return decided_; }
     [[nodiscard]] core::Json report() const;
 
-    /// What an earlier sidecar recorded of its migration, so that this one can go on; null: nothing.
+    /// What an earlier sidecar recorded of its migration, so that this one can go on; null:
+    /// nothing.
     static core::Result<core::Json> read_record(Places const& places, std::string const& guest);
 
 private:
@@ -113,7 +116,9 @@ private:
     }
     [[nodiscard]] std::string key_directory() const;
     void make_plan();
-    [[nodiscard]] bool encrypted() const { return options_.tls.mode != core::TlsConfig::Mode::plaintext; }
+    [[nodiscard]] bool encrypted() const {
+        return options_.tls.mode != core::TlsConfig::Mode::plaintext;
+    }
 
     Guest& guest_;
     Journal& journal_;

@@ -1,5 +1,5 @@
-// What the source's driver watches while a migration is under way (QEMU's events, its process, the peer, time),
-// and what it tells about it: progress and the report.
+// What the source's driver watches while a migration is under way (QEMU's events, its process, the
+// peer, time), and what it tells about it: progress and the report.
 #include <algorithm>
 
 #include "core/log.hpp"
@@ -18,8 +18,8 @@ namespace {
 // How often progress is told and slow conditions are looked at.
 constexpr std::chrono::milliseconds tick_interval{200};
 
-// The first pass over RAM and one more are always needed; after them this long without a stop is a guest that
-// dirties faster than the limit allows.
+// The first pass over RAM and one more are always needed; after them this long without a stop is a
+// guest that dirties faster than the limit allows.
 constexpr std::uint64_t downtime_raise_syncs = 3;
 constexpr std::chrono::milliseconds downtime_raise_interval{1000};
 
@@ -27,7 +27,9 @@ double ms_between(core::Clock::time_point from, core::Clock::time_point to) {
     return std::chrono::duration<double, std::milli>(to - from).count();
 }
 
-double rounded(double ms) { return static_cast<double>(static_cast<std::int64_t>(ms * 1000 + 0.5)) / 1000; }
+double rounded(double ms) {
+    return static_cast<double>(static_cast<std::int64_t>(ms * 1000 + 0.5)) / 1000;
+}
 
 }  // namespace
 
@@ -38,8 +40,10 @@ Task<void> SourceMigration::watch_qemu() {
         auto const event = co_await events.next(core::Deadline::never(watchers_stop_.get_token()));
         if (!event) {
             if (event.error().code == Errc::cancelled) co_return;
-            core::log::warning("guest={} the connection to QEMU ended: {}", guest_.name, event.error().what);
-            co_return;  // when its process ended too, watch_process says so; else every action fails and undoes
+            core::log::warning("guest={} the connection to QEMU ended: {}", guest_.name,
+                               event.error().what);
+            co_return;  // when its process ended too, watch_process says so; else every action
+                        // fails and undoes
         }
         if (event->name == "STOP" && ram_started_at_) {
             stop_at_ = event->received;
@@ -52,8 +56,10 @@ Task<void> SourceMigration::watch_qemu() {
         } else if (event->name == "MIGRATION") {
             auto const status = event->data["status"].text_or("");
             core::log::debug("guest={} qemu migration={}", guest_.name, status);
-            if (stop_at_) timeline_.set(status + "_ms", rounded(ms_between(*stop_at_, event->received)));
-            if (status == "pre-switchover") post(machine::source::event(Event::Kind::pre_switchover_seen));
+            if (stop_at_)
+                timeline_.set(status + "_ms", rounded(ms_between(*stop_at_, event->received)));
+            if (status == "pre-switchover")
+                post(machine::source::event(Event::Kind::pre_switchover_seen));
             if (status == "completed") {
                 ram_completed_at_ = event->received;
                 post(machine::source::event(Event::Kind::migration_completed));
@@ -84,7 +90,8 @@ Task<void> SourceMigration::limit_pause() {
     if (!co_await core::sleep_for(loop_, limits::pause_max, watchers_stop_.get_token())) co_return;
     if (state_.phase == Phase::stopped || state_.phase == Phase::switching) {
         note_failure(core::fail(Errc::timed_out, "the guest was stopped for {} ms, the limit",
-                                limits::pause_max.count()).error());
+                                limits::pause_max.count())
+                         .error());
         post(machine::source::event(Event::Kind::blackout_exceeded));
     }
 }
@@ -98,40 +105,52 @@ void SourceMigration::peer_changed(bool up) {
     post(machine::source::event(up ? Event::Kind::peer_back : Event::Kind::peer_lost));
 }
 
-/// RAM's progress; and when it has not converged for a while, a little more downtime, up to --max-blackout.
+/// RAM's progress; and when it has not converged for a while, a little more downtime, up to
+/// --max-blackout.
 Task<void> SourceMigration::look_at_ram() {
     auto const deadline = core::Deadline::after(limits::qmp_timeout, watchers_stop_.get_token());
     auto const info = co_await qmp::query_migrate(*guest_.client, deadline);
     if (info) ram_ = *info;
     auto const now = core::Clock::now();
-    if (downtime_raised_at_ == core::Clock::time_point{} || ram_.ram_dirty_sync_count < downtime_raise_syncs) {
+    if (downtime_raised_at_ == core::Clock::time_point{} ||
+        ram_.ram_dirty_sync_count < downtime_raise_syncs) {
         downtime_raised_at_ = now;
     }
-    if (now - downtime_raised_at_ < downtime_raise_interval || downtime_limit_ms_ >= options_.max_blackout_ms) co_return;
+    if (now - downtime_raised_at_ < downtime_raise_interval ||
+        downtime_limit_ms_ >= options_.max_blackout_ms)
+        co_return;
     downtime_raised_at_ = now;
     downtime_limit_ms_ = std::min(options_.max_blackout_ms, downtime_limit_ms_ * 2);
-    (void)co_await qmp::migrate_set_parameters(*guest_.client, Json::object({{"downtime-limit", downtime_limit_ms_}}),
-                                               deadline);  // refused: the next tick tries again
+    (void)co_await qmp::migrate_set_parameters(
+        *guest_.client, Json::object({{"downtime-limit", downtime_limit_ms_}}),
+        deadline);  // refused: the next tick tries again
 }
 
 Task<void> SourceMigration::tick() {
     while (co_await core::sleep_for(loop_, tick_interval, watchers_stop_.get_token())) {
         if (peer_lost_at_ && core::Clock::now() - *peer_lost_at_ > limits::peer_patience) {
             peer_lost_at_.reset();
-            note_failure(core::fail(Errc::timed_out, "the destination was not to be reached for {} s",
-                                    limits::peer_patience.count()).error());
+            note_failure(core::fail(Errc::timed_out,
+                                    "the destination was not to be reached for {} s",
+                                    limits::peer_patience.count())
+                             .error());
             post(machine::source::event(Event::Kind::peer_silent_too_long));
         }
-        if (in_doubt_since_ && core::Clock::now() - *in_doubt_since_ > limits::doubt_patience && !decided_.is_set()) {
-            core::log::error("guest={} epoch={} in doubt: the destination does not answer COMMIT; the guest stays paused",
-                             guest_.name, epoch_);
+        if (in_doubt_since_ && core::Clock::now() - *in_doubt_since_ > limits::doubt_patience &&
+            !decided_.is_set()) {
+            core::log::error(
+                "guest={} epoch={} in doubt: the destination does not answer COMMIT; the guest "
+                "stays paused",
+                guest_.name, epoch_);
             decided_.set();
         }
         if (state_.phase == Phase::converging && !qemu_gone_) co_await look_at_ram();
-        // The fraction as a whole: the disks are nearly everything, RAM the rest; it never goes back.
+        // The fraction as a whole: the disks are nearly everything, RAM the rest; it never goes
+        // back.
         if (mirror_) fraction_ = std::max(fraction_, 0.9 * mirror_->progress().fraction);
         if (state_.phase == Phase::converging && ram_.ram_total_bytes > 0) {
-            auto const left = static_cast<double>(ram_.ram_remaining_bytes) / static_cast<double>(ram_.ram_total_bytes);
+            auto const left = static_cast<double>(ram_.ram_remaining_bytes) /
+                              static_cast<double>(ram_.ram_total_bytes);
             fraction_ = std::max(fraction_, 0.9 + 0.09 * (1 - std::min(left, 1.0)));
         }
         if (sink_) sink_(progress());
@@ -139,8 +158,9 @@ Task<void> SourceMigration::tick() {
 }
 
 Json SourceMigration::progress() const {
-    auto line = Json::object({{"phase", std::string(machine::source::name(state_.phase))},
-                              {"elapsed_ms", static_cast<std::int64_t>(ms_between(started_, core::Clock::now()))}});
+    auto line = Json::object(
+        {{"phase", std::string(machine::source::name(state_.phase))},
+         {"elapsed_ms", static_cast<std::int64_t>(ms_between(started_, core::Clock::now()))}});
     double const fraction = state_.outcome == machine::Outcome::moved ? 1.0 : fraction_;
     line.set("percent", static_cast<double>(static_cast<std::int64_t>(fraction * 1000)) / 10);
     if (mirror_) {
@@ -168,31 +188,38 @@ Json SourceMigration::status() const {
 Json SourceMigration::report() const {
     bool const doubtful = state_.phase == Phase::in_doubt || state_.phase == Phase::committed;
     auto const outcome = doubtful ? machine::Outcome::in_doubt : state_.outcome;
-    auto made = Json::object({{"guest", guest_.name}, {"epoch", epoch_}, {"destination", options_.destination},
+    auto made = Json::object({{"guest", guest_.name},
+                              {"epoch", epoch_},
+                              {"destination", options_.destination},
                               {"outcome", std::string(machine::name(outcome))},
                               {"guest_is_on", std::string(machine::name(state_.guest))},
                               {"exit_status", machine::exit_status(outcome)}});
-    if (failure_ && state_.outcome != machine::Outcome::moved) made.set("error", failure_->sentence());
+    if (failure_ && state_.outcome != machine::Outcome::moved)
+        made.set("error", failure_->sentence());
     if (recovered_) made.set("recovered", true);
     if (blackout_ms_) made.set("blackout_ms", rounded(*blackout_ms_));
-    if (stop_at_ && fired_at_) made.set("stop_to_fire_ms", rounded(ms_between(*stop_at_, *fired_at_)));
+    if (stop_at_ && fired_at_)
+        made.set("stop_to_fire_ms", rounded(ms_between(*stop_at_, *fired_at_)));
     Json phases = Json::array();
     for (auto const& phase : phases_) {
         if (phase.name == "idle" || phase.name == "done") continue;
-        phases.add(Json::object({{"name", phase.name}, {"start_ms", rounded(ms_between(started_, phase.start))},
+        phases.add(Json::object({{"name", phase.name},
+                                 {"start_ms", rounded(ms_between(started_, phase.start))},
                                  {"ms", rounded(ms_between(phase.start, phase.end))}}));
     }
     made.set("phases", phases);
     made.set("disks", mirror_ ? mirror_->report().json() : Json::array());
     auto ram = Json::object({{"transferred_bytes", ram_.ram_transferred_bytes}});
-    if (ram_started_at_ && ram_completed_at_) ram.set("ms", rounded(ms_between(*ram_started_at_, *ram_completed_at_)));
+    if (ram_started_at_ && ram_completed_at_)
+        ram.set("ms", rounded(ms_between(*ram_started_at_, *ram_completed_at_)));
     made.set("ram", ram);
     Json moved = Json::array();
     for (auto const& interface : description_.interfaces) {
         moved.add(interface.mac.text());
         for (auto const& address : interface.addresses) moved.add(address.address.text());
     }
-    auto network = Json::object({{"moved", state_.outcome == machine::Outcome::moved ? moved : Json::array()}});
+    auto network = Json::object(
+        {{"moved", state_.outcome == machine::Outcome::moved ? moved : Json::array()}});
     if (stop_at_ && fired_at_) network.set("fired_ms", rounded(ms_between(*stop_at_, *fired_at_)));
     made.set("network", network);
     made.set("blackout", timeline_);

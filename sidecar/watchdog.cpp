@@ -25,29 +25,37 @@ namespace {
 
 /// Beyond the pause limit, which the sidecar itself keeps: only a sidecar that hangs gets here.
 constexpr auto watchdog_margin = std::chrono::milliseconds(500);
-/// Tries to get hold of journal and QEMU after the sidecar's end; another sidecar may be there first.
+/// Tries to get hold of journal and QEMU after the sidecar's end; another sidecar may be there
+/// first.
 constexpr int recovery_tries_max = 20;
 
 constexpr int pipe_in_child = 3;
 
-/// The sidecar is dead: whoever holds the journal now may act. True when there is nothing more to do.
-Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const& guest, std::string qmp_socket) {
+/// The sidecar is dead: whoever holds the journal now may act. True when there is nothing more to
+/// do.
+Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const& guest,
+                      std::string qmp_socket) {
     auto journal = Journal::open(places.state(guest));
     if (!journal) {
         core::log::info("watchdog guest={} another sidecar is there: nothing to do", guest);
         co_return journal.error().code == Errc::refused;
     }
     auto last = journal->last();
-    if (last.role != "source" || (last.record != "begun" && last.record != "rolled_back")) co_return true;
-    auto client = co_await qmp::Client::connect(loop, qmp_socket, Deadline::after(limits::qmp_timeout));
+    if (last.role != "source" || (last.record != "begun" && last.record != "rolled_back"))
+        co_return true;
+    auto client =
+        co_await qmp::Client::connect(loop, qmp_socket, Deadline::after(limits::qmp_timeout));
     if (!client) {
         core::log::warning("watchdog guest={} {}", guest, client.error().sentence());
-        co_return client.error().code == Errc::closed;  // QEMU has ended: nothing left to bring back
+        co_return client.error().code ==
+            Errc::closed;  // QEMU has ended: nothing left to bring back
     }
     auto const deadline = Deadline::after(limits::rollback_timeout);
-    (void)co_await qmp::cancel_migration(**client, deadline);  // what came of it, query-status tells
+    (void)co_await qmp::cancel_migration(**client,
+                                         deadline);  // what came of it, query-status tells
     auto const status = co_await qmp::query_status(**client, deadline);
-    if (status && !status->running && status->status != "finish-migrate" && last.record == "begun") {
+    if (status && !status->running && status->status != "finish-migrate" &&
+        last.record == "begun") {
         // The migration had completed: from here on no COMMIT of this epoch may ever count.
         last.record = "rolled_back";
         if (auto const recorded = journal->record(last); !recorded) {
@@ -58,7 +66,9 @@ Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const&
     }
     auto const resumed = co_await ensure_running(**client, deadline);
     co_await (*client)->close();
-    if (!resumed) core::log::error("watchdog guest={} could not resume it: {}", guest, resumed.error().sentence());
+    if (!resumed)
+        core::log::error("watchdog guest={} could not resume it: {}", guest,
+                         resumed.error().sentence());
     if (resumed) core::log::warning("watchdog guest={} the guest runs on the source again", guest);
     co_return resumed.has_value();
 }
@@ -74,9 +84,14 @@ Task<Word> listen(core::Loop& loop, int pipe_fd) {
         if (!got && got.error().code == Errc::timed_out) co_return Word::hung;
         if (!got || *got == 0) co_return Word::lost;
         switch (static_cast<char>(word)) {
-            case 'S': deadline = Deadline::after(limits::pause_max + watchdog_margin); break;
-            case 'R': deadline = Deadline::never(); break;
-            default: co_return Word::quit;
+            case 'S':
+                deadline = Deadline::after(limits::pause_max + watchdog_margin);
+                break;
+            case 'R':
+                deadline = Deadline::never();
+                break;
+            default:
+                co_return Word::quit;
         }
     }
 }
@@ -94,14 +109,16 @@ Result<std::unique_ptr<Watchdog>> Watchdog::start(Places const& places, std::str
     options.descriptors = {{reader.get(), pipe_in_child}};
     options.new_session = true;  // a signal to our group must not take both
     TRY(watchdog->process_,
-        core::spawn({own_program(), "watchdog", guest, "--run-dir", places.run_directory, "--state-dir",
-                     places.state_directory, "--qmp", qmp_socket, "--ready-fd", std::to_string(pipe_in_child)},
+        core::spawn({own_program(), "watchdog", guest, "--run-dir", places.run_directory,
+                     "--state-dir", places.state_directory, "--qmp", qmp_socket, "--ready-fd",
+                     std::to_string(pipe_in_child)},
                     options));
     return watchdog;
 }
 
 void Watchdog::say(char word) {
-    // A pipe that is full or broken means a watchdog that is gone; the migration does not depend on it.
+    // A pipe that is full or broken means a watchdog that is gone; the migration does not depend on
+    // it.
     [[maybe_unused]] auto written = ::write(pipe_.get(), &word, 1);
 }
 
@@ -111,17 +128,20 @@ Task<void> Watchdog::end(core::Loop& loop) {
     (void)co_await core::wait_exit(loop, process_, Deadline::after(limits::rollback_timeout));
 }
 
-Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest, std::string qmp_socket, int pipe_fd) {
+Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest, std::string qmp_socket,
+                        int pipe_fd) {
     auto const sidecar = core::Process::open(getppid());
     core::Fd pipe(pipe_fd);
     auto const word = co_await listen(loop, pipe.get());
     if (word == Word::quit) co_return 0;
     if (word == Word::hung && sidecar) {
-        core::log::error("watchdog guest={} stopped for too long and its sidecar hangs: killing it", guest);
+        core::log::error("watchdog guest={} stopped for too long and its sidecar hangs: killing it",
+                         guest);
         (void)sidecar->signal(SIGKILL);
     }
     // The pipe ends before the process has: only its real end frees the journal and the monitor.
-    if (sidecar) (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
+    if (sidecar)
+        (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
     for (int attempt = 0; attempt < recovery_tries_max; ++attempt) {
         if (co_await bring_back(loop, places, guest, qmp_socket)) co_return 0;
         (void)co_await core::sleep_for(loop, limits::retry_pause_min * (attempt + 1));

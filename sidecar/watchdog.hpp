@@ -1,6 +1,7 @@
-// Watchdog: a process of its own that brings the guest back when its sidecar cannot. It knows two things: that
-// the sidecar died (the pipe between them ended), or that the guest has been stopped for longer than the limit
-// (then it kills the sidecar first, so that only one of them acts). It acts only while COMMIT is not recorded.
+// Watchdog: a process of its own that brings the guest back when its sidecar cannot. It knows two
+// things: that the sidecar died (the pipe between them ended), or that the guest has been stopped
+// for longer than the limit (then it kills the sidecar first, so that only one of them acts). It
+// acts only while COMMIT is not recorded.
 #pragma once
 
 #include <memory>
@@ -15,7 +16,8 @@ namespace sidecar {
 class Watchdog {
 public:
     /// Starts `sidecar watchdog GUEST`. From now on the death of this process is noticed.
-    static core::Result<std::unique_ptr<Watchdog>> start(Places const& places, std::string const& guest,
+    static core::Result<std::unique_ptr<Watchdog>> start(Places const& places,
+                                                         std::string const& guest,
                                                          std::string const& qmp_socket);
     /// The guest was stopped: the clock runs.
     void stopped() { say('S'); }
@@ -31,7 +33,7 @@ private:
 };
 
 /// `sidecar watchdog GUEST`: what the process does. `pipe_fd` is the reading end.
-core::Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest, std::string qmp_socket,
-                              int pipe_fd);
+core::Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest,
+                              std::string qmp_socket, int pipe_fd);
 
 }  // namespace sidecar

@@ -1,6 +1,6 @@
 // witness-client: the other end of the test guest's services (images/). Tests and benchmarks run it
 // in the client's network namespace; people may too. It is no part of the product.
-#include "witness_watch.hpp"
+#include "tests/support/witness_watch.hpp"
 
 #include <arpa/inet.h>
 #include <fcntl.h>

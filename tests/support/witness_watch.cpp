@@ -1,7 +1,7 @@
 // One thread and one poll: probes and records are sent when their time has come, answers are taken
 // as they come. All of a family's figures are in Figures; a session that ends is counted and opened
 // again, so that what follows is seen too.
-#include "witness_watch.hpp"
+#include "tests/support/witness_watch.hpp"
 
 #include <arpa/inet.h>
 #include <endian.h>

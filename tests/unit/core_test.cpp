@@ -85,7 +85,8 @@ TEST_CASE("a stop token ends an operation as cancelled, also when it was stopped
     auto got = loop->run(read_once(*loop, pipe.reader.get(), Deadline::never(source.get_token())));
     REQUIRE_FALSE(got);
     CHECK(got.error().code == Errc::cancelled);
-    auto at_once = loop->run(read_once(*loop, pipe.reader.get(), Deadline::never(source.get_token())));
+    auto at_once =
+        loop->run(read_once(*loop, pipe.reader.get(), Deadline::never(source.get_token())));
     REQUIRE_FALSE(at_once);
     CHECK(at_once.error().code == Errc::cancelled);
     loop->run(scope.join());
@@ -156,7 +157,8 @@ TEST_CASE("host and port are split, and what is neither is refused") {
     CHECK(*split_host_port("h:2", "1") == std::pair<std::string, std::string>("h", "2"));
     CHECK(*split_host_port("[::1]:2", "1") == std::pair<std::string, std::string>("::1", "2"));
     CHECK(*split_host_port("fd00::1", "1") == std::pair<std::string, std::string>("fd00::1", "1"));
-    for (auto const* bad : {"", "h:", ":2", "[::1", "[]", "[::1]x"}) CHECK_FALSE(split_host_port(bad, "1"));
+    for (auto const* bad : {"", "h:", ":2", "[::1", "[]", "[::1]x"})
+        CHECK_FALSE(split_host_port(bad, "1"));
 }
 
 namespace {
@@ -180,8 +182,8 @@ Task<void> serve_one(Loop& loop, int listener, std::shared_ptr<TlsCredentials> c
                      std::string& heard) {
     auto accepted = co_await loop.accept(listener, Deadline::after(5s));
     if (!accepted) co_return;
-    auto stream = co_await secure(loop, Fd(*accepted), credentials, TlsCredentials::Side::server, "",
-                                  Deadline::after(5s));
+    auto stream = co_await secure(loop, Fd(*accepted), credentials, TlsCredentials::Side::server,
+                                  "", Deadline::after(5s));
     if (!stream) {
         heard = "refused: " + stream.error().what;
         co_return;
@@ -193,7 +195,8 @@ Task<void> serve_one(Loop& loop, int listener, std::shared_ptr<TlsCredentials> c
 }
 
 Task<Result<>> say_hello(Loop& loop, int port, std::shared_ptr<TlsCredentials> credentials) {
-    CO_TRY(auto socket, co_await connect_tcp(loop, "127.0.0.1", std::to_string(port), Deadline::after(5s)));
+    CO_TRY(auto socket,
+           co_await connect_tcp(loop, "127.0.0.1", std::to_string(port), Deadline::after(5s)));
     CO_TRY(auto stream, co_await secure(loop, std::move(socket), credentials,
                                         TlsCredentials::Side::client, "", Deadline::after(5s)));
     auto const text = std::as_bytes(std::span("hello", 5));

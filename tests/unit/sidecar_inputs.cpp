@@ -1,0 +1,186 @@
+// What comes from outside: the command line, names, maps, a source's description, messages of a
+// peer.
+#include <catch2/catch.hpp>
+
+#include <sys/socket.h>
+
+#include "sidecar/connection.hpp"
+#include "sidecar/description.hpp"
+#include "sidecar/options.hpp"
+#include "sidecar/receiving.hpp"
+
+using namespace sidecar;
+using core::Json;
+
+namespace {
+
+std::variant<Options, int> parse(std::vector<std::string> words) {
+    words.insert(words.begin(), "sidecar");
+    std::vector<char*> pointers;
+    for (auto& word : words) pointers.push_back(word.data());
+    return parse_options(static_cast<int>(pointers.size()), pointers.data());
+}
+
+bool is_usage_error(std::vector<std::string> words) {
+    auto const parsed = parse(std::move(words));
+    auto const* status = std::get_if<int>(&parsed);
+    return status != nullptr && *status == 2;
+}
+
+}  // namespace
+
+TEST_CASE("options: migrate") {
+    auto const parsed =
+        parse({"migrate", "--with-storage", "web1", "hostb:77", "--key", "k", "--max-blackout",
+               "50", "--bandwidth", "100M", "--progress", "json"});
+    auto const* options = std::get_if<Options>(&parsed);
+    REQUIRE(options != nullptr);
+    CHECK(options->command == Options::Command::migrate);
+    CHECK(options->guest == "web1");
+    CHECK(options->migrate.destination == "hostb:77");
+    CHECK(options->migrate.max_blackout_ms == 50);
+    CHECK(options->migrate.bandwidth == 100'000'000);
+    CHECK(options->migrate.progress == ProgressStyle::json);
+    auto const again = MigrateOptions::from_json(options->migrate.to_json());
+    REQUIRE(again);
+    CHECK(again->bandwidth == 100'000'000);
+    CHECK(again->tls.path == "k");
+}
+
+TEST_CASE("options: what follows -- is QEMU's, untouched") {
+    auto const parsed = parse(
+        {"run", "web1", "--bridge", "br0", "--", "qemu-system-x86_64", "--bridge", "-v", "--"});
+    auto const* options = std::get_if<Options>(&parsed);
+    REQUIRE(options != nullptr);
+    CHECK(options->run.bridge == "br0");
+    CHECK(options->run.qemu ==
+          std::vector<std::string>{"qemu-system-x86_64", "--bridge", "-v", "--"});
+}
+
+TEST_CASE("options: what is wrong is usage, exit 2") {
+    CHECK(is_usage_error({}));
+    CHECK(is_usage_error({"mirgate"}));
+    CHECK(is_usage_error({"migrate", "web1"}));
+    CHECK(is_usage_error({"migrate", "--with-storage", "web1", "h"}));  // no word on security
+    CHECK(is_usage_error({"migrate", "web1", "h", "--plaintext"}));  // RAM only
+    CHECK(is_usage_error({"migrate", "--with-storage", "../x", "h", "--plaintext"}));
+    CHECK(is_usage_error({"migrate", "--with-storage", "w", "h", "--plaintext", "--key", "k"}));
+    CHECK(is_usage_error(
+        {"migrate", "--with-storage", "w", "h", "--plaintext", "--bandwidth", "fast"}));
+    CHECK(is_usage_error(
+        {"migrate", "--with-storage", "w", "h", "--plaintext", "--max-blackout", "0"}));
+    CHECK(is_usage_error({"run", "w"}));
+    CHECK(is_usage_error({"status", "--", "qemu"}));
+    CHECK(is_usage_error({"serve", "--plaintext", "--map-path", "nowhere"}));
+    CHECK(is_usage_error({"resolve", "w", "--to", "elsewhere"}));
+}
+
+TEST_CASE("paths are mapped by whole components, the longest first") {
+    HostMaps maps;
+    maps.paths = {{"/srv/vm", "/data"}, {"/srv/vm/fast", "/nvme"}};
+    CHECK(map_path(maps, "/srv/vm/a.raw") == "/data/a.raw");
+    CHECK(map_path(maps, "/srv/vm/fast/a.raw") == "/nvme/a.raw");
+    CHECK(map_path(maps, "/srv/vmx/a.raw") == "/srv/vmx/a.raw");
+    CHECK(map_path(maps, "/srv/vm") == "/data/");
+    CHECK(absolute("a/../b.raw", "/srv") == "/srv/b.raw");
+}
+
+TEST_CASE("a description from a peer is held against its limits") {
+    Description good;
+    good.guest = "web1";
+    good.epoch = "0123456789abcdef";
+    good.argv = {"qemu-system-x86_64"};
+    good.working_directory = "/";
+    good.machine_type = "pc-q35-7.2";
+    good.disks.push_back({"d0", "d0", "", "#block1", "/srv/d0.raw", "raw", 1 << 20, 0, 0});
+    auto const again = Description::from_json(good.to_json());
+    REQUIRE(again);
+    CHECK(again->disks.front().path == "/srv/d0.raw");
+    auto const spoil = [&](auto change) {
+        auto bad = good;
+        change(bad);
+        return Description::from_json(bad.to_json());
+    };
+    CHECK_FALSE(spoil([](Description& d) { d.guest = "../../etc"; }));
+    CHECK_FALSE(spoil([](Description& d) { d.epoch = "a/b"; }));
+    CHECK_FALSE(spoil([](Description& d) { d.argv.clear(); }));
+    CHECK_FALSE(spoil([](Description& d) { d.disks.front().path = "relative.raw"; }));
+    CHECK_FALSE(spoil([](Description& d) { d.disks.front().format = "vmdk"; }));
+    CHECK_FALSE(spoil([](Description& d) { d.disks.resize(1000, d.disks.front()); }));
+    CHECK_FALSE(Description::from_json(Json::array()));
+}
+
+namespace {
+
+class Silent : public Handler {
+public:
+    core::Task<core::Result<Json>> handle(Connection&, std::string verb, Json) override {
+        ++calls;
+        if (verb == "refuse") co_return core::fail(core::Errc::refused, "no");
+        co_return Json::object({{"verb", verb}});
+    }
+    int calls = 0;
+};
+
+/// A connection over a socket pair, and the raw other end.
+struct Wire {
+    std::unique_ptr<core::Loop> loop = std::move(*core::Loop::create());
+    Silent handler;
+    core::Fd raw;
+    std::unique_ptr<Connection> connection;
+    Wire() {
+        int ends[2];
+        REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+        raw.reset(ends[1]);
+        auto stream = core::plain_stream(*loop, core::Fd(ends[0]), "test");
+        connection = std::make_unique<Connection>(
+            *loop, std::make_unique<Messages>(*loop, std::move(stream)), handler, false);
+    }
+    void say(std::string const& bytes) const {
+        REQUIRE(::write(raw.get(), bytes.data(), bytes.size()) ==
+                static_cast<ssize_t>(bytes.size()));
+    }
+    static std::string frame(std::string const& text) {
+        std::string head(4, '\0');
+        for (int i = 0; i < 4; ++i)
+            head[static_cast<std::size_t>(i)] =
+                static_cast<char>(text.size() >> (24 - 8 * i) & 0xFF);
+        return head + text;
+    }
+    std::string hear() const {
+        char buffer[4096];
+        auto const got = ::read(raw.get(), buffer, sizeof buffer);
+        return {buffer, static_cast<std::size_t>(std::max<ssize_t>(got, 0))};
+    }
+};
+
+}  // namespace
+
+TEST_CASE("connection: requests are answered, errors keep their kind") {
+    Wire wire;
+    wire.say(Wire::frame(R"({"id":1,"verb":"hello"})") +
+             Wire::frame(R"({"id":2,"verb":"refuse"})"));
+    shutdown(wire.raw.get(), SHUT_WR);
+    wire.loop->run(wire.connection->run({}));
+    auto const heard = wire.hear();
+    CHECK(heard.find(R"("result":{"verb":"hello"})") != std::string::npos);
+    CHECK(heard.find(R"("code":"refused")") != std::string::npos);
+    CHECK(wire.handler.calls == 2);
+}
+
+TEST_CASE("connection: hostile frames end it before anything is called") {
+    std::vector<std::string> const bad = {std::string("\xff\xff\xff\xff", 4),
+                                          std::string(4, '\0'),
+                                          Wire::frame("not json"),
+                                          Wire::frame(std::string(200, '[')),
+                                          Wire::frame(R"({"id":9,"neither":1})"),
+                                          Wire::frame("[1,2")};
+    for (auto const& bytes : bad) {
+        Wire wire;
+        wire.say(bytes);
+        shutdown(wire.raw.get(), SHUT_WR);
+        wire.loop->run(wire.connection->run({}));
+        CHECK_FALSE(wire.connection->open());
+        CHECK(wire.handler.calls == 0);
+    }
+}

@@ -1,0 +1,81 @@
+// The journal: what was recorded last is what is read, whatever happened to the write after it.
+#include <catch2/catch.hpp>
+
+#include <fcntl.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "sidecar/journal.hpp"
+
+using sidecar::Journal;
+
+namespace {
+
+struct Directory {
+    std::filesystem::path path;
+    Directory() {
+        std::string pattern = std::filesystem::temp_directory_path() / "journal-XXXXXX";
+        path = mkdtemp(pattern.data());
+    }
+    ~Directory() { std::filesystem::remove_all(path); }
+    [[nodiscard]] std::string guest() const { return path / "guest"; }
+    void damage(std::streamoff at) const {
+        std::fstream file(path / "guest" / "journal",
+                          std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(at);
+        file.put('\x7f');
+    }
+};
+
+Journal open(Directory const& directory) {
+    auto journal = Journal::open(directory.guest());
+    REQUIRE(journal);
+    return std::move(*journal);
+}
+
+}  // namespace
+
+TEST_CASE("journal: the last entry is found again by the next sidecar") {
+    Directory directory;
+    {
+        auto journal = open(directory);
+        CHECK(journal.last().epoch.empty());
+        REQUIRE(journal.record({"e1", "source", "begun", "", "host:1"}));
+        REQUIRE(journal.record({"e1", "source", "committed", "", "host:1"}));
+    }
+    auto journal = open(directory);
+    CHECK(journal.last().record == "committed");
+    CHECK(journal.last().peer == "host:1");
+    auto const peeked = Journal::peek(directory.guest());
+    REQUIRE(peeked);
+    CHECK(peeked->epoch == "e1");
+}
+
+TEST_CASE("journal: a torn write leaves the word before it") {
+    Directory directory;
+    {
+        auto journal = open(directory);
+        REQUIRE(journal.record({"e1", "source", "begun", "", ""}));  // sequence 1: second slot
+        REQUIRE(journal.record({"e1", "source", "committed", "", ""}));  // sequence 2: first slot
+    }
+    directory.damage(40);
+    CHECK(open(directory).last().record == "begun");
+    directory.damage(4096 + 40);
+    CHECK(open(directory).last().record.empty());
+}
+
+TEST_CASE("journal: one sidecar per guest") {
+    Directory directory;
+    auto const first = open(directory);
+    auto const second = Journal::open(directory.guest());
+    REQUIRE_FALSE(second);
+    CHECK(second.error().code == core::Errc::refused);
+    CHECK(second.error().what.find("another sidecar") != std::string::npos);
+}
+
+TEST_CASE("journal: a full disk is found when it is opened, with a sentence") {
+    auto const journal = Journal::open("/dev/full/guest");
+    REQUIRE_FALSE(journal);
+    CHECK(journal.error().what.find("/dev/full") != std::string::npos);
+}
