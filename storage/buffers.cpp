@@ -46,6 +46,12 @@ core::Task<core::Result<Buffer>> Buffers::take(std::size_t size, core::Deadline 
         size);
 }
 
+void Buffers::set_bytes_max(std::size_t bytes_max) {
+    assert(bytes_max >= limits::request_bytes_max);
+    bytes_max_ = bytes_max;
+    freed_.set();
+}
+
 void Buffers::give_back(std::byte* memory, std::size_t size) {
     bytes_taken_ -= size;
     --count_taken_;

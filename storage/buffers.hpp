@@ -42,6 +42,8 @@ public:
     /// Waits until `size` (1 .. limits::request_bytes_max) bytes are free. The memory is not
     /// initialised.
     core::Task<core::Result<Buffer>> take(std::size_t size, core::Deadline deadline);
+    /// Takes effect for the next buffer. At least limits::request_bytes_max.
+    void set_bytes_max(std::size_t bytes_max);
     [[nodiscard]] std::size_t bytes_taken() const { return bytes_taken_; }
     /// The most that was ever taken at once, for reports and tests.
     [[nodiscard]] std::size_t bytes_taken_max() const { return bytes_taken_max_; }

@@ -70,8 +70,7 @@ Task<Result<>> Copier::dispatch(Scan& scan) {
         CO_TRY(auto const piece, co_await scan.next(*deadline_));
         counters_.zero_bytes += scan.take_skipped();
         if (!piece) break;
-        std::size_t const bytes =
-            piece->zero ? placeholder_bytes : static_cast<std::size_t>(piece->length);
+        std::size_t const bytes = buffer_bytes(*piece);
         if (pace_ != nullptr) CO_TRY_VOID(co_await pace_->pass(bytes, *deadline_));
         CO_TRY(auto buffer, co_await buffers_.take(bytes, *deadline_));
         begin();
@@ -79,6 +78,12 @@ Task<Result<>> Copier::dispatch(Scan& scan) {
                                  : copy_piece(*this, *piece, std::move(buffer)));
     }
     co_return Result<>{};
+}
+
+std::size_t Copier::buffer_bytes(Extent const& piece) const {
+    if (piece.zero && ends_.target.traits().can_zero) return placeholder_bytes;
+    return static_cast<std::size_t>(
+        std::min<std::uint64_t>(piece.length, limits::request_bytes_max));
 }
 
 Task<void> Copier::copy_piece(Copier& self, Extent piece, Buffer buffer) {
@@ -105,7 +110,9 @@ Task<Result<>> Copier::write_parts(Extent piece, Buffer buffer) {
     auto const bytes = buffer.bytes().first(static_cast<std::size_t>(piece.length));
     for (auto const& part : split_zeroes(bytes, limits::zero_run_bytes_min)) {
         Extent const place{piece.offset + part.offset, part.length, part.zero};
-        if (part.zero && part.length >= limits::zero_run_bytes_min) {
+        // Where the target knows no zeroes they are written as the data they are.
+        if (part.zero && part.length >= limits::zero_run_bytes_min &&
+            ends_.target.traits().can_zero) {
             CO_TRY_VOID(co_await write_zeroes(place, buffer));
             continue;
         }
@@ -118,7 +125,8 @@ Task<Result<>> Copier::write_parts(Extent piece, Buffer buffer) {
     co_return Result<>{};
 }
 
-// `buffer` is held while the request is in flight: it is what bounds their number.
+// `buffer` is held while the request is in flight: it is what bounds their number. It is
+// overwritten where the target knows no zeroes.
 Task<Result<>> Copier::write_zeroes(Extent piece, Buffer buffer) {
     if (ends_.target.traits().can_zero) {
         CO_TRY_VOID(co_await ends_.target.least_loaded().zero(piece.offset, piece.length,

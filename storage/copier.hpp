@@ -31,7 +31,7 @@ private:
 struct CopyCounters {
     std::uint64_t data_bytes = 0;  ///< Acknowledged by the target as data.
     std::uint64_t zero_bytes = 0;  ///< Acknowledged by the target as zeroes, or skipped.
-    std::uint64_t requests = 0;    ///< Writes acknowledged, of either kind.
+    std::uint64_t requests = 0;  ///< Writes acknowledged, of either kind.
 };
 
 class Copier {
@@ -52,6 +52,7 @@ private:
     static core::Task<void> copy_piece(Copier& self, Extent piece, Buffer buffer);
     static core::Task<void> zero_piece(Copier& self, Extent piece, Buffer place);
     core::Task<core::Result<>> dispatch(Scan& scan);
+    [[nodiscard]] std::size_t buffer_bytes(Extent const& piece) const;
     core::Task<core::Result<>> write_parts(Extent piece, Buffer buffer);
     core::Task<core::Result<>> write_zeroes(Extent piece, Buffer buffer);
     core::Error explain(core::Error error, bool writing) const;

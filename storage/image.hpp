@@ -32,7 +32,7 @@ core::Task<core::Result<ImageInfo>> image_info(core::Loop& loop, std::string pat
 
 struct CreateOptions {
     std::uint64_t cluster_bytes = 0;  ///< qcow2 only; 0: qemu-img's default.
-    unsigned mode = 0600;             ///< Permissions of the new file.
+    unsigned mode = 0600;  ///< Permissions of the new file.
 };
 
 /// Makes a new, empty, sparse image; a file that is already there is never touched (io, EEXIST).

@@ -28,6 +28,11 @@ inline constexpr std::uint64_t block_status_bytes_max = 1024 * 1024 * 1024;
 inline constexpr std::size_t block_status_in_flight_max = 8;
 /// Bytes in flight of all disks together: read and not yet acknowledged by the destination.
 inline constexpr std::size_t in_flight_bytes_max = 64 * 1024 * 1024;
+/// Bytes in flight on a link without delay: more only pushes the data out of the caches (measured:
+/// 4 to 16 MiB copy 10 % faster than 64).
+inline constexpr std::size_t in_flight_bytes_local = 8 * 1024 * 1024;
+/// What a round trip adds to that: enough to keep a link of this rate busy.
+inline constexpr double in_flight_bytes_per_second = 2.5e9;
 /// Requests in flight of all disks together: bounds coroutine frames; 2048 x 4 KiB at 50 ms are 160
 /// MB/s.
 inline constexpr std::size_t in_flight_requests_max = 2048;

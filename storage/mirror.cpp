@@ -121,7 +121,19 @@ Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
     CO_TRY_VOID(co_await connect_source({true, 0}, deadline));
     tasks.clear();
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_target(i, deadline));
-    co_return co_await together(loop, std::move(tasks));
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    choose_in_flight();
+    co_return Result<>{};
+}
+
+void Mirror::Implementation::choose_in_flight() {
+    if (options.in_flight_bytes != 0) return;
+    double const seconds = std::chrono::duration<double>(round_trip).count();
+    double const wanted = static_cast<double>(limits::in_flight_bytes_local) +
+                          seconds * limits::in_flight_bytes_per_second;
+    buffers.set_bytes_max(wanted < static_cast<double>(limits::in_flight_bytes_max)
+                              ? static_cast<std::size_t>(wanted)
+                              : limits::in_flight_bytes_max);
 }
 
 Task<Result<>> Mirror::Implementation::learn_iothreads(Deadline deadline) {
@@ -154,6 +166,10 @@ Task<Result<>> Mirror::Implementation::open_target(std::size_t index, Deadline d
         co_return fail(Errc::refused, "the destination offers disk {} read-only", one.disk.name);
     }
     one.report.virtual_bytes = size;
+    auto const asked = Clock::now();
+    CO_TRY_VOID(
+        co_await allocation(one.target.first(), 0, limits::bitmap_granularity_bytes, deadline));
+    round_trip = std::max(round_trip, Clock::now() - asked);
     co_return Result<>{};
 }
 

@@ -28,8 +28,8 @@ namespace storage {
 
 /// One disk of the guest.
 struct Disk {
-    std::string name;    ///< For people: "drive0".
-    std::string node;    ///< The node the guest writes to (top of its chain).
+    std::string name;  ///< For people: "drive0".
+    std::string node;  ///< The node the guest writes to (top of its chain).
     std::string format;  ///< raw, qcow2; for the report.
     std::uint64_t virtual_bytes = 0;
     std::string export_name;  ///< At the destination.
@@ -52,21 +52,21 @@ struct MirrorOptions {
     core::milliseconds max_blackout{300};  ///< What the last delta and its flush may take while it
                                            ///< is stopped.
     std::uint64_t bandwidth_bytes_per_second = 0;  ///< 0: no limit. Not applied to the last delta.
-    unsigned connections = 0;                      ///< To each disk of the destination; 0: our
-                                                   ///< default.
-    std::size_t in_flight_bytes = 0;               ///< 0: limits::in_flight_bytes_max, which bounds
-                                                   ///< it.
+    unsigned connections = 0;  ///< To each disk of the destination; 0: our
+                               ///< default.
+    std::size_t in_flight_bytes = 0;  ///< 0: by the round trip. limits::in_flight_bytes_max bounds
+                                      ///< it.
 };
 
 /// How far the disks are from being ready for the stop.
 struct Nearness {
-    std::uint64_t delta_bytes = 0;    ///< Dirty now, all disks.
+    std::uint64_t delta_bytes = 0;  ///< Dirty now, all disks.
     core::milliseconds predicted{0};  ///< What copy_final() would take now: delta over rate, flush,
                                       ///< RTT.
-    core::Clock::duration predicted_copy{};    ///< The part of it that is the delta.
-    std::uint64_t rate_bytes_per_second = 0;   ///< Measured in the last pass.
+    core::Clock::duration predicted_copy{};  ///< The part of it that is the delta.
+    std::uint64_t rate_bytes_per_second = 0;  ///< Measured in the last pass.
     std::uint64_t dirty_bytes_per_second = 0;  ///< How fast the guest dirties.
-    bool near = false;                         ///< predicted <= max_blackout.
+    bool near = false;  ///< predicted <= max_blackout.
     bool converging = true;  ///< False: the delta did not shrink for limits::stagnant_rounds_max
                              ///< rounds.
 };
@@ -86,17 +86,17 @@ std::string_view name(MirrorPhase phase);
 /// `done_bytes`, `total_bytes` and `fraction` never decrease; `eta` never increases.
 struct Progress {
     MirrorPhase phase = MirrorPhase::idle;
-    std::uint64_t done_bytes = 0;    ///< Of total_bytes; holes count as done when passed over.
-    std::uint64_t total_bytes = 0;   ///< Virtual bytes of all disks, plus what the rounds found
-                                     ///< dirty.
+    std::uint64_t done_bytes = 0;  ///< Of total_bytes; holes count as done when passed over.
+    std::uint64_t total_bytes = 0;  ///< Virtual bytes of all disks, plus what the rounds found
+                                    ///< dirty.
     std::uint64_t copied_bytes = 0;  ///< Data that travelled.
     double fraction = 0;
     std::uint64_t rate_bytes_per_second = 0;  ///< Of copied_bytes, over the last seconds.
-    std::optional<core::milliseconds> eta;    ///< Until the disks are near. None: not known yet.
+    std::optional<core::milliseconds> eta;  ///< Until the disks are near. None: not known yet.
 };
 
 struct RoundReport {
-    std::uint64_t dirty_bytes = 0;   ///< By the bitmap; for the bulk pass the data extents.
+    std::uint64_t dirty_bytes = 0;  ///< By the bitmap; for the bulk pass the data extents.
     std::uint64_t copied_bytes = 0;  ///< Sent as data; the rest were zeroes.
     core::milliseconds took{0};
 };
@@ -106,16 +106,16 @@ struct DiskReport {
     std::uint64_t virtual_bytes = 0;
     std::uint64_t copied_bytes = 0;
     std::vector<RoundReport> rounds;  ///< The bulk pass first.
-    std::uint64_t final_bytes = 0;    ///< Copied while the guest was stopped.
+    std::uint64_t final_bytes = 0;  ///< Copied while the guest was stopped.
 };
 
 struct MirrorReport {
     std::vector<DiskReport> disks;
-    std::vector<std::string> cleared;    ///< Leftovers of earlier tries that prepare() removed, in
-                                         ///< words.
+    std::vector<std::string> cleared;  ///< Leftovers of earlier tries that prepare() removed, in
+                                       ///< words.
     core::milliseconds final_status{0};  ///< Parts of copy_final(): block status,
-    core::milliseconds final_copy{0};    ///< data,
-    core::milliseconds final_flush{0};   ///< flush at the destination.
+    core::milliseconds final_copy{0};  ///< data,
+    core::milliseconds final_flush{0};  ///< flush at the destination.
     std::size_t in_flight_bytes_peak = 0;
     [[nodiscard]] core::Json json() const;  ///< disks[] as in the report of the program.
 };

@@ -61,6 +61,7 @@ struct Mirror::Implementation {
     // Life.
     core::Task<core::Result<>> prepare(core::Deadline deadline);
     core::Task<core::Result<>> open_target(std::size_t index, core::Deadline deadline);
+    void choose_in_flight();
     core::Task<core::Result<>> learn_iothreads(core::Deadline deadline);
     core::Task<core::Result<>> copy_final(core::Deadline deadline);
     core::Task<core::Result<>> finish_disk(std::size_t index, core::Deadline deadline);
@@ -105,9 +106,10 @@ struct Mirror::Implementation {
     std::deque<unsigned> rounds;
     unsigned next_round = 0;
     core::Clock::time_point rotated_at{};
+    core::Clock::duration round_trip{};  ///< The longest to the destination, as measured once.
     bool bulk_done = false;
-    bool iothread = false;   ///< A disk belongs to an iothread, or may.
-    bool complete = false;   ///< copy_final() has succeeded.
+    bool iothread = false;  ///< A disk belongs to an iothread, or may.
+    bool complete = false;  ///< copy_final() has succeeded.
     bool connected = false;  ///< Connections may exist.
     MirrorPhase phase = MirrorPhase::idle;
     Nearness nearness;

@@ -26,14 +26,22 @@ std::uint64_t per_second(std::uint64_t bytes, Clock::duration span) {
 
 std::string_view name(MirrorPhase phase) {
     switch (phase) {
-        case MirrorPhase::idle: return "idle";
-        case MirrorPhase::preparing: return "preparing";
-        case MirrorPhase::bulk: return "bulk";
-        case MirrorPhase::rounds: return "rounds";
-        case MirrorPhase::near: return "near";
-        case MirrorPhase::final_delta: return "final delta";
-        case MirrorPhase::copied: return "copied";
-        case MirrorPhase::dropped: return "dropped";
+        case MirrorPhase::idle:
+            return "idle";
+        case MirrorPhase::preparing:
+            return "preparing";
+        case MirrorPhase::bulk:
+            return "bulk";
+        case MirrorPhase::rounds:
+            return "rounds";
+        case MirrorPhase::near:
+            return "near";
+        case MirrorPhase::final_delta:
+            return "final delta";
+        case MirrorPhase::copied:
+            return "copied";
+        case MirrorPhase::dropped:
+            return "dropped";
     }
     return "?";
 }

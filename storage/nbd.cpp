@@ -276,9 +276,12 @@ std::int64_t Nbd::issue(Call const& call, std::shared_ptr<Request> const& reques
         case Call::Kind::pwrite:
             return nbd_aio_pwrite(handle_, call.buffer.bytes().data() + call.begin, call.length,
                                   call.offset, done, 0);
-        case Call::Kind::zero: return nbd_aio_zero(handle_, call.length, call.offset, done, 0);
-        case Call::Kind::trim: return nbd_aio_trim(handle_, call.length, call.offset, done, 0);
-        case Call::Kind::flush: return nbd_aio_flush(handle_, done, 0);
+        case Call::Kind::zero:
+            return nbd_aio_zero(handle_, call.length, call.offset, done, 0);
+        case Call::Kind::trim:
+            return nbd_aio_trim(handle_, call.length, call.offset, done, 0);
+        case Call::Kind::flush:
+            return nbd_aio_flush(handle_, done, 0);
         case Call::Kind::block_status: {
             nbd_extent_callback const extents{&Request::on_extents,
                                               new std::shared_ptr<Request>(request),

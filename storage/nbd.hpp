@@ -135,8 +135,8 @@ private:
     Traits traits_;
     std::size_t in_flight_ = 0;
     core::Event wants_write_;  ///< libnbd has bytes that the socket did not take yet.
-    core::Event quiet_;        ///< Nothing is in flight.
-    core::Event ended_;        ///< The connection is closed or dead.
+    core::Event quiet_;  ///< Nothing is in flight.
+    core::Event ended_;  ///< The connection is closed or dead.
     core::Slots slots_;
     std::stop_source stop_;
     core::Scope scope_;

@@ -1,0 +1,101 @@
+// Image files: what they are, making them, whether a QEMU holds them, and tombstones.
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "storage/image.hpp"
+#include "tests/process/storage_lab.hpp"
+
+using namespace storage_lab;
+
+namespace {
+
+constexpr std::uint64_t mib = 1024 * 1024;
+
+Deadline soon() { return Deadline::after(limit); }
+
+}  // namespace
+
+TEST_CASE("image: created sparse, told as it is, never over another", "[storage][image]") {
+    Directory directory;
+    Runner runner;
+    for (std::string const format : {"raw", "qcow2"}) {
+        auto const path = directory.path("disk." + format);
+        storage::CreateOptions options;
+        if (format == "qcow2") options.cluster_bytes = 32 * 1024;
+        runner.must(
+            storage::create_image(runner.loop(), path, format, 10240 * mib, options, soon()));
+        auto const info = runner.must(storage::image_info(runner.loop(), path, "", soon()));
+        CHECK(info.format == format);
+        CHECK(info.virtual_bytes == 10240 * mib);
+        CHECK(info.backing_file.empty());
+        CHECK(*storage::allocated_bytes(path) < mib);
+        if (format == "qcow2") CHECK(info.cluster_bytes == 32 * 1024);
+        struct stat status{};
+        REQUIRE(stat(path.c_str(), &status) == 0);
+        CHECK((status.st_mode & 0777) == 0600);
+        auto const error =
+            runner.must_fail(storage::create_image(runner.loop(), path, format, mib, {}, soon()));
+        CHECK(error.os == EEXIST);
+        CHECK(runner.must(storage::image_info(runner.loop(), path, format, soon())).virtual_bytes ==
+              10240 * mib);
+    }
+    CHECK(*storage::free_bytes(directory.text()) > mib);
+    CHECK_FALSE(storage::free_bytes(directory.path("none")).has_value());
+}
+
+TEST_CASE("image: what cannot be is refused and leaves nothing", "[storage][image]") {
+    Directory directory;
+    Runner runner;
+    auto const path = directory.path("disk");
+    auto error =
+        runner.must_fail(storage::create_image(runner.loop(), path, "vmdk", mib, {}, soon()));
+    CHECK(error.code == core::Errc::invalid);
+    storage::CreateOptions odd;
+    odd.cluster_bytes = 777;
+    error = runner.must_fail(storage::create_image(runner.loop(), path, "qcow2", mib, odd, soon()));
+    CHECK_FALSE(lab::fs::exists(path));
+    error = runner.must_fail(storage::image_info(runner.loop(), path, "", soon()));
+    CHECK(error.os == ENOENT);
+    lab::write_file(path, "no qcow2 at all");
+    error = runner.must_fail(storage::image_info(runner.loop(), path, "qcow2", soon()));
+    CHECK(error.code == core::Errc::invalid);
+}
+
+TEST_CASE("image: a disk that a QEMU holds is in use", "[storage][image]") {
+    Directory directory;
+    Runner runner;
+    auto const path = directory.path("disk");
+    runner.must(storage::create_image(runner.loop(), path, "raw", mib, {}, soon()));
+    CHECK_FALSE(*storage::in_use(path));
+    {
+        TestQemu qemu(runner, directory, qemus()["7.2"], TestQemu::Role::source, {{path, "raw"}});
+        CHECK(*storage::in_use(path));
+        auto const info = runner.must(storage::image_info(runner.loop(), path, "raw", soon()));
+        CHECK(info.virtual_bytes == mib);
+    }
+    CHECK_FALSE(*storage::in_use(path));
+    CHECK_FALSE(storage::in_use(directory.path("none")).has_value());
+}
+
+TEST_CASE("image: a tombstone takes the name away, once and for each epoch", "[storage][image]") {
+    Directory directory;
+    Runner runner;
+    auto const path = directory.path("disk");
+    lab::write_file(path, "first");
+    REQUIRE(storage::tombstone(path, "e1"));
+    CHECK_FALSE(lab::fs::exists(path));
+    CHECK(lab::read_file(storage::tombstone_path(path, "e1")) == "first");
+    REQUIRE(storage::tombstone(path, "e1"));  // asked again after a crash
+    lab::write_file(path, "second");
+    CHECK_FALSE(storage::tombstone(path, "e1").has_value());  // never over another
+    REQUIRE(storage::tombstone(path, "e2"));
+    REQUIRE(storage::untombstone(path, "e2"));
+    REQUIRE(storage::untombstone(path, "e2"));
+    CHECK(lab::read_file(path) == "second");
+    CHECK_FALSE(storage::tombstone(directory.path("none"), "e1").has_value());
+    auto const removed = storage::remove_tombstones(path);
+    REQUIRE(removed);
+    CHECK(removed->size() == 1);
+    CHECK(lab::read_file(path) == "second");
+}
