@@ -67,14 +67,14 @@ Task<void> PeerChannel::keep(std::stop_token token) {
         if (connection_) {
             co_await connection_->run(token);
             rtt_ms_ = connection_->rtt_ms();
-            if (token.stop_requested()) co_return;
+            if (token.stop_requested()) break;
             core::log::warning("peer={} state=lost reason=\"{}\"", config_.destination,
                                connection_->ended_because().what);
             changed_(false);
             told = true;
         }
         auto again = co_await dial(Deadline::after(limits::connect_timeout, token));
-        if (token.stop_requested()) co_return;
+        if (token.stop_requested()) break;
         if (again) {
             connection_ = std::move(*again);
             pause = limits::retry_pause_min;
@@ -87,9 +87,10 @@ Task<void> PeerChannel::keep(std::stop_token token) {
         told = true;
         core::log::debug("peer={} reconnect failed: {}", config_.destination,
                          again.error().sentence());
-        if (!co_await core::sleep_for(loop_, pause, token)) co_return;
+        if (!co_await core::sleep_for(loop_, pause, token)) break;
         pause = std::min(pause * 2, limits::retry_pause_max);
     }
+    connection_.reset();  // hangs up: the other side need not wait for our silence
 }
 
 Task<Result<Json>> PeerChannel::request(std::string verb, Json arguments, Deadline deadline) {

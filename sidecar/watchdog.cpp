@@ -7,11 +7,13 @@
 #include <cerrno>
 
 #include "core/log.hpp"
+#include "netmove/bridge_mover.hpp"
 #include "qmp/machine.hpp"
 #include "qmp/migration.hpp"
 #include "sidecar/journal.hpp"
 #include "sidecar/limits.hpp"
 #include "sidecar/resume.hpp"
+#include "sidecar/source_migration.hpp"
 
 namespace sidecar {
 
@@ -30,6 +32,24 @@ constexpr auto watchdog_margin = std::chrono::milliseconds(500);
 constexpr int recovery_tries_max = 20;
 
 constexpr int pipe_in_child = 3;
+
+/// The addresses were fired to the other host at STOP: they come back with the guest. What is known
+/// of them is in the record of the migration; the taps are QEMU's own.
+Result<> announce_from_here(core::Loop& loop, Places const& places, std::string const& guest) {
+    TRY(auto const manifest, read_manifest(places, guest));
+    TRY(auto const record, SourceMigration::read_record(places, guest));
+    TRY(auto netlink, netmove::Netlink::open());
+    TRY(auto const taps,
+        netmove::Tap::duplicate_from(static_cast<pid_t>(manifest["pid"].integer_or(0))));
+    for (auto const& entry : record["description"]["interfaces"].elements()) {
+        TRY(auto const interface, netmove::GuestInterface::from_json(entry));
+        for (auto const& tap : taps) {
+            if (interface.bridge.empty() || tap.name() != interface.tap) continue;
+            TRY_VOID(netmove::bridge_mover_source(loop, netlink, tap, interface)->rollback());
+        }
+    }
+    return {};
+}
 
 /// The sidecar is dead: whoever holds the journal now may act. True when there is nothing more to
 /// do.
@@ -66,11 +86,17 @@ Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const&
     }
     auto const resumed = co_await ensure_running(**client, deadline);
     co_await (*client)->close();
-    if (!resumed)
+    if (!resumed) {
         core::log::error("watchdog guest={} could not resume it: {}", guest,
                          resumed.error().sentence());
-    if (resumed) core::log::warning("watchdog guest={} the guest runs on the source again", guest);
-    co_return resumed.has_value();
+        co_return false;
+    }
+    core::log::warning("watchdog guest={} the guest runs on the source again", guest);
+    if (auto const announced = announce_from_here(loop, places, guest); !announced) {
+        core::log::error("watchdog guest={} its addresses could not be announced: {}", guest,
+                         announced.error().sentence());
+    }
+    co_return true;
 }
 
 enum class Word { quit, lost, hung };
