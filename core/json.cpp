@@ -13,7 +13,9 @@ Json::Json(std::string_view text)
 Json::Json(bool value) : value_(json_object_new_boolean(value)) {}
 Json::Json(std::int64_t value) : value_(json_object_new_int64(value)) {}
 Json::Json(std::uint64_t value) : value_(json_object_new_uint64(value)) {}
-Json::Json(double value) : value_(json_object_new_double(value)) {}
+// json-c prints 17 digits of its own accord; fmt the fewest that read back as the same number.
+Json::Json(double value)
+    : value_(json_object_new_double_s(value, fmt::format("{}", value).c_str())) {}
 Json::Json(Json const& other) : value_(json_object_get(other.value_)) {}
 Json::~Json() { json_object_put(value_); }
 
