@@ -49,7 +49,10 @@ core::Fd take_signals() {
 
 Task<int> daemon(Task<Result<>> task) {
     auto const result = co_await std::move(task);
-    co_return result ? 0 : complain(result.error());
+    if (result) co_return 0;
+    // A daemon fails only before it begins: a QEMU that is gone, or would not start, is a refusal.
+    int const status = complain(result.error());
+    co_return status == failed ? refused : status;
 }
 
 Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
