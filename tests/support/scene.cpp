@@ -122,6 +122,8 @@ void Scene::attach_guest(Host const& host, Argv const& more) {
         }
         return accepts(host.run_dir / guest_.name() / "control.sock");
     });
+    // What the sidecar learns of the guest's addresses it learns from its traffic.
+    wait_until("the guest's answers", Guest::answer_limit, [&] { return guest_.answers(); });
 }
 
 Daemon Scene::start_migration(Host const& from, Argv const& more) {

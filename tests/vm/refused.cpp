@@ -160,7 +160,7 @@ TEST_CASE("refused: no space for the disk at the destination", "[vm][refused]") 
             "16 MiB are free");
     refused(scene, scene.a(),
             migrate("web1", destination(scene), {"--check", "--key", scene.key_file()}), {3},
-            "space");
+            "16 MiB are free");
 }
 
 TEST_CASE("refused: an image of that name at the destination is never overwritten",
