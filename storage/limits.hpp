@@ -38,8 +38,6 @@ inline constexpr double in_flight_bytes_per_second = 2.5e9;
 inline constexpr std::size_t in_flight_requests_max = 2048;
 /// Requests libnbd may hold for one connection (its own queue has no bound).
 inline constexpr std::size_t requests_per_connection_max = 512;
-/// Replies taken from one connection before the loop turns: 16 is what QEMU serves at once.
-inline constexpr unsigned replies_per_turn_max = 16;
 /// Connections to one export. QEMU serves an export in one thread, so more help only over a long
 /// RTT.
 inline constexpr unsigned connections_max = 16;

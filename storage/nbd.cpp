@@ -240,14 +240,10 @@ Task<void> Nbd::watch_readable(Nbd& self) {
             co_await self.loop_.poll(fd, POLLIN, Deadline::never(self.stop_.get_token()));
         if (!ready) break;
         // In every state after the handshake libnbd takes a read notification; it finds out by
-        // itself that the other side hung up.
-        // One call takes one reply. While they keep coming the next is tried at once, which costs less
-        // than another turn of the loop; not for ever, since others wait for the loop too.
-        for (unsigned i = 0; i < limits::replies_per_turn_max; ++i) {
-            std::size_t const before = self.in_flight_;
-            (void)nbd_aio_notify_read(self.handle_);
-            if (self.in_flight_ == before || self.in_flight_ == 0) break;
-        }
+        // itself that the other side hung up. One notification for each readiness, no more: one
+        // that finds nothing to read, while a large write waits for the socket, leaves libnbd
+        // waiting for a reply to a request that it has not sent yet.
+        (void)nbd_aio_notify_read(self.handle_);
         if (self.peer_->tcp) acknowledge_at_once(fd);
         self.called();
     }
