@@ -14,9 +14,12 @@ constexpr std::uint64_t slow_mbit = 100;
 GuestOptions slow_guest() { return {.random_mib = 96}; }
 
 /// Waits until the destination's first disk has taken some bytes: the copying is under way.
-void wait_copying(Scene& scene) {
+void wait_copying(Scene& scene, Daemon& migration) {
     auto const image = scene.guest().image(scene.b(), 0);
     wait_until("copying", Scene::migration_limit, [&] {
+        if (auto const ended = migration.wait(0ms)) {
+            throw Failure(fmt::format("migrate ended with {}: {}", *ended, migration.err()));
+        }
         auto const info = run({"qemu-img", "info", "-U", "--output=json", image.string()});
         if (info.exit_status != 0) return false;
         return parse_json(info.out)["actual-size"].integer_or(0) > 4 << 20;
@@ -30,7 +33,7 @@ TEST_CASE("cancel: while copying, the guest stays, nothing is left, it can be mo
     Scene scene({.guest = slow_guest(), .link_mbit = slow_mbit});
     Watch watch(scene.net(), scene.guest());
     auto migration = scene.start_migration(scene.a());
-    wait_copying(scene);
+    wait_copying(scene, migration);
     auto const cancelled = scene.sidecar(scene.a(), {"cancel", scene.guest().name()});
     INFO(cancelled.err);
     CHECK(cancelled.exit_status == 0);
@@ -48,7 +51,7 @@ TEST_CASE("cancel: while copying, the guest stays, nothing is left, it can be mo
 TEST_CASE("cancel: by an interrupt of `migrate` itself", "[vm][cancel]") {
     Scene scene({.guest = slow_guest(), .link_mbit = slow_mbit});
     auto migration = scene.start_migration(scene.a());
-    wait_copying(scene);
+    wait_copying(scene, migration);
     migration.signal(SIGINT);
     auto const ended = Scene::finish(migration);
     INFO(ended.text());
@@ -61,7 +64,7 @@ TEST_CASE("cancel: a second migration of the same guest is refused and disturbs 
           "[vm][cancel]") {
     Scene scene({.guest = slow_guest(), .link_mbit = slow_mbit});
     auto first = scene.start_migration(scene.a());
-    wait_copying(scene);
+    wait_copying(scene, first);
     auto const second = scene.migrate(scene.a());
     INFO(second.text());
     CHECK(second.exit_status == 3);
