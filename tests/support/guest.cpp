@@ -82,8 +82,10 @@ void Guest::make_disks(Host const& host) const {
 }
 
 Argv Guest::command_line(Host const& host, Host const& disks_of) const {
-    std::string append =
-        fmt::format("console=ttyS0 quiet panic=-1 witness.ram_rate={}", options_.ram_rate);
+    // no_timer_check: on a busy machine an emulated timer may be too late for the kernel's test of
+    // it at boot, which then panics.
+    std::string append = fmt::format(
+        "console=ttyS0 quiet panic=-1 no_timer_check witness.ram_rate={}", options_.ram_rate);
     Argv argv{qemu(),
               "-name",
               options_.name,

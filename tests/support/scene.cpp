@@ -104,8 +104,11 @@ void Scene::run_guest(Host const& host, std::vector<std::string> const& environm
     guest_sidecar_.emplace("run", std::move(argv), host.place(environment), host.logs);
     wait_until("the guest's first answer", Guest::boot_limit, [&] {
         if (auto const ended = guest_sidecar_->wait(0ms)) {
-            throw Failure(
-                fmt::format("`sidecar run` ended with {}: {}", *ended, guest_sidecar_->err()));
+            auto const serial = read_file(guest_.serial(host));
+            throw Failure(fmt::format(
+                "`sidecar run` ended with {}: {}; the guest's last words: {}", *ended,
+                guest_sidecar_->err(),
+                serial.substr(serial.size() - std::min<std::size_t>(serial.size(), 500))));
         }
         return guest_.answers();
     });
