@@ -62,6 +62,9 @@ std::string SourceMigration::key_directory() const {
 
 Task<Result<>> SourceMigration::check() {
     CO_TRY(description_, co_await describe(guest_, epoch_, within(limits::check_timeout)));
+    // A sidecar that has to take this guest over knows its addresses without waiting for it to
+    // speak.
+    CO_TRY_VOID(guest_.write_manifest());
     CO_TRY_VOID(co_await peer_->connect(within(limits::connect_timeout)));
     watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
     auto const arguments =
