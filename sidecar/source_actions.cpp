@@ -44,10 +44,6 @@ std::string record_path(Places const& places, std::string const& guest) {
     return places.state(guest) + "/migration.json";
 }
 
-double ms_between(core::Clock::time_point from, core::Clock::time_point to) {
-    return std::chrono::duration<double, std::milli>(to - from).count();
-}
-
 Json addresses_of(std::vector<std::unique_ptr<Nic>> const& nics) {
     Json all = Json::array();
     for (auto const& nic : nics) all.add(nic->interface.to_json());

@@ -22,6 +22,11 @@
 
 namespace sidecar {
 
+/// For the report: milliseconds with their fraction.
+inline double ms_between(core::Clock::time_point from, core::Clock::time_point to) {
+    return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
 class SourceMigration {
 public:
     using ProgressSink = std::function<void(core::Json)>;

@@ -23,10 +23,6 @@ constexpr std::chrono::milliseconds tick_interval{200};
 constexpr std::uint64_t downtime_raise_syncs = 3;
 constexpr std::chrono::milliseconds downtime_raise_interval{1000};
 
-double ms_between(core::Clock::time_point from, core::Clock::time_point to) {
-    return std::chrono::duration<double, std::milli>(to - from).count();
-}
-
 double rounded(double ms) {
     return static_cast<double>(static_cast<std::int64_t>(ms * 1000 + 0.5)) / 1000;
 }
