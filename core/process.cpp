@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 
 namespace core {
 
@@ -148,7 +149,10 @@ Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv,
 
 Result<std::vector<std::string>> command_line(pid_t pid) {
     std::ifstream file(fmt::format("/proc/{}/cmdline", pid), std::ios::binary);
-    std::string const all((std::istreambuf_iterator<char>(file)), {});
+    // Not by iterators: for a process that just ended they throw.
+    std::ostringstream text;
+    text << file.rdbuf();
+    std::string const all = text.str();
     if (all.empty()) return fail(Errc::io, "cannot read the command line of process {}", pid);
     std::vector<std::string> words;
     for (std::size_t at = 0; at < all.size();) {

@@ -493,8 +493,14 @@ Result<> Netlink::replace_neighbour(int link, Address const& address, MacAddress
 Result<bool> Netlink::refresh_neighbour(int link, Address const& address, MacAddress const& mac,
                                         int state) {
     auto const message = neighbour_message(NLM_F_ACK | NLM_F_REPLACE, link, address, mac, state);
-    return unless_missing(Access::send(
-        *this, message, fmt::format("refresh the neighbour entry of {}", address.text())));
+    auto sent = Access::send(*this, message,
+                             fmt::format("refresh the neighbour entry of {}", address.text()));
+    // An interface with disable_ipv6 has no IPv6 neighbours (EINVAL), nor has a kernel without
+    // IPv6.
+    bool const no_ipv6 = !sent && address.is_ipv6() &&
+                         (sent.error().os == EINVAL || sent.error().os == EAFNOSUPPORT);
+    if (no_ipv6) return false;
+    return unless_missing(std::move(sent));
 }
 
 Result<bool> Netlink::delete_neighbour(int link, Address const& address) {

@@ -383,6 +383,7 @@ TEST_CASE("the hosts' own neighbour entries follow, but not somebody else's", "[
     TwoHosts hosts;
     hosts.destination.space.enter();
     sh(fmt::format(
+        "ip link set br0 address 02:00:00:00:0b:00; "  // else it follows its ports, and forgets
         "ip addr add 192.0.2.254/24 dev br0; ip addr add 2001:db8::fe/64 dev br0 nodad; "
         "ip neigh replace 192.0.2.10 dev br0 nud failed; "
         "ip neigh replace 2001:db8::10 lladdr {} dev br0 nud permanent",

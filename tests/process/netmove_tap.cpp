@@ -431,3 +431,14 @@ TEST_CASE("netlink changes what it says it changes", "[netmove]") {
     CHECK(contains(sentence(netlink.link("v0")), "there is no network interface v0"));
     CHECK(contains(sentence(netlink.set_up("v0")), "cannot put v0 up: No such device"));
 }
+
+TEST_CASE("a host without IPv6 has no IPv6 neighbours to refresh", "[netmove]") {
+    OneHost host;
+    sh("ip link add br0 type bridge; ip link set br0 up; "
+       "echo 1 >/proc/sys/net/ipv6/conf/br0/disable_ipv6");
+    auto const bridge = must(host.netlink.link("br0")).index;
+    // Its guests may have IPv6 all the same, and then it is asked to.
+    for (auto const& address : {ip("192.0.2.10"), ip("2001:db8::10")}) {
+        CHECK_FALSE(must(host.netlink.refresh_neighbour(bridge, address, guest, NUD_REACHABLE)));
+    }
+}
