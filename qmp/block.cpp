@@ -136,8 +136,10 @@ Task<Result<std::vector<BlockNode>>> query_named_block_nodes(Client& client, Dea
         BlockNode node{entry["node-name"].text_or(""),
                        entry["drv"].text_or(""),
                        plain_file_name(entry["file"].text_or("")),
+                       entry["file"].text_or(""),
                        count_of(entry["image"]["virtual-size"]),
                        entry["ro"].boolean_or(false),
+                       entry["cache"]["direct"].boolean_or(false),
                        std::nullopt,
                        bitmaps_of(entry["dirty-bitmaps"])};
         if (entry["active"].is_boolean()) node.active = entry["active"].boolean_or(true);

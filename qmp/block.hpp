@@ -53,9 +53,12 @@ Task<Result<std::string>> iothread_of(Client& client, BlockDevice disk, Deadline
 struct BlockNode {
     std::string node_name;
     std::string driver;
-    std::string file_name;
+    std::string file_name;  ///< QEMU's "json:" form is resolved where it names one local file.
+    std::string file_name_told;  ///< As QEMU has it: a path only where the node is nothing but that
+                                 ///< file in its format, without an offset or a node in between.
     std::uint64_t virtual_bytes = 0;
     bool read_only = false;
+    bool cache_direct = false;  ///< O_DIRECT
     std::optional<bool> active;  ///< Told by QEMU 10.0 and later.
     std::vector<DirtyBitmap> bitmaps;
 };

@@ -8,11 +8,6 @@
 
 namespace storage {
 
-namespace {
-// Alignment of buffers: what O_DIRECT wants, should a reader use it.
-constexpr std::size_t alignment = 4096;
-}  // namespace
-
 Buffers::Buffers(core::Loop& loop, std::size_t bytes_max, std::size_t count_max)
     : freed_(loop), bytes_max_(bytes_max), count_max_(count_max) {
     assert(bytes_max_ >= limits::request_bytes_max && count_max_ > 0);
@@ -37,14 +32,21 @@ core::Task<core::Result<Buffer>> Buffers::take(std::size_t size, core::Deadline 
         memory = spare_.back();
         spare_.pop_back();
     } else {
-        std::size_t const whole = (size + alignment - 1) / alignment * alignment;
-        memory = static_cast<std::byte*>(std::aligned_alloc(alignment, whole));
+        memory = static_cast<std::byte*>(
+            std::aligned_alloc(limits::buffer_alignment_bytes, room_of(size)));
         if (memory == nullptr) throw std::bad_alloc();
     }
     co_return Buffer(
         std::shared_ptr<std::byte>(memory, [this, size](std::byte* old) { give_back(old, size); }),
         size);
 }
+
+std::size_t Buffers::room_of(std::size_t size) {
+    constexpr auto block = limits::buffer_alignment_bytes;
+    return (size + block - 1) / block * block;
+}
+
+std::span<std::byte> Buffer::room() const { return {memory_.get(), Buffers::room_of(size_)}; }
 
 void Buffers::set_bytes_max(std::size_t bytes_max) {
     assert(bytes_max >= limits::request_bytes_max);

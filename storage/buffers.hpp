@@ -20,6 +20,8 @@ public:
     Buffer() = default;
     [[nodiscard]] std::span<std::byte> bytes() const { return {memory_.get(), size_}; }
     [[nodiscard]] std::size_t size() const { return size_; }
+    /// bytes() and what follows up to limits::buffer_alignment_bytes: for O_DIRECT.
+    [[nodiscard]] std::span<std::byte> room() const;
     explicit operator bool() const { return memory_ != nullptr; }
 
 private:
@@ -49,6 +51,8 @@ public:
     [[nodiscard]] std::size_t bytes_taken_max() const { return bytes_taken_max_; }
 
 private:
+    friend class Buffer;
+    static std::size_t room_of(std::size_t size);
     void give_back(std::byte* memory, std::size_t size);
 
     core::Event freed_;

@@ -50,6 +50,8 @@ Task<Result<>> Copier::run(Scan& scan, Deadline deadline) {
     deadline_.emplace(deadline.at(), stop.token());
     auto dispatched = co_await dispatch(scan);
     if (!dispatched) failed(std::move(dispatched.error()));
+    all_dispatched_ = true;
+    if (unread_ == 0 && all_read_) all_read_->set();
     if (!error_ && !co_await idle_.wait(*deadline_) && !error_) {
         failed(core::fail(deadline.stopped() ? Errc::cancelled : Errc::timed_out,
                           "the copy was stopped")
@@ -65,11 +67,18 @@ Task<Result<>> Copier::run(Scan& scan, Deadline deadline) {
     co_return Result<>{};
 }
 
+std::vector<Extent> Copier::unfinished() const {
+    std::vector<Extent> pieces;
+    for (auto const& [offset, piece] : unfinished_) pieces.push_back(piece);
+    return pieces;
+}
+
 Task<Result<>> Copier::dispatch(Scan& scan) {
     while (!error_) {
         CO_TRY(auto const piece, co_await scan.next(*deadline_));
         counters_.zero_bytes += scan.take_skipped();
         if (!piece) break;
+        unfinished_.emplace(piece->offset, *piece);
         std::size_t const bytes = buffer_bytes(*piece);
         if (pace_ != nullptr) CO_TRY_VOID(co_await pace_->pass(bytes, *deadline_));
         CO_TRY(auto buffer, co_await buffers_.take(bytes, *deadline_));
@@ -88,19 +97,22 @@ std::size_t Copier::buffer_bytes(Extent const& piece) const {
 
 Task<void> Copier::copy_piece(Copier& self, Extent piece, Buffer buffer) {
     auto const length = static_cast<std::size_t>(piece.length);
-    auto read = co_await self.ends_.source.least_loaded().pread(buffer, length, piece.offset,
-                                                                *self.deadline_);
+    auto read = co_await self.ends_.source.read(buffer, length, piece.offset, *self.deadline_);
+    self.note_read();
     if (!read) {
         self.failed(self.explain(std::move(read.error()), false));
     } else if (!self.error_) {
         auto written = co_await self.write_parts(piece, std::move(buffer));
+        if (written) self.unfinished_.erase(piece.offset);
         if (!written) self.failed(self.explain(std::move(written.error()), true));
     }
     self.end();
 }
 
 Task<void> Copier::zero_piece(Copier& self, Extent piece, Buffer place) {
+    self.note_read();
     auto written = co_await self.write_zeroes(piece, std::move(place));
+    if (written) self.unfinished_.erase(piece.offset);
     if (!written) self.failed(self.explain(std::move(written.error()), true));
     self.end();
 }
@@ -155,7 +167,7 @@ Error Copier::explain(Error error, bool writing) const {
         error.what += "; the destination's NBD server is gone or the link to it is cut";
     } else if (writing && error.code == Errc::nbd) {
         error.what += "; the destination's storage refused the write: look at its QEMU and disk";
-    } else if (!writing && error.code == Errc::nbd) {
+    } else if (!writing && (error.code == Errc::nbd || error.code == Errc::io)) {
         error.what += "; the source's image cannot be read there";
     }
     return error;

@@ -1,12 +1,14 @@
-// Copier: moves the pieces of one Scan from one export to another, many requests in flight, bounded
+// Copier: moves the pieces of one Scan from a Reader to an export, many requests in flight, bounded
 // memory. Used by the mirror, one for each disk and pass. Invariant: when run() returns, no write
 // of it is in flight any more, acknowledged or its connection dead; so a later write to the same
 // bytes cannot be overtaken.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 
+#include "storage/reader.hpp"
 #include "storage/scan.hpp"
 
 namespace storage {
@@ -38,15 +40,19 @@ class Copier {
 public:
     struct Ends {
         std::string disk;  ///< For messages.
-        NbdPool& source;
+        Reader& source;
         NbdPool& target;
     };
     /// `pace` null: no limit of bandwidth. All must outlive the copier.
     Copier(core::Loop& loop, Ends ends, Buffers& buffers, Pace* pace, CopyCounters& counters);
+    /// Set, while run() goes on, as soon as nothing of the source is needed any more.
+    void tell_all_read(core::Event& all_read) { all_read_ = &all_read; }
 
     /// Copies until the scan ends. On an error, a stop or the deadline no further piece is begun;
     /// the writes in flight end, or after limits::wind_down the target's connections are cut.
     core::Task<core::Result<>> run(Scan& scan, core::Deadline deadline);
+    /// After run() failed: the pieces that were taken from the scan and not acknowledged.
+    [[nodiscard]] std::vector<Extent> unfinished() const;
 
 private:
     static core::Task<void> copy_piece(Copier& self, Extent piece, Buffer buffer);
@@ -59,7 +65,11 @@ private:
     void failed(core::Error error);
     void begin() {
         ++running_;
+        ++unread_;
         idle_.reset();
+    }
+    void note_read() {
+        if (--unread_ == 0 && all_dispatched_ && all_read_) all_read_->set();
     }
     void end() {
         if (--running_ == 0) idle_.set();
@@ -72,7 +82,11 @@ private:
     core::LinkedStop* stop_ = nullptr;
     std::optional<core::Deadline> deadline_;
     std::optional<core::Error> error_;
+    std::map<std::uint64_t, Extent> unfinished_;  ///< By offset.
     std::size_t running_ = 0;
+    std::size_t unread_ = 0;  ///< Pieces begun and not read.
+    bool all_dispatched_ = false;
+    core::Event* all_read_ = nullptr;
     core::Event idle_;
     core::Scope scope_;
 };

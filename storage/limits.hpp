@@ -14,9 +14,10 @@ using std::chrono::seconds;
 /// Bytes: granularity of our dirty bitmaps. QEMU's default of 64 KiB costs 16 times the bytes for 4
 /// KiB writes.
 inline constexpr std::uint64_t bitmap_granularity_bytes = 4096;
-/// Bytes of one read or write. 256 KiB is the optimum measured for nbdcopy; QEMU refuses more than
-/// 32 MiB.
-inline constexpr std::size_t request_bytes_max = 256 * 1024;
+/// Bytes of one read or write. Writes to one file take turns in the kernel, and whoever waits
+/// spins: 512 KiB costs 10 to 20 % less processor time than nbdcopy's 256 KiB, 1 MiB no less; QEMU
+/// refuses more than 32 MiB.
+inline constexpr std::size_t request_bytes_max = 512 * 1024;
 /// Bytes of one WRITE_ZEROES. Large because nothing travels; below 2^32 because libnbd 1.14 has
 /// 32-bit lengths; bounded because a file system without FALLOC_FL_ZERO_RANGE works through all of
 /// it in one request.
@@ -33,6 +34,8 @@ inline constexpr std::size_t in_flight_bytes_max = 64 * 1024 * 1024;
 inline constexpr std::size_t in_flight_bytes_local = 8 * 1024 * 1024;
 /// What a round trip adds to that: enough to keep a link of this rate busy.
 inline constexpr double in_flight_bytes_per_second = 2.5e9;
+/// Bytes: memory of buffers begins and ends at multiples of it, as O_DIRECT wants on every disk.
+inline constexpr std::size_t buffer_alignment_bytes = 4096;
 /// Requests in flight of all disks together: bounds coroutine frames; 2048 x 4 KiB at 50 ms are 160
 /// MB/s.
 inline constexpr std::size_t in_flight_requests_max = 2048;
@@ -71,6 +74,10 @@ inline constexpr std::size_t extents_max = 1024 * 1024;
 /// then costs beside its flush. Shorter would mean a transaction, which drains the disks, all the
 /// time.
 inline constexpr milliseconds final_copy_aim{4};
+/// Once the stop is expected, keep_near() makes a last round unless the delta takes less than this,
+inline constexpr std::chrono::microseconds settled_copy_aim{500};
+/// and then no other until the delta takes longer than this: a round in flight costs the stop more.
+inline constexpr milliseconds settled_copy_max{12};
 /// One round of keep_near(): after this the destination counts as broken.
 inline constexpr seconds near_round{30};
 /// Requests per second assumed until a round has measured it. Low, so that nothing is promised.
@@ -104,6 +111,11 @@ inline constexpr unsigned newborn_attempts_max = 8;
 inline constexpr seconds newborn_answer_iothread{10};
 /// A clean goodbye of one NBD connection; then it is closed without.
 inline constexpr milliseconds disconnect{500};
+/// How long the copy waits for a destination whose connections were cut; as long as the sidecar
+/// waits for its peer. Between tries:
+inline constexpr seconds link_patience{30};
+inline constexpr milliseconds link_retry_min{50};
+inline constexpr milliseconds link_retry_max{1000};
 /// TCP_USER_TIMEOUT of connections to the destination: unacknowledged this long, the link counts as
 /// dead.
 inline constexpr seconds link_dead{30};

@@ -48,7 +48,9 @@ Mirror::Implementation::Implementation(core::Loop& loop_, qmp::Client& client_,
                   : std::clamp(options.in_flight_bytes, limits::request_bytes_max,
                                limits::in_flight_bytes_max),
               limits::in_flight_requests_max),
-      pace(loop_) {
+      pace(loop_),
+      no_round_copies(loop_) {
+    no_round_copies.set();
     pace.set(options.bandwidth_bytes_per_second);
     for (auto& disk : disks_) disks.push_back(std::make_unique<MirrorDisk>(loop_, std::move(disk)));
 }
@@ -118,6 +120,7 @@ Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
             exports.add_export(exports.export_id("data", i), disks[i]->disk.node, "", deadline));
     }
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await choose_readers(deadline));
     CO_TRY_VOID(co_await connect_source({true, 0}, deadline));
     tasks.clear();
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_target(i, deadline));
@@ -148,6 +151,28 @@ Task<Result<>> Mirror::Implementation::learn_iothreads(Deadline deadline) {
     co_return Result<>{};
 }
 
+// After the bitmaps began and before anything is read.
+Task<Result<>> Mirror::Implementation::choose_readers(Deadline deadline) {
+    CO_TRY(auto const nodes, co_await qmp::query_named_block_nodes(client, deadline));
+    pid_t const qemu = options.qemu != 0 ? options.qemu : client.peer_pid();
+    for (auto const& one : disks) {
+        one->reader = std::make_unique<NbdReader>(one->source);
+        auto const node = std::ranges::find(nodes, one->disk.node, &qmp::BlockNode::node_name);
+        if (options.images_by_nbd || node == nodes.end()) continue;
+        auto image = ImageFile::open(*node, qemu);
+        if (!image) {
+            core::log::debug("storage: disk={} is read by NBD: {}", one->disk.name,
+                             image.error().sentence());
+            continue;
+        }
+        core::log::debug("storage: disk={} is read from {} direct={}", one->disk.name, image->path,
+                         image->direct);
+        one->reader = std::make_unique<ImageReader>(loop, std::move(*image), one->source);
+        one->report.reads_image = true;
+    }
+    co_return Result<>{};
+}
+
 Task<Result<>> Mirror::Implementation::open_target(std::size_t index, Deadline deadline) {
     MirrorDisk& one = *disks[index];
     std::vector<std::string> const contexts{"base:allocation"};
@@ -173,19 +198,43 @@ Task<Result<>> Mirror::Implementation::open_target(std::size_t index, Deadline d
     co_return Result<>{};
 }
 
-Task<Result<>> Mirror::Implementation::copy_final(Deadline deadline) {
+Task<Result<>> Mirror::Implementation::list_final(Deadline deadline) {
     if (broken) co_return std::unexpected(*broken);
+    if (regaining) co_return fail(Errc::closed, "the link to the destination was just lost");
     if (!bulk_done || rounds.empty()) {
         co_return fail(Errc::invalid, "the last delta cannot be copied before the disks were");
     }
     phase = MirrorPhase::final_delta;
-    CO_TRY_VOID(co_await open_bitmaps(0, deadline));  // nothing to do but after a failure
+    auto const begun = Clock::now();
+    CO_TRY_VOID(co_await open_bitmaps(owed_slot, deadline));  // only after a failure
+    std::vector<Task<Result<>>> tasks;
+    auto const context = bitmap_context(rounds[owed_slot]);
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        tasks.push_back(list_owed(i, *disks[i]->bitmaps[owed_slot], context, deadline));
+    }
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    // Here, not when the copy begins: final_read() may be asked first.
+    for (auto const& one : disks) one->all_read.reset();
+    final_status = Clock::now() - begun;
+    listed = true;
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::copy_final(Deadline deadline) {
+    if (!listed) co_return fail(Errc::invalid, "the last delta is copied once it is listed");
+    // An older write to the same block must not arrive after ours.
+    CO_TRY_VOID(co_await no_round_copies.wait(deadline));
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(finish_disk(i, deadline));
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
     for (auto const& one : disks) one->target.say_goodbye();
     phase = MirrorPhase::copied;
     complete = true;
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::final_read(Deadline deadline) {
+    for (auto const& one : disks) CO_TRY_VOID(co_await one->all_read.wait(deadline));
     co_return Result<>{};
 }
 
@@ -238,7 +287,10 @@ Task<void> Mirror::Implementation::close_connections() {
         }
     }
     (void)co_await together(loop, std::move(tasks));  // closing cannot fail
-    for (auto const& one : disks) one->bitmaps.clear();
+    for (auto const& one : disks) {
+        one->bitmaps.clear();
+        one->reader.reset();
+    }
     connected = false;
 }
 
@@ -272,9 +324,22 @@ Task<void> Mirror::keep_near(std::stop_token stop) {
     return implementation_->keep_near(std::move(stop));
 }
 
+void Mirror::expect_stop() { implementation_->stop_expected = true; }
+
+bool Mirror::settled() const { return implementation_->settled; }
+
 std::optional<core::Error> const& Mirror::broken() const { return implementation_->broken; }
 
 Nearness Mirror::nearness() const { return implementation_->nearness; }
+
+Task<Result<>> Mirror::list_final(Deadline deadline) {
+    auto listed = co_await implementation_->list_final(deadline);
+    if (!listed) {
+        co_return std::unexpected(
+            std::move(listed.error()).while_doing("listing the last delta of the disks"));
+    }
+    co_return listed;
+}
 
 Task<Result<>> Mirror::copy_final(Deadline deadline) {
     auto copied = co_await implementation_->copy_final(deadline);
@@ -285,12 +350,20 @@ Task<Result<>> Mirror::copy_final(Deadline deadline) {
     co_return copied;
 }
 
+Task<Result<>> Mirror::final_read(Deadline deadline) {
+    return implementation_->final_read(std::move(deadline));
+}
+
 Task<Result<>> Mirror::drop(Deadline deadline) {
     return implementation_->drop(std::move(deadline));
 }
 
 void Mirror::set_bandwidth(std::uint64_t bytes_per_second) {
     implementation_->pace.set(bytes_per_second);
+}
+
+void Mirror::set_max_blackout(core::milliseconds max_blackout) {
+    implementation_->options.max_blackout = max_blackout;
 }
 
 Progress Mirror::progress() const { return implementation_->progress(); }

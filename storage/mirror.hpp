@@ -1,6 +1,6 @@
 // Mirror: the source's half of moving a guest's disks, for one migration. The driver's StorageMover
-// calls it phase by phase; bulk data goes source QEMU -> NBD -> here -> NBD -> destination QEMU and
-// never to the driver.
+// calls it phase by phase; bulk data goes source image (raw: read here; else by QEMU's NBD) -> here
+// -> NBD -> destination QEMU and never to the driver.
 //
 // Rounds of dirty bitmaps, as in docs/architecture.md: bitmap b(k+1) starts on every disk in one
 // transaction while b(k) goes on recording, so at any moment the older of the two holds everything
@@ -10,7 +10,10 @@
 // in QEMU before our ends of them are closed (see Nbd::close).
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <stop_token>
@@ -54,6 +57,12 @@ struct MirrorOptions {
     std::uint64_t bandwidth_bytes_per_second = 0;  ///< 0: no limit. Not applied to the last delta.
     unsigned connections = 0;  ///< To each disk of the destination; 0: our
                                ///< default.
+    /// Asks the destination for Target::renew() after its connections were cut. Empty: a cut ends
+    /// the copy.
+    std::function<core::Task<core::Result<>>(core::Deadline)> renew;
+    pid_t qemu = 0;  ///< The source's QEMU, to see which files it has open; 0: whoever serves the
+                     ///< client's socket.
+    bool images_by_nbd = false;  ///< Raw images too are read through QEMU, as all others are.
     std::size_t in_flight_bytes = 0;  ///< 0: by the round trip. limits::in_flight_bytes_max bounds
                                       ///< it.
 };
@@ -107,14 +116,16 @@ struct DiskReport {
     std::uint64_t copied_bytes = 0;
     std::vector<RoundReport> rounds;  ///< The bulk pass first.
     std::uint64_t final_bytes = 0;  ///< Copied while the guest was stopped.
+    bool reads_image = false;  ///< The image itself was read, not QEMU's NBD export.
 };
 
 struct MirrorReport {
     std::vector<DiskReport> disks;
+    unsigned cuts = 0;  ///< Times the connections to the destination were lost and regained.
     std::vector<std::string> cleared;  ///< Leftovers of earlier tries that prepare() removed, in
                                        ///< words.
-    core::milliseconds final_status{0};  ///< Parts of copy_final(): block status,
-    core::milliseconds final_copy{0};  ///< data,
+    core::milliseconds final_status{0};  ///< list_final(): block status.
+    core::milliseconds final_copy{0};  ///< copy_final(): data,
     core::milliseconds final_flush{0};  ///< flush at the destination.
     std::size_t in_flight_bytes_peak = 0;
     [[nodiscard]] core::Json json() const;  ///< disks[] as in the report of the program.
@@ -138,7 +149,8 @@ public:
 
     /// The bulk pass, then rounds until the delta fits max_blackout, or stops shrinking: then it
     /// returns too, with `converging` false, and the caller decides (call it again, stop anyway,
-    /// give up). An error of the destination says which disk and what to do.
+    /// give up). An error of the destination says which disk and what to do. Connections that are
+    /// cut are made anew for up to limits::link_patience, and the copy goes on where it was.
     core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
 
     /// Makes sure that the newest bitmap is exported, enabled as it is, and opened. Cheap when it
@@ -150,15 +162,28 @@ public:
     /// `stop` is triggered, within the time of the writes in flight, or when something breaks (then
     /// broken() says what).
     core::Task<void> keep_near(std::stop_token stop);
+    /// The guest will be stopped in a moment: keep_near() makes one more round at once, and then
+    /// none unless the delta grows far beyond its aim, so that the stop finds a small delta and no
+    /// round under way.
+    void expect_stop();
+    /// That round is over: the best moment to stop.
+    [[nodiscard]] bool settled() const;
     /// What broke keep_near(); also given by copy_final(), which then fails at once.
     [[nodiscard]] std::optional<core::Error> const& broken() const;
     /// As last measured; keep_near() keeps it fresh.
     [[nodiscard]] Nearness nearness() const;
 
-    /// At pre-switchover, after keep_near() was stopped and joined: the last delta of all disks at
-    /// once, then a flush of every disk at the destination, then goodbye to it. Afterwards every
-    /// byte there equals ours.
+    /// At pre-switchover, after keep_near()'s `stop` was triggered; it need not have ended, because
+    /// commands to QEMU may take their time: reads the last bitmaps. QEMU
+    /// answers for a bitmap only while its disk is active, so before `migrate-continue`.
+    core::Task<core::Result<>> list_final(core::Deadline deadline);
+
+    /// After list_final(): the last delta of all disks at once, then a flush of every disk at the
+    /// destination, then goodbye to it. Afterwards every byte there equals ours.
     core::Task<core::Result<>> copy_final(core::Deadline deadline);
+    /// While copy_final() runs: waits until nothing is read from QEMU any more, so that it may
+    /// inactivate the disks (10.0 drops connections that read meanwhile). The writing goes on.
+    core::Task<core::Result<>> final_read(core::Deadline deadline);
 
     /// Removes everything of ours from the source's QEMU: exports (hard, BLOCK_EXPORT_DELETED
     /// awaited), bitmaps, the NBD server if we started it; then closes all connections. Idempotent;
@@ -168,6 +193,7 @@ public:
 
     /// Takes effect at once. 0: no limit.
     void set_bandwidth(std::uint64_t bytes_per_second);
+    void set_max_blackout(core::milliseconds max_blackout);
     [[nodiscard]] Progress progress() const;
     [[nodiscard]] MirrorReport report() const;
 

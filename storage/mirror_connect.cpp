@@ -4,6 +4,8 @@
 // loop. Drains come from the guest's devices, from QMP, and from STOP, so one can always coincide.
 // Cutting the newborn connection ends it. So after connecting we ask QEMU something; when no answer
 // comes we cut, wait until QEMU answers, and try again.
+#include <algorithm>
+
 #include "core/log.hpp"
 #include "qmp/machine.hpp"
 #include "storage/limits.hpp"
@@ -24,7 +26,7 @@ Task<Result<>> Mirror::Implementation::connect_one(Newborn what, std::size_t dis
     if (what.data) {
         std::vector<std::string> const contexts{"base:allocation"};
         co_return co_await one.source.open(ours, exports.export_id("data", disk), contexts,
-                                           connections(), deadline);
+                                           one.report.reads_image ? 1 : connections(), deadline);
     }
     if (one.bitmaps[what.slot]) co_return Result<>{};
     unsigned const round = rounds[what.slot];
@@ -67,19 +69,64 @@ Task<Result<>> Mirror::Implementation::connect_source(Newborn what, Deadline dea
         auto opened = co_await together(loop, std::move(tasks));
         if (!opened && opened.error().code != Errc::timed_out) co_return opened;
         if (opened) {
-            auto const answered = co_await qmp::query_status(client, deadline.sooner(patience));
+            // The guest's stop is a drain: then we do not wait to see whether it got stuck.
+            auto const token = iothread ? std::stop_token() : near_stop;
+            auto const answered =
+                co_await qmp::query_status(client, Deadline(deadline.sooner(patience).at(), token));
             if (answered) co_return Result<>{};
-            if (answered.error().code != Errc::timed_out) {
+            auto const why = answered.error().code;
+            if (why != Errc::timed_out && why != Errc::cancelled) {
                 co_return std::unexpected(answered.error());
             }
         }
-        core::log::warning("storage: QEMU did not answer beside a new NBD connection; cut it");
+        if (!near_stop.stop_requested()) {
+            core::log::warning("storage: QEMU did not answer beside a new NBD connection; cut it");
+        }
         co_await discard(what);
+        if (near_stop.stop_requested()) co_return core::fail(Errc::cancelled, "cancelled");
         auto const back = co_await qmp::query_status(client, deadline.sooner(limits::qmp_command));
         if (!back) co_return std::unexpected(back.error());
         patience *= 2;
     }
     co_return core::fail(Errc::timed_out, "QEMU does not answer while NBD connections are opened");
+}
+
+/// After `lost`: when connections to the destination were cut, makes them anew. What was not
+/// acknowledged is still owed: by the scan of the bulk pass, or by the older bitmap. Fails with
+/// `lost` when it is no cut, or when the destination does not come back in time.
+Task<Result<>> Mirror::Implementation::regain(core::Error lost, Deadline deadline) {
+    bool const cut =
+        !std::ranges::all_of(disks, [](auto const& one) { return one->target.alive(); });
+    if (!cut || !options.renew || deadline.stopped()) co_return std::unexpected(std::move(lost));
+    core::log::warning("storage: {}; connecting again", lost.sentence());
+    auto const until = deadline.sooner(limits::link_patience);
+    regaining = true;
+    auto pause = limits::link_retry_min;
+    Result<> opened;
+    for (;;) {
+        opened = co_await reopen_targets(until);
+        bool const over = opened || until.stopped() || until.passed();
+        if (over || !co_await core::sleep_for(loop, pause, until.token())) break;
+        pause = std::min(pause * 2, limits::link_retry_max);
+    }
+    regaining = false;
+    if (!opened) co_return std::unexpected(std::move(lost));
+    ++cuts;
+    core::log::info("storage: connected to the destination again");
+    co_return Result<>{};
+}
+
+/// The destination first ends what the old connections left under way: see Target::renew().
+Task<Result<>> Mirror::Implementation::reopen_targets(Deadline deadline) {
+    for (auto const& one : disks) {
+        one->target.abort();
+        co_await one->target.close();
+    }
+    auto const limit = deadline.sooner(limits::connect);
+    CO_TRY_VOID(co_await options.renew(limit));
+    std::vector<Task<Result<>>> tasks;
+    for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_target(i, limit));
+    co_return co_await together(loop, std::move(tasks));
 }
 
 }  // namespace storage

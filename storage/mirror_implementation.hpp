@@ -14,16 +14,23 @@ namespace storage {
 
 /// One disk and its connections.
 struct MirrorDisk {
-    MirrorDisk(core::Loop& loop, Disk disk_) : disk(std::move(disk_)), source(loop), target(loop) {
+    MirrorDisk(core::Loop& loop, Disk disk_)
+        : disk(std::move(disk_)), source(loop), target(loop), all_read(loop) {
         report.name = disk.name;
         report.virtual_bytes = disk.virtual_bytes;
     }
     Disk disk;
     NbdPool source;  ///< The disk's data, without bitmaps: open from prepare() to drop().
+    std::unique_ptr<Reader> reader;  ///< Over `source`, or the image itself.
     NbdPool target;
     /// One for each of Implementation::rounds: the export of that round's bitmap. Null: not open.
     std::deque<std::unique_ptr<Nbd>> bitmaps;
     CopyCounters counters;
+    std::vector<Extent> owed;  ///< Listed, and not yet given to a copier.
+    core::Event all_read;  ///< Of the last delta.
+    std::optional<AllocationScan> bulk;  ///< From the bulk pass's begin to its end.
+    core::Clock::time_point bulk_begun{};
+    bool bulk_done = false;
     std::uint64_t dirty_bytes_total = 0;  ///< What the rounds found dirty, for progress.
     DiskReport report;
 };
@@ -63,7 +70,10 @@ struct Mirror::Implementation {
     core::Task<core::Result<>> open_target(std::size_t index, core::Deadline deadline);
     void choose_in_flight();
     core::Task<core::Result<>> learn_iothreads(core::Deadline deadline);
+    core::Task<core::Result<>> choose_readers(core::Deadline deadline);
+    core::Task<core::Result<>> list_final(core::Deadline deadline);
     core::Task<core::Result<>> copy_final(core::Deadline deadline);
+    core::Task<core::Result<>> final_read(core::Deadline deadline);
     core::Task<core::Result<>> finish_disk(std::size_t index, core::Deadline deadline);
     core::Task<core::Result<>> drop(core::Deadline deadline);
     core::Task<void> close_connections();
@@ -71,10 +81,19 @@ struct Mirror::Implementation {
     // Bulk and rounds.
     core::Task<core::Result<>> bulk(core::Deadline deadline);
     core::Task<core::Result<>> bulk_disk(std::size_t index, core::Deadline deadline);
+    core::Task<core::Result<>> regain(core::Error lost, core::Deadline deadline);
+    core::Task<core::Result<>> reopen_targets(core::Deadline deadline);
     core::Task<core::Result<>> round(core::Deadline deadline);
     core::Task<core::Result<>> rotate(core::Deadline deadline);
     core::Task<core::Result<>> open_bitmaps(std::size_t slot, core::Deadline deadline);
     core::Task<core::Result<>> drop_bitmaps(std::size_t slot, core::Deadline deadline);
+    /// What the oldest bitmap says, into MirrorDisk::owed.
+    core::Task<core::Result<>> list_owed(std::size_t index, Nbd& bitmap, std::string context,
+                                         core::Deadline deadline);
+    core::Task<core::Result<>> copy_round(std::vector<RoundReport>& reports,
+                                          core::Deadline deadline);
+    core::Task<core::Result<>> round_of_disk(std::size_t index, RoundReport& report,
+                                             core::Deadline deadline);
     core::Task<core::Result<>> copy_owed(std::size_t index, bool final, RoundReport& report,
                                          core::Deadline deadline);
     core::Task<core::Result<>> flush_targets(core::Deadline deadline);
@@ -84,6 +103,7 @@ struct Mirror::Implementation {
                                            std::uint64_t& requests, core::Deadline deadline);
     core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
     core::Task<void> keep_near(std::stop_token stop);
+    core::Task<core::Result<>> look_at_delta(core::Deadline deadline);
 
     // Connections to the source (mirror_connect.cpp).
     core::Task<core::Result<>> connect_source(Newborn what, core::Deadline deadline);
@@ -101,19 +121,28 @@ struct Mirror::Implementation {
     Buffers buffers;
     Pace pace;
     std::vector<std::unique_ptr<MirrorDisk>> disks;
-    /// Numbers of the bitmaps there are, oldest first. The oldest holds everything that is owed to
-    /// the destination; there are two only within a round.
+    /// Numbers of the bitmaps there are, oldest first; there are two only within a round.
     std::deque<unsigned> rounds;
+    /// Which of them holds everything that is owed to the destination: the oldest, or the other
+    /// while the oldest is being removed.
+    std::size_t owed_slot = 0;
+    core::Event no_round_copies;  ///< Set while no write of a round is in flight.
+    std::stop_token near_stop;  ///< keep_near()'s.
+    bool stop_expected = false;
+    bool settled = false;  ///< A round has ended since the stop is expected.
     unsigned next_round = 0;
     core::Clock::time_point rotated_at{};
     core::Clock::duration round_trip{};  ///< The longest to the destination, as measured once.
     bool bulk_done = false;
     bool iothread = false;  ///< A disk belongs to an iothread, or may.
+    bool listed = false;  ///< list_final() has succeeded.
     bool complete = false;  ///< copy_final() has succeeded.
     bool connected = false;  ///< Connections may exist.
     MirrorPhase phase = MirrorPhase::idle;
     Nearness nearness;
     Rates rates;
+    bool regaining = false;
+    unsigned cuts = 0;
     std::optional<core::Error> broken;
     std::vector<std::string> cleared;
     core::Clock::duration final_status{};

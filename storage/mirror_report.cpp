@@ -87,6 +87,7 @@ MirrorReport Mirror::report() const {
     MirrorReport report;
     for (auto const& one : implementation_->disks) report.disks.push_back(one->report);
     report.cleared = implementation_->cleared;
+    report.cuts = implementation_->cuts;
     report.final_status = in_ms(implementation_->final_status);
     report.final_copy = in_ms(implementation_->final_copy);
     report.final_flush = in_ms(implementation_->final_flush);

@@ -68,14 +68,21 @@ Task<Result<>> Mirror::Implementation::bulk(Deadline deadline) {
 
 Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline deadline) {
     MirrorDisk& one = *disks[index];
-    auto const begun = Clock::now();
-    std::uint64_t const before = one.counters.data_bytes;
-    AllocationScan scan(one.source, one.target);
-    Copier copier(loop, {one.disk.name, one.source, one.target}, buffers, &pace, one.counters);
-    CO_TRY_VOID(co_await copier.run(scan, deadline));
-    std::uint64_t const copied = one.counters.data_bytes - before;
-    one.report.copied_bytes += copied;
-    one.report.rounds.push_back({scan.data_bytes(), copied, in_ms(Clock::now() - begun)});
+    if (one.bulk_done) co_return Result<>{};
+    if (!one.bulk) {
+        one.bulk.emplace(one.source, one.target);
+        one.bulk_begun = Clock::now();
+    }
+    Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, &pace, one.counters);
+    if (auto copied = co_await copier.run(*one.bulk, deadline); !copied) {
+        one.bulk->put_back(copier.unfinished());
+        co_return copied;
+    }
+    one.report.copied_bytes = one.counters.data_bytes;
+    one.report.rounds.push_back(
+        {one.bulk->data_bytes(), one.counters.data_bytes, in_ms(Clock::now() - one.bulk_begun)});
+    one.bulk_done = true;
+    one.bulk.reset();
     co_return Result<>{};
 }
 
@@ -111,6 +118,7 @@ Task<Result<>> Mirror::Implementation::open_bitmaps(std::size_t slot, Deadline d
 
 Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline deadline) {
     unsigned const round = rounds[slot];
+    if (slot == 0 && rounds.size() > 1) owed_slot = 1;
     std::vector<std::string> ids;
     for (std::size_t i = 0; i < disks.size(); ++i) ids.push_back(bitmap_export(round, i));
     CO_TRY_VOID(co_await exports.remove_exports(std::move(ids), deadline));
@@ -120,22 +128,27 @@ Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline d
         one->bitmaps.erase(one->bitmaps.begin() + static_cast<std::ptrdiff_t>(slot));
     }
     rounds.erase(rounds.begin() + static_cast<std::ptrdiff_t>(slot));
+    owed_slot = 0;
     co_return co_await exports.remove_bitmaps(nodes(), round, deadline);
+}
+
+Task<Result<>> Mirror::Implementation::list_owed(std::size_t index, Nbd& bitmap,
+                                                 std::string context, Deadline deadline) {
+    CO_TRY(disks[index]->owed, co_await dirty_extents(loop, bitmap, std::move(context), deadline));
+    co_return Result<>{};
 }
 
 Task<Result<>> Mirror::Implementation::copy_owed(std::size_t index, bool final, RoundReport& report,
                                                  Deadline deadline) {
     MirrorDisk& one = *disks[index];
     auto const begun = Clock::now();
-    CO_TRY(auto dirty, co_await dirty_extents(loop, *one.bitmaps.front(),
-                                              bitmap_context(rounds.front()), deadline));
-    if (final) final_status = std::max(final_status, Clock::now() - begun);
-    report.dirty_bytes = total_bytes(dirty);
+    report.dirty_bytes = total_bytes(one.owed);
     one.dirty_bytes_total += report.dirty_bytes;
     std::uint64_t const before = one.counters.data_bytes;
-    DirtyScan scan(one.source, std::move(dirty), !final);
-    Copier copier(loop, {one.disk.name, one.source, one.target}, buffers, final ? nullptr : &pace,
+    DirtyScan scan(one.source, std::exchange(one.owed, {}), !final);
+    Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, final ? nullptr : &pace,
                   one.counters);
+    copier.tell_all_read(one.all_read);
     auto copied = co_await copier.run(scan, deadline);
     report.copied_bytes = one.counters.data_bytes - before;
     one.report.copied_bytes += report.copied_bytes;
@@ -161,22 +174,40 @@ Task<Result<>> Mirror::Implementation::flush_both(Deadline deadline) {
     co_return co_await together(loop, std::move(tasks));
 }
 
-// One round. The older bitmap is removed only when the destination has flushed what was copied for
-// it.
-Task<Result<>> Mirror::Implementation::round(Deadline deadline) {
-    CO_TRY_VOID(co_await rotate(deadline));
+Task<Result<>> Mirror::Implementation::round_of_disk(std::size_t index, RoundReport& report,
+                                                     Deadline deadline) {
+    CO_TRY_VOID(co_await list_owed(index, *disks[index]->bitmaps.front(),
+                                   bitmap_context(rounds.front()), deadline));
+    co_return co_await copy_owed(index, false, report, deadline);
+}
+
+Task<Result<>> Mirror::Implementation::copy_round(std::vector<RoundReport>& reports,
+                                                  Deadline deadline) {
     auto const begun = Clock::now();
     auto const before = counters();
-    std::vector<RoundReport> reports(disks.size());
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) {
-        tasks.push_back(copy_owed(i, false, reports[i], deadline));
+        tasks.push_back(round_of_disk(i, reports[i], deadline));
     }
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    no_round_copies.reset();
+    auto copied = co_await together(loop, std::move(tasks));
+    no_round_copies.set();
     auto const after = counters();
     rates.note(after.data_bytes - before.data_bytes, after.requests - before.requests,
                Clock::now() - begun);
+    co_return copied;
+}
+
+// One round. The older bitmap is removed only when the destination has flushed what was copied for
+// it. When it is stopped, list_final() may be reading a bitmap: none is removed any more.
+Task<Result<>> Mirror::Implementation::round(Deadline deadline) {
+    CO_TRY_VOID(co_await rotate(deadline));
+    std::vector<RoundReport> reports(disks.size());
+    CO_TRY_VOID(co_await copy_round(reports, deadline));
     CO_TRY_VOID(co_await flush_targets(deadline));
+    if (deadline.stopped()) co_return core::fail(Errc::cancelled, "cancelled");
+    core::log::debug("storage: round copied_bytes={} ms={}", reports[0].copied_bytes,
+                     in_ms(Clock::now() - rotated_at).count());
     for (std::size_t i = 0; i < disks.size(); ++i) disks[i]->report.rounds.push_back(reports[i]);
     co_return co_await drop_bitmaps(0, Deadline(deadline.at(), {}));
 }
@@ -210,7 +241,11 @@ Task<Result<>> Mirror::Implementation::measure(Deadline deadline) {
 }
 
 Task<Result<Nearness>> Mirror::Implementation::copy_until_near(Deadline deadline) {
-    if (!bulk_done) CO_TRY_VOID(co_await bulk(deadline));
+    while (!bulk_done) {
+        if (auto copied = co_await bulk(deadline); !copied) {
+            CO_TRY_VOID(co_await regain(std::move(copied.error()), deadline));
+        }
+    }
     phase = MirrorPhase::rounds;
     unsigned stagnant = 0;
     std::uint64_t before = UINT64_MAX;
@@ -228,7 +263,9 @@ Task<Result<Nearness>> Mirror::Implementation::copy_until_near(Deadline deadline
             nearness.converging = false;
             break;
         }
-        CO_TRY_VOID(co_await round(deadline));
+        if (auto copied = co_await round(deadline); !copied) {
+            CO_TRY_VOID(co_await regain(std::move(copied.error()), deadline));
+        }
     }
     if (nearness.near) phase = MirrorPhase::near;
     core::log::info("phase=rounds near={} delta_bytes={} predicted_ms={}", nearness.near,
@@ -236,22 +273,36 @@ Task<Result<Nearness>> Mirror::Implementation::copy_until_near(Deadline deadline
     co_return nearness;
 }
 
+Task<Result<>> Mirror::Implementation::look_at_delta(Deadline deadline) {
+    bool const expected = stop_expected;  // a round begun before then is not the last
+    CO_TRY_VOID(co_await measure(deadline));
+    // Where an iothread serves a disk, connecting has a risk (see connect_source): only when it
+    // must be.
+    Clock::duration aim = limits::final_copy_aim;
+    if (expected)
+        aim = settled ? Clock::duration(limits::settled_copy_max) : limits::settled_copy_aim;
+    if (iothread) aim = options.max_blackout;
+    if (nearness.predicted_copy > aim) {
+        CO_TRY_VOID(co_await round(Deadline(Clock::now() + limits::near_round, deadline.token())));
+    }
+    if (expected && !settled) core::log::debug("storage: settled");
+    settled = expected;
+    co_return Result<>{};
+}
+
 Task<void> Mirror::Implementation::keep_near(std::stop_token stop) {
     phase = MirrorPhase::near;
+    near_stop = stop;
     auto const deadline = Deadline::never(stop);
     auto next_look = Clock::now();
     while (!stop.stop_requested()) {
         auto result = co_await flush_both(deadline);
-        if (result && Clock::now() >= next_look) {
-            result = co_await measure(deadline);
-            // Where an iothread serves a disk, connecting has a risk (see connect_source): only
-            // when it must be.
-            auto const aim = iothread ? Clock::duration(options.max_blackout)
-                                      : Clock::duration(limits::final_copy_aim);
-            if (result && nearness.predicted_copy > aim) {
-                result = co_await round(Deadline(Clock::now() + limits::near_round, stop));
-            }
+        if (result && (Clock::now() >= next_look || (stop_expected && !settled))) {
+            result = co_await look_at_delta(deadline);
             next_look = Clock::now() + limits::delta_check_pause;
+        }
+        if (!result && !stop.stop_requested()) {
+            result = co_await regain(std::move(result.error()), deadline);
         }
         if (result) result = co_await core::sleep_for(loop, limits::flush_pause, stop);
         if (!result && !stop.stop_requested()) {

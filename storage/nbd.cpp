@@ -273,8 +273,8 @@ std::int64_t Nbd::issue(Call const& call, std::shared_ptr<Request> const& reques
                                        new std::shared_ptr<Request>(request), &Request::on_free};
     switch (call.kind) {
         case Call::Kind::pread:
-            return nbd_aio_pread(handle_, call.buffer.bytes().data(), call.length, call.offset,
-                                 done, 0);
+            return nbd_aio_pread(handle_, call.buffer.bytes().data() + call.begin, call.length,
+                                 call.offset, done, 0);
         case Call::Kind::pwrite:
             return nbd_aio_pwrite(handle_, call.buffer.bytes().data() + call.begin, call.length,
                                   call.offset, done, 0);
@@ -336,17 +336,37 @@ Task<Result<>> Nbd::perform(Call call, Deadline deadline) {
     co_return Result<>{};
 }
 
+// A server may take less at once than we would send.
+Task<Result<>> Nbd::perform_in_parts(Call call, Deadline deadline) {
+    for (std::uint64_t done = 0; done < call.length;) {
+        Call part = call;
+        part.offset += done;
+        part.begin += static_cast<std::size_t>(done);
+        part.length = std::min(call.length - done, traits_.request_bytes_max);
+        done += part.length;
+        CO_TRY_VOID(co_await perform(std::move(part), deadline));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> Nbd::transfer(Call call, Deadline deadline) {
+    if (call.length <= traits_.request_bytes_max) {
+        return perform(std::move(call), std::move(deadline));
+    }
+    return perform_in_parts(std::move(call), std::move(deadline));
+}
+
 Task<Result<>> Nbd::pread(Buffer buffer, std::size_t length, std::uint64_t offset,
                           Deadline deadline) {
     assert(length <= buffer.size());
-    return perform({Call::Kind::pread, offset, length, std::move(buffer)}, std::move(deadline));
+    return transfer({Call::Kind::pread, offset, length, std::move(buffer)}, std::move(deadline));
 }
 
 Task<Result<>> Nbd::pwrite(Buffer buffer, std::size_t begin, std::size_t length,
                            std::uint64_t offset, Deadline deadline) {
     assert(begin + length <= buffer.size());
-    return perform({Call::Kind::pwrite, offset, length, std::move(buffer), begin},
-                   std::move(deadline));
+    return transfer({Call::Kind::pwrite, offset, length, std::move(buffer), begin},
+                    std::move(deadline));
 }
 
 Task<Result<>> Nbd::zero(std::uint64_t offset, std::uint64_t length, Deadline deadline) {

@@ -40,7 +40,7 @@ public:
     /// What was negotiated and never changes.
     struct Traits {
         std::uint64_t size = 0;  ///< Bytes of the export.
-        std::uint64_t request_bytes_max = 0;
+        std::uint64_t request_bytes_max = 0;  ///< Of one read or write; longer ones are split.
         bool read_only = false;
         bool can_flush = false;
         bool can_trim = false;
@@ -122,6 +122,8 @@ private:
     void start_watching();
     core::Task<core::Result<std::shared_ptr<Request>>> submit(Call call, core::Deadline deadline);
     core::Task<core::Result<>> perform(Call call, core::Deadline deadline);
+    core::Task<core::Result<>> perform_in_parts(Call call, core::Deadline deadline);
+    core::Task<core::Result<>> transfer(Call call, core::Deadline deadline);
     std::int64_t issue(Call const& call, std::shared_ptr<Request> const& request);
     static core::Task<void> watch_readable(Nbd& self);
     static core::Task<void> watch_writable(Nbd& self);

@@ -33,6 +33,10 @@ class AllocationScan : public Scan {
 public:
     AllocationScan(NbdPool& source, NbdPool& target) : source_(source), target_(target) {}
     core::Task<core::Result<std::optional<Extent>>> next(core::Deadline deadline) override;
+    /// Pieces that next() gave and that were not copied: they come first again.
+    void put_back(std::vector<Extent> const& pieces) {
+        ahead_.insert(ahead_.begin(), pieces.begin(), pieces.end());
+    }
     /// Data bytes seen so far.
     [[nodiscard]] std::uint64_t data_bytes() const { return data_bytes_; }
 

@@ -60,6 +60,11 @@ Task<Result<int>> Target::start(std::string host, std::string tls_creds, Deadlin
         co_return std::unexpected(started.error());
     }
     server_started_ = true;
+    CO_TRY_VOID(co_await add_exports(deadline));
+    co_return port;
+}
+
+Task<Result<>> Target::add_exports(Deadline deadline) {
     for (std::size_t i = 0; i < disks_.size(); ++i) {
         qmp::NbdExport nbd_export;
         nbd_export.id = fmt::format("{}target-{}", name_prefix, i);
@@ -69,7 +74,16 @@ Task<Result<int>> Target::start(std::string host, std::string tls_creds, Deadlin
         CO_TRY_VOID(co_await qmp::block_export_add(client_, nbd_export, deadline));
         export_ids_.push_back(nbd_export.id);
     }
-    co_return port;
+    co_return Result<>{};
+}
+
+Task<Result<>> Target::renew(Deadline deadline) {
+    if (sealed_ || !server_started_) {
+        co_return core::fail(Errc::refused,
+                             "the disks of the destination are not offered any more");
+    }
+    CO_TRY_VOID(co_await remove_exports(deadline));
+    co_return co_await add_exports(deadline);
 }
 
 Task<Result<>> Target::seal(Deadline deadline) {
@@ -79,7 +93,7 @@ Task<Result<>> Target::seal(Deadline deadline) {
     CO_TRY_VOID(co_await together(loop_, std::move(flushes)));
     CO_TRY_VOID(co_await remove_exports(deadline));
     // The socket is QEMU's and ours: shut down, it takes no more connections, without a command.
-    ::shutdown(listener_.get(), SHUT_RDWR);
+    if (listener_) ::shutdown(listener_.get(), SHUT_RDWR);
     sealed_ = true;
     co_return Result<>{};
 }

@@ -33,6 +33,12 @@ public:
     core::Task<core::Result<int>> open(std::string host, std::string tls_creds,
                                        core::Deadline deadline);
 
+    /// Instead of open(): the server runs already, without exports, started by a sidecar before us.
+    void adopt() { server_started_ = true; }
+    /// Closes the exports and offers them again, on the same port: every connection is cut, and
+    /// when it returns no request of theirs is under way any more, so that what is written next
+    /// cannot be overtaken. Before seal() only.
+    core::Task<core::Result<>> renew(core::Deadline deadline);
     /// Flushes the disks, deletes the exports (hard: clients are dropped), waits for
     /// BLOCK_EXPORT_DELETED of each, takes no more connections. Afterwards nobody but QEMU's own
     /// guest can write. Idempotent.
@@ -48,6 +54,7 @@ public:
 private:
     core::Task<core::Result<int>> start(std::string host, std::string tls_creds,
                                         core::Deadline deadline);
+    core::Task<core::Result<>> add_exports(core::Deadline deadline);
     core::Task<core::Result<>> remove_exports(core::Deadline deadline);
 
     core::Loop& loop_;

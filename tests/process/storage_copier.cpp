@@ -30,12 +30,13 @@ struct Line {
     }
     Task<Result<>> copy(Deadline deadline, storage::Pace* pace = nullptr) {
         storage::AllocationScan scan(source, target);
-        storage::Copier copier(runner.loop(), {"vda", source, target}, buffers, pace, counters);
+        storage::Copier copier(runner.loop(), {"vda", reader, target}, buffers, pace, counters);
         co_return co_await copier.run(scan, deadline);
     }
     Runner runner;
     storage::Buffers buffers{runner.loop(), 16 * mib, storage::limits::in_flight_requests_max};
     NbdPool source;
+    storage::NbdReader reader{source};
     NbdPool target;
     storage::CopyCounters counters;
 };
@@ -91,7 +92,8 @@ TEST_CASE("copier: servers with a will of their own", "[storage][copier]") {
         CHECK(line.counters.data_bytes + line.counters.zero_bytes == 32 * mib);
     }
     SECTION("large requests are refused") {
-        auto const from = make_source({});
+        auto const from = make_source({"--filter=blocksize-policy", "blocksize-preferred=64K",
+                                       "blocksize-maximum=128K", "blocksize-error-policy=error"});
         auto const to = Server::nbdkit(
             directory, {"--filter=blocksize-policy", "memory", "32M", "blocksize-preferred=64K",
                         "blocksize-maximum=256K", "blocksize-error-policy=error"});

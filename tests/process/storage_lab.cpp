@@ -40,8 +40,10 @@ lab::Daemon start_qemu(Directory const& directory, std::string const& socket,
         argv.insert(argv.end(),
                     {"-blockdev",
                      fmt::format("driver={},node-name={},discard=unmap,file.driver=file,"
-                                 "file.filename={},file.discard=unmap",
-                                 disk.format, node, disk.path),
+                                 "file.filename={},file.discard=unmap,cache.direct={},"
+                                 "file.cache.direct={}",
+                                 disk.format, node, disk.path, disk.direct ? "on" : "off",
+                                 disk.direct ? "on" : "off"),
                      "-device",
                      fmt::format("virtio-blk-pci,id=disk{},drive={},share-rw=on{}", i, node,
                                  disk.iothread ? ",iothread=io0" : "")});

@@ -84,6 +84,7 @@ struct TestDisk {
     std::string path;
     std::string format;
     bool iothread = false;
+    bool direct = false;  ///< cache.direct=on
 };
 
 /// A QEMU with disks drive0, drive1, ... (node names) behind virtio devices, and no guest but its

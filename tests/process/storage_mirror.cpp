@@ -10,6 +10,7 @@
 #include "storage/exports.hpp"
 #include "storage/image.hpp"
 #include "storage/limits.hpp"
+#include "storage/together.hpp"
 #include "tests/process/storage_lab.hpp"
 
 using namespace storage_lab;
@@ -25,10 +26,11 @@ constexpr char const* epoch = "e1";
 Deadline soon() { return Deadline::after(limit); }
 
 std::vector<TestDisk> disks(Directory const& directory, std::string const& side,
-                            std::string const& format, std::size_t count, bool iothread = false) {
+                            std::string const& format, std::size_t count, bool iothread = false,
+                            bool direct = false) {
     std::vector<TestDisk> list;
     for (std::size_t i = 0; i < count; ++i) {
-        list.push_back({directory.path(fmt::format("{}{}", side, i)), format, iothread});
+        list.push_back({directory.path(fmt::format("{}{}", side, i)), format, iothread, direct});
     }
     return list;
 }
@@ -37,8 +39,8 @@ std::vector<TestDisk> disks(Directory const& directory, std::string const& side,
 class Pair {
 public:
     Pair(std::string const& binary, std::string const& format, std::size_t count,
-         bool iothread = false, bool tls = false)
-        : from_(disks(directory_, "source", format, count, iothread)),
+         bool iothread = false, bool tls = false, bool direct = false)
+        : from_(disks(directory_, "source", format, count, iothread, direct)),
           to_(disks(directory_, "target", format, count)) {
         for (std::size_t i = 0; i < count; ++i) {
             make_raw(from_[i].path, disk_bytes,
@@ -170,12 +172,13 @@ Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count) {
     CO_TRY_VOID(std::move(armed));
     if (guest_error) co_return std::unexpected(*guest_error);
     if (mirror.broken()) co_return std::unexpected(*mirror.broken());
+    CO_TRY_VOID(co_await mirror.list_final(soon()));
     CO_TRY_VOID(co_await mirror.copy_final(soon()));
     CO_TRY_VOID(co_await pair.target().seal(soon()));
     co_return co_await mirror.drop(soon());
 }
 
-void check_report(Mirror const& mirror, std::size_t count) {
+void check_report(Mirror const& mirror, std::size_t count, bool image) {
     auto const report = mirror.report();
     REQUIRE(report.disks.size() == count);
     for (auto const& disk : report.disks) {
@@ -184,6 +187,7 @@ void check_report(Mirror const& mirror, std::size_t count) {
         CHECK(disk.rounds[0].dirty_bytes >= 15 * mib);
         CHECK(disk.rounds[0].dirty_bytes < 20 * mib);  // holes were not copied
         CHECK(disk.copied_bytes < 40 * mib);
+        CHECK(disk.reads_image == image);
         std::uint64_t written = disk.final_bytes;
         for (std::size_t i = 1; i < disk.rounds.size(); ++i) written += disk.rounds[i].dirty_bytes;
         CHECK(written > 0);
@@ -196,6 +200,39 @@ void check_report(Mirror const& mirror, std::size_t count) {
 
 }  // namespace
 
+TEST_CASE("mirror: connections that are cut are made anew, and nothing is copied twice",
+          "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        for (std::size_t const count : {1u, 2u}) {
+            DYNAMIC_SECTION("QEMU " << version << ", disks: " << count) {
+                Pair pair(binary, "raw", count);
+                storage::MirrorOptions options;
+                options.bandwidth_bytes_per_second = 40 * mib * count;  // slow enough to be met
+                options.renew = [&](core::Deadline deadline) {
+                    return pair.target().renew(std::move(deadline));
+                };
+                Mirror& mirror = pair.make_mirror(options);
+                bool cut = false;
+                auto const cut_in_the_middle = [&]() -> Task<Result<>> {
+                    while (mirror.progress().copied_bytes < 5 * mib * count) {
+                        CO_TRY_VOID(co_await core::sleep_for(pair.runner().loop(), 1ms));
+                    }
+                    cut = true;
+                    co_return co_await pair.target().renew(soon());
+                };
+                std::vector<Task<Result<>>> both;
+                both.push_back(whole_move(pair, mirror, count));
+                both.push_back(cut_in_the_middle());
+                pair.runner().must(storage::together(pair.runner().loop(), std::move(both)));
+                CHECK(cut);
+                CHECK(mirror.report().cuts == 1);
+                check_report(mirror, count, true);
+                pair.compare();
+            }
+        }
+    }
+}
+
 TEST_CASE("mirror: every byte arrives while the disks are being written", "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         for (std::string const format : {"raw", "qcow2"}) {
@@ -204,7 +241,7 @@ TEST_CASE("mirror: every byte arrives while the disks are being written", "[stor
                     Pair pair(binary, format, count);
                     auto& mirror = pair.make_mirror();
                     pair.runner().must(whole_move(pair, mirror, count));
-                    check_report(mirror, count);
+                    check_report(mirror, count, format == "raw");
                     pair.nothing_left();
                     auto const ours = *storage::allocated_bytes(pair.from(0).path);
                     auto const theirs = *storage::allocated_bytes(pair.to(0).path);
@@ -212,6 +249,39 @@ TEST_CASE("mirror: every byte arrives while the disks are being written", "[stor
                     pair.compare();
                 }
             }
+        }
+    }
+}
+
+TEST_CASE("mirror: a raw disk past the page cache, and one that is left to NBD",
+          "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version << ", cache.direct=on") {
+            Pair pair(binary, "raw", 2, false, false, true);
+            auto& mirror = pair.make_mirror();
+            pair.runner().must(whole_move(pair, mirror, 2));
+            check_report(mirror, 2, true);
+            pair.compare();
+        }
+        DYNAMIC_SECTION("QEMU " << version << ", images by NBD") {
+            Pair pair(binary, "raw", 2);
+            storage::MirrorOptions options;
+            options.images_by_nbd = true;
+            auto& mirror = pair.make_mirror(options);
+            pair.runner().must(whole_move(pair, mirror, 2));
+            check_report(mirror, 2, false);
+            pair.compare();
+        }
+        DYNAMIC_SECTION("QEMU " << version << ", another file has the image's name") {
+            Pair pair(binary, "raw", 1);
+            auto const path = pair.from(0).path;
+            lab::fs::rename(path, path + ".held");
+            make_raw(path, disk_bytes, {{0, mib}});
+            auto& mirror = pair.make_mirror();
+            pair.runner().must(whole_move(pair, mirror, 1));
+            check_report(mirror, 1, false);
+            lab::fs::rename(path + ".held", path);
+            pair.compare();
         }
     }
 }
@@ -295,6 +365,7 @@ TEST_CASE("mirror: drop undoes everything at every stage, twice over", "[storage
                 auto& mirror = pair.make_mirror();
                 if (stage >= 1) pair.runner().must(mirror.prepare(soon()));
                 if (stage >= 2) (void)pair.runner().must(mirror.copy_until_near(soon()));
+                if (stage >= 3) pair.runner().must(mirror.list_final(soon()));
                 if (stage >= 3) pair.runner().must(mirror.copy_final(soon()));
                 pair.runner().must(mirror.drop(soon()));
                 pair.runner().must(mirror.drop(soon()));
@@ -371,6 +442,7 @@ TEST_CASE("mirror: a stop ends the copy at once and nothing of it is lost", "[st
     pair.write(0, "write -P 77 8192 65536");
     (void)pair.runner().must(mirror.copy_until_near(soon()));
     pair.write(0, "write -P 78 16384 4096");
+    pair.runner().must(mirror.list_final(soon()));
     pair.runner().must(mirror.copy_final(soon()));
     pair.runner().must(pair.target().seal(soon()));
     pair.runner().must(mirror.drop(soon()));
@@ -391,6 +463,7 @@ TEST_CASE("mirror: a disk owned by an iothread, twenty full cycles", "[storage][
                 (void)pair.runner().must(mirror.copy_until_near(soon()));
                 pair.runner().must(mirror.arm(soon()));
                 pair.write(0, fmt::format("write -P {} {} 4096", 101 + cycle, cycle * 8192));
+                pair.runner().must(mirror.list_final(soon()));
                 pair.runner().must(mirror.copy_final(soon()));
                 REQUIRE(mirror.report().disks[0].final_bytes >= 4096);
                 pair.runner().must(mirror.drop(soon()));
