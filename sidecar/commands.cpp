@@ -165,6 +165,16 @@ Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interr
     co_return static_cast<int>((*report)["exit_status"].integer_or(failed));
 }
 
+Task<int> set_command(core::Loop& loop, Options options) {
+    auto const answer = co_await ask(loop, options, "set", options.changes.to_json());
+    if (!answer) co_return complain(answer.error());
+    auto const rate = (*answer)["bandwidth"].integer_or(0);
+    fmt::print("{}: bandwidth {}, max-blackout {} ms\n", options.guest,
+               rate == 0 ? "unlimited" : human_bytes(rate) + "/s",
+               (*answer)["max_blackout_ms"].integer_or(0));
+    co_return 0;
+}
+
 Task<int> cancel_command(core::Loop& loop, Options options) {
     auto const answer = co_await ask(loop, options, "cancel", {});
     if (!answer) co_return complain(answer.error());

@@ -21,6 +21,7 @@ enum ExitStatus : int {
 /// cancels the migration and waits for its end.
 core::Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interrupted);
 core::Task<int> status_command(core::Loop& loop, Options options);
+core::Task<int> set_command(core::Loop& loop, Options options);
 core::Task<int> cancel_command(core::Loop& loop, Options options);
 core::Task<int> resolve_command(core::Loop& loop, Options options);
 /// What this host offers; 0 when it can run and receive guests, 3 when something is missing.

@@ -156,10 +156,10 @@ Task<void> Connection::beat() {
         auto const slept =
             co_await core::sleep_for(loop_, limits::heartbeat_interval, stop_.get_token());
         if (!slept) co_return;
-        if (core::Clock::now() - last_heard_ > limits::heartbeat_silence) {
-            ended_because_ = fail(Errc::closed, "{} has been silent for {} ms", peer(),
-                                  limits::heartbeat_silence.count())
-                                 .error();
+        if (core::Clock::now() - last_heard_ > patience_) {
+            ended_because_ =
+                fail(Errc::closed, "{} has been silent for {} ms", peer(), patience_.count())
+                    .error();
             stop_.request_stop();
             co_return;
         }

@@ -58,8 +58,8 @@ public:
                bool heartbeats);
 
     /// Reads and answers until the stream ends, `token` is stopped, or (with heartbeats) the other
-    /// side has been silent for limits::heartbeat_silence. Everything it started has ended when it
-    /// returns.
+    /// side has been silent for longer than set_patience() allows. Everything it started has ended
+    /// when it returns.
     core::Task<void> run(std::stop_token token);
     core::Task<core::Result<core::Json>> request(std::string verb, core::Json arguments,
                                                  core::Deadline deadline);
@@ -67,6 +67,8 @@ public:
                                       core::Deadline deadline);
     /// From now on the other side counts as lost when it is silent too long. Once, while run()
     /// runs.
+    /// How long the other side may be silent; limits::heartbeat_silence unless set.
+    void set_patience(core::milliseconds patience) { patience_ = patience; }
     void start_heartbeats() { scope_.spawn(beat()); }
     /// Ends run() soon.
     void close() { stop_.request_stop(); }
@@ -96,6 +98,7 @@ private:
     std::unique_ptr<Messages> messages_;
     Handler& handler_;
     bool heartbeats_;
+    core::milliseconds patience_ = limits::heartbeat_silence;
     bool open_ = true;
     core::Error ended_because_;
     core::Scope scope_;

@@ -13,6 +13,7 @@
 #include "qmp/migration.hpp"
 #include "sidecar/destination_migration.hpp"
 #include "sidecar/keys.hpp"
+#include "sidecar/ram_stream.hpp"
 #include "sidecar/receiving.hpp"
 #include "sidecar/resume.hpp"
 #include "storage/image.hpp"
@@ -29,9 +30,13 @@ using machine::destination::Event;
 using machine::destination::Qemu;
 using machine::destination::Record;
 
+/// What this epoch may have made, and what whoever finds it unfinished may therefore remove:
+/// nothing any more once the guest is owned.
 Result<> DestinationMigration::write_incoming() const {
     Json images = Json::array();
-    for (auto const& image : made_images_) images.add(image);
+    for (auto const& image : made_images_) {
+        if (!owns_guest()) images.add(image);
+    }
     auto const text =
         Json::object({{"epoch", epoch_},
                       {"description", description_.to_json()},
@@ -127,7 +132,6 @@ Task<Result<>> DestinationMigration::start_qemu() {
     co_return Result<>{};
 }
 
-/// Exports of the disks, found again in this QEMU by the names the device has in both.
 Task<Result<>> DestinationMigration::open_doors() {
     auto const deadline = Deadline::after(limits::prepare_timeout);
     auto& client = *guest_->client;
@@ -136,8 +140,18 @@ Task<Result<>> DestinationMigration::open_doors() {
         CO_TRY_VOID(co_await add_key_object(client, key_directory(), "server", epoch_, deadline));
     }
     if (description_.disks.empty()) co_return Result<>{};
-    CO_TRY(auto const here, co_await qmp::query_block(client, deadline));
+    CO_TRY_VOID(co_await find_target());
+    CO_TRY(nbd_port_, co_await target_->open("", key_.empty() ? "" : key_object(epoch_), deadline));
+    co_return Result<>{};
+}
+
+/// The disks, found again in this QEMU by the names their devices have in both.
+Task<Result<>> DestinationMigration::find_target() {
+    auto& client = *guest_->client;
+    CO_TRY(auto const here,
+           co_await qmp::query_block(client, Deadline::after(limits::qmp_timeout)));
     std::vector<storage::TargetDisk> disks;
+    export_names_.clear();
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& wanted = description_.disks[index];
         auto const same =
@@ -153,7 +167,6 @@ Task<Result<>> DestinationMigration::open_doors() {
         disks.push_back({same->node_name, export_names_.back()});
     }
     target_ = std::make_unique<storage::Target>(loop_, client, std::move(disks));
-    CO_TRY(nbd_port_, co_await target_->open("", key_.empty() ? "" : key_object(epoch_), deadline));
     co_return Result<>{};
 }
 
@@ -200,6 +213,20 @@ Task<void> DestinationMigration::watch_process() {
                        .error();
     }
     post(machine::destination::event(Event::Kind::qemu_gone));
+}
+
+/// The source's connections were cut. Changes nothing the machine knows of: the exports stay open.
+Task<Result<Json>> DestinationMigration::renew() {
+    if (state_.phase != machine::destination::Phase::prepared) {
+        co_return fail(Errc::refused, "the disks cannot be offered again now: {}",
+                       machine::destination::name(state_.phase));
+    }
+    if (!target_) {  // a sidecar before us had opened them; we closed its exports when we came
+        CO_TRY_VOID(co_await find_target());
+        target_->adopt();
+    }
+    CO_TRY_VOID(co_await target_->renew(Deadline::after(limits::qmp_timeout)));
+    co_return Json::object();
 }
 
 Task<Result<Json>> DestinationMigration::fire(Json arguments) {
@@ -302,15 +329,27 @@ Task<Result<>> DestinationMigration::kill_recorded() {
 }
 
 Task<Result<>> DestinationMigration::record_end() {
+    // Once the end is recorded the journal may speak of another migration: then only this file
+    // would say whose images these are.
+    if (owns_guest()) CO_TRY_VOID(write_incoming());
     co_return record("ended", owns_guest() ? "owner" : "aborted");
 }
 
 Task<Result<>> DestinationMigration::finish() {
-    if (!owns_guest() || !guest_ || !guest_->client) co_return Result<>{};
+    if (!owns_guest()) co_return Result<>{};
+    std::error_code ignored;
+    if (!guest_ || !guest_->client) {
+        std::filesystem::remove(incoming_path(), ignored);
+        co_return Result<>{};
+    }
     auto const deadline = Deadline::after(limits::rollback_timeout);
-    if (target_) CO_TRY_VOID(co_await target_->stop_server(deadline));
-    (void)co_await qmp::migrate_set_parameters(*guest_->client, Json::object({{"tls-creds", ""}}),
-                                               deadline);
+    if (target_) {
+        CO_TRY_VOID(co_await target_->stop_server(deadline));
+    } else {
+        (void)co_await qmp::nbd_server_stop(*guest_->client,
+                                            deadline);  // a killed sidecar's; else refused
+    }
+    co_await RamStream(*guest_).put_back(deadline);
     (void)co_await qmp::object_del(*guest_->client, key_object(epoch_),
                                    deadline);  // refused when plaintext
     remove_key(key_directory());
@@ -320,9 +359,19 @@ Task<Result<>> DestinationMigration::finish() {
                 core::log::info("guest={} removed the stale {}", name_, path);
         }
     }
-    std::error_code ignored;
+    CO_TRY_VOID(guest_->write_manifest());
     std::filesystem::remove(incoming_path(), ignored);
-    co_return guest_->write_manifest();
+    co_return Result<>{};
+}
+
+bool DestinationMigration::left_owned(Places const& places, std::string const& guest,
+                                      Journal::Entry const& last) {
+    if (last.role != "destination") return false;
+    return last.record == "owner" || (last.outcome == "owner" && anything_left(places, guest));
+}
+
+bool DestinationMigration::anything_left(Places const& places, std::string const& guest) {
+    return access(incoming_path(places, guest).c_str(), F_OK) == 0;
 }
 
 Task<Result<>> DestinationMigration::find_after_restart() {
@@ -337,11 +386,13 @@ Task<Result<>> DestinationMigration::find_after_restart() {
         if (last.record == "aborted") record_found = Record::aborted;
         if (last.record == "ended")
             record_found = last.outcome == "owner" ? Record::ended_owner : Record::ended_aborted;
+        if (left_owned(places_, name_, last)) record_found = Record::owner;  // `finish` is to come
     }
     auto qemu = Qemu::gone;
     if (access(incoming_path().c_str(), F_OK) == 0) {
         CO_TRY(auto const text, read_file(incoming_path(), limits::manifest_bytes_max));
         CO_TRY(auto const known, Json::parse(text));
+        if (known["epoch"].text_or("") != epoch_) co_return co_await clear_earlier(known);
         CO_TRY(description_, Description::from_json(known["description"]));
         for (auto const& image : known["images"].elements())
             made_images_.push_back(image.text_or(""));
@@ -353,6 +404,29 @@ Task<Result<>> DestinationMigration::find_after_restart() {
     }
     post(machine::destination::restarted(record_found, qemu));
     co_return Result<>{};
+}
+
+/// What an earlier migration into this host left when its sidecar was killed and its source never
+/// came back. It was never owned here: accept_peer refuses a new epoch behind an OWNER that has no
+/// end, and behind one that has nothing is listed (record_end).
+Task<Result<>> DestinationMigration::clear_earlier(Json known) {
+    auto const& last = journal_.last();
+    if (last.role == "destination" && last.epoch == known["epoch"].text_or("") &&
+        last.outcome == "owner") {
+        co_return fail(Errc::refused,
+                       "a guest named {} came into this host in migration {}, and its sidecar was "
+                       "killed: `sidecar attach {}` there ends that first",
+                       name_, last.epoch, name_);
+    }
+    core::log::warning("guest={} epoch={} removing what migration {} left here", name_, epoch_,
+                       known["epoch"].text_or("?"));
+    for (auto const& image : known["images"].elements()) made_images_.push_back(image.text_or(""));
+    recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
+    auto const destroyed = co_await destroy();
+    remove_key(places_.run(name_) + "/keys-" + known["epoch"].text_or("?"));
+    made_images_.clear();
+    recorded_pid_ = 0;
+    co_return destroyed;
 }
 
 /// The QEMU that an earlier sidecar prepared, if it is still there.
@@ -375,7 +449,6 @@ Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
              ++index) {
             auto interface = description_.interfaces[index];
             interface.tap = taps[index].name();
-            interface.bridge = map_bridge(options_.maps, interface.bridge);
             CO_TRY(auto watcher,
                    netmove::AddressWatcher::open(loop_, interface.tap, interface.mac));
             auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));

@@ -1,6 +1,7 @@
 #include "sidecar/destination_migration.hpp"
 
 #include "core/log.hpp"
+#include "sidecar/ending.hpp"
 #include "sidecar/receiving.hpp"
 #include "sidecar/test_hooks.hpp"
 
@@ -21,21 +22,9 @@ namespace {
 
 constexpr std::size_t events_max = 256;
 
-/// As on the source: a lost answer, and a failed write of the journal, may hide a success.
-Ending ending_of(Action action, Result<> const& result) {
-    if (result) return Ending::ok;
-    if (action == Action::record_owner || action == Action::record_aborted ||
-        action == Action::record_end) {
-        return Ending::unknown;
-    }
-    switch (result.error().code) {
-        case Errc::closed:
-        case Errc::timed_out:
-        case Errc::cancelled:
-            return Ending::unknown;
-        default:
-            return Ending::failed;
-    }
+bool is_record(Action action) {
+    return action == Action::record_owner || action == Action::record_aborted ||
+           action == Action::record_end;
 }
 
 bool is_reply(Action action) {
@@ -56,6 +45,7 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Places places, std:
       journal_(journal),
       options_(std::move(options)),
       events_(loop, events_max),
+      looked_(loop),
       finished_(loop),
       deserted_(loop),
       actions_(loop),
@@ -69,8 +59,9 @@ void DestinationMigration::post(Event event) {
 }
 
 Task<void> DestinationMigration::run(std::stop_token token) {
-    auto found = co_await find_after_restart();
-    if (!found) core::log::error("guest={} epoch={} {}", name_, epoch_, found.error().sentence());
+    found_ = co_await find_after_restart();
+    if (!found_) core::log::error("guest={} epoch={} {}", name_, epoch_, found_.error().sentence());
+    looked_.set();
     for (;;) {
         auto const event = co_await events_.pop(Deadline::never(token));
         if (!event) break;
@@ -104,7 +95,7 @@ Task<void> DestinationMigration::run_action(Action action) {
         (void)co_await core::sleep_for(
             loop_, limits::retry_pause_min);  // before the machine may ask again
     }
-    post(machine::destination::action_ended(action, ending_of(action, result)));
+    post(machine::destination::action_ended(action, ending_of(result, is_record(action))));
 }
 
 Task<Result<>> DestinationMigration::perform(Action action) {
@@ -192,6 +183,10 @@ Task<Result<Json>> DestinationMigration::ask_machine(std::string verb, Event eve
 
 Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments) {
     using Kind = Event::Kind;
+    // What an earlier migration left here is gone before anything is compared.
+    CO_TRY_VOID(co_await looked_.wait(Deadline::after(limits::prepare_timeout)));
+    // Who does not know what is here must not answer, least of all COMMIT.
+    if (!found_) co_return std::unexpected(found_.error());
     if (verb == "check" || verb == "prepare") {
         CO_TRY(auto description, Description::from_json(arguments["description"]));
         if (description.guest != name_ || description.epoch != epoch_) {
@@ -218,6 +213,7 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
         co_return co_await ask_machine("prepare",
                                        machine::destination::event(Kind::prepare_requested));
     }
+    if (verb == "renew") co_return co_await renew();
     if (verb == "fire") co_return co_await fire(arguments);
     if (verb == "unfire") {
         if (state_.phase != Phase::owning && !owns_guest()) CO_TRY_VOID(plan_.rollback());

@@ -41,6 +41,12 @@ public:
     [[nodiscard]] bool untouched() const;
     [[nodiscard]] std::string const& epoch() const { return epoch_; }
     [[nodiscard]] core::Json status() const;
+    /// Whether the journal says that `guest` came in and is owned here, and a killed sidecar left
+    /// the rest undone: a new one with that epoch ends it, without the source.
+    static bool left_owned(Places const& places, std::string const& guest,
+                           Journal::Entry const& last);
+    /// Whether anything that an incoming migration made, or its QEMU, may still be there.
+    static bool anything_left(Places const& places, std::string const& guest);
     /// The guest that runs here now. Once, after finished() with owns_guest().
     std::unique_ptr<Guest> take_guest() { return std::move(guest_); }
 
@@ -84,7 +90,10 @@ private:
     Outcome<> record_end();
     Outcome<> finish();
     Outcome<core::Json> fire(core::Json arguments);
+    Outcome<core::Json> renew();
+    Outcome<> find_target();
     Outcome<> find_after_restart();
+    Outcome<> clear_earlier(core::Json known);
     Outcome<machine::destination::Qemu> rejoin(std::string socket, pid_t pid);
     core::Result<> write_incoming() const;
     core::Task<void> watch_qemu();
@@ -94,9 +103,10 @@ private:
     [[nodiscard]] std::string key_directory() const {
         return places_.run(name_) + "/keys-" + epoch_;
     }
-    [[nodiscard]] std::string incoming_path() const {
-        return places_.state(name_) + "/incoming.json";
+    static std::string incoming_path(Places const& places, std::string const& guest) {
+        return places.state(guest) + "/incoming.json";
     }
+    [[nodiscard]] std::string incoming_path() const { return incoming_path(places_, name_); }
 
     core::Loop& loop_;
     Places places_;
@@ -106,6 +116,8 @@ private:
     ServeOptions options_;
     machine::destination::State state_;
     core::Queue<Event> events_;
+    core::Event looked_;  ///< find_after_restart is over, and `found_` is what came of it.
+    core::Result<> found_;
     core::Event finished_;
     core::Event deserted_;
     core::Scope actions_;

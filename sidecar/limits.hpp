@@ -14,10 +14,12 @@ constexpr std::size_t message_bytes_max = 1024 * 1024;
 /// Answers not yet read by a slow reader of progress; above it progress lines are dropped, never
 /// the end.
 constexpr std::size_t queued_messages_max = 1024;
-/// Heartbeats on the peer channel, and after how long a silence the peer counts as lost. Below the
-/// pause limit, so that a lost peer is noticed while the guest could still be resumed in time.
+/// Heartbeats on the peer channel, and after how long a silence the peer counts as lost. While the
+/// guest is stopped that is below the pause limit, so that it can still be resumed in time; else a
+/// host whose disk makes an fsync wait for seconds is not lost.
 constexpr milliseconds heartbeat_interval{250};
-constexpr milliseconds heartbeat_silence{1500};
+constexpr milliseconds heartbeat_silence{10000};
+constexpr milliseconds heartbeat_silence_paused{1500};
 /// TCP and TLS set-up with the destination.
 constexpr seconds connect_timeout{10};
 /// One QMP command that changes nothing slow.
@@ -39,6 +41,9 @@ constexpr milliseconds commit_timeout{5000};
 constexpr seconds doubt_patience{10};
 /// Undoing one thing: fresh for each, and not stopped by a cancel.
 constexpr seconds rollback_timeout{15};
+/// How long the undoing waits for a destination that cannot be reached, once the guest runs on the
+/// source: longer than a reconnect takes, and short for somebody who waits for the command to end.
+constexpr seconds abort_patience{5};
 /// Before an action that just failed is tried again; doubles up to the second.
 constexpr milliseconds retry_pause_min{50};
 constexpr milliseconds retry_pause_max{2000};

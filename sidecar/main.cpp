@@ -75,6 +75,8 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
             return migrate_command(loop, options, interrupts.event);
         case Command::status:
             return status_command(loop, options);
+        case Command::set:
+            return set_command(loop, options);
         case Command::cancel:
             return cancel_command(loop, options);
         case Command::resolve:

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdio>
 
 namespace sidecar {
@@ -57,6 +58,10 @@ Result<std::vector<std::pair<std::string, std::string>>> pairs(
 }
 
 /// "100M", "12.5MiB", "1G": bytes, with decimal (k, M, G) or binary (Ki, Mi, Gi) multiples.
+// The pause that may be aimed for: a minute would be no live migration.
+constexpr int max_blackout_least_ms = 1;
+constexpr int max_blackout_most_ms = 60000;
+
 Result<std::uint64_t> parse_bytes(std::string const& text) {
     std::size_t used = 0;
     double number = 0;
@@ -96,8 +101,9 @@ struct Parser {
     std::vector<std::string> map_bridges;
     std::string bandwidth = "0";
     std::string progress;
-    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *status, *cancel, *resolve,
-        *check;
+    std::vector<std::string> settings;
+    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *status, *set, *cancel,
+        *resolve, *check;
 
     Parser() {
         options.places = Places::defaults();
@@ -180,10 +186,10 @@ struct Parser {
         migrate
             ->add_option("--max-blackout", chosen.max_blackout_ms,
                          "Pause aimed for, in milliseconds")
-            ->check(CLI::Range(1, 60000))
+            ->check(CLI::Range(max_blackout_least_ms, max_blackout_most_ms))
             ->capture_default_str();
         migrate->add_option("--bandwidth", bandwidth,
-                            "Limit for the disks, bytes per second (100M); 0: none");
+                            "Limit for disks and RAM together, bytes per second (100M); 0: none");
         migrate
             ->add_option("--progress", progress,
                          "bar, json (one object a line) or none; default: bar on a terminal")
@@ -197,6 +203,8 @@ struct Parser {
             app.add_subcommand("status", "Show the guests of this host and what they are doing");
         status->add_option("GUEST", options.guest, "Only this one");
         status->add_flag("--json", options.json, "As JSON");
+        set = with_guest("set", "Change a migration that is under way");
+        set->add_option("SETTING", settings, "bandwidth=RATE, max-blackout=MS")->required();
         cancel = with_guest("cancel", "Cancel the migration of a guest; it stays where it is");
         resolve = with_guest("resolve",
                              "Decide a migration that is in doubt, the other host being fenced");
@@ -211,15 +219,41 @@ struct Parser {
     }
 
     Result<> finish();
+    Result<> read_settings();
 };
+
+Result<> Parser::read_settings() {
+    for (auto const& setting : settings) {
+        auto const equals = setting.find('=');
+        auto const name = setting.substr(0, equals);
+        auto const value = equals == std::string::npos ? "" : setting.substr(equals + 1);
+        if (name == "bandwidth") {
+            TRY(options.changes.bandwidth, parse_bytes(value));
+        } else if (name == "max-blackout") {
+            int ms = 0;
+            auto const [end, error] =
+                std::from_chars(value.data(), value.data() + value.size(), ms);
+            bool const whole = error == std::errc() && end == value.data() + value.size();
+            if (!whole || ms < max_blackout_least_ms || ms > max_blackout_most_ms) {
+                return fail(Errc::invalid, "max-blackout is a number of milliseconds from {} to {}",
+                            max_blackout_least_ms, max_blackout_most_ms);
+            }
+            options.changes.max_blackout_ms = ms;
+        } else {
+            return fail(Errc::invalid,
+                        "`{}` cannot be set: write bandwidth=RATE or max-blackout=MS", setting);
+        }
+    }
+    return {};
+}
 
 Result<> Parser::finish() {
     using Command = Options::Command;
     std::pair<CLI::App*, Command> const commands[] = {
         {run, Command::run},           {attach, Command::attach},     {serve, Command::serve},
         {incoming, Command::incoming}, {watchdog, Command::watchdog}, {migrate, Command::migrate},
-        {status, Command::status},     {cancel, Command::cancel},     {resolve, Command::resolve},
-        {check, Command::check}};
+        {status, Command::status},     {set, Command::set},           {cancel, Command::cancel},
+        {resolve, Command::resolve},   {check, Command::check}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
@@ -233,6 +267,7 @@ Result<> Parser::finish() {
     if (options.command != Command::run && !options.run.qemu.empty()) {
         return fail(Errc::invalid, "`--` and a command line are only for `sidecar run`");
     }
+    if (options.command == Command::set) TRY_VOID(read_settings());
     if (options.command == Command::serve || options.command == Command::incoming) {
         TRY(options.serve.tls, serve_security.chosen());
         TRY(options.serve.maps.paths, pairs(map_paths));
@@ -255,6 +290,30 @@ Result<> Parser::finish() {
 }
 
 }  // namespace
+
+Json Options::Changes::to_json() const {
+    auto made = Json::object();
+    if (bandwidth) made.set("bandwidth", *bandwidth);
+    if (max_blackout_ms) made.set("max_blackout_ms", *max_blackout_ms);
+    return made;
+}
+
+Result<Options::Changes> Options::Changes::from_json(Json const& wire) {
+    Changes made;
+    if (wire.has("bandwidth")) {
+        TRY(auto const rate, wire.integer("bandwidth"));
+        if (rate < 0) return fail(Errc::invalid, "{} is no bandwidth", rate);
+        made.bandwidth = static_cast<std::uint64_t>(rate);
+    }
+    if (wire.has("max_blackout_ms")) {
+        TRY(auto const ms, wire.integer("max_blackout_ms"));
+        if (ms < max_blackout_least_ms || ms > max_blackout_most_ms) {
+            return fail(Errc::invalid, "{} ms is no pause that can be asked for", ms);
+        }
+        made.max_blackout_ms = static_cast<int>(ms);
+    }
+    return made;
+}
 
 Json MigrateOptions::to_json() const {
     return Json::object({{"destination", destination},

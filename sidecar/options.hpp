@@ -47,7 +47,7 @@ struct MigrateOptions {
     bool with_storage = false;
     bool check_only = false;
     int max_blackout_ms = 300;
-    std::uint64_t bandwidth = 0;  ///< Bytes per second for the disks; 0: no limit.
+    std::uint64_t bandwidth = 0;  ///< Bytes per second for disks and RAM together; 0: no limit.
     ProgressStyle progress = ProgressStyle::bar;
     bool json = false;
     std::string report_file;
@@ -65,6 +65,7 @@ struct Options {
         watchdog,
         migrate,
         status,
+        set,
         cancel,
         resolve,
         check
@@ -79,6 +80,13 @@ struct Options {
     ServeOptions serve;  ///< Also of `incoming`, which `serve` starts with its own maps.
     int ready_fd = -1;  ///< `incoming`: closed once the control socket listens.
     MigrateOptions migrate;
+    /// `set`: of a migration under way. What is not named stays.
+    struct Changes {
+        std::optional<std::uint64_t> bandwidth;  ///< As MigrateOptions::bandwidth.
+        std::optional<int> max_blackout_ms;
+        [[nodiscard]] core::Json to_json() const;
+        static core::Result<Changes> from_json(core::Json const& wire);
+    } changes;
     std::string resolve_to;  ///< "source" or "destination"
     bool fenced = false;
 };

@@ -13,7 +13,7 @@ using core::Result;
 using core::Task;
 
 PeerChannel::PeerChannel(core::Loop& loop, Config config, std::function<void(bool)> changed)
-    : loop_(loop), config_(std::move(config)), changed_(std::move(changed)) {}
+    : loop_(loop), config_(std::move(config)), changed_(std::move(changed)), back_(loop) {}
 
 PeerChannel::~PeerChannel() = default;
 
@@ -33,14 +33,15 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
     CO_TRY(auto stream, co_await core::secure(loop_, std::move(socket), credentials_, Side::client,
                                               host_, deadline));
     auto messages = std::make_unique<Messages>(loop_, std::move(stream));
-    CO_TRY_VOID(
-        co_await messages->send(Json::object({{"hello", "sidecar"},
-                                              {"version", protocol_version},
-                                              {"features", Json::array({"bridge", "nbd", "psk"})},
-                                              {"guest", config_.guest},
-                                              {"epoch", config_.epoch}}),
-                                deadline));
-    auto answer = co_await messages->receive(deadline);
+    auto const hello = Json::object({{"hello", "sidecar"},
+                                     {"version", protocol_version},
+                                     {"features", Json::array({"bridge", "nbd", "psk"})},
+                                     {"guest", config_.guest},
+                                     {"epoch", config_.epoch}});
+    auto const sent = co_await messages->send(hello, deadline);
+    // In TLS 1.3 our side of the handshake is over before the other has looked at who we are: its
+    // refusal may meet the hello or the answer.
+    auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
     if (!answer && answer.error().code == Errc::closed) {
         co_return fail(Errc::refused,
                        "{} ended the connection: is that a `sidecar serve`, and does it use "
@@ -79,6 +80,7 @@ Task<void> PeerChannel::keep(std::stop_token token) {
             connection_ = std::move(*again);
             pause = limits::retry_pause_min;
             told = false;
+            back_.set();
             changed_(true);
             continue;
         }
@@ -91,6 +93,15 @@ Task<void> PeerChannel::keep(std::stop_token token) {
         pause = std::min(pause * 2, limits::retry_pause_max);
     }
     connection_.reset();  // hangs up: the other side need not wait for our silence
+}
+
+Task<Result<>> PeerChannel::reached(Deadline deadline) {
+    if (up()) co_return Result<>{};
+    back_.reset();
+    if (!co_await back_.wait(deadline)) {
+        co_return fail(Errc::timed_out, "there is no connection to {}", config_.destination);
+    }
+    co_return Result<>{};
 }
 
 Task<Result<Json>> PeerChannel::request(std::string verb, Json arguments, Deadline deadline) {

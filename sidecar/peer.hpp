@@ -34,7 +34,14 @@ public:
     core::Task<void> keep(std::stop_token token);
     core::Task<core::Result<core::Json>> request(std::string verb, core::Json arguments,
                                                  core::Deadline deadline);
+    /// Waits until it is up; at once when it is.
+    core::Task<core::Result<>> reached(core::Deadline deadline);
     [[nodiscard]] bool up() const { return connection_ != nullptr && connection_->open(); }
+    /// The guest is stopped, or no longer: a silent peer counts as lost sooner.
+    void set_paused(bool paused) {
+        auto const patience = paused ? limits::heartbeat_silence_paused : limits::heartbeat_silence;
+        if (connection_) connection_->set_patience(patience);
+    }
     [[nodiscard]] double rtt_ms() const { return rtt_ms_; }
     /// Where the destination's data ports are: the host part of the destination.
     [[nodiscard]] std::string const& host() const { return host_; }
@@ -50,6 +57,7 @@ private:
     std::string host_;
     std::shared_ptr<core::TlsCredentials> credentials_;
     std::unique_ptr<Connection> connection_;
+    core::Event back_;  ///< Set by a reconnect.
     double rtt_ms_ = 0;
 };
 

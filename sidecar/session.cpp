@@ -105,6 +105,9 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
     bool const unfinished =
         last.role == "source" &&
         (last.record == "begun" || last.record == "committed" || last.record == "rolled_back");
+    if (DestinationMigration::left_owned(places_, name_, last)) {
+        co_return co_await take_over_incoming(last.epoch, terminate);
+    }
     auto guest = co_await Guest::attach(loop_, places_, name_, options_.attach);
     if (guest) {
         stay_with(std::move(*guest));
@@ -130,6 +133,21 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
             listening = std::unexpected(settings.error());
         }
     }
+    if (!listening) leave("it could not begin");
+    auto const stayed = co_await stay(terminate);
+    co_return listening ? stayed : listening;
+}
+
+/// The guest came in and is owned here, and its sidecar was killed before it had ended that: what
+/// is left to do needs no source.
+Task<Result<>> Session::take_over_incoming(std::string epoch, std::stop_token terminate) {
+    core::log::warning(
+        "guest={} epoch={} ending a migration into this host that was left in `owner`", name_,
+        epoch);
+    destination_ = std::make_unique<DestinationMigration>(loop_, places_, name_, epoch, *journal_,
+                                                          options_.serve);
+    incoming_tasks_.spawn(run_incoming());
+    auto const listening = listen();
     if (!listening) leave("it could not begin");
     auto const stayed = co_await stay(terminate);
     co_return listening ? stayed : listening;
@@ -178,7 +196,7 @@ Task<Result<>> Session::stay(std::stop_token terminate) {
     source_.reset();
     if (guest_) co_await guest_->close();
     if (guest_ && (moved_away_ || !guest_->process.running())) guest_->forget();
-    if (!guest_) {
+    if (!guest_ && !DestinationMigration::anything_left(places_, name_)) {
         std::error_code ignored;
         std::filesystem::remove_all(places_.run(name_), ignored);
     }
@@ -247,6 +265,12 @@ Task<Result<Json>> Session::answer(Connection& from, std::string verb, Json argu
     if (verb == "peer") co_return co_await accept_peer(from, arguments);
     if (verb == "status") co_return co_await status();
     if (verb == "migrate") co_return co_await migrate(from, arguments);
+    if (verb == "set") {
+        if (!source_ || !source_->under_way())
+            co_return fail(Errc::refused, "no migration of {} is under way", name_);
+        CO_TRY(auto const changes, Options::Changes::from_json(arguments));
+        co_return source_->set(changes);
+    }
     if (verb == "cancel") {
         if (!source_ || !source_->under_way())
             co_return fail(Errc::refused, "no migration of {} is under way", name_);

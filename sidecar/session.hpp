@@ -47,6 +47,7 @@ private:
     core::Task<void> watch_qemu();
     core::Task<void> run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink,
                                    bool recovered);
+    core::Task<core::Result<>> take_over_incoming(std::string epoch, std::stop_token terminate);
     core::Task<void> run_incoming();
     core::Task<void> send_progress(std::weak_ptr<Connection> to, core::Json line);
     core::Task<void> stop_incoming();

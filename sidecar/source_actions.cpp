@@ -1,7 +1,6 @@
 // The ports of the source's driver: each function is one action of the machine, run through the
 // room that does it. All are idempotent, because after a lost answer or a restart the machine asks
 // again.
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -30,16 +29,6 @@ namespace {
 // How often copy_until_near may give up on a delta that does not shrink, before we do: each is
 // several rounds.
 constexpr int stagnations_max = 3;
-// QEMU's own default is 128 MiB/s, which would be the bottleneck of the last RAM pass.
-constexpr std::int64_t ram_bandwidth_max = 10'000'000'000;
-
-// QEMU stops the guest as soon as it thinks that the rest of RAM fits its downtime-limit, and then
-// uses it up: it starts low, and is raised (source_watch.cpp) only when the guest dirties too fast
-// to get there.
-constexpr int downtime_limit_min_ms = 10;
-
-constexpr char const* ram_socket_name = "sidecar-ram";
-
 std::string record_path(Places const& places, std::string const& guest) {
     return places.state(guest) + "/migration.json";
 }
@@ -165,7 +154,9 @@ Task<Result<>> SourceMigration::prepare_storage() {
     storage::MirrorOptions settings;
     settings.directory = guest_.places.run(guest_.name);
     settings.epoch = epoch_;
+    settings.qemu = guest_.process.pid();
     settings.max_blackout = core::milliseconds(options_.max_blackout_ms);
+    settings.renew = [this](Deadline deadline) { return renew_exports(std::move(deadline)); };
     settings.bandwidth_bytes_per_second = options_.bandwidth;
     storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
                                      encrypted() ? key_user : "",
@@ -176,6 +167,12 @@ Task<Result<>> SourceMigration::prepare_storage() {
     for (auto const& line : mirror_->report().cleared)
         core::log::info("guest={} cleared {}", guest_.name, line);
     co_return prepared;
+}
+
+Task<Result<>> SourceMigration::renew_exports(Deadline deadline) {
+    CO_TRY_VOID(co_await peer_->reached(deadline));
+    CO_TRY_VOID(co_await peer_->request("renew", {}, deadline));
+    co_return Result<>{};
 }
 
 Task<Result<>> SourceMigration::copy_disks() {
@@ -198,38 +195,23 @@ Task<Result<>> SourceMigration::copy_disks() {
 
 Task<Result<>> SourceMigration::start_ram() {
     if (mirror_) CO_TRY_VOID(co_await mirror_->arm(within(limits::prepare_timeout)));
-    CO_TRY_VOID(co_await set_up_ram_stream());
-    // Connected here and handed over: a QEMU that connects by itself cannot be cancelled while it
-    // does.
-    CO_TRY(ram_socket_, co_await core::connect_tcp(loop_, peer_->host(), std::to_string(ram_port_),
-                                                   within(limits::connect_timeout)));
-    CO_TRY_VOID(co_await qmp::getfd(*guest_.client, ram_socket_name, ram_socket_.get(),
-                                    within(limits::qmp_timeout)));
-    ram_started_at_ = core::Clock::now();
-    if (mirror_) near_.spawn(mirror_->keep_near(near_stop_.get_token()));
-    co_return co_await qmp::migrate(*guest_.client, fmt::format("fd:{}", ram_socket_name),
-                                    within(limits::qmp_timeout));
-}
-
-Task<Result<>> SourceMigration::set_up_ram_stream() {
-    auto& client = *guest_.client;
-    downtime_limit_ms_ = std::max(downtime_limit_min_ms, options_.max_blackout_ms / 16);
-    auto const deadline = within(limits::qmp_timeout);
-    CO_TRY_VOID(co_await qmp::migrate_set_capabilities(client,
-                                                       {{"events", true},
-                                                        {"return-path", true},
-                                                        {"pause-before-switchover", true},
-                                                        {"late-block-activate", true}},
-                                                       deadline));
     if (encrypted()) {
-        CO_TRY_VOID(co_await add_key_object(client, key_directory(), "client", epoch_, deadline));
+        CO_TRY_VOID(co_await add_key_object(*guest_.client, key_directory(), "client", epoch_,
+                                            within(limits::qmp_timeout)));
     }
-    auto const parameters =
-        Json::object({{"max-bandwidth", ram_bandwidth_max},
-                      {"downtime-limit", downtime_limit_ms_},
-                      {"tls-creds", encrypted() ? key_object(epoch_) : ""},
-                      {"tls-hostname", key_user}});  // needed beside fd:, unused by PSK
-    co_return co_await qmp::migrate_set_parameters(client, parameters, deadline);
+    auto const shares = bandwidth_shares(true);
+    if (mirror_) mirror_->set_bandwidth(shares.disks);
+    RamStreamOptions const options{.host = peer_->host(),
+                                   .port = std::to_string(ram_port_),
+                                   .tls_creds = encrypted() ? key_object(epoch_) : "",
+                                   .tls_hostname = key_user,
+                                   .max_blackout_ms = options_.max_blackout_ms,
+                                   .bandwidth = shares.ram,
+                                   .hold = mirror_ != nullptr};
+    if (mirror_) near_.spawn(mirror_->keep_near(near_stop_.get_token()));
+    CO_TRY_VOID(co_await ram_.start(options, within(limits::connect_timeout)));
+    near_.spawn(ram_.watch(mirror_.get(), near_stop_.get_token()));
+    co_return Result<>{};
 }
 
 Task<Result<>> SourceMigration::fire_network() {
@@ -256,8 +238,14 @@ Task<void> SourceMigration::stop_keeping_near() {
     near_stop_ = std::stop_source();
 }
 
+Task<Result<>> SourceMigration::list_final() {
+    near_stop_.request_stop();  // STOP has done so, if it was seen
+    if (!mirror_) co_return Result<>{};
+    if (stop_at_) timeline_.set("listing_ms", ms_between(*stop_at_, core::Clock::now()));
+    co_return co_await mirror_->list_final(within(limits::pause_max));
+}
+
 Task<Result<>> SourceMigration::copy_final() {
-    co_await stop_keeping_near();
     if (!mirror_) co_return Result<>{};
     if (stop_at_) timeline_.set("copying_ms", ms_between(*stop_at_, core::Clock::now()));
     auto copied = co_await mirror_->copy_final(within(limits::pause_max));
@@ -276,8 +264,9 @@ Task<Result<>> SourceMigration::seal_destination() {
 }
 
 Task<Result<>> SourceMigration::continue_migration() {
-    return qmp::migrate_continue(*guest_.client, "pre-switchover",
-                                 within(limits::paused_request_timeout));
+    if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(within(limits::pause_max)));
+    co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
+                                             within(limits::paused_request_timeout));
 }
 
 Task<Ending> SourceMigration::commit() {
@@ -307,12 +296,8 @@ Task<Ending> SourceMigration::commit() {
 }
 
 Task<Result<>> SourceMigration::cancel_migration() {
-    // Whatever still connects or sends ends with the socket; QEMU's end of it is the same one.
-    if (ram_socket_) ::shutdown(ram_socket_.get(), SHUT_RDWR);
     if (qemu_gone_) co_return Result<>{};
-    CO_TRY_VOID(
-        co_await qmp::cancel_migration(*guest_.client, Deadline::after(limits::rollback_timeout)));
-    co_return Result<>{};
+    co_return co_await ram_.cancel(Deadline::after(limits::rollback_timeout));
 }
 
 Task<Result<>> SourceMigration::resume_source() {
@@ -331,6 +316,11 @@ Task<Result<>> SourceMigration::rollback_network() {
 }
 
 Task<Result<>> SourceMigration::abort_destination() {
+    // The guest runs here again; there is time for the other host to come back, or for its `serve`
+    // to start a sidecar in the place of one that died.
+    if (!destination_fenced_) {
+        (void)co_await peer_->reached(Deadline::after(limits::abort_patience));
+    }
     CO_TRY_VOID(co_await peer_->request("abort", {}, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
 }
@@ -346,10 +336,8 @@ Task<Result<>> SourceMigration::drop_storage() {
                                                     guest_.places.run(guest_.name), deadline);
     }
     remove_key(key_directory());
-    ram_socket_.reset();
+    if (!qemu_gone_) co_await ram_.put_back(deadline);
     if (!qemu_gone_ && encrypted()) {
-        auto const none = Json::object({{"tls-creds", ""}});
-        (void)co_await qmp::migrate_set_parameters(*guest_.client, none, deadline);
         (void)co_await qmp::object_del(*guest_.client, key_object(epoch_),
                                        deadline);  // refused when never added
     }
@@ -375,12 +363,7 @@ Task<Result<>> SourceMigration::quit_source() {
     if (mirror_) (void)co_await mirror_->drop(Deadline::after(limits::rollback_timeout));
     remove_key(key_directory());
     if (qemu_gone_) co_return Result<>{};
-    if (auto const info =
-            co_await qmp::query_migrate(*guest_.client, Deadline::after(limits::qmp_timeout));
-        info) {
-        ram_ = *info;
-    }
-    ram_socket_.reset();
+    co_await ram_.refresh(Deadline::after(limits::qmp_timeout));
     (void)co_await qmp::quit(*guest_.client, Deadline::after(limits::qmp_timeout));
     auto const ended =
         co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout));

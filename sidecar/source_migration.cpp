@@ -6,6 +6,7 @@
 
 #include "core/log.hpp"
 #include "qmp/machine.hpp"
+#include "sidecar/ending.hpp"
 #include "sidecar/test_hooks.hpp"
 #include "storage/image.hpp"
 
@@ -29,22 +30,6 @@ constexpr std::size_t events_max = 256;
 bool is_record(Action action) {
     return action == Action::record_begin || action == Action::record_commit ||
            action == Action::record_rollback || action == Action::record_end;
-}
-
-/// What an error says about whether the action happened. An answer that was lost may hide a
-/// success, and so may a write of the journal that the disk reported as failed: it may be durable
-/// all the same.
-Ending ending_of(Action action, Result<> const& result) {
-    if (result) return Ending::ok;
-    if (is_record(action)) return Ending::unknown;
-    switch (result.error().code) {
-        case Errc::closed:
-        case Errc::timed_out:
-        case Errc::cancelled:
-            return Ending::unknown;
-        default:
-            return Ending::failed;
-    }
 }
 
 /// Where the guest runs now, in the operator's words.
@@ -75,7 +60,8 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       decided_(guest.loop),
       actions_(guest.loop),
       watchers_(guest.loop),
-      near_(guest.loop) {
+      near_(guest.loop),
+      ram_(guest) {
     started_ = core::Clock::now();
     peer_ = std::make_unique<PeerChannel>(
         loop_, PeerChannel::Config{options_.destination, options_.tls, guest_.name, epoch_},
@@ -215,6 +201,7 @@ Task<Ending> SourceMigration::perform(Action action) {
             result = co_await prepare_or_begin(action);
             break;
         case Action::fire_network:
+        case Action::list_final:
         case Action::copy_final:
         case Action::seal_destination:
         case Action::continue_migration:
@@ -238,7 +225,7 @@ Task<Ending> SourceMigration::perform(Action action) {
             result = co_await end(action);
             break;
     }
-    auto const ending = ending_of(action, result);
+    auto const ending = ending_of(result, is_record(action));
     if (!result) {
         auto error = std::move(result.error());
         bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
@@ -274,6 +261,8 @@ Task<Result<>> SourceMigration::switch_over(Action action) {
     switch (action) {
         case Action::fire_network:
             return fire_network();
+        case Action::list_final:
+            return list_final();
         case Action::copy_final:
             return copy_final();
         case Action::seal_destination:
@@ -321,6 +310,31 @@ Task<Result<>> SourceMigration::end(Action action) {
     }
 }
 
+Json SourceMigration::set(Options::Changes const& changes) {
+    if (changes.bandwidth) options_.bandwidth = *changes.bandwidth;
+    if (changes.max_blackout_ms) options_.max_blackout_ms = *changes.max_blackout_ms;
+    if (mirror_) mirror_->set_max_blackout(core::milliseconds(options_.max_blackout_ms));
+    ram_.set_max_blackout_ms(options_.max_blackout_ms);
+    auto const shares = bandwidth_shares(ram_.started_at().has_value());
+    if (mirror_) mirror_->set_bandwidth(shares.disks);
+    ram_.set_bandwidth(shares.ram);
+    core::log::info("guest={} epoch={} bandwidth={} max_blackout_ms={}", guest_.name, epoch_,
+                    options_.bandwidth, options_.max_blackout_ms);
+    return Json::object(
+        {{"bandwidth", options_.bandwidth}, {"max_blackout_ms", options_.max_blackout_ms}});
+}
+
+/// One budget for all: the disks have it alone until RAM flows; then they have what keeps them
+/// near, twice what the guest writes, within an eighth and a half, and RAM has the rest. 0: no
+/// limit.
+SourceMigration::Shares SourceMigration::bandwidth_shares(bool ram_flows) const {
+    std::uint64_t const all = options_.bandwidth;
+    if (!mirror_ || !ram_flows || all == 0) return {all, all};
+    auto const needed = 2 * mirror_->nearness().dirty_bytes_per_second;
+    auto const disks = std::clamp(needed, all / 8, all / 2);
+    return {disks, all - disks};
+}
+
 Result<> SourceMigration::cancel() {
     if (!machine::source::may_cancel(state_)) {
         return core::fail(Errc::refused, "it is too late to cancel: the migration is {}",
@@ -346,6 +360,7 @@ Result<> SourceMigration::resolve(machine::Side owner) {
     core::log::warning(
         "guest={} epoch={} the operator says: owner is the {}, the other side is fenced",
         guest_.name, epoch_, machine::name(owner));
+    destination_fenced_ = owner == machine::Side::source;
     post(machine::source::operator_resolved(owner));
     return {};
 }

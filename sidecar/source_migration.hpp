@@ -11,12 +11,12 @@
 #include <vector>
 
 #include "netmove/mover.hpp"
-#include "qmp/migration.hpp"
 #include "sidecar/description.hpp"
 #include "sidecar/guest.hpp"
 #include "sidecar/journal.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/peer.hpp"
+#include "sidecar/ram_stream.hpp"
 #include "sidecar/watchdog.hpp"
 #include "storage/mirror.hpp"
 
@@ -42,6 +42,8 @@ public:
     /// Every check on both hosts, nothing touched: the lines of what was checked, or the refusal.
     core::Task<core::Result<core::Json>> check_only();
 
+    /// Takes effect at once; what holds from now on.
+    core::Json set(Options::Changes const& changes);
     /// Fails with refused when it is too late: COMMIT has been asked for.
     core::Result<> cancel();
     /// An operator's word, the other side being fenced. Fails with refused unless COMMIT is
@@ -86,9 +88,13 @@ private:
     core::Task<void> watch_process();
     core::Task<void> tick();
     core::Task<void> limit_pause();
-    core::Task<void> look_at_ram();
     core::Task<machine::source::Qemu> look_at_qemu();
     void peer_changed(bool up);
+    struct Shares {
+        std::uint64_t disks;
+        std::uint64_t ram;
+    };
+    [[nodiscard]] Shares bandwidth_shares(bool ram_flows) const;
     [[nodiscard]] core::Json progress() const;
 
     // The ports: source_actions.cpp. Each is one action of the machine.
@@ -99,9 +105,10 @@ private:
     Outcome<> prepare_network();
     Outcome<> prepare_storage();
     Outcome<> copy_disks();
+    Outcome<> renew_exports(core::Deadline deadline);
     Outcome<> start_ram();
-    Outcome<> set_up_ram_stream();
     Outcome<> fire_network();
+    Outcome<> list_final();
     Outcome<> copy_final();
     Outcome<> seal_destination();
     Outcome<> continue_migration();
@@ -145,16 +152,17 @@ private:
 
     std::unique_ptr<PeerChannel> peer_;
     std::unique_ptr<storage::Mirror> mirror_;
+    RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
     netmove::Plan plan_;
     Description description_;
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
-    core::Fd ram_socket_;  ///< Ours of the RAM stream's connection; QEMU has a duplicate.
     int nbd_port_ = 0;
     int ram_port_ = 0;
     std::vector<std::string> export_names_;
     bool qemu_gone_ = false;
     bool recovered_ = false;
+    bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
 
     std::optional<core::Error> failure_;  ///< The first; what the operator is told.
     std::map<Action, int> failures_in_a_row_;
@@ -170,13 +178,9 @@ private:
     std::vector<PhaseTime> phases_;
     std::optional<core::Clock::time_point> stop_at_;
     std::optional<core::Clock::time_point> fired_at_;
-    std::optional<core::Clock::time_point> ram_started_at_;
     std::optional<core::Clock::time_point> ram_completed_at_;
     std::optional<double> blackout_ms_;
     double fraction_ = 0;
-    int downtime_limit_ms_ = 0;  ///< QEMU's, now.
-    core::Clock::time_point downtime_raised_at_{};
-    qmp::MigrationInfo ram_;
     core::Json timeline_ = core::Json::object();  ///< Parts of the blackout, ms after STOP.
 };
 

@@ -18,11 +18,6 @@ namespace {
 // How often progress is told and slow conditions are looked at.
 constexpr std::chrono::milliseconds tick_interval{200};
 
-// The first pass over RAM and one more are always needed; after them this long without a stop is a
-// guest that dirties faster than the limit allows.
-constexpr std::uint64_t downtime_raise_syncs = 3;
-constexpr std::chrono::milliseconds downtime_raise_interval{1000};
-
 double rounded(double ms) {
     return static_cast<double>(static_cast<std::int64_t>(ms * 1000 + 0.5)) / 1000;
 }
@@ -41,12 +36,15 @@ Task<void> SourceMigration::watch_qemu() {
             co_return;  // when its process ended too, watch_process says so; else every action
                         // fails and undoes
         }
-        if (event->name == "STOP" && ram_started_at_) {
+        if (event->name == "STOP" && ram_.started_at()) {
             stop_at_ = event->received;
+            near_stop_.request_stop();
+            peer_->set_paused(true);
             if (watchdog_) watchdog_->stopped();
             watchers_.spawn(limit_pause());
             post(machine::source::event(Event::Kind::stop_seen));
         } else if (event->name == "RESUME") {
+            peer_->set_paused(false);
             if (watchdog_) watchdog_->released();
             post(machine::source::event(Event::Kind::guest_resumed));
         } else if (event->name == "MIGRATION") {
@@ -101,27 +99,6 @@ void SourceMigration::peer_changed(bool up) {
     post(machine::source::event(up ? Event::Kind::peer_back : Event::Kind::peer_lost));
 }
 
-/// RAM's progress; and when it has not converged for a while, a little more downtime, up to
-/// --max-blackout.
-Task<void> SourceMigration::look_at_ram() {
-    auto const deadline = core::Deadline::after(limits::qmp_timeout, watchers_stop_.get_token());
-    auto const info = co_await qmp::query_migrate(*guest_.client, deadline);
-    if (info) ram_ = *info;
-    auto const now = core::Clock::now();
-    if (downtime_raised_at_ == core::Clock::time_point{} ||
-        ram_.ram_dirty_sync_count < downtime_raise_syncs) {
-        downtime_raised_at_ = now;
-    }
-    if (now - downtime_raised_at_ < downtime_raise_interval ||
-        downtime_limit_ms_ >= options_.max_blackout_ms)
-        co_return;
-    downtime_raised_at_ = now;
-    downtime_limit_ms_ = std::min(options_.max_blackout_ms, downtime_limit_ms_ * 2);
-    (void)co_await qmp::migrate_set_parameters(
-        *guest_.client, Json::object({{"downtime-limit", downtime_limit_ms_}}),
-        deadline);  // refused: the next tick tries again
-}
-
 Task<void> SourceMigration::tick() {
     while (co_await core::sleep_for(loop_, tick_interval, watchers_stop_.get_token())) {
         if (peer_lost_at_ && core::Clock::now() - *peer_lost_at_ > limits::peer_patience) {
@@ -140,13 +117,12 @@ Task<void> SourceMigration::tick() {
                 guest_.name, epoch_);
             decided_.set();
         }
-        if (state_.phase == Phase::converging && !qemu_gone_) co_await look_at_ram();
         // The fraction as a whole: the disks are nearly everything, RAM the rest; it never goes
         // back.
         if (mirror_) fraction_ = std::max(fraction_, 0.9 * mirror_->progress().fraction);
-        if (state_.phase == Phase::converging && ram_.ram_total_bytes > 0) {
-            auto const left = static_cast<double>(ram_.ram_remaining_bytes) /
-                              static_cast<double>(ram_.ram_total_bytes);
+        if (state_.phase == Phase::converging && ram_.info().ram_total_bytes > 0) {
+            auto const left = static_cast<double>(ram_.info().ram_remaining_bytes) /
+                              static_cast<double>(ram_.info().ram_total_bytes);
             fraction_ = std::max(fraction_, 0.9 + 0.09 * (1 - std::min(left, 1.0)));
         }
         if (sink_) sink_(progress());
@@ -165,9 +141,9 @@ Json SourceMigration::progress() const {
         line.set("rate_bytes_per_second", disks.rate_bytes_per_second);
         if (disks.eta) line.set("eta_ms", static_cast<std::int64_t>(disks.eta->count()));
     }
-    if (ram_.ram_total_bytes > 0) {
-        line.set("ram_transferred_bytes", ram_.ram_transferred_bytes);
-        line.set("ram_remaining_bytes", ram_.ram_remaining_bytes);
+    if (ram_.info().ram_total_bytes > 0) {
+        line.set("ram_transferred_bytes", ram_.info().ram_transferred_bytes);
+        line.set("ram_remaining_bytes", ram_.info().ram_remaining_bytes);
     }
     return line;
 }
@@ -204,10 +180,11 @@ Json SourceMigration::report() const {
                                  {"ms", rounded(ms_between(phase.start, phase.end))}}));
     }
     made.set("phases", phases);
+    if (mirror_) made.set("link_cuts", mirror_->report().cuts);
     made.set("disks", mirror_ ? mirror_->report().json() : Json::array());
-    auto ram = Json::object({{"transferred_bytes", ram_.ram_transferred_bytes}});
-    if (ram_started_at_ && ram_completed_at_)
-        ram.set("ms", rounded(ms_between(*ram_started_at_, *ram_completed_at_)));
+    auto ram = Json::object({{"transferred_bytes", ram_.info().ram_transferred_bytes}});
+    if (ram_.started_at() && ram_completed_at_)
+        ram.set("ms", rounded(ms_between(*ram_.started_at(), *ram_completed_at_)));
     made.set("ram", ram);
     Json moved = Json::array();
     for (auto const& interface : description_.interfaces) {

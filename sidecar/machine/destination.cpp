@@ -14,8 +14,9 @@
 //   that only cleans up when everything is removed.
 #include "sidecar/machine/destination.hpp"
 
-#include <cassert>
 #include <utility>
+
+#include "sidecar/machine/turn.hpp"
 
 namespace sidecar::machine::destination {
 
@@ -23,23 +24,7 @@ namespace {
 
 using Kind = Event::Kind;
 
-/// A step under construction.
-struct Turn {
-    State state;
-    std::vector<Action> actions;
-
-    [[nodiscard]] bool busy(Action action) const { return state.in_flight.contains(action); }
-
-    void ask(Action action) {
-        assert(!busy(action));
-        state.in_flight.insert(action);
-        actions.push_back(action);
-    }
-    void ask_once(Action action) {
-        if (!busy(action)) {
-            ask(action);
-        }
-    }
+struct Turn : TurnOf<State, Action> {
     /// Sends `action` if the source waits for the answer to `asked`; it then no longer does.
     void reply(Asked asked, Action action) {
         if (state.asked == asked && !busy(action)) {
@@ -48,16 +33,6 @@ struct Turn {
         }
     }
 };
-
-[[nodiscard]] bool ended(Event const& event, Action action) {
-    return event.kind == Kind::action_ended && event.action == action;
-}
-[[nodiscard]] bool ended_ok(Event const& event, Action action) {
-    return ended(event, action) && event.ending == Ending::ok;
-}
-[[nodiscard]] bool ended_badly(Event const& event, Action action) {
-    return ended(event, action) && event.ending != Ending::ok;
-}
 
 [[nodiscard]] bool is_owner(Record record) {
     return record == Record::owner || record == Record::ended_owner;
@@ -343,7 +318,7 @@ void done(Turn& turn) {
 }  // namespace
 
 Step step(State const& state, Event const& event) {
-    Turn turn{.state = state, .actions = {}};
+    Turn turn{{.state = state, .actions = {}}};
     if (event.kind == Kind::action_ended) {
         if (!state.in_flight.contains(event.action)) {
             return {.state = state, .actions = {}};

@@ -156,6 +156,8 @@ std::string_view name(Action action) {
             return "start_ram";
         case Action::fire_network:
             return "fire_network";
+        case Action::list_final:
+            return "list_final";
         case Action::copy_final:
             return "copy_final";
         case Action::seal_destination:

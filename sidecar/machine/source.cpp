@@ -1,8 +1,8 @@
 // The source's machine: one function per phase, in the order of the phase table in
 // docs/architecture.md.
 //
-// Used through step() only. Invariant: forward actions are asked for one at a time (but for
-// fire_network, which runs beside QEMU's own flush), and undoing is driven by what `made` says,
+// Used through step() only. Invariant: forward actions are asked for one at a time until STOP; from
+// then on whatever does not need the other runs beside it. Undoing is driven by what `made` says,
 // never by how far we got.
 //
 // Choices where the design leaves one:
@@ -16,8 +16,9 @@
 //   can do that) voids the record and keeps the guest: to send COMMIT would make a second copy run.
 #include "sidecar/machine/source.hpp"
 
-#include <cassert>
 #include <utility>
+
+#include "sidecar/machine/turn.hpp"
 
 namespace sidecar::machine::source {
 
@@ -25,23 +26,7 @@ namespace {
 
 using Kind = Event::Kind;
 
-/// A step under construction.
-struct Turn {
-    State state;
-    std::vector<Action> actions;
-
-    [[nodiscard]] bool busy(Action action) const { return state.in_flight.contains(action); }
-
-    void ask(Action action) {
-        assert(!busy(action));
-        state.in_flight.insert(action);
-        actions.push_back(action);
-    }
-    void ask_once(Action action) {
-        if (!busy(action)) {
-            ask(action);
-        }
-    }
+struct Turn : TurnOf<State, Action> {
     /// Asks whatever is in flight to end soon.
     void interrupt_others() {
         if (!state.in_flight.empty()) {
@@ -54,16 +39,6 @@ struct Turn {
         ask(action);
     }
 };
-
-[[nodiscard]] bool ended(Event const& event, Action action) {
-    return event.kind == Kind::action_ended && event.action == action;
-}
-[[nodiscard]] bool ended_ok(Event const& event, Action action) {
-    return ended(event, action) && event.ending == Ending::ok;
-}
-[[nodiscard]] bool ended_badly(Event const& event, Action action) {
-    return ended(event, action) && event.ending != Ending::ok;
-}
 
 // ---- what an event tells, whatever the phase ----------------------------------------------------
 
@@ -342,25 +317,23 @@ void converging(Turn& turn, Event const& event) {
     turn.state.phase = Phase::stopped;
     turn.make(Action::fire_network, Made::fired);
     if (turn.state.pre_switchover) {
-        turn.ask(Action::copy_final);
+        turn.ask(Action::list_final);
     }
 }
 
 void stopped(Turn& turn, Event const& event) {
-    bool const failed =
-        fails_while_stopped(event) || event.kind == Kind::migration_completed ||
-        ended_badly(event, Action::start_ram) || ended_badly(event, Action::fire_network) ||
-        ended_badly(event, Action::copy_final) || ended_badly(event, Action::seal_destination);
+    bool const failed = fails_while_stopped(event) || event.kind == Kind::migration_completed ||
+                        ended_badly(event, Action::start_ram) ||
+                        ended_badly(event, Action::fire_network) ||
+                        ended_badly(event, Action::list_final);
     if (gives_up(turn, event, failed)) {
         return;
     }
     if (event.kind == Kind::pre_switchover_seen) {
-        turn.ask(Action::copy_final);
-    } else if (ended_ok(event, Action::copy_final)) {
-        turn.ask(Action::seal_destination);
-    }
-    if (turn.state.sealed && !turn.busy(Action::fire_network)) {
+        turn.ask(Action::list_final);
+    } else if (ended_ok(event, Action::list_final)) {
         turn.state.phase = Phase::switching;
+        turn.ask(Action::copy_final);
         turn.ask(Action::continue_migration);
     }
 }
@@ -385,17 +358,26 @@ void recording_commit(Turn& turn, Event const& event) {
     }
 }
 
+/// Three things end side by side: the delta and then the seal, QEMU's device state, the network.
+/// COMMIT needs them all.
 void switching(Turn& turn, Event const& event) {
     if (turn.busy(Action::record_commit) || ended(event, Action::record_commit)) {
         recording_commit(turn, event);
         return;
     }
     bool const failed = fails_while_stopped(event) || ended_badly(event, Action::start_ram) ||
+                        ended_badly(event, Action::fire_network) ||
+                        ended_badly(event, Action::copy_final) ||
+                        ended_badly(event, Action::seal_destination) ||
                         ended_badly(event, Action::continue_migration);
     if (gives_up(turn, event, failed)) {
         return;
     }
-    if (event.kind == Kind::migration_completed) {
+    turn.state.completed |= event.kind == Kind::migration_completed;
+    if (ended_ok(event, Action::copy_final)) {
+        turn.ask(Action::seal_destination);
+    }
+    if (turn.state.completed && turn.state.sealed && !turn.busy(Action::fire_network)) {
         turn.ask(Action::record_commit);
     }
 }
@@ -466,7 +448,7 @@ void settling(Turn& turn, Event const& event) {
 }  // namespace
 
 Step step(State const& state, Event const& event) {
-    Turn turn{.state = state, .actions = {}};
+    Turn turn{{.state = state, .actions = {}}};
     bool const ending = event.kind == Kind::action_ended;
     bool const repeated = event.kind == Kind::pre_switchover_seen && state.pre_switchover;
     if (repeated || (ending && !state.in_flight.contains(event.action))) {

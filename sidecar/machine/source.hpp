@@ -21,11 +21,13 @@ enum class Phase : std::uint8_t {
     preparing,    ///< Destination, movers and bitmaps are made.
     copying,      ///< Bulk pass and rounds; the guest runs.
     converging,   ///< RAM pre-copy; the guest runs until STOP.
-    stopped,      ///< STOP was seen: network fired, last delta copied, destination sealed.
-    switching,    ///< migrate-continue, `completed`, and the COMMIT record under way.
-    committed,    ///< COMMIT is durable and has been sent; no answer yet.
-    settling,     ///< The destination acknowledged: tombstone, stragglers, quit.
-    rolling_back, ///< The guest stays: everything made is undone, newest first.
+    stopped,  ///< STOP was seen: network fired; which blocks are owed is read at pre-switchover.
+    /// The last delta and the seal, beside migrate-continue and `completed`; then the COMMIT
+    /// record.
+    switching,
+    committed,  ///< COMMIT is durable and has been sent; no answer yet.
+    settling,  ///< The destination acknowledged: tombstone, stragglers, quit.
+    rolling_back,  ///< The guest stays: everything made is undone, newest first.
     in_doubt,  ///< COMMIT is durable, an answer was lost: paused; resent when the peer is back.
     done,  ///< Over; `State::outcome` is final and nothing is in flight.
 };
@@ -56,7 +58,9 @@ enum class Action : std::uint8_t {
     copy_disks,
     start_ram,  ///< Final export armed, capabilities set, `migrate` answered.
     fire_network,  ///< At STOP: addresses go to the destination, both families or neither.
-    copy_final,  ///< At pre-switchover: last delta, and a flush at the destination.
+    /// At pre-switchover, the disks still active: which blocks the last delta has.
+    list_final,
+    copy_final,  ///< The last delta, and a flush at the destination. Runs beside QEMU's own end.
     seal_destination,  ///< Peer flushes and deletes its exports; ok only when confirmed deleted.
     continue_migration,  ///< `migrate-continue` answered; `completed`/`failed` come as events.
     record_commit,  ///< Durable COMMIT.
@@ -172,6 +176,7 @@ struct State {
     EnumSet<Made> made;  ///< Set when asked for, cleared when the undoing ended ok.
     bool peer_up = true;  ///< Assumed until peer_lost, also after `restarted`.
     bool pre_switchover = false;  ///< pre-switchover was seen.
+    bool completed = false;  ///< RAM and device state are at the destination (postmigrate).
     bool sealed = false;  ///< The destination confirmed that its exports are gone.
     bool cancelled = false;  ///< Rolling back: QEMU has no migration any more.
     bool commit_unknown = false;  ///< record_commit ended unknown once: only its `ok` settles it.

@@ -1,0 +1,81 @@
+// docs/man/sidecar.1 against the program: every command and every option that `--help` names is in
+// the page, in the part of its command, and the page names none that the program has not.
+#include <regex>
+#include <set>
+
+#include <catch2/catch.hpp>
+
+#include "tests/support/command.hpp"
+#include "tests/support/lab.hpp"
+
+namespace {
+
+using Names = std::set<std::string>;
+
+/// What the first group of `pattern` matches in `text`.
+Names found(std::string const& text, char const* pattern) {
+    Names names;
+    std::regex const regex(pattern);
+    for (std::sregex_iterator at(text.begin(), text.end(), regex), end; at != end; ++at) {
+        names.insert((*at)[1]);
+    }
+    return names;
+}
+
+std::string help(lab::Argv argv) {
+    argv.insert(argv.begin(), lab::program("sidecar"));
+    argv.emplace_back("--help");
+    return lab::must_run(argv);
+}
+
+/// The page without fonts and escapes.
+std::string page() {
+    auto text = lab::read_file(lab::fs::path(LAB_SOURCE_DIRECTORY) / "docs/man/sidecar.1");
+    text = std::regex_replace(text, std::regex(R"(\\f[BIR])"), "");
+    return std::regex_replace(text, std::regex(R"(\\-)"), "-");
+}
+
+/// From the line `heading` to the next section or subsection; empty when there is none.
+std::string part(std::string const& text, std::string const& heading) {
+    auto const begin = text.find("\n" + heading + "\n");
+    if (begin == std::string::npos) return {};
+    auto const end = text.find("\n.S", begin + heading.size() + 1);
+    return text.substr(begin, end - begin);
+}
+
+/// Options as they head an entry: after .TP.
+Names described(std::string const& text) {
+    Names names;
+    for (auto const& line : found(text, R"(\n\.TP\n([^\n]*))"))
+        names.merge(found(line, R"((?:^|[^a-z])(--?[a-z][a-z-]*))"));
+    return names;
+}
+
+Names offered(std::string const& help_text) {
+    return found(help_text, R"((?:^|\n) +(?:-[a-z],)?(--[a-z-]+))");
+}
+
+Names without_help(Names names) {
+    for (auto const* every : {"-h", "--help"}) names.erase(every);
+    return names;
+}
+
+}  // namespace
+
+TEST_CASE("manual: every command and option of --help, and no other") {
+    auto const text = page();
+    REQUIRE_FALSE(text.empty());
+    auto const whole = help({});
+    auto const commands = found(whole.substr(whole.find("Subcommands:")), R"(\n  ([a-z]+) )");
+    REQUIRE(commands.size() >= 8);
+    auto const synopsis = part(text, ".SH SYNOPSIS");
+    for (auto const& command : commands) {
+        INFO(command);
+        CHECK(synopsis.find("sidecar " + command) != std::string::npos);
+        CHECK(described(part(text, ".SS " + command)) == without_help(offered(help({command}))));
+    }
+    auto of_all = described(part(text, ".SH OPTIONS OF ALL COMMANDS"));
+    for (auto const* letter : {"-h", "-v"}) CHECK(of_all.erase(letter) == 1);
+    CHECK(of_all == offered(whole));
+    CHECK(found(text, R"(\n\.SS ([a-z]+)\n)") == commands);
+}
