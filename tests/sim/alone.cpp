@@ -77,8 +77,8 @@ std::string wrong(src::State const& before, src::State const& after, src::Action
         case Action::prepare_network:
         case Action::prepare_storage:
             return after.record == src::Record::begun ? "" : "made before it was written down";
-        case Action::continue_migration:
-            return after.sealed ? "" : "continued before the seal";
+        case Action::record_commit:
+            return after.sealed && after.completed ? "" : "COMMIT before all is there";
         case Action::send_commit:
             return committed && !after.guest_ran
                        ? ""

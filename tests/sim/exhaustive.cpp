@@ -8,9 +8,16 @@ using namespace sim;
 
 namespace {
 
-/// More than three times what there is to see; so that a mistake in the model ends in a failure and
-/// not in all of the machine's memory.
-constexpr std::size_t states_max = 10'000'000;
+#if __has_feature(address_sanitizer)
+constexpr bool sanitized = true;
+#else
+constexpr bool sanitized = false;
+#endif
+
+/// Three times what there is to see; so that a mistake in the model ends in a failure and not in
+/// all of the machine's memory. With sanitizers the search is for faults of the code, all of which
+/// is seen long before the end, and takes ten times as long.
+constexpr std::size_t states_max = sanitized ? 600'000 : 20'000'000;
 
 }  // namespace
 
@@ -19,9 +26,11 @@ TEST_CASE("every invariant holds in every reachable state, and every state comes
     Report const report = explore(Mutation::none, Check::all, states_max);
     INFO(report.violation);
     CHECK(report.violation.empty());
-    CHECK(report.complete);
+    CHECK(report.complete != sanitized);
     WARN(report.states << " states, " << report.transitions << " steps, " << report.endings
                        << " ends, the guest moved in " << report.moved << " of them");
+
+    if (sanitized) return;
 
     // The search saw what it claims to have seen.
     CHECK(report.moved > 0);

@@ -65,8 +65,8 @@ Scene at(Phase phase) {
     };
     reach(Action::check, Action::record_begin, Action::prepare_destination, Action::prepare_network,
           Action::prepare_storage, Action::copy_disks, Action::start_ram, Kind::stop_seen,
-          Action::fire_network, Kind::pre_switchover_seen, Action::copy_final,
-          Action::seal_destination, Action::continue_migration, Kind::migration_completed,
+          Action::fire_network, Kind::pre_switchover_seen, Action::list_final, Action::copy_final,
+          Action::continue_migration, Action::seal_destination, Kind::migration_completed,
           Action::record_commit);
     if (phase == Phase::in_doubt) {
         scene.tell(Kind::peer_lost);
@@ -74,6 +74,17 @@ Scene at(Phase phase) {
     }
     REQUIRE(scene.state.phase == phase);
     scene.log.clear();
+    return scene;
+}
+
+/// Everything is at the destination, and COMMIT is being recorded.
+Scene recording_commit() {
+    Scene scene = at(Phase::switching);
+    scene.ok(Action::continue_migration);
+    scene.ok(Action::copy_final);
+    scene.ok(Action::seal_destination);
+    scene.tell(Kind::migration_completed);
+    REQUIRE(scene.state.in_flight.contains(Action::record_commit));
     return scene;
 }
 
@@ -103,13 +114,15 @@ TEST_CASE("a migration without a fault asks for its actions in the order of the 
     CHECK(scene.ok(Action::start_ram).empty());
     CHECK(scene.tell(Kind::stop_seen) == Actions{Action::fire_network});
     CHECK(scene.state.phase == Phase::stopped);
-    CHECK(scene.tell(Kind::pre_switchover_seen) == Actions{Action::copy_final});  // beside the fire
-    CHECK(scene.ok(Action::fire_network).empty());
-    CHECK(scene.ok(Action::copy_final) == Actions{Action::seal_destination});
-    CHECK(scene.ok(Action::seal_destination) == Actions{Action::continue_migration});
+    CHECK(scene.tell(Kind::pre_switchover_seen) == Actions{Action::list_final});  // beside the fire
+    CHECK(scene.ok(Action::list_final) ==
+          Actions{Action::copy_final, Action::continue_migration});  // beside each other
     CHECK(scene.state.phase == Phase::switching);
-    CHECK(scene.tell(Kind::migration_completed) == Actions{Action::record_commit});
     CHECK(scene.ok(Action::continue_migration).empty());
+    CHECK(scene.ok(Action::copy_final) == Actions{Action::seal_destination});
+    CHECK(scene.tell(Kind::migration_completed).empty());
+    CHECK(scene.ok(Action::seal_destination).empty());
+    CHECK(scene.ok(Action::fire_network) == Actions{Action::record_commit});
     CHECK(scene.ok(Action::record_commit) == Actions{Action::send_commit});
     CHECK(scene.state.phase == Phase::committed);
     CHECK(scene.state.guest == Guest::unknown);
@@ -172,6 +185,9 @@ TEST_CASE("cancel while stopped brings guest and addresses back at once, side by
             scene.ok(Action::fire_network);
         } else {
             scene.ok(Action::continue_migration);
+            scene.ok(Action::copy_final);
+            scene.ok(Action::seal_destination);
+            scene.log.clear();
         }
         CHECK(scene.tell(Kind::cancel_requested) ==
               Actions{Action::cancel_migration, Action::rollback_network});
@@ -185,9 +201,7 @@ TEST_CASE("cancel while stopped brings guest and addresses back at once, side by
 }
 
 TEST_CASE("cancel is refused from the moment COMMIT is being recorded", "[sim][source][cancel]") {
-    Scene recording = at(Phase::switching);
-    recording.tell(Kind::migration_completed);
-    for (Scene scene : {recording, at(Phase::committed), at(Phase::in_doubt)}) {
+    for (Scene scene : {recording_commit(), at(Phase::committed), at(Phase::in_doubt)}) {
         INFO(describe(scene.state));
         State const before = scene.state;
         CHECK_FALSE(may_cancel(before));
@@ -257,13 +271,11 @@ TEST_CASE("a lost peer is borne while the guest runs, until patience is over", "
 
 TEST_CASE("COMMIT that certainly was not recorded ends on the source, one that may be is repeated",
           "[sim][source][commit]") {
-    Scene failed = at(Phase::switching);
-    failed.tell(Kind::migration_completed);
+    Scene failed = recording_commit();
     failed.ends(Action::record_commit, Ending::failed);
     CHECK(failed.state.phase == Phase::rolling_back);
 
-    Scene unknown = at(Phase::switching);
-    unknown.tell(Kind::migration_completed);
+    Scene unknown = recording_commit();
     CHECK(unknown.ends(Action::record_commit, Ending::unknown) == Actions{Action::record_commit});
     CHECK(unknown.ends(Action::record_commit, Ending::failed) == Actions{Action::record_commit});
     CHECK(unknown.tell(Kind::blackout_exceeded).empty());

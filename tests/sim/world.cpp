@@ -54,7 +54,8 @@ void each_field(N& node, Visit visit) {
     auto& s = node.source;
     visit(s.phase, 4), visit(s.outcome, 3), visit(s.guest, 2), visit(s.record, 3);
     visit(s.word, 2), visit(s.in_flight, src::action_count), visit(s.made, 5);
-    visit(s.peer_up, 1), visit(s.pre_switchover, 1), visit(s.sealed, 1), visit(s.cancelled, 1);
+    visit(s.peer_up, 1), visit(s.pre_switchover, 1), visit(s.completed, 1), visit(s.sealed, 1),
+        visit(s.cancelled, 1);
     visit(s.commit_unknown, 1), visit(s.void_commit, 1), visit(s.guest_ran, 1);
     visit(s.qemu_gone, 1), visit(s.tombstoned, 1);
     auto& d = node.destination;

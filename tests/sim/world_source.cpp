@@ -91,11 +91,15 @@ bool qmp_takes_effect(World& world, Action action) {
 /// Copies need a destination to write to; the last one also a guest that holds still.
 bool copy_takes_effect(World& world, Action action) {
     bool const writable =
-        world.destination_exports && world.destination_qemu == DestinationQemu::waiting;
+        world.destination_exports && (world.destination_qemu == DestinationQemu::waiting ||
+                                      world.destination_qemu == DestinationQemu::loaded);
     if (action == Action::copy_disks) {
         return writable && executes(world.source_qemu);
     }
-    if (!writable || world.source_qemu != SourceQemu::pre_switchover) {
+    bool const still = world.source_qemu == SourceQemu::pre_switchover ||
+                       world.source_qemu == SourceQemu::device ||
+                       world.source_qemu == SourceQemu::postmigrate;
+    if (!writable || !still) {
         return false;
     }
     world.data_complete = true;
@@ -125,6 +129,8 @@ bool takes_effect(World& world, Action action) {
         case Action::prepare_network:
             world.source_movers = true;
             return true;
+        case Action::list_final:
+            return world.source_qemu == SourceQemu::pre_switchover;
         case Action::copy_disks:
         case Action::copy_final:
             return copy_takes_effect(world, action);
