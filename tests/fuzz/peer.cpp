@@ -1,0 +1,184 @@
+// Fuzzing of what a remote peer may send (sidecar/connection.hpp, description.hpp, receiving.hpp)
+// with libFuzzer. Each line of the input becomes one message with its right length; after a first
+// byte of 0 the input is the stream itself. Holds that whatever is accepted is within its limits,
+// safe to be used in paths, and survives being sent on; and that every answer is a whole message.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <span>
+#include <string>
+
+#include "core/loop.hpp"
+#include "core/sync.hpp"
+#include "sidecar/connection.hpp"
+#include "sidecar/receiving.hpp"
+
+namespace {
+
+using core::Deadline;
+using core::Errc;
+using core::Json;
+using core::Result;
+using core::Task;
+
+void must(bool holds) {
+    if (!holds) std::abort();
+}
+
+std::string framed(std::string_view text) {
+    std::string frame;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        frame.push_back(static_cast<char>(text.size() >> shift & 0xFF));
+    }
+    return frame.append(text);
+}
+
+/// The peer: what it sends is known beforehand, what it is sent is kept.
+class Script : public core::Stream {
+public:
+    Script(std::string sends, std::string& gets) : sends_(std::move(sends)), gets_(gets) {}
+    Task<Result<std::size_t>> read_some(std::span<std::byte> buffer, Deadline) override {
+        auto const size = std::min(buffer.size(), sends_.size() - at_);
+        if (size == 0) co_return core::fail(Errc::closed, "the script is over");
+        auto const from = std::as_bytes(std::span(sends_)).subspan(at_, size);
+        std::copy(from.begin(), from.end(), buffer.begin());
+        at_ += size;
+        co_return size;
+    }
+    Task<Result<>> write_all(std::span<std::byte const> bytes, Deadline) override {
+        gets_.append(reinterpret_cast<char const*>(bytes.data()), bytes.size());
+        co_return Result<>{};
+    }
+    [[nodiscard]] std::string peer() const override { return "fuzzer"; }
+
+private:
+    std::string sends_;
+    std::string& gets_;
+    std::size_t at_ = 0;
+};
+
+sidecar::HostMaps const& maps() {
+    static sidecar::HostMaps const made{
+        {{"/", "/root"}, {"/srv/vm", "/data"}}, {{"br0", "br1"}}, ""};
+    return made;
+}
+
+void check_error(core::Error const& error) { must(!error.sentence().empty()); }
+
+void check_disk(sidecar::MovedDisk const& disk) {
+    must(disk.format == "raw" || disk.format == "qcow2");
+    must(disk.path.starts_with('/'));
+    must(sidecar::map_path(maps(), disk.path).starts_with('/'));
+}
+
+void check_interface(netmove::GuestInterface const& interface) {
+    must(!interface.tap.empty() && interface.tap.find('/') == std::string::npos);
+    must(interface.bridge.find('/') == std::string::npos);
+    must(interface.queues >= 1);
+    (void)sidecar::map_bridge(maps(), interface.bridge);
+    auto const again = netmove::GuestInterface::from_json(interface.to_json());
+    must(again.has_value() && again->to_json().dump() == interface.to_json().dump());
+}
+
+/// What the destination does with a description before it touches anything.
+void check_description(Json const& json) {
+    auto const description = sidecar::Description::from_json(json);
+    if (!description) return check_error(description.error());
+    must(description->guest.find('/') == std::string::npos && description->guest != "..");
+    must(description->epoch.find('/') == std::string::npos && description->epoch != "..");
+    for (auto const& disk : description->disks) check_disk(disk);
+    std::vector<qmp::TapDescriptors> taps;
+    int number = qmp::first_tap_fd_in_qemu;
+    for (auto const& interface : description->interfaces) {
+        check_interface(interface);
+        qmp::TapDescriptors one{interface.netdev, {}};
+        for (int queue = 0; queue < interface.queues; ++queue) one.fds.push_back(number++);
+        taps.push_back(std::move(one));
+    }
+    auto const text = description->to_json().dump();
+    auto const again = sidecar::Description::from_json(description->to_json());
+    must(again.has_value() && again->to_json().dump() == text);
+    auto const line = sidecar::map_command_line(maps(), *description, taps);
+    if (!line) return check_error(line.error());
+    auto const reread = qmp::CommandLine::parse(line->argv());
+    must(reread.has_value() && reread->argv() == line->argv());
+    must(reread->incoming() == "defer" && reread->stopped_at_start());
+}
+
+class Receiver : public sidecar::Handler {
+public:
+    Task<Result<Json>> handle(sidecar::Connection&, std::string verb, Json arguments) override {
+        check_description(arguments["description"]);
+        for (auto const& json : arguments["interfaces"].elements()) {
+            auto const interface = netmove::GuestInterface::from_json(json);
+            if (interface) check_interface(*interface);
+            if (!interface) check_error(interface.error());
+        }
+        if (verb == "migrate") {
+            auto const settings = sidecar::MigrateOptions::from_json(arguments);
+            if (!settings) co_return std::unexpected(settings.error());
+            co_return settings->to_json();
+        }
+        if (verb == "refuse") co_return core::fail(Errc::refused, "{}", arguments.dump());
+        co_return arguments;
+    }
+};
+
+/// The other direction: the peer may also answer wrongly.
+Task<void> ask(sidecar::Connection& connection) {
+    auto const answer = co_await connection.request("prepare", Json::object(), Deadline::never());
+    if (!answer) {
+        check_error(answer.error());
+        co_return;
+    }
+    (void)answer->integer("nbd_port");
+    for (auto const& name : (*answer)["exports"].elements()) (void)name.text_or("");
+}
+
+Task<void> converse(core::Loop& loop, std::string sends, std::string& gets) {
+    Receiver receiver;
+    auto messages =
+        std::make_unique<sidecar::Messages>(loop, std::make_unique<Script>(std::move(sends), gets));
+    sidecar::Connection connection(loop, std::move(messages), receiver, false);
+    core::Scope scope(loop);
+    scope.spawn(ask(connection));
+    co_await connection.run({});
+    co_await scope.join();
+    must(!connection.open() && !connection.ended_because().what.empty());
+}
+
+void check_sent(std::string_view rest) {
+    while (!rest.empty()) {
+        must(rest.size() > 4);
+        std::size_t length = 0;
+        for (int i = 0; i < 4; ++i) {
+            length = length << 8 | static_cast<unsigned char>(rest[static_cast<std::size_t>(i)]);
+        }
+        rest.remove_prefix(4);
+        must(length <= sidecar::limits::message_bytes_max && length <= rest.size());
+        must(Json::parse(rest.substr(0, length)).has_value());
+        rest.remove_prefix(length);
+    }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size) {
+    static auto const loop = core::Loop::create();
+    must(loop.has_value());
+    std::string_view rest(reinterpret_cast<char const*>(data), size);
+    std::string sends;
+    if (rest.starts_with('\0')) {
+        sends = rest.substr(1);
+        rest = {};
+    }
+    while (!rest.empty()) {
+        auto const end = std::min(rest.find('\n'), rest.size());
+        sends += framed(rest.substr(0, end));
+        rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+    std::string gets;
+    (*loop)->run(converse(**loop, std::move(sends), gets));
+    check_sent(gets);
+    return 0;
+}
