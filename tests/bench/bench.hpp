@@ -22,8 +22,23 @@ struct Result {
     std::vector<Row> rows;
 };
 
+struct Options {
+    int runs = 0;
+    bool quick = false;  ///< Less data too, where data is what takes the time.
+    std::string only;  ///< Only cases whose name holds this text.
+    [[nodiscard]] bool wants(std::string const& situation) const {
+        return situation.find(only) != std::string::npos;
+    }
+};
+
 /// STOP to RESUME with a disk being written. Peer: QEMU's blockdev-mirror + migrate; floor: QEMU's
 /// RAM-only migration of the same guest with an idle disk that both hosts share.
-Result switchover(int runs);
+Result switchover(Options const& options);
+
+/// The bulk pass of an idle disk, in MB of the virtual disk per second. Peers: nbdcopy, qemu-img
+/// convert, QEMU's blockdev-mirror, and ours when it reads through QEMU's NBD server, as it does
+/// what is not raw. Beside it the processor time of all processes involved, which a busy machine
+/// changes less.
+Result bulk(Options const& options);
 
 }  // namespace bench

@@ -1,5 +1,5 @@
-// bench NAME [--quick] [--json]: runs one benchmark and prints a table, or one JSON object. Called
-// by scripts/bench.
+// bench NAME [--quick] [--json] [--case TEXT]: runs one benchmark and prints a table, or one JSON
+// object. Called by scripts/bench.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,9 +18,9 @@ constexpr int runs_quick = 3;
 
 struct Benchmark {
     char const* name;
-    bench::Result (*measure)(int runs);
+    bench::Result (*measure)(bench::Options const& options);
 };
-constexpr Benchmark benchmarks[] = {{"switchover", bench::switchover}};
+constexpr Benchmark benchmarks[] = {{"switchover", bench::switchover}, {"bulk", bench::bulk}};
 
 double median(std::vector<double> samples) {
     if (samples.empty()) return 0;
@@ -60,18 +60,18 @@ std::string spread(std::vector<double> const& samples) {
 
 void print_table(std::string_view name, bench::Result const& result) {
     fmt::print("{}: medians of {} runs (least-most)\n", name, result.runs);
-    fmt::print("{:<12} {:<14} {:>20} {:>20} {:>20} {:>7} {:>11}\n", "case", "metric", "ours",
+    fmt::print("{:<16} {:<14} {:>20} {:>20} {:>20} {:>7} {:>11}\n", "case", "metric", "ours",
                "peer", "floor", "ratio", "ours/floor");
     for (auto const& row : result.rows) {
         double const least = median(row.floor);
-        fmt::print("{:<12} {:<14} {:>20} {:>20} {:>20} {:>7.2f} {:>11.2f}\n", row.situation,
+        fmt::print("{:<16} {:<14} {:>20} {:>20} {:>20} {:>7.2f} {:>11.2f}\n", row.situation,
                    row.metric, spread(row.ours), spread(row.peer), spread(row.floor), ratio(row),
                    least > 0 ? median(row.ours) / least : 0);
     }
 }
 
 int usage() {
-    fmt::print(stderr, "usage: bench NAME [--quick] [--json]; NAME is one of:");
+    fmt::print(stderr, "usage: bench NAME [--quick] [--json] [--case TEXT]; NAME is one of:");
     for (auto const& one : benchmarks) fmt::print(stderr, " {}", one.name);
     fmt::print(stderr, "\n");
     return 2;
@@ -80,15 +80,17 @@ int usage() {
 }  // namespace
 
 int main(int argc, char** argv) {
-    bool quick = false;
+    bench::Options options;
     bool json = false;
     Benchmark const* chosen = nullptr;
     for (int i = 1; i < argc; ++i) {
         std::string_view const word = argv[i];
         if (word == "--quick") {
-            quick = true;
+            options.quick = true;
         } else if (word == "--json") {
             json = true;
+        } else if (word == "--case" && i + 1 < argc) {
+            options.only = argv[++i];
         } else {
             auto const* found = std::ranges::find(benchmarks, word, &Benchmark::name);
             if (chosen || found == std::end(benchmarks)) return usage();
@@ -96,8 +98,9 @@ int main(int argc, char** argv) {
         }
     }
     if (!chosen) return usage();
+    options.runs = options.quick ? runs_quick : runs_full;
     try {
-        auto const result = chosen->measure(quick ? runs_quick : runs_full);
+        auto const result = chosen->measure(options);
         if (json) {
             fmt::print("{}\n", as_json(chosen->name, result).dump());
         } else {

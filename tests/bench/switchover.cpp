@@ -19,6 +19,9 @@ double ours(std::string const& qemu) {
     double const blackout = blackout_ms(source, destination);
     auto const ended = lab::Scene::finish(migration);
     if (ended.exit_status != 0) throw lab::Failure(ended.text());
+    fmt::print(stderr, "  last delta {} bytes; ms after STOP: {}\n",
+               ended.report["disks"].elements().at(0)["final_bytes"].integer_or(0),
+               ended.report["blackout"].dump());
     scene.guest().must_be_alive();
     return blackout;
 }
@@ -31,14 +34,16 @@ void measure(std::vector<double>& samples, std::string const& what,
 
 }  // namespace
 
-Result switchover(int runs) {
-    std::string const versions[] = {"7.2", "10.0"};
-    Result result{runs, {}};
-    for (auto const& qemu : versions) {
-        result.rows.push_back({"qemu-" + qemu, "blackout_ms", "ms", {}, {}, {}});
+Result switchover(Options const& options) {
+    Result result{options.runs, {}};
+    std::vector<std::string> versions;
+    for (std::string const version : {"7.2", "10.0"}) {
+        if (!options.wants("qemu-" + version)) continue;
+        versions.push_back(version);
+        result.rows.push_back({"qemu-" + version, "blackout_ms", "ms", {}, {}, {}});
     }
-    for (int run = 0; run < runs; ++run) {
-        for (std::size_t i = 0; i < std::size(versions); ++i) {
+    for (int run = 0; run < options.runs; ++run) {
+        for (std::size_t i = 0; i < versions.size(); ++i) {
             auto& row = result.rows[i];
             measure(row.ours, "ours", ours, versions[i]);
             measure(row.peer, "mirror", mirror_and_migrate, versions[i]);

@@ -1,0 +1,71 @@
+// What the bulk benchmark copies between, and the peers that copy it: two QEMUs without a guest, an
+// image in the first and an empty one in the second. Used by bulk.cpp.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/loop.hpp"
+#include "qmp/client.hpp"
+#include "storage/target.hpp"
+#include "tests/support/command.hpp"
+
+namespace bench {
+
+/// A finished copy.
+struct Copied {
+    double seconds = 0;
+    double cpu_seconds = 0;  ///< Of the copying process and both QEMUs.
+    double rss_mib = 0;  ///< The most memory the copying process had; 0: not known.
+};
+
+/// One copy's surroundings, fresh for each: the page cache of the source's image is warm, the
+/// destination's image is empty.
+class BulkPair {
+public:
+    BulkPair(core::Loop& loop, std::string const& qemu, lab::fs::path const& directory,
+             std::uint64_t bytes);
+    ~BulkPair();
+    BulkPair(BulkPair const&) = delete;
+
+    static lab::fs::path source_image(lab::fs::path const& directory) {
+        return directory / "source.raw";
+    }
+    /// Waits for a task; an error ends the benchmark.
+    template <class T>
+    T must(core::Task<core::Result<T>> task) {
+        auto result = loop_.run(std::move(task));
+        if (!result) throw lab::Failure(result.error().sentence());
+        if constexpr (!std::is_void_v<T>) return std::move(*result);
+    }
+
+    [[nodiscard]] core::Loop& loop() { return loop_; }
+    [[nodiscard]] qmp::Client& source() { return *source_; }
+    [[nodiscard]] std::string port() const { return std::to_string(port_); }
+    [[nodiscard]] std::string const& directory() const { return directory_; }
+    [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
+    /// Throws unless the destination's image equals the source's. Ends both QEMUs.
+    void compare();
+    /// Processor time that both QEMUs, this process and its ended children have had.
+    [[nodiscard]] double cpu_seconds() const;
+
+    Copied nbdcopy();
+    Copied convert();
+    Copied mirror();
+
+private:
+    std::string export_source();
+
+    core::Loop& loop_;
+    std::string directory_;
+    std::uint64_t bytes_;
+    std::optional<lab::Daemon> from_;
+    std::optional<lab::Daemon> to_;
+    std::unique_ptr<qmp::Client> source_;
+    std::unique_ptr<qmp::Client> destination_;
+    std::optional<storage::Target> target_;
+    int port_ = 0;
+};
+
+}  // namespace bench
