@@ -149,7 +149,10 @@ std::string unique_suffix() {
 
 std::string read_file(fs::path const& path) {
     std::ifstream file(path, std::ios::binary);
-    return {std::istreambuf_iterator<char>(file), {}};
+    // Not by iterators: reading /proc of a process that just ended throws from them.
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
 }
 
 void write_file(fs::path const& path, std::string const& text) {

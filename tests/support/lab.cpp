@@ -126,6 +126,7 @@ void plug_in(std::string const& netns, std::string const& into, std::string cons
 void add_addresses(std::string const& netns, std::string const& device, std::string const& ip4,
                    std::string const& ip6) {
     ip(netns, {"address", "add", ip4 + "/24", "dev", device});
+    if (ip6.empty()) return;
     ip(netns, {"address", "add", ip6 + "/64", "dev", device, "nodad"});
 }
 
@@ -138,7 +139,7 @@ Place Host::place(std::vector<std::string> more_environment) const {
     return place;
 }
 
-Lab::Lab(std::uint64_t link_mbit) {
+Lab::Lab(std::uint64_t link_mbit, bool hosts_ipv6) {
     if (auto const why = why_impossible(); !why.empty()) throw Failure(why);
     static std::atomic<int> count = 0;
     tag_ = fmt::format("lab{}-{}", getpid(), ++count);
@@ -153,7 +154,7 @@ Lab::Lab(std::uint64_t link_mbit) {
     switch_ = tag_ + "-switch";
     std::tie(alive_, gone_) = start_reaper({{a_.netns, b_.netns, client_, switch_}, directory_});
     make_directories();
-    make_network();
+    make_network(hosts_ipv6);
     if (link_mbit) shape(link_mbit);
 }
 
@@ -176,23 +177,30 @@ void Lab::make_directories() {
     }
 }
 
-void Lab::make_network() {
+void Lab::make_network(bool hosts_ipv6) {
     add_namespace(switch_);
     add_bridge(switch_, "02:00:00:00:00:ff");
-    make_host(a_, 1);
-    make_host(b_, 2);
+    make_host(a_, 1, hosts_ipv6);
+    make_host(b_, 2, hosts_ipv6);
     add_namespace(client_);
     plug_in(client_, switch_, "client");
     add_addresses(client_, "up0", "10.77.0.100", "fd77::100");
 }
 
-void Lab::make_host(Host& host, int number) {
+void Lab::make_host(Host& host, int number, bool ipv6) {
     add_namespace(host.netns);
+    if (!ipv6) {
+        // As an administrator does it with sysctl; `all` reaches the links that are there, `lo`.
+        must_run({"sh", "-c",
+                  "cd /proc/sys/net/ipv6/conf && for i in all default; do"
+                  " echo 1 >$i/disable_ipv6; done"},
+                 {host.netns, {}});
+    }
     add_bridge(host.netns, fmt::format("02:00:00:00:00:{:02x}", number));
     plug_in(host.netns, switch_, "host-" + host.name);
     ip(host.netns, {"link", "set", "up0", "master", bridge});
     host.ip4 = fmt::format("10.77.0.{}", number);
-    host.ip6 = fmt::format("fd77::{}", number);
+    if (ipv6) host.ip6 = fmt::format("fd77::{}", number);
     add_addresses(host.netns, bridge, host.ip4, host.ip6);
 }
 

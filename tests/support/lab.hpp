@@ -27,8 +27,10 @@ struct Host {
     fs::path state_dir;  ///< SIDECAR_STATE_DIR
     fs::path logs;
     std::string ip4;  ///< Address of its bridge, for sidecars to reach each other.
-    std::string ip6;
+    std::string ip6;  ///< Empty on a host without IPv6.
 
+    /// How a sidecar elsewhere names this host: by its IPv6 address where it has one.
+    [[nodiscard]] std::string address() const { return ip6.empty() ? ip4 : "[" + ip6 + "]"; }
     /// The place of a process on this host, with the program's directories in its environment.
     [[nodiscard]] Place place(std::vector<std::string> more_environment = {}) const;
 };
@@ -42,8 +44,9 @@ inline constexpr char const* bridge = "br0";
 class Lab {
 public:
     /// `link_mbit`: the hosts' links carry so much in each direction; 0: as fast as the machine
-    /// can.
-    explicit Lab(std::uint64_t link_mbit = 0);
+    /// can. `hosts_ipv6`: without, the kernels of both hosts have IPv6 switched off; guests have
+    /// it all the same, since a bridge does not look.
+    explicit Lab(std::uint64_t link_mbit = 0, bool hosts_ipv6 = true);
     ~Lab();
     Lab(Lab const&) = delete;
     Lab& operator=(Lab const&) = delete;
@@ -61,8 +64,8 @@ public:
 
 private:
     void make_directories();
-    void make_network();
-    void make_host(Host& host, int number);
+    void make_network(bool hosts_ipv6);
+    void make_host(Host& host, int number, bool ipv6);
 
     std::string tag_;
     fs::path directory_;

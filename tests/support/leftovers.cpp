@@ -68,6 +68,30 @@ std::string lost_since(Traces const& before, Traces const& after,
     return differences(before, after, allowed);
 }
 
+namespace {
+
+// Of what the program changes for a migration; QEMU's defaults are what it found.
+std::string left_in_settings(Qmp& qemu) {
+    std::string left;
+    for (auto const& one : qemu.execute("query-migrate-capabilities").elements()) {
+        auto const name = one["capability"].text_or("");
+        bool const ours = name == "events" || name == "return-path" ||
+                          name == "pause-before-switchover" || name == "late-block-activate";
+        if (ours && one["state"].boolean_or(false)) left += "capability: " + name + "\n";
+    }
+    auto const found = qemu.execute("query-migrate-parameters");
+    auto const defaults = Json::object(
+        {{"max-bandwidth", std::int64_t{128} << 20}, {"downtime-limit", 300}, {"tls-creds", ""}});
+    for (auto const* name : {"max-bandwidth", "downtime-limit", "tls-creds"}) {
+        if (found[name].dump() != defaults[name].dump()) {
+            left += fmt::format("parameter: {} is {}\n", name, found[name].dump());
+        }
+    }
+    return left;
+}
+
+}  // namespace
+
 std::string left_in_qemu(Guest const& guest, Host const& host) {
     Qmp qemu(guest.probe_socket(host));
     std::string left;
@@ -97,6 +121,7 @@ std::string left_in_qemu(Guest const& guest, Host const& host) {
         }
     }
     if (qemu.refusal("nbd-server-stop").empty()) left += "an NBD server\n";
+    left += left_in_settings(qemu);
     return left;
 }
 

@@ -18,6 +18,7 @@ constexpr Milliseconds hook_limit = 120s;
 Argv sidecar_line(Argv const& arguments) {
     Argv argv{program("sidecar")};
     argv.insert(argv.end(), arguments.begin(), arguments.end());
+    if (std::getenv("LAB_VERBOSE")) argv.insert(argv.begin() + 2, "--verbose");
     return argv;
 }
 
@@ -40,8 +41,15 @@ std::string Migration::text() const {
 }
 
 Scene::Scene(SceneOptions options)
-    : options_(std::move(options)), lab_(options_.link_mbit), guest_(lab_, options_.guest) {
-    make_key();
+    : options_(std::move(options)),
+      lab_(options_.link_mbit, options_.hosts_ipv6),
+      guest_(lab_, options_.guest) {
+    if (options_.certificates) {
+        authority_.emplace(lab_.directory() / "authority");
+        for (Host const* host : {&a(), &b()}) authority_->issue(tls_directory(*host), *host);
+    } else {
+        make_key();
+    }
     start_serve(a(), options_.serve_environment);
     start_serve(b(), options_.serve_environment);
     bare_a_ = traces_of(a());
@@ -60,11 +68,17 @@ void Scene::make_key() const {
     chmod(key_file().c_str(), 0600);
 }
 
+Argv Scene::credentials(Host const& host) const {
+    if (options_.certificates) return {"--tls-dir", tls_directory(host)};
+    return {"--key", key_file()};
+}
+
 Argv Scene::serve_line(Host const& host, Argv const& more) const {
     Host const& other = lab_.other(host);
-    Argv argv = sidecar_line({"serve", "--key", key_file(), "--map-path",
+    Argv argv = sidecar_line({"serve", "--map-path",
                               other.directory.string() + "=" + host.directory.string(),
                               "--map-path", other.logs.string() + "=" + host.logs.string()});
+    for (auto const& word : credentials(host)) argv.push_back(word);
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
 }
@@ -91,11 +105,20 @@ void Scene::start_serve_line(Host const& host, Argv argv,
     daemon.emplace("serve", std::move(argv), host.place(environment), host.logs);
     wait_until("`sidecar serve` on host " + host.name + " to listen", ready_limit, [&] {
         if (auto const ended = daemon->wait(0ms)) throw Failure("serve ended: " + daemon->err());
-        return accepts(host.netns, host.ip6, serve_port);
+        return accepts(host.netns, host.ip6.empty() ? host.ip4 : host.ip6, serve_port);
     });
+    // One that was started again has another number, and belongs to the bare host all the same.
+    auto& processes = (&host == &a() ? bare_a_ : bare_b_).processes;
+    auto const is_serve = [](std::string const& seen) { return seen.ends_with(" sidecar serve"); };
+    std::erase_if(processes, is_serve);
+    for (auto const& seen : traces_of(host).processes) {
+        if (is_serve(seen)) processes.insert(seen);
+    }
 }
 
 void Scene::end_serve(Host const& host) { (&host == &a() ? serve_a_ : serve_b_)->end(); }
+
+void Scene::kill_serve(Host const& host) { (&host == &a() ? serve_a_ : serve_b_)->kill(); }
 
 void Scene::run_guest(Host const& host, std::vector<std::string> const& environment) {
     Argv argv = sidecar_line({"run", guest_.name(), "--bridge", bridge, "--"});
@@ -131,8 +154,9 @@ void Scene::attach_guest(Host const& host, Argv const& more) {
 
 Daemon Scene::start_migration(Host const& from, Argv const& more) {
     Host const& to = lab_.other(from);
-    Argv argv = sidecar_line({"migrate", "--with-storage", guest_.name(), "[" + to.ip6 + "]",
-                              "--key", key_file(), "--progress=none", "--json"});
+    Argv argv = sidecar_line(
+        {"migrate", "--with-storage", guest_.name(), to.address(), "--progress=none", "--json"});
+    for (auto const& word : credentials(from)) argv.push_back(word);
     argv.insert(argv.end(), more.begin(), more.end());
     return Daemon("migrate-" + unique_suffix(), std::move(argv), from.place(), from.logs);
 }
@@ -144,6 +168,17 @@ Migration Scene::finish(Daemon& migration) {
                                   migration_limit.count(), migration.err()));
     }
     return {*status, last_object(migration.out()), migration.err()};
+}
+
+Migration Scene::finish_past_hooks(Daemon& migration) const {
+    auto const until = std::chrono::steady_clock::now() + migration_limit;
+    while (!migration.wait(look_interval) && std::chrono::steady_clock::now() < until) {
+        for (Host const* host : {&a(), &b()}) {
+            auto const seen = guest_sidecar(*host);
+            if (seen && seen->state == 'T') signal_process(seen->pid, SIGCONT);
+        }
+    }
+    return finish(migration);
 }
 
 Migration Scene::migrate(Host const& from, Argv const& more) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 
+#include "tests/support/certificates.hpp"
 #include "tests/support/guest.hpp"
 #include "tests/support/leftovers.hpp"
 
@@ -14,6 +15,8 @@ namespace lab {
 struct SceneOptions {
     GuestOptions guest = {};
     std::uint64_t link_mbit = 0;  ///< As for Lab.
+    bool hosts_ipv6 = true;  ///< As for Lab.
+    bool certificates = false;  ///< The sidecars know each other by x509, not by a shared key.
     std::vector<std::string> serve_environment = {};  ///< Added for `serve` on both hosts.
     bool start_guest = true;  ///< By `sidecar run` on host a.
     std::vector<std::string> run_environment = {};  ///< Added for the guest's first sidecar.
@@ -45,6 +48,8 @@ public:
     Daemon start_migration(Host const& from, Argv const& more = {});
     /// Waits for its end.
     static Migration finish(Daemon& migration);
+    /// The same; whatever sidecar stops at a test hook meanwhile is let go on.
+    Migration finish_past_hooks(Daemon& migration) const;
     Migration migrate(Host const& from, Argv const& more = {});
     /// A command of the program on a host.
     [[nodiscard]] Output sidecar(Host const& host, Argv const& arguments) const;
@@ -60,6 +65,7 @@ public:
     /// `serve` to which the host's images lie on a file system of `mib` MiB.
     void start_serve_on_small_disk(Host const& host, int mib);
     void end_serve(Host const& host);
+    void kill_serve(Host const& host);
 
     /// The sidecar of the guest on that host: its number and state (T: stopped at a test hook).
     [[nodiscard]] std::optional<Seen> guest_sidecar(Host const& host) const;
@@ -69,15 +75,22 @@ public:
     /// What a host showed before any guest was there: its `serve` and nothing else.
     [[nodiscard]] Traces const& bare(Host const& host) const;
     [[nodiscard]] fs::path key_file() const { return lab_.directory() / "keys.psk"; }
+    [[nodiscard]] CertificateAuthority const& authority() const { return *authority_; }
+    /// Of a scene with certificates: QEMU's layout, one directory for each host.
+    [[nodiscard]] fs::path tls_directory(Host const& host) const {
+        return lab_.directory() / ("tls-" + host.name);
+    }
 
 private:
     void make_key() const;
+    [[nodiscard]] Argv credentials(Host const& host) const;
     [[nodiscard]] Argv serve_line(Host const& host, Argv const& more) const;
     void start_serve_line(Host const& host, Argv argv, std::vector<std::string> const& environment);
 
     SceneOptions options_;
     Lab lab_;
     Guest guest_;
+    std::optional<CertificateAuthority> authority_;
     Traces bare_a_;
     Traces bare_b_;
     std::optional<Daemon> serve_a_;

@@ -126,14 +126,7 @@ void nothing_left_after_failure(Scene& scene, Host const& on) {
 void moves(Scene& scene, Host const& from) {
     Host const& to = scene.net().other(from);
     auto running = scene.start_migration(from);
-    auto const until = std::chrono::steady_clock::now() + Scene::migration_limit;
-    while (!running.wait(lab::look_interval) && std::chrono::steady_clock::now() < until) {
-        for (Host const* host : {&from, &to}) {
-            auto const seen = scene.guest_sidecar(*host);
-            if (seen && seen->state == 'T') lab::signal_process(seen->pid, SIGCONT);
-        }
-    }
-    auto const ended = Scene::finish(running);
+    auto const ended = scene.finish_past_hooks(running);
     INFO(ended.text());
     REQUIRE(ended.exit_status == 0);
     report_of_a_move(ended.report, scene.guest().options());

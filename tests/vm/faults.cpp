@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"
+#include "tests/vm/held.hpp"
 
 using namespace lab;
 
@@ -15,22 +16,6 @@ namespace {
 /// machine adds.
 constexpr Milliseconds pause_limit = 2s;
 constexpr Milliseconds machine_allowance = 8s;
-
-/// A scene whose source sidecar stands still just before `action`, and the migration it does.
-struct Held {
-    explicit Held(std::string const& action)
-        : scene({.guest = {}, .run_environment = {"SIDECAR_TEST_STOP_AT=" + action}}),
-          migration(scene.start_migration(scene.a())) {
-        try {
-            source = scene.wait_stopped(scene.a());
-        } catch (Failure const& failure) {
-            FAIL(failure.what() << "; " << migration.err() << migration.out());
-        }
-    }
-    Scene scene;
-    Daemon migration;
-    pid_t source = -1;
-};
 
 void stays_and_moves_later(Held& held) {
     expect::guest_whole(held.scene, held.scene.a());
@@ -98,11 +83,28 @@ TEST_CASE("faults: the source's sidecar is killed while copying", "[vm][fault]")
 TEST_CASE("faults: the source's sidecar is killed while the guest is stopped", "[vm][fault]") {
     source_sidecar_killed("copy_final");
 }
+TEST_CASE("faults: the source's sidecar is killed while QEMU switches over", "[vm][fault]") {
+    source_sidecar_killed("seal_destination");
+}
 TEST_CASE("faults: the destination's sidecar is killed while copying", "[vm][fault]") {
-    destination_sidecar_killed("copy_disks");
+    Held held("copy_disks");
+    auto const destination = held.scene.guest_sidecar(held.scene.b());
+    REQUIRE(destination);
+    kill_process(destination->pid);
+    signal_process(held.source, SIGCONT);
+    // `serve` starts another, which offers the disks again; the copy goes on.
+    auto const ended = Scene::finish(held.migration);
+    INFO(ended.text());
+    REQUIRE(ended.exit_status == 0);
+    expect::guest_whole(held.scene, held.scene.b());
+    expect::nothing_left_after_move(held.scene, held.scene.a(), held.scene.b());
+    expect::moves(held.scene, held.scene.b());
 }
 TEST_CASE("faults: the destination's sidecar is killed while the guest is stopped", "[vm][fault]") {
     destination_sidecar_killed("copy_final");
+}
+TEST_CASE("faults: the destination's sidecar is killed while QEMU switches over", "[vm][fault]") {
+    destination_sidecar_killed("seal_destination");
 }
 TEST_CASE("faults: the source's QEMU is killed while copying", "[vm][fault]") {
     source_qemu_killed("copy_disks");
@@ -110,9 +112,49 @@ TEST_CASE("faults: the source's QEMU is killed while copying", "[vm][fault]") {
 TEST_CASE("faults: the source's QEMU is killed while the guest is stopped", "[vm][fault]") {
     source_qemu_killed("copy_final");
 }
+TEST_CASE("faults: the source's QEMU is killed while it switches over", "[vm][fault]") {
+    source_qemu_killed("seal_destination");
+}
 TEST_CASE("faults: the destination's QEMU is killed while copying", "[vm][fault]") {
     destination_qemu_killed("copy_disks");
 }
 TEST_CASE("faults: the destination's QEMU is killed while the guest is stopped", "[vm][fault]") {
     destination_qemu_killed("copy_final");
+}
+TEST_CASE("faults: the destination's QEMU is killed after it has loaded RAM", "[vm][fault]") {
+    destination_qemu_killed("seal_destination");
+}
+
+TEST_CASE("faults: a guest that came in is never taken for what a killed sidecar left",
+          "[vm][fault]") {
+    Scene scene({.serve_environment = {"SIDECAR_TEST_STOP_AT=finish"}});
+    auto const& guest = scene.guest();
+    auto migration = scene.start_migration(scene.a());
+    auto const destination = scene.wait_stopped(scene.b());
+    CHECK(Scene::finish(migration).exit_status == 0);
+    kill_process(destination);
+    // By mistake the stale image is started again on a, and sent to b, where nobody knows the guest
+    // but its disks and QEMU. (Off the network there, since the two share their addresses.)
+    auto const tap = [&](char const* state) {
+        must_run({"ip", "-n", scene.b().netns, "link", "set", guest.tap(), state});
+    };
+    tap("down");
+    for (auto const& entry : fs::directory_iterator(scene.a().images)) {
+        fs::rename(entry.path(), guest.image(scene.a(), 0));
+    }
+    scene.run_guest(scene.a());
+    auto const ended = scene.migrate(scene.a());
+    INFO(ended.text());
+    CHECK(ended.exit_status == 3);
+    CHECK(ended.text().find("sidecar attach web1") != std::string::npos);
+    scene.guest().must_be_whole();
+
+    kill_process(guest.qemu_pid(scene.a()));
+    CHECK(guest.runs_on(scene.b()));
+    CHECK(fs::exists(guest.image(scene.b(), 0)));
+    tap("up");
+    // The new sidecar ends what the killed one had not, and announces the guest.
+    scene.attach_guest(scene.b());
+    expect::guest_whole(scene, scene.b());
+    CHECK(left_in_qemu(guest, scene.b()) == "");
 }

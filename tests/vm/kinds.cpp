@@ -22,6 +22,14 @@ TEST_CASE("kinds: a guest that has IPv6 only", "[vm][kinds]") {
     moves_once({.qemu = "10.0", .ipv4 = false});
 }
 
+TEST_CASE("kinds: hosts without IPv6", "[vm][kinds]") {
+    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    Scene scene({.guest = {.qemu = version}, .hosts_ipv6 = false});
+    REQUIRE(scene.b().address() == scene.b().ip4);
+    expect::moves(scene, scene.a());
+    expect::moves(scene, scene.b());
+}
+
 TEST_CASE("kinds: a QEMU that was started plainly is attached to, and moved", "[vm][kinds]") {
     auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
     Scene scene({.guest = {.qemu = version}, .start_guest = false});

@@ -77,7 +77,7 @@ Argv migrate(std::string const& guest, std::string const& to, Argv const& more) 
     return argv;
 }
 
-std::string destination(Scene& scene) { return "[" + scene.b().ip6 + "]"; }
+std::string destination(Scene& scene) { return scene.b().address(); }
 
 Argv key(Scene& scene) { return {"--key", scene.key_file()}; }
 

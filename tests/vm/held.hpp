@@ -1,0 +1,24 @@
+// Held: a migration whose source stands still at a moment of the test's choice. Used by the vm
+// tests of faults. Invariant: when the constructor returns, the source's sidecar is stopped just
+// before the action it was told.
+#pragma once
+
+#include <catch2/catch.hpp>
+
+#include "tests/support/scene.hpp"
+
+/// A scene whose source sidecar stands still just before `action`, and the migration it does.
+struct Held {
+    explicit Held(std::string const& action)
+        : scene({.guest = {}, .run_environment = {"SIDECAR_TEST_STOP_AT=" + action}}),
+          migration(scene.start_migration(scene.a())) {
+        try {
+            source = scene.wait_stopped(scene.a());
+        } catch (lab::Failure const& failure) {
+            FAIL(failure.what() << "; " << migration.err() << migration.out());
+        }
+    }
+    lab::Scene scene;
+    lab::Daemon migration;
+    pid_t source = -1;
+};
