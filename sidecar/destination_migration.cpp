@@ -169,6 +169,14 @@ Result<> DestinationMigration::reply(Action action) {
 }
 
 Task<Result<Json>> DestinationMigration::ask_machine(std::string verb, Event event) {
+    // The machine answers the last question only. An `abort` behind a `seal` under way would leave
+    // the `seal`, and with it its connection, waiting for what never comes.
+    for (auto* earlier : waiting_) {
+        if (earlier->answered.is_set() || earlier->verb == verb) continue;
+        earlier->answer =
+            fail(Errc::cancelled, "the source asked `{}` while this was under way", verb);
+        earlier->answered.set();
+    }
     Waiting waiting(loop_, std::move(verb));
     waiting_.push_back(&waiting);
     post(event);

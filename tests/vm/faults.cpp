@@ -125,6 +125,28 @@ TEST_CASE("faults: the destination's QEMU is killed after it has loaded RAM", "[
     destination_qemu_killed("seal_destination");
 }
 
+TEST_CASE("faults: the source's QEMU is killed while the destination closes its disks",
+          "[vm][fault]") {
+    Scene scene({.serve_environment = {"SIDECAR_TEST_STOP_AT=seal"}});
+    auto migration = scene.start_migration(scene.a());
+    auto const destination = scene.wait_stopped(scene.b());
+    kill_process(scene.guest().qemu_pid(scene.a()));
+    // The abort lies in the connection, behind the `seal` that it supersedes.
+    wait_until("the source to ask for the end", end_limit, [&] {
+        auto const status = scene.sidecar(scene.a(), {"status", "web1", "--json"});
+        return status.out.find("abort_destination") != std::string::npos;
+    });
+    signal_process(destination, SIGCONT);
+    auto const ended = Scene::finish(migration);
+    INFO(ended.text());
+    CHECK(ended.exit_status == 1);
+    CHECK(scene.first_sidecar().wait(end_limit));
+    scene.run_guest(scene.a());
+    expect::guest_whole(scene, scene.a());
+    expect::nothing_left_after_failure(scene, scene.a());
+    expect::moves(scene, scene.a());
+}
+
 TEST_CASE("faults: a guest that came in is never taken for what a killed sidecar left",
           "[vm][fault]") {
     Scene scene({.serve_environment = {"SIDECAR_TEST_STOP_AT=finish"}});
