@@ -9,6 +9,7 @@
 #include "qmp/machine.hpp"
 #include "qmp/migration.hpp"
 #include "qmp/schema.hpp"
+#include "sidecar/changes.hpp"
 #include "storage/image.hpp"
 
 namespace sidecar {
@@ -27,6 +28,7 @@ constexpr std::size_t disks_max =
 constexpr std::size_t arguments_max =
     4096;     // of a command line; libvirt's longest have a few hundred
 constexpr std::size_t interfaces_max = 64;
+constexpr std::size_t devices_max = 4096;  // a PCI tree of 256 buses does not have more
 
 /// "/machine/peripheral/disk0/virtio-backend" -> "disk0"
 std::string short_name(qmp::BlockDevice const& disk) {
@@ -151,6 +153,8 @@ Task<Result<Description>> describe(Guest& guest, std::string epoch, Deadline dea
         CO_TRY(auto disk, look_at(device, guest.working_directory));
         description.disks.push_back(std::move(disk));
     }
+    CO_TRY(description.devices, co_await device_names(client, deadline));
+    CO_TRY_VOID(check_as_started(guest.command_line, description));
     guest.take_in_addresses();
     for (auto const& nic : guest.nics) description.interfaces.push_back(nic->interface);
     co_return description;
@@ -197,6 +201,8 @@ Json Description::to_json() const {
     for (auto const& word : argv) words.add(word);
     Json disk_list = Json::array();
     for (auto const& disk : disks) disk_list.add(disk.to_json());
+    Json device_list = Json::array();
+    for (auto const& device : devices) device_list.add(device);
     Json interface_list = Json::array();
     for (auto const& interface : interfaces) interface_list.add(interface.to_json());
     return Json::object({{"guest", guest},
@@ -207,6 +213,7 @@ Json Description::to_json() const {
                          {"qemu_version", qemu_version},
                          {"ram_bytes", ram_bytes},
                          {"disks", disk_list},
+                         {"devices", device_list},
                          {"interfaces", interface_list}});
 }
 
@@ -222,10 +229,12 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(auto const ram, json.integer("ram_bytes"));
     made.ram_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(ram, 0));
     if (json["argv"].size() > arguments_max || json["disks"].size() > disks_max ||
-        json["interfaces"].size() > interfaces_max) {
+        json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max) {
         return fail(Errc::protocol, "the guest's description is too long");
     }
     for (auto const& word : json["argv"].elements()) made.argv.push_back(word.text_or(""));
+    for (auto const& device : json["devices"].elements())
+        made.devices.push_back(device.text_or(""));
     for (auto const& disk : json["disks"].elements()) {
         TRY(auto one, MovedDisk::from_json(disk));
         made.disks.push_back(std::move(one));

@@ -37,6 +37,7 @@ struct Description {
     std::string qemu_version;  ///< For messages.
     std::uint64_t ram_bytes = 0;
     std::vector<MovedDisk> disks;
+    std::vector<std::string> devices;  ///< See changes.hpp.
     std::vector<netmove::GuestInterface> interfaces;
 
     [[nodiscard]] core::Json to_json() const;

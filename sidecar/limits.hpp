@@ -28,6 +28,8 @@ constexpr seconds qmp_timeout{10};
 constexpr seconds check_timeout{30};
 /// Destination: creating disks and starting QEMU.
 constexpr seconds prepare_timeout{60};
+/// How often the copying phase looks whether the guest has got or lost devices or images.
+constexpr seconds guest_look_interval{2};
 /// RAM pre-copy until STOP. A guest that dirties faster than the link never gets there.
 constexpr seconds converge_timeout{600};
 /// I3: the guest is never paused longer than this by a migration that does not commit.

@@ -9,6 +9,7 @@
 #include "netmove/bridge_mover.hpp"
 #include "qmp/block.hpp"
 #include "qmp/machine.hpp"
+#include "sidecar/changes.hpp"
 #include "sidecar/keys.hpp"
 #include "sidecar/resume.hpp"
 #include "sidecar/source_migration.hpp"
@@ -177,9 +178,19 @@ Task<Result<>> SourceMigration::renew_exports(Deadline deadline) {
 
 Task<Result<>> SourceMigration::copy_disks() {
     if (!mirror_) co_return Result<>{};
+    core::LinkedStop stop(actions_stop_.get_token());
+    core::Scope looking(loop_);
+    looking.spawn(watch_guest(stop));
+    auto copied = co_await copy_until_near(stop.token());
+    stop.request_stop();
+    co_await looking.join();
+    if (changed_) co_return std::unexpected(*changed_);
+    co_return copied;
+}
+
+Task<Result<>> SourceMigration::copy_until_near(std::stop_token token) {
     for (int stagnations = 0;; ++stagnations) {
-        CO_TRY(auto const now,
-               co_await mirror_->copy_until_near(Deadline::never(actions_stop_.get_token())));
+        CO_TRY(auto const now, co_await mirror_->copy_until_near(Deadline::never(token)));
         if (now.near) co_return Result<>{};
         if (!now.converging && stagnations >= stagnations_max) {
             co_return fail(Errc::refused,
@@ -194,6 +205,10 @@ Task<Result<>> SourceMigration::copy_disks() {
 }
 
 Task<Result<>> SourceMigration::start_ram() {
+    // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
+    // more.
+    CO_TRY_VOID(
+        co_await check_same_guest(*guest_.client, description_, within(limits::qmp_timeout)));
     if (mirror_) CO_TRY_VOID(co_await mirror_->arm(within(limits::prepare_timeout)));
     if (encrypted()) {
         CO_TRY_VOID(co_await add_key_object(*guest_.client, key_directory(), "client", epoch_,
@@ -264,6 +279,9 @@ Task<Result<>> SourceMigration::seal_destination() {
 }
 
 Task<Result<>> SourceMigration::continue_migration() {
+    // While the last delta is read: a snapshot since then would have got the writes we look for.
+    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_,
+                                          within(limits::paused_request_timeout)));
     if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(within(limits::pause_max)));
     co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
                                              within(limits::paused_request_timeout));
@@ -302,6 +320,7 @@ Task<Result<>> SourceMigration::cancel_migration() {
 
 Task<Result<>> SourceMigration::resume_source() {
     if (qemu_gone_) co_return fail(Errc::closed, "QEMU has ended");
+    if (stopped_by_others_) co_return Result<>{};  // and theirs to continue
     co_return co_await ensure_running(*guest_.client, Deadline::after(limits::rollback_timeout));
 }
 

@@ -88,6 +88,8 @@ private:
     core::Task<void> watch_process();
     core::Task<void> tick();
     core::Task<void> limit_pause();
+    core::Task<void> ask_why_stopped();
+    core::Task<void> watch_guest(core::LinkedStop& copying);
     core::Task<machine::source::Qemu> look_at_qemu();
     void peer_changed(bool up);
     struct Shares {
@@ -105,6 +107,7 @@ private:
     Outcome<> prepare_network();
     Outcome<> prepare_storage();
     Outcome<> copy_disks();
+    Outcome<> copy_until_near(std::stop_token token);
     Outcome<> renew_exports(core::Deadline deadline);
     Outcome<> start_ram();
     Outcome<> fire_network();
@@ -160,7 +163,9 @@ private:
     int nbd_port_ = 0;
     int ram_port_ = 0;
     std::vector<std::string> export_names_;
+    std::optional<core::Error> changed_;  ///< What the guest did that ends the copy.
     bool qemu_gone_ = false;
+    bool stopped_by_others_ = false;  ///< While RAM migrated; only they may continue it.
     bool recovered_ = false;
     bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "core/log.hpp"
+#include "qmp/machine.hpp"
+#include "sidecar/changes.hpp"
 #include "sidecar/source_migration.hpp"
 
 namespace sidecar {
@@ -42,6 +44,7 @@ Task<void> SourceMigration::watch_qemu() {
             peer_->set_paused(true);
             if (watchdog_) watchdog_->stopped();
             watchers_.spawn(limit_pause());
+            watchers_.spawn(ask_why_stopped());
             post(machine::source::event(Event::Kind::stop_seen));
         } else if (event->name == "RESUME") {
             peer_->set_paused(false);
@@ -87,6 +90,37 @@ Task<void> SourceMigration::limit_pause() {
                                 limits::pause_max.count())
                          .error());
         post(machine::source::event(Event::Kind::blackout_exceeded));
+    }
+}
+
+/// STOP comes from the migration, or from somebody else (an operator, an I/O error): then the guest
+/// must not run at the destination either.
+Task<void> SourceMigration::ask_why_stopped() {
+    auto const status = co_await qmp::query_status(
+        *guest_.client,
+        core::Deadline::after(limits::paused_request_timeout, watchers_stop_.get_token()));
+    if (!status || status->status == "finish-migrate" || status->status == "postmigrate") co_return;
+    if (state_.phase != Phase::stopped && state_.phase != Phase::converging) co_return;
+    if (status->running) co_return;
+    stopped_by_others_ = true;
+    if (watchdog_) watchdog_->released();
+    note_failure(core::fail(Errc::refused,
+                            "the guest was stopped by somebody else (QEMU says {}), and stays so: "
+                            "continue it, and migrate again",
+                            status->status)
+                     .error());
+    post(machine::source::event(Event::Kind::blackout_exceeded));
+}
+
+Task<void> SourceMigration::watch_guest(core::LinkedStop& copying) {
+    while (co_await core::sleep_for(loop_, limits::guest_look_interval, copying.token())) {
+        auto same =
+            co_await check_same_guest(*guest_.client, description_,
+                                      core::Deadline::after(limits::qmp_timeout, copying.token()));
+        // A QEMU that does not answer is for others to notice.
+        if (same || same.error().code != Errc::refused) continue;
+        changed_ = std::move(same.error());
+        copying.request_stop();
     }
 }
 

@@ -113,14 +113,19 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
         argv.push_back(std::move(value));
     };
     if (options_.iothread) add("-object", "iothread,id=io0");
+    if (options_.hot_slot) add("-device", "pcie-root-port,id=rp0,chassis=1");
+    std::string const discard = !options_.discard   ? ""
+                                : options_.blockdev ? ",discard=unmap,file.discard=unmap"
+                                                    : ",discard=unmap";
     for (int disk = 0; disk < options_.disks; ++disk) {
         std::string const id = fmt::format("d{}", disk);
         if (options_.blockdev) {
-            add("-blockdev", fmt::format("driver={},node-name={},file.driver=file,file.filename={}",
-                                         options_.format, id, image(disks_of, disk).string()));
+            add("-blockdev",
+                fmt::format("driver={},node-name={},file.driver=file,file.filename={}{}",
+                            options_.format, id, image(disks_of, disk).string(), discard));
         } else {
-            add("-drive", fmt::format("if=none,id={},file={},format={}", id,
-                                      image(disks_of, disk).string(), options_.format));
+            add("-drive", fmt::format("if=none,id={},file={},format={}{}", id,
+                                      image(disks_of, disk).string(), options_.format, discard));
         }
         add("-device", fmt::format("virtio-blk-pci,drive={},serial=disk{}{}", id, disk,
                                    options_.iothread ? ",iothread=io0" : ""));

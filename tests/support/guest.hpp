@@ -18,6 +18,8 @@ struct GuestOptions {
     int disks = 1;
     bool iothread = false;          ///< Disks are served by an iothread.
     bool blockdev = false;          ///< -blockdev instead of -drive.
+    bool discard = false;           ///< What the guest discards is a hole in the image.
+    bool hot_slot = false;          ///< A PCIe port, rp0, that takes a device while it runs.
     bool ipv4 = true;
     bool ipv6 = true;
     std::uint64_t disk_mib = 128;

@@ -190,6 +190,20 @@ Output Scene::sidecar(Host const& host, Argv const& arguments) const {
     return run(sidecar_line(arguments), host.place());
 }
 
+core::Json Scene::migration_on(Host const& host) const {
+    auto const status = sidecar(host, {"status", guest_.name(), "--json"});
+    auto const parsed = core::Json::parse(status.out);
+    return parsed ? (*parsed)["migration"] : core::Json();
+}
+
+void Scene::wait_copied(Host const& host, double share) const {
+    wait_until("the disks to be copied in part", migration_limit, [&] {
+        auto const now = migration_on(host);
+        auto const total = now["disks_total_bytes"].number_or(0);
+        return total > 0 && now["disks_done_bytes"].number_or(0) >= share * total;
+    });
+}
+
 std::optional<Seen> Scene::guest_sidecar(Host const& host) const {
     for (auto& seen : processes_in(host.netns)) {
         auto const& argv = seen.argv;

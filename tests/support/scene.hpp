@@ -54,6 +54,11 @@ public:
     /// A command of the program on a host.
     [[nodiscard]] Output sidecar(Host const& host, Argv const& arguments) const;
 
+    /// `migration` of `sidecar status`: what runs on that host; null: none.
+    [[nodiscard]] core::Json migration_on(Host const& host) const;
+    /// Waits until the migration from `host` has copied that share of the disks' bytes.
+    void wait_copied(Host const& host, double share) const;
+
     /// The guest's own sidecar as this scene started it (`run`, or the last `attach`).
     [[nodiscard]] Daemon& first_sidecar() { return *guest_sidecar_; }
     /// Starts the guest afresh on `host` with `sidecar run`, and waits until it is alive.

@@ -45,11 +45,8 @@ TEST_CASE("bandwidth: it can be changed while the migration runs", "[vm][bandwid
     Scene scene({.guest = {.random_mib = 64}});
     // 64 MiB at this rate take longer than a migration in a test may: only `set` ends it in time.
     auto migration = scene.start_migration(scene.a(), {"--bandwidth", "100K"});
-    wait_until("the copy to be under way", 60s, [&] {
-        auto const status = scene.sidecar(scene.a(), {"status", scene.guest().name(), "--json"});
-        auto const parsed = core::Json::parse(status.out);
-        return parsed && (*parsed)["migration"]["phase"].text_or("") == "copying";
-    });
+    wait_until("the copy to be under way", 60s,
+               [&] { return scene.migration_on(scene.a())["phase"].text_or("") == "copying"; });
     auto const wrong = scene.sidecar(scene.a(), {"set", scene.guest().name(), "bandwidth=fast"});
     CHECK(wrong.exit_status == 2);
     CHECK(wrong.err.find("error: ") == 0);

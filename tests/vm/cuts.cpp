@@ -13,15 +13,6 @@ constexpr std::int64_t random_bytes = std::int64_t{48} << 20;
 /// Of the bulk pass, when the cut comes.
 constexpr double cut_at = 0.6;
 
-double copied_share(Scene const& scene) {
-    auto const status = scene.sidecar(scene.a(), {"status", scene.guest().name(), "--json"});
-    auto const parsed = core::Json::parse(status.out);
-    if (!parsed) return 0;
-    auto const migration = (*parsed)["migration"];
-    auto const total = migration["disks_total_bytes"].number_or(0);
-    return total > 0 ? migration["disks_done_bytes"].number_or(0) / total : 0;
-}
-
 void cut_link(Scene const& scene) {
     // -K destroys sockets: both ends see a reset or an abort, as after a router's restart.
     auto const cut = run({"ss", "-t", "-K", "state", "established"}, scene.a().place());
@@ -41,7 +32,7 @@ TEST_CASE("cuts: the link is cut while copying, and the copy goes on where it wa
                            .random_mib = random_bytes >> 20,
                            .rate = 20}});
     auto migration = scene.start_migration(scene.a(), {"--bandwidth", "6M"});
-    wait_until("the copy to be nearly done", 60s, [&] { return copied_share(scene) >= cut_at; });
+    scene.wait_copied(scene.a(), cut_at);
     cut_link(scene);
     auto const changed = scene.sidecar(scene.a(), {"set", scene.guest().name(), "bandwidth=0"});
     CHECK(changed.exit_status == 0);

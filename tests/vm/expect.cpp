@@ -30,9 +30,10 @@ void becomes_clean(std::string const& what, Left left) {
             last = left();
             return last.empty();
         });
-    } catch (lab::Failure const&) {
-        INFO(what);
+    } catch (lab::Failure const& failure) {
+        INFO(what << ": " << failure.what());
         CHECK(last == "");
+        if (last.empty()) FAIL_CHECK("it could not be looked at");
     }
 }
 
