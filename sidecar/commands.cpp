@@ -115,11 +115,12 @@ Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interr
     auto const& wanted = options.migrate;
     // Whatever the sidecar would find wrong with the key only later is found here, as a matter of
     // usage.
-    auto const credentials =
-        core::TlsCredentials::load(wanted.tls, core::TlsCredentials::Side::client);
-    if (!credentials) co_return complain(credentials.error());
-    if (auto const address = core::split_host_port(wanted.destination, default_port); !address) {
-        co_return complain(address.error());
+    if (!wanted.resume) {
+        auto const credentials =
+            core::TlsCredentials::load(wanted.tls, core::TlsCredentials::Side::client);
+        if (!credentials) co_return complain(credentials.error());
+        auto const address = core::split_host_port(wanted.destination, default_port);
+        if (!address) co_return complain(address.error());
     }
     auto settings = options.migrate;
     std::error_code error;

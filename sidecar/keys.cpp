@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "qmp/machine.hpp"
+#include "sidecar/limits.hpp"
 #include "sidecar/places.hpp"
 
 namespace sidecar {
@@ -17,6 +18,13 @@ std::string key_file(std::string const& directory) { return directory + "/keys.p
 Result<> write_key(std::string const& directory, std::string const& hex) {
     TRY_VOID(make_directory(directory));
     return write_durably(key_file(directory), fmt::format("{}:{}\n", key_user, hex));
+}
+
+std::string read_key(std::string const& directory) {
+    auto const text = read_file(key_file(directory), limits::manifest_bytes_max);
+    auto const prefix = std::string(key_user) + ":";
+    if (!text || !text->starts_with(prefix)) return {};
+    return text->substr(prefix.size(), text->find('\n') - prefix.size());
 }
 
 void remove_key(std::string const& directory) {

@@ -16,6 +16,8 @@ constexpr char const* key_user = "sidecar";
 std::string key_file(std::string const& directory);
 /// Writes it, mode 0600, in a directory 0700.
 core::Result<> write_key(std::string const& directory, std::string const& hex);
+/// The key in that file; empty: there is none.
+std::string read_key(std::string const& directory);
 void remove_key(std::string const& directory);
 
 /// The id of QEMU's object for the key of `epoch`.

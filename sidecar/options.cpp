@@ -177,12 +177,13 @@ struct Parser {
     void add_migrate() {
         migrate = with_guest("migrate", "Move a guest to another host");
         auto& chosen = options.migrate;
-        migrate->add_option("DESTINATION", chosen.destination, "HOST[:PORT] of a `sidecar serve`")
-            ->required();
+        migrate->add_option("DESTINATION", chosen.destination, "HOST[:PORT] of a `sidecar serve`");
         migrate->add_flag("--with-storage", chosen.with_storage, "Move the local disks as well");
         migrate_security.add_to(*migrate);
         migrate->add_flag("--check", chosen.check_only,
                           "Run every check on both hosts, touch nothing, stop");
+        migrate->add_flag("--resume", chosen.resume,
+                          "Follow the migration that `sidecar attach` found and goes on with");
         migrate
             ->add_option("--max-blackout", chosen.max_blackout_ms,
                          "Pause aimed for, in milliseconds")
@@ -219,6 +220,7 @@ struct Parser {
     }
 
     Result<> finish();
+    Result<> finish_migrate();
     Result<> read_settings();
 };
 
@@ -243,6 +245,32 @@ Result<> Parser::read_settings() {
             return fail(Errc::invalid,
                         "`{}` cannot be set: write bandwidth=RATE or max-blackout=MS", setting);
         }
+    }
+    return {};
+}
+
+Result<> Parser::finish_migrate() {
+    auto& chosen = options.migrate;
+    bool const bar = progress.empty() ? isatty(STDERR_FILENO) != 0 : progress == "bar";
+    chosen.progress = progress == "json" ? ProgressStyle::json
+                      : bar              ? ProgressStyle::bar
+                                         : ProgressStyle::none;
+    if (chosen.resume) {
+        if (chosen.destination.empty() && !chosen.check_only) return {};
+        return fail(Errc::invalid,
+                    "`migrate --resume {}` takes no destination: it is the recorded one",
+                    options.guest);
+    }
+    if (chosen.destination.empty()) {
+        return fail(Errc::invalid,
+                    "`migrate` needs a DESTINATION: HOST[:PORT] of a `sidecar serve`");
+    }
+    TRY(chosen.tls, migrate_security.chosen());
+    TRY(chosen.bandwidth, parse_bytes(bandwidth));
+    if (!chosen.with_storage) {
+        return fail(Errc::invalid,
+                    "hosts that share no storage need `migrate --with-storage`; "
+                    "moving only the RAM is not supported yet");
     }
     return {};
 }
@@ -273,19 +301,7 @@ Result<> Parser::finish() {
         TRY(options.serve.maps.paths, pairs(map_paths));
         TRY(options.serve.maps.bridges, pairs(map_bridges));
     }
-    if (options.command == Command::migrate) {
-        TRY(options.migrate.tls, migrate_security.chosen());
-        TRY(options.migrate.bandwidth, parse_bytes(bandwidth));
-        bool const bar = progress.empty() ? isatty(STDERR_FILENO) != 0 : progress == "bar";
-        options.migrate.progress = progress == "json" ? ProgressStyle::json
-                                   : bar              ? ProgressStyle::bar
-                                                      : ProgressStyle::none;
-        if (!options.migrate.with_storage) {
-            return fail(Errc::invalid,
-                        "hosts that share no storage need `migrate --with-storage`; "
-                        "moving only the RAM is not supported yet");
-        }
-    }
+    if (options.command == Command::migrate) TRY_VOID(finish_migrate());
     return {};
 }
 
@@ -320,6 +336,7 @@ Json MigrateOptions::to_json() const {
                          {"tls_mode", static_cast<int>(tls.mode)},
                          {"tls_path", tls.path},
                          {"check_only", check_only},
+                         {"resume", resume},
                          {"max_blackout_ms", max_blackout_ms},
                          {"bandwidth", bandwidth}});
 }

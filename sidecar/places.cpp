@@ -64,7 +64,9 @@ Result<> check_guest_name(std::string const& name) {
     return {};
 }
 
-Result<> write_durably(std::string const& path, std::string const& text, unsigned mode) {
+namespace {
+
+Result<> write_new(std::string const& path, std::string const& text, unsigned mode, bool sync) {
     auto const temporary = path + ".new";
     core::Fd file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode));
     if (!file) return fail_errno(errno, "cannot write {}", path);
@@ -74,9 +76,20 @@ Result<> write_durably(std::string const& path, std::string const& text, unsigne
         if (part < 0) return fail_errno(errno, "cannot write {}", path);
         written += static_cast<std::size_t>(part);
     }
-    if (fsync(file.get()) < 0) return fail_errno(errno, "cannot write {}", path);
+    if (sync && fsync(file.get()) < 0) return fail_errno(errno, "cannot write {}", path);
     if (rename(temporary.c_str(), path.c_str()) < 0)
         return fail_errno(errno, "cannot write {}", path);
+    return {};
+}
+
+}  // namespace
+
+Result<> write_replacing(std::string const& path, std::string const& text) {
+    return write_new(path, text, 0600, false);
+}
+
+Result<> write_durably(std::string const& path, std::string const& text, unsigned mode) {
+    TRY_VOID(write_new(path, text, mode, true));
     auto const parent = std::filesystem::path(path).parent_path();
     core::Fd directory(open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!directory || fsync(directory.get()) < 0)

@@ -43,6 +43,8 @@ core::Result<> check_guest_name(std::string const& name);
 /// the directory.
 core::Result<> write_durably(std::string const& path, std::string const& text,
                              unsigned mode = 0600);
+/// The same without fsync: whole or not there, for as long as the host runs.
+core::Result<> write_replacing(std::string const& path, std::string const& text);
 core::Result<std::string> read_file(std::string const& path, std::size_t bytes_max);
 
 }  // namespace sidecar

@@ -342,7 +342,34 @@ Task<void> Session::stop_incoming() {
     destination_.reset();
 }
 
+SourceMigration::ProgressSink Session::progress_to(Connection& from) {
+    std::weak_ptr<Connection> listener;
+    for (auto const& connection : connections_) {
+        if (connection.get() == &from) listener = connection;
+    }
+    return [this, listener](Json line) {
+        if (progress_in_flight_ > 0)
+            return;  // a slow reader misses lines, never delays the migration
+        ++progress_in_flight_;
+        tasks_.spawn(send_progress(listener, std::move(line)));
+    };
+}
+
+/// A migration that this sidecar has found, and goes on with by itself: whoever asks for that is
+/// told how it goes and how it ends.
+Task<Result<Json>> Session::follow(Connection& from) {
+    if (!source_ || !source_->under_way()) {
+        co_return fail(Errc::refused,
+                       "no migration of {} was left unfinished: leave --resume out to begin one",
+                       name_);
+    }
+    source_->follow(progress_to(from));
+    CO_TRY_VOID(co_await source_->decided().wait(Deadline::never(stop_.get_token())));
+    co_return source_->report();
+}
+
 Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
+    if (arguments["resume"].boolean_or(false)) co_return co_await follow(from);
     if (!guest_ || migrating_) {
         co_return fail(Errc::refused, "another migration of {} is under way", name_);
     }
@@ -355,18 +382,8 @@ Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
     auto migration = std::make_unique<SourceMigration>(*guest_, *journal_, settings, new_epoch());
     if (settings.check_only) co_return co_await migration->check_only();
     source_ = std::move(migration);
-    std::weak_ptr<Connection> listener;
-    for (auto const& connection : connections_) {
-        if (connection.get() == &from) listener = connection;
-    }
-    auto const sink = [this, listener](Json line) {
-        if (progress_in_flight_ > 0)
-            return;  // a slow reader misses lines, never delays the migration
-        ++progress_in_flight_;
-        tasks_.spawn(send_progress(listener, std::move(line)));
-    };
     migrating_ = true;
-    tasks_.spawn(run_migration(*source_, sink, false));
+    tasks_.spawn(run_migration(*source_, progress_to(from), false));
     CO_TRY_VOID(co_await source_->decided().wait(Deadline::never(stop_.get_token())));
     co_return source_->report();
 }

@@ -35,6 +35,8 @@ private:
     core::Task<core::Result<core::Json>> answer(Connection& from, std::string verb,
                                                 core::Json arguments);
     core::Task<core::Result<core::Json>> migrate(Connection& from, core::Json arguments);
+    core::Task<core::Result<core::Json>> follow(Connection& from);
+    SourceMigration::ProgressSink progress_to(Connection& from);
     core::Task<core::Result<core::Json>> accept_peer(Connection& from, core::Json arguments);
     core::Task<core::Result<core::Json>> status();
 

@@ -109,7 +109,13 @@ Result<Json> SourceMigration::read_record(Places const& places, std::string cons
 }
 
 Task<Result<>> SourceMigration::prepare_destination() {
-    if (encrypted() && key_.empty()) key_ = core::random_hex(32);
+    // After a restart: the connection comes up meanwhile, and QEMU there has the key already.
+    CO_TRY_VOID(co_await peer_->reached(within(limits::connect_timeout)));
+    if (encrypted() && key_.empty()) key_ = read_key(key_directory());
+    if (encrypted() && key_.empty()) {
+        key_ = core::random_hex(32);
+        CO_TRY_VOID(write_key(key_directory(), key_));
+    }
     auto const arguments = Json::object({{"description", description_.to_json()}, {"key", key_}});
     CO_TRY(auto const reply,
            co_await peer_->request("prepare", arguments, within(limits::prepare_timeout)));
@@ -144,14 +150,27 @@ Task<Result<>> SourceMigration::prepare_network() {
 }
 
 Task<Result<>> SourceMigration::prepare_storage() {
-    if (encrypted()) CO_TRY_VOID(write_key(key_directory(), key_));
     if (description_.disks.empty()) co_return Result<>{};
+    // The earlier sidecar's writes must be dead before ours begin.
+    if (!resume_.empty()) CO_TRY_VOID(co_await renew_exports(within(limits::prepare_timeout)));
     std::vector<storage::Disk> disks;
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
         disks.push_back(
             {disk.name, disk.node, disk.format, disk.virtual_bytes, export_names_[index]});
     }
+    storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
+                                     encrypted() ? key_user : "",
+                                     encrypted() ? key_file(key_directory()) : ""};
+    mirror_ = std::make_unique<storage::Mirror>(loop_, *guest_.client, std::move(disks),
+                                                destination, mirror_options());
+    auto prepared = co_await mirror_->prepare(within(limits::prepare_timeout));
+    for (auto const& line : mirror_->report().cleared)
+        core::log::info("guest={} cleared {}", guest_.name, line);
+    co_return prepared;
+}
+
+storage::MirrorOptions SourceMigration::mirror_options() {
     storage::MirrorOptions settings;
     settings.directory = guest_.places.run(guest_.name);
     settings.epoch = epoch_;
@@ -159,15 +178,8 @@ Task<Result<>> SourceMigration::prepare_storage() {
     settings.max_blackout = core::milliseconds(options_.max_blackout_ms);
     settings.renew = [this](Deadline deadline) { return renew_exports(std::move(deadline)); };
     settings.bandwidth_bytes_per_second = options_.bandwidth;
-    storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
-                                     encrypted() ? key_user : "",
-                                     encrypted() ? key_file(key_directory()) : ""};
-    mirror_ = std::make_unique<storage::Mirror>(loop_, *guest_.client, std::move(disks),
-                                                destination, settings);
-    auto prepared = co_await mirror_->prepare(within(limits::prepare_timeout));
-    for (auto const& line : mirror_->report().cleared)
-        core::log::info("guest={} cleared {}", guest_.name, line);
-    co_return prepared;
+    settings.resume = resume_;
+    return settings;
 }
 
 Task<Result<>> SourceMigration::renew_exports(Deadline deadline) {
@@ -400,6 +412,7 @@ Task<Result<>> SourceMigration::settle_network() {
 
 Task<Result<>> SourceMigration::record_end() {
     CO_TRY_VOID(co_await record("ended", std::string(machine::name(state_.outcome))));
+    remove_key(key_directory());
     std::error_code
         ignored;  // the journal has the last word; a record left over is overwritten by the next
     std::filesystem::remove(record_path(guest_.places, guest_.name), ignored);

@@ -87,7 +87,14 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
                        : word == "rolled_back" ? Record::rolled_back
                        : word == "begun"       ? Record::begun
                                                : Record::none;
-    auto const qemu = co_await look_at_qemu();
+    auto qemu = co_await look_at_qemu();
+    if (found == Record::begun && qemu == machine::source::Qemu::running && read_copy_record()) {
+        auto guarded = Watchdog::start(guest_.places, guest_.name, guest_.client->socket_path());
+        if (guarded) {
+            watchdog_ = std::move(*guarded);
+            qemu = machine::source::Qemu::copying;
+        }
+    }
     watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
 }
@@ -161,6 +168,10 @@ void SourceMigration::enter(Phase phase) {
     core::log::info("guest={} epoch={} phase={}", guest_.name, epoch_,
                     machine::source::name(phase));
     if (phase == Phase::in_doubt && !in_doubt_since_) in_doubt_since_ = now;
+    // Before anything is asked for that only another phase may do: see copy_record.cpp.
+    if (phase != Phase::preparing && phase != Phase::copying && phase != Phase::idle) {
+        remove_copy_record();
+    }
     if (sink_ && phase != Phase::idle) sink_(progress());
 }
 

@@ -39,6 +39,8 @@ public:
     /// The same for a migration that an earlier sidecar of this guest left behind (journal and
     /// migration.json).
     core::Task<core::Json> recover(ProgressSink sink);
+    /// Whoever asked is told from now on.
+    void follow(ProgressSink sink) { sink_ = std::move(sink); }
     /// Every check on both hosts, nothing touched: the lines of what was checked, or the refusal.
     core::Task<core::Result<core::Json>> check_only();
 
@@ -99,6 +101,12 @@ private:
     [[nodiscard]] Shares bandwidth_shares(bool ram_flows) const;
     [[nodiscard]] core::Json progress() const;
 
+    // What a later sidecar needs to go on with the copy: copy_record.cpp
+    [[nodiscard]] std::string copy_record_path() const;
+    void write_copy_record();
+    void remove_copy_record() const;
+    bool read_copy_record();
+
     // The ports: source_actions.cpp. Each is one action of the machine.
     Outcome<> check();
     Outcome<> record(std::string what, std::string outcome);
@@ -106,6 +114,7 @@ private:
     Outcome<> prepare_destination();
     Outcome<> prepare_network();
     Outcome<> prepare_storage();
+    [[nodiscard]] storage::MirrorOptions mirror_options();
     Outcome<> copy_disks();
     Outcome<> copy_until_near(std::stop_token token);
     Outcome<> renew_exports(core::Deadline deadline);
@@ -167,6 +176,9 @@ private:
     bool qemu_gone_ = false;
     bool stopped_by_others_ = false;  ///< While RAM migrated; only they may continue it.
     bool recovered_ = false;
+    std::vector<storage::BulkProgress>
+        resume_;  ///< The copy of an earlier sidecar is gone on with.
+    std::string copy_record_;  ///< As last written.
     bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
 
     std::optional<core::Error> failure_;  ///< The first; what the operator is told.

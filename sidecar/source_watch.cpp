@@ -159,6 +159,7 @@ Task<void> SourceMigration::tick() {
                               static_cast<double>(ram_.info().ram_total_bytes);
             fraction_ = std::max(fraction_, 0.9 + 0.09 * (1 - std::min(left, 1.0)));
         }
+        write_copy_record();
         if (sink_) sink_(progress());
     }
 }

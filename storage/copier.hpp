@@ -53,6 +53,11 @@ public:
     core::Task<core::Result<>> run(Scan& scan, core::Deadline deadline);
     /// After run() failed: the pieces that were taken from the scan and not acknowledged.
     [[nodiscard]] std::vector<Extent> unfinished() const;
+    /// While run() goes on: the first offset that was taken from the scan and is not acknowledged.
+    [[nodiscard]] std::optional<std::uint64_t> first_unfinished() const {
+        if (unfinished_.empty()) return {};
+        return unfinished_.begin()->first;
+    }
 
 private:
     static core::Task<void> copy_piece(Copier& self, Extent piece, Buffer buffer);

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
+#include <map>
 
 #include "core/log.hpp"
 #include "core/stream.hpp"
@@ -106,7 +108,7 @@ std::string SourceExports::export_id(std::string_view what, std::size_t disk) co
     return fmt::format("{}{}-{}-{}", name_prefix, epoch_, what, disk);
 }
 
-Task<Result<std::vector<std::string>>> SourceExports::clear_leftovers(Deadline deadline) {
+Task<Result<>> SourceExports::refuse_foreign_exports(Deadline deadline) {
     CO_TRY(auto const exports, co_await qmp::query_block_exports(client_, deadline));
     for (auto const& one : exports) {
         if (one.type == "nbd" && !one.id.starts_with(name_prefix)) {
@@ -117,6 +119,38 @@ Task<Result<std::vector<std::string>>> SourceExports::clear_leftovers(Deadline d
                 one.id, one.node_name);
         }
     }
+    co_return Result<>{};
+}
+
+Task<Result<std::optional<unsigned>>> SourceExports::adopt(std::vector<std::string> nodes,
+                                                           Deadline deadline) {
+    CO_TRY_VOID(co_await refuse_foreign_exports(deadline));
+    CO_TRY(auto const found, co_await own_bitmaps(client_, deadline));
+    auto const prefix = fmt::format("{}{}-b", name_prefix, epoch_);
+    std::map<unsigned, std::size_t> on_nodes;
+    for (auto const& one : found) {
+        bool const ours =
+            one.name.starts_with(prefix) && std::ranges::find(nodes, one.node) != nodes.end();
+        unsigned round = 0;
+        auto const* const end = one.name.data() + one.name.size();
+        if (ours && std::from_chars(one.name.data() + prefix.size(), end, round).ptr == end) {
+            ++on_nodes[round];
+        }
+    }
+    auto const oldest = std::ranges::find_if(
+        on_nodes, [&](auto const& round) { return round.second == nodes.size(); });
+    if (oldest == on_nodes.end()) co_return std::optional<unsigned>();
+    CO_TRY(auto ids, co_await own_exports(client_, deadline));
+    CO_TRY_VOID(co_await delete_exports(loop_, client_, std::move(ids), deadline));
+    for (auto const& one : found) {
+        if (one.name == bitmap_name(oldest->first)) continue;
+        CO_TRY_VOID(co_await qmp::block_dirty_bitmap_remove(client_, one.node, one.name, deadline));
+    }
+    co_return std::optional<unsigned>(oldest->first);
+}
+
+Task<Result<std::vector<std::string>>> SourceExports::clear_leftovers(Deadline deadline) {
+    CO_TRY_VOID(co_await refuse_foreign_exports(deadline));
     CO_TRY(auto const found, co_await leftovers(client_, deadline));
     if (found.empty()) co_return found;
     CO_TRY(auto ids, co_await own_exports(client_, deadline));

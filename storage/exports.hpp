@@ -3,6 +3,7 @@
 // ours is named "sidecar-...", which is how a later sidecar recognises what an earlier one left.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,11 @@ public:
     /// Removes what an earlier try left, of any epoch, and says what it was. Refused when QEMU's
     /// NBD server has exports that are not ours.
     core::Task<core::Result<std::vector<std::string>>> clear_leftovers(core::Deadline deadline);
+    /// Instead of that, for an earlier try of this very epoch: keeps the oldest of its bitmaps that
+    /// is on all nodes (it holds all that the newer ones do) and removes the rest. Its round; none:
+    /// there is no such bitmap, and nothing was touched.
+    core::Task<core::Result<std::optional<unsigned>>> adopt(std::vector<std::string> nodes,
+                                                            core::Deadline deadline);
     /// The NBD server that an earlier try left, when it is ours: nothing else shall reach the
     /// disks.
     core::Task<core::Result<>> stop_left_server(core::Deadline deadline);
@@ -54,6 +60,7 @@ public:
 
 private:
     core::Task<core::Result<>> take_over_server(core::Deadline deadline);
+    core::Task<core::Result<>> refuse_foreign_exports(core::Deadline deadline);
 
     core::Loop& loop_;
     qmp::Client& client_;

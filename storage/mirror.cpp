@@ -103,13 +103,23 @@ CopyCounters Mirror::Implementation::counters() const {
 Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
     CO_TRY_VOID(check());
     phase = MirrorPhase::preparing;
-    CO_TRY(cleared, co_await exports.clear_leftovers(deadline));
+    std::optional<unsigned> found;
+    if (options.resume.size() == disks.size()) {
+        CO_TRY(found, co_await exports.adopt(nodes(), deadline));
+    }
+    if (!found) {
+        CO_TRY(cleared, co_await exports.clear_leftovers(deadline));
+    }
     auto const per_disk = connections() + 2;  // the data, and the bitmaps of two rounds
     auto const limit = static_cast<std::uint32_t>(disks.size() * per_disk) + spare_connections;
     CO_TRY_VOID(co_await exports.start_server(limit, deadline));
-    // Before anything is read: a write from here on is in the bitmap.
-    CO_TRY_VOID(co_await exports.add_bitmaps(nodes(), next_round, deadline));
-    rounds.push_back(next_round++);
+    if (found) {
+        go_on(*found);
+    } else {
+        // Before anything is read: a write from here on is in the bitmap.
+        CO_TRY_VOID(co_await exports.add_bitmaps(nodes(), next_round, deadline));
+        rounds.push_back(next_round++);
+    }
     rotated_at = Clock::now();
     connected = true;
     CO_TRY_VOID(co_await learn_iothreads(deadline));
@@ -127,6 +137,38 @@ Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
     choose_in_flight();
     co_return Result<>{};
+}
+
+// The bitmap of `round` has recorded everything since the earlier sidecar began it.
+void Mirror::Implementation::go_on(unsigned round) {
+    rounds.push_back(round);
+    next_round = round + 1;
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        MirrorDisk& one = *disks[i];
+        auto const& before = options.resume[i];
+        one.report.resumed_at_bytes = before.offset;
+        one.counters.data_bytes = before.copied_bytes;
+        one.counters.zero_bytes = before.offset - std::min(before.offset, before.copied_bytes);
+        one.report.copied_bytes = before.copied_bytes;
+        one.bulk_done = before.done;
+        if (before.done) {
+            one.report.rounds.push_back(
+                {before.copied_bytes, before.copied_bytes, core::milliseconds(0)});
+        }
+        core::log::info("storage: disk={} goes on at {} MiB with bitmap {}", one.disk.name,
+                        before.offset >> 20, exports.bitmap_name(round));
+    }
+}
+
+BulkProgress Mirror::Implementation::bulk_progress(MirrorDisk const& one) const {
+    BulkProgress now{one.bulk_done, one.report.resumed_at_bytes, one.counters.data_bytes};
+    if (one.bulk_done) now.offset = one.report.virtual_bytes;
+    if (!one.bulk) return now;
+    now.offset = one.bulk->position();
+    if (one.copier != nullptr) {
+        now.offset = std::min(now.offset, one.copier->first_unfinished().value_or(now.offset));
+    }
+    return now;
 }
 
 void Mirror::Implementation::choose_in_flight() {
@@ -364,6 +406,14 @@ void Mirror::set_bandwidth(std::uint64_t bytes_per_second) {
 
 void Mirror::set_max_blackout(core::milliseconds max_blackout) {
     implementation_->options.max_blackout = max_blackout;
+}
+
+std::vector<BulkProgress> Mirror::bulk_progress() const {
+    std::vector<BulkProgress> all;
+    for (auto const& one : implementation_->disks) {
+        all.push_back(implementation_->bulk_progress(*one));
+    }
+    return all;
 }
 
 Progress Mirror::progress() const { return implementation_->progress(); }

@@ -46,6 +46,14 @@ struct Destination {
     std::string psk_file;  ///< Empty: plaintext.
 };
 
+/// How far the bulk pass of a disk has come: all that another sidecar, after this one was killed,
+/// must know to go on beside the bitmaps, which QEMU keeps.
+struct BulkProgress {
+    bool done = false;
+    std::uint64_t offset = 0;  ///< Everything before it is acknowledged by the destination.
+    std::uint64_t copied_bytes = 0;  ///< For the report: data that has travelled.
+};
+
 struct MirrorOptions {
     std::string directory;  ///< Ours alone (0700): the NBD socket is made in it. At most 80
                             ///< characters.
@@ -60,6 +68,10 @@ struct MirrorOptions {
     /// Asks the destination for Target::renew() after its connections were cut. Empty: a cut ends
     /// the copy.
     std::function<core::Task<core::Result<>>(core::Deadline)> renew;
+    /// Of an earlier Mirror of this epoch, one for each disk: prepare() then goes on with the
+    /// bitmaps it finds, and begins anew when it finds none. The destination must have been made to
+    /// forget the earlier one's connections (Target::renew). Empty: a new copy.
+    std::vector<BulkProgress> resume;
     pid_t qemu = 0;  ///< The source's QEMU, to see which files it has open; 0: whoever serves the
                      ///< client's socket.
     bool images_by_nbd = false;  ///< Raw images too are read through QEMU, as all others are.
@@ -117,6 +129,7 @@ struct DiskReport {
     std::vector<RoundReport> rounds;  ///< The bulk pass first.
     std::uint64_t final_bytes = 0;  ///< Copied while the guest was stopped.
     bool reads_image = false;  ///< The image itself was read, not QEMU's NBD export.
+    std::uint64_t resumed_at_bytes = 0;  ///< An earlier sidecar's copy was gone on with from here.
 };
 
 struct MirrorReport {
@@ -141,10 +154,10 @@ public:
     Mirror(Mirror const&) = delete;
     Mirror& operator=(Mirror const&) = delete;
 
-    /// Clears leftovers of earlier epochs, starts the NBD server, bitmap b0 on all disks in one
-    /// transaction, the exports, and connects to both ends. Fails with refused when QEMU's NBD
-    /// server belongs to somebody else or a disk of the destination is smaller; the caller then
-    /// still calls drop().
+    /// Clears leftovers of earlier tries (but for what options.resume goes on with), starts the NBD
+    /// server, bitmap b0 on all disks in one transaction, the exports, and connects to both ends.
+    /// Fails with refused when QEMU's NBD server belongs to somebody else or a disk of the
+    /// destination is smaller; the caller then still calls drop().
     core::Task<core::Result<>> prepare(core::Deadline deadline);
 
     /// The bulk pass, then rounds until the delta fits max_blackout, or stops shrinking: then it
@@ -195,6 +208,8 @@ public:
     void set_bandwidth(std::uint64_t bytes_per_second);
     void set_max_blackout(core::milliseconds max_blackout);
     [[nodiscard]] Progress progress() const;
+    /// To be written down while copy_until_near() runs; see MirrorOptions::resume.
+    [[nodiscard]] std::vector<BulkProgress> bulk_progress() const;
     [[nodiscard]] MirrorReport report() const;
 
 private:

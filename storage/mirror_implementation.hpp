@@ -28,6 +28,7 @@ struct MirrorDisk {
     CopyCounters counters;
     std::vector<Extent> owed;  ///< Listed, and not yet given to a copier.
     core::Event all_read;  ///< Of the last delta.
+    Copier const* copier = nullptr;  ///< Of the bulk pass, while it runs.
     std::optional<AllocationScan> bulk;  ///< From the bulk pass's begin to its end.
     core::Clock::time_point bulk_begun{};
     bool bulk_done = false;
@@ -67,6 +68,8 @@ struct Mirror::Implementation {
 
     // Life.
     core::Task<core::Result<>> prepare(core::Deadline deadline);
+    void go_on(unsigned round);
+    [[nodiscard]] BulkProgress bulk_progress(MirrorDisk const& one) const;
     core::Task<core::Result<>> open_target(std::size_t index, core::Deadline deadline);
     void choose_in_flight();
     core::Task<core::Result<>> learn_iothreads(core::Deadline deadline);

@@ -108,7 +108,8 @@ Json MirrorReport::json() const {
                                {"virtual_bytes", disk.virtual_bytes},
                                {"copied_bytes", disk.copied_bytes},
                                {"rounds", passes},
-                               {"final_bytes", disk.final_bytes}}));
+                               {"final_bytes", disk.final_bytes},
+                               {"resumed_at_bytes", disk.resumed_at_bytes}}));
     }
     return list;
 }

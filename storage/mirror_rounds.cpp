@@ -70,11 +70,14 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
     MirrorDisk& one = *disks[index];
     if (one.bulk_done) co_return Result<>{};
     if (!one.bulk) {
-        one.bulk.emplace(one.source, one.target);
+        one.bulk.emplace(one.source, one.target, one.report.resumed_at_bytes);
         one.bulk_begun = Clock::now();
     }
     Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, &pace, one.counters);
-    if (auto copied = co_await copier.run(*one.bulk, deadline); !copied) {
+    one.copier = &copier;
+    auto copied = co_await copier.run(*one.bulk, deadline);
+    one.copier = nullptr;
+    if (!copied) {
         one.bulk->put_back(copier.unfinished());
         co_return copied;
     }

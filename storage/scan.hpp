@@ -31,11 +31,17 @@ Extent cut_piece(Extent& extent);
 /// there is no piece. A server that cannot tell its allocation is read as if all were data.
 class AllocationScan : public Scan {
 public:
-    AllocationScan(NbdPool& source, NbdPool& target) : source_(source), target_(target) {}
+    /// From offset `from` on: what is before was copied by an earlier scan.
+    AllocationScan(NbdPool& source, NbdPool& target, std::uint64_t from = 0)
+        : source_(source), target_(target), offset_(from) {}
     core::Task<core::Result<std::optional<Extent>>> next(core::Deadline deadline) override;
     /// Pieces that next() gave and that were not copied: they come first again.
     void put_back(std::vector<Extent> const& pieces) {
         ahead_.insert(ahead_.begin(), pieces.begin(), pieces.end());
+    }
+    /// Every piece before this offset has been given out.
+    [[nodiscard]] std::uint64_t position() const {
+        return ahead_.empty() ? offset_ : ahead_.front().offset;
     }
     /// Data bytes seen so far.
     [[nodiscard]] std::uint64_t data_bytes() const { return data_bytes_; }
@@ -45,7 +51,7 @@ private:
 
     NbdPool& source_;
     NbdPool& target_;
-    std::uint64_t offset_ = 0;  ///< Up to here the allocation has been asked.
+    std::uint64_t offset_;  ///< Up to here the allocation has been asked.
     std::uint64_t data_bytes_ = 0;
     std::deque<Extent> ahead_;
 };

@@ -218,6 +218,8 @@ std::string_view name(Qemu qemu) {
     switch (qemu) {
         case Qemu::running:
             return "running";
+        case Qemu::copying:
+            return "copying";
         case Qemu::migrating:
             return "migrating";
         case Qemu::paused_pre_switchover:

@@ -236,12 +236,18 @@ void resume_from_journal(Turn& turn, Event const& event) {
     for (Made made : {Made::destination, Made::network, Made::storage, Made::ram, Made::fired}) {
         state.made.insert(made);
     }
-    bool const guest_runs = event.qemu == Qemu::running || event.qemu == Qemu::migrating;
+    bool const guest_runs =
+        event.qemu == Qemu::running || event.qemu == Qemu::copying || event.qemu == Qemu::migrating;
     if (event.record == Record::committed && !guest_runs) {
         state.phase = Phase::in_doubt;
         state.outcome = Outcome::in_doubt;
         state.guest = Guest::unknown;
         turn.ask(Action::send_commit);
+        return;
+    }
+    if (event.record == Record::begun && event.qemu == Qemu::copying) {
+        state.phase = Phase::preparing;  // each step again: what is there already is kept
+        turn.ask(Action::prepare_destination);
         return;
     }
     bool const may_have_completed = event.qemu == Qemu::postmigrate || event.qemu == Qemu::gone;

@@ -98,6 +98,9 @@ enum class Record : std::uint8_t {
 /// What a restarted sidecar finds QEMU doing (query-status, query-migrate).
 enum class Qemu : std::uint8_t {
     running,  ///< Guest runs, no migration.
+    /// The same, and an earlier sidecar left word, while it copied, of how far it was. (It takes
+    /// that back before it does anything else: behind this nothing was fired and no RAM travels.)
+    copying,
     migrating,  ///< Guest runs, RAM pre-copy under way.
     /// finish-migrate, at pre-switchover or in device state; `migrate_cancel` may still help.
     paused_pre_switchover,

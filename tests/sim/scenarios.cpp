@@ -335,6 +335,7 @@ TEST_CASE("a restarted sidecar decides from journal and QEMU alone", "[sim][sour
         {Record::none, Qemu::running, Phase::idle, {}},
         {Record::ended, Qemu::running, Phase::idle, {}},
         {Record::begun, Qemu::running, Phase::rolling_back, back},
+        {Record::begun, Qemu::copying, Phase::preparing, {Action::prepare_destination}},
         {Record::begun, Qemu::migrating, Phase::rolling_back, back},
         {Record::begun, Qemu::paused_pre_switchover, Phase::rolling_back, back},
         {Record::begun, Qemu::postmigrate, Phase::rolling_back, {Action::record_rollback}},
@@ -343,7 +344,9 @@ TEST_CASE("a restarted sidecar decides from journal and QEMU alone", "[sim][sour
         {Record::committed, Qemu::paused_pre_switchover, Phase::in_doubt, {Action::send_commit}},
         {Record::committed, Qemu::gone, Phase::in_doubt, {Action::send_commit}},
         {Record::committed, Qemu::running, Phase::rolling_back, {Action::record_rollback}},
+        {Record::committed, Qemu::copying, Phase::rolling_back, {Action::record_rollback}},
         {Record::rolled_back, Qemu::postmigrate, Phase::rolling_back, back},
+        {Record::rolled_back, Qemu::copying, Phase::rolling_back, back},
         {Record::rolled_back, Qemu::gone, Phase::rolling_back, {Action::rollback_network}},
     };
     for (Row const& row : rows) {

@@ -70,7 +70,8 @@ void each_field(N& node, Visit visit) {
     visit(w.destination_up, 1), visit(w.commit_in_air, 1), visit(w.commit_sent, 1),
         visit(w.source_storage, 1);
     visit(w.source_movers, 1), visit(w.destination_made, 1), visit(w.destination_exports, 1);
-    visit(w.data_complete, 1), visit(w.tombstone, 1), visit(w.fenced, 1), visit(w.requested, 1);
+    visit(w.data_complete, 1), visit(w.tombstone, 1), visit(w.fenced, 1), visit(w.requested, 1),
+        visit(w.copy_noted, 1);
 }
 
 template <typename T>
@@ -95,7 +96,7 @@ void from_bits(EnumSet<E>& value, std::uint64_t bits) {
 }
 
 /// In the order of Move.
-constexpr std::array<std::string_view, 34> move_names{
+constexpr std::array<std::string_view, 35> move_names{
     "operator: migrate",
     "operator: cancel",
     "the pause limit is exceeded",
@@ -123,6 +124,7 @@ constexpr std::array<std::string_view, 34> move_names{
     "source sidecar: peer back",
     "kill -9 source sidecar",
     "source sidecar starts",
+    "source sidecar starts, and goes on copying",
     "kill -9 destination sidecar",
     "destination sidecar starts",
     "the dead sidecar's COMMIT reaches the disk",
@@ -244,6 +246,7 @@ std::string describe(Node const& node) {
     flag(world.destination_exports, "destination_exports");
     flag(world.data_complete, "data_complete");
     flag(world.tombstone, "tombstone");
+    flag(world.copy_noted, "copy_noted");
     flag(world.fenced, "fenced");
     for (unsigned index = 0; index < request_names.size(); ++index) {
         flag(world.requests.contains(static_cast<Request>(index)), request_names.at(index));

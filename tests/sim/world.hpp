@@ -76,6 +76,7 @@ struct World {
     bool tombstone = false;
     bool ram_started = false;  ///< start_ram is in flight, and has happened.
     bool continued = false;  ///< continue_migration is in flight, and has happened.
+    bool copy_noted = false;  ///< The source's sidecar died while copying, and left how far it was.
     bool fenced = false;  ///< The destination's host was fenced by an operator.
     bool requested = false;  ///< The one migration explored was asked for.
 
@@ -122,6 +123,7 @@ enum class Move : std::uint8_t {
     peer_back,
     source_sidecar_dies,
     source_sidecar_starts,
+    source_sidecar_resumes,
     destination_sidecar_dies,
     destination_sidecar_starts,
     late_write_lands,

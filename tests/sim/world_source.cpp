@@ -353,6 +353,8 @@ src::Qemu qemu_found(SourceQemu qemu) {
 Node& sidecar_dies(Moves& moves, Label label) {
     label.move = Move::source_sidecar_dies;
     Node& next = moves.add(Nature::fault, label);
+    // Written while it copies, removed when it leaves that phase.
+    next.world.copy_noted = moves.from.source.phase == src::Phase::copying;
     next.source = {};
     next.world.source_up = false;
     next.world.ram_started = false;
@@ -408,11 +410,18 @@ void dead_sidecar_moves(Moves& moves) {
     } else if (world.source_journal == src::Record::rolled_back) {
         resume(watchdog(Move::watchdog_resumes));
     }
-    Node& next = moves.add(Nature::heal, {.move = Move::source_sidecar_starts});
-    next.world.source_up = true;
-    next.world.source_told = world.source_qemu;
-    tell_source(next, src::restarted(world.source_journal, qemu_found(world.source_qemu)),
-                moves.mutation);
+    auto const starts = [&](Move move, src::Qemu found) {
+        Node& next = moves.add(Nature::heal, {.move = move});
+        next.world.source_up = true;
+        next.world.source_told = world.source_qemu;
+        next.world.copy_noted = false;
+        tell_source(next, src::restarted(world.source_journal, found), moves.mutation);
+    };
+    starts(Move::source_sidecar_starts, qemu_found(world.source_qemu));
+    // It may have died before it had written anything down.
+    if (world.copy_noted && begun && qemu_found(world.source_qemu) == src::Qemu::running) {
+        starts(Move::source_sidecar_resumes, src::Qemu::copying);
+    }
 }
 
 /// A write of a sidecar that died: whenever it likes, or never.

@@ -161,6 +161,12 @@ Daemon Scene::start_migration(Host const& from, Argv const& more) {
     return Daemon("migrate-" + unique_suffix(), std::move(argv), from.place(), from.logs);
 }
 
+Daemon Scene::follow_migration(Host const& from) {
+    return Daemon("resume-" + unique_suffix(),
+                  sidecar_line({"migrate", "--resume", guest_.name(), "--progress=none", "--json"}),
+                  from.place(), from.logs);
+}
+
 Migration Scene::finish(Daemon& migration) {
     auto const status = migration.wait(migration_limit);
     if (!status) {

@@ -46,6 +46,8 @@ public:
 
     /// `sidecar migrate --with-storage` in the background: what a test interferes with.
     Daemon start_migration(Host const& from, Argv const& more = {});
+    /// `sidecar migrate --resume` in the background.
+    Daemon follow_migration(Host const& from);
     /// Waits for its end.
     static Migration finish(Daemon& migration);
     /// The same; whatever sidecar stops at a test hook meanwhile is let go on.

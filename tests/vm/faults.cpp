@@ -77,8 +77,11 @@ void source_qemu_killed(std::string const& action) {
 
 }  // namespace
 
-TEST_CASE("faults: the source's sidecar is killed while copying", "[vm][fault]") {
-    source_sidecar_killed("copy_disks");
+TEST_CASE("faults: the source's sidecar is killed before it copies", "[vm][fault]") {
+    source_sidecar_killed("prepare_storage");
+}
+TEST_CASE("faults: the source's sidecar is killed before RAM travels", "[vm][fault]") {
+    source_sidecar_killed("start_ram");
 }
 TEST_CASE("faults: the source's sidecar is killed while the guest is stopped", "[vm][fault]") {
     source_sidecar_killed("copy_final");

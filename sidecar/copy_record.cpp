@@ -1,0 +1,65 @@
+// How far the disks are, written down while they are copied: with the bitmaps, which QEMU keeps,
+// all that a sidecar needs to go on after this one was killed. It is there only in the copying
+// phase: a later sidecar that finds it knows that no RAM travels and that nothing was fired. In the
+// run directory, without fsync: when the host goes down, so does QEMU with its bitmaps.
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "sidecar/source_migration.hpp"
+
+namespace sidecar {
+
+using core::Json;
+using machine::source::Phase;
+
+std::string SourceMigration::copy_record_path() const {
+    return guest_.places.run(guest_.name) + "/copying.json";
+}
+
+void SourceMigration::write_copy_record() {
+    if (!mirror_ || state_.phase != Phase::copying) return;
+    Json disks = Json::array();
+    for (auto const& one : mirror_->bulk_progress()) {
+        disks.add(Json::object(
+            {{"done", one.done}, {"offset", one.offset}, {"copied_bytes", one.copied_bytes}}));
+    }
+    auto text = Json::object({{"epoch", epoch_}, {"disks", disks}}).dump();
+    if (text == copy_record_) return;
+    auto const written = write_replacing(copy_record_path(), text);
+    if (!written) {
+        core::log::warning("guest={} {}: a killed sidecar would begin anew", guest_.name,
+                           written.error().sentence());
+        return;
+    }
+    copy_record_ = std::move(text);
+}
+
+void SourceMigration::remove_copy_record() const { ::unlink(copy_record_path().c_str()); }
+
+/// Fills `resume_`. Whether there was anything, of this epoch, that fits the disks.
+bool SourceMigration::read_copy_record() {
+    auto const text = read_file(copy_record_path(), limits::manifest_bytes_max);
+    if (!text) return false;
+    auto const known = Json::parse(*text);
+    if (!known || (*known)["epoch"].text_or("") != epoch_) return false;
+    auto const disks = (*known)["disks"].elements();
+    if (disks.empty() || disks.size() != description_.disks.size()) return false;
+    for (std::size_t index = 0; index < disks.size(); ++index) {
+        auto const offset = disks[index]["offset"].integer_or(-1);
+        auto const copied = disks[index]["copied_bytes"].integer_or(-1);
+        bool const sane =
+            offset >= 0 && copied >= 0 &&
+            static_cast<std::uint64_t>(offset) <= description_.disks[index].virtual_bytes;
+        if (!sane) {
+            resume_.clear();
+            return false;
+        }
+        resume_.push_back({disks[index]["done"].boolean_or(false),
+                           static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(copied)});
+    }
+    return true;
+}
+
+}  // namespace sidecar
