@@ -102,6 +102,7 @@ Task<void> Copier::copy_piece(Copier& self, Extent piece, Buffer buffer) {
     if (!read) {
         self.failed(self.explain(std::move(read.error()), false));
     } else if (!self.error_) {
+        if (self.table_) self.table_->record(piece.offset, buffer.bytes().first(length));
         auto written = co_await self.write_parts(piece, std::move(buffer));
         if (written) self.unfinished_.erase(piece.offset);
         if (!written) self.failed(self.explain(std::move(written.error()), true));
@@ -111,6 +112,7 @@ Task<void> Copier::copy_piece(Copier& self, Extent piece, Buffer buffer) {
 
 Task<void> Copier::zero_piece(Copier& self, Extent piece, Buffer place) {
     self.note_read();
+    if (self.table_) self.table_->record_zeroes(piece.offset, piece.length);
     auto written = co_await self.write_zeroes(piece, std::move(place));
     if (written) self.unfinished_.erase(piece.offset);
     if (!written) self.failed(self.explain(std::move(written.error()), true));

@@ -10,6 +10,7 @@
 
 #include "storage/reader.hpp"
 #include "storage/scan.hpp"
+#include "storage/verify.hpp"
 
 namespace storage {
 
@@ -47,6 +48,9 @@ public:
     Copier(core::Loop& loop, Ends ends, Buffers& buffers, Pace* pace, CopyCounters& counters);
     /// Set, while run() goes on, as soon as nothing of the source is needed any more.
     void tell_all_read(core::Event& all_read) { all_read_ = &all_read; }
+    /// Hashes of what is sent go into `table`; null: nothing is hashed. Pieces must be whole
+    /// blocks.
+    void record_in(BlockTable* table) { table_ = table; }
 
     /// Copies until the scan ends. On an error, a stop or the deadline no further piece is begun;
     /// the writes in flight end, or after limits::wind_down the target's connections are cut.
@@ -92,6 +96,7 @@ private:
     std::size_t unread_ = 0;  ///< Pieces begun and not read.
     bool all_dispatched_ = false;
     core::Event* all_read_ = nullptr;
+    BlockTable* table_ = nullptr;
     core::Event idle_;
     core::Scope scope_;
 };

@@ -44,6 +44,25 @@ void coarsen(std::vector<Extent>& extents, std::size_t count_max) {
     extents = std::move(joined);
 }
 
+std::vector<Extent> in_whole_blocks(std::vector<Extent> const& extents, std::uint64_t block) {
+    std::vector<Extent> whole;
+    if (extents.empty()) return whole;
+    std::uint64_t const end = extents.back().end();
+    std::uint64_t at = extents.front().offset;
+    for (auto const& extent : extents) {
+        if (!extent.zero) continue;
+        std::uint64_t const first =
+            extent.offset == at ? at : (extent.offset + block - 1) / block * block;
+        std::uint64_t const last = extent.end() == end ? end : extent.end() / block * block;
+        if (first >= last) continue;
+        append(whole, {at, first - at, false});
+        append(whole, {first, last - first, true});
+        at = last;
+    }
+    append(whole, {at, end - at, false});
+    return whole;
+}
+
 bool is_zero(std::span<std::byte const> bytes) {
     // The first word by hand, then the whole against itself shifted: memcmp is vectorised.
     constexpr std::size_t head = 16;

@@ -29,6 +29,11 @@ void append(std::vector<Extent>& extents, Extent extent);
 /// memory. A joined extent is data.
 void coarsen(std::vector<Extent>& extents, std::size_t count_max);
 
+/// The same with boundaries at multiples of `block` only, but for both ends of the whole. `extents`
+/// has no gaps; a block that is zero in part is data.
+[[nodiscard]] std::vector<Extent> in_whole_blocks(std::vector<Extent> const& extents,
+                                                  std::uint64_t block);
+
 /// True when every byte is zero. Stops at the first that is not.
 [[nodiscard]] bool is_zero(std::span<std::byte const> bytes);
 

@@ -89,6 +89,28 @@ inline constexpr std::uint64_t rate_requests_min = 16;
 /// Span over which progress tells the rate.
 inline constexpr milliseconds rate_window{3000};
 
+/// Bytes of disk that one request for a hash covers: half a second of a slow disk, and enough of
+/// them in flight keep the destination busy over any round trip.
+inline constexpr std::uint64_t hash_request_bytes_max = 64 * 1024 * 1024;
+/// Ranges in it: 64 KiB of JSON, an eighth of what a message may have.
+inline constexpr std::size_t hash_request_ranges_max = 4096;
+/// Requests that the source has in flight, for all disks together.
+inline constexpr std::size_t hash_requests_in_flight = 4;
+/// Requests that the destination works on at once: those, as many that the source has given up
+/// waiting for, and as many again. More are refused.
+inline constexpr std::size_t hash_requests_max = 12;
+/// The answer to one request, reading included.
+inline constexpr seconds hash_answer{60};
+/// Connections with which the destination's sidecar reads one disk of its own QEMU.
+inline constexpr unsigned hash_connections = 2;
+/// How long a block of the source may differ from what was sent before a bitmap says why: as long
+/// as the disk there may take for a write that was under way when the block was read. Looked for
+/// again after each pause.
+inline constexpr seconds write_patience{10};
+inline constexpr milliseconds write_look_pause{20};
+/// Blocks of a table (8 bytes each) that are hashed before others get their turn: about 1 ms.
+inline constexpr std::size_t digest_turn_blocks = 1024 * 1024;
+
 /// Pause between two turns of the FLUSH loop: 20 ms of guest writes flush in a moment, and the disk
 /// can breathe.
 inline constexpr milliseconds flush_pause{20};

@@ -49,7 +49,8 @@ Mirror::Implementation::Implementation(core::Loop& loop_, qmp::Client& client_,
                                limits::in_flight_bytes_max),
               limits::in_flight_requests_max),
       pace(loop_),
-      no_round_copies(loop_) {
+      no_round_copies(loop_),
+      verification(loop_) {
     no_round_copies.set();
     pace.set(options.bandwidth_bytes_per_second);
     for (auto& disk : disks_) disks.push_back(std::make_unique<MirrorDisk>(loop_, std::move(disk)));
@@ -233,6 +234,10 @@ Task<Result<>> Mirror::Implementation::open_target(std::size_t index, Deadline d
         co_return fail(Errc::refused, "the destination offers disk {} read-only", one.disk.name);
     }
     one.report.virtual_bytes = size;
+    if (one.disk.table && one.disk.table->disk_bytes() != size) {
+        co_return fail(Errc::invalid, "the table of disk {} is for {} bytes; the disk has {}",
+                       one.disk.name, one.disk.table->disk_bytes(), size);
+    }
     auto const asked = Clock::now();
     CO_TRY_VOID(
         co_await allocation(one.target.first(), 0, limits::bitmap_granularity_bytes, deadline));
@@ -269,6 +274,7 @@ Task<Result<>> Mirror::Implementation::copy_final(Deadline deadline) {
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(finish_disk(i, deadline));
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await verify_final(deadline));
     for (auto const& one : disks) one->target.say_goodbye();
     phase = MirrorPhase::copied;
     complete = true;
@@ -301,6 +307,7 @@ Task<Result<>> Mirror::Implementation::drop(Deadline deadline) {
     }
     co_await close_connections();
     rounds.clear();
+    co_await digest_tables();
     phase = MirrorPhase::dropped;
     co_return Result<>{};
 }
@@ -352,7 +359,14 @@ Task<Result<>> Mirror::prepare(Deadline deadline) {
 }
 
 Task<Result<Nearness>> Mirror::copy_until_near(Deadline deadline) {
-    return implementation_->copy_until_near(std::move(deadline));
+    auto near = co_await implementation_->copy_until_near(deadline);
+    if (!near || !near->near || !implementation_->verify_owed()) co_return near;
+    auto const verified = co_await implementation_->verify_whole(deadline);
+    if (!verified) {
+        auto error = verified.error();
+        co_return std::unexpected(std::move(error).while_doing("verifying the disks"));
+    }
+    co_return co_await implementation_->copy_until_near(deadline);
 }
 
 Task<Result<>> Mirror::arm(Deadline deadline) {

@@ -22,12 +22,15 @@
 
 #include "core/json.hpp"
 #include "core/sync.hpp"
+#include "storage/extents.hpp"
 
 namespace qmp {
 class Client;
 }
 
 namespace storage {
+
+class BlockTable;
 
 /// One disk of the guest.
 struct Disk {
@@ -36,6 +39,8 @@ struct Disk {
     std::string format;  ///< raw, qcow2; for the report.
     std::uint64_t virtual_bytes = 0;
     std::string export_name;  ///< At the destination.
+    /// For --verify: of that many bytes, empty. Null: nothing is hashed.
+    std::shared_ptr<BlockTable> table = {};
 };
 
 /// The destination's NBD server.
@@ -72,6 +77,11 @@ struct MirrorOptions {
     /// bitmaps it finds, and begins anew when it finds none. The destination must have been made to
     /// forget the earlier one's connections (Target::renew). Empty: a new copy.
     std::vector<BulkProgress> resume;
+    /// Asks the destination for Hasher::hash() of a disk, by its index. With a table for every disk
+    /// it makes the mirror verify what arrived; empty: it does not.
+    std::function<core::Task<core::Result<std::string>>(std::size_t disk,
+                                                        std::vector<Extent> ranges, core::Deadline)>
+        hash;
     pid_t qemu = 0;  ///< The source's QEMU, to see which files it has open; 0: whoever serves the
                      ///< client's socket.
     bool images_by_nbd = false;  ///< Raw images too are read through QEMU, as all others are.
@@ -97,6 +107,7 @@ enum class MirrorPhase : std::uint8_t {
     preparing,
     bulk,
     rounds,
+    verifying,  ///< Everything, once; then rounds again.
     near,
     final_delta,
     copied,
@@ -108,8 +119,8 @@ std::string_view name(MirrorPhase phase);
 struct Progress {
     MirrorPhase phase = MirrorPhase::idle;
     std::uint64_t done_bytes = 0;  ///< Of total_bytes; holes count as done when passed over.
-    std::uint64_t total_bytes = 0;  ///< Virtual bytes of all disks, plus what the rounds found
-                                    ///< dirty.
+    std::uint64_t total_bytes = 0;  ///< Virtual bytes of all disks (twice when they are
+                                    ///< verified), plus what the rounds found dirty.
     std::uint64_t copied_bytes = 0;  ///< Data that travelled.
     double fraction = 0;
     std::uint64_t rate_bytes_per_second = 0;  ///< Of copied_bytes, over the last seconds.
@@ -128,8 +139,20 @@ struct DiskReport {
     std::uint64_t copied_bytes = 0;
     std::vector<RoundReport> rounds;  ///< The bulk pass first.
     std::uint64_t final_bytes = 0;  ///< Copied while the guest was stopped.
+    std::string hash;  ///< Of the whole disk, once it is known to be identical; see CombinedHash.
     bool reads_image = false;  ///< The image itself was read, not QEMU's NBD export.
     std::uint64_t resumed_at_bytes = 0;  ///< An earlier sidecar's copy was gone on with from here.
+};
+
+struct VerifyReport {
+    bool identical = false;  ///< All of it, the last delta included.
+    std::uint64_t bytes = 0;  ///< Of all disks.
+    std::string hash;  ///< Of each disk, with spaces between.
+    core::milliseconds full{0};  ///< The pass over everything.
+    double final_ms = 0;  ///< The last delta, while the guest was stopped.
+    std::string difference;  ///< The disk that was not identical, and where. Empty: none.
+    std::uint64_t difference_offset = 0;
+    [[nodiscard]] core::Json json() const;
 };
 
 struct MirrorReport {
@@ -141,6 +164,7 @@ struct MirrorReport {
     core::milliseconds final_copy{0};  ///< copy_final(): data,
     core::milliseconds final_flush{0};  ///< flush at the destination.
     std::size_t in_flight_bytes_peak = 0;
+    std::optional<VerifyReport> verify;  ///< When that was asked for, and as far as it got.
     [[nodiscard]] core::Json json() const;  ///< disks[] as in the report of the program.
 };
 
@@ -164,6 +188,8 @@ public:
     /// returns too, with `converging` false, and the caller decides (call it again, stop anyway,
     /// give up). An error of the destination says which disk and what to do. Connections that are
     /// cut are made anew for up to limits::link_patience, and the copy goes on where it was.
+    /// With MirrorOptions::hash, everything is verified once it is near, and then rounds follow
+    /// until it is near again; a difference is an error (io) that names the disk and the byte.
     core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
 
     /// Makes sure that the newest bitmap is exported, enabled as it is, and opened. Cheap when it

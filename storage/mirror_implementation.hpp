@@ -1,6 +1,7 @@
-// What a Mirror has and does, in four files: mirror.cpp (life: prepare, final, drop),
+// What a Mirror has and does, in five files: mirror.cpp (life: prepare, final, drop),
 // mirror_rounds.cpp (bulk and rounds), mirror_connect.cpp (connections to the source),
-// mirror_report.cpp (progress and report). Used by these only.
+// mirror_verify.cpp (what arrived is what was sent), mirror_report.cpp (progress and report). Used
+// by these only.
 #pragma once
 
 #include <deque>
@@ -27,6 +28,7 @@ struct MirrorDisk {
     std::deque<std::unique_ptr<Nbd>> bitmaps;
     CopyCounters counters;
     std::vector<Extent> owed;  ///< Listed, and not yet given to a copier.
+    std::vector<Extent> written;  ///< By the last round, for verify_copied().
     core::Event all_read;  ///< Of the last delta.
     Copier const* copier = nullptr;  ///< Of the bulk pass, while it runs.
     std::optional<AllocationScan> bulk;  ///< From the bulk pass's begin to its end.
@@ -53,6 +55,26 @@ struct Rates {
 struct Newborn {
     bool data = false;
     std::size_t slot = 0;
+};
+
+/// Where the destination holds what was not sent.
+struct Difference {
+    std::string disk;
+    std::uint64_t offset = 0;
+};
+
+/// How far mirror_verify.cpp is.
+struct Verification {
+    explicit Verification(core::Loop& loop);
+    bool whole_begun = false;
+    bool whole_verified = false;
+    bool identical = false;  ///< The last delta as well.
+    std::uint64_t verified_bytes = 0;
+    core::Clock::duration whole_took{};
+    core::Clock::duration final_took{};
+    std::optional<Difference> difference;
+    std::string hash;
+    core::Slots slots;  ///< Requests to the destination.
 };
 
 struct Mirror::Implementation {
@@ -108,6 +130,26 @@ struct Mirror::Implementation {
     core::Task<void> keep_near(std::stop_token stop);
     core::Task<core::Result<>> look_at_delta(core::Deadline deadline);
 
+    // Verification (mirror_verify.cpp).
+    [[nodiscard]] bool verifies() const;
+    [[nodiscard]] bool verify_owed() const;
+    [[nodiscard]] MirrorPhase told_phase() const;
+    core::Task<core::Result<>> verify_whole(core::Deadline deadline);
+    static core::Task<core::Result<>> or_stop(core::Task<core::Result<>> task,
+                                              core::LinkedStop& stop);
+    core::Task<core::Result<>> verify_source(std::size_t index, core::Deadline deadline);
+    core::Task<core::Result<>> verify_copied(core::Deadline deadline);
+    core::Task<core::Result<>> verify_final(core::Deadline deadline);
+    core::Task<core::Result<>> verify_extents(std::size_t index, std::vector<Extent> extents,
+                                              core::Deadline deadline);
+    core::Task<void> verify_ranges(std::size_t index, std::vector<Extent> ranges,
+                                   std::optional<core::Error>& error, core::Deadline deadline);
+    core::Task<core::Result<bool>> same_there(std::size_t index, std::vector<Extent> ranges,
+                                              core::Deadline deadline);
+    core::Task<core::Result<>> find_difference(std::size_t index, std::vector<Extent> ranges,
+                                               core::Deadline deadline);
+    core::Task<void> digest_tables();
+
     // Connections to the source (mirror_connect.cpp).
     core::Task<core::Result<>> connect_source(Newborn what, core::Deadline deadline);
     core::Task<core::Result<>> connect_one(Newborn what, std::size_t disk, core::Deadline deadline);
@@ -144,6 +186,7 @@ struct Mirror::Implementation {
     MirrorPhase phase = MirrorPhase::idle;
     Nearness nearness;
     Rates rates;
+    Verification verification;
     bool regaining = false;
     unsigned cuts = 0;
     std::optional<core::Error> broken;

@@ -34,6 +34,8 @@ std::string_view name(MirrorPhase phase) {
             return "bulk";
         case MirrorPhase::rounds:
             return "rounds";
+        case MirrorPhase::verifying:
+            return "verifying";
         case MirrorPhase::near:
             return "near";
         case MirrorPhase::final_delta:
@@ -50,11 +52,15 @@ Progress Mirror::Implementation::progress() {
     auto const now = Clock::now();
     auto const sum = counters();
     std::uint64_t total = 0;
-    for (auto const& one : disks) total += one->report.virtual_bytes + one->dirty_bytes_total;
-    told.phase = phase;
+    for (auto const& one : disks) {
+        total += one->report.virtual_bytes * (verifies() ? 2 : 1) + one->dirty_bytes_total;
+    }
+    auto const now_in = told_phase();
+    told.phase = now_in;
     told.total_bytes = std::max(told.total_bytes, total);
-    told.done_bytes =
-        std::min(std::max(told.done_bytes, sum.data_bytes + sum.zero_bytes), told.total_bytes);
+    told.done_bytes = std::min(
+        std::max(told.done_bytes, sum.data_bytes + sum.zero_bytes + verification.verified_bytes),
+        told.total_bytes);
     // A round that was interrupted is not made up for: its rest was in the last delta.
     if (complete) told.done_bytes = told.total_bytes;
     told.copied_bytes = sum.data_bytes;
@@ -72,11 +78,11 @@ Progress Mirror::Implementation::progress() {
     told.rate_bytes_per_second = per_second(told.copied_bytes - samples.front().copied_bytes, span);
     std::optional<core::milliseconds> eta;
     std::uint64_t const speed = per_second(told.done_bytes - samples.front().done_bytes, span);
-    if (phase == MirrorPhase::bulk && speed > 0) {
+    if ((now_in == MirrorPhase::bulk || verify_owed()) && speed > 0) {
         eta = core::milliseconds((told.total_bytes - told.done_bytes) * 1000 / speed);
-    } else if (phase == MirrorPhase::rounds && !told.eta) {
+    } else if (now_in == MirrorPhase::rounds && !told.eta && !verify_owed()) {
         eta = nearness.predicted;
-    } else if (phase >= MirrorPhase::near) {
+    } else if (now_in >= MirrorPhase::near) {
         eta = core::milliseconds(0);
     }
     if (eta) told.eta = told.eta ? std::min(*told.eta, *eta) : *eta;
@@ -92,7 +98,31 @@ MirrorReport Mirror::report() const {
     report.final_copy = in_ms(implementation_->final_copy);
     report.final_flush = in_ms(implementation_->final_flush);
     report.in_flight_bytes_peak = implementation_->buffers.bytes_taken_max();
+    auto const& verification = implementation_->verification;
+    if (implementation_->verifies()) {
+        report.verify.emplace();
+        report.verify->identical = verification.identical;
+        for (auto const& disk : report.disks) report.verify->bytes += disk.virtual_bytes;
+        report.verify->hash = verification.hash;
+        report.verify->full = in_ms(verification.whole_took);
+        report.verify->final_ms =
+            std::chrono::duration<double, std::milli>(verification.final_took).count();
+        if (verification.difference && !verification.identical) {
+            report.verify->difference = verification.difference->disk;
+            report.verify->difference_offset = verification.difference->offset;
+        }
+    }
     return report;
+}
+
+Json VerifyReport::json() const {
+    auto made = Json::object({{"identical", identical}, {"bytes", bytes}});
+    if (!hash.empty()) made.set("hash", hash);
+    made.set("full_ms", static_cast<std::int64_t>(full.count())).set("final_ms", final_ms);
+    if (!difference.empty()) {
+        made.set("differs", Json::object({{"disk", difference}, {"offset", difference_offset}}));
+    }
+    return made;
 }
 
 Json MirrorReport::json() const {
@@ -104,12 +134,14 @@ Json MirrorReport::json() const {
                                      {"copied_bytes", round.copied_bytes},
                                      {"ms", round.took.count()}}));
         }
-        list.add(Json::object({{"name", disk.name},
-                               {"virtual_bytes", disk.virtual_bytes},
-                               {"copied_bytes", disk.copied_bytes},
-                               {"rounds", passes},
-                               {"final_bytes", disk.final_bytes},
-                               {"resumed_at_bytes", disk.resumed_at_bytes}}));
+        auto one = Json::object({{"name", disk.name},
+                                 {"virtual_bytes", disk.virtual_bytes},
+                                 {"copied_bytes", disk.copied_bytes},
+                                 {"rounds", passes},
+                                 {"final_bytes", disk.final_bytes},
+                                 {"resumed_at_bytes", disk.resumed_at_bytes}});
+        if (!disk.hash.empty()) one.set("hash", disk.hash);
+        list.add(one);
     }
     return list;
 }

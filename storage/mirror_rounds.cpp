@@ -74,6 +74,7 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
         one.bulk_begun = Clock::now();
     }
     Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, &pace, one.counters);
+    copier.record_in(one.disk.table.get());
     one.copier = &copier;
     auto copied = co_await copier.run(*one.bulk, deadline);
     one.copier = nullptr;
@@ -148,10 +149,12 @@ Task<Result<>> Mirror::Implementation::copy_owed(std::size_t index, bool final, 
     report.dirty_bytes = total_bytes(one.owed);
     one.dirty_bytes_total += report.dirty_bytes;
     std::uint64_t const before = one.counters.data_bytes;
+    if (one.disk.table) one.written = one.owed;
     DirtyScan scan(one.source, std::exchange(one.owed, {}), !final);
     Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, final ? nullptr : &pace,
                   one.counters);
     copier.tell_all_read(one.all_read);
+    copier.record_in(one.disk.table.get());
     auto copied = co_await copier.run(scan, deadline);
     report.copied_bytes = one.counters.data_bytes - before;
     one.report.copied_bytes += report.copied_bytes;
@@ -208,6 +211,7 @@ Task<Result<>> Mirror::Implementation::round(Deadline deadline) {
     std::vector<RoundReport> reports(disks.size());
     CO_TRY_VOID(co_await copy_round(reports, deadline));
     CO_TRY_VOID(co_await flush_targets(deadline));
+    CO_TRY_VOID(co_await verify_copied(deadline));
     if (deadline.stopped()) co_return core::fail(Errc::cancelled, "cancelled");
     core::log::debug("storage: round copied_bytes={} ms={}", reports[0].copied_bytes,
                      in_ms(Clock::now() - rotated_at).count());

@@ -76,7 +76,7 @@ Task<Result<std::vector<Extent>>> allocation(Nbd& nbd, std::uint64_t offset, std
     for (auto const& run : *status) {
         append(extents, {run.offset, run.length, (run.flags & state_zero) != 0});
     }
-    co_return extents;
+    co_return in_whole_blocks(extents, limits::bitmap_granularity_bytes);
 }
 
 Task<Result<>> AllocationScan::look_ahead(Deadline deadline) {

@@ -78,7 +78,8 @@ core::Task<core::Result<std::vector<Extent>>> dirty_extents(core::Loop& loop, Nb
                                                             std::string context,
                                                             core::Deadline deadline);
 
-/// The allocation of [offset, offset + length); all data when the server cannot tell.
+/// The allocation of [offset, offset + length), in whole blocks of our bitmaps; all data when the
+/// server cannot tell.
 core::Task<core::Result<std::vector<Extent>>> allocation(Nbd& nbd, std::uint64_t offset,
                                                          std::uint64_t length,
                                                          core::Deadline deadline);

@@ -51,8 +51,8 @@ Task<Result<int>> Target::start(std::string host, std::string tls_creds, Deadlin
     CO_TRY(listener_, core::listen_tcp(host, "0"));
     CO_TRY(int const port, core::local_port(listener_.get()));
     CO_TRY_VOID(co_await qmp::getfd(client_, listener_name, listener_.get(), deadline));
-    auto const limit =
-        static_cast<std::uint32_t>(disks_.size() * limits::connections_max + disks_.size());
+    auto const limit = static_cast<std::uint32_t>(
+        disks_.size() * (limits::connections_max + limits::hash_connections) + disks_.size());
     auto const started = co_await qmp::nbd_server_start(
         client_, {qmp::fd_address(listener_name), tls_creds, limit}, deadline);
     if (!started) {

@@ -1,0 +1,174 @@
+// Two QEMUs without a guest, one with filled disks and one that waits with empty ones, and the disk
+// part of a migration between them. Used by the tests of the mirror; everything ends with the Pair.
+#pragma once
+
+#include "qmp/block.hpp"
+#include "qmp/machine.hpp"
+#include "storage/image.hpp"
+#include "tests/process/storage_lab.hpp"
+
+namespace storage_lab {
+
+inline constexpr std::uint64_t mib = 1024 * 1024;
+inline constexpr std::uint64_t disk_bytes = 64 * mib;
+inline constexpr char const* epoch = "e1";
+
+inline Deadline soon() { return Deadline::after(limit); }
+
+inline std::vector<TestDisk> disks(Directory const& directory, std::string const& side,
+                                   std::string const& format, std::size_t count,
+                                   bool iothread = false, bool direct = false) {
+    std::vector<TestDisk> list;
+    for (std::size_t i = 0; i < count; ++i) {
+        list.push_back({directory.path(fmt::format("{}{}", side, i)), format, iothread, direct});
+    }
+    return list;
+}
+
+/// Two QEMUs: one with filled disks, one that waits with empty ones.
+class Pair {
+public:
+    Pair(std::string const& binary, std::string const& format, std::size_t count,
+         bool iothread = false, bool tls = false, bool direct = false)
+        : from_(disks(directory_, "source", format, count, iothread, direct)),
+          to_(disks(directory_, "target", format, count)) {
+        for (std::size_t i = 0; i < count; ++i) {
+            make_raw(from_[i].path, disk_bytes,
+                     {{0, 3 * mib}, {8 * mib + 4096, 12 * mib}, {disk_bytes - 8192, 8192}});
+            convert(from_[i].path, format);
+            runner_.must(
+                storage::create_image(runner_.loop(), to_[i].path, format, disk_bytes, {}, soon()));
+        }
+        source_.emplace(runner_, directory_, binary, TestQemu::Role::source, from_);
+        destination_.emplace(runner_, directory_, binary, TestQemu::Role::destination, to_);
+        open_target(tls);
+    }
+    ~Pair() {
+        if (mirror_) (void)runner_.loop().run(mirror_->drop(soon()));
+    }
+
+    void open_target(bool tls) {
+        if (tls) {
+            auto const directory = make_psk(directory_, "psk", "sidecar", 'c');
+            runner_.must(qmp::object_add(destination_->client(),
+                                         core::Json::object({{"qom-type", "tls-creds-psk"},
+                                                             {"id", "tls0"},
+                                                             {"endpoint", "server"},
+                                                             {"dir", directory}}),
+                                         soon()));
+            where_.psk_username = "sidecar";
+            where_.psk_file = directory + "/keys.psk";
+        }
+        std::vector<storage::TargetDisk> offered;
+        for (std::size_t i = 0; i < to_.size(); ++i) {
+            offered.push_back({TestQemu::node(i), fmt::format("disk{}", i)});
+        }
+        target_.emplace(runner_.loop(), destination_->client(), offered);
+        int const port = runner_.must(target_->open("127.0.0.1", tls ? "tls0" : "", soon()));
+        where_.host = "127.0.0.1";
+        where_.port = fmt::format("{}", port);
+    }
+
+    storage::Mirror& make_mirror(
+        storage::MirrorOptions options = {},
+        std::vector<std::shared_ptr<storage::BlockTable>> const& tables = {}) {
+        std::vector<storage::Disk> list;
+        for (std::size_t i = 0; i < from_.size(); ++i) {
+            list.push_back({fmt::format("disk{}", i), TestQemu::node(i), from_[i].format,
+                            disk_bytes, fmt::format("disk{}", i),
+                            i < tables.size() ? tables[i] : nullptr});
+        }
+        if (options.directory.empty()) options.directory = directory_.text();
+        if (options.epoch.empty()) options.epoch = epoch;
+        mirror_.emplace(runner_.loop(), source_->client(), list, where_, options);
+        return *mirror_;
+    }
+
+    void write(std::size_t disk, std::string const& line) { runner_.must(source_->io(disk, line)); }
+    void nothing_left() {
+        auto const left = runner_.must(storage::leftovers(source_->client(), soon()));
+        CHECK(left.empty());
+        // No server either: one can be started.
+        auto const address = qmp::unix_address(directory_.path("probe"));
+        runner_.must(qmp::nbd_server_start(source_->client(), {address, "", 0}, soon()));
+        runner_.must(qmp::nbd_server_stop(source_->client(), soon()));
+        CHECK_FALSE(lab::fs::exists(directory_.path("nbd.sock")));
+    }
+    /// Ends both QEMUs and compares every byte of every disk.
+    void compare() {
+        source_->quit();
+        destination_->quit();
+        for (std::size_t i = 0; i < from_.size(); ++i) {
+            CHECK(same(from_[i].path, from_[i].format, to_[i].path, to_[i].format));
+        }
+    }
+
+    Runner& runner() { return runner_; }
+    TestQemu& source() { return *source_; }
+    TestQemu& destination() { return *destination_; }
+    storage::Target& target() { return *target_; }
+    storage::Destination& where() { return where_; }
+    TestDisk const& from(std::size_t i) { return from_[i]; }
+    TestDisk const& to(std::size_t i) { return to_[i]; }
+    Directory& directory() { return directory_; }
+
+private:
+    Directory directory_;
+    Runner runner_;
+    std::vector<TestDisk> from_;
+    std::vector<TestDisk> to_;
+    std::optional<TestQemu> source_;
+    std::optional<TestQemu> destination_;
+    std::optional<storage::Target> target_;
+    storage::Destination where_;
+    std::optional<storage::Mirror> mirror_;
+};
+
+/// A guest that writes: 4 KiB blocks here and there, each with another pattern, until told to end.
+inline Task<void> write_blocks(TestQemu& qemu, std::size_t count, core::Loop& loop,
+                               std::stop_token stop, std::optional<core::Error>& error) {
+    std::uint64_t seed = 12345;
+    while (!stop.stop_requested() && !error) {
+        seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
+        std::size_t const disk = (seed >> 20) % count;
+        std::uint64_t const block = (seed >> 33) % (disk_bytes / 4096);
+        auto written = co_await qemu.io(
+            disk, fmt::format("write -P {} {} 4096", 1 + (seed >> 40) % 255, block * 4096));
+        if (!written) error = written.error();
+        (void)co_await core::sleep_for(loop, 1ms);
+    }
+}
+
+/// All of a migration's disk part, with the guest writing from before the bulk pass until the
+/// "stop".
+inline Task<Result<>> whole_move(Pair& pair, storage::Mirror& mirror, std::size_t count) {
+    core::Loop& loop = pair.runner().loop();
+    core::Scope scope(loop);
+    std::stop_source guest_stops;
+    std::optional<core::Error> guest_error;
+    CO_TRY_VOID(co_await mirror.prepare(soon()));
+    scope.spawn(write_blocks(pair.source(), count, loop, guest_stops.get_token(), guest_error));
+    auto near = co_await mirror.copy_until_near(soon());
+    Result<> armed;
+    if (near) armed = co_await mirror.arm(soon());
+    if (near && armed) {
+        std::stop_source enough;
+        scope.spawn(mirror.keep_near(enough.get_token()));
+        (void)co_await core::sleep_for(loop, 400ms);
+        // STOP: the guest's writes end, then keep_near is told, as the driver does.
+        guest_stops.request_stop();
+        enough.request_stop();
+    }
+    guest_stops.request_stop();
+    co_await scope.join();
+    CO_TRY_VOID(std::move(near));
+    CO_TRY_VOID(std::move(armed));
+    if (guest_error) co_return std::unexpected(*guest_error);
+    if (mirror.broken()) co_return std::unexpected(*mirror.broken());
+    CO_TRY_VOID(co_await mirror.list_final(soon()));
+    CO_TRY_VOID(co_await mirror.copy_final(soon()));
+    CO_TRY_VOID(co_await pair.target().seal(soon()));
+    co_return co_await mirror.drop(soon());
+}
+
+}  // namespace storage_lab
