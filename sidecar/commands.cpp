@@ -79,6 +79,12 @@ void tell(Json const& report) {
                        report["stop_to_fire_ms"].number_or(0));
         fmt::print(", {} of disk and {} of RAM copied\n", human_bytes(copied),
                    human_bytes(report["ram"]["transferred_bytes"].integer_or(0)));
+        auto const verify = report["verify"];
+        if (verify["identical"].boolean_or(false)) {
+            fmt::print("verified: {} ({} bytes) of disk are identical on both hosts, XXH3 {}\n",
+                       human_bytes(verify["bytes"].integer_or(0)), verify["bytes"].integer_or(0),
+                       verify["hash"].text_or(""));
+        }
         return;
     }
     fmt::print(stderr, "{}: {}{}\n", outcome == "cancelled" ? "cancelled" : "error",

@@ -40,6 +40,7 @@ void SourceMigration::remove_copy_record() const { ::unlink(copy_record_path().c
 
 /// Fills `resume_`. Whether there was anything, of this epoch, that fits the disks.
 bool SourceMigration::read_copy_record() {
+    if (options_.verify) return false;  // the hashes of what was sent are gone
     auto const text = read_file(copy_record_path(), limits::manifest_bytes_max);
     if (!text) return false;
     auto const known = Json::parse(*text);

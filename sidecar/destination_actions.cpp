@@ -42,6 +42,7 @@ Result<> DestinationMigration::write_incoming() const {
                       {"description", description_.to_json()},
                       {"images", images},
                       {"pid", guest_ ? static_cast<std::int64_t>(guest_->process.pid()) : 0},
+                      {"nbd_port", nbd_port_},
                       {"qmp_socket", places_.qmp_socket(name_)}})
             .dump_pretty();
     return write_durably(incoming_path(), text + "\n");
@@ -59,6 +60,7 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(co_await start_qemu());
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await open_doors());
+    CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await listen_for_ram());
     co_return co_await plan_.prepare(Deadline::after(limits::prepare_timeout));
 }
@@ -166,6 +168,7 @@ Task<Result<>> DestinationMigration::find_target() {
         export_names_.push_back(fmt::format("sidecar-{}-{}", epoch_, index));
         disks.push_back({same->node_name, export_names_.back()});
     }
+    target_disks_ = disks;
     target_ = std::make_unique<storage::Target>(loop_, client, std::move(disks));
     co_return Result<>{};
 }
@@ -226,6 +229,7 @@ Task<Result<Json>> DestinationMigration::renew() {
         target_->adopt();
     }
     CO_TRY_VOID(co_await target_->renew(Deadline::after(limits::qmp_timeout)));
+    co_await close_hasher();  // its connections were cut as well
     co_return Json::object();
 }
 
@@ -252,7 +256,9 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
 
 Task<Result<>> DestinationMigration::seal() {
     if (!target_) co_return Result<>{};
-    co_return co_await target_->seal(Deadline::after(limits::paused_request_timeout));
+    CO_TRY_VOID(co_await target_->seal(Deadline::after(limits::paused_request_timeout)));
+    co_await close_hasher();
+    co_return Result<>{};
 }
 
 Result<> DestinationMigration::record(std::string what, std::string outcome) {
@@ -293,6 +299,7 @@ Task<Result<>> DestinationMigration::destroy() {
     }
     CO_TRY_VOID(co_await kill_recorded());
     plan_ = netmove::Plan();
+    co_await close_hasher();
     target_.reset();
     if (guest_) {
         if (guest_->client) co_await guest_->client->close();
@@ -397,6 +404,7 @@ Task<Result<>> DestinationMigration::find_after_restart() {
         for (auto const& image : known["images"].elements())
             made_images_.push_back(image.text_or(""));
         recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
+        nbd_port_ = static_cast<int>(known["nbd_port"].integer_or(0));
         auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_pid_);
         if (!joined)
             core::log::info("guest={} epoch={} {}", name_, epoch_, joined.error().sentence());

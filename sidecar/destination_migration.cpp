@@ -49,7 +49,8 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Places places, std:
       finished_(loop),
       deserted_(loop),
       actions_(loop),
-      watchers_(loop) {}
+      watchers_(loop),
+      hasher_turn_(loop, 1) {}
 
 DestinationMigration::~DestinationMigration() = default;
 
@@ -78,6 +79,7 @@ Task<void> DestinationMigration::run(std::stop_token token) {
         if (state_.phase == Phase::done) finished_.set();
     }
     co_await actions_.join();
+    co_await close_hasher();
     watchers_stop_.request_stop();
     co_await watchers_.join();
 }
@@ -205,7 +207,7 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
         if (verb == "check") {
             CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description,
                                                  Deadline::after(limits::check_timeout)));
-            co_return Json::object({{"ok", true}});
+            co_return Json::object({{"ok", true}, {"verify", true}});
         }
         auto const key = arguments["key"].text_or("");
         constexpr std::size_t key_digits = 64;
@@ -222,6 +224,7 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
                                        machine::destination::event(Kind::prepare_requested));
     }
     if (verb == "renew") co_return co_await renew();
+    if (verb == "hash") co_return co_await hash(arguments);
     if (verb == "fire") co_return co_await fire(arguments);
     if (verb == "unfire") {
         if (state_.phase != Phase::owning && !owns_guest()) CO_TRY_VOID(plan_.rollback());

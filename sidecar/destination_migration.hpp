@@ -15,6 +15,7 @@
 #include "sidecar/guest.hpp"
 #include "sidecar/journal.hpp"
 #include "sidecar/machine/destination.hpp"
+#include "storage/hasher.hpp"
 #include "storage/target.hpp"
 
 namespace sidecar {
@@ -91,6 +92,10 @@ private:
     Outcome<> finish();
     Outcome<core::Json> fire(core::Json arguments);
     Outcome<core::Json> renew();
+    Outcome<core::Json> hash(core::Json arguments);
+    Outcome<std::shared_ptr<storage::Hasher>> open_hasher(core::Deadline deadline);
+    Outcome<> make_hasher(core::Deadline deadline);
+    core::Task<void> close_hasher();
     Outcome<> find_target();
     Outcome<> find_after_restart();
     Outcome<> clear_earlier(core::Json known);
@@ -134,6 +139,9 @@ private:
         made_images_;  ///< Written down before they are made; removed by destroy.
     std::unique_ptr<Guest> guest_;
     std::unique_ptr<storage::Target> target_;
+    std::vector<storage::TargetDisk> target_disks_;
+    std::shared_ptr<storage::Hasher> hasher_;  ///< From the first `hash` until the exports go.
+    core::Slots hasher_turn_;  ///< One at a time opens or closes it.
     netmove::Plan plan_;
     int nbd_port_ = 0;
     int ram_port_ = 0;

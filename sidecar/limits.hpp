@@ -49,6 +49,8 @@ constexpr seconds abort_patience{5};
 /// Before an action that just failed is tried again; doubles up to the second.
 constexpr milliseconds retry_pause_min{50};
 constexpr milliseconds retry_pause_max{2000};
+/// How often the destination is asked for one hash, when the link is cut in between.
+constexpr int hash_tries_max = 3;
 /// How long the copying phase waits for a lost peer before it gives up.
 constexpr seconds peer_patience{30};
 /// The destination gives up (ABORTED) when the source has been silent this long before COMMIT.

@@ -184,6 +184,8 @@ struct Parser {
                           "Run every check on both hosts, touch nothing, stop");
         migrate->add_flag("--resume", chosen.resume,
                           "Follow the migration that `sidecar attach` found and goes on with");
+        migrate->add_flag("--verify", chosen.verify,
+                          "Read the disks again on both hosts before the guest leaves");
         migrate
             ->add_option("--max-blackout", chosen.max_blackout_ms,
                          "Pause aimed for, in milliseconds")
@@ -337,6 +339,7 @@ Json MigrateOptions::to_json() const {
                          {"tls_path", tls.path},
                          {"check_only", check_only},
                          {"resume", resume},
+                         {"verify", verify},
                          {"max_blackout_ms", max_blackout_ms},
                          {"bandwidth", bandwidth}});
 }
@@ -349,6 +352,7 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     made.tls = {static_cast<TlsConfig::Mode>(mode), json["tls_path"].text_or("")};
     made.with_storage = true;
     made.check_only = json["check_only"].boolean_or(false);
+    made.verify = json["verify"].boolean_or(false);
     made.max_blackout_ms = static_cast<int>(json["max_blackout_ms"].integer_or(300));
     made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
     return made;

@@ -47,6 +47,7 @@ struct MigrateOptions {
     bool with_storage = false;
     bool check_only = false;
     bool resume = false;  ///< Nothing new: the migration that the guest's sidecar found.
+    bool verify = false;  ///< Compare what arrived with what was sent.
     int max_blackout_ms = 300;
     std::uint64_t bandwidth = 0;  ///< Bytes per second for disks and RAM together; 0: no limit.
     ProgressStyle progress = ProgressStyle::bar;

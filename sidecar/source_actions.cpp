@@ -10,10 +10,13 @@
 #include "qmp/block.hpp"
 #include "qmp/machine.hpp"
 #include "sidecar/changes.hpp"
+#include "sidecar/hash_request.hpp"
 #include "sidecar/keys.hpp"
 #include "sidecar/resume.hpp"
 #include "sidecar/source_migration.hpp"
+#include "sidecar/test_hooks.hpp"
 #include "storage/image.hpp"
+#include "storage/verify.hpp"
 
 namespace sidecar {
 
@@ -55,8 +58,25 @@ Task<Result<>> SourceMigration::check() {
     watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
     auto const arguments =
         Json::object({{"description", description_.to_json()}, {"encrypted", encrypted()}});
-    CO_TRY_VOID(co_await peer_->request("check", arguments, within(limits::check_timeout)));
-    co_return Result<>{};
+    CO_TRY(auto const checked,
+           co_await peer_->request("check", arguments, within(limits::check_timeout)));
+    if (options_.verify && !checked["verify"].boolean_or(false)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for --verify",
+                       options_.destination);
+    }
+    co_return make_tables();
+}
+
+/// Here, where nothing was touched yet: they need room.
+Result<> SourceMigration::make_tables() {
+    tables_.clear();
+    if (!options_.verify) return {};
+    for (auto const& disk : description_.disks) {
+        TRY(auto table,
+            storage::BlockTable::create(guest_.places.state(guest_.name), disk.virtual_bytes));
+        tables_.push_back(std::move(table));
+    }
+    return {};
 }
 
 Task<Result<Json>> SourceMigration::check_only() {
@@ -156,8 +176,8 @@ Task<Result<>> SourceMigration::prepare_storage() {
     std::vector<storage::Disk> disks;
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
-        disks.push_back(
-            {disk.name, disk.node, disk.format, disk.virtual_bytes, export_names_[index]});
+        disks.push_back({disk.name, disk.node, disk.format, disk.virtual_bytes,
+                         export_names_[index], index < tables_.size() ? tables_[index] : nullptr});
     }
     storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
                                      encrypted() ? key_user : "",
@@ -177,6 +197,12 @@ storage::MirrorOptions SourceMigration::mirror_options() {
     settings.qemu = guest_.process.pid();
     settings.max_blackout = core::milliseconds(options_.max_blackout_ms);
     settings.renew = [this](Deadline deadline) { return renew_exports(std::move(deadline)); };
+    if (options_.verify) {
+        settings.hash = [this](std::size_t disk, std::vector<storage::Extent> ranges,
+                               Deadline deadline) {
+            return hash_destination(disk, std::move(ranges), std::move(deadline));
+        };
+    }
     settings.bandwidth_bytes_per_second = options_.bandwidth;
     settings.resume = resume_;
     return settings;
@@ -186,6 +212,22 @@ Task<Result<>> SourceMigration::renew_exports(Deadline deadline) {
     CO_TRY_VOID(co_await peer_->reached(deadline));
     CO_TRY_VOID(co_await peer_->request("renew", {}, deadline));
     co_return Result<>{};
+}
+
+/// Asked again when the link was cut meanwhile, unless the guest waits.
+Task<Result<std::string>> SourceMigration::hash_destination(std::size_t disk,
+                                                            std::vector<storage::Extent> ranges,
+                                                            Deadline deadline) {
+    if (!std::exchange(hash_asked_, true)) stop_for_test("verify_whole");
+    if (stop_at_ && !std::exchange(final_hash_asked_, true)) stop_for_test("verify_final");
+    auto const arguments = HashRequest{disk, std::move(ranges)}.to_json();
+    for (int tries = 1;; ++tries) {
+        auto const reply = co_await peer_->request("hash", arguments, deadline);
+        if (reply) co_return reply->text("hash");
+        bool const again = reply.error().code == Errc::closed && !stop_at_;
+        if (!again || tries >= limits::hash_tries_max) co_return std::unexpected(reply.error());
+        CO_TRY_VOID(co_await peer_->reached(deadline.sooner(limits::peer_patience)));
+    }
 }
 
 Task<Result<>> SourceMigration::copy_disks() {

@@ -118,6 +118,9 @@ private:
     Outcome<> copy_disks();
     Outcome<> copy_until_near(std::stop_token token);
     Outcome<> renew_exports(core::Deadline deadline);
+    core::Result<> make_tables();
+    Outcome<std::string> hash_destination(std::size_t disk, std::vector<storage::Extent> ranges,
+                                          core::Deadline deadline);
     Outcome<> start_ram();
     Outcome<> fire_network();
     Outcome<> list_final();
@@ -164,6 +167,9 @@ private:
 
     std::unique_ptr<PeerChannel> peer_;
     std::unique_ptr<storage::Mirror> mirror_;
+    std::vector<std::shared_ptr<storage::BlockTable>> tables_;  ///< One a disk, for --verify.
+    bool hash_asked_ = false;
+    bool final_hash_asked_ = false;
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
     netmove::Plan plan_;

@@ -174,6 +174,7 @@ Json SourceMigration::progress() const {
         auto const disks = mirror_->progress();
         line.set("disks_done_bytes", disks.done_bytes).set("disks_total_bytes", disks.total_bytes);
         line.set("rate_bytes_per_second", disks.rate_bytes_per_second);
+        if (disks.phase == storage::MirrorPhase::verifying) line.set("verifying", true);
         if (disks.eta) line.set("eta_ms", static_cast<std::int64_t>(disks.eta->count()));
     }
     if (ram_.info().ram_total_bytes > 0) {
@@ -216,6 +217,7 @@ Json SourceMigration::report() const {
     }
     made.set("phases", phases);
     if (mirror_) made.set("link_cuts", mirror_->report().cuts);
+    if (mirror_ && mirror_->report().verify) made.set("verify", mirror_->report().verify->json());
     made.set("disks", mirror_ ? mirror_->report().json() : Json::array());
     auto ram = Json::object({{"transferred_bytes", ram_.info().ram_transferred_bytes}});
     if (ram_.started_at() && ram_completed_at_)

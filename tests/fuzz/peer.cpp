@@ -11,7 +11,10 @@
 #include "core/loop.hpp"
 #include "core/sync.hpp"
 #include "sidecar/connection.hpp"
+#include "sidecar/hash_request.hpp"
 #include "sidecar/receiving.hpp"
+#include "storage/limits.hpp"
+#include "storage/verify.hpp"
 
 namespace {
 
@@ -105,6 +108,21 @@ void check_description(Json const& json) {
     must(reread->incoming() == "defer" && reread->stopped_at_start());
 }
 
+void check_hash_request(sidecar::HashRequest const& request) {
+    must(request.disk < storage::limits::disks_max && !request.ranges.empty());
+    must(request.ranges.size() <= storage::limits::hash_request_ranges_max);
+    constexpr std::uint64_t disk_bytes = std::uint64_t{1} << 40;
+    if (!storage::check_ranges(request.ranges, disk_bytes)) return;
+    std::uint64_t end = 0;
+    for (auto const& range : request.ranges) {
+        must(range.offset >= end && range.end() > range.offset && range.end() <= disk_bytes);
+        end = range.end();
+    }
+    must(storage::total_bytes(request.ranges) <= storage::limits::hash_request_bytes_max);
+    auto const again = sidecar::HashRequest::from_json(request.to_json());
+    must(again.has_value() && again->ranges == request.ranges && again->disk == request.disk);
+}
+
 class Receiver : public sidecar::Handler {
 public:
     Task<Result<Json>> handle(sidecar::Connection&, std::string verb, Json arguments) override {
@@ -118,6 +136,11 @@ public:
             auto const settings = sidecar::MigrateOptions::from_json(arguments);
             if (!settings) co_return std::unexpected(settings.error());
             co_return settings->to_json();
+        }
+        if (auto const request = sidecar::HashRequest::from_json(arguments)) {
+            check_hash_request(*request);
+        } else {
+            check_error(request.error());
         }
         if (verb == "refuse") co_return core::fail(Errc::refused, "{}", arguments.dump());
         co_return arguments;

@@ -6,6 +6,7 @@
 
 #include "sidecar/connection.hpp"
 #include "sidecar/description.hpp"
+#include "sidecar/hash_request.hpp"
 #include "sidecar/options.hpp"
 #include "sidecar/receiving.hpp"
 
@@ -45,6 +46,36 @@ TEST_CASE("options: migrate") {
     REQUIRE(again);
     CHECK(again->bandwidth == 100'000'000);
     CHECK(again->tls.path == "k");
+    CHECK_FALSE(again->verify);
+}
+
+TEST_CASE("options: migrate --verify reaches the guest's sidecar") {
+    auto const parsed = parse({"migrate", "--with-storage", "web1", "b", "--key", "k", "--verify"});
+    auto const* options = std::get_if<Options>(&parsed);
+    REQUIRE(options != nullptr);
+    auto const again = MigrateOptions::from_json(options->migrate.to_json());
+    REQUIRE(again);
+    CHECK(again->verify);
+}
+
+TEST_CASE("a request for hashes: what a source sends, and what no source would") {
+    HashRequest const sent{3, {{4096, 8192, false}, {1ULL << 40, 4096, false}}};
+    auto const got = HashRequest::from_json(sent.to_json());
+    REQUIRE(got);
+    CHECK(got->disk == 3);
+    CHECK(got->ranges == sent.ranges);
+    for (auto const* text :
+         {"{}", "[]", R"({"disk":0})", R"({"disk":0,"ranges":[]})", R"({"disk":0,"ranges":[0]})",
+          R"({"disk":-1,"ranges":[0,4096]})", R"({"disk":64,"ranges":[0,4096]})",
+          R"({"disk":0,"ranges":[-1,4096]})", R"({"disk":0,"ranges":[0,0]})",
+          R"({"disk":0,"ranges":["0",4096]})", R"({"disk":0,"ranges":[[0,4096],[0,4096]]})",
+          R"({"disk":0,"ranges":{"0":4096}})"}) {
+        INFO(text);
+        CHECK_FALSE(HashRequest::from_json(*Json::parse(text)));
+    }
+    Json many = Json::array();
+    for (int i = 0; i < 2 * 4097; ++i) many.add(i + 1);
+    CHECK_FALSE(HashRequest::from_json(Json::object({{"disk", 0}, {"ranges", many}})));
 }
 
 TEST_CASE("options: what follows -- is QEMU's, untouched") {
