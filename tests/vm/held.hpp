@@ -9,9 +9,10 @@
 
 /// A scene whose source sidecar stands still just before `action`, and the migration it does.
 struct Held {
-    explicit Held(std::string const& action)
-        : scene({.guest = {}, .run_environment = {"SIDECAR_TEST_STOP_AT=" + action}}),
-          migration(scene.start_migration(scene.a())) {
+    explicit Held(std::string const& action, lab::Argv const& more = {},
+                  lab::GuestOptions const& guest = {})
+        : scene({.guest = guest, .run_environment = {"SIDECAR_TEST_STOP_AT=" + action}}),
+          migration(scene.start_migration(scene.a(), more)) {
         try {
             source = scene.wait_stopped(scene.a());
         } catch (lab::Failure const& failure) {
