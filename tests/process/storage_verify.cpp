@@ -114,6 +114,26 @@ std::string hash_of_image(Runner& runner, Directory const& directory, TestDisk c
     return runner.must((*table)->digest(runner.loop()));
 }
 
+/// Progress, looked at again and again: it never goes back.
+struct Forward {
+    Task<Result<>> look() {
+        auto const now = mirror->progress();
+        CHECK(now.phase >= before.phase);
+        CHECK(now.done_bytes >= before.done_bytes);
+        CHECK(now.total_bytes >= before.total_bytes);
+        CHECK(now.fraction >= before.fraction);
+        CHECK((!before.eta || now.eta <= before.eta));
+        // The pass over everything is half of what is to be done.
+        if (phases.empty()) CHECK(now.fraction < 0.75);
+        before = now;
+        phases.push_back(now.phase);
+        co_return Result<>{};
+    }
+    Mirror* mirror = nullptr;
+    storage::Progress before;
+    std::vector<storage::MirrorPhase> phases;
+};
+
 /// `code`: why it was not, or invalid when it was.
 Task<void> hash_whole(storage::Hasher& hasher, core::Errc& code) {
     auto const made = co_await hasher.hash(0, {{0, disk_bytes, false}}, soon());
@@ -139,8 +159,13 @@ TEST_CASE("verify: disks that are being written arrive, and are known to be iden
                 DYNAMIC_SECTION("QEMU " << version << ", " << format << ", disks: " << count) {
                     Pair pair(binary, format, count, false, format == "qcow2" && count == 1);
                     Destination destination(pair, count);
-                    auto& mirror = destination.make_mirror();
+                    Forward forward;
+                    auto& mirror = destination.make_mirror(
+                        [&](std::size_t, std::vector<Extent> const&) { return forward.look(); });
+                    forward.mirror = &mirror;
                     pair.runner().must(whole_move(pair, mirror, count));
+                    CHECK(forward.phases.front() == storage::MirrorPhase::verifying);
+                    CHECK(forward.phases.back() == storage::MirrorPhase::final_delta);
                     auto const report = mirror.report();
                     REQUIRE(report.verify);
                     CHECK(report.verify->identical);

@@ -72,6 +72,18 @@ void stays_and_moves_later(Held& held) {
     moves_verified(held.scene, held.scene.a());
 }
 
+/// What was done to a held migration does not keep it from its end.
+void ends_verified(Held& held) {
+    signal_process(held.source, SIGCONT);
+    auto const ended = Scene::finish(held.migration);
+    INFO(ended.text());
+    REQUIRE(ended.exit_status == 0);
+    verified(ended.report, held.scene.guest().options());
+    CHECK(ended.report["link_cuts"].integer_or(0) >= 1);
+    expect::guest_whole(held.scene, held.scene.b());
+    expect::nothing_left_after_move(held.scene, held.scene.a(), held.scene.b());
+}
+
 /// Changes one byte of every block in [begin, end), one block apart.
 void change(fs::path const& image, std::uint64_t begin, std::uint64_t end) {
     core::Fd const file(open(image.c_str(), O_RDWR | O_CLOEXEC));
@@ -97,6 +109,23 @@ TEST_CASE("verify: three qcow2 disks move and are identical", "[vm][verify]") {
     auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
     Scene scene({.guest = {.qemu = version, .format = "qcow2", .disks = 3}});
     moves_verified(scene, scene.a());
+}
+
+TEST_CASE("verify: the destination's sidecar is killed in the middle of it, and another goes on",
+          "[vm][verify][fault]") {
+    Held held("verify_whole", {"--verify"}, {.format = GENERATE("raw", "qcow2")});
+    auto const destination = held.scene.guest_sidecar(held.scene.b());
+    REQUIRE(destination);
+    kill_process(destination->pid);
+    ends_verified(held);
+}
+
+TEST_CASE("verify: the link is cut in the middle of it, and it goes on", "[vm][verify][cut]") {
+    Held held("verify_whole", {"--verify"});
+    // -K destroys sockets: both ends see a reset or an abort, as after a router's restart.
+    auto const cut = run({"ss", "-t", "-K", "state", "established"}, held.scene.a().place());
+    REQUIRE(cut.out.find(':') != std::string::npos);
+    ends_verified(held);
 }
 
 TEST_CASE("verify: a byte changed at the destination while it is copied is found", "[vm][verify]") {
