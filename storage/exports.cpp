@@ -123,7 +123,7 @@ Task<Result<>> SourceExports::refuse_foreign_exports(Deadline deadline) {
 }
 
 Task<Result<std::optional<unsigned>>> SourceExports::adopt(std::vector<std::string> nodes,
-                                                           Deadline deadline) {
+                                                           unsigned round, Deadline deadline) {
     CO_TRY_VOID(co_await refuse_foreign_exports(deadline));
     CO_TRY(auto const found, co_await own_bitmaps(client_, deadline));
     auto const prefix = fmt::format("{}{}-b", name_prefix, epoch_);
@@ -131,22 +131,21 @@ Task<Result<std::optional<unsigned>>> SourceExports::adopt(std::vector<std::stri
     for (auto const& one : found) {
         bool const ours =
             one.name.starts_with(prefix) && std::ranges::find(nodes, one.node) != nodes.end();
-        unsigned round = 0;
+        unsigned number = 0;
         auto const* const end = one.name.data() + one.name.size();
-        if (ours && std::from_chars(one.name.data() + prefix.size(), end, round).ptr == end) {
-            ++on_nodes[round];
+        if (ours && std::from_chars(one.name.data() + prefix.size(), end, number).ptr == end) {
+            ++on_nodes[number];
         }
     }
-    auto const oldest = std::ranges::find_if(
-        on_nodes, [&](auto const& round) { return round.second == nodes.size(); });
-    if (oldest == on_nodes.end()) co_return std::optional<unsigned>();
+    bool const whole = !on_nodes.empty() && *on_nodes.begin() == std::pair(round, nodes.size());
+    if (!whole) co_return std::optional<unsigned>();
     CO_TRY(auto ids, co_await own_exports(client_, deadline));
     CO_TRY_VOID(co_await delete_exports(loop_, client_, std::move(ids), deadline));
     for (auto const& one : found) {
-        if (one.name == bitmap_name(oldest->first)) continue;
+        if (one.name == bitmap_name(round)) continue;
         CO_TRY_VOID(co_await qmp::block_dirty_bitmap_remove(client_, one.node, one.name, deadline));
     }
-    co_return std::optional<unsigned>(oldest->first);
+    co_return std::optional<unsigned>(round);
 }
 
 Task<Result<std::vector<std::string>>> SourceExports::clear_leftovers(Deadline deadline) {

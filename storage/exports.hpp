@@ -35,10 +35,11 @@ public:
     /// Removes what an earlier try left, of any epoch, and says what it was. Refused when QEMU's
     /// NBD server has exports that are not ours.
     core::Task<core::Result<std::vector<std::string>>> clear_leftovers(core::Deadline deadline);
-    /// Instead of that, for an earlier try of this very epoch: keeps the oldest of its bitmaps that
-    /// is on all nodes (it holds all that the newer ones do) and removes the rest. Its round; none:
-    /// there is no such bitmap, and nothing was touched.
+    /// Instead of that, for an earlier try of this very epoch: keeps the bitmaps of `round` if they
+    /// are on all nodes and none is older (they hold all that newer ones do), and removes the rest.
+    /// None: it is not so, and nothing was touched.
     core::Task<core::Result<std::optional<unsigned>>> adopt(std::vector<std::string> nodes,
+                                                            unsigned round,
                                                             core::Deadline deadline);
     /// The NBD server that an earlier try left, when it is ours: nothing else shall reach the
     /// disks.

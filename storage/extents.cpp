@@ -63,6 +63,41 @@ std::vector<Extent> in_whole_blocks(std::vector<Extent> const& extents, std::uin
     return whole;
 }
 
+std::vector<Extent> united(std::vector<Extent> const& one, std::vector<Extent> const& other) {
+    std::vector<Extent> all;
+    auto const add = [&](Extent const& extent) {
+        if (all.empty() || all.back().end() < extent.offset) {
+            all.push_back({extent.offset, extent.length, false});
+        } else {
+            all.back().length = std::max(all.back().end(), extent.end()) - all.back().offset;
+        }
+    };
+    std::size_t left = 0;
+    std::size_t right = 0;
+    while (left < one.size() || right < other.size()) {
+        bool const from_one =
+            right == other.size() || (left < one.size() && one[left].offset <= other[right].offset);
+        add(from_one ? one[left++] : other[right++]);
+    }
+    return all;
+}
+
+Divided divide(std::vector<Extent> const& extents, std::vector<Extent> const& by) {
+    Divided result;
+    auto cover = by.begin();
+    for (auto const& extent : extents) {
+        for (std::uint64_t at = extent.offset; at < extent.end();) {
+            cover = std::find_if(cover, by.end(), [&](auto const& one) { return one.end() > at; });
+            bool const covered = cover != by.end() && cover->offset <= at;
+            std::uint64_t end = extent.end();
+            if (cover != by.end()) end = std::min(end, covered ? cover->end() : cover->offset);
+            append(covered ? result.inside : result.outside, {at, end - at, extent.zero});
+            at = end;
+        }
+    }
+    return result;
+}
+
 bool is_zero(std::span<std::byte const> bytes) {
     // The first word by hand, then the whole against itself shifted: memcmp is vectorised.
     constexpr std::size_t head = 16;

@@ -34,6 +34,17 @@ void coarsen(std::vector<Extent>& extents, std::size_t count_max);
 [[nodiscard]] std::vector<Extent> in_whole_blocks(std::vector<Extent> const& extents,
                                                   std::uint64_t block);
 
+/// Every byte that is in either list, as data.
+[[nodiscard]] std::vector<Extent> united(std::vector<Extent> const& one,
+                                         std::vector<Extent> const& other);
+
+/// Cuts `extents` into what `by` covers and the rest; the pieces keep their kind.
+struct Divided {
+    std::vector<Extent> inside;
+    std::vector<Extent> outside;
+};
+[[nodiscard]] Divided divide(std::vector<Extent> const& extents, std::vector<Extent> const& by);
+
 /// True when every byte is zero. Stops at the first that is not.
 [[nodiscard]] bool is_zero(std::span<std::byte const> bytes);
 

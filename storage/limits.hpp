@@ -70,6 +70,20 @@ inline constexpr std::uint64_t delta_small_bytes = 256 * 1024;
 /// are merged.
 inline constexpr std::size_t extents_max = 1024 * 1024;
 
+/// Rounds that a disk remembers to know its hot blocks: seen dirty in one of them and again now.
+inline constexpr std::size_t heat_rounds_max = 3;
+/// Extents remembered of each: 64 Ki extents of 24 bytes, so 4.5 MiB for one disk. What is beyond
+/// is forgotten, and then counts as cold.
+inline constexpr std::size_t heat_extents_max = 64 * 1024;
+/// Percent of max_blackout that the hot blocks may take in the last delta; with more of them
+/// waiting would not leave room for what turns up in the last moment, so they are copied in the
+/// rounds too.
+inline constexpr int hot_budget_percent = 50;
+/// How often a pass looks which blocks ahead of it are dirty again already.
+inline constexpr milliseconds dirty_look_interval{250};
+/// What one more request costs: a dirty run is left out of a pass when sending it takes longer.
+inline constexpr std::chrono::microseconds request_cost{20};
+
 /// keep_near() begins a round when copying the delta would take longer than this: what copy_final()
 /// then costs beside its flush. Shorter would mean a transaction, which drains the disks, all the
 /// time.

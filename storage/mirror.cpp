@@ -105,8 +105,8 @@ Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
     CO_TRY_VOID(check());
     phase = MirrorPhase::preparing;
     std::optional<unsigned> found;
-    if (options.resume.size() == disks.size()) {
-        CO_TRY(found, co_await exports.adopt(nodes(), deadline));
+    if (options.resume && options.resume->disks.size() == disks.size()) {
+        CO_TRY(found, co_await exports.adopt(nodes(), options.resume->round, deadline));
     }
     if (!found) {
         CO_TRY(cleared, co_await exports.clear_leftovers(deadline));
@@ -146,7 +146,7 @@ void Mirror::Implementation::go_on(unsigned round) {
     next_round = round + 1;
     for (std::size_t i = 0; i < disks.size(); ++i) {
         MirrorDisk& one = *disks[i];
-        auto const& before = options.resume[i];
+        auto const& before = options.resume->disks[i];
         one.report.resumed_at_bytes = before.offset;
         one.counters.data_bytes = before.copied_bytes;
         one.counters.zero_bytes = before.offset - std::min(before.offset, before.copied_bytes);
@@ -166,6 +166,7 @@ BulkProgress Mirror::Implementation::bulk_progress(MirrorDisk const& one) const 
     if (one.bulk_done) now.offset = one.report.virtual_bytes;
     if (!one.bulk) return now;
     now.offset = one.bulk->position();
+    if (one.fresh != nullptr) now.offset = one.fresh->position(now.offset);
     if (one.copier != nullptr) {
         now.offset = std::min(now.offset, one.copier->first_unfinished().value_or(now.offset));
     }
@@ -290,7 +291,7 @@ Task<Result<>> Mirror::Implementation::finish_disk(std::size_t index, Deadline d
     MirrorDisk& one = *disks[index];
     RoundReport report;
     auto const begun = Clock::now();
-    CO_TRY_VOID(co_await copy_owed(index, true, report, deadline));
+    CO_TRY_VOID(co_await copy_last(index, report, deadline));
     auto const copied = Clock::now();
     CO_TRY_VOID(co_await one.target.first().flush(deadline));
     final_copy = std::max(final_copy, copied - begun);
@@ -414,6 +415,8 @@ Task<Result<>> Mirror::drop(Deadline deadline) {
     return implementation_->drop(std::move(deadline));
 }
 
+void Mirror::set_stagnant_rounds(unsigned rounds) { implementation_->stagnant_rounds = rounds; }
+
 void Mirror::set_bandwidth(std::uint64_t bytes_per_second) {
     implementation_->pace.set(bytes_per_second);
 }
@@ -422,12 +425,17 @@ void Mirror::set_max_blackout(core::milliseconds max_blackout) {
     implementation_->options.max_blackout = max_blackout;
 }
 
-std::vector<BulkProgress> Mirror::bulk_progress() const {
-    std::vector<BulkProgress> all;
-    for (auto const& one : implementation_->disks) {
-        all.push_back(implementation_->bulk_progress(*one));
+std::optional<CopyProgress> Mirror::copy_progress() const {
+    auto const& mirror = *implementation_;
+    if (mirror.rounds.empty()) return {};
+    CopyProgress now{mirror.rounds.front(), {}};
+    for (auto const& one : mirror.disks) {
+        // They go from one bitmap's account to `deferred` in the moment that bitmap is given up: a
+        // note that names it is void from then on.
+        if (!one->deferred.empty()) return {};
+        now.disks.push_back(mirror.bulk_progress(*one));
     }
-    return all;
+    return now;
 }
 
 Progress Mirror::progress() const { return implementation_->progress(); }

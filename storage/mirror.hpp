@@ -59,6 +59,12 @@ struct BulkProgress {
     std::uint64_t copied_bytes = 0;  ///< For the report: data that has travelled.
 };
 
+/// Of all disks, and which bitmap holds what they owe beside.
+struct CopyProgress {
+    unsigned round = 0;
+    std::vector<BulkProgress> disks;
+};
+
 struct MirrorOptions {
     std::string directory;  ///< Ours alone (0700): the NBD socket is made in it. At most 80
                             ///< characters.
@@ -73,10 +79,10 @@ struct MirrorOptions {
     /// Asks the destination for Target::renew() after its connections were cut. Empty: a cut ends
     /// the copy.
     std::function<core::Task<core::Result<>>(core::Deadline)> renew;
-    /// Of an earlier Mirror of this epoch, one for each disk: prepare() then goes on with the
-    /// bitmaps it finds, and begins anew when it finds none. The destination must have been made to
-    /// forget the earlier one's connections (Target::renew). Empty: a new copy.
-    std::vector<BulkProgress> resume;
+    /// Of an earlier Mirror of this epoch: prepare() then goes on with the bitmap it names, and
+    /// begins anew when that is not the oldest there is any more. The destination must have been
+    /// made to forget the earlier one's connections (Target::renew). None: a new copy.
+    std::optional<CopyProgress> resume;
     /// Asks the destination for Hasher::hash() of a disk, by its index. With a table for every disk
     /// it makes the mirror verify what arrived; empty: it does not.
     std::function<core::Task<core::Result<std::string>>(std::size_t disk,
@@ -92,14 +98,18 @@ struct MirrorOptions {
 /// How far the disks are from being ready for the stop.
 struct Nearness {
     std::uint64_t delta_bytes = 0;  ///< Dirty now, all disks.
+    std::uint64_t hot_bytes = 0;  ///< The part of it that was dirty in an earlier round too.
     core::milliseconds predicted{0};  ///< What copy_final() would take now: delta over rate, flush,
                                       ///< RTT.
     core::Clock::duration predicted_copy{};  ///< The part of it that is the delta.
+    std::uint64_t next_round_bytes =
+        0;  ///< The delta without hot blocks that may wait for the end.
+    core::Clock::duration next_round_copy{};  ///< What copying these would take.
     std::uint64_t rate_bytes_per_second = 0;  ///< Measured in the last pass.
     std::uint64_t dirty_bytes_per_second = 0;  ///< How fast the guest dirties.
     bool near = false;  ///< predicted <= max_blackout.
-    bool converging = true;  ///< False: the delta did not shrink for limits::stagnant_rounds_max
-                             ///< rounds.
+    bool converging = true;  ///< False: the delta did not shrink for so many rounds, see
+                             ///< set_stagnant_rounds().
 };
 
 enum class MirrorPhase : std::uint8_t {
@@ -130,6 +140,7 @@ struct Progress {
 struct RoundReport {
     std::uint64_t dirty_bytes = 0;  ///< By the bitmap; for the bulk pass the data extents.
     std::uint64_t copied_bytes = 0;  ///< Sent as data; the rest were zeroes.
+    std::uint64_t left_out_bytes = 0;  ///< Left to a later round: dirty again already, or hot.
     core::milliseconds took{0};
 };
 
@@ -230,12 +241,16 @@ public:
     /// Nothing else may be running.
     core::Task<core::Result<>> drop(core::Deadline deadline);
 
+    /// Rounds that do not shrink the delta before copy_until_near() says so; at first
+    /// limits::stagnant_rounds_max. One is enough for whoever acts on each verdict.
+    void set_stagnant_rounds(unsigned rounds);
     /// Takes effect at once. 0: no limit.
     void set_bandwidth(std::uint64_t bytes_per_second);
     void set_max_blackout(core::milliseconds max_blackout);
     [[nodiscard]] Progress progress() const;
     /// To be written down while copy_until_near() runs; see MirrorOptions::resume.
-    [[nodiscard]] std::vector<BulkProgress> bulk_progress() const;
+    /// None: hot blocks wait for the end, which only this Mirror knows.
+    [[nodiscard]] std::optional<CopyProgress> copy_progress() const;
     [[nodiscard]] MirrorReport report() const;
 
 private:

@@ -9,6 +9,8 @@
 
 #include "storage/copier.hpp"
 #include "storage/exports.hpp"
+#include "storage/heat.hpp"
+#include "storage/limits.hpp"
 #include "storage/mirror.hpp"
 
 namespace storage {
@@ -29,10 +31,17 @@ struct MirrorDisk {
     CopyCounters counters;
     std::vector<Extent> owed;  ///< Listed, and not yet given to a copier.
     std::vector<Extent> written;  ///< By the last round, for verify_copied().
+    std::vector<Extent> hot;  ///< Those of it that an earlier round found dirty too.
+    Heat heat;
+    /// Hot blocks that the last round left to the end: owed beside what the bitmap holds.
+    std::vector<Extent> deferred;
+    std::vector<Extent> deferring;  ///< What `deferred` becomes when the round under way has ended.
     core::Event all_read;  ///< Of the last delta.
     Copier const* copier = nullptr;  ///< Of the bulk pass, while it runs.
+    FreshScan const* fresh = nullptr;  ///< The same.
     std::optional<AllocationScan> bulk;  ///< From the bulk pass's begin to its end.
     core::Clock::time_point bulk_begun{};
+    std::uint64_t bulk_left_out_bytes = 0;  ///< Of the bulk pass: dirty already.
     bool bulk_done = false;
     std::uint64_t dirty_bytes_total = 0;  ///< What the rounds found dirty, for progress.
     DiskReport report;
@@ -48,6 +57,19 @@ struct Rates {
     void note(std::uint64_t bytes, std::uint64_t requests, core::Clock::duration took);
     [[nodiscard]] core::Clock::duration copy_time(std::uint64_t bytes,
                                                   std::uint64_t requests) const;
+};
+
+/// What the disks owe, as measure() counts it.
+struct Delta {
+    struct Part {
+        std::uint64_t bytes = 0;
+        std::uint64_t requests = 0;
+        void add(std::vector<Extent> const& extents);
+    };
+    Part all;
+    Part hot;
+    Part cold;
+    std::uint64_t dirty_bytes = 0;  ///< By the bitmaps alone.
 };
 
 /// Which connections to the source are being opened: those of the data, or of the bitmap in `slot`
@@ -117,15 +139,20 @@ struct Mirror::Implementation {
                                          core::Deadline deadline);
     core::Task<core::Result<>> copy_round(std::vector<RoundReport>& reports,
                                           core::Deadline deadline);
-    core::Task<core::Result<>> round_of_disk(std::size_t index, RoundReport& report,
-                                             core::Deadline deadline);
-    core::Task<core::Result<>> copy_owed(std::size_t index, bool final, RoundReport& report,
+    /// Leaves hot blocks to the last delta, if all of them fit there; else they come last.
+    void put_off_hot(std::vector<RoundReport>& reports);
+    [[nodiscard]] bool hot_may_wait(std::uint64_t bytes, std::uint64_t requests) const;
+    core::Task<core::Result<>> copy_owed(std::size_t index, RoundReport& report,
                                          core::Deadline deadline);
+    core::Task<core::Result<>> copy_last(std::size_t index, RoundReport& report,
+                                         core::Deadline deadline);
+    core::Task<core::Result<>> run_copier(MirrorDisk& one, Scan& scan, Pace* limit,
+                                          RoundReport& report, core::Deadline deadline);
     core::Task<core::Result<>> flush_targets(core::Deadline deadline);
     core::Task<core::Result<>> flush_both(core::Deadline deadline);
     core::Task<core::Result<>> measure(core::Deadline deadline);
-    core::Task<core::Result<>> count_dirty(std::size_t index, std::uint64_t& bytes,
-                                           std::uint64_t& requests, core::Deadline deadline);
+    core::Task<core::Result<>> count_dirty(std::size_t index, Delta& delta,
+                                           core::Deadline deadline);
     core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
     core::Task<void> keep_near(std::stop_token stop);
     core::Task<core::Result<>> look_at_delta(core::Deadline deadline);
@@ -174,6 +201,7 @@ struct Mirror::Implementation {
     core::Event no_round_copies;  ///< Set while no write of a round is in flight.
     std::stop_token near_stop;  ///< keep_near()'s.
     bool stop_expected = false;
+    unsigned stagnant_rounds = limits::stagnant_rounds_max;
     bool settled = false;  ///< A round has ended since the stop is expected.
     unsigned next_round = 0;
     core::Clock::time_point rotated_at{};

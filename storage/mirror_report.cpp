@@ -132,6 +132,7 @@ Json MirrorReport::json() const {
         for (auto const& round : disk.rounds) {
             passes.add(Json::object({{"dirty_bytes", round.dirty_bytes},
                                      {"copied_bytes", round.copied_bytes},
+                                     {"left_out_bytes", round.left_out_bytes},
                                      {"ms", round.took.count()}}));
         }
         auto one = Json::object({{"name", disk.name},

@@ -21,11 +21,11 @@ core::milliseconds in_ms(Clock::duration span) {
     return std::chrono::ceil<core::milliseconds>(span);
 }
 
-// Requests that the copier makes of these extents.
-std::uint64_t requests_of(std::vector<Extent> const& extents) {
-    std::uint64_t count = 0;
-    for (auto const& extent : extents) count += extent.length / limits::request_bytes_max + 1;
-    return count;
+// In order, as a scan goes through them.
+std::vector<Extent> one_after_the_other(std::vector<Extent> first,
+                                        std::vector<Extent> const& second) {
+    first.insert(first.end(), second.begin(), second.end());
+    return first;
 }
 
 Task<Result<>> flush_one(Nbd& nbd, Deadline deadline) {
@@ -51,6 +51,13 @@ Clock::duration Rates::copy_time(std::uint64_t bytes, std::uint64_t requests) co
     return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(span));
 }
 
+void Delta::Part::add(std::vector<Extent> const& extents) {
+    for (auto const& extent : extents) {
+        bytes += extent.length;
+        requests += extent.length / limits::request_bytes_max + 1;  // as the copier makes them
+    }
+}
+
 Task<Result<>> Mirror::Implementation::bulk(Deadline deadline) {
     phase = MirrorPhase::bulk;
     auto const begun = Clock::now();
@@ -59,7 +66,11 @@ Task<Result<>> Mirror::Implementation::bulk(Deadline deadline) {
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(bulk_disk(i, deadline));
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
     auto const after = counters();
-    rates.note(after.data_bytes - before.data_bytes, after.requests - before.requests,
+    // Requests that became small because blocks between them were left out tell nothing of the rate
+    // in requests: the link set theirs.
+    bool const whole =
+        std::ranges::all_of(disks, [](auto const& one) { return one->bulk_left_out_bytes == 0; });
+    rates.note(after.data_bytes - before.data_bytes, whole ? after.requests - before.requests : 0,
                Clock::now() - begun);
     CO_TRY_VOID(co_await flush_targets(deadline));
     bulk_done = true;
@@ -75,16 +86,21 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
     }
     Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, &pace, one.counters);
     copier.record_in(one.disk.table.get());
+    // What is left out stays owed by the first bitmap, which only a round that copied it removes.
+    FreshScan scan(*one.bulk, {*one.bitmaps.front(), bitmap_context(rounds.front())}, one.counters);
     one.copier = &copier;
-    auto copied = co_await copier.run(*one.bulk, deadline);
+    one.fresh = &scan;
+    auto const copied = co_await copier.run(scan, deadline);
     one.copier = nullptr;
+    one.fresh = nullptr;
+    one.bulk_left_out_bytes += scan.left_out_bytes();
     if (!copied) {
-        one.bulk->put_back(copier.unfinished());
+        one.bulk->put_back(one_after_the_other(copier.unfinished(), scan.pending()));
         co_return copied;
     }
     one.report.copied_bytes = one.counters.data_bytes;
-    one.report.rounds.push_back(
-        {one.bulk->data_bytes(), one.counters.data_bytes, in_ms(Clock::now() - one.bulk_begun)});
+    one.report.rounds.push_back({one.bulk->data_bytes(), one.counters.data_bytes,
+                                 one.bulk_left_out_bytes, in_ms(Clock::now() - one.bulk_begun)});
     one.bulk_done = true;
     one.bulk.reset();
     co_return Result<>{};
@@ -122,7 +138,10 @@ Task<Result<>> Mirror::Implementation::open_bitmaps(std::size_t slot, Deadline d
 
 Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline deadline) {
     unsigned const round = rounds[slot];
-    if (slot == 0 && rounds.size() > 1) owed_slot = 1;
+    if (slot == 0 && rounds.size() > 1) {
+        owed_slot = 1;
+        for (auto const& one : disks) one->deferred = std::exchange(one->deferring, {});
+    }
     std::vector<std::string> ids;
     for (std::size_t i = 0; i < disks.size(); ++i) ids.push_back(bitmap_export(round, i));
     CO_TRY_VOID(co_await exports.remove_exports(std::move(ids), deadline));
@@ -138,21 +157,67 @@ Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline d
 
 Task<Result<>> Mirror::Implementation::list_owed(std::size_t index, Nbd& bitmap,
                                                  std::string context, Deadline deadline) {
-    CO_TRY(disks[index]->owed, co_await dirty_extents(loop, bitmap, std::move(context), deadline));
+    MirrorDisk& one = *disks[index];
+    CO_TRY(auto const dirty, co_await dirty_extents(loop, bitmap, std::move(context), deadline));
+    one.owed = united(dirty, one.deferred);
+    coarsen(one.owed, limits::extents_max);
+    auto parts = one.heat.divide(one.owed);
+    one.hot = std::move(parts.inside);
+    if (phase != MirrorPhase::final_delta) one.heat.note(dirty);
     co_return Result<>{};
 }
 
-Task<Result<>> Mirror::Implementation::copy_owed(std::size_t index, bool final, RoundReport& report,
+bool Mirror::Implementation::hot_may_wait(std::uint64_t bytes, std::uint64_t requests) const {
+    // Before the stop everything is copied once more: that makes the pause shortest.
+    if (stop_expected) return false;
+    // What waits is not there yet, so it could not be verified with the rest.
+    if (verifies()) return false;
+    auto const budget = options.max_blackout * limits::hot_budget_percent / 100;
+    return rates.copy_time(bytes, requests) + rates.flush <= budget;
+}
+
+void Mirror::Implementation::put_off_hot(std::vector<RoundReport>& reports) {
+    Delta::Part hot;
+    for (auto const& one : disks) hot.add(one->hot);
+    bool const wait = hot_may_wait(hot.bytes, hot.requests);
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        MirrorDisk& one = *disks[i];
+        if (one.disk.table) one.written = one.owed;  // in order, as it is asked for
+        auto cold = divide(one.owed, one.hot).outside;
+        reports[i].left_out_bytes = wait ? total_bytes(one.hot) : 0;
+        one.deferring = wait ? one.hot : std::vector<Extent>();
+        one.owed = wait ? std::move(cold) : one_after_the_other(std::move(cold), one.hot);
+        one.hot.clear();
+    }
+}
+
+Task<Result<>> Mirror::Implementation::copy_owed(std::size_t index, RoundReport& report,
                                                  Deadline deadline) {
     MirrorDisk& one = *disks[index];
+    DirtyScan scan(one.source, std::exchange(one.owed, {}), true);
+    report.dirty_bytes = scan.total_bytes();
+    // What is left out stays owed by the newest bitmap, the next that is gone through.
+    FreshScan fresh(scan, {*one.bitmaps.back(), bitmap_context(rounds.back())}, one.counters);
+    auto copied = co_await run_copier(one, fresh, &pace, report, deadline);
+    report.left_out_bytes += fresh.left_out_bytes();
+    co_return copied;
+}
+
+Task<Result<>> Mirror::Implementation::copy_last(std::size_t index, RoundReport& report,
+                                                 Deadline deadline) {
+    MirrorDisk& one = *disks[index];
+    if (one.disk.table) one.written = one.owed;
+    DirtyScan scan(one.source, std::exchange(one.owed, {}), false);
+    report.dirty_bytes = scan.total_bytes();
+    co_return co_await run_copier(one, scan, nullptr, report, deadline);
+}
+
+Task<Result<>> Mirror::Implementation::run_copier(MirrorDisk& one, Scan& scan, Pace* limit,
+                                                  RoundReport& report, Deadline deadline) {
     auto const begun = Clock::now();
-    report.dirty_bytes = total_bytes(one.owed);
     one.dirty_bytes_total += report.dirty_bytes;
     std::uint64_t const before = one.counters.data_bytes;
-    if (one.disk.table) one.written = one.owed;
-    DirtyScan scan(one.source, std::exchange(one.owed, {}), !final);
-    Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, final ? nullptr : &pace,
-                  one.counters);
+    Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, limit, one.counters);
     copier.tell_all_read(one.all_read);
     copier.record_in(one.disk.table.get());
     auto copied = co_await copier.run(scan, deadline);
@@ -180,20 +245,21 @@ Task<Result<>> Mirror::Implementation::flush_both(Deadline deadline) {
     co_return co_await together(loop, std::move(tasks));
 }
 
-Task<Result<>> Mirror::Implementation::round_of_disk(std::size_t index, RoundReport& report,
-                                                     Deadline deadline) {
-    CO_TRY_VOID(co_await list_owed(index, *disks[index]->bitmaps.front(),
-                                   bitmap_context(rounds.front()), deadline));
-    co_return co_await copy_owed(index, false, report, deadline);
-}
-
 Task<Result<>> Mirror::Implementation::copy_round(std::vector<RoundReport>& reports,
                                                   Deadline deadline) {
+    std::vector<Task<Result<>>> tasks;
+    auto const context = bitmap_context(rounds.front());
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        tasks.push_back(list_owed(i, *disks[i]->bitmaps.front(), context, deadline));
+    }
+    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    if (deadline.stopped()) co_return core::fail(Errc::cancelled, "cancelled");
+    put_off_hot(reports);
     auto const begun = Clock::now();
     auto const before = counters();
-    std::vector<Task<Result<>>> tasks;
+    tasks.clear();
     for (std::size_t i = 0; i < disks.size(); ++i) {
-        tasks.push_back(round_of_disk(i, reports[i], deadline));
+        tasks.push_back(copy_owed(i, reports[i], deadline));
     }
     no_round_copies.reset();
     auto copied = co_await together(loop, std::move(tasks));
@@ -219,30 +285,39 @@ Task<Result<>> Mirror::Implementation::round(Deadline deadline) {
     co_return co_await drop_bitmaps(0, Deadline(deadline.at(), {}));
 }
 
-Task<Result<>> Mirror::Implementation::count_dirty(std::size_t index, std::uint64_t& bytes,
-                                                   std::uint64_t& requests, Deadline deadline) {
-    CO_TRY(auto const dirty, co_await dirty_extents(loop, *disks[index]->bitmaps.back(),
+Task<Result<>> Mirror::Implementation::count_dirty(std::size_t index, Delta& delta,
+                                                   Deadline deadline) {
+    MirrorDisk const& one = *disks[index];
+    CO_TRY(auto const dirty, co_await dirty_extents(loop, *one.bitmaps.back(),
                                                     bitmap_context(rounds.back()), deadline));
-    bytes += total_bytes(dirty);
-    requests += requests_of(dirty);
+    auto const owed = united(dirty, one.deferred);
+    auto const parts = one.heat.divide(owed);
+    delta.dirty_bytes += total_bytes(dirty);
+    delta.all.add(owed);
+    delta.hot.add(parts.inside);
+    delta.cold.add(parts.outside);
     co_return Result<>{};
 }
 
 Task<Result<>> Mirror::Implementation::measure(Deadline deadline) {
-    std::uint64_t bytes = 0;
-    std::uint64_t requests = 0;
+    Delta delta;
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) {
-        tasks.push_back(count_dirty(i, bytes, requests, deadline));
+        tasks.push_back(count_dirty(i, delta, deadline));
     }
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
     double const recording = std::max(in_seconds(Clock::now() - rotated_at), 1e-3);
-    nearness.delta_bytes = bytes;
-    nearness.predicted_copy = rates.copy_time(bytes, requests);
+    bool const wait = hot_may_wait(delta.hot.bytes, delta.hot.requests);
+    auto const& next = wait ? delta.cold : delta.all;
+    nearness.delta_bytes = delta.all.bytes;
+    nearness.hot_bytes = delta.hot.bytes;
+    nearness.next_round_bytes = next.bytes;
+    nearness.predicted_copy = rates.copy_time(delta.all.bytes, delta.all.requests);
+    nearness.next_round_copy = rates.copy_time(next.bytes, next.requests);
     nearness.predicted = in_ms(nearness.predicted_copy + rates.flush);
     nearness.rate_bytes_per_second = static_cast<std::uint64_t>(rates.bytes_per_second);
     nearness.dirty_bytes_per_second =
-        static_cast<std::uint64_t>(static_cast<double>(bytes) / recording);
+        static_cast<std::uint64_t>(static_cast<double>(delta.dirty_bytes) / recording);
     nearness.near = nearness.predicted <= options.max_blackout;
     co_return Result<>{};
 }
@@ -259,14 +334,14 @@ Task<Result<Nearness>> Mirror::Implementation::copy_until_near(Deadline deadline
     nearness.converging = true;
     for (unsigned i = 0; i < limits::rounds_max; ++i) {
         CO_TRY_VOID(co_await measure(deadline));
-        bool const shrank =
-            before == UINT64_MAX || nearness.delta_bytes <= before / 100 * limits::shrink_percent;
+        auto const next = nearness.next_round_bytes;
+        bool const shrank = before == UINT64_MAX || next <= before / 100 * limits::shrink_percent;
         stagnant = shrank ? 0 : stagnant + 1;
-        before = nearness.delta_bytes;
-        bool const small = nearness.delta_bytes <= limits::delta_small_bytes ||
-                           nearness.predicted_copy <= limits::final_copy_aim;
+        before = next;
+        bool const small =
+            next <= limits::delta_small_bytes || nearness.next_round_copy <= limits::final_copy_aim;
         if (nearness.near && (small || !shrank)) break;
-        if (stagnant >= limits::stagnant_rounds_max) {
+        if (stagnant >= stagnant_rounds) {
             nearness.converging = false;
             break;
         }
@@ -275,8 +350,9 @@ Task<Result<Nearness>> Mirror::Implementation::copy_until_near(Deadline deadline
         }
     }
     if (nearness.near) phase = MirrorPhase::near;
-    core::log::info("phase=rounds near={} delta_bytes={} predicted_ms={}", nearness.near,
-                    nearness.delta_bytes, nearness.predicted.count());
+    core::log::info("phase=rounds near={} delta_bytes={} hot_bytes={} predicted_ms={}",
+                    nearness.near, nearness.delta_bytes, nearness.hot_bytes,
+                    nearness.predicted.count());
     co_return nearness;
 }
 
@@ -289,7 +365,9 @@ Task<Result<>> Mirror::Implementation::look_at_delta(Deadline deadline) {
     if (expected)
         aim = settled ? Clock::duration(limits::settled_copy_max) : limits::settled_copy_aim;
     if (iothread) aim = options.max_blackout;
-    if (nearness.predicted_copy > aim) {
+    // Until then hot blocks wait, and while all fits the pause only cold ones are worth a round.
+    bool const all = expected || iothread || !nearness.near;
+    if ((all ? nearness.predicted_copy : nearness.next_round_copy) > aim) {
         CO_TRY_VOID(co_await round(Deadline(Clock::now() + limits::near_round, deadline.token())));
     }
     if (expected && !settled) core::log::debug("storage: settled");

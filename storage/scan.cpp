@@ -137,6 +137,15 @@ Task<Result<>> dirty_window(Nbd& nbd, std::string const& context, std::uint64_t 
 
 }  // namespace
 
+Task<Result<std::vector<Extent>>> dirty_ahead(Nbd& nbd, std::string context, std::uint64_t offset,
+                                              Deadline deadline) {
+    std::vector<Extent> found;
+    std::uint64_t const length =
+        std::min(limits::block_status_bytes_max, nbd.traits().size - offset);
+    CO_TRY_VOID(co_await dirty_window(nbd, context, offset, length, found, deadline));
+    co_return found;
+}
+
 Task<Result<std::vector<Extent>>> dirty_extents(core::Loop& loop, Nbd& nbd, std::string context,
                                                 Deadline deadline) {
     std::vector<Extent> all;

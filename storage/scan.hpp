@@ -63,6 +63,7 @@ public:
     DirtyScan(NbdPool& source, std::vector<Extent> extents, bool look_up)
         : source_(source), extents_(std::move(extents)), look_up_(look_up) {}
     core::Task<core::Result<std::optional<Extent>>> next(core::Deadline deadline) override;
+    [[nodiscard]] std::uint64_t total_bytes() const { return storage::total_bytes(extents_); }
 
 private:
     NbdPool& source_;
@@ -77,6 +78,12 @@ private:
 core::Task<core::Result<std::vector<Extent>>> dirty_extents(core::Loop& loop, Nbd& nbd,
                                                             std::string context,
                                                             core::Deadline deadline);
+
+/// What the bitmap holds dirty of one window of the export, from `offset` on. Never more than that,
+/// which dirty_extents() may say.
+core::Task<core::Result<std::vector<Extent>>> dirty_ahead(Nbd& nbd, std::string context,
+                                                          std::uint64_t offset,
+                                                          core::Deadline deadline);
 
 /// The allocation of [offset, offset + length), in whole blocks of our bitmaps; all data when the
 /// server cannot tell.

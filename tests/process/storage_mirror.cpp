@@ -1,18 +1,16 @@
-// The mirror between two real QEMUs, 7.2 and 10.0, without a guest: disks are written during the
-// copy through the source's node, which marks bitmaps as a guest's writes do. Every byte is
-// compared afterwards.
+// The mirror between two real QEMUs, 7.2 and 10.0, without a guest. Every byte is compared
+// afterwards.
 #include <signal.h>
 
 #include <algorithm>
 
+#include "qmp/block.hpp"
 #include "storage/exports.hpp"
 #include "storage/limits.hpp"
 #include "storage/together.hpp"
 #include "tests/process/storage_pair.hpp"
 
 using namespace storage_lab;
-using storage::Mirror;
-using storage::Target;
 
 namespace {
 

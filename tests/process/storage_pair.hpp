@@ -1,5 +1,6 @@
-// Two QEMUs without a guest, one with filled disks and one that waits with empty ones, and the disk
-// part of a migration between them. Used by the tests of the mirror; everything ends with the Pair.
+// Two QEMUs and a mirror between them, and what a move does with it: used by the tests of the
+// mirror. Disks are written during the copy through the source's node, which marks bitmaps as a
+// guest's writes do.
 #pragma once
 
 #include "qmp/block.hpp"
@@ -8,6 +9,9 @@
 #include "tests/process/storage_lab.hpp"
 
 namespace storage_lab {
+
+using storage::Mirror;
+using storage::Target;
 
 inline constexpr std::uint64_t mib = 1024 * 1024;
 inline constexpr std::uint64_t disk_bytes = 64 * mib;
@@ -106,7 +110,7 @@ public:
     Runner& runner() { return runner_; }
     TestQemu& source() { return *source_; }
     TestQemu& destination() { return *destination_; }
-    storage::Target& target() { return *target_; }
+    Target& target() { return *target_; }
     storage::Destination& where() { return where_; }
     TestDisk const& from(std::size_t i) { return from_[i]; }
     TestDisk const& to(std::size_t i) { return to_[i]; }
@@ -119,9 +123,9 @@ private:
     std::vector<TestDisk> to_;
     std::optional<TestQemu> source_;
     std::optional<TestQemu> destination_;
-    std::optional<storage::Target> target_;
+    std::optional<Target> target_;
     storage::Destination where_;
-    std::optional<storage::Mirror> mirror_;
+    std::optional<Mirror> mirror_;
 };
 
 /// A guest that writes: 4 KiB blocks here and there, each with another pattern, until told to end.
@@ -139,15 +143,20 @@ inline Task<void> write_blocks(TestQemu& qemu, std::size_t count, core::Loop& lo
     }
 }
 
+/// Writes until `stop`: of two tests in their own way.
+using Writer = Task<void> (*)(TestQemu& qemu, std::size_t count, core::Loop& loop,
+                              std::stop_token stop, std::optional<core::Error>& error);
+
 /// All of a migration's disk part, with the guest writing from before the bulk pass until the
 /// "stop".
-inline Task<Result<>> whole_move(Pair& pair, storage::Mirror& mirror, std::size_t count) {
+inline Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count,
+                                 Writer writer = write_blocks) {
     core::Loop& loop = pair.runner().loop();
     core::Scope scope(loop);
     std::stop_source guest_stops;
     std::optional<core::Error> guest_error;
     CO_TRY_VOID(co_await mirror.prepare(soon()));
-    scope.spawn(write_blocks(pair.source(), count, loop, guest_stops.get_token(), guest_error));
+    scope.spawn(writer(pair.source(), count, loop, guest_stops.get_token(), guest_error));
     auto near = co_await mirror.copy_until_near(soon());
     Result<> armed;
     if (near) armed = co_await mirror.arm(soon());

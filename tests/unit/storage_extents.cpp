@@ -4,6 +4,7 @@
 #include "core/sync.hpp"
 #include "storage/buffers.hpp"
 #include "storage/extents.hpp"
+#include "storage/heat.hpp"
 #include "storage/limits.hpp"
 #include "storage/scan.hpp"
 
@@ -96,4 +97,62 @@ TEST_CASE("memory in flight is bounded and comes back with its last owner", "[st
     storage::Buffers buffers(**loop, 2 * storage::limits::request_bytes_max, 100);
     REQUIRE((*loop)->run(hold_and_wait(buffers)));
     REQUIRE(buffers.bytes_taken() == 0);
+}
+
+TEST_CASE("two lists united hold what either holds", "[storage]") {
+    std::vector<Extent> const one{{0, 10, false}, {20, 10, true}, {50, 5, false}};
+    std::vector<Extent> const other{{5, 20, false}, {55, 5, false}, {100, 1, false}};
+    std::vector<Extent> const both{{0, 30, false}, {50, 10, false}, {100, 1, false}};
+    REQUIRE(storage::united(one, other) == both);
+    REQUIRE(storage::united(other, one) == both);
+    REQUIRE(storage::united(one, {}).size() == 3);
+    REQUIRE(storage::united({}, {}).empty());
+}
+
+TEST_CASE("dividing loses no byte and invents none", "[storage]") {
+    // Every pair of sets of six blocks, by their bits.
+    auto const listed = [](unsigned bits) {
+        std::vector<Extent> list;
+        for (std::uint64_t i = 0; i < 6; ++i) {
+            if ((bits >> i & 1) != 0) append(list, {i * 10, 10, false});
+        }
+        return list;
+    };
+    for (unsigned bits = 0; bits < 64; ++bits) {
+        for (unsigned by = 0; by < 64; ++by) {
+            auto const parts = storage::divide(listed(bits), listed(by));
+            REQUIRE(parts.inside == listed(bits & by));
+            REQUIRE(parts.outside == listed(bits & ~by));
+        }
+    }
+    auto const parts = storage::divide({{0, 100, true}}, {{3, 4, false}});
+    REQUIRE(parts.inside == std::vector<Extent>{{3, 4, true}});
+    REQUIRE(parts.outside == std::vector<Extent>{{0, 3, true}, {7, 93, true}});
+}
+
+TEST_CASE("a block is hot when one of the last rounds had it too, and cools off", "[storage]") {
+    storage::Heat heat;
+    std::vector<Extent> const now{{0, 4096, false}, {40960, 8192, false}};
+    REQUIRE(heat.divide(now).inside.empty());
+    heat.note({{40960, 4096, false}});
+    REQUIRE(heat.divide(now).inside == std::vector<Extent>{{40960, 4096, false}});
+    REQUIRE(heat.divide(now).outside ==
+            std::vector<Extent>{{0, 4096, false}, {45056, 4096, false}});
+    for (std::size_t i = 0; i < storage::limits::heat_rounds_max; ++i) {
+        REQUIRE_FALSE(heat.divide(now).inside.empty());
+        heat.note({});
+    }
+    REQUIRE(heat.divide(now).inside.empty());
+}
+
+TEST_CASE("what is remembered of a round is bounded", "[storage]") {
+    storage::Heat heat;
+    std::vector<Extent> many;
+    for (std::uint64_t i = 0; i <= storage::limits::heat_extents_max; ++i) {
+        many.push_back({i * 8192, 4096, false});
+    }
+    heat.note(many);
+    auto const parts = heat.divide(many);
+    REQUIRE(parts.inside.size() == storage::limits::heat_extents_max);
+    REQUIRE(parts.outside.size() == 1);
 }
