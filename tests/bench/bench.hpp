@@ -41,4 +41,9 @@ Result switchover(Options const& options);
 /// changes less.
 Result bulk(Options const& options);
 
+/// Seconds until a disk that is written all the time is near, behind a link of 400 Mbit/s. Peers:
+/// QEMU's blockdev-mirror until READY, with its default granularity and with 4 KiB; its limit, 60
+/// s, where it did not get there.
+Result convergence(Options const& options);
+
 }  // namespace bench

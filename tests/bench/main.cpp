@@ -20,7 +20,8 @@ struct Benchmark {
     char const* name;
     bench::Result (*measure)(bench::Options const& options);
 };
-constexpr Benchmark benchmarks[] = {{"switchover", bench::switchover}, {"bulk", bench::bulk}};
+constexpr Benchmark benchmarks[] = {
+    {"switchover", bench::switchover}, {"bulk", bench::bulk}, {"convergence", bench::convergence}};
 
 double median(std::vector<double> samples) {
     if (samples.empty()) return 0;
