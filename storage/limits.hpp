@@ -100,6 +100,11 @@ inline constexpr double requests_per_second_assumed = 20'000;
 /// less than a quarter of request_bytes_max on average, tells the rate in requests.
 inline constexpr std::uint64_t rate_bytes_min = 8 * 1024 * 1024;
 inline constexpr std::uint64_t rate_requests_min = 16;
+/// So does a round that took so long, on a link so slow that fewer bytes do: of at least one
+/// request.
+inline constexpr milliseconds rate_time_min{250};
+/// Bytes per second assumed until a pass has told them. Low, so that nothing is promised.
+inline constexpr double bytes_per_second_assumed = 10e6;
 /// Span over which progress tells the rate.
 inline constexpr milliseconds rate_window{3000};
 

@@ -53,7 +53,10 @@ struct Rates {
     double requests_per_second = 0;
     core::Clock::duration flush{};  ///< One flush of all disks at the destination.
 
-    /// A pass over all disks has ended.
+    /// A round over all disks has ended.
+    void note_round(std::uint64_t bytes, std::uint64_t requests, core::Clock::duration took);
+    /// So has the bulk pass, which also looks for what there is to copy: when it was short, that is
+    /// what took the time.
     void note(std::uint64_t bytes, std::uint64_t requests, core::Clock::duration took);
     [[nodiscard]] core::Clock::duration copy_time(std::uint64_t bytes,
                                                   std::uint64_t requests) const;

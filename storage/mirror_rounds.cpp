@@ -43,11 +43,22 @@ void Rates::note(std::uint64_t bytes, std::uint64_t requests, Clock::duration to
     }
 }
 
+void Rates::note_round(std::uint64_t bytes, std::uint64_t requests, Clock::duration took) {
+    note(bytes, requests, took);
+    // A very small round tells nothing, for shapers allow bursts; a short one only that the rate is
+    // no less.
+    if (bytes < limits::request_bytes_max) return;
+    double const measured = static_cast<double>(bytes) / std::max(in_seconds(took), 1e-6);
+    bool const tells = took >= limits::rate_time_min;
+    bytes_per_second = tells ? measured : std::max(bytes_per_second, measured);
+}
+
 Clock::duration Rates::copy_time(std::uint64_t bytes, std::uint64_t requests) const {
     double const per_second =
         requests_per_second > 0 ? requests_per_second : limits::requests_per_second_assumed;
-    double span = static_cast<double>(requests) / per_second;
-    if (bytes_per_second > 0) span = std::max(span, static_cast<double>(bytes) / bytes_per_second);
+    double const rate = bytes_per_second > 0 ? bytes_per_second : limits::bytes_per_second_assumed;
+    double const span =
+        std::max(static_cast<double>(requests) / per_second, static_cast<double>(bytes) / rate);
     return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(span));
 }
 
@@ -265,8 +276,8 @@ Task<Result<>> Mirror::Implementation::copy_round(std::vector<RoundReport>& repo
     auto copied = co_await together(loop, std::move(tasks));
     no_round_copies.set();
     auto const after = counters();
-    rates.note(after.data_bytes - before.data_bytes, after.requests - before.requests,
-               Clock::now() - begun);
+    rates.note_round(after.data_bytes - before.data_bytes, after.requests - before.requests,
+                     Clock::now() - begun);
     co_return copied;
 }
 

@@ -140,3 +140,31 @@ TEST_CASE("heat: hot blocks that the last delta cannot hold are copied in the ro
         }
     }
 }
+
+TEST_CASE("heat: a bulk pass that left too much out to tell the rate makes no disk near",
+          "[storage][heat]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, "raw", 1);
+            storage::MirrorOptions options;
+            options.bandwidth_bytes_per_second = 4 * mib;
+            auto& mirror = pair.make_mirror(options);
+            pair.runner().must(mirror.prepare(soon()));
+            // In one piece: by its number of requests alone it would be nothing.
+            pair.write(0, fmt::format("write -P 77 {} {}", 4 * mib, 16 * mib));
+            auto const near = pair.runner().must(mirror.copy_until_near(soon()));
+            auto const report = mirror.report().disks.at(0);
+            CHECK(report.rounds.at(0).copied_bytes < storage::limits::rate_bytes_min);
+            REQUIRE(report.rounds.size() >= 2);
+            CHECK(report.rounds.at(1).copied_bytes >= 14 * mib);
+            CHECK(near.near);
+            CHECK(near.delta_bytes == 0);
+            CHECK(near.rate_bytes_per_second < 6 * mib);
+            pair.runner().must(mirror.list_final(soon()));
+            pair.runner().must(mirror.copy_final(soon()));
+            pair.runner().must(pair.target().seal(soon()));
+            pair.runner().must(mirror.drop(soon()));
+            pair.compare();
+        }
+    }
+}
