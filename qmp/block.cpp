@@ -33,11 +33,26 @@ std::string plain_file_name(std::string const& name) {
     return local ? at["filename"].text_or(name) : name;
 }
 
+// Limits that block_set_io_throttle wants named, and 0 for none.
+constexpr char const* plain_limits[] = {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"};
+
 bool is_throttled(Json const& inserted) {
-    for (auto const key : {"bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"}) {
-        if (inserted[key].integer_or(0) != 0) return true;
+    return std::ranges::any_of(plain_limits,
+                               [&](auto key) { return inserted[key].integer_or(0) != 0; });
+}
+
+Json limits_of(Json const& inserted) {
+    auto limits = Json::object();
+    for (std::string const key : plain_limits) {
+        limits.set(key, inserted[key].integer_or(0));
+        for (auto const& burst : {key + "_max", key + "_max_length"}) {
+            if (inserted.has(burst)) limits.set(burst, inserted[burst]);
+        }
     }
-    return false;
+    for (auto const key : {"iops_size", "group"}) {
+        if (inserted.has(key)) limits.set(key, inserted[key]);
+    }
+    return limits;
 }
 
 BlockDevice device_of(Json const& entry) {
@@ -58,6 +73,7 @@ BlockDevice device_of(Json const& entry) {
     disk.cluster_bytes = count_of(inserted["image"]["cluster-size"]);
     disk.encrypted = inserted["encrypted"].boolean_or(false);
     disk.throttled = is_throttled(inserted);
+    disk.limits = limits_of(inserted);
     disk.bitmaps = bitmaps_of(inserted["dirty-bitmaps"]);
     return disk;
 }
@@ -268,13 +284,21 @@ Task<Result<std::vector<BlockExport>>> query_block_exports(Client& client, Deadl
     co_return exports;
 }
 
-Task<Result<>> block_set_io_throttle(Client& client, std::string qdev, IoLimits limits,
+Task<Result<>> block_set_io_throttle(Client& client, std::string qdev, Json limits,
                                      Deadline deadline) {
     auto arguments = Json::object({{"id", qdev}});
-    for (auto const key : {"bps_rd", "bps_wr", "iops_rd", "iops_wr"}) arguments.set(key, 0);
-    arguments.set("bps", limits.bytes_per_second);
-    arguments.set("iops", limits.operations_per_second);
+    for (auto const key : plain_limits) arguments.set(key, 0);
+    for (auto const& [key, value] : limits.members()) arguments.set(key, value);
     return run(client, "block_set_io_throttle", std::move(arguments), std::move(deadline));
+}
+
+Task<Result<std::vector<BlockStats>>> query_blockstats(Client& client, Deadline deadline) {
+    CO_TRY(auto const reply, co_await client.execute("query-blockstats", {}, deadline));
+    std::vector<BlockStats> all;
+    for (auto const& entry : reply.elements()) {
+        all.push_back({entry["qdev"].text_or(""), count_of(entry["stats"]["wr_bytes"])});
+    }
+    co_return all;
 }
 
 }  // namespace qmp

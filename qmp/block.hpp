@@ -41,6 +41,7 @@ struct BlockDevice {
     std::uint64_t cluster_bytes = 0;  ///< 0: the format has none.
     bool encrypted = false;
     bool throttled = false;  ///< Limits of bytes or operations are set on it.
+    Json limits;  ///< All of them, as block_set_io_throttle() takes them.
     std::vector<DirtyBitmap> bitmaps;
 };
 Task<Result<std::vector<BlockDevice>>> query_block(Client& client, Deadline deadline);
@@ -154,12 +155,15 @@ struct BlockExport {
 };
 Task<Result<std::vector<BlockExport>>> query_block_exports(Client& client, Deadline deadline);
 
-/// Limits of a guest's disk; 0 lifts one. `qdev`: BlockDevice::qdev.
-struct IoLimits {
-    std::uint64_t bytes_per_second = 0;
-    std::uint64_t operations_per_second = 0;
-};
-Task<Result<>> block_set_io_throttle(Client& client, std::string qdev, IoLimits limits,
+/// Sets all limits of a guest's disk: {"bps", "iops_wr", "bps_wr_max", "group", ...}; what is not
+/// named is not limited. `qdev`: BlockDevice::qdev.
+Task<Result<>> block_set_io_throttle(Client& client, std::string qdev, Json limits,
                                      Deadline deadline);
+
+struct BlockStats {
+    std::string qdev;  ///< Empty: no device of the guest uses it.
+    std::uint64_t written_bytes = 0;  ///< By the guest, since it began.
+};
+Task<Result<std::vector<BlockStats>>> query_blockstats(Client& client, Deadline deadline);
 
 }  // namespace qmp

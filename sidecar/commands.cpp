@@ -45,8 +45,8 @@ Task<Result<std::unique_ptr<Connection>>> reach(core::Loop& loop, Options const&
             hint = fmt::format("; it moved to {} in migration {}", last->peer, last->epoch);
         co_return fail(
             Errc::refused,
-            "no sidecar of a guest `{}` runs here ({}){}; `sidecar status` lists those that do",
-            options.guest, path, hint);
+            "no sidecar of a guest `{}` runs here ({}: {}){}; `sidecar status` lists those that do",
+            options.guest, path, socket.error().what, hint);
     }
     auto messages = std::make_unique<Messages>(
         loop, core::plain_stream(loop, std::move(*socket), options.guest));

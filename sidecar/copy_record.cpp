@@ -20,12 +20,21 @@ std::string SourceMigration::copy_record_path() const {
 
 void SourceMigration::write_copy_record() {
     if (!mirror_ || state_.phase != Phase::copying) return;
+    auto const progress = mirror_->copy_progress();
+    if (!progress) {
+        remove_copy_record();
+        copy_record_.clear();
+        return;
+    }
     Json disks = Json::array();
-    for (auto const& one : mirror_->bulk_progress()) {
+    for (auto const& one : progress->disks) {
         disks.add(Json::object(
             {{"done", one.done}, {"offset", one.offset}, {"copied_bytes", one.copied_bytes}}));
     }
-    auto text = Json::object({{"epoch", epoch_}, {"disks", disks}}).dump();
+    auto text = Json::object({{"epoch", epoch_},
+                              {"round", static_cast<std::int64_t>(progress->round)},
+                              {"disks", disks}})
+                    .dump();
     if (text == copy_record_) return;
     auto const written = write_replacing(copy_record_path(), text);
     if (!written) {
@@ -45,21 +54,22 @@ bool SourceMigration::read_copy_record() {
     if (!text) return false;
     auto const known = Json::parse(*text);
     if (!known || (*known)["epoch"].text_or("") != epoch_) return false;
+    auto const round = (*known)["round"].integer_or(-1);
     auto const disks = (*known)["disks"].elements();
-    if (disks.empty() || disks.size() != description_.disks.size()) return false;
+    if (round < 0 || disks.empty() || disks.size() != description_.disks.size()) return false;
+    storage::CopyProgress found{static_cast<unsigned>(round), {}};
     for (std::size_t index = 0; index < disks.size(); ++index) {
         auto const offset = disks[index]["offset"].integer_or(-1);
         auto const copied = disks[index]["copied_bytes"].integer_or(-1);
         bool const sane =
             offset >= 0 && copied >= 0 &&
             static_cast<std::uint64_t>(offset) <= description_.disks[index].virtual_bytes;
-        if (!sane) {
-            resume_.clear();
-            return false;
-        }
-        resume_.push_back({disks[index]["done"].boolean_or(false),
-                           static_cast<std::uint64_t>(offset), static_cast<std::uint64_t>(copied)});
+        if (!sane) return false;
+        found.disks.push_back({disks[index]["done"].boolean_or(false),
+                               static_cast<std::uint64_t>(offset),
+                               static_cast<std::uint64_t>(copied)});
     }
+    resume_ = std::move(found);
     return true;
 }
 

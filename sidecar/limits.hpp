@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 
 namespace sidecar::limits {
 
@@ -55,6 +56,15 @@ constexpr int hash_tries_max = 3;
 constexpr seconds peer_patience{30};
 /// The destination gives up (ABORTED) when the source has been silent this long before COMMIT.
 constexpr seconds destination_patience{60};
+/// What one step of the throttle takes off what a disk may write, in percent; small, because a
+/// guest is to be slowed no more than its migration needs.
+constexpr int throttle_step_percent = 25;
+/// No disk is slowed below this part of what it wrote, in percent, and below this many bytes per
+/// second: a guest that still does not converge then is not moved.
+constexpr int throttle_floor_percent = 10;
+constexpr std::uint64_t throttle_bytes_per_second_min = 64 * 1024;
+/// Steps of the plan that the report tells; later ones are not told.
+constexpr std::size_t plan_steps_max = 64;
 /// Our file of what was launched or prepared.
 constexpr std::size_t manifest_bytes_max = 1024 * 1024;
 

@@ -100,6 +100,7 @@ struct Parser {
     std::vector<std::string> map_paths;
     std::vector<std::string> map_bridges;
     std::string bandwidth = "0";
+    std::string throttle = "auto";
     std::string progress;
     std::vector<std::string> settings;
     CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *status, *set, *cancel,
@@ -194,6 +195,12 @@ struct Parser {
         migrate->add_option("--bandwidth", bandwidth,
                             "Limit for disks and RAM together, bytes per second (100M); 0: none");
         migrate
+            ->add_option("--throttle", throttle,
+                         "Slow down a guest that writes faster than its disks can be copied: "
+                         "auto or never")
+            ->check(CLI::IsMember({"auto", "never"}))
+            ->capture_default_str();
+        migrate
             ->add_option("--progress", progress,
                          "bar, json (one object a line) or none; default: bar on a terminal")
             ->check(CLI::IsMember({"bar", "json", "none"}));
@@ -269,6 +276,7 @@ Result<> Parser::finish_migrate() {
     }
     TRY(chosen.tls, migrate_security.chosen());
     TRY(chosen.bandwidth, parse_bytes(bandwidth));
+    chosen.throttle = throttle == "auto";
     if (!chosen.with_storage) {
         return fail(Errc::invalid,
                     "hosts that share no storage need `migrate --with-storage`; "
@@ -341,7 +349,8 @@ Json MigrateOptions::to_json() const {
                          {"resume", resume},
                          {"verify", verify},
                          {"max_blackout_ms", max_blackout_ms},
-                         {"bandwidth", bandwidth}});
+                         {"bandwidth", bandwidth},
+                         {"throttle", throttle}});
 }
 
 Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
@@ -355,6 +364,7 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     made.verify = json["verify"].boolean_or(false);
     made.max_blackout_ms = static_cast<int>(json["max_blackout_ms"].integer_or(300));
     made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
+    made.throttle = json["throttle"].boolean_or(true);
     return made;
 }
 

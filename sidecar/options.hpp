@@ -50,6 +50,7 @@ struct MigrateOptions {
     bool verify = false;  ///< Compare what arrived with what was sent.
     int max_blackout_ms = 300;
     std::uint64_t bandwidth = 0;  ///< Bytes per second for disks and RAM together; 0: no limit.
+    bool throttle = true;  ///< A guest that writes too fast is slowed down.
     ProgressStyle progress = ProgressStyle::bar;
     bool json = false;
     std::string report_file;

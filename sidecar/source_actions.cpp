@@ -112,13 +112,17 @@ Task<Result<>> SourceMigration::record(std::string what, std::string outcome) {
 }
 
 Task<Result<>> SourceMigration::record_begin() {
-    auto const text = Json::object({{"epoch", epoch_},
-                                    {"options", options_.to_json()},
-                                    {"description", description_.to_json()}})
-                          .dump_pretty();
-    CO_TRY_VOID(write_durably(record_path(guest_.places, guest_.name), text + "\n"));
+    CO_TRY_VOID(write_record({}));
     CO_TRY(watchdog_, Watchdog::start(guest_.places, guest_.name, guest_.client->socket_path()));
     co_return co_await record("begun", "");
+}
+
+Result<> SourceMigration::write_record(Json const& throttle) const {
+    auto made = Json::object({{"epoch", epoch_},
+                              {"options", options_.to_json()},
+                              {"description", description_.to_json()}});
+    if (!throttle.is_null()) made.set("throttle", throttle);
+    return write_durably(record_path(guest_.places, guest_.name), made.dump_pretty() + "\n");
 }
 
 Result<Json> SourceMigration::read_record(Places const& places, std::string const& guest) {
@@ -171,14 +175,21 @@ Task<Result<>> SourceMigration::prepare_network() {
 
 Task<Result<>> SourceMigration::prepare_storage() {
     if (description_.disks.empty()) co_return Result<>{};
-    // The earlier sidecar's writes must be dead before ours begin.
-    if (!resume_.empty()) CO_TRY_VOID(co_await renew_exports(within(limits::prepare_timeout)));
+    if (resume_) {
+        // The earlier sidecar's writes must be dead before ours begin, and its limits away.
+        CO_TRY_VOID(co_await renew_exports(within(limits::prepare_timeout)));
+        CO_TRY_VOID(co_await remove_throttle(within(limits::qmp_timeout)));
+    }
     std::vector<storage::Disk> disks;
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
         disks.push_back({disk.name, disk.node, disk.format, disk.virtual_bytes,
                          export_names_[index], index < tables_.size() ? tables_[index] : nullptr});
     }
+    std::vector<std::string> nodes;
+    for (auto const& disk : disks) nodes.push_back(disk.node);
+    throttle_.emplace(*guest_.client, std::move(nodes),
+                      [this](Json const& found) { return write_record(found); });
     storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
                                      encrypted() ? key_user : "",
                                      encrypted() ? key_file(key_directory()) : ""};
@@ -243,18 +254,31 @@ Task<Result<>> SourceMigration::copy_disks() {
 }
 
 Task<Result<>> SourceMigration::copy_until_near(std::stop_token token) {
-    for (int stagnations = 0;; ++stagnations) {
+    for (int stagnations = 0;;) {
+        CO_TRY_VOID(co_await throttle_->measure(within(limits::qmp_timeout)));
         CO_TRY(auto const now, co_await mirror_->copy_until_near(Deadline::never(token)));
-        if (now.near) co_return Result<>{};
-        if (!now.converging && stagnations >= stagnations_max) {
-            co_return fail(Errc::refused,
-                           "the guest writes {} MB/s and the destination takes {} MB/s: the pause "
-                           "would be {} ms, above "
-                           "--max-blackout {}; allow a longer pause or move it when it writes less",
-                           now.dirty_bytes_per_second / 1'000'000,
-                           now.rate_bytes_per_second / 1'000'000, now.predicted.count(),
-                           options_.max_blackout_ms);
+        bool slower = false;
+        if (!now.converging && options_.throttle) {
+            CO_TRY(slower, co_await throttle_->step(within(limits::qmp_timeout)));
+            // From now on each round that does not shrink it is answered.
+            mirror_->set_stagnant_rounds(1);
         }
+        note_step(now);
+        if (now.near) co_return Result<>{};
+        if (slower) continue;
+        if (!now.converging && stagnations >= stagnations_max) {
+            auto const slowed = throttle_->bytes_per_second();
+            co_return fail(
+                Errc::refused,
+                "the guest writes {:.1f} MB/s{} and the destination takes {:.1f} MB/s: the "
+                "pause would be {} ms, above "
+                "--max-blackout {}; allow a longer pause or move it when it writes less",
+                static_cast<double>(now.dirty_bytes_per_second) / 1e6,
+                slowed ? ", slowed down as far as may be," : "",
+                static_cast<double>(now.rate_bytes_per_second) / 1e6, now.predicted.count(),
+                options_.max_blackout_ms);
+        }
+        ++stagnations;
     }
 }
 
@@ -398,10 +422,19 @@ Task<Result<>> SourceMigration::abort_destination() {
     co_return Result<>{};
 }
 
+/// Ours, or what the record of a sidecar that died says.
+Task<Result<>> SourceMigration::remove_throttle(Deadline deadline) {
+    if (qemu_gone_) co_return Result<>{};
+    if (throttle_) co_return co_await throttle_->remove(deadline);
+    CO_TRY(auto const record, read_record(guest_.places, guest_.name));
+    co_return co_await Throttle::put_back(*guest_.client, record["throttle"], deadline);
+}
+
 Task<Result<>> SourceMigration::drop_storage() {
     co_await stop_keeping_near();
     Result<> dropped;
     auto const deadline = Deadline::after(limits::rollback_timeout);
+    auto const unthrottled = co_await remove_throttle(deadline);
     if (mirror_) {
         dropped = co_await mirror_->drop(deadline);
     } else if (!qemu_gone_) {
@@ -414,7 +447,8 @@ Task<Result<>> SourceMigration::drop_storage() {
         (void)co_await qmp::object_del(*guest_.client, key_object(epoch_),
                                        deadline);  // refused when never added
     }
-    co_return qemu_gone_ ? Result<>{} : dropped;
+    if (qemu_gone_) co_return Result<>{};
+    co_return unthrottled ? dropped : unthrottled;
 }
 
 Task<Result<>> SourceMigration::drop_network() {

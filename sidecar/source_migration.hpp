@@ -17,6 +17,7 @@
 #include "sidecar/machine/source.hpp"
 #include "sidecar/peer.hpp"
 #include "sidecar/ram_stream.hpp"
+#include "sidecar/throttle.hpp"
 #include "sidecar/watchdog.hpp"
 #include "storage/mirror.hpp"
 
@@ -100,6 +101,8 @@ private:
     };
     [[nodiscard]] Shares bandwidth_shares(bool ram_flows) const;
     [[nodiscard]] core::Json progress() const;
+    /// The arithmetic of the disks as it stands, beside it what became of it.
+    [[nodiscard]] core::Json arithmetic() const;
 
     // What a later sidecar needs to go on with the copy: copy_record.cpp
     [[nodiscard]] std::string copy_record_path() const;
@@ -117,6 +120,9 @@ private:
     [[nodiscard]] storage::MirrorOptions mirror_options();
     Outcome<> copy_disks();
     Outcome<> copy_until_near(std::stop_token token);
+    void note_step(storage::Nearness const& now);
+    core::Result<> write_record(core::Json const& throttle) const;
+    Outcome<> remove_throttle(core::Deadline deadline);
     Outcome<> renew_exports(core::Deadline deadline);
     core::Result<> make_tables();
     Outcome<std::string> hash_destination(std::size_t disk, std::vector<storage::Extent> ranges,
@@ -170,6 +176,7 @@ private:
     std::vector<std::shared_ptr<storage::BlockTable>> tables_;  ///< One a disk, for --verify.
     bool hash_asked_ = false;
     bool final_hash_asked_ = false;
+    std::optional<Throttle> throttle_;
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
     netmove::Plan plan_;
@@ -182,7 +189,7 @@ private:
     bool qemu_gone_ = false;
     bool stopped_by_others_ = false;  ///< While RAM migrated; only they may continue it.
     bool recovered_ = false;
-    std::vector<storage::BulkProgress>
+    std::optional<storage::CopyProgress>
         resume_;  ///< The copy of an earlier sidecar is gone on with.
     std::string copy_record_;  ///< As last written.
     bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
@@ -204,6 +211,7 @@ private:
     std::optional<core::Clock::time_point> ram_completed_at_;
     std::optional<double> blackout_ms_;
     double fraction_ = 0;
+    core::Json steps_ = core::Json::array();  ///< Of copying: each verdict on the delta.
     core::Json timeline_ = core::Json::object();  ///< Parts of the blackout, ms after STOP.
 };
 

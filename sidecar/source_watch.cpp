@@ -184,8 +184,43 @@ Json SourceMigration::progress() const {
     return line;
 }
 
+void SourceMigration::note_step(storage::Nearness const& now) {
+    auto const throttle = throttle_->bytes_per_second();
+    if (steps_.size() >= limits::plan_steps_max) return;
+    steps_.add(Json::object({{"at_ms", rounded(ms_between(started_, core::Clock::now()))},
+                             {"delta_bytes", now.delta_bytes},
+                             {"dirty_bytes_per_second", now.dirty_bytes_per_second},
+                             {"copy_bytes_per_second", now.rate_bytes_per_second},
+                             {"predicted_blackout_ms", std::int64_t{now.predicted.count()}},
+                             {"near", now.near},
+                             {"throttle_bytes_per_second", throttle ? Json(*throttle) : Json()}}));
+}
+
+Json SourceMigration::arithmetic() const {
+    auto const now = mirror_->nearness();
+    auto const throttle = throttle_->bytes_per_second();
+    auto plan = Json::object({{"delta_bytes", now.delta_bytes},
+                              {"dirty_bytes_per_second", now.dirty_bytes_per_second},
+                              {"copy_bytes_per_second", now.rate_bytes_per_second},
+                              {"predicted_blackout_ms", std::int64_t{now.predicted.count()}},
+                              {"hot_bytes", now.hot_bytes},
+                              {"throttle_bytes_per_second", throttle ? Json(*throttle) : Json()},
+                              {"steps", steps_}});
+    auto const parts = mirror_->report();
+    std::uint64_t final_bytes = 0;
+    for (auto const& disk : parts.disks) final_bytes += disk.final_bytes;
+    auto const final_ms = parts.final_status + parts.final_copy + parts.final_flush;
+    if (blackout_ms_) {
+        plan.set("became", Json::object({{"delta_bytes", final_bytes},
+                                         {"disks_ms", std::int64_t{final_ms.count()}},
+                                         {"blackout_ms", rounded(*blackout_ms_)}}));
+    }
+    return plan;
+}
+
 Json SourceMigration::status() const {
     auto now = progress();
+    if (mirror_) now.set("plan", arithmetic());
     now.set("epoch", epoch_).set("destination", options_.destination);
     now.set("state", machine::source::describe(state_));
     now.set("may_cancel", machine::source::may_cancel(state_));
@@ -216,6 +251,7 @@ Json SourceMigration::report() const {
                                  {"ms", rounded(ms_between(phase.start, phase.end))}}));
     }
     made.set("phases", phases);
+    if (mirror_) made.set("plan", arithmetic());
     if (mirror_) made.set("link_cuts", mirror_->report().cuts);
     if (mirror_ && mirror_->report().verify) made.set("verify", mirror_->report().verify->json());
     made.set("disks", mirror_ ? mirror_->report().json() : Json::array());

@@ -14,6 +14,7 @@
 #include "sidecar/limits.hpp"
 #include "sidecar/resume.hpp"
 #include "sidecar/source_migration.hpp"
+#include "sidecar/throttle.hpp"
 
 namespace sidecar {
 
@@ -32,6 +33,13 @@ constexpr auto watchdog_margin = std::chrono::milliseconds(500);
 constexpr int recovery_tries_max = 20;
 
 constexpr int pipe_in_child = 3;
+
+/// The limits that the record says the user had.
+Task<Result<>> unthrottle(qmp::Client& client, Places places, std::string guest,
+                          Deadline deadline) {
+    CO_TRY(auto const record, SourceMigration::read_record(places, guest));
+    co_return co_await Throttle::put_back(client, record["throttle"], deadline);
+}
 
 /// The addresses were fired to the other host at STOP: they come back with the guest. What is known
 /// of them is in the record of the migration; the taps are QEMU's own.
@@ -85,7 +93,12 @@ Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const&
         }
     }
     auto const resumed = co_await ensure_running(**client, deadline);
+    auto const unthrottled = co_await unthrottle(**client, places, guest, deadline);
     co_await (*client)->close();
+    if (!unthrottled) {
+        core::log::error("watchdog guest={} its disks are still throttled: {}", guest,
+                         unthrottled.error().sentence());
+    }
     if (!resumed) {
         core::log::error("watchdog guest={} could not resume it: {}", guest,
                          resumed.error().sentence());

@@ -303,9 +303,19 @@ TEST_CASE("disks are told as they are", "[qmp][qemu]") {
         CHECK(get(qemu.run(qmp::iothread_of(client, q, soon()))) == "/objects/t0");
         CHECK(get(qemu.run(qmp::iothread_of(client, cd, soon()))) == "/objects/t0");
 
-        must(qemu.run(qmp::block_set_io_throttle(client, q.qdev, {1 << 20, 100}, soon())));
+        auto const limits =
+            core::Json::object({{"bps_wr", 1 << 20}, {"bps_wr_max", 1 << 21}, {"iops", 100}});
+        must(qemu.run(qmp::block_set_io_throttle(client, q.qdev, limits, soon())));
         auto const throttled = get(qemu.run(qmp::query_block(client, soon())));
         CHECK(std::ranges::any_of(throttled, [](auto const& disk) { return disk.throttled; }));
+        auto const told = std::ranges::find(throttled, q.qdev, &qmp::BlockDevice::qdev)->limits;
+        CHECK(told["bps_wr"].integer_or(0) == 1 << 20);
+        CHECK(told["bps_wr_max"].integer_or(0) == 1 << 21);
+        CHECK(told["iops"].integer_or(0) == 100);
+        // What is told can be set again.
+        must(qemu.run(qmp::block_set_io_throttle(client, q.qdev, told, soon())));
+        auto const stats = get(qemu.run(qmp::query_blockstats(client, soon())));
+        CHECK(std::ranges::any_of(stats, [&](auto const& one) { return one.qdev == q.qdev; }));
         must(qemu.run(qmp::block_set_io_throttle(client, q.qdev, {}, soon())));
         auto const lifted = get(qemu.run(qmp::query_block(client, soon())));
         CHECK(std::ranges::none_of(lifted, [](auto const& disk) { return disk.throttled; }));

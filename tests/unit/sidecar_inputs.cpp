@@ -33,7 +33,7 @@ bool is_usage_error(std::vector<std::string> words) {
 TEST_CASE("options: migrate") {
     auto const parsed =
         parse({"migrate", "--with-storage", "web1", "hostb:77", "--key", "k", "--max-blackout",
-               "50", "--bandwidth", "100M", "--progress", "json"});
+               "50", "--bandwidth", "100M", "--progress", "json", "--throttle", "never"});
     auto const* options = std::get_if<Options>(&parsed);
     REQUIRE(options != nullptr);
     CHECK(options->command == Options::Command::migrate);
@@ -45,6 +45,8 @@ TEST_CASE("options: migrate") {
     auto const again = MigrateOptions::from_json(options->migrate.to_json());
     REQUIRE(again);
     CHECK(again->bandwidth == 100'000'000);
+    CHECK_FALSE(again->throttle);
+    CHECK(sidecar::MigrateOptions().throttle);
     CHECK(again->tls.path == "k");
     CHECK_FALSE(again->verify);
 }
