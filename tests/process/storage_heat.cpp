@@ -168,3 +168,25 @@ TEST_CASE("heat: a bulk pass that left too much out to tell the rate makes no di
         }
     }
 }
+
+TEST_CASE("heat: a hot block that is not written again is still owed", "[storage][heat]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, "raw", 1);
+            auto& mirror = pair.make_mirror(slow());
+            pair.runner().must(mirror.prepare(soon()));
+            pair.write(0, fmt::format("write -P 1 {} {}", hot_offset, hot_bytes));
+            (void)pair.runner().must(mirror.copy_until_near(soon()));
+            pair.write(0, fmt::format("write -P 2 {} {}", hot_offset, hot_bytes));
+            pair.write(0, fmt::format("write -P 3 {} {}", 30 * mib, 2 * mib));
+            (void)pair.runner().must(mirror.copy_until_near(soon()));
+            CHECK(mirror.report().disks.at(0).rounds.back().left_out_bytes == hot_bytes);
+            pair.runner().must(mirror.list_final(soon()));
+            pair.runner().must(mirror.copy_final(soon()));
+            CHECK(mirror.report().disks.at(0).final_bytes == hot_bytes);
+            pair.runner().must(pair.target().seal(soon()));
+            pair.runner().must(mirror.drop(soon()));
+            pair.compare();
+        }
+    }
+}
