@@ -137,7 +137,8 @@ Task<Result<std::optional<unsigned>>> SourceExports::adopt(std::vector<std::stri
             ++on_nodes[number];
         }
     }
-    bool const whole = !on_nodes.empty() && *on_nodes.begin() == std::pair(round, nodes.size());
+    bool const whole = !on_nodes.empty() && on_nodes.begin()->first == round &&
+                       on_nodes.begin()->second == nodes.size();
     if (!whole) co_return std::optional<unsigned>();
     CO_TRY(auto ids, co_await own_exports(client_, deadline));
     CO_TRY_VOID(co_await delete_exports(loop_, client_, std::move(ids), deadline));

@@ -154,7 +154,7 @@ void Mirror::Implementation::go_on(unsigned round) {
         one.bulk_done = before.done;
         if (before.done) {
             one.report.rounds.push_back(
-                {before.copied_bytes, before.copied_bytes, core::milliseconds(0)});
+                {before.copied_bytes, before.copied_bytes, 0, core::milliseconds(0)});
         }
         core::log::info("storage: disk={} goes on at {} MiB with bitmap {}", one.disk.name,
                         before.offset >> 20, exports.bitmap_name(round));
