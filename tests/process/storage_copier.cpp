@@ -129,7 +129,7 @@ TEST_CASE("copier: a full destination is told by disk, with what to do", "[stora
     Directory directory;
     auto const from = Server::nbdkit(directory, {"pattern", "64M"});
     auto const to = Server::nbdkit(directory, {"--filter=error", "memory", "64M",
-                                               "error-pwrite=ENOSPC", "error-pwrite-rate=2%"});
+                                               "error-pwrite=ENOSPC", "error-pwrite-rate=20%"});
     Line line(from.address(), to.address());
     auto const error = line.runner.must_fail(line.copy(soon()));
     INFO(error.sentence());
@@ -143,7 +143,7 @@ TEST_CASE("copier: a full destination is told by disk, with what to do", "[stora
 TEST_CASE("copier: a source that cannot be read is told as such", "[storage][copier]") {
     Directory directory;
     auto const from = Server::nbdkit(
-        directory, {"--filter=error", "pattern", "64M", "error-pread=EIO", "error-pread-rate=5%"});
+        directory, {"--filter=error", "pattern", "64M", "error-pread=EIO", "error-pread-rate=20%"});
     auto const to = Server::nbdkit(directory, {"memory", "64M"});
     Line line(from.address(), to.address());
     auto const error = line.runner.must_fail(line.copy(soon()));
