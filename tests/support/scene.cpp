@@ -146,7 +146,9 @@ void Scene::attach_guest(Host const& host, Argv const& more) {
         if (auto const ended = guest_sidecar_->wait(0ms)) {
             throw Failure(fmt::format("`attach` ended with {}: {}", *ended, guest_sidecar_->err()));
         }
-        return accepts(host.run_dir / guest_.name() / "control.sock");
+        // An answer, not only a connection: a killed sidecar's io_uring keeps its listener for a
+        // while.
+        return sidecar(host, {"status", guest_.name()}).exit_status == 0;
     });
     // What the sidecar learns of the guest's addresses it learns from its traffic.
     wait_until("the guest's answers", Guest::answer_limit, [&] { return guest_.answers(); });

@@ -65,7 +65,7 @@ public:
     [[nodiscard]] Daemon& first_sidecar() { return *guest_sidecar_; }
     /// Starts the guest afresh on `host` with `sidecar run`, and waits until it is alive.
     void run_guest(Host const& host, std::vector<std::string> const& environment = {});
-    /// `sidecar attach GUEST`, after its sidecar died; returns once its control socket accepts.
+    /// `sidecar attach GUEST`, after its sidecar died; returns once it answers.
     void attach_guest(Host const& host, Argv const& more = {});
     void start_serve(Host const& host, std::vector<std::string> const& environment = {},
                      Argv const& more = {});
