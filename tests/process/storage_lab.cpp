@@ -7,6 +7,8 @@
 #include <random>
 
 #include "core/fd.hpp"
+#include "core/stream.hpp"
+#include "qmp/block.hpp"
 
 namespace storage_lab {
 
@@ -56,6 +58,14 @@ lab::Daemon start_qemu(Directory const& directory, std::string const& socket,
     return daemon;
 }
 
+int free_port() {
+    auto const listener = core::listen_tcp("127.0.0.1", "0");
+    REQUIRE(listener);
+    auto const port = core::local_port(listener->get());
+    REQUIRE(port);
+    return *port;
+}
+
 }  // namespace
 
 Directory::Directory() {
@@ -83,7 +93,28 @@ Server Server::nbdkit(Directory const& directory, std::vector<std::string> argum
     lab::wait_until("nbdkit's socket", 20s,
                     [&] { return !daemon.running() || lab::accepts(socket); });
     if (!daemon.running()) throw lab::Failure("nbdkit did not start: " + daemon.err());
-    return Server(socket, std::move(daemon));
+    return Server(socket, 0, std::move(daemon));
+}
+
+// A port that was free a moment ago may be somebody else's by now: then another one.
+Server Server::nbdkit_tcp(Directory const& directory, std::vector<std::string> arguments,
+                          std::vector<std::string> const& wrapper) {
+    constexpr int tries_max = 5;
+    std::string said;
+    for (int i = 0; i < tries_max; ++i) {
+        auto const name = "nbdkit-" + lab::unique_suffix();
+        int const port = free_port();
+        std::vector<std::string> argv = wrapper;
+        argv.insert(argv.end(), {"nbdkit", "-f", "--exit-with-parent", "-i", "127.0.0.1", "-p",
+                                 fmt::format("{}", port)});
+        argv.insert(argv.end(), arguments.begin(), arguments.end());
+        lab::Daemon daemon(name, argv, {}, directory.text());
+        lab::wait_until("nbdkit's port", 20s,
+                        [&] { return !daemon.running() || lab::accepts("", "127.0.0.1", port); });
+        if (daemon.running()) return Server("", port, std::move(daemon));
+        said = daemon.err();
+    }
+    throw lab::Failure("nbdkit did not start: " + said);
 }
 
 Server Server::qemu_nbd(Directory const& directory, std::vector<std::string> arguments) {
@@ -94,7 +125,7 @@ Server Server::qemu_nbd(Directory const& directory, std::vector<std::string> arg
     lab::wait_until("qemu-nbd's socket", 20s,
                     [&] { return !daemon.running() || lab::accepts(socket); });
     if (!daemon.running()) throw lab::Failure("qemu-nbd did not start: " + daemon.err());
-    return Server(socket, std::move(daemon));
+    return Server(socket, 0, std::move(daemon));
 }
 
 std::map<std::string, std::string> qemus() {
@@ -156,6 +187,51 @@ void TestQemu::quit() {
     (void)runner_.loop().run(
         client_->execute("quit", core::Json::object(), Deadline::after(limit)));
     REQUIRE(daemon_.wait(20s) == 0);
+}
+
+void Writer::start() {
+    stop_ = std::stop_source();
+    scope_.spawn(write_blocks(*this));
+}
+
+Task<void> Writer::stop() {
+    stop_.request_stop();
+    co_await scope_.join();
+}
+
+Task<Result<>> Writer::wait_for(std::size_t more) {
+    auto const enough = blocks_ + more;
+    auto const deadline = Deadline::after(limit);
+    while (blocks_ < enough && !error_) {
+        if (deadline.passed()) {
+            co_return core::fail(core::Errc::timed_out, "the guest cannot write");
+        }
+        CO_TRY_VOID(co_await core::sleep_for(loop_, 1ms));
+    }
+    co_return Result<>{};
+}
+
+Task<void> Writer::write_blocks(Writer& self) {
+    while (!self.stop_.stop_requested() && !self.error_) {
+        self.seed_ = self.seed_ * 6364136223846793005ULL + 1442695040888963407ULL;
+        std::size_t const disk = (self.seed_ >> 20) % self.disks_;
+        std::uint64_t const block = (self.seed_ >> 33) % (self.disk_bytes_ / 4096);
+        auto written = co_await self.qemu_.io(
+            disk, fmt::format("write -P {} {} 4096", 1 + (self.seed_ >> 40) % 255, block * 4096));
+        if (!written) self.error_ = written.error();
+        ++self.blocks_;
+        (void)co_await core::sleep_for(self.loop_, self.pause_);
+    }
+}
+
+void check_nothing_left(Runner& runner, TestQemu& qemu, Directory const& directory) {
+    auto const left = runner.must(storage::leftovers(qemu.client(), Deadline::after(limit)));
+    CHECK(left.empty());
+    // No server either: one can be started.
+    auto const address = qmp::unix_address(directory.path("probe"));
+    runner.must(qmp::nbd_server_start(qemu.client(), {address, "", 0}, Deadline::after(limit)));
+    runner.must(qmp::nbd_server_stop(qemu.client(), Deadline::after(limit)));
+    CHECK_FALSE(lab::fs::exists(directory.path("nbd.sock")));
 }
 
 void make_raw(std::string const& path, std::uint64_t size, std::vector<Range> const& data) {

@@ -65,15 +65,24 @@ private:
 class Server {
 public:
     static Server nbdkit(Directory const& directory, std::vector<std::string> arguments);
+    /// nbdkit on a port of 127.0.0.1, as the mirror wants its destination. `wrapper` goes before
+    /// it and must end in an exec of what follows.
+    static Server nbdkit_tcp(Directory const& directory, std::vector<std::string> arguments,
+                             std::vector<std::string> const& wrapper = {});
     /// qemu-nbd --persistent --shared=0 with these arguments.
     static Server qemu_nbd(Directory const& directory, std::vector<std::string> arguments);
     [[nodiscard]] storage::NbdAddress address() const { return {socket_, "", "", "", ""}; }
+    /// Of nbdkit_tcp().
+    [[nodiscard]] storage::Destination destination() const {
+        return {"127.0.0.1", fmt::format("{}", port_), "", ""};
+    }
     lab::Daemon& daemon() { return daemon_; }
 
 private:
-    Server(std::string socket, lab::Daemon daemon)
-        : socket_(std::move(socket)), daemon_(std::move(daemon)) {}
+    Server(std::string socket, int port, lab::Daemon daemon)
+        : socket_(std::move(socket)), port_(port), daemon_(std::move(daemon)) {}
     std::string socket_;
+    int port_ = 0;
     lab::Daemon daemon_;
 };
 
@@ -113,6 +122,40 @@ private:
     lab::Daemon daemon_;
     std::unique_ptr<qmp::Client> client_;
 };
+
+/// A guest that writes: 4 KiB blocks here and there, each with another pattern, from start() to
+/// the end of stop().
+class Writer {
+public:
+    Writer(core::Loop& loop, TestQemu& qemu, std::size_t disks, std::uint64_t disk_bytes)
+        : loop_(loop), qemu_(qemu), disks_(disks), disk_bytes_(disk_bytes), scope_(loop) {}
+    void start();
+    /// Between two writes.
+    void set_pause(core::milliseconds pause) { pause_ = pause; }
+    /// No write is under way afterwards.
+    Task<void> stop();
+    /// Until so many more were written, or one failed.
+    Task<Result<>> wait_for(std::size_t more);
+    [[nodiscard]] std::size_t blocks() const { return blocks_; }
+    /// A write that failed: what no guest may ever see.
+    [[nodiscard]] std::optional<core::Error> const& error() const { return error_; }
+
+private:
+    static Task<void> write_blocks(Writer& self);
+    core::Loop& loop_;
+    TestQemu& qemu_;
+    std::size_t disks_;
+    std::uint64_t disk_bytes_;
+    core::milliseconds pause_{1};
+    std::uint64_t seed_ = 12345;
+    std::size_t blocks_ = 0;
+    std::optional<core::Error> error_;
+    std::stop_source stop_;
+    core::Scope scope_;
+};
+
+/// Checks that QEMU has nothing of ours: no export, no bitmap, no NBD server.
+void check_nothing_left(Runner& runner, TestQemu& qemu, Directory const& directory);
 
 /// A raw image: `data` ranges filled with bytes that no other image has, the rest holes.
 struct Range {

@@ -89,15 +89,7 @@ public:
     }
 
     void write(std::size_t disk, std::string const& line) { runner_.must(source_->io(disk, line)); }
-    void nothing_left() {
-        auto const left = runner_.must(storage::leftovers(source_->client(), soon()));
-        CHECK(left.empty());
-        // No server either: one can be started.
-        auto const address = qmp::unix_address(directory_.path("probe"));
-        runner_.must(qmp::nbd_server_start(source_->client(), {address, "", 0}, soon()));
-        runner_.must(qmp::nbd_server_stop(source_->client(), soon()));
-        CHECK_FALSE(lab::fs::exists(directory_.path("nbd.sock")));
-    }
+    void nothing_left() { check_nothing_left(runner_, *source_, directory_); }
     /// Ends both QEMUs and compares every byte of every disk.
     void compare() {
         source_->quit();
@@ -144,13 +136,13 @@ inline Task<void> write_blocks(TestQemu& qemu, std::size_t count, core::Loop& lo
 }
 
 /// Writes until `stop`: of two tests in their own way.
-using Writer = Task<void> (*)(TestQemu& qemu, std::size_t count, core::Loop& loop,
+using Writes = Task<void> (*)(TestQemu& qemu, std::size_t count, core::Loop& loop,
                               std::stop_token stop, std::optional<core::Error>& error);
 
 /// All of a migration's disk part, with the guest writing from before the bulk pass until the
 /// "stop".
 inline Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count,
-                                 Writer writer = write_blocks) {
+                                 Writes writer = write_blocks) {
     core::Loop& loop = pair.runner().loop();
     core::Scope scope(loop);
     std::stop_source guest_stops;
