@@ -97,7 +97,12 @@ Task<Result<>> Mirror::Implementation::connect_source(Newborn what, Deadline dea
 Task<Result<>> Mirror::Implementation::regain(core::Error lost, Deadline deadline) {
     bool const cut =
         !std::ranges::all_of(disks, [](auto const& one) { return one->target.alive(); });
-    if (!cut || !options.renew || deadline.stopped()) co_return std::unexpected(std::move(lost));
+    // Connections may also be dead because the copier cut them behind an error of the destination's
+    // storage: that would only come again.
+    bool const answered = lost.code == Errc::nbd;
+    if (!cut || answered || !options.renew || deadline.stopped()) {
+        co_return std::unexpected(std::move(lost));
+    }
     core::log::warning("storage: {}; connecting again", lost.sentence());
     auto const until = deadline.sooner(limits::link_patience);
     regaining = true;

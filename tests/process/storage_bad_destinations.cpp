@@ -345,6 +345,20 @@ TEST_CASE("bad destinations: with room made, the next try is whole", "[storage][
     }
 }
 
+TEST_CASE("bad destinations: an error beside writes that hang is no cut of the link",
+          "[storage][mirror]") {
+    static_assert(storage::limits::wind_down < 3s, "the delay below outlasts the winding down");
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Scene scene(binary);
+            scene.serve({"--filter=error", "--filter=delay"},
+                        {"error-pwrite-rate=20%", "wdelay=3"});
+            scene.make_mirror();
+            CHECK(must_fail(scene, Moment::never, "disk0", look_there).os == EIO);
+        }
+    }
+}
+
 TEST_CASE("bad destinations: slow ones get every byte", "[storage][mirror]") {
     struct Slow {
         char const* name;
