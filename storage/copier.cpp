@@ -163,14 +163,20 @@ Task<Result<>> Copier::write_zeroes(Extent piece, Buffer buffer) {
 }
 
 Error Copier::explain(Error error, bool writing) const {
-    if (writing && error.os == ENOSPC) {
-        error.what += "; the destination has no space left: make room there and start again";
-    } else if (writing && error.code == Errc::closed) {
-        error.what += "; the destination's NBD server is gone or the link to it is cut";
-    } else if (writing && error.code == Errc::nbd) {
-        error.what += "; the destination's storage refused the write: look at its QEMU and disk";
-    } else if (!writing && (error.code == Errc::nbd || error.code == Errc::io)) {
+    if (writing) return explain_destination(std::move(error));
+    if (error.code == Errc::nbd || error.code == Errc::io) {
         error.what += "; the source's image cannot be read there";
+    }
+    return error;
+}
+
+Error explain_destination(Error error) {
+    if (error.os == ENOSPC) {
+        error.what += "; the destination has no space left: make room there and start again";
+    } else if (error.code == Errc::closed) {
+        error.what += "; the destination's NBD server is gone or the link to it is cut";
+    } else if (error.code == Errc::nbd) {
+        error.what += "; the destination's storage refused it: look at its QEMU and disk";
     }
     return error;
 }

@@ -37,6 +37,9 @@ struct CopyCounters {
     std::uint64_t requests = 0;  ///< Writes acknowledged, of either kind.
 };
 
+/// Adds to a failed write or flush of the destination what to do about it.
+core::Error explain_destination(core::Error error);
+
 class Copier {
 public:
     struct Ends {

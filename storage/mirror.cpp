@@ -293,7 +293,7 @@ Task<Result<>> Mirror::Implementation::finish_disk(std::size_t index, Deadline d
     auto const begun = Clock::now();
     CO_TRY_VOID(co_await copy_last(index, report, deadline));
     auto const copied = Clock::now();
-    CO_TRY_VOID(co_await one.target.first().flush(deadline));
+    CO_TRY_VOID(co_await flush_target(one, deadline));
     final_copy = std::max(final_copy, copied - begun);
     final_flush = std::max(final_flush, Clock::now() - copied);
     one.report.final_bytes = report.dirty_bytes;

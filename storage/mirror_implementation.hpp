@@ -151,6 +151,7 @@ struct Mirror::Implementation {
                                          core::Deadline deadline);
     core::Task<core::Result<>> run_copier(MirrorDisk& one, Scan& scan, Pace* limit,
                                           RoundReport& report, core::Deadline deadline);
+    core::Task<core::Result<>> flush_target(MirrorDisk& one, core::Deadline deadline);
     core::Task<core::Result<>> flush_targets(core::Deadline deadline);
     core::Task<core::Result<>> flush_both(core::Deadline deadline);
     core::Task<core::Result<>> measure(core::Deadline deadline);

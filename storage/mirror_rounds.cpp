@@ -238,10 +238,17 @@ Task<Result<>> Mirror::Implementation::run_copier(MirrorDisk& one, Scan& scan, P
     co_return copied;
 }
 
+Task<Result<>> Mirror::Implementation::flush_target(MirrorDisk& one, Deadline deadline) {
+    auto flushed = co_await flush_one(one.target.first(), std::move(deadline));
+    if (flushed) co_return flushed;
+    auto error = explain_destination(std::move(flushed.error()));
+    co_return std::unexpected(std::move(error).while_doing("flushing disk " + one.disk.name));
+}
+
 Task<Result<>> Mirror::Implementation::flush_targets(Deadline deadline) {
     auto const begun = Clock::now();
     std::vector<Task<Result<>>> tasks;
-    for (auto const& one : disks) tasks.push_back(flush_one(one->target.first(), deadline));
+    for (auto const& one : disks) tasks.push_back(flush_target(*one, deadline));
     auto flushed = co_await together(loop, std::move(tasks));
     if (flushed) rates.flush = Clock::now() - begun;
     co_return flushed;

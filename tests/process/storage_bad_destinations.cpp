@@ -287,6 +287,25 @@ Task<Result<storage::Nearness>> stopped_in_pause(Scene& scene, std::string socke
     co_return near;
 }
 
+/// nbdkit's eval plugin over all disks' files: `refuses`, a command of the shell, is asked before
+/// each write, `flush` is the flush.
+Server made_of_shell(Scene& scene, std::string const& refuses, std::string const& flush) {
+    scene.guest().set_pause(20ms);  // each write costs three processes there
+    auto const file = scene.to(0).substr(0, scene.to(0).size() - 1) + "${2#disk}";
+    return Server::nbdkit_tcp(
+        scene.directory(),
+        {"eval", "open=echo $3", fmt::format("get_size=echo {}", disk_bytes), "can_write=exit 0",
+         "can_flush=exit 0", "can_multi_conn=exit 0",
+         fmt::format("pread=dd bs=1M iflag=skip_bytes,count_bytes skip=$4 count=$3 if={} "
+                     "status=none",
+                     file),
+         fmt::format("pwrite=if {}; then echo EIO broken >&2; exit 1; fi; "
+                     "dd bs=1M iflag=fullblock oflag=seek_bytes seek=$4 conv=notrunc of={} "
+                     "status=none",
+                     refuses, file),
+         "flush=" + flush});
+}
+
 }  // namespace
 
 TEST_CASE("bad destinations: one that fails is told by disk, with what to do",
@@ -355,6 +374,22 @@ TEST_CASE("bad destinations: an error beside writes that hang is no cut of the l
                         {"error-pwrite-rate=20%", "wdelay=3"});
             scene.make_mirror();
             CHECK(must_fail(scene, Moment::never, "disk0", look_there).os == EIO);
+        }
+    }
+}
+
+TEST_CASE("bad destinations: a flush that fails is told by disk", "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        for (auto const moment : {Moment::bulk, Moment::near, Moment::last_delta}) {
+            DYNAMIC_SECTION("QEMU " << version << ", " << name(moment)) {
+                Scene scene(binary);
+                scene.serve_with(
+                    made_of_shell(scene, "false",
+                                  fmt::format("if [ -e {} ]; then echo EIO broken >&2; exit 1; fi",
+                                              scene.trigger())));
+                scene.make_mirror();
+                CHECK(must_fail(scene, moment, "disk0", look_there).os == EIO);
+            }
         }
     }
 }
