@@ -33,6 +33,12 @@ Task<Result<>> flush_one(Nbd& nbd, Deadline deadline) {
     co_return co_await nbd.flush(std::move(deadline));
 }
 
+Task<Result<>> stop_when_failed(Task<Result<>> task, core::LinkedStop& others) {
+    auto result = co_await std::move(task);
+    if (!result) others.request_stop();
+    co_return result;
+}
+
 }  // namespace
 
 void Rates::note(std::uint64_t bytes, std::uint64_t requests, Clock::duration took) {
@@ -73,8 +79,13 @@ Task<Result<>> Mirror::Implementation::bulk(Deadline deadline) {
     phase = MirrorPhase::bulk;
     auto const begun = Clock::now();
     auto const before = counters();
+    // A disk that fails ends the copy: the others, which may need hours, are not waited for.
+    core::LinkedStop stop(deadline.token());
+    Deadline const until(deadline.at(), stop.token());
     std::vector<Task<Result<>>> tasks;
-    for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(bulk_disk(i, deadline));
+    for (std::size_t i = 0; i < disks.size(); ++i) {
+        tasks.push_back(stop_when_failed(bulk_disk(i, until), stop));
+    }
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
     auto const after = counters();
     // Requests that became small because blocks between them were left out tell nothing of the rate

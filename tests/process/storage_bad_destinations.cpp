@@ -394,6 +394,21 @@ TEST_CASE("bad destinations: a flush that fails is told by disk", "[storage][mir
     }
 }
 
+TEST_CASE("bad destinations: when one disk fails the others are not copied to their end",
+          "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Scene scene(binary, 2);
+            scene.serve_with(made_of_shell(scene, "[ $2 = disk1 ]", "exit 0"));
+            auto options = unhurried();
+            options.bandwidth_bytes_per_second /= 4;
+            scene.make_mirror(options);
+            must_fail(scene, Moment::never, "disk1", look_there);
+            CHECK(scene.mirror().progress().copied_bytes < data_bytes / 2);
+        }
+    }
+}
+
 TEST_CASE("bad destinations: slow ones get every byte", "[storage][mirror]") {
     struct Slow {
         char const* name;
