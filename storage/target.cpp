@@ -21,6 +21,8 @@ namespace {
 
 constexpr char const* listener_name = "sidecar-nbd";
 
+std::string export_id(std::size_t disk) { return fmt::format("{}target-{}", name_prefix, disk); }
+
 // Flushes a node without going through an export: QEMU has no QMP command for it.
 Task<Result<>> flush_node(qmp::Client& client, std::string node, Deadline deadline) {
     auto const line = fmt::format("qemu-io {} flush", node);
@@ -67,12 +69,11 @@ Task<Result<int>> Target::start(std::string host, std::string tls_creds, Deadlin
 Task<Result<>> Target::add_exports(Deadline deadline) {
     for (std::size_t i = 0; i < disks_.size(); ++i) {
         qmp::NbdExport nbd_export;
-        nbd_export.id = fmt::format("{}target-{}", name_prefix, i);
+        nbd_export.id = export_id(i);
         nbd_export.node = disks_[i].node;
         nbd_export.name = disks_[i].export_name;
         nbd_export.writable = true;
         CO_TRY_VOID(co_await qmp::block_export_add(client_, nbd_export, deadline));
-        export_ids_.push_back(nbd_export.id);
     }
     co_return Result<>{};
 }
@@ -116,9 +117,11 @@ Task<Result<>> Target::drop(Deadline deadline) {
 
 Task<Result<>> Target::remove_exports(Deadline deadline) {
     if (!server_started_) co_return Result<>{};
-    CO_TRY_VOID(co_await delete_exports(loop_, client_, export_ids_, deadline));
-    export_ids_.clear();
-    co_return Result<>{};
+    // All there may be, not those that we remember: a renewal that was given up on the way may have
+    // made some.
+    std::vector<std::string> ids;
+    for (std::size_t i = 0; i < disks_.size(); ++i) ids.push_back(export_id(i));
+    co_return co_await delete_exports(loop_, client_, std::move(ids), deadline);
 }
 
 }  // namespace storage

@@ -60,7 +60,6 @@ private:
     core::Loop& loop_;
     qmp::Client& client_;
     std::vector<TargetDisk> disks_;
-    std::vector<std::string> export_ids_;
     bool server_started_ = false;
     bool sealed_ = false;
     core::Fd listener_;

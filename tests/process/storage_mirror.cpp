@@ -69,6 +69,27 @@ TEST_CASE("mirror: connections that are cut are made anew, and nothing is copied
     }
 }
 
+TEST_CASE("mirror: a destination that is renewed by two at once is renewed by the next",
+          "[storage][mirror]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, "raw", 3);
+            for (int i = 0; i < 5; ++i) {
+                std::vector<Task<Result<>>> both;
+                both.push_back(pair.target().renew(soon()));
+                both.push_back(pair.target().renew(soon()));
+                // One of them may find the other's exports in its way; which is no harm.
+                (void)pair.runner().loop().run(
+                    storage::together(pair.runner().loop(), std::move(both)));
+                pair.runner().must(pair.target().renew(soon()));
+            }
+            auto& mirror = pair.make_mirror();
+            pair.runner().must(whole_move(pair, mirror, 3));
+            pair.compare();
+        }
+    }
+}
+
 TEST_CASE("mirror: every byte arrives while the disks are being written", "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         for (std::string const format : {"raw", "qcow2"}) {
