@@ -166,8 +166,6 @@ struct Mirror::Implementation {
     [[nodiscard]] bool verify_owed() const;
     [[nodiscard]] MirrorPhase told_phase() const;
     core::Task<core::Result<>> verify_whole(core::Deadline deadline);
-    static core::Task<core::Result<>> or_stop(core::Task<core::Result<>> task,
-                                              core::LinkedStop& stop);
     core::Task<core::Result<>> verify_source(std::size_t index, core::Deadline deadline);
     core::Task<core::Result<>> verify_copied(core::Deadline deadline);
     core::Task<core::Result<>> verify_final(core::Deadline deadline);

@@ -33,12 +33,6 @@ Task<Result<>> flush_one(Nbd& nbd, Deadline deadline) {
     co_return co_await nbd.flush(std::move(deadline));
 }
 
-Task<Result<>> stop_when_failed(Task<Result<>> task, core::LinkedStop& others) {
-    auto result = co_await std::move(task);
-    if (!result) others.request_stop();
-    co_return result;
-}
-
 }  // namespace
 
 void Rates::note(std::uint64_t bytes, std::uint64_t requests, Clock::duration took) {

@@ -117,9 +117,9 @@ Task<Result<>> Mirror::Implementation::verify_whole(Deadline deadline) {
         Deadline const until(deadline.at(), stop.token());
         std::vector<Task<Result<>>> tasks;
         for (std::size_t i = 0; i < disks.size(); ++i) {
-            tasks.push_back(or_stop(
+            tasks.push_back(stop_when_failed(
                 verify_extents(i, windows_of(disks[i]->report.virtual_bytes), until), stop));
-            tasks.push_back(or_stop(verify_source(i, until), stop));
+            tasks.push_back(stop_when_failed(verify_source(i, until), stop));
         }
         auto verified = co_await together(loop, std::move(tasks));
         if (!verified) CO_TRY_VOID(co_await regain(std::move(verified.error()), deadline));
@@ -129,13 +129,6 @@ Task<Result<>> Mirror::Implementation::verify_whole(Deadline deadline) {
     core::log::info("phase=verified bytes={} ms={}", verification.verified_bytes,
                     std::chrono::ceil<core::milliseconds>(verification.whole_took).count());
     co_return Result<>{};
-}
-
-/// The others need not go on when one has failed.
-Task<Result<>> Mirror::Implementation::or_stop(Task<Result<>> task, core::LinkedStop& stop) {
-    auto done = co_await std::move(task);
-    if (!done) stop.request_stop();
-    co_return done;
 }
 
 Task<Result<>> Mirror::Implementation::verify_source(std::size_t index, Deadline deadline) {

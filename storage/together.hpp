@@ -28,4 +28,12 @@ inline core::Task<core::Result<>> together(core::Loop& loop,
     co_return core::Result<>{};
 }
 
+/// `task`; when it fails, those that run beside it with `others` as their stop need not go on.
+inline core::Task<core::Result<>> stop_when_failed(core::Task<core::Result<>> task,
+                                                   core::LinkedStop& others) {
+    auto result = co_await std::move(task);
+    if (!result) others.request_stop();
+    co_return result;
+}
+
 }  // namespace storage
