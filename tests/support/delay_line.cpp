@@ -1,0 +1,209 @@
+#include "tests/support/delay_line.hpp"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <deque>
+#include <list>
+#include <optional>
+#include <vector>
+
+#include "core/stream.hpp"
+#include "tests/support/command.hpp"
+
+namespace lab {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// Bytes under way in one direction of one connection: 1 GB/s for 250 ms. Beyond it the sender's
+/// TCP waits.
+constexpr std::size_t under_way_bytes_max = 256 * 1024 * 1024;
+/// Bytes of one read; and reads of one connection before the others have their turn.
+constexpr std::size_t read_bytes = 256 * 1024;
+constexpr int reads_in_turn_max = 16;
+
+struct Chunk {
+    std::vector<std::byte> bytes;
+    std::size_t sent = 0;
+    Clock::time_point due;
+};
+
+/// One direction of a connection.
+class Direction {
+public:
+    Direction(int from, int to) : from_(from), to_(to) {}
+
+    [[nodiscard]] bool over() const { return ended_ && chunks_.empty(); }
+    [[nodiscard]] bool reads() const { return !ended_ && under_way_ < under_way_bytes_max; }
+    /// When the next byte may leave; nothing: there is none, or the receiver does not take it.
+    [[nodiscard]] std::optional<Clock::time_point> due() const {
+        if (chunks_.empty() || full_) return {};
+        return chunks_.front().due;
+    }
+    [[nodiscard]] bool full() const { return full_; }
+    void writable() { full_ = false; }
+
+    /// False: the connection is broken.
+    bool take(std::chrono::microseconds delay, std::vector<std::byte>& room) {
+        for (int i = 0; i < reads_in_turn_max && reads(); ++i) {
+            auto const got = ::recv(from_, room.data(), room.size(), MSG_DONTWAIT);
+            if (got < 0) return errno == EAGAIN || errno == EINTR;
+            if (got == 0) {
+                ended_ = true;
+                break;
+            }
+            under_way_ += static_cast<std::size_t>(got);
+            chunks_.push_back({{room.begin(), room.begin() + got}, 0, Clock::now() + delay});
+        }
+        return true;
+    }
+    bool give(Clock::time_point now) {
+        while (!chunks_.empty() && !full_ && chunks_.front().due <= now) {
+            Chunk& chunk = chunks_.front();
+            auto const sent = ::send(to_, chunk.bytes.data() + chunk.sent,
+                                     chunk.bytes.size() - chunk.sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+            if (sent < 0 && errno != EAGAIN && errno != EINTR) return false;
+            if (sent < 0) {
+                full_ = true;
+                break;
+            }
+            chunk.sent += static_cast<std::size_t>(sent);
+            under_way_ -= static_cast<std::size_t>(sent);
+            if (chunk.sent == chunk.bytes.size()) chunks_.pop_front();
+        }
+        if (over()) (void)::shutdown(to_, SHUT_WR);
+        return true;
+    }
+
+private:
+    int from_;
+    int to_;
+    std::deque<Chunk> chunks_;
+    std::size_t under_way_ = 0;
+    bool full_ = false;
+    bool ended_ = false;
+};
+
+struct Connection {
+    Connection(core::Fd near_, core::Fd far_)
+        : near(std::move(near_)),
+          far(std::move(far_)),
+          there(near.get(), far.get()),
+          back(far.get(), near.get()) {
+        int const on = 1;
+        for (int const fd : {near.get(), far.get()}) {
+            (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        }
+    }
+    core::Fd near;
+    core::Fd far;
+    Direction there;
+    Direction back;
+    bool broken = false;
+};
+
+/// What a connection waits for, at its near end and at its far end.
+void ask(Connection const& one, bool held, std::vector<pollfd>& wanted) {
+    auto const events = [held](Direction const& in, Direction const& out) {
+        return static_cast<short>((in.reads() ? POLLIN : 0) | (out.full() && !held ? POLLOUT : 0));
+    };
+    short const near = events(one.there, one.back);
+    short const far = events(one.back, one.there);
+    // An end of which nothing is wanted is left out: it would tell its hanging up for ever.
+    wanted.push_back({near != 0 ? one.near.get() : -1, near, 0});
+    wanted.push_back({far != 0 ? one.far.get() : -1, far, 0});
+}
+
+void serve(Connection& one, short near, short far, bool held, std::chrono::microseconds delay,
+           std::vector<std::byte>& room) {
+    constexpr short readable = POLLIN | POLLHUP | POLLERR;
+    if ((near & POLLOUT) != 0) one.back.writable();
+    if ((far & POLLOUT) != 0) one.there.writable();
+    bool ok = true;
+    if ((near & readable) != 0) ok = one.there.take(delay, room);
+    if ((far & readable) != 0) ok = one.back.take(delay, room) && ok;
+    auto const now = Clock::now();
+    if (!held) ok = one.there.give(now) && one.back.give(now) && ok;
+    one.broken = !ok || (one.there.over() && one.back.over());
+}
+
+std::optional<timespec> until_due(std::list<Connection> const& connections) {
+    std::optional<Clock::time_point> first;
+    for (auto const& one : connections) {
+        for (auto const due : {one.there.due(), one.back.due()}) {
+            if (due && (!first || *due < *first)) first = due;
+        }
+    }
+    if (!first) return {};
+    auto const left = std::max(*first - Clock::now(), Clock::duration::zero());
+    auto const whole = std::chrono::duration_cast<std::chrono::seconds>(left);
+    return timespec{whole.count(), std::chrono::nanoseconds(left - whole).count()};
+}
+
+}  // namespace
+
+DelayLine::DelayLine(int port_behind, std::chrono::microseconds round_trip) {
+    auto listener = core::listen_tcp("127.0.0.1", "0");
+    if (!listener) throw Failure(listener.error().sentence());
+    listener_ = std::move(*listener);
+    auto const port = core::local_port(listener_.get());
+    if (!port) throw Failure(port.error().sentence());
+    port_ = *port;
+    wake_ = core::Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!wake_) throw Failure("cannot make an eventfd");
+    thread_ = std::thread([this, port_behind, round_trip] { run(port_behind, round_trip / 2); });
+}
+
+DelayLine::~DelayLine() {
+    over_ = true;
+    wake();
+    thread_.join();
+}
+
+void DelayLine::hold() {
+    held_ = true;
+    wake();
+}
+
+void DelayLine::release() {
+    held_ = false;
+    wake();
+}
+
+void DelayLine::wake() { (void)eventfd_write(wake_.get(), 1); }
+
+void DelayLine::run(int port_behind, std::chrono::microseconds one_way) {
+    std::list<Connection> connections;
+    std::vector<pollfd> wanted;
+    std::vector<std::byte> room(read_bytes);
+    while (!over_) {
+        bool const held = held_;
+        wanted.assign({{wake_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}});
+        for (auto const& one : connections) ask(one, held, wanted);
+        auto const wait = held ? std::nullopt : until_due(connections);
+        if (::ppoll(wanted.data(), wanted.size(), wait ? &*wait : nullptr, nullptr) < 0) continue;
+        eventfd_t ignored = 0;
+        (void)eventfd_read(wake_.get(), &ignored);
+        std::size_t i = 2;
+        for (auto& one : connections) {
+            serve(one, wanted[i].revents, wanted[i + 1].revents, held, one_way, room);
+            i += 2;
+        }
+        std::erase_if(connections, [](auto const& one) { return one.broken; });
+        if (wanted[1].revents == 0) continue;
+        core::Fd near(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+        if (!near) continue;
+        auto far = connect_in("", "127.0.0.1", port_behind);
+        if (far) connections.emplace_back(std::move(near), std::move(far));
+    }
+}
+
+}  // namespace lab
