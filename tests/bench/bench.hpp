@@ -46,4 +46,9 @@ Result bulk(Options const& options);
 /// s, where it did not get there.
 Result convergence(Options const& options);
 
+/// The same over a line of 10, 50 and 100 ms round trip: an idle disk, and then a
+/// delta of scattered blocks until it is flushed, in milliseconds. Peer: QEMU's blockdev-mirror, as
+/// it comes and with a granularity of 4 KiB.
+Result distance(Options const& options);
+
 }  // namespace bench

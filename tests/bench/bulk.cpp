@@ -36,20 +36,6 @@ struct Where {
 };
 constexpr Where places[] = {{"memory", "/dev/shm"}, {"disk", LAB_SOURCE_DIRECTORY "/build"}};
 
-struct Directory {
-    explicit Directory(std::string const& parent) {
-        std::string name = parent + "/sidecar-bulk-XXXXXX";
-        if (mkdtemp(name.data()) == nullptr) throw lab::Failure("cannot make " + name);
-        path = name;
-    }
-    ~Directory() {
-        std::error_code ignored;
-        lab::fs::remove_all(path, ignored);
-    }
-    Directory(Directory const&) = delete;
-    lab::fs::path path;
-};
-
 void fill(lab::fs::path const& image, Contents const& what, std::uint64_t bytes) {
     core::Fd const file(open(image.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     if (!file || ftruncate(file.get(), static_cast<off_t>(bytes)) != 0) {

@@ -1,7 +1,9 @@
 // What the bulk benchmark copies between, and the peers that copy it: two QEMUs without a guest, an
-// image in the first and an empty one in the second. Used by bulk.cpp.
+// image in the first and an empty one in the second. Used by bulk.cpp and
+// distance.cpp.
 #pragma once
 
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +20,21 @@ struct Copied {
     double seconds = 0;
     double cpu_seconds = 0;  ///< Of the copying process and both QEMUs.
     double rss_mib = 0;  ///< The most memory the copying process had; 0: not known.
+};
+
+/// For the images and sockets of a benchmark; removed at the end.
+struct Directory {
+    explicit Directory(std::string const& parent) {
+        std::string name = parent + "/sidecar-bulk-XXXXXX";
+        if (mkdtemp(name.data()) == nullptr) throw lab::Failure("cannot make " + name);
+        path = name;
+    }
+    ~Directory() {
+        std::error_code ignored;
+        lab::fs::remove_all(path, ignored);
+    }
+    Directory(Directory const&) = delete;
+    lab::fs::path path;
 };
 
 /// One copy's surroundings, fresh for each: the page cache of the source's image is warm, the

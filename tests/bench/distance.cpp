@@ -1,0 +1,250 @@
+// distance: what a long line costs. The same disk goes over a line of our own that holds every byte
+// back, ours and QEMU's own mirror in turn: first all of it, then a delta of scattered blocks. No
+// loss: a relay cannot lose what TCP carries, and the test machine's kernel has no netem.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <random>
+#include <set>
+
+#include "qmp/block.hpp"
+#include "storage/exports.hpp"
+#include "storage/mirror.hpp"
+#include "storage/nbd.hpp"
+#include "tests/bench/bench.hpp"
+#include "tests/bench/bulk.hpp"
+#include "tests/support/delay_line.hpp"
+
+namespace bench {
+
+namespace {
+
+using core::Json;
+using namespace std::chrono_literals;
+
+constexpr std::uint64_t mib = 1024 * 1024;
+/// The first part of the disk is random bytes, the rest holes: room for a delta that is scattered.
+constexpr std::uint64_t disk_bytes = 2048 * mib;
+constexpr std::uint64_t data_bytes = 256 * mib;
+constexpr std::uint64_t block_bytes = 4096;
+constexpr std::size_t delta_blocks = 4096;
+constexpr auto copy_limit = std::chrono::minutes(5);
+constexpr std::chrono::milliseconds round_trips[] = {10ms, 50ms, 100ms};
+constexpr std::chrono::milliseconds round_trip_quick = 50ms;
+
+core::Deadline soon() { return core::Deadline::after(copy_limit); }
+
+double ms_since(core::Clock::time_point begun) {
+    return std::chrono::duration<double, std::milli>(core::Clock::now() - begun).count();
+}
+
+/// Milliseconds of the two parts.
+struct Parts {
+    double bulk = 0;
+    double delta = 0;
+};
+
+void fill(lab::fs::path const& image) {
+    core::Fd const file(open(image.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
+    if (!file || ftruncate(file.get(), static_cast<off_t>(disk_bytes)) != 0) {
+        throw lab::Failure("cannot make " + image.string());
+    }
+    std::mt19937_64 random(1);
+    std::vector<std::uint64_t> words(mib / sizeof(std::uint64_t));
+    for (std::uint64_t at = 0; at < data_bytes; at += mib) {
+        for (auto& word : words) word = random();
+        if (pwrite(file.get(), words.data(), mib, static_cast<off_t>(at)) !=
+            static_cast<ssize_t>(mib)) {
+            throw lab::Failure("cannot fill " + image.string());
+        }
+    }
+}
+
+constexpr char const* movers[] = {"ours", "mirror", "mirror of 4k"};
+
+core::Task<core::Result<>> write_blocks(storage::Nbd& nbd, storage::Buffers& buffers,
+                                        std::byte pattern) {
+    CO_TRY(auto buffer, co_await buffers.take(block_bytes, soon()));
+    std::ranges::fill(buffer.bytes(), pattern);
+    std::mt19937_64 random(2);
+    std::set<std::uint64_t> blocks;
+    while (blocks.size() < delta_blocks) {
+        blocks.insert(random() % (disk_bytes / block_bytes) * block_bytes);
+    }
+    for (auto const offset : blocks) {
+        CO_TRY_VOID(co_await nbd.pwrite(buffer, 0, block_bytes, offset, soon()));
+    }
+    co_return core::Result<>{};
+}
+
+/// Both QEMUs with the line between them.
+struct Far {
+    Far(core::Loop& loop, std::string const& qemu, lab::fs::path const& directory,
+        std::chrono::milliseconds round_trip)
+        : pair(loop, qemu, directory, disk_bytes), line(std::stoi(pair.port()), round_trip) {}
+    ~Far() {
+        if (writer) pair.loop().run(writer->close());
+    }
+    Far(Far const&) = delete;
+
+    /// The same blocks for all movers, and another pattern each time, through `node`: where a
+    /// guest's writes would enter. By NBD, because each qemu-io command drains, and the mirror's
+    /// drain waits for a line that is held.
+    void write_delta(std::string const& node) {
+        static int pattern = 0;
+        pattern = pattern % 255 + 1;
+        qmp::NbdExport writable;
+        writable.id = writable.name = "writer";
+        writable.node = node;
+        writable.writable = true;
+        pair.must(qmp::block_export_add(pair.source(), writable, soon()));
+        writer = pair.must(
+            storage::Nbd::connect(pair.loop(), {socket(), "", "", "", ""}, "writer", {}, soon()));
+        pair.must(write_blocks(*writer, buffers, static_cast<std::byte>(pattern)));
+    }
+    /// Deletes the export first: see Nbd::close().
+    void end_writer() {
+        pair.must(storage::delete_exports(pair.loop(), pair.source(), {"writer"}, soon()));
+        pair.loop().run(writer->close());
+    }
+    [[nodiscard]] std::string socket() const { return pair.directory() + "/nbd.sock"; }
+
+    BulkPair pair;
+    lab::DelayLine line;
+    storage::Buffers buffers{pair.loop(), mib, 16};
+    std::unique_ptr<storage::Nbd> writer;
+};
+
+// The delta is what a guest would stand still for: the last bitmap read, copied and flushed.
+Parts mirrored(Far& far) {
+    BulkPair& pair = far.pair;
+    storage::MirrorOptions options;
+    options.directory = pair.directory();
+    options.epoch = "distance";
+    storage::Mirror mirror(pair.loop(), pair.source(), {{"d0", "d0", "raw", pair.bytes(), "d0"}},
+                           {"127.0.0.1", std::to_string(far.line.port()), "", ""}, options);
+    pair.must(mirror.prepare(soon()));
+    Parts parts;
+    auto begun = core::Clock::now();
+    auto const near = pair.must(mirror.copy_until_near(soon()));
+    parts.bulk = ms_since(begun);
+    if (near.delta_bytes != 0) throw lab::Failure("an idle disk has a delta");
+    far.write_delta("d0");
+    far.end_writer();
+    begun = core::Clock::now();
+    pair.must(mirror.list_final(soon()));
+    pair.must(mirror.copy_final(soon()));
+    parts.delta = ms_since(begun);
+    auto const copied = mirror.report().disks[0].final_bytes;
+    if (copied != delta_blocks * block_bytes) throw lab::Failure("the delta has another size");
+    pair.must(mirror.drop(soon()));
+    return parts;
+}
+
+// The line is held while the delta is written, so that the mirror, which copies at once, has all of
+// it before it as ours has. Then what libvirt does at the switchover: end the job, wait for its
+// end.
+Parts peer(Far& far, std::uint64_t granularity) {
+    BulkPair& pair = far.pair;
+    lab::fs::remove(far.socket());
+    pair.must(
+        qmp::nbd_server_start(pair.source(), {qmp::unix_address(far.socket()), "", 0}, soon()));
+    auto events = pair.source().subscribe({"BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"});
+    pair.must(qmp::blockdev_add(
+        pair.source(),
+        Json::object({{"driver", "nbd"},
+                      {"node-name", "there"},
+                      {"server", qmp::inet_address("127.0.0.1", std::to_string(far.line.port()))},
+                      {"export", "d0"}}),
+        soon()));
+    auto arguments = Json::object({{"job-id", "m"},
+                                   {"device", "d0"},
+                                   {"target", "there"},
+                                   {"sync", "full"},
+                                   {"filter-node-name", "filter"}});
+    if (granularity != 0) arguments.set("granularity", Json(granularity));
+    Parts parts;
+    auto begun = core::Clock::now();
+    pair.must(pair.source().execute("blockdev-mirror", arguments, soon()));
+    if (pair.must(events.next(soon())).name != "BLOCK_JOB_READY") {
+        throw lab::Failure("QEMU's mirror ended early");
+    }
+    parts.bulk = ms_since(begun);
+    far.line.hold();
+    far.write_delta("filter");
+    begun = core::Clock::now();
+    far.line.release();
+    pair.must(pair.source().execute("block-job-cancel", Json::object({{"device", "m"}}), soon()));
+    if (pair.must(events.next(soon())).name != "BLOCK_JOB_COMPLETED") {
+        throw lab::Failure("QEMU's mirror did not end");
+    }
+    parts.delta = ms_since(begun);
+    pair.must(
+        pair.source().execute("blockdev-del", Json::object({{"node-name", "there"}}), soon()));
+    return parts;
+}
+
+/// One QEMU and one round trip.
+class Situation {
+public:
+    Situation(std::string qemu, std::chrono::milliseconds round_trip)
+        : name_(fmt::format("{} {} ms", qemu, round_trip.count())),
+          qemu_(std::move(qemu)),
+          round_trip_(round_trip) {
+        for (auto const* metric : {"delta", "delta vs 4k", "bulk", "bulk vs 4k"}) {
+            rows_.push_back({name_, metric, "ms", {}, {}, {}});
+        }
+    }
+    [[nodiscard]] std::string const& name() const { return name_; }
+    [[nodiscard]] std::vector<Row> const& rows() const { return rows_; }
+
+    /// All movers once, another of them first in each run; every byte compared.
+    void run(core::Loop& loop, lab::fs::path const& directory, std::size_t number) {
+        Parts parts[std::size(movers)];
+        for (std::size_t i = 0; i < std::size(parts); ++i) {
+            auto const turn = (i + number) % std::size(parts);
+            fill(BulkPair::source_image(directory));  // without the delta of the one before
+            Far far(loop, qemu_, directory, round_trip_);
+            parts[turn] = turn == 0 ? mirrored(far) : peer(far, turn == 1 ? 0 : block_bytes);
+            fmt::print(stderr, "{}: {} delta {:.0f} ms, bulk {:.0f} ms\n", name_, movers[turn],
+                       parts[turn].delta, parts[turn].bulk);
+            far.pair.compare();
+        }
+        for (std::size_t i = 0; i < 2; ++i) {
+            rows_[i].ours.push_back(parts[0].delta);
+            rows_[i].peer.push_back(parts[1 + i].delta);
+            rows_[2 + i].ours.push_back(parts[0].bulk);
+            rows_[2 + i].peer.push_back(parts[1 + i].bulk);
+        }
+    }
+
+private:
+    std::string name_;
+    std::string qemu_;
+    std::chrono::milliseconds round_trip_;
+    std::vector<Row> rows_;
+};
+
+}  // namespace
+
+Result distance(Options const& options) {
+    auto loop = core::Loop::create();
+    if (!loop) throw lab::Failure(loop.error().sentence());
+    Directory const directory("/dev/shm");
+    Result result{options.runs, {}};
+    for (auto const* qemu : {"7.2", "10.0"}) {
+        for (auto const round_trip : round_trips) {
+            if (options.quick && round_trip != round_trip_quick) continue;
+            Situation situation(qemu, round_trip);
+            if (!options.wants(situation.name())) continue;
+            for (int run = 0; run < options.runs; ++run) {
+                situation.run(**loop, directory.path, static_cast<std::size_t>(run));
+            }
+            for (auto const& row : situation.rows()) result.rows.push_back(row);
+        }
+    }
+    return result;
+}
+
+}  // namespace bench
