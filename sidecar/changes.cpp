@@ -3,7 +3,8 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <set>
+#include <iterator>
+#include <optional>
 
 #include "qmp/block.hpp"
 #include "qmp/machine.hpp"
@@ -28,33 +29,38 @@ bool same_file(std::string const& one, std::string const& other) {
 }
 
 /// The ids of `-device`. Others (-drive if=virtio, -nic) make anonymous devices.
-Result<std::set<std::string>> named_devices(qmp::CommandLine const& line) {
-    std::set<std::string> names;
+Result<std::vector<std::string>> named_devices(qmp::CommandLine const& line) {
+    std::vector<std::string> names;
     for (auto const& option : line.options()) {
         if (option.kind() != "device") continue;
         TRY(auto const settings, option.settings());
-        if (auto const id = settings.get("id")) names.insert(*id);
+        if (auto const id = settings.get("id")) names.push_back(*id);
     }
     return names;
 }
 
+/// The first of `names` that is not in `others`.
+std::optional<std::string> first_missing(std::vector<std::string> const& names,
+                                         std::vector<std::string> const& others) {
+    for (auto const& name : names) {
+        if (std::ranges::find(others, name) == others.end()) return name;
+    }
+    return {};
+}
+
 Result<> check_devices(std::vector<std::string> const& before,
                        std::vector<std::string> const& now) {
-    std::set<std::string> const then(before.begin(), before.end());
-    std::set<std::string> const today(now.begin(), now.end());
-    for (auto const& name : today) {
-        if (then.contains(name)) continue;
+    if (auto const plugged = first_missing(now, before)) {
         return fail(Errc::refused,
                     "the device {} was plugged in while the guest was copied, and the destination "
                     "does not have it: take it out, and migrate again",
-                    name);
+                    *plugged);
     }
-    for (auto const& name : then) {
-        if (today.contains(name)) continue;
+    if (auto const taken = first_missing(before, now)) {
         return fail(Errc::refused,
                     "the device {} was taken out while the guest was copied, and the destination "
                     "still has it: plug it in again, and migrate again",
-                    name);
+                    *taken);
     }
     return {};
 }
@@ -100,19 +106,20 @@ Task<Result<std::vector<std::string>>> device_names(qmp::Client& client, Deadlin
 
 Result<> check_as_started(qmp::CommandLine const& line, Description const& description) {
     TRY(auto const started, named_devices(line));
-    for (auto const& name : description.devices) {
-        if (name.starts_with(anonymous) || started.contains(name)) continue;
+    std::vector<std::string> with_id;
+    std::ranges::copy_if(description.devices, std::back_inserter(with_id),
+                         [](auto const& name) { return !name.starts_with(anonymous); });
+    if (auto const plugged = first_missing(with_id, started)) {
         return fail(Errc::refused,
                     "the device {} was plugged in after QEMU's start, and the destination starts "
                     "from the command line: take it out before",
-                    name);
+                    *plugged);
     }
-    for (auto const& name : started) {
-        if (std::ranges::find(description.devices, name) != description.devices.end()) continue;
+    if (auto const taken = first_missing(started, with_id)) {
         return fail(Errc::refused,
                     "the device {} of QEMU's command line was taken out, and the destination "
                     "starts from the command line: plug it in again before",
-                    name);
+                    *taken);
     }
     auto const images = line.disks();
     for (auto const& disk : description.disks) {

@@ -30,9 +30,6 @@ using machine::Ending;
 
 namespace {
 
-// How often copy_until_near may give up on a delta that does not shrink, before we do: each is
-// several rounds.
-constexpr int stagnations_max = 3;
 std::string record_path(Places const& places, std::string const& guest) {
     return places.state(guest) + "/migration.json";
 }
@@ -65,18 +62,6 @@ Task<Result<>> SourceMigration::check() {
                        options_.destination);
     }
     co_return make_tables();
-}
-
-/// Here, where nothing was touched yet: they need room.
-Result<> SourceMigration::make_tables() {
-    tables_.clear();
-    if (!options_.verify) return {};
-    for (auto const& disk : description_.disks) {
-        TRY(auto table,
-            storage::BlockTable::create(guest_.places.state(guest_.name), disk.virtual_bytes));
-        tables_.push_back(std::move(table));
-    }
-    return {};
 }
 
 Task<Result<Json>> SourceMigration::check_only() {
@@ -173,115 +158,6 @@ Task<Result<>> SourceMigration::prepare_network() {
     co_return co_await plan_.prepare(within(limits::prepare_timeout));
 }
 
-Task<Result<>> SourceMigration::prepare_storage() {
-    if (description_.disks.empty()) co_return Result<>{};
-    if (resume_) {
-        // The earlier sidecar's writes must be dead before ours begin, and its limits away.
-        CO_TRY_VOID(co_await renew_exports(within(limits::prepare_timeout)));
-        CO_TRY_VOID(co_await remove_throttle(within(limits::qmp_timeout)));
-    }
-    std::vector<storage::Disk> disks;
-    for (std::size_t index = 0; index < description_.disks.size(); ++index) {
-        auto const& disk = description_.disks[index];
-        disks.push_back({disk.name, disk.node, disk.format, disk.virtual_bytes,
-                         export_names_[index], index < tables_.size() ? tables_[index] : nullptr});
-    }
-    std::vector<std::string> nodes;
-    for (auto const& disk : disks) nodes.push_back(disk.node);
-    throttle_.emplace(*guest_.client, std::move(nodes),
-                      [this](Json const& found) { return write_record(found); });
-    storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
-                                     encrypted() ? key_user : "",
-                                     encrypted() ? key_file(key_directory()) : ""};
-    mirror_ = std::make_unique<storage::Mirror>(loop_, *guest_.client, std::move(disks),
-                                                destination, mirror_options());
-    auto prepared = co_await mirror_->prepare(within(limits::prepare_timeout));
-    for (auto const& line : mirror_->report().cleared)
-        core::log::info("guest={} cleared {}", guest_.name, line);
-    co_return prepared;
-}
-
-storage::MirrorOptions SourceMigration::mirror_options() {
-    storage::MirrorOptions settings;
-    settings.directory = guest_.places.run(guest_.name);
-    settings.epoch = epoch_;
-    settings.qemu = guest_.process.pid();
-    settings.max_blackout = core::milliseconds(options_.max_blackout_ms);
-    settings.renew = [this](Deadline deadline) { return renew_exports(std::move(deadline)); };
-    if (options_.verify) {
-        settings.hash = [this](std::size_t disk, std::vector<storage::Extent> ranges,
-                               Deadline deadline) {
-            return hash_destination(disk, std::move(ranges), std::move(deadline));
-        };
-    }
-    settings.bandwidth_bytes_per_second = options_.bandwidth;
-    settings.resume = resume_;
-    return settings;
-}
-
-Task<Result<>> SourceMigration::renew_exports(Deadline deadline) {
-    CO_TRY_VOID(co_await peer_->reached(deadline));
-    CO_TRY_VOID(co_await peer_->request("renew", {}, deadline));
-    co_return Result<>{};
-}
-
-/// Asked again when the link was cut meanwhile, unless the guest waits.
-Task<Result<std::string>> SourceMigration::hash_destination(std::size_t disk,
-                                                            std::vector<storage::Extent> ranges,
-                                                            Deadline deadline) {
-    if (!std::exchange(hash_asked_, true)) stop_for_test("verify_whole");
-    if (stop_at_ && !std::exchange(final_hash_asked_, true)) stop_for_test("verify_final");
-    auto const arguments = HashRequest{disk, std::move(ranges)}.to_json();
-    for (int tries = 1;; ++tries) {
-        auto const reply = co_await peer_->request("hash", arguments, deadline);
-        if (reply) co_return reply->text("hash");
-        bool const again = reply.error().code == Errc::closed && !stop_at_;
-        if (!again || tries >= limits::hash_tries_max) co_return std::unexpected(reply.error());
-        CO_TRY_VOID(co_await peer_->reached(deadline.sooner(limits::peer_patience)));
-    }
-}
-
-Task<Result<>> SourceMigration::copy_disks() {
-    if (!mirror_) co_return Result<>{};
-    core::LinkedStop stop(actions_stop_.get_token());
-    core::Scope looking(loop_);
-    looking.spawn(watch_guest(stop));
-    auto copied = co_await copy_until_near(stop.token());
-    stop.request_stop();
-    co_await looking.join();
-    if (changed_) co_return std::unexpected(*changed_);
-    co_return copied;
-}
-
-Task<Result<>> SourceMigration::copy_until_near(std::stop_token token) {
-    for (int stagnations = 0;;) {
-        CO_TRY_VOID(co_await throttle_->measure(within(limits::qmp_timeout)));
-        CO_TRY(auto const now, co_await mirror_->copy_until_near(Deadline::never(token)));
-        bool slower = false;
-        if (!now.converging && options_.throttle) {
-            CO_TRY(slower, co_await throttle_->step(within(limits::qmp_timeout)));
-            // From now on each round that does not shrink it is answered.
-            mirror_->set_stagnant_rounds(1);
-        }
-        note_step(now);
-        if (now.near) co_return Result<>{};
-        if (slower) continue;
-        if (!now.converging && stagnations >= stagnations_max) {
-            auto const slowed = throttle_->bytes_per_second();
-            co_return fail(
-                Errc::refused,
-                "the guest writes {:.1f} MB/s{} and the destination takes {:.1f} MB/s: the "
-                "pause would be {} ms, above "
-                "--max-blackout {}; allow a longer pause or move it when it writes less",
-                static_cast<double>(now.dirty_bytes_per_second) / 1e6,
-                slowed ? ", slowed down as far as may be," : "",
-                static_cast<double>(now.rate_bytes_per_second) / 1e6, now.predicted.count(),
-                options_.max_blackout_ms);
-        }
-        ++stagnations;
-    }
-}
-
 Task<Result<>> SourceMigration::start_ram() {
     // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
     // more.
@@ -323,30 +199,6 @@ Task<Result<>> SourceMigration::fire_network() {
         description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
     }
     co_return Result<>{};
-}
-
-Task<void> SourceMigration::stop_keeping_near() {
-    near_stop_.request_stop();
-    co_await near_.join();
-    near_stop_ = std::stop_source();
-}
-
-Task<Result<>> SourceMigration::list_final() {
-    near_stop_.request_stop();  // STOP has done so, if it was seen
-    if (!mirror_) co_return Result<>{};
-    if (stop_at_) timeline_.set("listing_ms", ms_between(*stop_at_, core::Clock::now()));
-    co_return co_await mirror_->list_final(within(limits::pause_max));
-}
-
-Task<Result<>> SourceMigration::copy_final() {
-    if (!mirror_) co_return Result<>{};
-    if (stop_at_) timeline_.set("copying_ms", ms_between(*stop_at_, core::Clock::now()));
-    auto copied = co_await mirror_->copy_final(within(limits::pause_max));
-    auto const parts = mirror_->report();
-    timeline_.set("final_status_ms", static_cast<std::int64_t>(parts.final_status.count()));
-    timeline_.set("final_copy_ms", static_cast<std::int64_t>(parts.final_copy.count()));
-    timeline_.set("final_flush_ms", static_cast<std::int64_t>(parts.final_flush.count()));
-    co_return copied;
 }
 
 Task<Result<>> SourceMigration::seal_destination() {
@@ -420,35 +272,6 @@ Task<Result<>> SourceMigration::abort_destination() {
     }
     CO_TRY_VOID(co_await peer_->request("abort", {}, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
-}
-
-/// Ours, or what the record of a sidecar that died says.
-Task<Result<>> SourceMigration::remove_throttle(Deadline deadline) {
-    if (qemu_gone_) co_return Result<>{};
-    if (throttle_) co_return co_await throttle_->remove(deadline);
-    CO_TRY(auto const record, read_record(guest_.places, guest_.name));
-    co_return co_await Throttle::put_back(*guest_.client, record["throttle"], deadline);
-}
-
-Task<Result<>> SourceMigration::drop_storage() {
-    co_await stop_keeping_near();
-    Result<> dropped;
-    auto const deadline = Deadline::after(limits::rollback_timeout);
-    auto const unthrottled = co_await remove_throttle(deadline);
-    if (mirror_) {
-        dropped = co_await mirror_->drop(deadline);
-    } else if (!qemu_gone_) {
-        dropped = co_await storage::clear_leftovers(loop_, *guest_.client,
-                                                    guest_.places.run(guest_.name), deadline);
-    }
-    remove_key(key_directory());
-    if (!qemu_gone_) co_await ram_.put_back(deadline);
-    if (!qemu_gone_ && encrypted()) {
-        (void)co_await qmp::object_del(*guest_.client, key_object(epoch_),
-                                       deadline);  // refused when never added
-    }
-    if (qemu_gone_) co_return Result<>{};
-    co_return unthrottled ? dropped : unthrottled;
 }
 
 Task<Result<>> SourceMigration::drop_network() {

@@ -110,7 +110,8 @@ private:
     void remove_copy_record() const;
     bool read_copy_record();
 
-    // The ports: source_actions.cpp. Each is one action of the machine.
+    // The ports: source_actions.cpp, and for the disks source_storage.cpp. Each is one action of
+    // the machine.
     Outcome<> check();
     Outcome<> record(std::string what, std::string outcome);
     Outcome<> record_begin();

@@ -23,12 +23,17 @@ void stays_and_moves_later(Held& held) {
     expect::moves(held.scene, held.scene.a());
 }
 
-void destination_sidecar_killed(std::string const& action) {
-    Held held(action);
+/// And the source, which was held, goes on.
+void kill_destination_sidecar(Held& held) {
     auto const destination = held.scene.guest_sidecar(held.scene.b());
     REQUIRE(destination);
     kill_process(destination->pid);
     signal_process(held.source, SIGCONT);
+}
+
+void destination_sidecar_killed(std::string const& action) {
+    Held held(action);
+    kill_destination_sidecar(held);
     auto const ended = Scene::finish(held.migration);
     INFO(ended.text());
     CHECK(ended.exit_status == 1);
@@ -91,10 +96,7 @@ TEST_CASE("faults: the source's sidecar is killed while QEMU switches over", "[v
 }
 TEST_CASE("faults: the destination's sidecar is killed while copying", "[vm][fault]") {
     Held held("copy_disks");
-    auto const destination = held.scene.guest_sidecar(held.scene.b());
-    REQUIRE(destination);
-    kill_process(destination->pid);
-    signal_process(held.source, SIGCONT);
+    kill_destination_sidecar(held);
     // `serve` starts another, which offers the disks again; the copy goes on.
     auto const ended = Scene::finish(held.migration);
     INFO(ended.text());
