@@ -85,6 +85,16 @@ Runner::Runner() {
     loop_ = std::move(*loop);
 }
 
+Server::~Server() {
+    constexpr lab::Milliseconds patience = 2s;  // one that hangs is killed after that
+    try {
+        if (!daemon_.running()) return;
+        daemon_.signal(SIGTERM);
+        (void)daemon_.wait(patience);
+    } catch (lab::Failure const&) {  // it ended at this very moment
+    }
+}
+
 Server Server::nbdkit(Directory const& directory, std::vector<std::string> arguments) {
     auto const socket = directory.path("nbdkit-" + lab::unique_suffix());
     std::vector<std::string> argv{"nbdkit", "-f", "--exit-with-parent", "-U", socket};

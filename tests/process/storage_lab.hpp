@@ -64,6 +64,10 @@ private:
 /// An NBD server on a unix socket in `directory`; ready when made.
 class Server {
 public:
+    Server(Server&&) = default;
+    Server& operator=(Server&&) = default;
+    /// Asked to end first: a killed nbdkit leaves what its eval plugin has made in /tmp.
+    ~Server();
     static Server nbdkit(Directory const& directory, std::vector<std::string> arguments);
     /// nbdkit on a port of 127.0.0.1, as the mirror wants its destination. `wrapper` goes before
     /// it and must end in an exec of what follows.
