@@ -247,8 +247,19 @@ void preparing(Turn& turn, Event const& event) {
     }
 }
 
+/// QEMU died while the disks were copied into it: they are still there, and the source copies what
+/// died with it again. Not once RAM has begun to come: then it dies with QEMU.
+[[nodiscard]] bool only_qemu_is_lost(Turn const& turn, Event const& event) {
+    return turn.state.phase == Phase::prepared && event.kind == Kind::qemu_gone &&
+           event.qemu == Qemu::waiting && !turn.busy(Action::seal) && !turn.state.exports_gone;
+}
+
 /// prepared and sealed: obeys whatever comes.
 void waiting(Turn& turn, Event const& event) {
+    if (only_qemu_is_lost(turn, event)) {
+        turn.state.phase = Phase::bereft;
+        return;
+    }
     if (gives_up(event)) {
         abort(turn);
         return;
@@ -266,6 +277,18 @@ void waiting(Turn& turn, Event const& event) {
         turn.reply(Asked::seal, Action::reply_refused);
     } else if (turn.state.asked == Asked::seal) {
         turn.ask_once(Action::seal);
+    }
+}
+
+/// A source that copies asks for `prepare` again; one that asks for anything else is further.
+void bereft(Turn& turn, Event const& event) {
+    if (event.kind == Kind::prepare_requested) {
+        turn.state.qemu_gone = false;
+        turn.state.phase = Phase::preparing;
+        turn.ask(Action::prepare);
+    } else if (gives_up(event) || event.kind == Kind::seal_requested ||
+               event.kind == Kind::commit_received) {
+        abort(turn);
     }
 }
 
@@ -336,6 +359,9 @@ Step step(State const& state, Event const& event) {
         case Phase::prepared:
         case Phase::sealed:
             waiting(turn, event);
+            break;
+        case Phase::bereft:
+            bereft(turn, event);
             break;
         case Phase::owning:
             owning(turn, event);

@@ -17,6 +17,7 @@ enum class Phase : std::uint8_t {
     idle,      ///< Nothing asked for.
     preparing, ///< Disks, QEMU, exports and movers are being made.
     prepared,  ///< Data flows into the exports; QEMU waits.
+    bereft,    ///< As prepared, but QEMU has died before any RAM came: the source may ask anew.
     sealed,    ///< Exports gone, disks flushed: nobody can write but the guest to come.
     owning,    ///< COMMIT received: seal if need be, OWNER, `cont`.
     running,   ///< The guest runs here: acknowledged, announced, recorded.
@@ -27,12 +28,13 @@ enum class Phase : std::uint8_t {
 /// What the machine asks of the driver; the same contract as source::Action. A reply_* ends `ok`
 /// when it was handed to the channel and anything else when there is none: the source asks again.
 enum class Action : std::uint8_t {
-    /// Write down what will be made, then disks, QEMU `-S -incoming defer`, exports, movers.
+    /// Write down what will be made, then disks, QEMU `-S -incoming defer`, exports, movers. Of
+    /// these only what is not there yet.
     prepare,
     reply_prepared,
-    seal,             ///< Flush, delete the exports, wait for every BLOCK_EXPORT_DELETED.
+    seal,  ///< Flush, delete the exports, wait for every BLOCK_EXPORT_DELETED.
     reply_sealed,
-    record_owner,     ///< Durable OWNER.
+    record_owner,  ///< Durable OWNER.
     start_guest,  ///< Inject caught frames, `cont`; ok only when query-status says `running`.
     reply_ack,
     announce_network,  ///< Gratuitous ARP, unsolicited NA, RARP from here.
@@ -73,7 +75,8 @@ struct Event {
         commit_received,  ///< From the source; may be repeated.
         abort_requested,  ///< From the source; may be repeated.
         qemu_loaded,  ///< Its MIGRATION `completed`.
-        qemu_gone,  ///< Its process ended (load error, kill).
+        /// Its process ended (load error, kill); `qemu`: waiting when no RAM had begun to come.
+        qemu_gone,
         peer_lost,  ///< Channel closed or heartbeat missed: changes nothing by itself.
         peer_back,  ///< Channel authenticated again: changes nothing, the source asks.
         peer_silent_too_long,  ///< peer_lost for longer than the destination's patience.
@@ -95,7 +98,11 @@ struct Event {
 [[nodiscard]] constexpr Event restarted(Record record, Qemu qemu) {
     return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu};
 }
-/// An event that carries nothing: every kind but the two above.
+/// QEMU's process ended, having been `last`.
+[[nodiscard]] constexpr Event qemu_gone(Qemu last) {
+    return {.kind = Event::Kind::qemu_gone, .qemu = last};
+}
+/// An event that carries nothing: every kind but the three above.
 [[nodiscard]] constexpr Event event(Event::Kind kind) { return {.kind = kind}; }
 
 /// What the source waits to hear; decides which reply follows an abort.

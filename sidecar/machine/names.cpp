@@ -352,6 +352,8 @@ std::string_view name(Phase phase) {
             return "preparing";
         case Phase::prepared:
             return "prepared";
+        case Phase::bereft:
+            return "bereft";
         case Phase::sealed:
             return "sealed";
         case Phase::owning:

@@ -53,6 +53,7 @@ std::vector<dst::Event> destination_events() {
          kind <= static_cast<unsigned>(Kind::peer_silent_too_long); ++kind) {
         events.push_back(dst::event(static_cast<Kind>(kind)));
     }
+    events.push_back(dst::qemu_gone(dst::Qemu::waiting));
     for (unsigned action = 0; action < dst::action_count; ++action) {
         for (Ending ending : endings) {
             events.push_back(dst::action_ended(static_cast<dst::Action>(action), ending));

@@ -40,6 +40,16 @@ void destination_moves(Moves& moves); // world_destination.cpp
 void source_qemu_moves(Moves& moves);      // world_source.cpp
 void destination_qemu_moves(Moves& moves); // world_destination.cpp
 
+[[nodiscard]] inline bool ended(DestinationQemu qemu) {
+    return qemu == DestinationQemu::gone || qemu == DestinationQemu::gone_waiting;
+}
+
+/// It is there, and its guest has not run.
+[[nodiscard]] inline bool takes_blocks(DestinationQemu qemu) {
+    return qemu == DestinationQemu::waiting || qemu == DestinationQemu::receiving ||
+           qemu == DestinationQemu::loaded;
+}
+
 /// The destination's QEMU ends, by a kill or by `destroy`: its exports end with it.
 void end_destination_qemu(World& world, DestinationQemu end);
 

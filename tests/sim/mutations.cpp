@@ -10,7 +10,7 @@ using namespace sim;
 namespace {
 
 /// Well beyond the deepest of the traces below.
-constexpr std::size_t states_max = 10'000'000;
+constexpr std::size_t states_max = 20'000'000;
 
 void must_be_caught(Mutation mutation) {
     Report const two_run = explore(mutation, Check::one_guest, states_max);

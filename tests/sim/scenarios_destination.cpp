@@ -66,6 +66,41 @@ TEST_CASE("COMMIT: OWNER, then the guest, then the answer and the announcement",
     CHECK(scene.tell(Kind::commit_received) == Actions{Action::reply_ack}); // asked again
 }
 
+TEST_CASE("a QEMU that died while the disks were copied is started anew when the source asks",
+          "[sim][destination]") {
+    Scene scene = prepared();
+    CHECK(scene.tell(qemu_gone(Qemu::waiting)).empty());
+    CHECK(scene.state.phase == Phase::bereft);
+    SECTION("and the copy goes on") {
+        CHECK(scene.tell(Kind::prepare_requested) == Actions{Action::prepare});
+        CHECK(scene.ok(Action::prepare) == Actions{Action::reply_prepared});
+        CHECK(scene.state.phase == Phase::prepared);
+        CHECK_FALSE(scene.state.qemu_gone);
+    }
+    SECTION("and dies again before it is prepared") {
+        CHECK(scene.tell(Kind::prepare_requested) == Actions{Action::prepare});
+        CHECK(scene.tell(qemu_gone(Qemu::waiting)) == Actions{Action::record_aborted});
+    }
+    SECTION("but COMMIT, a seal, an abort or silence end in ABORTED") {
+        auto const kind = GENERATE(Kind::commit_received, Kind::seal_requested,
+                                   Kind::abort_requested, Kind::peer_silent_too_long);
+        CHECK(scene.tell(kind) == Actions{Action::record_aborted});
+        CHECK(scene.state.phase == Phase::aborting);
+    }
+}
+
+TEST_CASE("a QEMU that died with RAM in it takes the migration with it", "[sim][destination]") {
+    Scene scene = prepared();
+    SECTION("received in part") {
+        CHECK(scene.tell(Kind::qemu_gone) == Actions{Action::record_aborted});
+    }
+    SECTION("while its disks are sealed") {
+        CHECK(scene.tell(Kind::seal_requested) == Actions{Action::seal});
+        CHECK(scene.tell(qemu_gone(Qemu::waiting)) == Actions{Action::record_aborted});
+    }
+    CHECK(scene.state.phase == Phase::aborting);
+}
+
 TEST_CASE("COMMIT before the stream is loaded waits, and closes what is still open",
           "[sim][destination]") {
     Scene scene = prepared();

@@ -59,7 +59,7 @@ void each_field(N& node, Visit visit) {
     visit(s.commit_unknown, 1), visit(s.void_commit, 1), visit(s.guest_ran, 1);
     visit(s.qemu_gone, 1), visit(s.tombstoned, 1);
     auto& d = node.destination;
-    visit(d.phase, 3), visit(d.record, 3), visit(d.in_flight, dst::action_count);
+    visit(d.phase, 4), visit(d.record, 3), visit(d.in_flight, dst::action_count);
     visit(d.asked, 3), visit(d.loaded, 1), visit(d.exports_gone, 1), visit(d.qemu_gone, 1);
     visit(d.owner_unknown, 1), visit(d.destroyed, 1), visit(d.announced, 1);
     auto& w = node.world;
@@ -96,7 +96,7 @@ void from_bits(EnumSet<E>& value, std::uint64_t bits) {
 }
 
 /// In the order of Move.
-constexpr std::array<std::string_view, 35> move_names{
+constexpr std::array<std::string_view, 36> move_names{
     "operator: migrate",
     "operator: cancel",
     "the pause limit is exceeded",
@@ -125,6 +125,7 @@ constexpr std::array<std::string_view, 35> move_names{
     "kill -9 source sidecar",
     "source sidecar starts",
     "source sidecar starts, and goes on copying",
+    "source sidecar: the disks are lost, prepare again",
     "kill -9 destination sidecar",
     "destination sidecar starts",
     "the dead sidecar's COMMIT reaches the disk",
@@ -137,8 +138,8 @@ static_assert(move_names.size() == static_cast<std::size_t>(Move::host_starts_gu
 
 constexpr std::array<std::string_view, 7> source_qemu_names{
     "running", "migrating", "stopping", "pre_switchover", "device", "postmigrate", "gone"};
-constexpr std::array<std::string_view, 5> destination_qemu_names{"none", "waiting", "loaded",
-                                                                 "running", "gone"};
+constexpr std::array<std::string_view, 7> destination_qemu_names{
+    "none", "waiting", "receiving", "loaded", "running", "gone", "gone_waiting"};
 constexpr std::array<std::string_view, 4> request_names{"prepare", "seal", "commit", "abort"};
 constexpr std::array<std::string_view, 5> reply_names{"prepared", "sealed", "ack", "aborted",
                                                       "refused"};

@@ -36,7 +36,15 @@ enum class SourceQemu : std::uint8_t {
 };
 
 /// The destination's QEMU, started with `-S`. Only in `running` its guest executes.
-enum class DestinationQemu : std::uint8_t { none, waiting, loaded, running, gone };
+enum class DestinationQemu : std::uint8_t {
+    none,
+    waiting,
+    receiving,  ///< RAM has begun to come.
+    loaded,
+    running,
+    gone,
+    gone_waiting,  ///< Gone, and it had not told of any RAM.
+};
 
 /// What the source asks of the destination, and what it may hear.
 enum class Request : std::uint8_t { prepare, seal, commit, abort };
@@ -124,6 +132,7 @@ enum class Move : std::uint8_t {
     source_sidecar_dies,
     source_sidecar_starts,
     source_sidecar_resumes,
+    source_asks_anew,
     destination_sidecar_dies,
     destination_sidecar_starts,
     late_write_lands,

@@ -36,7 +36,9 @@ ReplyOf reply_of(Action action) {
 }
 
 bool prepare_takes_effect(World& world) {
-    if (world.destination_qemu != DestinationQemu::none) {
+    bool const anew =
+        world.destination_qemu == DestinationQemu::gone_waiting && world.destination_made;
+    if (world.destination_qemu != DestinationQemu::none && !anew) {
         return false;
     }
     world.destination_made = true;
@@ -48,8 +50,7 @@ bool prepare_takes_effect(World& world) {
 
 bool seal_takes_effect(World& world) {
     world.destination_exports = false;
-    return world.destination_qemu == DestinationQemu::waiting ||
-           world.destination_qemu == DestinationQemu::loaded;
+    return takes_blocks(world.destination_qemu);
 }
 
 bool start_takes_effect(World& world) {
@@ -199,6 +200,7 @@ void patience_moves(Moves& moves) {
 dst::Qemu qemu_found(DestinationQemu qemu) {
     switch (qemu) {
         case DestinationQemu::waiting:
+        case DestinationQemu::receiving:
             return dst::Qemu::waiting;
         case DestinationQemu::loaded:
             return dst::Qemu::loaded;
@@ -206,6 +208,7 @@ dst::Qemu qemu_found(DestinationQemu qemu) {
             return dst::Qemu::running;
         case DestinationQemu::none:
         case DestinationQemu::gone:
+        case DestinationQemu::gone_waiting:
             return dst::Qemu::gone;
     }
     return dst::Qemu::gone;
@@ -235,6 +238,22 @@ void end_destination_qemu(World& world, DestinationQemu end) {
     world.destination_exports = false;
 }
 
+/// How QEMU died matters to a machine that may still have it started anew: else there would be two
+/// Nodes for one thing.
+static void forget_what_it_waited_for(Node& node) {
+    dst::Phase const phase = node.destination.phase;
+    bool const matters = phase == dst::Phase::idle || phase == dst::Phase::preparing ||
+                         phase == dst::Phase::prepared || phase == dst::Phase::bereft;
+    World& world = node.world;
+    if (matters || world.destination_qemu != DestinationQemu::gone_waiting) {
+        return;
+    }
+    if (world.destination_told == world.destination_qemu) {
+        world.destination_told = DestinationQemu::gone;
+    }
+    world.destination_qemu = DestinationQemu::gone;
+}
+
 void tell_destination(Node& node, dst::Event const& event, Mutation mutation) {
     bool const takes_loaded_for_commit =
         mutation == Mutation::destination_starts_on_loaded && event.kind == Kind::qemu_loaded;
@@ -243,6 +262,7 @@ void tell_destination(Node& node, dst::Event const& event, Mutation mutation) {
         step = dst::step(step.state, dst::event(Kind::commit_received));
     }
     node.destination = step.state;
+    forget_what_it_waited_for(node);
     for (Action action : step.actions) {
         if (ReplyOf const found = reply_of(action); found.is_reply) {
             node.world.replies.insert(found.reply);  // handed over at once; the wire may lose it
@@ -269,23 +289,37 @@ void destination_moves(Moves& moves) {
 void destination_qemu_moves(Moves& moves) {
     World const& world = moves.from.world;
     DestinationQemu const qemu = world.destination_qemu;
-    if (qemu == DestinationQemu::waiting && world.source_qemu == SourceQemu::device) {
+    bool const receiving = qemu == DestinationQemu::receiving;
+    if (receiving && world.source_qemu == SourceQemu::device) {
         moves.add(Nature::healthy, {.move = Move::destination_qemu_loads}).world.destination_qemu =
             moves.mutation == Mutation::destination_without_S ? DestinationQemu::running
                                                               : DestinationQemu::loaded;
     }
-    if (qemu != DestinationQemu::none && qemu != DestinationQemu::gone) {
-        end_destination_qemu(
-            moves.add(Nature::fault, {.move = Move::destination_qemu_killed}).world,
-            DestinationQemu::gone);
+    if (qemu != DestinationQemu::none && !ended(qemu)) {
+        auto const killed = [&](DestinationQemu end) {
+            end_destination_qemu(
+                moves.add(Nature::fault, {.move = Move::destination_qemu_killed}).world, end);
+        };
+        // It says that RAM comes only a moment after the source has begun to send it.
+        bool const untold = receiving && world.source_qemu == SourceQemu::migrating;
+        bool const waiting = moves.from.destination.phase == dst::Phase::prepared &&
+                             (qemu == DestinationQemu::waiting || untold);
+        if (waiting) {
+            killed(DestinationQemu::gone_waiting);
+        }
+        if (!waiting || untold) {
+            killed(DestinationQemu::gone);
+        }
     }
     if (!world.destination_up || qemu == world.destination_told) {
         return;
     }
     Node& next = moves.add(Nature::healthy, {.move = Move::destination_told});
     next.world.destination_told = qemu;
-    if (qemu == DestinationQemu::gone) {
-        tell_destination(next, dst::event(Kind::qemu_gone), moves.mutation);
+    if (ended(qemu)) {
+        bool const waited = qemu == DestinationQemu::gone_waiting;
+        tell_destination(next, dst::qemu_gone(waited ? dst::Qemu::waiting : dst::Qemu::gone),
+                         moves.mutation);
     } else if (qemu == DestinationQemu::loaded) {
         tell_destination(next, dst::event(Kind::qemu_loaded), moves.mutation);
     }

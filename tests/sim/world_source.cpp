@@ -59,6 +59,7 @@ bool qmp_takes_effect(World& world, Action action) {
                 world.destination_qemu != DestinationQemu::waiting) {
                 return false;
             }
+            world.destination_qemu = DestinationQemu::receiving;
             world.source_qemu = SourceQemu::migrating;
             world.source_told = SourceQemu::migrating; // so that a failure is heard of as one
             return true;
@@ -90,9 +91,7 @@ bool qmp_takes_effect(World& world, Action action) {
 
 /// Copies need a destination to write to; the last one also a guest that holds still.
 bool copy_takes_effect(World& world, Action action) {
-    bool const writable =
-        world.destination_exports && (world.destination_qemu == DestinationQemu::waiting ||
-                                      world.destination_qemu == DestinationQemu::loaded);
+    bool const writable = world.destination_exports && takes_blocks(world.destination_qemu);
     if (action == Action::copy_disks) {
         return writable && executes(world.source_qemu);
     }
@@ -549,7 +548,14 @@ void source_moves(Moves& moves) {
         }
     }
     reply_moves(moves);
-    if (moves.from.world.source_up) {
+    // Within copy_disks, whose connections to the destination's disks are dead.
+    World const& world = moves.from.world;
+    if (moves.from.source.in_flight.contains(Action::copy_disks) && ended(world.destination_qemu) &&
+        !world.requests.contains(Request::prepare)) {
+        moves.add(Nature::fault, {.move = Move::source_asks_anew})
+            .world.requests.insert(Request::prepare);
+    }
+    if (world.source_up) {
         operator_moves(moves);
     }
     sidecar_moves(moves);
@@ -564,14 +570,15 @@ void source_qemu_moves(Moves& moves) {
         moves.add(Nature::healthy, {.move = Move::source_qemu_steps, .what = code(next)})
             .world.source_qemu = next;
     };
-    bool const peer_alive = peer == DestinationQemu::waiting || peer == DestinationQemu::loaded ||
+    // Of a QEMU that was started anew it knows nothing.
+    bool const peer_alive = peer == DestinationQemu::receiving || peer == DestinationQemu::loaded ||
                             peer == DestinationQemu::running;
     bool const notices = qemu != SourceQemu::pre_switchover;  // it waits there without looking
     if (qemu == SourceQemu::migrating && peer_alive) {
         becomes(SourceQemu::stopping);
     } else if (qemu == SourceQemu::stopping && peer_alive) {
         becomes(SourceQemu::pre_switchover);
-    } else if (qemu == SourceQemu::device && peer_alive && peer != DestinationQemu::waiting) {
+    } else if (qemu == SourceQemu::device && peer_alive && peer != DestinationQemu::receiving) {
         becomes(SourceQemu::postmigrate);
     }
     if (migration_active(qemu)) {
