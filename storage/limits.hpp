@@ -59,6 +59,9 @@ inline constexpr std::size_t disks_max = 64;
 inline constexpr std::size_t epoch_characters_max = 64;
 /// Rounds before copy_until_near() gives its verdict, however it goes.
 inline constexpr unsigned rounds_max = 64;
+/// How often what the bulk pass has copied is flushed, where it would else be lost with the
+/// destination's QEMU: so much may have to be copied twice.
+inline constexpr seconds bulk_flush_interval{5};
 /// A round "shrank" when its delta is at most this share of the one before, in percent.
 inline constexpr std::uint64_t shrink_percent = 80;
 /// Rounds in a row that did not shrink before the delta is called not converging.
@@ -152,9 +155,7 @@ inline constexpr unsigned newborn_attempts_max = 8;
 inline constexpr seconds newborn_answer_iothread{10};
 /// A clean goodbye of one NBD connection; then it is closed without.
 inline constexpr milliseconds disconnect{500};
-/// How long the copy waits for a destination whose connections were cut; as long as the sidecar
-/// waits for its peer. Between tries:
-inline constexpr seconds link_patience{30};
+/// Between tries to reach a destination whose connections were cut.
 inline constexpr milliseconds link_retry_min{50};
 inline constexpr milliseconds link_retry_max{1000};
 /// TCP_USER_TIMEOUT of connections to the destination: unacknowledged this long, the link counts as

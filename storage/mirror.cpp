@@ -50,7 +50,8 @@ Mirror::Implementation::Implementation(core::Loop& loop_, qmp::Client& client_,
               limits::in_flight_requests_max),
       pace(loop_),
       no_round_copies(loop_),
-      verification(loop_) {
+      verification(loop_),
+      generation(options.generation) {
     no_round_copies.set();
     pace.set(options.bandwidth_bytes_per_second);
     for (auto& disk : disks_) disks.push_back(std::make_unique<MirrorDisk>(loop_, std::move(disk)));
@@ -147,22 +148,27 @@ void Mirror::Implementation::go_on(unsigned round) {
     for (std::size_t i = 0; i < disks.size(); ++i) {
         MirrorDisk& one = *disks[i];
         auto const& before = options.resume->disks[i];
-        one.report.resumed_at_bytes = before.offset;
+        bool const lost =
+            one.disk.format != "raw" && options.generation != options.resume->generation;
+        auto const offset = lost ? before.flushed_offset : before.offset;
+        one.report.resumed_at_bytes = offset;
+        one.bulk_flushed_offset = before.flushed_offset;
         one.counters.data_bytes = before.copied_bytes;
-        one.counters.zero_bytes = before.offset - std::min(before.offset, before.copied_bytes);
+        one.counters.zero_bytes = offset - std::min(offset, before.copied_bytes);
         one.report.copied_bytes = before.copied_bytes;
-        one.bulk_done = before.done;
-        if (before.done) {
+        one.bulk_done = before.done && !lost;
+        if (one.bulk_done) {
             one.report.rounds.push_back(
                 {before.copied_bytes, before.copied_bytes, 0, core::milliseconds(0)});
         }
         core::log::info("storage: disk={} goes on at {} MiB with bitmap {}", one.disk.name,
-                        before.offset >> 20, exports.bitmap_name(round));
+                        offset >> 20, exports.bitmap_name(round));
     }
 }
 
 BulkProgress Mirror::Implementation::bulk_progress(MirrorDisk const& one) const {
-    BulkProgress now{one.bulk_done, one.report.resumed_at_bytes, one.counters.data_bytes};
+    BulkProgress now{one.bulk_done, one.report.resumed_at_bytes, one.bulk_flushed_offset,
+                     one.counters.data_bytes};
     if (one.bulk_done) now.offset = one.report.virtual_bytes;
     if (!one.bulk) return now;
     now.offset = one.bulk->position();
@@ -428,7 +434,7 @@ void Mirror::set_max_blackout(core::milliseconds max_blackout) {
 std::optional<CopyProgress> Mirror::copy_progress() const {
     auto const& mirror = *implementation_;
     if (mirror.rounds.empty()) return {};
-    CopyProgress now{mirror.rounds.front(), {}};
+    CopyProgress now{mirror.rounds.front(), mirror.generation, {}};
     for (auto const& one : mirror.disks) {
         // They go from one bitmap's account to `deferred` in the moment that bitmap is given up: a
         // note that names it is void from then on.
@@ -437,6 +443,8 @@ std::optional<CopyProgress> Mirror::copy_progress() const {
     }
     return now;
 }
+
+bool Mirror::link_lost() const { return implementation_->link_lost.has_value(); }
 
 Progress Mirror::progress() const { return implementation_->progress(); }
 

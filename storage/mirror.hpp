@@ -32,6 +32,9 @@ namespace storage {
 
 class BlockTable;
 
+/// As long as the sidecar waits for its peer.
+constexpr core::milliseconds default_link_patience{30'000};
+
 /// One disk of the guest.
 struct Disk {
     std::string name;  ///< For people: "drive0".
@@ -55,14 +58,24 @@ struct Destination {
 /// must know to go on beside the bitmaps, which QEMU keeps.
 struct BulkProgress {
     bool done = false;
-    std::uint64_t offset = 0;  ///< Everything before it is acknowledged by the destination.
+    std::uint64_t offset = 0;  ///< Everything before it is acknowledged by the destination,
+    std::uint64_t flushed_offset = 0;  ///< and before this one outlives its QEMU.
     std::uint64_t copied_bytes = 0;  ///< For the report: data that has travelled.
 };
 
 /// Of all disks, and which bitmap holds what they owe beside.
 struct CopyProgress {
     unsigned round = 0;
+    unsigned generation = 0;  ///< Of the destination's QEMU that took it; see Renewed.
     std::vector<BulkProgress> disks;
+};
+
+/// The destination's disks, offered anew.
+struct Renewed {
+    std::string port = {};  ///< Empty: the one it was.
+    /// Of its QEMU, counted: one that was started again has lost what its predecessor had not
+    /// flushed, but for raw images, which the kernel keeps.
+    unsigned generation = 0;
 };
 
 struct MirrorOptions {
@@ -78,7 +91,10 @@ struct MirrorOptions {
                                ///< default.
     /// Asks the destination for Target::renew() after its connections were cut. Empty: a cut ends
     /// the copy.
-    std::function<core::Task<core::Result<>>(core::Deadline)> renew;
+    std::function<core::Task<core::Result<Renewed>>(core::Deadline)> renew;
+    unsigned generation = 0;  ///< Of the destination's QEMU when prepare() is called.
+    /// How long the copy waits for a destination whose connections were cut.
+    core::milliseconds link_patience = default_link_patience;
     /// Of an earlier Mirror of this epoch: prepare() then goes on with the bitmap it names, and
     /// begins anew when that is not the oldest there is any more. The destination must have been
     /// made to forget the earlier one's connections (Target::renew). None: a new copy.
@@ -198,7 +214,8 @@ public:
     /// The bulk pass, then rounds until the delta fits max_blackout, or stops shrinking: then it
     /// returns too, with `converging` false, and the caller decides (call it again, stop anyway,
     /// give up). An error of the destination says which disk and what to do. Connections that are
-    /// cut are made anew for up to limits::link_patience, and the copy goes on where it was.
+    /// cut are made anew for up to link_patience, and the copy goes on where it was. When that is
+    /// over it fails with link_lost(); called again, it goes on all the same.
     /// With MirrorOptions::hash, everything is verified once it is near, and then rounds follow
     /// until it is near again; a difference is an error (io) that names the disk and the byte.
     core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
@@ -222,6 +239,8 @@ public:
     [[nodiscard]] std::optional<core::Error> const& broken() const;
     /// As last measured; keep_near() keeps it fresh.
     [[nodiscard]] Nearness nearness() const;
+    /// The copy failed because the destination did not come back in time.
+    [[nodiscard]] bool link_lost() const;
 
     /// At pre-switchover, after keep_near()'s `stop` was triggered; it need not have ended, because
     /// commands to QEMU may take their time: reads the last bitmaps. QEMU

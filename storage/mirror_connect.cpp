@@ -104,8 +104,9 @@ Task<Result<>> Mirror::Implementation::regain(core::Error lost, Deadline deadlin
         co_return std::unexpected(std::move(lost));
     }
     core::log::warning("storage: {}; connecting again", lost.sentence());
-    auto const until = deadline.sooner(limits::link_patience);
+    auto const until = deadline.sooner(options.link_patience);
     regaining = true;
+    link_lost.reset();
     auto pause = limits::link_retry_min;
     Result<> opened;
     for (;;) {
@@ -115,7 +116,10 @@ Task<Result<>> Mirror::Implementation::regain(core::Error lost, Deadline deadlin
         pause = std::min(pause * 2, limits::link_retry_max);
     }
     regaining = false;
-    if (!opened) co_return std::unexpected(std::move(lost));
+    if (!opened) {
+        if (!deadline.stopped()) link_lost = lost;
+        co_return std::unexpected(std::move(lost));
+    }
     ++cuts;
     core::log::info("storage: connected to the destination again");
     co_return Result<>{};
@@ -128,10 +132,25 @@ Task<Result<>> Mirror::Implementation::reopen_targets(Deadline deadline) {
         co_await one->target.close();
     }
     auto const limit = deadline.sooner(limits::connect);
-    CO_TRY_VOID(co_await options.renew(limit));
+    CO_TRY(auto renewed, co_await options.renew(limit));
+    if (!renewed.port.empty()) destination.port = std::move(renewed.port);
+    if (std::exchange(generation, renewed.generation) != renewed.generation) forget_unflushed();
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_target(i, limit));
     co_return co_await together(loop, std::move(tasks));
+}
+
+/// Another QEMU serves the destination's disks: what the one before had acknowledged and not
+/// written is lost. What rounds copied is still owed by their older bitmap, or was flushed.
+void Mirror::Implementation::forget_unflushed() {
+    if (bulk_done) return;
+    for (auto const& one : disks) {
+        if (one->disk.format == "raw" || (!one->bulk && !one->bulk_done)) continue;
+        core::log::info("storage: disk={} is copied again from {} MiB, which was flushed",
+                        one->disk.name, one->bulk_flushed_offset >> 20);
+        if (std::exchange(one->bulk_done, false)) one->report.rounds.pop_back();
+        one->bulk.emplace(one->source, one->target, one->bulk_flushed_offset);
+    }
 }
 
 }  // namespace storage

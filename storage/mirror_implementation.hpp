@@ -43,6 +43,7 @@ struct MirrorDisk {
     core::Clock::time_point bulk_begun{};
     std::uint64_t bulk_left_out_bytes = 0;  ///< Of the bulk pass: dirty already.
     bool bulk_done = false;
+    std::uint64_t bulk_flushed_offset = 0;  ///< Of the bulk pass: outlives the destination's QEMU.
     std::uint64_t dirty_bytes_total = 0;  ///< What the rounds found dirty, for progress.
     DiskReport report;
 };
@@ -131,6 +132,11 @@ struct Mirror::Implementation {
     // Bulk and rounds.
     core::Task<core::Result<>> bulk(core::Deadline deadline);
     core::Task<core::Result<>> bulk_disk(std::size_t index, core::Deadline deadline);
+    core::Task<core::Result<>> copy_bulk(MirrorDisk& one, FreshScan& scan, Copier& copier,
+                                         core::Deadline deadline);
+    core::Task<core::Result<>> flush_bulk(MirrorDisk& one, std::stop_token copied,
+                                          core::Deadline deadline);
+    void forget_unflushed();
     core::Task<core::Result<>> regain(core::Error lost, core::Deadline deadline);
     core::Task<core::Result<>> reopen_targets(core::Deadline deadline);
     core::Task<core::Result<>> round(core::Deadline deadline);
@@ -218,6 +224,8 @@ struct Mirror::Implementation {
     Rates rates;
     Verification verification;
     bool regaining = false;
+    std::optional<core::Error> link_lost;  ///< The destination did not come back in time.
+    unsigned generation = 0;  ///< Of the destination's QEMU.
     unsigned cuts = 0;
     std::optional<core::Error> broken;
     std::vector<std::string> cleared;

@@ -89,6 +89,7 @@ Task<Result<>> Mirror::Implementation::bulk(Deadline deadline) {
     rates.note(after.data_bytes - before.data_bytes, whole ? after.requests - before.requests : 0,
                Clock::now() - begun);
     CO_TRY_VOID(co_await flush_targets(deadline));
+    for (auto const& one : disks) one->bulk_flushed_offset = one->report.virtual_bytes;
     bulk_done = true;
     co_return Result<>{};
 }
@@ -104,11 +105,7 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
     copier.record_in(one.disk.table.get());
     // What is left out stays owed by the first bitmap, which only a round that copied it removes.
     FreshScan scan(*one.bulk, {*one.bitmaps.front(), bitmap_context(rounds.front())}, one.counters);
-    one.copier = &copier;
-    one.fresh = &scan;
-    auto const copied = co_await copier.run(scan, deadline);
-    one.copier = nullptr;
-    one.fresh = nullptr;
+    auto const copied = co_await copy_bulk(one, scan, copier, deadline);
     one.bulk_left_out_bytes += scan.left_out_bytes();
     if (!copied) {
         one.bulk->put_back(one_after_the_other(copier.unfinished(), scan.pending()));
@@ -119,6 +116,40 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
                                  one.bulk_left_out_bytes, in_ms(Clock::now() - one.bulk_begun)});
     one.bulk_done = true;
     one.bulk.reset();
+    co_return Result<>{};
+}
+
+Task<Result<>> Mirror::Implementation::copy_bulk(MirrorDisk& one, FreshScan& scan, Copier& copier,
+                                                 Deadline deadline) {
+    one.copier = &copier;
+    one.fresh = &scan;
+    core::LinkedStop failed(deadline.token());
+    std::stop_source copied;
+    auto copy = [&](Deadline until) -> Task<Result<>> {
+        auto result = co_await copier.run(scan, until);
+        copied.request_stop();
+        co_return result;
+    };
+    std::vector<Task<Result<>>> both;
+    both.push_back(copy(Deadline(deadline.at(), failed.token())));
+    // A raw image needs none: what QEMU has acknowledged is the kernel's.
+    if (one.disk.format != "raw") {
+        both.push_back(stop_when_failed(flush_bulk(one, copied.get_token(), deadline), failed));
+    }
+    auto ended = co_await together(loop, std::move(both));
+    one.copier = nullptr;
+    one.fresh = nullptr;
+    co_return ended;
+}
+
+/// Until it is copied. Flushing at the end alone would let a QEMU that is killed take all with it.
+Task<Result<>> Mirror::Implementation::flush_bulk(MirrorDisk& one, std::stop_token copied,
+                                                  Deadline deadline) {
+    while (co_await core::sleep_for(loop, limits::bulk_flush_interval, copied)) {
+        auto const acknowledged = bulk_progress(one).offset;
+        CO_TRY_VOID(co_await flush_target(one, deadline));
+        one.bulk_flushed_offset = acknowledged;
+    }
     co_return Result<>{};
 }
 
@@ -346,6 +377,7 @@ Task<Result<>> Mirror::Implementation::measure(Deadline deadline) {
 }
 
 Task<Result<Nearness>> Mirror::Implementation::copy_until_near(Deadline deadline) {
+    if (link_lost) CO_TRY_VOID(co_await regain(core::Error(*link_lost), deadline));
     while (!bulk_done) {
         if (auto copied = co_await bulk(deadline); !copied) {
             CO_TRY_VOID(co_await regain(std::move(copied.error()), deadline));

@@ -106,9 +106,9 @@ public:
     [[nodiscard]] std::string trigger() const { return directory_.path("trigger"); }
 
 private:
-    static Task<Result<>> renewed(int& count) {
+    static Task<Result<storage::Renewed>> renewed(int& count) {
         ++count;
-        co_return Result<>{};
+        co_return storage::Renewed{};
     }
     Directory directory_;
     Runner runner_;

@@ -76,9 +76,7 @@ TEST_CASE("heat: what the bulk pass left out is still owed when its link was cut
             Pair pair(binary, "raw", 1);
             pair.write(0, fmt::format("write -P 200 {} {}", 16 * mib, 44 * mib));
             auto options = slow();
-            options.renew = [&](Deadline deadline) {
-                return pair.target().renew(std::move(deadline));
-            };
+            options.renew = [&](Deadline deadline) { return pair.renew(std::move(deadline)); };
             auto& mirror = pair.make_mirror(options);
             // Late enough that the pass has left blocks out, and before its end.
             auto const cut_late = [&]() -> Task<Result<>> {

@@ -151,18 +151,31 @@ std::map<std::string, std::string> qemus() {
 
 TestQemu::TestQemu(Runner& runner, Directory const& directory, std::string const& binary, Role role,
                    std::vector<TestDisk> const& disks, std::vector<std::string> extra)
-    : runner_(runner), daemon_([&] {
-          return start_qemu(directory, directory.path("qmp-" + lab::unique_suffix()), binary, role,
-                            disks, std::move(extra));
-      }()) {
-    // The socket is the one named in its command line.
-    auto const argv = core::command_line(daemon_.pid());
-    REQUIRE(argv);
-    std::string socket;
-    for (auto const& word : *argv) {
-        if (word.starts_with("unix:")) socket = word.substr(5, word.find(',') - 5);
-    }
-    client_ = runner_.must(qmp::Client::connect(runner_.loop(), socket, Deadline::after(limit)));
+    : runner_(runner),
+      start_(
+          [&directory, binary, role, disks, extra = std::move(extra)](std::string const& socket) {
+              return start_qemu(directory, socket, binary, role, disks, extra);
+          }),
+      directory_(directory),
+      daemon_(launch()) {
+    runner_.must(connect());
+}
+
+lab::Daemon TestQemu::launch() {
+    socket_ = directory_.path("qmp-" + lab::unique_suffix());
+    return start_(socket_);
+}
+
+Task<Result<>> TestQemu::connect() {
+    CO_TRY(client_, co_await qmp::Client::connect(runner_.loop(), socket_, Deadline::after(limit)));
+    co_return Result<>{};
+}
+
+Task<Result<>> TestQemu::kill_and_start_another() {
+    daemon_.kill();
+    co_await client_->close();
+    daemon_ = launch();
+    co_return co_await connect();
 }
 
 TestQemu::~TestQemu() {

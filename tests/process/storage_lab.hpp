@@ -120,9 +120,17 @@ public:
     void wait_for_bios();
     /// Ends QEMU by its own command, so that images are closed cleanly.
     void quit();
+    /// As kill -9 does, and then another of the same kind.
+    Task<Result<>> kill_and_start_another();
 
 private:
+    lab::Daemon launch();
+    Task<Result<>> connect();
+
     Runner& runner_;
+    std::function<lab::Daemon(std::string const& socket)> start_;
+    std::string socket_;  ///< Of QMP.
+    Directory const& directory_;
     lab::Daemon daemon_;
     std::unique_ptr<qmp::Client> client_;
 };

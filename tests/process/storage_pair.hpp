@@ -63,14 +63,27 @@ public:
             where_.psk_username = "sidecar";
             where_.psk_file = directory + "/keys.psk";
         }
-        std::vector<storage::TargetDisk> offered;
-        for (std::size_t i = 0; i < to_.size(); ++i) {
-            offered.push_back({TestQemu::node(i), fmt::format("disk{}", i)});
-        }
-        target_.emplace(runner_.loop(), destination_->client(), offered);
+        offer();
         int const port = runner_.must(target_->open("127.0.0.1", tls ? "tls0" : "", soon()));
         where_.host = "127.0.0.1";
         where_.port = fmt::format("{}", port);
+    }
+
+    /// For MirrorOptions::renew.
+    Task<Result<storage::Renewed>> renew(Deadline deadline) {
+        if (!target_) co_return core::fail(core::Errc::closed, "it is just being started again");
+        CO_TRY_VOID(co_await target_->renew(std::move(deadline)));
+        co_return storage::Renewed{where_.port, generation_};
+    }
+    /// The destination's QEMU dies; another one, with the same disks, is there a moment later.
+    Task<Result<>> replace_destination() {
+        target_.reset();
+        CO_TRY_VOID(co_await destination_->kill_and_start_another());
+        offer();
+        CO_TRY(int const port, co_await target_->open("127.0.0.1", "", soon()));
+        where_.port = fmt::format("{}", port);
+        ++generation_;
+        co_return Result<>{};
     }
 
     storage::Mirror& make_mirror(
@@ -109,8 +122,17 @@ public:
     Directory& directory() { return directory_; }
 
 private:
+    void offer() {
+        std::vector<storage::TargetDisk> offered;
+        for (std::size_t i = 0; i < to_.size(); ++i) {
+            offered.push_back({TestQemu::node(i), fmt::format("disk{}", i)});
+        }
+        target_.emplace(runner_.loop(), destination_->client(), offered);
+    }
+
     Directory directory_;
     Runner runner_;
+    unsigned generation_ = 0;
     std::vector<TestDisk> from_;
     std::vector<TestDisk> to_;
     std::optional<TestQemu> source_;

@@ -299,9 +299,7 @@ TEST_CASE("verify: connections that are cut in the middle of it are made anew",
             Pair pair(binary, "raw", 2);
             Destination destination(pair, 2);
             storage::MirrorOptions options;
-            options.renew = [&](Deadline deadline) {
-                return pair.target().renew(std::move(deadline));
-            };
+            options.renew = [&](Deadline deadline) { return pair.renew(std::move(deadline)); };
             bool done = false;
             auto& mirror = destination.make_mirror(
                 [&](std::size_t, std::vector<Extent> const&) {
