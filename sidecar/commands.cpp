@@ -216,6 +216,8 @@ void show_status(Json const& status) {
                    migration["percent"].number_or(0), migration["destination"].text_or("here"));
     }
     fmt::print("\n");
+    if (auto const waiting = status["migration"]["waiting"].text_or(""); !waiting.empty())
+        fmt::print("    {}\n", waiting);
     for (auto const& interface : status["interfaces"].elements()) {
         std::string addresses;
         for (auto const& address : interface["addresses"].elements()) {

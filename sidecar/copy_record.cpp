@@ -28,11 +28,14 @@ void SourceMigration::write_copy_record() {
     }
     Json disks = Json::array();
     for (auto const& one : progress->disks) {
-        disks.add(Json::object(
-            {{"done", one.done}, {"offset", one.offset}, {"copied_bytes", one.copied_bytes}}));
+        disks.add(Json::object({{"done", one.done},
+                                {"offset", one.offset},
+                                {"flushed_offset", one.flushed_offset},
+                                {"copied_bytes", one.copied_bytes}}));
     }
     auto text = Json::object({{"epoch", epoch_},
                               {"round", static_cast<std::int64_t>(progress->round)},
+                              {"generation", static_cast<std::int64_t>(progress->generation)},
                               {"disks", disks}})
                     .dump();
     if (text == copy_record_) return;
@@ -57,17 +60,20 @@ bool SourceMigration::read_copy_record() {
     auto const round = (*known)["round"].integer_or(-1);
     auto const disks = (*known)["disks"].elements();
     if (round < 0 || disks.empty() || disks.size() != description_.disks.size()) return false;
-    storage::CopyProgress found{static_cast<unsigned>(round), {}};
+    auto const generation = (*known)["generation"].integer_or(0);
+    storage::CopyProgress found{
+        static_cast<unsigned>(round), static_cast<unsigned>(generation), {}};
     for (std::size_t index = 0; index < disks.size(); ++index) {
         auto const offset = disks[index]["offset"].integer_or(-1);
+        auto const flushed = disks[index]["flushed_offset"].integer_or(-1);
         auto const copied = disks[index]["copied_bytes"].integer_or(-1);
         bool const sane =
-            offset >= 0 && copied >= 0 &&
+            flushed >= 0 && flushed <= offset && copied >= 0 &&
             static_cast<std::uint64_t>(offset) <= description_.disks[index].virtual_bytes;
         if (!sane) return false;
-        found.disks.push_back({disks[index]["done"].boolean_or(false),
-                               static_cast<std::uint64_t>(offset),
-                               static_cast<std::uint64_t>(copied)});
+        found.disks.push_back(
+            {disks[index]["done"].boolean_or(false), static_cast<std::uint64_t>(offset),
+             static_cast<std::uint64_t>(flushed), static_cast<std::uint64_t>(copied)});
     }
     resume_ = std::move(found);
     return true;

@@ -43,12 +43,15 @@ Result<> DestinationMigration::write_incoming() const {
                       {"images", images},
                       {"pid", guest_ ? static_cast<std::int64_t>(guest_->process.pid()) : 0},
                       {"nbd_port", nbd_port_},
+                      {"ram_port", ram_port_},
+                      {"generation", static_cast<std::int64_t>(generation_)},
                       {"qmp_socket", places_.qmp_socket(name_)}})
             .dump_pretty();
     return write_durably(incoming_path(), text + "\n");
 }
 
 Task<Result<>> DestinationMigration::prepare() {
+    if (guest_) co_return co_await prepare_again();
     CO_TRY_VOID(make_directory(places_.run(name_)));
     CO_TRY_VOID(make_directory(places_.state(name_)));
     CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description_,
@@ -60,9 +63,36 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(co_await start_qemu());
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await open_doors());
-    CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await listen_for_ram());
+    CO_TRY_VOID(write_incoming());
     co_return co_await plan_.prepare(Deadline::after(limits::prepare_timeout));
+}
+
+/// QEMU had died while the disks were copied into it; they are there, and so is the key.
+Task<Result<>> DestinationMigration::prepare_again() {
+    if (generation_ >= limits::qemu_restarts_max) {
+        co_return fail(Errc::refused, "QEMU on the destination has died {} times",
+                       limits::qemu_restarts_max + 1);
+    }
+    core::log::warning("guest={} epoch={} {}: starting it again", name_, epoch_,
+                       failure_ ? failure_->sentence() : "QEMU has died");
+    ++generation_;
+    co_await close_hasher();
+    target_.reset();
+    plan_ = netmove::Plan();
+    if (guest_->client) co_await guest_->client->close();
+    guest_->nics.clear();  // with these the taps go, and can be made again
+    if (key_.empty()) key_ = read_key(key_directory());
+    ram_begun_ = false;
+    qmp_over_.reset();
+    CO_TRY_VOID(co_await start_qemu());
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await open_doors());
+    CO_TRY_VOID(co_await listen_for_ram());
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await plan_.prepare(Deadline::after(limits::prepare_timeout)));
+    failure_.reset();
+    co_return Result<>{};
 }
 
 Task<Result<>> DestinationMigration::make_disks() {
@@ -106,8 +136,10 @@ Task<Result<>> DestinationMigration::start_qemu() {
     if (!description_.interfaces.empty()) {
         CO_TRY(auto netlink, netmove::Netlink::open());
         guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
-        CO_TRY(description_.interfaces,
-               map_interfaces(*guest_->netlink, options_.maps, description_.interfaces));
+        if (generation_ == 0) {
+            CO_TRY(description_.interfaces,
+                   map_interfaces(*guest_->netlink, options_.maps, description_.interfaces));
+        }
         CO_TRY_VOID(make_taps(numbers, descriptors, taps));
     }
     CO_TRY(auto line, map_command_line(options_.maps, description_, numbers));
@@ -196,31 +228,41 @@ Task<void> DestinationMigration::watch_qemu() {
     auto events = guest_->client->subscribe({"RESUME", "MIGRATION"});
     for (;;) {
         auto const event = co_await events.next(Deadline::never(watchers_stop_.get_token()));
-        if (!event) co_return;
+        if (!event) break;
         if (event->name == "RESUME") resumed_at_ = event->received;
         if (event->name != "MIGRATION") continue;
         auto const status = event->data["status"].text_or("");
         core::log::debug("guest={} epoch={} incoming qemu migration={}", name_, epoch_, status);
+        if (status != "setup") ram_begun_ = true;
         if (status == "completed") post(machine::destination::event(Event::Kind::qemu_loaded));
     }
+    qmp_over_.set();
 }
 
 Task<void> DestinationMigration::watch_process() {
     auto const ended = co_await core::wait_exit(loop_, guest_->process,
                                                 Deadline::never(watchers_stop_.get_token()));
     if (!ended && ended.error().code == Errc::cancelled) co_return;
+    // Its last events are still to be read: whether RAM had begun to come.
+    auto const heard = co_await qmp_over_.wait(Deadline::after(limits::qmp_timeout));
     if (!failure_) {
         auto const words = qmp::last_words(places_.run(name_) + "/qemu.log");
         failure_ = fail(Errc::closed, "QEMU on the destination has ended{}{}",
                         words.empty() ? "" : ": ", words)
                        .error();
     }
-    post(machine::destination::event(Event::Kind::qemu_gone));
+    post(machine::destination::qemu_gone(heard && !ram_begun_ ? Qemu::waiting : Qemu::gone));
 }
 
-/// The source's connections were cut. Changes nothing the machine knows of: the exports stay open.
+/// The source's connections were cut. While QEMU is there nothing changes that the machine knows
+/// of: the exports stay open.
 Task<Result<Json>> DestinationMigration::renew() {
-    if (state_.phase != machine::destination::Phase::prepared) {
+    using machine::destination::Phase;
+    if (state_.phase == Phase::bereft || state_.phase == Phase::preparing) {
+        co_return co_await ask_machine("prepare",
+                                       machine::destination::event(Event::Kind::prepare_requested));
+    }
+    if (state_.phase != Phase::prepared) {
         co_return fail(Errc::refused, "the disks cannot be offered again now: {}",
                        machine::destination::name(state_.phase));
     }
@@ -230,7 +272,7 @@ Task<Result<Json>> DestinationMigration::renew() {
     }
     CO_TRY_VOID(co_await target_->renew(Deadline::after(limits::qmp_timeout)));
     co_await close_hasher();  // its connections were cut as well
-    co_return Json::object();
+    co_return doors();
 }
 
 Task<Result<Json>> DestinationMigration::fire(Json arguments) {
@@ -405,6 +447,8 @@ Task<Result<>> DestinationMigration::find_after_restart() {
             made_images_.push_back(image.text_or(""));
         recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
         nbd_port_ = static_cast<int>(known["nbd_port"].integer_or(0));
+        ram_port_ = static_cast<int>(known["ram_port"].integer_or(0));
+        generation_ = static_cast<unsigned>(known["generation"].integer_or(0));
         auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_pid_);
         if (!joined)
             core::log::info("guest={} epoch={} {}", name_, epoch_, joined.error().sentence());
@@ -476,6 +520,8 @@ Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
         CO_TRY_VOID(co_await qmp::block_export_del(*guest_->client, one.id,
                                                    qmp::ExportRemoval::hard, deadline));
     }
+    CO_TRY(auto const migration, co_await qmp::query_migrate(*guest_->client, deadline));
+    ram_begun_ = !migration.status.empty() && migration.status != "setup";
     CO_TRY(auto const status, co_await qmp::query_status(*guest_->client, deadline));
     if (status.running) co_return Qemu::running;
     co_return status.status == "inmigrate" ? Qemu::waiting : Qemu::loaded;

@@ -50,7 +50,8 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Places places, std:
       deserted_(loop),
       actions_(loop),
       watchers_(loop),
-      hasher_turn_(loop, 1) {}
+      hasher_turn_(loop, 1),
+      qmp_over_(loop) {}
 
 DestinationMigration::~DestinationMigration() = default;
 
@@ -138,16 +139,21 @@ Result<> DestinationMigration::answer(std::string_view verbs, Result<Json> const
     return {};
 }
 
+/// Where the source finds what was prepared.
+Json DestinationMigration::doors() const {
+    Json exports = Json::array();
+    for (auto const& name : export_names_) exports.add(name);
+    return Json::object({{"nbd_port", nbd_port_},
+                         {"ram_port", ram_port_},
+                         {"exports", exports},
+                         {"generation", static_cast<std::int64_t>(generation_)}});
+}
+
 Result<> DestinationMigration::reply(Action action) {
     auto const why = failure_ ? failure_->sentence() : std::string("it had been given up");
     switch (action) {
-        case Action::reply_prepared: {
-            Json exports = Json::array();
-            for (auto const& name : export_names_) exports.add(name);
-            return answer("prepare", Json::object({{"nbd_port", nbd_port_},
-                                                   {"ram_port", ram_port_},
-                                                   {"exports", exports}}));
-        }
+        case Action::reply_prepared:
+            return answer("prepare", doors());
         case Action::reply_sealed:
             return answer("seal", Json::object({{"sealed", true}}));
         case Action::reply_ack: {
@@ -257,14 +263,25 @@ bool DestinationMigration::untouched() const {
     return peers_ == 0 && state_ == machine::destination::State{};
 }
 
+bool DestinationMigration::only_copying() const {
+    bool const disks = state_.phase == Phase::prepared || state_.phase == Phase::bereft;
+    return disks && !ram_begun_;
+}
+
+void DestinationMigration::make_way() {
+    if (peers_ > 0 || !only_copying()) return;
+    failure_ = fail(Errc::timed_out, "the source began another migration").error();
+    post(machine::destination::event(Event::Kind::peer_silent_too_long));
+}
+
 Task<void> DestinationMigration::wait_for_source(std::size_t generation) {
-    if (!co_await core::sleep_for(loop_, limits::destination_patience, watchers_stop_.get_token()))
-        co_return;
+    auto patience = limits::destination_patience;
+    if (only_copying()) patience = limits::destination_patience_copying;
+    if (!co_await core::sleep_for(loop_, patience, watchers_stop_.get_token())) co_return;
     if (generation != silence_generation_) co_return;  // it came back meanwhile
     if (!failure_) {
-        failure_ = fail(Errc::timed_out, "the source was silent for {} s",
-                        limits::destination_patience.count())
-                       .error();
+        failure_ =
+            fail(Errc::timed_out, "the source was silent for {} s", patience.count()).error();
     }
     post(machine::destination::event(Event::Kind::peer_silent_too_long));
 }

@@ -40,6 +40,9 @@ public:
     [[nodiscard]] bool owns_guest() const { return machine::destination::owns_guest(state_); }
     /// Nothing was made, asked for or recorded: a source that only checked, and left.
     [[nodiscard]] bool untouched() const;
+    /// The guest's source asks for another migration: this one, whose source has gone away while it
+    /// copied, is given up.
+    void make_way();
     [[nodiscard]] std::string const& epoch() const { return epoch_; }
     [[nodiscard]] core::Json status() const;
     /// Whether the journal says that `guest` came in and is owned here, and a killed sidecar left
@@ -75,6 +78,7 @@ private:
 
     // The ports: destination_actions.cpp
     Outcome<> prepare();
+    Outcome<> prepare_again();
     Outcome<> make_disks();
     core::Result<> make_taps(std::vector<qmp::TapDescriptors>& numbers,
                              std::vector<std::pair<int, int>>& descriptors,
@@ -92,6 +96,7 @@ private:
     Outcome<> finish();
     Outcome<core::Json> fire(core::Json arguments);
     Outcome<core::Json> renew();
+    [[nodiscard]] core::Json doors() const;
     Outcome<core::Json> hash(core::Json arguments);
     Outcome<std::shared_ptr<storage::Hasher>> open_hasher(core::Deadline deadline);
     Outcome<> make_hasher(core::Deadline deadline);
@@ -103,6 +108,7 @@ private:
     core::Result<> write_incoming() const;
     core::Task<void> watch_qemu();
     core::Task<void> watch_process();
+    [[nodiscard]] bool only_copying() const;
     core::Task<void> wait_for_source(std::size_t generation);
     core::Task<void> settle_network();
     [[nodiscard]] std::string key_directory() const {
@@ -143,6 +149,10 @@ private:
     std::shared_ptr<storage::Hasher> hasher_;  ///< From the first `hash` until the exports go.
     core::Slots hasher_turn_;  ///< One at a time opens or closes it.
     netmove::Plan plan_;
+    /// Of QEMU, counted: what an earlier one had taken and not flushed may be lost.
+    unsigned generation_ = 0;
+    bool ram_begun_ = false;  ///< To come into this QEMU.
+    core::Event qmp_over_;  ///< Everything that this QEMU has told was heard.
     int nbd_port_ = 0;
     int ram_port_ = 0;
     std::vector<std::string> export_names_;

@@ -52,10 +52,19 @@ constexpr milliseconds retry_pause_min{50};
 constexpr milliseconds retry_pause_max{2000};
 /// How often the destination is asked for one hash, when the link is cut in between.
 constexpr int hash_tries_max = 3;
-/// How long the copying phase waits for a lost peer before it gives up.
+/// How long a lost peer is waited for before RAM flows: the default of --link-patience.
 constexpr seconds peer_patience{30};
+constexpr int link_patience_most_s = 3600;
+/// A copy whose destination was not to be reached for so long waits for `migrate --resume` no
+/// longer than this; then it is undone. Its blocks stay dirty meanwhile, and the destination's
+/// disks take their room.
+constexpr seconds parked_patience{600};
 /// The destination gives up (ABORTED) when the source has been silent this long before COMMIT.
 constexpr seconds destination_patience{60};
+/// The same while only disks are copied: the source may be waiting for `migrate --resume`.
+constexpr seconds destination_patience_copying = parked_patience + destination_patience;
+/// How often a QEMU that dies while the disks are copied into it is started again.
+constexpr unsigned qemu_restarts_max = 3;
 /// What one step of the throttle takes off what a disk may write, in percent; small, because a
 /// guest is to be slowed no more than its migration needs.
 constexpr int throttle_step_percent = 25;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include "sidecar/limits.hpp"
 
 namespace sidecar {
 
@@ -184,13 +185,20 @@ struct Parser {
         migrate->add_flag("--check", chosen.check_only,
                           "Run every check on both hosts, touch nothing, stop");
         migrate->add_flag("--resume", chosen.resume,
-                          "Follow the migration that `sidecar attach` found and goes on with");
+                          "Go on with a copy that waits for its destination, or follow the "
+                          "migration that `sidecar attach` found");
         migrate->add_flag("--verify", chosen.verify,
                           "Read the disks again on both hosts before the guest leaves");
         migrate
             ->add_option("--max-blackout", chosen.max_blackout_ms,
                          "Pause aimed for, in milliseconds")
             ->check(CLI::Range(max_blackout_least_ms, max_blackout_most_ms))
+            ->capture_default_str();
+        migrate
+            ->add_option("--link-patience", chosen.link_patience_s,
+                         "Seconds to wait for a destination that is not to be reached; then the "
+                         "copy waits for --resume")
+            ->check(CLI::Range(1, limits::link_patience_most_s))
             ->capture_default_str();
         migrate->add_option("--bandwidth", bandwidth,
                             "Limit for disks and RAM together, bytes per second (100M); 0: none");
@@ -349,6 +357,7 @@ Json MigrateOptions::to_json() const {
                          {"resume", resume},
                          {"verify", verify},
                          {"max_blackout_ms", max_blackout_ms},
+                         {"link_patience_s", link_patience_s},
                          {"bandwidth", bandwidth},
                          {"throttle", throttle}});
 }
@@ -363,6 +372,8 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     made.check_only = json["check_only"].boolean_or(false);
     made.verify = json["verify"].boolean_or(false);
     made.max_blackout_ms = static_cast<int>(json["max_blackout_ms"].integer_or(300));
+    made.link_patience_s = static_cast<int>(std::clamp<std::int64_t>(
+        json["link_patience_s"].integer_or(30), 1, limits::link_patience_most_s));
     made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
     made.throttle = json["throttle"].boolean_or(true);
     return made;

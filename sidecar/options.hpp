@@ -49,6 +49,7 @@ struct MigrateOptions {
     bool resume = false;  ///< Nothing new: the migration that the guest's sidecar found.
     bool verify = false;  ///< Compare what arrived with what was sent.
     int max_blackout_ms = 300;
+    int link_patience_s = 30;  ///< A lost destination is waited for; then for `--resume`.
     std::uint64_t bandwidth = 0;  ///< Bytes per second for disks and RAM together; 0: no limit.
     bool throttle = true;  ///< A guest that writes too fast is slowed down.
     ProgressStyle progress = ProgressStyle::bar;

@@ -72,7 +72,9 @@ void ProgressView::draw(Json const& line) {
     auto const cells = static_cast<std::size_t>(percent_ / 100 * bar_cells);
     std::string text = fmt::format("\r[{}{}] {:5.1f} %", std::string(cells, '#'),
                                    std::string(bar_cells - cells, ' '), percent_);
-    if (line["verifying"].boolean_or(false) && phase == "copying") {
+    if (line["destination_lost"].boolean_or(false)) {
+        text += "  the destination is not to be reached";
+    } else if (line["verifying"].boolean_or(false) && phase == "copying") {
         text += "  verifying";
     } else if (line.has("rate_bytes_per_second") && phase == "copying") {
         text += fmt::format("  {}/s", human_bytes(line["rate_bytes_per_second"].integer_or(0)));

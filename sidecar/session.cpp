@@ -292,6 +292,7 @@ Task<Result<Json>> Session::accept_peer(Connection& from, Json arguments) {
     CO_TRY(auto const epoch, arguments.text("epoch"));
     CO_TRY_VOID(check_guest_name(epoch));
     if (destination_ && destination_->epoch() != epoch) {
+        if (!guest_) destination_->make_way();
         if (!guest_)
             co_return fail(Errc::closed, "another migration of {} into this host is just ending",
                            name_);

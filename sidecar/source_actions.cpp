@@ -128,21 +128,30 @@ Task<Result<>> SourceMigration::prepare_destination() {
     auto const arguments = Json::object({{"description", description_.to_json()}, {"key", key_}});
     CO_TRY(auto const reply,
            co_await peer_->request("prepare", arguments, within(limits::prepare_timeout)));
-    CO_TRY(auto const nbd_port, reply.integer("nbd_port"));
-    CO_TRY(auto const ram_port, reply.integer("ram_port"));
-    if (nbd_port < 0 || nbd_port > 65535 || ram_port <= 0 || ram_port > 65535) {
-        co_return fail(Errc::protocol, "the destination named the impossible ports {} and {}",
-                       nbd_port, ram_port);
+    co_return take_doors(reply);
+}
+
+/// Where the destination's QEMU is found, which `prepare` and `renew` answer.
+Result<> SourceMigration::take_doors(Json const& reply) {
+    TRY(auto const nbd_port, reply.integer("nbd_port"));
+    TRY(auto const ram_port, reply.integer("ram_port"));
+    TRY(auto const generation, reply.integer("generation"));
+    constexpr int port_max = 65535;
+    if (nbd_port < 0 || nbd_port > port_max || ram_port <= 0 || ram_port > port_max ||
+        generation < 0 || generation > limits::qemu_restarts_max) {
+        return fail(Errc::protocol, "the destination named the impossible ports {} and {}",
+                    nbd_port, ram_port);
     }
     nbd_port_ = static_cast<int>(nbd_port);
     ram_port_ = static_cast<int>(ram_port);
+    generation_ = static_cast<unsigned>(generation);
     export_names_.clear();
     for (auto const& name : reply["exports"].elements()) export_names_.push_back(name.text_or(""));
     if (export_names_.size() != description_.disks.size()) {
-        co_return fail(Errc::protocol, "the destination exports {} disks of {}",
-                       export_names_.size(), description_.disks.size());
+        return fail(Errc::protocol, "the destination exports {} disks of {}", export_names_.size(),
+                    description_.disks.size());
     }
-    co_return Result<>{};
+    return {};
 }
 
 void SourceMigration::make_plan() {

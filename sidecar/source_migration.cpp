@@ -61,7 +61,8 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       actions_(guest.loop),
       watchers_(guest.loop),
       near_(guest.loop),
-      ram_(guest) {
+      ram_(guest),
+      resumed_(guest.loop) {
     started_ = core::Clock::now();
     peer_ = std::make_unique<PeerChannel>(
         loop_, PeerChannel::Config{options_.destination, options_.tls, guest_.name, epoch_},
@@ -69,6 +70,14 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
 }
 
 SourceMigration::~SourceMigration() = default;
+
+void SourceMigration::follow(ProgressSink sink) {
+    sink_ = std::move(sink);
+    if (!std::exchange(parked_, false)) return;
+    if (peer_lost_at_) peer_lost_at_ = core::Clock::now();
+    decided_.reset();
+    resumed_.set();
+}
 
 Task<Json> SourceMigration::run(ProgressSink sink) {
     return drive(machine::source::event(Event::Kind::migrate_requested), std::move(sink));

@@ -40,8 +40,8 @@ public:
     /// The same for a migration that an earlier sidecar of this guest left behind (journal and
     /// migration.json).
     core::Task<core::Json> recover(ProgressSink sink);
-    /// Whoever asked is told from now on.
-    void follow(ProgressSink sink) { sink_ = std::move(sink); }
+    /// Whoever asked is told from now on; a copy that waits for its destination goes on.
+    void follow(ProgressSink sink);
     /// Every check on both hosts, nothing touched: the lines of what was checked, or the refusal.
     core::Task<core::Result<core::Json>> check_only();
 
@@ -57,7 +57,8 @@ public:
     /// Begun and not over: also while it is undone, settling, or in doubt.
     [[nodiscard]] bool under_way() const { return machine::source::under_way(state_); }
     /// Set when there is something to tell whoever asked for the migration: it is over, or in doubt
-    /// for so long that an operator is needed (it then still goes on trying).
+    /// for so long that an operator is needed (it then still goes on trying), or waits for
+    /// follow().
     [[nodiscard]] core::Event& decided() { return decided_; }
     [[nodiscard]] core::Json report() const;
 
@@ -121,10 +122,14 @@ private:
     [[nodiscard]] storage::MirrorOptions mirror_options();
     Outcome<> copy_disks();
     Outcome<> copy_until_near(std::stop_token token);
+    Outcome<> copy_watched();
+    Outcome<> wait_for_resume();
+    [[nodiscard]] bool peer_silent() const;
     void note_step(storage::Nearness const& now);
     core::Result<> write_record(core::Json const& throttle) const;
     Outcome<> remove_throttle(core::Deadline deadline);
-    Outcome<> renew_exports(core::Deadline deadline);
+    Outcome<storage::Renewed> renew_exports(core::Deadline deadline);
+    core::Result<> take_doors(core::Json const& reply);
     core::Result<> make_tables();
     Outcome<std::string> hash_destination(std::size_t disk, std::vector<storage::Extent> ranges,
                                           core::Deadline deadline);
@@ -185,8 +190,12 @@ private:
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
     int nbd_port_ = 0;
     int ram_port_ = 0;
+    unsigned generation_ = 0;  ///< Of the destination's QEMU.
     std::vector<std::string> export_names_;
     std::optional<core::Error> changed_;  ///< What the guest did that ends the copy.
+    bool link_down_ = false;  ///< What ended the last try to copy.
+    bool parked_ = false;  ///< Nothing is tried until `resumed_`.
+    core::Event resumed_;
     bool qemu_gone_ = false;
     bool stopped_by_others_ = false;  ///< While RAM migrated; only they may continue it.
     bool recovered_ = false;

@@ -81,13 +81,17 @@ storage::MirrorOptions SourceMigration::mirror_options() {
     }
     settings.bandwidth_bytes_per_second = options_.bandwidth;
     settings.resume = resume_;
+    settings.generation = generation_;
+    settings.link_patience = std::chrono::seconds(options_.link_patience_s);
     return settings;
 }
 
-Task<Result<>> SourceMigration::renew_exports(Deadline deadline) {
+/// The destination's QEMU may be another one by now, with other ports.
+Task<Result<storage::Renewed>> SourceMigration::renew_exports(Deadline deadline) {
     CO_TRY_VOID(co_await peer_->reached(deadline));
-    CO_TRY_VOID(co_await peer_->request("renew", {}, deadline));
-    co_return Result<>{};
+    CO_TRY(auto const reply, co_await peer_->request("renew", {}, deadline));
+    CO_TRY_VOID(take_doors(reply));
+    co_return storage::Renewed{std::to_string(nbd_port_), generation_};
 }
 
 /// Asked again when the link was cut meanwhile, unless the guest waits.
@@ -108,6 +112,38 @@ Task<Result<std::string>> SourceMigration::hash_destination(std::size_t disk,
 
 Task<Result<>> SourceMigration::copy_disks() {
     if (!mirror_) co_return Result<>{};
+    for (;;) {
+        auto copied = co_await copy_watched();
+        if (copied || !link_down_) co_return copied;
+        CO_TRY_VOID(co_await wait_for_resume());
+    }
+}
+
+/// The destination is not to be reached, and may be tomorrow: the guest runs, its bitmaps hold what
+/// it writes, and whoever asked for the migration is told.
+Task<Result<>> SourceMigration::wait_for_resume() {
+    auto const lost = fail(Errc::timed_out,
+                           "{} was not to be reached for {} s: what was copied is kept for {} "
+                           "minutes; `sidecar migrate --resume {}` goes on, `sidecar cancel {}` "
+                           "gives up (the guest runs on the source)",
+                           options_.destination, options_.link_patience_s,
+                           limits::parked_patience.count() / 60, guest_.name, guest_.name)
+                          .error();
+    core::log::warning("guest={} epoch={} {}", guest_.name, epoch_, lost.sentence());
+    failure_ = lost;
+    resumed_.reset();
+    parked_ = true;
+    decided_.set();
+    auto const resumed = co_await resumed_.wait(within(limits::parked_patience));
+    parked_ = false;
+    if (!resumed) co_return std::unexpected(resumed.error());
+    failure_.reset();
+    co_return Result<>{};
+}
+
+/// One try, until the guest changes or the destination was not to be reached for too long.
+Task<Result<>> SourceMigration::copy_watched() {
+    link_down_ = false;
     core::LinkedStop stop(actions_stop_.get_token());
     core::Scope looking(loop_);
     looking.spawn(watch_guest(stop));
@@ -115,6 +151,7 @@ Task<Result<>> SourceMigration::copy_disks() {
     stop.request_stop();
     co_await looking.join();
     if (changed_) co_return std::unexpected(*changed_);
+    link_down_ = !copied && (link_down_ || mirror_->link_lost());
     co_return copied;
 }
 

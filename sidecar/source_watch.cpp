@@ -112,8 +112,18 @@ Task<void> SourceMigration::ask_why_stopped() {
     post(machine::source::event(Event::Kind::blackout_exceeded));
 }
 
+bool SourceMigration::peer_silent() const {
+    return peer_lost_at_ &&
+           core::Clock::now() - *peer_lost_at_ > std::chrono::seconds(options_.link_patience_s);
+}
+
 Task<void> SourceMigration::watch_guest(core::LinkedStop& copying) {
     while (co_await core::sleep_for(loop_, limits::guest_look_interval, copying.token())) {
+        if (peer_silent()) {
+            link_down_ = true;
+            copying.request_stop();
+            break;
+        }
         auto same =
             co_await check_same_guest(*guest_.client, description_,
                                       core::Deadline::after(limits::qmp_timeout, copying.token()));
@@ -135,11 +145,12 @@ void SourceMigration::peer_changed(bool up) {
 
 Task<void> SourceMigration::tick() {
     while (co_await core::sleep_for(loop_, tick_interval, watchers_stop_.get_token())) {
-        if (peer_lost_at_ && core::Clock::now() - *peer_lost_at_ > limits::peer_patience) {
+        // While disks are copied that is for watch_guest(), which keeps what was copied.
+        if (peer_silent() && (state_.phase != Phase::copying || !mirror_)) {
             peer_lost_at_.reset();
             note_failure(core::fail(Errc::timed_out,
                                     "the destination was not to be reached for {} s",
-                                    limits::peer_patience.count())
+                                    options_.link_patience_s)
                              .error());
             post(machine::source::event(Event::Kind::peer_silent_too_long));
         }
@@ -170,6 +181,7 @@ Json SourceMigration::progress() const {
          {"elapsed_ms", static_cast<std::int64_t>(ms_between(started_, core::Clock::now()))}});
     double const fraction = state_.outcome == machine::Outcome::moved ? 1.0 : fraction_;
     line.set("percent", static_cast<double>(static_cast<std::int64_t>(fraction * 1000)) / 10);
+    if (peer_lost_at_) line.set("destination_lost", true);
     if (mirror_) {
         auto const disks = mirror_->progress();
         line.set("disks_done_bytes", disks.done_bytes).set("disks_total_bytes", disks.total_bytes);
@@ -221,6 +233,7 @@ Json SourceMigration::arithmetic() const {
 Json SourceMigration::status() const {
     auto now = progress();
     if (mirror_) now.set("plan", arithmetic());
+    if (parked_) now.set("waiting", failure_->sentence());
     now.set("epoch", epoch_).set("destination", options_.destination);
     now.set("state", machine::source::describe(state_));
     now.set("may_cancel", machine::source::may_cancel(state_));
@@ -231,12 +244,14 @@ Json SourceMigration::status() const {
 Json SourceMigration::report() const {
     bool const doubtful = state_.phase == Phase::in_doubt || state_.phase == Phase::committed;
     auto const outcome = doubtful ? machine::Outcome::in_doubt : state_.outcome;
-    auto made = Json::object({{"guest", guest_.name},
-                              {"epoch", epoch_},
-                              {"destination", options_.destination},
-                              {"outcome", std::string(machine::name(outcome))},
-                              {"guest_is_on", std::string(machine::name(state_.guest))},
-                              {"exit_status", machine::exit_status(outcome)}});
+    auto const exit = machine::exit_status(parked_ ? machine::Outcome::in_doubt : outcome);
+    auto made =
+        Json::object({{"guest", guest_.name},
+                      {"epoch", epoch_},
+                      {"destination", options_.destination},
+                      {"outcome", parked_ ? "waiting" : std::string(machine::name(outcome))},
+                      {"guest_is_on", std::string(machine::name(state_.guest))},
+                      {"exit_status", exit}});
     if (failure_ && state_.outcome != machine::Outcome::moved)
         made.set("error", failure_->sentence());
     if (recovered_) made.set("recovered", true);

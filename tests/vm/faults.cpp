@@ -120,9 +120,6 @@ TEST_CASE("faults: the source's QEMU is killed while the guest is stopped", "[vm
 TEST_CASE("faults: the source's QEMU is killed while it switches over", "[vm][fault]") {
     source_qemu_killed("seal_destination");
 }
-TEST_CASE("faults: the destination's QEMU is killed while copying", "[vm][fault]") {
-    destination_qemu_killed("copy_disks");
-}
 TEST_CASE("faults: the destination's QEMU is killed while the guest is stopped", "[vm][fault]") {
     destination_qemu_killed("copy_final");
 }
