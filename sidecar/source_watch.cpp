@@ -261,9 +261,10 @@ Json SourceMigration::report() const {
     Json phases = Json::array();
     for (auto const& phase : phases_) {
         if (phase.name == "idle" || phase.name == "done") continue;
+        auto const end = &phase == &phases_.back() ? core::Clock::now() : phase.end;
         phases.add(Json::object({{"name", phase.name},
                                  {"start_ms", rounded(ms_between(started_, phase.start))},
-                                 {"ms", rounded(ms_between(phase.start, phase.end))}}));
+                                 {"ms", rounded(ms_between(phase.start, end))}}));
     }
     made.set("phases", phases);
     if (mirror_) made.set("plan", arithmetic());

@@ -192,13 +192,18 @@ Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline d
     std::vector<std::string> ids;
     for (std::size_t i = 0; i < disks.size(); ++i) ids.push_back(bitmap_export(round, i));
     CO_TRY_VOID(co_await exports.remove_exports(std::move(ids), deadline));
+    // Of all disks in one moment: STOP may come in between, and list_final() goes by slots.
+    std::vector<std::unique_ptr<Nbd>> gone;
     for (auto const& one : disks) {
         if (slot >= one->bitmaps.size()) continue;
-        if (one->bitmaps[slot]) co_await one->bitmaps[slot]->close();
+        gone.push_back(std::move(one->bitmaps[slot]));
         one->bitmaps.erase(one->bitmaps.begin() + static_cast<std::ptrdiff_t>(slot));
     }
     rounds.erase(rounds.begin() + static_cast<std::ptrdiff_t>(slot));
     owed_slot = 0;
+    for (auto const& nbd : gone) {
+        if (nbd) co_await nbd->close();
+    }
     co_return co_await exports.remove_bitmaps(nodes(), round, deadline);
 }
 
