@@ -112,6 +112,7 @@ Task<Result<std::string>> SourceMigration::hash_destination(std::size_t disk,
 
 Task<Result<>> SourceMigration::copy_disks() {
     if (!mirror_) co_return Result<>{};
+    write_copy_record();  // at once: a sidecar killed before the next tick has copied something
     for (;;) {
         auto copied = co_await copy_watched();
         if (copied || !link_down_) co_return copied;

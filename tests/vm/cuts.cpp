@@ -75,7 +75,10 @@ void outlives(Cut cut, double share, std::string const& qemu, std::string const&
     REQUIRE(moved.exit_status == 0);
     auto const disk = moved.report["disks"].elements().at(0);
     if (cut == Cut::source_sidecar) {
-        CHECK(disk["resumed_at_bytes"].integer_or(0) > 0);
+        CHECK(moved.report["recovered"].boolean_or(false));
+        // How far it was is noted five times a second, and little is copied by then.
+        constexpr double noted_surely = 0.1;
+        if (share > noted_surely) CHECK(disk["resumed_at_bytes"].integer_or(0) > 0);
     } else {
         CHECK(moved.report["link_cuts"].integer_or(0) >= 1);
     }
