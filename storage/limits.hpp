@@ -45,6 +45,9 @@ inline constexpr std::size_t requests_per_connection_max = 512;
 /// RTT.
 inline constexpr unsigned connections_max = 16;
 inline constexpr unsigned connections_default = 4;
+/// From this round trip on there are connections_max of them: each has a window of its own, and one
+/// that waits for a lost packet holds only its own requests up.
+inline constexpr milliseconds long_round_trip{8};
 /// Zero bytes in a row, inside data, that are worth a WRITE_ZEROES of their own: it punches a hole,
 /// which costs the file system more than writing a few blocks.
 inline constexpr std::size_t zero_run_bytes_min = 32 * 1024;

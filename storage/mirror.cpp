@@ -248,8 +248,11 @@ Task<Result<>> Mirror::Implementation::open_target(std::size_t index, Deadline d
     auto const asked = Clock::now();
     CO_TRY_VOID(
         co_await allocation(one.target.first(), 0, limits::bitmap_granularity_bytes, deadline));
-    round_trip = std::max(round_trip, Clock::now() - asked);
-    co_return Result<>{};
+    auto const took = Clock::now() - asked;
+    round_trip = std::max(round_trip, took);
+    if (options.connections != 0 || took < limits::long_round_trip) co_return Result<>{};
+    co_return co_await one.target.widen(theirs, one.disk.export_name, contexts,
+                                        limits::connections_max, deadline);
 }
 
 Task<Result<>> Mirror::Implementation::list_final(Deadline deadline) {

@@ -153,6 +153,11 @@ public:
     core::Task<core::Result<>> open(NbdAddress address, std::string export_name,
                                     std::vector<std::string> contexts, unsigned count,
                                     core::Deadline deadline);
+    /// As many more of the same as make `count`; none when the export allows no more. They are used
+    /// as soon as they are there.
+    core::Task<core::Result<>> widen(NbdAddress address, std::string export_name,
+                                     std::vector<std::string> contexts, unsigned count,
+                                     core::Deadline deadline);
     /// The least loaded connection. A dead one is never chosen while another lives.
     [[nodiscard]] Nbd& least_loaded();
     [[nodiscard]] Nbd& first() { return *connections_.front(); }

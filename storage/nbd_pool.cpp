@@ -27,9 +27,15 @@ Task<Result<>> NbdPool::open(NbdAddress address, std::string export_name,
                              core::Deadline deadline) {
     count = std::clamp(count, 1u, limits::connections_max);
     CO_TRY_VOID(co_await open_one(loop_, address, export_name, contexts, connections_, deadline));
+    co_return co_await widen(address, export_name, contexts, count, deadline);
+}
+
+Task<Result<>> NbdPool::widen(NbdAddress address, std::string export_name,
+                              std::vector<std::string> contexts, unsigned count,
+                              core::Deadline deadline) {
     if (!traits().can_multi_conn) co_return Result<>{};
     std::vector<Task<Result<>>> rest;
-    while (rest.size() + 1 < count) {
+    while (rest.size() + connections_.size() < count) {
         rest.push_back(open_one(loop_, address, export_name, contexts, connections_, deadline));
     }
     co_return co_await together(loop_, std::move(rest));
