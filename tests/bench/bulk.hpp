@@ -37,12 +37,19 @@ struct Directory {
     lab::fs::path path;
 };
 
+/// Where the two QEMUs are: namespaces ("": this one), and the destination's address in its own.
+struct Ends {
+    std::string from_netns = {};
+    std::string to_netns = {};
+    std::string address = "127.0.0.1";
+};
+
 /// One copy's surroundings, fresh for each: the page cache of the source's image is warm, the
 /// destination's image is empty.
 class BulkPair {
 public:
     BulkPair(core::Loop& loop, std::string const& qemu, lab::fs::path const& directory,
-             std::uint64_t bytes);
+             std::uint64_t bytes, Ends const& ends = {});
     ~BulkPair();
     BulkPair(BulkPair const&) = delete;
 

@@ -21,7 +21,8 @@ constexpr auto step_limit = std::chrono::minutes(5);
 Deadline soon() { return Deadline::after(step_limit); }
 
 lab::Daemon start_qemu(std::string const& qemu, lab::fs::path const& directory,
-                       std::string const& side, lab::fs::path const& image) {
+                       std::string const& side, lab::fs::path const& image,
+                       std::string const& netns) {
     auto const binary =
         std::string(std::getenv("SIDECAR_DEPS") != nullptr ? std::getenv("SIDECAR_DEPS")
                                                            : LAB_SOURCE_DIRECTORY "/.deps") +
@@ -35,7 +36,7 @@ lab::Daemon start_qemu(std::string const& qemu, lab::fs::path const& directory,
          fmt::format("driver=raw,node-name=d0,discard=unmap,file.driver=file,file.filename={},"
                      "file.discard=unmap",
                      image.string())},
-        {}, directory);
+        {netns, {}}, directory);
     lab::wait_until("QEMU's monitor", lab::command_limit,
                     [&] { return !daemon.running() || lab::accepts(socket); });
     if (!daemon.running()) throw lab::Failure("QEMU did not start: " + daemon.err());
@@ -99,18 +100,19 @@ double BulkPair::cpu_seconds() const {
 }
 
 BulkPair::BulkPair(core::Loop& loop, std::string const& qemu, lab::fs::path const& directory,
-                   std::uint64_t bytes)
+                   std::uint64_t bytes, Ends const& ends)
     : loop_(loop), directory_(directory), bytes_(bytes) {
     auto const image = directory / "target.raw";
     lab::fs::remove(image);
     lab::write_file(image, "");
     lab::fs::resize_file(image, bytes);
-    from_.emplace(start_qemu(qemu, directory, "source", source_image(directory)));
-    to_.emplace(start_qemu(qemu, directory, "target", image));
+    from_.emplace(start_qemu(qemu, directory, "source", source_image(directory), ends.from_netns));
+    to_.emplace(start_qemu(qemu, directory, "target", image, ends.to_netns));
     source_ = must(qmp::Client::connect(loop, directory / "source.qmp", soon()));
     destination_ = must(qmp::Client::connect(loop, directory / "target.qmp", soon()));
     target_.emplace(loop, *destination_, std::vector<storage::TargetDisk>{{"d0", "d0"}});
-    port_ = must(target_->open("127.0.0.1", "", soon()));
+    lab::Visit const there(ends.to_netns);
+    port_ = must(target_->open(ends.address, "", soon()));
 }
 
 BulkPair::~BulkPair() {

@@ -1,6 +1,7 @@
-// distance: what a long line costs. The same disk goes over a line of our own that holds every byte
-// back, ours and QEMU's own mirror in turn: first all of it, then a delta of scattered blocks. No
-// loss: a relay cannot lose what TCP carries, and the test machine's kernel has no netem.
+// distance: what a long line costs. The same disk goes over a line of our own, for this machine's
+// kernel has no netem, ours and QEMU's own mirror in turn: first all of it, then a delta of
+// scattered blocks. Without loss the line is a relay that holds every byte back, so that nothing
+// but the distance counts; with loss it carries packets, and TCP is the kernel's.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -15,6 +16,8 @@
 #include "tests/bench/bench.hpp"
 #include "tests/bench/bulk.hpp"
 #include "tests/support/delay_line.hpp"
+#include "tests/support/lab.hpp"
+#include "tests/support/packet_line.hpp"
 
 namespace bench {
 
@@ -27,11 +30,20 @@ constexpr std::uint64_t mib = 1024 * 1024;
 /// The first part of the disk is random bytes, the rest holes: room for a delta that is scattered.
 constexpr std::uint64_t disk_bytes = 2048 * mib;
 constexpr std::uint64_t data_bytes = 256 * mib;
+/// Of a line that loses packets, on which one connection of TCP has less than 1 MB/s.
+constexpr std::uint64_t data_bytes_lossy = 16 * mib;
 constexpr std::uint64_t block_bytes = 4096;
 constexpr std::size_t delta_blocks = 4096;
 constexpr auto copy_limit = std::chrono::minutes(5);
-constexpr std::chrono::milliseconds round_trips[] = {10ms, 50ms, 100ms};
-constexpr std::chrono::milliseconds round_trip_quick = 50ms;
+/// A line.
+struct Distance {
+    std::chrono::milliseconds round_trip;
+    double loss;  ///< Share of the packets.
+    bool quick;  ///< Also looked at with --quick.
+    [[nodiscard]] std::uint64_t data() const { return loss > 0 ? data_bytes_lossy : data_bytes; }
+};
+constexpr Distance distances[] = {{10ms, 0, false},    {50ms, 0, true},    {100ms, 0, false},
+                                  {50ms, 0.001, true}, {50ms, 0.01, true}, {100ms, 0.001, false}};
 
 core::Deadline soon() { return core::Deadline::after(copy_limit); }
 
@@ -45,14 +57,14 @@ struct Parts {
     double delta = 0;
 };
 
-void fill(lab::fs::path const& image) {
+void fill(lab::fs::path const& image, std::uint64_t data) {
     core::Fd const file(open(image.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     if (!file || ftruncate(file.get(), static_cast<off_t>(disk_bytes)) != 0) {
         throw lab::Failure("cannot make " + image.string());
     }
     std::mt19937_64 random(1);
     std::vector<std::uint64_t> words(mib / sizeof(std::uint64_t));
-    for (std::uint64_t at = 0; at < data_bytes; at += mib) {
+    for (std::uint64_t at = 0; at < data; at += mib) {
         for (auto& word : words) word = random();
         if (pwrite(file.get(), words.data(), mib, static_cast<off_t>(at)) !=
             static_cast<ssize_t>(mib)) {
@@ -81,8 +93,15 @@ core::Task<core::Result<>> write_blocks(storage::Nbd& nbd, storage::Buffers& buf
 /// Both QEMUs with the line between them.
 struct Far {
     Far(core::Loop& loop, std::string const& qemu, lab::fs::path const& directory,
-        std::chrono::milliseconds round_trip)
-        : pair(loop, qemu, directory, disk_bytes), line(std::stoi(pair.port()), round_trip) {}
+        Distance const& distance)
+        : hosts(distance.loss > 0 ? std::make_unique<lab::Lab>() : nullptr),
+          pair(loop, qemu, directory, disk_bytes, ends()) {
+        if (hosts) {
+            packets.emplace(hosts->a().netns, hosts->b().netns, distance.round_trip, distance.loss);
+        } else {
+            relay.emplace(std::stoi(pair.port()), distance.round_trip);
+        }
+    }
     ~Far() {
         if (writer) pair.loop().run(writer->close());
     }
@@ -109,9 +128,28 @@ struct Far {
         pair.loop().run(writer->close());
     }
     [[nodiscard]] std::string socket() const { return pair.directory() + "/nbd.sock"; }
+    /// Where the destination is, as seen through the line.
+    [[nodiscard]] std::string host() const {
+        return hosts ? lab::PacketLine::far_address : "127.0.0.1";
+    }
+    [[nodiscard]] std::string port() const {
+        return hosts ? pair.port() : std::to_string(relay->port());
+    }
+    [[nodiscard]] std::string near_netns() const { return hosts ? hosts->a().netns : ""; }
+    void hold() { hosts ? packets->hold() : relay->hold(); }
+    void release() { hosts ? packets->release() : relay->release(); }
 
+private:
+    [[nodiscard]] Ends ends() const {
+        if (!hosts) return {};
+        return {hosts->a().netns, hosts->b().netns, ""};  // whatever addresses it gets
+    }
+    std::unique_ptr<lab::Lab> hosts;
+
+public:
     BulkPair pair;
-    lab::DelayLine line;
+    std::optional<lab::PacketLine> packets;
+    std::optional<lab::DelayLine> relay;
     storage::Buffers buffers{pair.loop(), mib, 16};
     std::unique_ptr<storage::Nbd> writer;
 };
@@ -122,14 +160,15 @@ Parts mirrored(Far& far) {
     storage::MirrorOptions options;
     options.directory = pair.directory();
     options.epoch = "distance";
+    lab::Visit const near(far.near_netns());
     storage::Mirror mirror(pair.loop(), pair.source(), {{"d0", "d0", "raw", pair.bytes(), "d0"}},
-                           {"127.0.0.1", std::to_string(far.line.port()), "", ""}, options);
+                           {far.host(), far.port(), "", ""}, options);
     pair.must(mirror.prepare(soon()));
     Parts parts;
     auto begun = core::Clock::now();
-    auto const near = pair.must(mirror.copy_until_near(soon()));
+    auto const nearness = pair.must(mirror.copy_until_near(soon()));
     parts.bulk = ms_since(begun);
-    if (near.delta_bytes != 0) throw lab::Failure("an idle disk has a delta");
+    if (nearness.delta_bytes != 0) throw lab::Failure("an idle disk has a delta");
     far.write_delta("d0");
     far.end_writer();
     begun = core::Clock::now();
@@ -151,13 +190,12 @@ Parts peer(Far& far, std::uint64_t granularity) {
     pair.must(
         qmp::nbd_server_start(pair.source(), {qmp::unix_address(far.socket()), "", 0}, soon()));
     auto events = pair.source().subscribe({"BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"});
-    pair.must(qmp::blockdev_add(
-        pair.source(),
-        Json::object({{"driver", "nbd"},
-                      {"node-name", "there"},
-                      {"server", qmp::inet_address("127.0.0.1", std::to_string(far.line.port()))},
-                      {"export", "d0"}}),
-        soon()));
+    pair.must(qmp::blockdev_add(pair.source(),
+                                Json::object({{"driver", "nbd"},
+                                              {"node-name", "there"},
+                                              {"server", qmp::inet_address(far.host(), far.port())},
+                                              {"export", "d0"}}),
+                                soon()));
     auto arguments = Json::object({{"job-id", "m"},
                                    {"device", "d0"},
                                    {"target", "there"},
@@ -171,10 +209,10 @@ Parts peer(Far& far, std::uint64_t granularity) {
         throw lab::Failure("QEMU's mirror ended early");
     }
     parts.bulk = ms_since(begun);
-    far.line.hold();
+    far.hold();
     far.write_delta("filter");
     begun = core::Clock::now();
-    far.line.release();
+    far.release();
     pair.must(pair.source().execute("block-job-cancel", Json::object({{"device", "m"}}), soon()));
     if (pair.must(events.next(soon())).name != "BLOCK_JOB_COMPLETED") {
         throw lab::Failure("QEMU's mirror did not end");
@@ -188,10 +226,11 @@ Parts peer(Far& far, std::uint64_t granularity) {
 /// One QEMU and one round trip.
 class Situation {
 public:
-    Situation(std::string qemu, std::chrono::milliseconds round_trip)
-        : name_(fmt::format("{} {} ms", qemu, round_trip.count())),
+    Situation(std::string qemu, Distance const& distance)
+        : name_(fmt::format("{} {} ms", qemu, distance.round_trip.count())),
           qemu_(std::move(qemu)),
-          round_trip_(round_trip) {
+          distance_(distance) {
+        if (distance.loss > 0) name_ += fmt::format(" {} % lost", distance.loss * 100);
         for (auto const* metric : {"delta", "delta vs 4k", "bulk", "bulk vs 4k"}) {
             rows_.push_back({name_, metric, "ms", {}, {}, {}});
         }
@@ -204,8 +243,9 @@ public:
         Parts parts[std::size(movers)];
         for (std::size_t i = 0; i < std::size(parts); ++i) {
             auto const turn = (i + number) % std::size(parts);
-            fill(BulkPair::source_image(directory));  // without the delta of the one before
-            Far far(loop, qemu_, directory, round_trip_);
+            fill(BulkPair::source_image(directory),
+                 distance_.data());  // without the delta of the one before
+            Far far(loop, qemu_, directory, distance_);
             parts[turn] = turn == 0 ? mirrored(far) : peer(far, turn == 1 ? 0 : block_bytes);
             fmt::print(stderr, "{}: {} delta {:.0f} ms, bulk {:.0f} ms\n", name_, movers[turn],
                        parts[turn].delta, parts[turn].bulk);
@@ -222,7 +262,7 @@ public:
 private:
     std::string name_;
     std::string qemu_;
-    std::chrono::milliseconds round_trip_;
+    Distance distance_;
     std::vector<Row> rows_;
 };
 
@@ -234,9 +274,9 @@ Result distance(Options const& options) {
     Directory const directory("/dev/shm");
     Result result{options.runs, {}};
     for (auto const* qemu : {"7.2", "10.0"}) {
-        for (auto const round_trip : round_trips) {
-            if (options.quick && round_trip != round_trip_quick) continue;
-            Situation situation(qemu, round_trip);
+        for (auto const& distance : distances) {
+            if (options.quick && !distance.quick) continue;
+            Situation situation(qemu, distance);
             if (!options.wants(situation.name())) continue;
             for (int run = 0; run < options.runs; ++run) {
                 situation.run(**loop, directory.path, static_cast<std::size_t>(run));

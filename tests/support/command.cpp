@@ -84,18 +84,24 @@ bool connects(int fd, sockaddr const* address, socklen_t length) {
 
 /// A socket that belongs to `netns` although this thread does not stay there.
 core::Fd socket_in(std::string const& netns, int family) {
-    if (netns.empty())
-        return core::Fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    core::Fd const home(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
-    core::Fd const there(open(("/run/netns/" + netns).c_str(), O_RDONLY | O_CLOEXEC));
-    if (!there || setns(there.get(), CLONE_NEWNET) < 0) return {};
-    core::Fd made(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (setns(home.get(), CLONE_NEWNET) < 0)
-        throw Failure("cannot return to the test's network namespace");
-    return made;
+    Visit const inside(netns);
+    return core::Fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
 
 }  // namespace
+
+Visit::Visit(std::string const& netns) {
+    if (netns.empty()) return;
+    home_ = core::Fd(open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+    core::Fd const there(open(("/run/netns/" + netns).c_str(), O_RDONLY | O_CLOEXEC));
+    if (!home_ || !there || setns(there.get(), CLONE_NEWNET) < 0)
+        throw Failure("cannot enter the network namespace " + netns);
+}
+
+Visit::~Visit() {
+    // A test that went on in the wrong namespace would be worth nothing.
+    if (home_ && setns(home_.get(), CLONE_NEWNET) < 0) std::abort();
+}
 
 Argv command_at(Argv argv, Place const& place) {
     Argv whole;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "core/fd.hpp"
 #include "core/json.hpp"
 #include "core/process.hpp"
 
@@ -39,6 +40,19 @@ inline constexpr Milliseconds look_interval = 10ms;
 struct Place {
     std::string netns;
     std::vector<std::string> environment;  ///< "NAME=VALUE"
+};
+
+/// This thread is in a network namespace ("": where it is) as long as one of these lives: sockets
+/// and taps made meanwhile belong there.
+class Visit {
+public:
+    explicit Visit(std::string const& netns);
+    ~Visit();
+    Visit(Visit const&) = delete;
+    Visit& operator=(Visit const&) = delete;
+
+private:
+    core::Fd home_;
 };
 
 /// What a command that has ended left behind.

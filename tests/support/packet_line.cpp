@@ -1,0 +1,152 @@
+#include "tests/support/packet_line.hpp"
+
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <random>
+#include <vector>
+
+#include "tests/support/command.hpp"
+
+namespace lab {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr char const* tap_name = "line";
+/// Bytes under way in one direction: more than a window of TCP's, so that only chance loses.
+constexpr std::size_t under_way_bytes_max = 64 * 1024 * 1024;
+/// The longest frame of a tap with an MTU of 1500.
+constexpr std::size_t frame_bytes_max = 2048;
+/// Frames read of one end before the other has its turn.
+constexpr int frames_in_turn_max = 256;
+/// Frames that wait in a tap until they are read.
+constexpr char const* tap_queue_frames = "10000";
+
+struct Frame {
+    std::vector<std::byte> bytes;
+    Clock::time_point due;
+};
+
+struct Direction {
+    int from;
+    int to;
+    std::deque<Frame> frames = {};
+    std::size_t under_way = 0;
+};
+
+core::Fd make_tap(std::string const& netns, std::string const& address) {
+    Visit const inside(netns);
+    core::Fd tap(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    ifreq request{};
+    request.ifr_flags = IFF_TAP | IFF_NO_PI;
+    std::strncpy(request.ifr_name, tap_name, sizeof request.ifr_name - 1);
+    if (!tap || ioctl(tap.get(), TUNSETIFF, &request) < 0) {
+        throw Failure("cannot make a tap in " + netns + ": " + std::strerror(errno));
+    }
+    Place const there{netns, {}};
+    must_run({"ip", "address", "add", address + "/24", "dev", tap_name}, there);
+    must_run({"ip", "link", "set", tap_name, "txqueuelen", tap_queue_frames, "up"}, there);
+    return tap;
+}
+
+std::optional<timespec> until(std::optional<Clock::time_point> due) {
+    if (!due) return {};
+    auto const left = std::max(*due - Clock::now(), Clock::duration::zero());
+    auto const whole = std::chrono::duration_cast<std::chrono::seconds>(left);
+    return timespec{whole.count(), std::chrono::nanoseconds(left - whole).count()};
+}
+
+std::optional<Clock::time_point> first_due(std::array<Direction, 2> const& directions) {
+    std::optional<Clock::time_point> first;
+    for (auto const& one : directions) {
+        if (one.frames.empty()) continue;
+        if (!first || one.frames.front().due < *first) first = one.frames.front().due;
+    }
+    return first;
+}
+
+/// What is due; the kernel may refuse a frame whose tap is just going.
+void give(Direction& one, Clock::time_point now) {
+    while (!one.frames.empty() && one.frames.front().due <= now) {
+        auto const& bytes = one.frames.front().bytes;
+        [[maybe_unused]] auto const written = ::write(one.to, bytes.data(), bytes.size());
+        one.under_way -= bytes.size();
+        one.frames.pop_front();
+    }
+}
+
+}  // namespace
+
+PacketLine::PacketLine(std::string const& near_netns, std::string const& far_netns,
+                       std::chrono::microseconds round_trip, double loss)
+    : near_(make_tap(near_netns, near_address)),
+      far_(make_tap(far_netns, far_address)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (!wake_) throw Failure("cannot make an eventfd");
+    thread_ = std::thread([this, round_trip, loss] { run(round_trip / 2, loss); });
+}
+
+PacketLine::~PacketLine() {
+    over_ = true;
+    wake();
+    thread_.join();
+}
+
+void PacketLine::hold() {
+    held_ = true;
+    wake();
+}
+
+void PacketLine::release() {
+    held_ = false;
+    wake();
+}
+
+void PacketLine::wake() { (void)eventfd_write(wake_.get(), 1); }
+
+void PacketLine::run(std::chrono::microseconds one_way, double loss) {
+    std::array<Direction, 2> directions{Direction{near_.get(), far_.get()},
+                                        Direction{far_.get(), near_.get()}};
+    std::mt19937_64 random(1);  // the same losses for whoever is measured
+    std::bernoulli_distribution is_lost(loss);
+    std::vector<std::byte> room(frame_bytes_max);
+    while (!over_) {
+        std::array<pollfd, 3> wanted{
+            {{wake_.get(), POLLIN, 0}, {near_.get(), POLLIN, 0}, {far_.get(), POLLIN, 0}}};
+        auto const wait = held_ ? std::nullopt : until(first_due(directions));
+        if (::ppoll(wanted.data(), wanted.size(), wait ? &*wait : nullptr, nullptr) < 0) continue;
+        eventfd_t ignored = 0;
+        (void)eventfd_read(wake_.get(), &ignored);
+        for (auto& one : directions) {
+            for (int i = 0; i < frames_in_turn_max; ++i) {
+                auto const got = ::read(one.from, room.data(), room.size());
+                if (got <= 0) break;
+                auto const size = static_cast<std::size_t>(got);
+                bool const full = one.under_way + size > under_way_bytes_max;
+                if (full) ++overflowed_;
+                if (is_lost(random) || full) {
+                    ++lost_;
+                    continue;
+                }
+                ++carried_;
+                one.under_way += size;
+                one.frames.push_back({{room.begin(), room.begin() + got}, Clock::now() + one_way});
+            }
+            if (!held_) give(one, Clock::now());
+        }
+    }
+}
+
+}  // namespace lab
