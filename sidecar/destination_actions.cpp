@@ -99,7 +99,7 @@ Task<Result<>> DestinationMigration::make_disks() {
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
         storage::CreateOptions settings;
-        settings.cluster_bytes = disk.format == "qcow2" ? disk.cluster_bytes : 0;
+        settings.layout.cluster_bytes = disk.format == "qcow2" ? disk.cluster_bytes : 0;
         CO_TRY_VOID(co_await storage::create_image(loop_, made_images_[index], disk.format,
                                                    disk.virtual_bytes, settings,
                                                    Deadline::after(limits::prepare_timeout)));

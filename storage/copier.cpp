@@ -97,13 +97,21 @@ std::size_t Copier::buffer_bytes(Extent const& piece) const {
 
 Task<void> Copier::copy_piece(Copier& self, Extent piece, Buffer buffer) {
     auto const length = static_cast<std::size_t>(piece.length);
-    auto read = co_await self.ends_.source.read(buffer, length, piece.offset, *self.deadline_);
+    // Not from the disk, which the guest may have written since: it is what the destination has
+    // that is recorded.
+    Reader& source = piece.held ? *self.ends_.base : self.ends_.source;
+    auto read = co_await source.read(buffer, length, piece.offset, *self.deadline_);
     self.note_read();
     if (!read) {
         self.failed(self.explain(std::move(read.error()), false));
     } else if (!self.error_) {
         if (self.table_) self.table_->record(piece.offset, buffer.bytes().first(length));
-        auto written = co_await self.write_parts(piece, std::move(buffer));
+        Result<> written;
+        if (piece.held) {
+            self.counters_.zero_bytes += piece.length;
+        } else {
+            written = co_await self.write_parts(piece, std::move(buffer));
+        }
         if (written) self.unfinished_.erase(piece.offset);
         if (!written) self.failed(self.explain(std::move(written.error()), true));
     }

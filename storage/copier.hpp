@@ -33,7 +33,7 @@ private:
 /// Counts while a copier runs; read by progress().
 struct CopyCounters {
     std::uint64_t data_bytes = 0;  ///< Acknowledged by the target as data.
-    std::uint64_t zero_bytes = 0;  ///< Acknowledged by the target as zeroes, or skipped.
+    std::uint64_t zero_bytes = 0;  ///< Acknowledged by the target as zeroes, or not sent at all.
     std::uint64_t requests = 0;  ///< Writes acknowledged, of either kind.
 };
 
@@ -46,6 +46,7 @@ public:
         std::string disk;  ///< For messages.
         Reader& source;
         NbdPool& target;
+        Reader* base = nullptr;  ///< Of held pieces: what the destination has of them already.
     };
     /// `pace` null: no limit of bandwidth. All must outlive the copier.
     Copier(core::Loop& loop, Ends ends, Buffers& buffers, Pace* pace, CopyCounters& counters);

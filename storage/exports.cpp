@@ -231,8 +231,9 @@ Task<Result<>> SourceExports::remove_bitmaps(std::vector<std::string> nodes, uns
 }
 
 Task<Result<>> SourceExports::add_export(std::string id, std::string node, std::string bitmap,
-                                         Deadline deadline) {
+                                         Deadline deadline, bool depth) {
     qmp::NbdExport nbd_export;
+    nbd_export.allocation_depth = depth;
     nbd_export.id = id;
     nbd_export.name = id;
     nbd_export.node = node;

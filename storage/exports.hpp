@@ -51,9 +51,9 @@ public:
     core::Task<core::Result<>> remove_bitmaps(std::vector<std::string> nodes, unsigned round,
                                               core::Deadline deadline);
     /// A read-only export called as its id; with `bitmap` it offers qemu:dirty-bitmap:BITMAP,
-    /// enabled or not.
+    /// enabled or not; with `depth` qemu:allocation-depth.
     core::Task<core::Result<>> add_export(std::string id, std::string node, std::string bitmap,
-                                          core::Deadline deadline);
+                                          core::Deadline deadline, bool depth = false);
     core::Task<core::Result<>> remove_exports(std::vector<std::string> ids,
                                               core::Deadline deadline);
     /// Every export and bitmap of ours, then the server if we started it.

@@ -35,7 +35,7 @@ Task<Result<std::optional<Extent>>> FreshScan::next(Deadline deadline) {
     while (ready_.empty()) {
         auto const piece = co_await inner_.next(deadline);
         skipped_ += inner_.take_skipped();
-        if (!piece || !*piece || (*piece)->zero) co_return piece;
+        if (!piece || !*piece || (*piece)->zero || (*piece)->held) co_return piece;
         ready_.push_back(**piece);
         // Hot blocks come after all others: then the pass begins at the disk's start again.
         bool const back = (*piece)->offset < looked_from_;

@@ -143,6 +143,26 @@ Task<Result<ImageInfo>> image_info(core::Loop& loop, std::string path, std::stri
     co_return info;
 }
 
+namespace {
+
+// As `qemu-img create -o` takes it.
+std::string layout_text(Qcow2Layout const& layout) {
+    std::vector<std::string> words;
+    if (layout.cluster_bytes != 0)
+        words.push_back(fmt::format("cluster_size={}", layout.cluster_bytes));
+    if (!layout.compat.empty()) words.push_back("compat=" + layout.compat);
+    if (layout.refcount_bits != 0)
+        words.push_back(fmt::format("refcount_bits={}", layout.refcount_bits));
+    // Named only where it is not the default: an image of compat 0.10 knows neither.
+    if (!layout.compression.empty() && layout.compression != "zlib")
+        words.push_back("compression_type=" + layout.compression);
+    if (layout.extended_l2) words.emplace_back("extended_l2=on");
+    if (layout.lazy_refcounts) words.emplace_back("lazy_refcounts=on");
+    return fmt::format("{}", fmt::join(words, ","));
+}
+
+}  // namespace
+
 Task<Result<>> create_image(core::Loop& loop, std::string path, std::string format,
                             std::uint64_t virtual_bytes, CreateOptions options, Deadline deadline) {
     if (format != "raw" && format != "qcow2") {
@@ -158,9 +178,12 @@ Task<Result<>> create_image(core::Loop& loop, std::string path, std::string form
         }
     } else {
         std::vector<std::string> arguments{"create", "-q", "-f", format};
-        if (options.cluster_bytes != 0) {
+        if (auto const layout = layout_text(options.layout); !layout.empty()) {
+            arguments.insert(arguments.end(), {"-o", layout});
+        }
+        if (!options.backing_file.empty()) {
             arguments.insert(arguments.end(),
-                             {"-o", fmt::format("cluster_size={}", options.cluster_bytes)});
+                             {"-b", options.backing_file, "-F", options.backing_format});
         }
         arguments.insert(arguments.end(), {plain(path), fmt::format("{}", virtual_bytes)});
         auto const output = co_await qemu_img(loop, std::move(arguments), deadline);

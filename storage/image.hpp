@@ -30,8 +30,21 @@ struct ImageInfo {
 core::Task<core::Result<ImageInfo>> image_info(core::Loop& loop, std::string path,
                                                std::string format, core::Deadline deadline);
 
+/// How a qcow2 image is laid out; for raw all of it is left as it is here.
+struct Qcow2Layout {
+    std::uint64_t cluster_bytes = 0;  ///< 0: qemu-img's default; also for what follows.
+    std::string compat = {};  ///< "0.10" or "1.1".
+    std::uint64_t refcount_bits = 0;
+    std::string compression = {};  ///< "zlib" or "zstd".
+    bool extended_l2 = false;  ///< Subclusters.
+    bool lazy_refcounts = false;
+};
+
 struct CreateOptions {
-    std::uint64_t cluster_bytes = 0;  ///< qcow2 only; 0: qemu-img's default.
+    Qcow2Layout layout = {};
+    std::string backing_file = {};  ///< qcow2 only: as the image shall name it; empty: none. It
+                                    ///< must be there.
+    std::string backing_format = {};
     unsigned mode = 0600;  ///< Permissions of the new file.
 };
 

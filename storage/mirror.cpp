@@ -84,6 +84,10 @@ unsigned Mirror::Implementation::connections() const {
                                     : std::min(options.connections, limits::connections_max);
 }
 
+bool Mirror::Implementation::reads_base(MirrorDisk const& one) {
+    return one.disk.table && one.disk.layers_above_base > 0;
+}
+
 std::string Mirror::Implementation::bitmap_export(unsigned round, std::size_t disk) const {
     return exports.export_id(fmt::format("b{}", round), disk);
 }
@@ -112,7 +116,7 @@ Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
     if (!found) {
         CO_TRY(cleared, co_await exports.clear_leftovers(deadline));
     }
-    auto const per_disk = connections() + 2;  // the data, and the bitmaps of two rounds
+    auto const per_disk = connections() + 3;  // the data, the base, the bitmaps of two rounds
     auto const limit = static_cast<std::uint32_t>(disks.size() * per_disk) + spare_connections;
     CO_TRY_VOID(co_await exports.start_server(limit, deadline));
     if (found) {
@@ -128,8 +132,11 @@ Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
     CO_TRY_VOID(co_await open_bitmaps(0, deadline));
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) {
-        tasks.push_back(
-            exports.add_export(exports.export_id("data", i), disks[i]->disk.node, "", deadline));
+        tasks.push_back(exports.add_export(exports.export_id("data", i), disks[i]->disk.node, "",
+                                           deadline, disks[i]->disk.layers_above_base > 0));
+        if (!reads_base(*disks[i])) continue;
+        tasks.push_back(exports.add_export(exports.export_id("base", i), disks[i]->disk.base_node,
+                                           "", deadline));
     }
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
     CO_TRY_VOID(co_await choose_readers(deadline));
@@ -341,6 +348,7 @@ Task<void> Mirror::Implementation::close_connections() {
     for (auto const& one : disks) {
         tasks.push_back(close_pool(one->source));
         tasks.push_back(close_pool(one->target));
+        tasks.push_back(close_pool(one->base));
         for (auto const& bitmap : one->bitmaps) {
             if (bitmap) tasks.push_back(close_one(*bitmap));
         }

@@ -44,6 +44,10 @@ struct Disk {
     std::string export_name;  ///< At the destination.
     /// For --verify: of that many bytes, empty. Null: nothing is hashed.
     std::shared_ptr<BlockTable> table = {};
+    /// Images of its chain above the base that the destination's disk has below it, too: only what
+    /// they hold is copied at first. The chain must not change meanwhile. 0: there is no base.
+    unsigned layers_above_base = 0;
+    std::string base_node = {};  ///< With a base and a table: a node over the base.
 };
 
 /// The destination's NBD server.
@@ -168,6 +172,9 @@ struct DiskReport {
     std::uint64_t final_bytes = 0;  ///< Copied while the guest was stopped.
     std::string hash;  ///< Of the whole disk, once it is known to be identical; see CombinedHash.
     bool reads_image = false;  ///< The image itself was read, not QEMU's NBD export.
+    bool has_base = false;
+    std::uint64_t base_bytes = 0;  ///< Data not sent, because the base holds it (since the copy was
+                                   ///< resumed).
     std::uint64_t resumed_at_bytes = 0;  ///< An earlier sidecar's copy was gone on with from here.
 };
 

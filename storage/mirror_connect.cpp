@@ -24,9 +24,12 @@ Task<Result<>> Mirror::Implementation::connect_one(Newborn what, std::size_t dis
     MirrorDisk& one = *disks[disk];
     NbdAddress const ours{exports.socket_path(), "", "", "", ""};
     if (what.data) {
-        std::vector<std::string> const contexts{"base:allocation"};
-        co_return co_await one.source.open(ours, exports.export_id("data", disk), contexts,
-                                           one.report.reads_image ? 1 : connections(), deadline);
+        std::vector<std::string> contexts{"base:allocation"};
+        if (one.disk.layers_above_base > 0) contexts.emplace_back(depth_context);
+        CO_TRY_VOID(co_await one.source.open(ours, exports.export_id("data", disk), contexts,
+                                             one.report.reads_image ? 1 : connections(), deadline));
+        if (!reads_base(one)) co_return Result<>{};
+        co_return co_await one.base.open(ours, exports.export_id("base", disk), {}, 1, deadline);
     }
     if (one.bitmaps[what.slot]) co_return Result<>{};
     unsigned const round = rounds[what.slot];
@@ -40,6 +43,7 @@ Task<void> Mirror::Implementation::discard(Newborn what) {
     for (auto const& one : disks) {
         if (what.data) {
             one->source.abort();
+            one->base.abort();
         } else if (one->bitmaps[what.slot]) {
             one->bitmaps[what.slot]->abort();
         }
@@ -47,6 +51,7 @@ Task<void> Mirror::Implementation::discard(Newborn what) {
     for (auto const& one : disks) {
         if (what.data) {
             co_await one->source.close();
+            co_await one->base.close();
         } else if (one->bitmaps[what.slot]) {
             co_await one->bitmaps[what.slot]->close();
             one->bitmaps[what.slot].reset();

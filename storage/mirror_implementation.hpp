@@ -18,14 +18,16 @@ namespace storage {
 /// One disk and its connections.
 struct MirrorDisk {
     MirrorDisk(core::Loop& loop, Disk disk_)
-        : disk(std::move(disk_)), source(loop), target(loop), all_read(loop) {
+        : disk(std::move(disk_)), source(loop), target(loop), base(loop), all_read(loop) {
         report.name = disk.name;
         report.virtual_bytes = disk.virtual_bytes;
+        report.has_base = disk.layers_above_base > 0;
     }
     Disk disk;
     NbdPool source;  ///< The disk's data, without bitmaps: open from prepare() to drop().
     std::unique_ptr<Reader> reader;  ///< Over `source`, or the image itself.
     NbdPool target;
+    NbdPool base;  ///< Of what was not sent, to be verified: open as `source` is, or never.
     /// One for each of Implementation::rounds: the export of that round's bitmap. Null: not open.
     std::deque<std::unique_ptr<Nbd>> bitmaps;
     CopyCounters counters;
@@ -110,6 +112,8 @@ struct Mirror::Implementation {
     [[nodiscard]] core::Result<> check() const;
     [[nodiscard]] std::vector<std::string> nodes() const;
     [[nodiscard]] unsigned connections() const;
+    /// Of the base's own export, for --verify.
+    [[nodiscard]] static bool reads_base(MirrorDisk const& one);
     [[nodiscard]] std::string bitmap_export(unsigned round, std::size_t disk) const;
     [[nodiscard]] std::string bitmap_context(unsigned round) const;
     [[nodiscard]] CopyCounters counters() const;  ///< Of all disks.

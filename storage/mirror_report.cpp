@@ -142,6 +142,7 @@ Json MirrorReport::json() const {
                                  {"final_bytes", disk.final_bytes},
                                  {"resumed_at_bytes", disk.resumed_at_bytes}});
         if (!disk.hash.empty()) one.set("hash", disk.hash);
+        if (disk.has_base) one.set("base_bytes", disk.base_bytes);
         list.add(one);
     }
     return list;

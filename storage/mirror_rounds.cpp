@@ -98,15 +98,19 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
     MirrorDisk& one = *disks[index];
     if (one.bulk_done) co_return Result<>{};
     if (!one.bulk) {
-        one.bulk.emplace(one.source, one.target, one.report.resumed_at_bytes);
+        Layers const layers{one.disk.layers_above_base, one.disk.table != nullptr};
+        one.bulk.emplace(one.source, one.target, one.report.resumed_at_bytes, layers);
         one.bulk_begun = Clock::now();
     }
-    Copier copier(loop, {one.disk.name, *one.reader, one.target}, buffers, &pace, one.counters);
+    BaseReader base(one.base);
+    Copier copier(loop, {one.disk.name, *one.reader, one.target, &base}, buffers, &pace,
+                  one.counters);
     copier.record_in(one.disk.table.get());
     // What is left out stays owed by the first bitmap, which only a round that copied it removes.
     FreshScan scan(*one.bulk, {*one.bitmaps.front(), bitmap_context(rounds.front())}, one.counters);
     auto const copied = co_await copy_bulk(one, scan, copier, deadline);
     one.bulk_left_out_bytes += scan.left_out_bytes();
+    one.report.base_bytes = one.bulk->held_bytes();
     if (!copied) {
         one.bulk->put_back(one_after_the_other(copier.unfinished(), scan.pending()));
         co_return copied;

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cassert>
 #include <cerrno>
 #include <cstdlib>
@@ -92,6 +93,17 @@ Result<ImageFile> ImageFile::open(qmp::BlockNode const& node, pid_t qemu) {
                     node.virtual_bytes);
     }
     return image;
+}
+
+Task<Result<>> BaseReader::read(Buffer buffer, std::size_t length, std::uint64_t offset,
+                                Deadline deadline) {
+    std::uint64_t const size = pool_.traits().size;
+    auto const there =
+        static_cast<std::size_t>(std::min<std::uint64_t>(length, size - std::min(size, offset)));
+    std::ranges::fill(buffer.bytes().first(length).subspan(there), std::byte{0});
+    if (there == 0) co_return Result<>{};
+    co_return co_await pool_.least_loaded().pread(std::move(buffer), there, offset,
+                                                  std::move(deadline));
 }
 
 Task<Result<>> ImageReader::read(Buffer buffer, std::size_t length, std::uint64_t offset,

@@ -48,6 +48,18 @@ private:
     NbdPool& pool_;
 };
 
+/// The base of a disk, by its own export: what lies beyond its end reads as zeroes, as the disk
+/// over it does.
+class BaseReader : public Reader {
+public:
+    explicit BaseReader(NbdPool& pool) : pool_(pool) {}
+    core::Task<core::Result<>> read(Buffer buffer, std::size_t length, std::uint64_t offset,
+                                    core::Deadline deadline) override;
+
+private:
+    NbdPool& pool_;
+};
+
 /// The image of a node, opened for reading the way QEMU has it open.
 struct ImageFile {
     core::Fd file;

@@ -1,6 +1,7 @@
 #include "storage/scan.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "storage/limits.hpp"
 #include "storage/together.hpp"
@@ -57,7 +58,7 @@ Extent cut_piece(Extent& extent) {
         extent.zero ? limits::zero_request_bytes_max : std::uint64_t{limits::request_bytes_max};
     std::uint64_t const boundary = (extent.offset / unit + 1) * unit;
     std::uint64_t const length = std::min(extent.length, boundary - extent.offset);
-    Extent const piece{extent.offset, length, extent.zero};
+    Extent const piece{extent.offset, length, extent.zero, extent.held};
     extent.offset += length;
     extent.length -= length;
     return piece;
@@ -79,9 +80,51 @@ Task<Result<std::vector<Extent>>> allocation(Nbd& nbd, std::uint64_t offset, std
     co_return in_whole_blocks(extents, limits::bitmap_granularity_bytes);
 }
 
+// QEMU counts images (and filters) from the top, from 1 on; 0: no image of the chain holds it, so
+// that it reads as zeroes with the base as well.
+Task<Result<std::vector<Extent>>> held_above(Nbd& nbd, unsigned layers, std::uint64_t offset,
+                                             std::uint64_t length, Deadline deadline) {
+    auto const status = co_await nbd.block_status(depth_context, offset, length, deadline);
+    std::vector<Extent> extents;
+    if (!status) {
+        if (status.error().code != Errc::nbd) co_return std::unexpected(status.error());
+        extents.push_back({offset, length, false});
+        co_return extents;
+    }
+    for (auto const& run : *status) {
+        bool const below = run.flags == 0 || run.flags > layers;
+        append(extents, {run.offset, run.length, below});
+    }
+    auto whole = in_whole_blocks(extents, limits::bitmap_granularity_bytes);
+    std::erase_if(whole, [](auto const& extent) { return extent.zero; });
+    co_return whole;
+}
+
+// `ours` without what only the base holds, or with it as held pieces.
+Task<Result<std::vector<Extent>>> AllocationScan::above_base(std::vector<Extent> ours,
+                                                             Deadline deadline) {
+    auto const begin = ours.front().offset;
+    CO_TRY(auto const above, co_await held_above(source_.least_loaded(), layers_.above_base, begin,
+                                                 ours.back().end() - begin, deadline));
+    auto parts = divide(ours, above);
+    for (auto& extent : parts.outside) {
+        if (!extent.zero) held_bytes_ += extent.length;
+        extent.held = !extent.zero && layers_.tell_held;
+        if (!extent.held) skipped_ += extent.length;
+    }
+    std::erase_if(parts.outside, [](auto const& extent) { return !extent.held; });
+    std::vector<Extent> all;
+    std::ranges::merge(parts.inside, parts.outside, std::back_inserter(all), {}, &Extent::offset,
+                       &Extent::offset);
+    co_return all;
+}
+
 Task<Result<>> AllocationScan::look_ahead(Deadline deadline) {
     std::uint64_t const length = std::min(window_bytes, source_.traits().size - offset_);
-    CO_TRY(auto const ours, co_await allocation(source_.least_loaded(), offset_, length, deadline));
+    CO_TRY(auto ours, co_await allocation(source_.least_loaded(), offset_, length, deadline));
+    if (layers_.above_base > 0) {
+        CO_TRY(ours, co_await above_base(std::move(ours), deadline));
+    }
     bool const any_zero = std::ranges::any_of(ours, [](auto const& extent) { return extent.zero; });
     std::vector<Extent> theirs;
     if (any_zero) {
@@ -89,7 +132,7 @@ Task<Result<>> AllocationScan::look_ahead(Deadline deadline) {
         theirs = std::move(found);
     }
     for (auto const& extent : without_zeroes_of_both(ours, theirs, skipped_)) {
-        if (!extent.zero) data_bytes_ += extent.length;
+        if (!extent.zero && !extent.held) data_bytes_ += extent.length;
         ahead_.push_back(extent);
     }
     offset_ += length;

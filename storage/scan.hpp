@@ -27,13 +27,20 @@ protected:
 /// limits::zero_request_bytes_max.
 Extent cut_piece(Extent& extent);
 
+/// Which part of a disk's backing chain the destination does not have.
+struct Layers {
+    unsigned above_base = 0;  ///< Images above the base that both hosts have; 0: there is none.
+    bool tell_held = false;  ///< What the base holds is given as pieces too, marked as held.
+};
+
 /// The whole disk by base:allocation of the source. Where source and target both read as zeroes
-/// there is no piece. A server that cannot tell its allocation is read as if all were data.
+/// there is no piece, nor where no layer above the base says anything. A server that cannot tell
+/// its allocation is read as if all were data.
 class AllocationScan : public Scan {
 public:
     /// From offset `from` on: what is before was copied by an earlier scan.
-    AllocationScan(NbdPool& source, NbdPool& target, std::uint64_t from = 0)
-        : source_(source), target_(target), offset_(from) {}
+    AllocationScan(NbdPool& source, NbdPool& target, std::uint64_t from = 0, Layers layers = {})
+        : source_(source), target_(target), layers_(layers), offset_(from) {}
     core::Task<core::Result<std::optional<Extent>>> next(core::Deadline deadline) override;
     /// Pieces that next() gave and that were not copied: they come first again.
     void put_back(std::vector<Extent> const& pieces) {
@@ -45,14 +52,20 @@ public:
     }
     /// Data bytes seen so far.
     [[nodiscard]] std::uint64_t data_bytes() const { return data_bytes_; }
+    /// Data bytes that were left to the base so far.
+    [[nodiscard]] std::uint64_t held_bytes() const { return held_bytes_; }
 
 private:
     core::Task<core::Result<>> look_ahead(core::Deadline deadline);
+    core::Task<core::Result<std::vector<Extent>>> above_base(std::vector<Extent> ours,
+                                                             core::Deadline deadline);
 
     NbdPool& source_;
     NbdPool& target_;
+    Layers layers_;
     std::uint64_t offset_;  ///< Up to here the allocation has been asked.
     std::uint64_t data_bytes_ = 0;
+    std::uint64_t held_bytes_ = 0;
     std::deque<Extent> ahead_;
 };
 
@@ -84,6 +97,16 @@ core::Task<core::Result<std::vector<Extent>>> dirty_extents(core::Loop& loop, Nb
 core::Task<core::Result<std::vector<Extent>>> dirty_ahead(Nbd& nbd, std::string context,
                                                           std::uint64_t offset,
                                                           core::Deadline deadline);
+
+/// The meta context with which QEMU tells how deep in a backing chain a byte's image is.
+inline constexpr char const* depth_context = "qemu:allocation-depth";
+
+/// What of [offset, offset + length) one of the first `layers` images of the chain holds, be it
+/// data or zeroes, in whole blocks of our bitmaps. Needs the context depth_context; all of it when
+/// the server cannot tell.
+core::Task<core::Result<std::vector<Extent>>> held_above(Nbd& nbd, unsigned layers,
+                                                         std::uint64_t offset, std::uint64_t length,
+                                                         core::Deadline deadline);
 
 /// The allocation of [offset, offset + length), in whole blocks of our bitmaps; all data when the
 /// server cannot tell.

@@ -22,7 +22,7 @@ TEST_CASE("image: created sparse, told as it is, never over another", "[storage]
     for (std::string const format : {"raw", "qcow2"}) {
         auto const path = directory.path("disk." + format);
         storage::CreateOptions options;
-        if (format == "qcow2") options.cluster_bytes = 32 * 1024;
+        if (format == "qcow2") options.layout.cluster_bytes = 32 * 1024;
         runner.must(
             storage::create_image(runner.loop(), path, format, 10240 * mib, options, soon()));
         auto const info = runner.must(storage::image_info(runner.loop(), path, "", soon()));
@@ -52,7 +52,7 @@ TEST_CASE("image: what cannot be is refused and leaves nothing", "[storage][imag
         runner.must_fail(storage::create_image(runner.loop(), path, "vmdk", mib, {}, soon()));
     CHECK(error.code == core::Errc::invalid);
     storage::CreateOptions odd;
-    odd.cluster_bytes = 777;
+    odd.layout.cluster_bytes = 777;
     error = runner.must_fail(storage::create_image(runner.loop(), path, "qcow2", mib, odd, soon()));
     CHECK_FALSE(lab::fs::exists(path));
     error = runner.must_fail(storage::image_info(runner.loop(), path, "", soon()));

@@ -3,6 +3,8 @@
 // guest's writes do.
 #pragma once
 
+#include <functional>
+
 #include "qmp/block.hpp"
 #include "qmp/machine.hpp"
 #include "storage/image.hpp"
@@ -29,6 +31,15 @@ inline std::vector<TestDisk> disks(Directory const& directory, std::string const
     return list;
 }
 
+/// What a Pair is made of where it is not the usual.
+struct PairOptions {
+    std::string from_format = "raw";
+    std::string to_format = "raw";
+    /// Makes one disk of `disk_bytes` at each end.
+    std::function<void(TestDisk const& from, TestDisk const& to)> make;
+    unsigned layers_above_base = 0;  ///< storage::Disk's, of all disks.
+};
+
 /// Two QEMUs: one with filled disks, one that waits with empty ones.
 class Pair {
 public:
@@ -43,6 +54,16 @@ public:
             runner_.must(
                 storage::create_image(runner_.loop(), to_[i].path, format, disk_bytes, {}, soon()));
         }
+        start(binary, tls);
+    }
+    Pair(std::string const& binary, PairOptions const& options)
+        : from_(disks(directory_, "source", options.from_format, 1)),
+          to_(disks(directory_, "target", options.to_format, 1)),
+          layers_above_base_(options.layers_above_base) {
+        options.make(from_[0], to_[0]);
+        start(binary, false);
+    }
+    void start(std::string const& binary, bool tls) {
         source_.emplace(runner_, directory_, binary, TestQemu::Role::source, from_);
         destination_.emplace(runner_, directory_, binary, TestQemu::Role::destination, to_);
         open_target(tls);
@@ -93,7 +114,8 @@ public:
         for (std::size_t i = 0; i < from_.size(); ++i) {
             list.push_back({fmt::format("disk{}", i), TestQemu::node(i), from_[i].format,
                             disk_bytes, fmt::format("disk{}", i),
-                            i < tables.size() ? tables[i] : nullptr});
+                            i < tables.size() ? tables[i] : nullptr, layers_above_base_,
+                            base_node_});
         }
         if (options.directory.empty()) options.directory = directory_.text();
         if (options.epoch.empty()) options.epoch = epoch;
@@ -102,6 +124,8 @@ public:
     }
 
     void write(std::size_t disk, std::string const& line) { runner_.must(source_->io(disk, line)); }
+    /// Where the base is read when it is verified.
+    void set_base_node(std::string node) { base_node_ = std::move(node); }
     void nothing_left() { check_nothing_left(runner_, *source_, directory_); }
     /// Ends both QEMUs and compares every byte of every disk.
     void compare() {
@@ -135,6 +159,8 @@ private:
     unsigned generation_ = 0;
     std::vector<TestDisk> from_;
     std::vector<TestDisk> to_;
+    unsigned layers_above_base_ = 0;
+    std::string base_node_;
     std::optional<TestQemu> source_;
     std::optional<TestQemu> destination_;
     std::optional<Target> target_;
