@@ -136,6 +136,14 @@ inline constexpr milliseconds write_look_pause{20};
 /// Blocks of a table (8 bytes each) that are hashed before others get their turn: about 1 ms.
 inline constexpr std::size_t digest_turn_blocks = 1024 * 1024;
 
+/// Bytes of one read of a base that is hashed: 1 to 4 ms of processor, then others have their turn.
+inline constexpr std::size_t file_read_bytes = 1024 * 1024;
+/// A hash is remembered only of a file that was last changed so long before it was read: clocks of
+/// file systems tick in milliseconds, some in two seconds.
+inline constexpr seconds file_settled{3};
+/// Hashes that a host remembers, of 250 bytes each: more bases than hosts have in practice.
+inline constexpr std::size_t hashes_remembered_max = 256;
+
 /// Pause between two turns of the FLUSH loop: 20 ms of guest writes flush in a moment, and the disk
 /// can breathe.
 inline constexpr milliseconds flush_pause{20};
