@@ -164,6 +164,30 @@ Task<Result<std::vector<BlockNode>>> query_named_block_nodes(Client& client, Dea
     co_return nodes;
 }
 
+Task<Result<std::vector<ImageLayer>>> query_backing_chain(Client& client, std::string node,
+                                                          Deadline deadline) {
+    // Not flat: the images below come with each node, filters too, other than in query-block.
+    CO_TRY(auto const reply, co_await client.execute("query-named-block-nodes",
+                                                     Json::object({{"flat", false}}), deadline));
+    auto const nodes = reply.elements();
+    auto const found = std::ranges::find_if(
+        nodes, [&](Json const& entry) { return entry["node-name"].text_or("") == node; });
+    if (found == nodes.end()) {
+        co_return core::fail(Errc::refused, "QEMU has no node {}", node);
+    }
+    std::vector<ImageLayer> chain;
+    for (Json image = (*found)["image"]; image.is_object(); image = image["backing-image"]) {
+        auto const data = image["format-specific"]["data"];
+        chain.push_back({plain_file_name(image["filename"].text_or("")),
+                         image["format"].text_or(""), count_of(image["virtual-size"]),
+                         count_of(image["cluster-size"]), data["compat"].text_or(""),
+                         data["compression-type"].text_or(""), count_of(data["refcount-bits"]),
+                         data["extended-l2"].boolean_or(false),
+                         data["lazy-refcounts"].boolean_or(false)});
+    }
+    co_return chain;
+}
+
 Task<Result<>> blockdev_add(Client& client, Json options, Deadline deadline) {
     return run(client, "blockdev-add", std::move(options), std::move(deadline));
 }

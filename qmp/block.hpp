@@ -65,6 +65,24 @@ struct BlockNode {
 };
 Task<Result<std::vector<BlockNode>>> query_named_block_nodes(Client& client, Deadline deadline);
 
+/// One image of a backing chain, and how it is laid out.
+struct ImageLayer {
+    std::string file_name;  ///< As BlockDevice::file_name.
+    std::string format;  ///< "raw", "qcow2", ...; that of a filter is its driver.
+    std::uint64_t virtual_bytes = 0;
+    std::uint64_t cluster_bytes = 0;  ///< 0: the format has none.
+    // Of qcow2; else empty.
+    std::string compat;
+    std::string compression;
+    std::uint64_t refcount_bits = 0;
+    bool extended_l2 = false;
+    bool lazy_refcounts = false;
+};
+/// The chain under a node from the node itself down, with its filters: counted as
+/// qemu:allocation-depth counts, from 1. Fails with refused when there is no such node.
+Task<Result<std::vector<ImageLayer>>> query_backing_chain(Client& client, std::string node,
+                                                          Deadline deadline);
+
 Task<Result<>> blockdev_add(Client& client, Json options, Deadline deadline);
 Task<Result<>> blockdev_del(Client& client, std::string node_name, Deadline deadline);
 

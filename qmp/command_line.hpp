@@ -116,6 +116,10 @@ public:
     /// -daemonize and -incoming, for a tap that is given by somebody else's descriptor, and for a
     /// number of descriptors that is not the tap's number of queues.
     [[nodiscard]] Result<CommandLine> for_launch(LaunchOptions const& launch) const;
+    /// Takes out the nodes that -blockdev options put between `node` and its base: the first
+    /// `layers` images of its chain become one. Where it has no such nodes nothing happens: the
+    /// images themselves name what is below them.
+    void flatten(std::string const& node, unsigned layers);
     /// This command line for a QEMU that waits for the migration (-S -incoming defer) with the
     /// destination's paths, taps, machine type and binary. -daemonize, -loadvm, -preconfig and
     /// monitors given by descriptor are left out. Fails with refused for what cannot be made again

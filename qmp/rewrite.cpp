@@ -122,6 +122,7 @@ public:
         add("mon", fmt::format("chardev={},mode=control", monitor_id));
     }
 
+    void flatten(std::string const& node, unsigned layers);
     Result<> use_descriptors(std::vector<TapDescriptors> const& taps, Errc code, bool all);
     Result<> use_machine_type(std::string const& type);
     Result<> map_paths(PathMap const& paths);
@@ -135,11 +136,42 @@ private:
             return option.kind() == "mon" && read(option).get_or("chardev", "") == id;
         });
     }
+    [[nodiscard]] Option* blockdev(std::string_view node) {
+        auto const found = std::ranges::find_if(line_.options_, [&](Option const& option) {
+            return option.kind() == "blockdev" && !node.empty() &&
+                   read(option).get_or("node-name", "") == node;
+        });
+        return found == line_.options_.end() ? nullptr : &*found;
+    }
     // Read once by parse(): cannot fail.
     static Settings read(Option const& option) { return option.settings().value_or(Settings()); }
 
     CommandLine& line_;
 };
+
+void Rewrite::flatten(std::string const& node, unsigned layers) {
+    std::vector<std::string> dropped;
+    std::string below = node;
+    for (unsigned layer = 0; layer < layers; ++layer) {
+        auto const* const option = blockdev(below);
+        if (option == nullptr) return;
+        if (layer > 0) {
+            dropped.push_back(below);
+            dropped.push_back(read(*option).get_or("file", ""));
+        }
+        below = read(*option).get_or("backing", "");
+    }
+    auto* const top = blockdev(node);
+    if (below.empty() || blockdev(below) == nullptr) return;
+    auto settings = read(*top);
+    settings.set("backing", below);
+    top->replace(settings);
+    std::erase_if(line_.options_, [&](Option const& option) {
+        if (option.kind() != "blockdev") return false;
+        auto const name = read(option).get_or("node-name", "");
+        return !name.empty() && std::ranges::find(dropped, name) != dropped.end();
+    });
+}
 
 // `all`: every tap needs descriptors of ours; else those that have none stay as they are.
 Result<> Rewrite::use_descriptors(std::vector<TapDescriptors> const& taps, Errc code, bool all) {
@@ -308,6 +340,10 @@ Result<CommandLine> CommandLine::for_launch(LaunchOptions const& launch) const {
     TRY_VOID(rewrite.use_descriptors(launch.taps, Errc::invalid, false));
     rewrite.add_monitor(launch.qmp_fd);
     return line;
+}
+
+void CommandLine::flatten(std::string const& node, unsigned layers) {
+    Rewrite(*this).flatten(node, layers);
 }
 
 Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {

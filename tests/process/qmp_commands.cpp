@@ -253,6 +253,38 @@ TEST_CASE("descriptors are passed", "[qmp][qemu]") {
     }
 }
 
+TEST_CASE("a backing chain is told from the top", "[qmp][qemu]") {
+    Directory const directory;
+    auto const raw = directory.file("a.raw");
+    std::ofstream(raw).close();
+    std::filesystem::resize_file(raw, 8 << 20);
+    auto const qcow2 = directory.file("b.qcow2");
+    auto const made =
+        core::spawn({"qemu-img", "create", "-q", "-f", "qcow2", "-b", raw, "-F", "raw", qcow2}, {});
+    REQUIRE(made);
+    auto loop = make_loop();
+    REQUIRE(get(loop->run(core::wait_exit(*loop, *made, soon()))) == 0);
+    for (auto const& program : qemus()) {
+        INFO(program);
+        Qemu qemu(program, {"-blockdev",
+                            "driver=qcow2,node-name=q,file.driver=file,file.filename=" + qcow2});
+        auto& client = qemu.client();
+        auto const chain = get(qemu.run(qmp::query_backing_chain(client, "q", soon())));
+        REQUIRE(chain.size() == 2);
+        CHECK(chain[0].file_name == qcow2);
+        CHECK(chain[0].format == "qcow2");
+        CHECK(chain[0].cluster_bytes == 65536);
+        CHECK(chain[0].compat == "1.1");
+        CHECK(chain[0].compression == "zlib");
+        CHECK(chain[0].refcount_bits == 16);
+        CHECK_FALSE(chain[0].extended_l2);
+        CHECK(chain[1].file_name == raw);
+        CHECK(chain[1].format == "raw");
+        CHECK(chain[1].virtual_bytes == 8 << 20);
+        CHECK_FALSE(qemu.run(qmp::query_backing_chain(client, "none", soon())).has_value());
+    }
+}
+
 TEST_CASE("disks are told as they are", "[qmp][qemu]") {
     Directory const directory;
     auto const raw = directory.file("a,1.raw");

@@ -187,3 +187,34 @@ TEST_CASE("what cannot be made again is refused", "[qmp][rewrite]") {
                          "-mon chardev=m,id=monitor,mode=control",
                          mapping()) == "qemu-system-x86_64 -M pc-i440fx-7.2");
 }
+
+TEST_CASE("layers above a base become one", "[qmp][rewrite]") {
+    auto const flattened = [](std::string const& options, unsigned layers) {
+        auto line = line_of(options);
+        line.flatten("top", layers);
+        return joined(line);
+    };
+    std::string const program = "qemu-system-x86_64 ";
+    std::string const base =
+        "-blockdev driver=file,node-name=bf,filename=/b -blockdev driver=raw,node-name=b,file=bf";
+    std::string const middle =
+        " -blockdev driver=file,node-name=mf,filename=/m"
+        " -blockdev driver=qcow2,node-name=m,file=mf,backing=b";
+    std::string const top =
+        " -blockdev driver=qcow2,node-name=top,file.driver=file,file.filename=/t,backing=";
+    CHECK(flattened(base + middle + top + "m", 2) == program + base + top + "b");
+    // Nothing to do, or nothing that could be done here: the images themselves name their base.
+    for (auto const& [options, layers] :
+         {std::pair{base + top + "b", 1u}, std::pair{base + middle + top + "m", 3u},
+          std::pair{std::string("-drive file=/t,id=top"), 2u},
+          std::pair{std::string("-blockdev driver=qcow2,node-name=top,file.filename=/t"), 2u}}) {
+        CHECK(flattened(options, layers) == program + options);
+    }
+    CHECK(flattened(R"(-blockdev {"driver":"raw","node-name":"b","file":"bf"} )"
+                    R"(-blockdev {"driver":"qcow2","node-name":"m","file":{"driver":"file",)"
+                    R"("filename":"/m"},"backing":"b"} )"
+                    R"(-blockdev {"driver":"qcow2","node-name":"top","file":"tf","backing":"m"})",
+                    2) ==
+          program + R"(-blockdev {"driver":"raw","node-name":"b","file":"bf"} )"
+                    R"(-blockdev {"driver":"qcow2","node-name":"top","file":"tf","backing":"b"})");
+}
