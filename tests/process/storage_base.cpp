@@ -82,17 +82,6 @@ Task<void> write_over_base(TestQemu& qemu, std::size_t, core::Loop& loop, std::s
     }
 }
 
-/// Without the guest's writes meanwhile: all that is copied is what was above the base.
-Task<Result<>> quiet_move(Pair& pair, Mirror& mirror) {
-    CO_TRY_VOID(co_await mirror.prepare(soon()));
-    CO_TRY_VOID(co_await mirror.copy_until_near(soon()));
-    CO_TRY_VOID(co_await mirror.arm(soon()));
-    CO_TRY_VOID(co_await mirror.list_final(soon()));
-    CO_TRY_VOID(co_await mirror.copy_final(soon()));
-    CO_TRY_VOID(co_await pair.target().seal(soon()));
-    co_return co_await mirror.drop(soon());
-}
-
 std::vector<std::pair<std::string, Chain>> chains() {
     storage::Qcow2Layout const subclusters{.cluster_bytes = 128 * 1024, .extended_l2 = true};
     return {{"raw base", {}},
@@ -148,10 +137,13 @@ TEST_CASE("base: only what is above it is copied, and nothing of it shows throug
 TEST_CASE("base: rounds that zero and discard blocks of the base", "[storage][base]") {
     for (auto const& [version, binary] : qemus()) {
         for (auto const& [name, chain] : chains()) {
+            // The rounds do not look at layers: one of each kind will do.
+            if (!chain.middle && chain.base_format == "qcow2") continue;
+            if (chain.layout.compat == "0.10") continue;
             DYNAMIC_SECTION("QEMU " << version << ", " << name) {
                 Pair pair(binary, over_base(chain));
                 storage::MirrorOptions options;
-                options.bandwidth_bytes_per_second = 8 * mib;  // so that there is a meanwhile
+                options.bandwidth_bytes_per_second = 24 * mib;  // so that there is a meanwhile
                 auto& mirror = pair.make_mirror(options);
                 pair.runner().must(whole_move(pair, mirror, 1, write_over_base));
                 CHECK(mirror.report().disks[0].base_bytes > 8 * mib);
@@ -164,46 +156,48 @@ TEST_CASE("base: rounds that zero and discard blocks of the base", "[storage][ba
 
 TEST_CASE("base: what was not sent is verified with the rest", "[storage][base][verify]") {
     for (auto const& [version, binary] : qemus()) {
-        bool const same_base = GENERATE(true, false);
-        DYNAMIC_SECTION("QEMU " << version << ", the same base: " << same_base) {
-            auto options = over_base({.middle = true});
-            auto const make = options.make;
-            constexpr std::uint64_t changed = 40 * mib + 4711;
-            options.make = [&](TestDisk const& from, TestDisk const& to) {
-                make(from, to);
-                if (same_base) return;
-                auto const line = fmt::format("write -P 99 {} 1", changed);
-                lab::must_run({"qemu-io", "-f", "raw", "-c", line, to.path + ".base"});
-            };
-            Pair pair(binary, options);
-            pair.set_base_node(base_node(pair));
-            auto const& where = pair.where();
-            storage::Hasher hasher(pair.runner().loop(), {"", where.host, where.port, "", ""}, [] {
-                std::vector<storage::HashedDisk> list;
-                list.push_back({"disk0", {}});
-                return list;
-            }());
-            pair.runner().must(hasher.open(soon()));
-            storage::MirrorOptions settings;
-            settings.hash = [&](std::size_t disk, std::vector<storage::Extent> ranges,
-                                Deadline deadline) {
-                return hasher.hash(disk, std::move(ranges), std::move(deadline));
-            };
-            auto const table = storage::BlockTable::create(pair.directory().text(), disk_bytes);
-            REQUIRE(table);
-            auto& mirror = pair.make_mirror(settings, {*table});
-            auto const moved =
-                pair.runner().loop().run(whole_move(pair, mirror, 1, write_over_base));
-            INFO((moved ? "moved" : moved.error().sentence()));
-            auto const verified = mirror.report().verify;
-            REQUIRE(verified);
-            CHECK(verified->identical == same_base);
-            CHECK(moved.has_value() == same_base);
-            if (!same_base) CHECK(verified->difference_offset == changed / 4096 * 4096);
-            CHECK(mirror.report().disks[0].copied_bytes < 16 * mib);
-            if (!same_base) pair.runner().must(mirror.drop(soon()));
-            pair.runner().loop().run(hasher.close());
-            if (same_base) pair.compare();
+        for (bool const same_base : {true, false}) {
+            DYNAMIC_SECTION("QEMU " << version << ", the same base: " << same_base) {
+                auto options = over_base({.middle = true});
+                auto const make = options.make;
+                constexpr std::uint64_t changed = 40 * mib + 4711;
+                options.make = [&](TestDisk const& from, TestDisk const& to) {
+                    make(from, to);
+                    if (same_base) return;
+                    auto const line = fmt::format("write -P 99 {} 1", changed);
+                    lab::must_run({"qemu-io", "-f", "raw", "-c", line, to.path + ".base"});
+                };
+                Pair pair(binary, options);
+                pair.set_base_node(base_node(pair));
+                auto const& where = pair.where();
+                storage::Hasher hasher(pair.runner().loop(), {"", where.host, where.port, "", ""},
+                                       [] {
+                                           std::vector<storage::HashedDisk> list;
+                                           list.push_back({"disk0", {}});
+                                           return list;
+                                       }());
+                pair.runner().must(hasher.open(soon()));
+                storage::MirrorOptions settings;
+                settings.hash = [&](std::size_t disk, std::vector<storage::Extent> ranges,
+                                    Deadline deadline) {
+                    return hasher.hash(disk, std::move(ranges), std::move(deadline));
+                };
+                auto const table = storage::BlockTable::create(pair.directory().text(), disk_bytes);
+                REQUIRE(table);
+                auto& mirror = pair.make_mirror(settings, {*table});
+                auto const moved =
+                    pair.runner().loop().run(whole_move(pair, mirror, 1, write_over_base));
+                INFO((moved ? "moved" : moved.error().sentence()));
+                auto const verified = mirror.report().verify;
+                REQUIRE(verified);
+                CHECK(verified->identical == same_base);
+                CHECK(moved.has_value() == same_base);
+                if (!same_base) CHECK(verified->difference_offset == changed / 4096 * 4096);
+                CHECK(mirror.report().disks[0].copied_bytes < 16 * mib);
+                if (!same_base) pair.runner().must(mirror.drop(soon()));
+                pair.runner().loop().run(hasher.close());
+                if (same_base) pair.compare();
+            }
         }
     }
 }

@@ -44,6 +44,39 @@ TEST_CASE("image: created sparse, told as it is, never over another", "[storage]
     CHECK_FALSE(storage::free_bytes(directory.path("none")).has_value());
 }
 
+TEST_CASE("image: laid out as asked, and over a base", "[storage][image]") {
+    Directory directory;
+    Runner runner;
+    auto const base = directory.path("base");
+    auto const path = directory.path("disk");
+    make_raw(base, mib, {});
+    storage::Qcow2Layout const layout{.cluster_bytes = 128 * 1024,
+                                      .compat = "1.1",
+                                      .refcount_bits = 32,
+                                      .compression = "zstd",
+                                      .extended_l2 = true,
+                                      .lazy_refcounts = true};
+    runner.must(storage::create_image(runner.loop(), path, "qcow2", 4 * mib,
+                                      {layout, "base", "raw"}, soon()));
+    auto const info = runner.must(storage::image_info(runner.loop(), path, "qcow2", soon()));
+    CHECK(info.backing_file == "base");
+    CHECK(info.backing_format == "raw");
+    auto const told = lab::must_run({"qemu-img", "info", "--output=json", path});
+    for (auto const* word : {"\"compat\": \"1.1\"", "\"refcount-bits\": 32", "\"zstd\"",
+                             "\"extended-l2\": true", "\"lazy-refcounts\": true"}) {
+        INFO(word << " in " << told);
+        CHECK(told.find(word) != std::string::npos);
+    }
+    auto const old = directory.path("old");
+    runner.must(storage::create_image(runner.loop(), old, "qcow2", mib,
+                                      {{.compat = "0.10", .refcount_bits = 16}}, soon()));
+    CHECK(lab::must_run({"qemu-img", "info", "--output=json", old}).find("0.10") !=
+          std::string::npos);
+    runner.must_fail(storage::create_image(runner.loop(), path + "2", "qcow2", mib,
+                                           {{}, "none", "raw"}, soon()));
+    CHECK_FALSE(lab::fs::exists(path + "2"));
+}
+
 TEST_CASE("image: what cannot be is refused and leaves nothing", "[storage][image]") {
     Directory directory;
     Runner runner;

@@ -220,4 +220,15 @@ inline Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count,
     co_return co_await mirror.drop(soon());
 }
 
+/// The same without a guest that writes: only the bulk pass copies.
+inline Task<Result<>> quiet_move(Pair& pair, Mirror& mirror) {
+    CO_TRY_VOID(co_await mirror.prepare(soon()));
+    CO_TRY_VOID(co_await mirror.copy_until_near(soon()));
+    CO_TRY_VOID(co_await mirror.arm(soon()));
+    CO_TRY_VOID(co_await mirror.list_final(soon()));
+    CO_TRY_VOID(co_await mirror.copy_final(soon()));
+    CO_TRY_VOID(co_await pair.target().seal(soon()));
+    co_return co_await mirror.drop(soon());
+}
+
 }  // namespace storage_lab
