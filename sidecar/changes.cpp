@@ -139,7 +139,12 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
 Task<Result<>> check_same_disks(qmp::Client& client, Description const& description,
                                 Deadline deadline) {
     CO_TRY(auto const devices, co_await qmp::query_block(client, deadline));
-    for (auto const& disk : description.disks) CO_TRY_VOID(check_disk(disk, devices));
+    for (auto const& disk : description.disks) {
+        CO_TRY_VOID(check_disk(disk, devices));
+        if (disk.bases.empty()) continue;
+        CO_TRY_VOID(
+            co_await check_same_chain(client, disk, description.working_directory, deadline));
+    }
     co_return Result<>{};
 }
 

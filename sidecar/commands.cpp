@@ -66,6 +66,19 @@ Task<Result<Json>> ask(core::Loop& loop, Options options, std::string verb, Json
     co_return answer;
 }
 
+void tell_bases(Json const& report) {
+    for (auto const& disk : report["disks"].elements()) {
+        for (auto const& base : disk["bases"].elements()) {
+            fmt::print("disk {} lies over {}, which is the same on both hosts: SHA-256 {}\n",
+                       disk["name"].text_or(""), base["path"].text_or(""),
+                       base["sha256"].text_or(""));
+        }
+        if (disk["bases"].size() == 0) continue;
+        fmt::print("disk {}: {} of its base were not sent\n", disk["name"].text_or(""),
+                   human_bytes(disk["base_bytes"].integer_or(0)));
+    }
+}
+
 void tell(Json const& report) {
     auto const outcome = report["outcome"].text_or("");
     if (outcome == "moved") {
@@ -79,6 +92,7 @@ void tell(Json const& report) {
                        report["stop_to_fire_ms"].number_or(0));
         fmt::print(", {} of disk and {} of RAM copied\n", human_bytes(copied),
                    human_bytes(report["ram"]["transferred_bytes"].integer_or(0)));
+        tell_bases(report);
         auto const verify = report["verify"];
         if (verify["identical"].boolean_or(false)) {
             fmt::print("verified: {} ({} bytes) of disk are identical on both hosts, XXH3 {}\n",

@@ -10,6 +10,7 @@
 #include "qmp/migration.hpp"
 #include "qmp/schema.hpp"
 #include "sidecar/changes.hpp"
+#include "sidecar/limits.hpp"
 #include "storage/image.hpp"
 
 namespace sidecar {
@@ -50,7 +51,6 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
     moved.node = disk.node_name;
     moved.format = disk.format;
     moved.virtual_bytes = disk.virtual_bytes;
-    moved.cluster_bytes = disk.cluster_bytes;
     if (disk.format != "raw" && disk.format != "qcow2") {
         return fail(Errc::refused, "disk {} has format {}: only raw and qcow2 can be moved",
                     moved.name, disk.format);
@@ -68,7 +68,6 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
         return fail(Errc::refused, "disk {} ({}) is not a file: block devices cannot be moved yet",
                     moved.name, moved.path);
     }
-    TRY(moved.allocated_bytes, storage::allocated_bytes(moved.path));
     return moved;
 }
 
@@ -131,7 +130,8 @@ Task<Result<>> check_idle(qmp::Client& client, Deadline deadline) {
 
 std::string new_epoch() { return core::random_hex(8); }
 
-Task<Result<Description>> describe(Guest& guest, std::string epoch, Deadline deadline) {
+Task<Result<Description>> describe(Guest& guest, std::string epoch, std::vector<std::string> bases,
+                                   Deadline deadline) {
     auto& client = *guest.client;
     CO_TRY_VOID(co_await check_idle(client, deadline));
     CO_TRY(auto const schema, co_await qmp::query_schema(client, deadline));
@@ -153,6 +153,7 @@ Task<Result<Description>> describe(Guest& guest, std::string epoch, Deadline dea
         CO_TRY(auto disk, look_at(device, guest.working_directory));
         description.disks.push_back(std::move(disk));
     }
+    CO_TRY_VOID(co_await find_bases(guest, std::move(bases), description, deadline));
     CO_TRY(description.devices, co_await device_names(client, deadline));
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     guest.take_in_addresses();
@@ -161,6 +162,10 @@ Task<Result<Description>> describe(Guest& guest, std::string epoch, Deadline dea
 }
 
 Json MovedDisk::to_json() const {
+    Json base_list = Json::array();
+    for (auto const& base : bases) base_list.add(base.to_json());
+    Json names = Json::array();
+    for (auto const& image : chain) names.add(image);
     return Json::object({{"name", name},
                          {"device", device},
                          {"qdev", qdev},
@@ -169,8 +174,60 @@ Json MovedDisk::to_json() const {
                          {"format", format},
                          {"virtual_bytes", virtual_bytes},
                          {"allocated_bytes", allocated_bytes},
-                         {"cluster_bytes", cluster_bytes}});
+                         {"cluster_bytes", layout.cluster_bytes},
+                         {"compat", layout.compat},
+                         {"compression", layout.compression},
+                         {"refcount_bits", layout.refcount_bits},
+                         {"extended_l2", layout.extended_l2},
+                         {"lazy_refcounts", layout.lazy_refcounts},
+                         {"bases", base_list},
+                         {"layers_above_base", layers_above_base},
+                         {"base_is_relative", base_is_relative},
+                         {"chain", names}});
 }
+
+namespace {
+
+bool is_one_of(std::string const& word, std::initializer_list<char const*> words) {
+    return std::ranges::find(words, word) != words.end();
+}
+
+/// What older sidecars do not send is left to qemu-img.
+Result<storage::Qcow2Layout> layout_from(Json const& json, std::uint64_t cluster_bytes) {
+    storage::Qcow2Layout layout{.cluster_bytes = cluster_bytes,
+                                .compat = json["compat"].text_or(""),
+                                .compression = json["compression"].text_or(""),
+                                .extended_l2 = json["extended_l2"].boolean_or(false),
+                                .lazy_refcounts = json["lazy_refcounts"].boolean_or(false)};
+    auto const bits = json["refcount_bits"].integer_or(0);
+    if (!is_one_of(layout.compat, {"", "0.10", "1.1"}) ||
+        !is_one_of(layout.compression, {"", "zlib", "zstd"}) || bits < 0 || bits > 64) {
+        return fail(Errc::protocol, "the layout of a disk is none that qcow2 has");
+    }
+    layout.refcount_bits = static_cast<std::uint64_t>(bits);
+    return layout;
+}
+
+Result<> take_chain(MovedDisk& disk, Json const& json) {
+    auto const layers = json["layers_above_base"].integer_or(0);
+    if (json["bases"].size() > limits::bases_max || json["chain"].size() > limits::layers_max ||
+        layers < 0 || layers > static_cast<std::int64_t>(limits::layers_max)) {
+        return fail(Errc::protocol, "the chain of disk {} is too long", disk.name);
+    }
+    for (auto const& one : json["bases"].elements()) {
+        TRY(auto base, Base::from_json(one));
+        disk.bases.push_back(std::move(base));
+    }
+    for (auto const& image : json["chain"].elements()) disk.chain.push_back(image.text_or(""));
+    disk.layers_above_base = static_cast<unsigned>(layers);
+    disk.base_is_relative = json["base_is_relative"].boolean_or(false);
+    if (disk.bases.empty() != (layers == 0) || (layers > 0 && disk.format != "qcow2")) {
+        return fail(Errc::protocol, "disk {} cannot lie over a base as it is described", disk.name);
+    }
+    return {};
+}
+
+}  // namespace
 
 Result<MovedDisk> MovedDisk::from_json(Json const& json) {
     MovedDisk disk;
@@ -180,10 +237,11 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
     TRY(disk.node, json.text("node"));
     TRY(disk.path, json.text("path"));
     TRY(disk.format, json.text("format"));
+    std::uint64_t cluster_bytes = 0;
     std::pair<char const*, std::uint64_t*> const sizes[] = {
         {"virtual_bytes", &disk.virtual_bytes},
         {"allocated_bytes", &disk.allocated_bytes},
-        {"cluster_bytes", &disk.cluster_bytes}};
+        {"cluster_bytes", &cluster_bytes}};
     for (auto const& [key, value] : sizes) {
         TRY(auto const number, json.integer(key));
         if (number < 0) return fail(Errc::protocol, "`{}` of disk {} is negative", key, disk.name);
@@ -193,6 +251,8 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
         return fail(Errc::protocol, "disk format {} is none of ours", disk.format);
     if (disk.path.empty() || disk.path.front() != '/')
         return fail(Errc::protocol, "disk path {} is not absolute", disk.path);
+    TRY(disk.layout, layout_from(json, cluster_bytes));
+    TRY_VOID(take_chain(disk, json));
     return disk;
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/json.hpp"
 #include "netmove/mover.hpp"
+#include "sidecar/bases.hpp"
 #include "sidecar/guest.hpp"
 
 namespace sidecar {
@@ -21,8 +22,14 @@ struct MovedDisk {
     std::string path;  ///< Of the image at the source, absolute.
     std::string format;
     std::uint64_t virtual_bytes = 0;
-    std::uint64_t allocated_bytes = 0;
-    std::uint64_t cluster_bytes = 0;
+    std::uint64_t allocated_bytes = 0;  ///< Of what travels: all its images but the bases.
+    storage::Qcow2Layout layout = {};
+    std::vector<Base> bases = {};  ///< The rest of its chain, from above; empty: all of it travels.
+    unsigned layers_above_base = 0;  ///< Images that are made one at the destination; 0: no base.
+    bool base_is_relative = false;  ///< Named from the image's own directory.
+    std::string base_node = {};  ///< At the source: a node over the first base. Does not travel.
+    std::vector<std::string> chain =
+        {};  ///< At the source, with a base: the names of all its images.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MovedDisk> from_json(core::Json const& json);
@@ -47,10 +54,11 @@ struct Description {
 /// A fresh name for a migration: 16 hex digits.
 std::string new_epoch();
 
-/// Looks at a running guest. Fails with refused, in a sentence that says what to do, when it cannot
-/// be moved: not running, a migration or block job under way, a feature missing, a disk of a kind
-/// that is not supported.
+/// Looks at a running guest; `bases`: MigrateOptions::bases. Fails with refused, in a sentence that
+/// says what to do, when it cannot be moved: not running, a migration or block job under way, a
+/// feature missing, a disk of a kind that is not supported, a base that is none.
 core::Task<core::Result<Description>> describe(Guest& guest, std::string epoch,
+                                               std::vector<std::string> bases,
                                                core::Deadline deadline);
 
 }  // namespace sidecar

@@ -56,6 +56,7 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(make_directory(places_.state(name_)));
     CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description_,
                                          Deadline::after(limits::check_timeout)));
+    CO_TRY_VOID(check_compared());
     for (auto const& disk : description_.disks)
         made_images_.push_back(map_path(options_.maps, disk.path));
     CO_TRY_VOID(write_incoming());
@@ -99,7 +100,12 @@ Task<Result<>> DestinationMigration::make_disks() {
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
         storage::CreateOptions settings;
-        settings.layout.cluster_bytes = disk.format == "qcow2" ? disk.cluster_bytes : 0;
+        if (disk.format == "qcow2") settings.layout = disk.layout;
+        if (!disk.bases.empty()) {
+            settings.backing_file = backing_name(map_path(options_.maps, disk.bases[0].path),
+                                                 made_images_[index], disk.base_is_relative);
+            settings.backing_format = disk.bases[0].format;
+        }
         CO_TRY_VOID(co_await storage::create_image(loop_, made_images_[index], disk.format,
                                                    disk.virtual_bytes, settings,
                                                    Deadline::after(limits::prepare_timeout)));
@@ -196,6 +202,10 @@ Task<Result<>> DestinationMigration::find_target() {
         if (same == here.end()) {
             co_return fail(Errc::refused, "disk {} is not found in the destination's QEMU",
                            wanted.name);
+        }
+        if (!wanted.bases.empty()) {
+            CO_TRY_VOID(co_await check_opened_over(client, same->node_name, options_.maps, wanted,
+                                                   Deadline::after(limits::qmp_timeout)));
         }
         export_names_.push_back(fmt::format("sidecar-{}-{}", epoch_, index));
         disks.push_back({same->node_name, export_names_.back()});

@@ -213,7 +213,7 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
         if (verb == "check") {
             CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description,
                                                  Deadline::after(limits::check_timeout)));
-            co_return Json::object({{"ok", true}, {"verify", true}});
+            co_return Json::object({{"ok", true}, {"verify", true}, {"base", true}});
         }
         auto const key = arguments["key"].text_or("");
         constexpr std::size_t key_digits = 64;
@@ -230,6 +230,7 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
                                        machine::destination::event(Kind::prepare_requested));
     }
     if (verb == "renew") co_return co_await renew();
+    if (verb == "base") co_return co_await hash_base(arguments);
     if (verb == "hash") co_return co_await hash(arguments);
     if (verb == "fire") co_return co_await fire(arguments);
     if (verb == "unfire") {

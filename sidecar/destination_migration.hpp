@@ -4,6 +4,7 @@
 #pragma once
 
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -98,6 +99,17 @@ private:
     Outcome<core::Json> renew();
     [[nodiscard]] core::Json doors() const;
     Outcome<core::Json> hash(core::Json arguments);
+    // Comparing bases: destination_bases.cpp
+    struct BaseHash {
+        explicit BaseHash(core::Loop& loop) : finished(loop) {}
+        std::uint64_t done_bytes = 0;
+        core::Event finished;
+        core::Result<storage::FileHash> hash = core::fail(core::Errc::closed, "not known yet");
+    };
+    Outcome<core::Json> hash_base(core::Json arguments);
+    core::Task<void> read_base(std::string path, std::shared_ptr<BaseHash> into);
+    static bool still_right(BaseHash const& base, std::string const& path);
+    core::Result<> check_compared() const;
     Outcome<std::shared_ptr<storage::Hasher>> open_hasher(core::Deadline deadline);
     Outcome<> make_hasher(core::Deadline deadline);
     core::Task<void> close_hasher();
@@ -146,6 +158,7 @@ private:
     std::unique_ptr<Guest> guest_;
     std::unique_ptr<storage::Target> target_;
     std::vector<storage::TargetDisk> target_disks_;
+    std::map<std::string, std::shared_ptr<BaseHash>> base_hashes_;  ///< By path here.
     std::shared_ptr<storage::Hasher> hasher_;  ///< From the first `hash` until the exports go.
     core::Slots hasher_turn_;  ///< One at a time opens or closes it.
     netmove::Plan plan_;

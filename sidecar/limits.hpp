@@ -74,6 +74,21 @@ constexpr int throttle_floor_percent = 10;
 constexpr std::uint64_t throttle_bytes_per_second_min = 64 * 1024;
 /// Steps of the plan that the report tells; later ones are not told.
 constexpr std::size_t plan_steps_max = 64;
+/// Bases of one disk, and images in its chain: far more than anybody stacks.
+constexpr std::size_t bases_max = 64;
+constexpr std::size_t layers_max = 256;
+/// A base is hashed on both hosts: 10 TB at 150 MB/s take so long.
+constexpr std::chrono::hours base_hash_timeout{20};
+/// The destination answers a question for a hash after so long at the latest, with how far it is.
+constexpr seconds base_answer{3};
+/// After how long without a byte more the other host's hash counts as stuck.
+constexpr seconds base_patience{60};
+/// Bytes of a part of a base that is asked for to find what differs, and of the block that is then
+/// named: one request takes well below a second.
+constexpr std::size_t base_part_bytes_max = 64 * 1024 * 1024;
+constexpr std::size_t base_block_bytes = 4096;
+/// Bases that a destination hashes or has hashed for one source.
+constexpr std::size_t base_hashes_max = 64;
 /// Our file of what was launched or prepared.
 constexpr std::size_t manifest_bytes_max = 1024 * 1024;
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
+
 #include "sidecar/limits.hpp"
 
 namespace sidecar {
@@ -190,6 +192,10 @@ struct Parser {
         migrate->add_flag("--verify", chosen.verify,
                           "Read the disks again on both hosts before the guest leaves");
         migrate
+            ->add_option("--base", chosen.bases,
+                         "A backing file that the destination has too: it is compared, not sent")
+            ->allow_extra_args(false);
+        migrate
             ->add_option("--max-blackout", chosen.max_blackout_ms,
                          "Pause aimed for, in milliseconds")
             ->check(CLI::Range(max_blackout_least_ms, max_blackout_most_ms))
@@ -282,6 +288,8 @@ Result<> Parser::finish_migrate() {
         return fail(Errc::invalid,
                     "`migrate` needs a DESTINATION: HOST[:PORT] of a `sidecar serve`");
     }
+    // The guest's sidecar, which looks for them, has another working directory.
+    for (auto& base : chosen.bases) base = std::filesystem::absolute(base).string();
     TRY(chosen.tls, migrate_security.chosen());
     TRY(chosen.bandwidth, parse_bytes(bandwidth));
     chosen.throttle = throttle == "auto";
@@ -350,12 +358,15 @@ Result<Options::Changes> Options::Changes::from_json(Json const& wire) {
 }
 
 Json MigrateOptions::to_json() const {
+    Json base_list = Json::array();
+    for (auto const& base : bases) base_list.add(base);
     return Json::object({{"destination", destination},
                          {"tls_mode", static_cast<int>(tls.mode)},
                          {"tls_path", tls.path},
                          {"check_only", check_only},
                          {"resume", resume},
                          {"verify", verify},
+                         {"bases", base_list},
                          {"max_blackout_ms", max_blackout_ms},
                          {"link_patience_s", link_patience_s},
                          {"bandwidth", bandwidth},
@@ -371,6 +382,7 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     made.with_storage = true;
     made.check_only = json["check_only"].boolean_or(false);
     made.verify = json["verify"].boolean_or(false);
+    for (auto const& base : json["bases"].elements()) made.bases.push_back(base.text_or(""));
     made.max_blackout_ms = static_cast<int>(json["max_blackout_ms"].integer_or(300));
     made.link_patience_s = static_cast<int>(std::clamp<std::int64_t>(
         json["link_patience_s"].integer_or(30), 1, limits::link_patience_most_s));

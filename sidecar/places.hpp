@@ -21,6 +21,8 @@ struct Places {
     [[nodiscard]] std::string state(std::string const& guest) const {
         return state_directory + "/" + guest;
     }
+    /// Of all guests of the host; no guest can have that name.
+    [[nodiscard]] std::string file_hashes() const { return state_directory + "/.file-hashes"; }
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";
     }

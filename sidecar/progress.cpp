@@ -72,6 +72,11 @@ void ProgressView::draw(Json const& line) {
     auto const cells = static_cast<std::size_t>(percent_ / 100 * bar_cells);
     std::string text = fmt::format("\r[{}{}] {:5.1f} %", std::string(cells, '#'),
                                    std::string(bar_cells - cells, ' '), percent_);
+    if (line.has("bases_total_bytes") && phase == "checking") {
+        text += fmt::format("  comparing bases: {} of {}",
+                            human_bytes(line["bases_done_bytes"].integer_or(0)),
+                            human_bytes(line["bases_total_bytes"].integer_or(0)));
+    }
     if (line["destination_lost"].boolean_or(false)) {
         text += "  the destination is not to be reached";
     } else if (line["verifying"].boolean_or(false) && phase == "copying") {

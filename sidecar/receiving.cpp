@@ -60,10 +60,19 @@ Result<> check_file(std::string const& path, std::string const& what) {
                 what, path, std::strerror(errno));
 }
 
+/// The source's command line with what will be one image named as one.
+Result<qmp::CommandLine> flattened(Description const& description) {
+    TRY(auto line, qmp::CommandLine::parse(description.argv));
+    for (auto const& disk : description.disks) {
+        if (disk.layers_above_base > 1) line.flatten(disk.node, disk.layers_above_base);
+    }
+    return line;
+}
+
 /// The guest's files that do not travel (kernel, firmware, read-only images) and the places of
 /// those made here.
 Result<> check_files(HostMaps const& maps, Description const& description) {
-    TRY(auto const line, qmp::CommandLine::parse(description.argv));
+    TRY(auto const line, flattened(description));
     auto const here = [&](std::string const& path) {
         return map_path(maps, absolute(path, description.working_directory));
     };
@@ -207,7 +216,7 @@ Result<std::vector<netmove::GuestInterface>> map_interfaces(
 
 Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description const& description,
                                           std::vector<qmp::TapDescriptors> const& taps) {
-    TRY(auto const line, qmp::CommandLine::parse(description.argv));
+    TRY(auto const line, flattened(description));
     qmp::Mapping mapping;
     mapping.qemu = maps.qemu;
     mapping.machine_type = description.machine_type;
@@ -236,6 +245,7 @@ Task<Result<>> check_receiving(core::Loop& loop, Places const& places, HostMaps 
         for (int queue = 0; queue < interface.queues; ++queue) one.fds.push_back(number++);
         taps.push_back(std::move(one));
     }
+    CO_TRY_VOID(check_bases(maps, description));
     CO_TRY_VOID(map_command_line(maps, description, taps));
     CO_TRY_VOID(check_files(maps, description));
     CO_TRY_VOID(check_disks(maps, description));

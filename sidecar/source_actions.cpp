@@ -47,7 +47,8 @@ std::string SourceMigration::key_directory() const {
 }
 
 Task<Result<>> SourceMigration::check() {
-    CO_TRY(description_, co_await describe(guest_, epoch_, within(limits::check_timeout)));
+    CO_TRY(description_,
+           co_await describe(guest_, epoch_, options_.bases, within(limits::check_timeout)));
     // A sidecar that has to take this guest over knows its addresses without waiting for it to
     // speak.
     CO_TRY_VOID(guest_.write_manifest());
@@ -61,6 +62,11 @@ Task<Result<>> SourceMigration::check() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --verify",
                        options_.destination);
     }
+    if (!options_.bases.empty() && !checked["base"].boolean_or(false)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
+                       options_.destination);
+    }
+    CO_TRY_VOID(co_await compare_bases());
     co_return make_tables();
 }
 
@@ -75,6 +81,14 @@ Task<Result<Json>> SourceMigration::check_only() {
             lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
                                   disk.name, disk.format, disk.virtual_bytes >> 20,
                                   disk.allocated_bytes >> 20));
+        }
+        for (auto const& disk : description_.disks) {
+            for (auto const& base : disk.bases) {
+                lines.add(
+                    fmt::format("base {} of disk {}: the same file at the destination, "
+                                "SHA-256 {}",
+                                base.path, disk.name, base.sha256));
+            }
         }
         for (auto const& interface : description_.interfaces) {
             lines.add(fmt::format("interface {}: tap {} on bridge {}, {} addresses known",
@@ -168,6 +182,7 @@ Task<Result<>> SourceMigration::prepare_network() {
 }
 
 Task<Result<>> SourceMigration::start_ram() {
+    CO_TRY_VOID(check_no_job());
     // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
     // more.
     CO_TRY_VOID(

@@ -104,6 +104,7 @@ private:
     [[nodiscard]] core::Json progress() const;
     /// The arithmetic of the disks as it stands, beside it what became of it.
     [[nodiscard]] core::Json arithmetic() const;
+    [[nodiscard]] core::Json disks_report() const;
 
     // What a later sidecar needs to go on with the copy: copy_record.cpp
     [[nodiscard]] std::string copy_record_path() const;
@@ -114,6 +115,12 @@ private:
     // The ports: source_actions.cpp, and for the disks source_storage.cpp. Each is one action of
     // the machine.
     Outcome<> check();
+    Outcome<> compare_bases();
+    Outcome<> compare_base(Base& base);
+    Outcome<> hash_here(Base const& base, std::string& hash);
+    Outcome<> hash_there(Base const& base, std::string& hash);
+    Outcome<std::uint64_t> first_difference(Base const& base);
+    [[nodiscard]] core::Result<> check_no_job() const;
     Outcome<> record(std::string what, std::string outcome);
     Outcome<> record_begin();
     Outcome<> prepare_destination();
@@ -180,6 +187,14 @@ private:
     std::unique_ptr<PeerChannel> peer_;
     std::unique_ptr<storage::Mirror> mirror_;
     std::vector<std::shared_ptr<storage::BlockTable>> tables_;  ///< One a disk, for --verify.
+    /// Of bases, while they are compared; of either host.
+    struct BaseProgress {
+        std::uint64_t total_bytes = 0;
+        std::uint64_t before_bytes = 0;  ///< Of those that are compared already.
+        std::uint64_t here_bytes = 0;
+        std::uint64_t there_bytes = 0;
+    } base_progress_;
+    std::string job_;  ///< A block job that began since the check.
     bool hash_asked_ = false;
     bool final_hash_asked_ = false;
     std::optional<Throttle> throttle_;

@@ -45,11 +45,15 @@ Task<Result<>> SourceMigration::prepare_storage() {
         CO_TRY_VOID(co_await renew_exports(within(limits::prepare_timeout)));
         CO_TRY_VOID(co_await remove_throttle(within(limits::qmp_timeout)));
     }
+    // A chain that is being changed must not be read as if it were the one that was compared.
+    CO_TRY_VOID(
+        co_await check_same_disks(*guest_.client, description_, within(limits::qmp_timeout)));
     std::vector<storage::Disk> disks;
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
         disks.push_back({disk.name, disk.node, disk.format, disk.virtual_bytes,
-                         export_names_[index], index < tables_.size() ? tables_[index] : nullptr});
+                         export_names_[index], index < tables_.size() ? tables_[index] : nullptr,
+                         disk.layers_above_base, disk.base_node});
     }
     std::vector<std::string> nodes;
     for (auto const& disk : disks) nodes.push_back(disk.node);

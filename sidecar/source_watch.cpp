@@ -28,7 +28,7 @@ double rounded(double ms) {
 
 Task<void> SourceMigration::watch_qemu() {
     if (!guest_.client) co_return;  // found gone by a restarted sidecar
-    auto events = guest_.client->subscribe({"STOP", "RESUME", "MIGRATION"});
+    auto events = guest_.client->subscribe({"STOP", "RESUME", "MIGRATION", "JOB_STATUS_CHANGE"});
     for (;;) {
         auto const event = co_await events.next(core::Deadline::never(watchers_stop_.get_token()));
         if (!event) {
@@ -50,6 +50,9 @@ Task<void> SourceMigration::watch_qemu() {
             peer_->set_paused(false);
             if (watchdog_) watchdog_->released();
             post(machine::source::event(Event::Kind::guest_resumed));
+        } else if (event->name == "JOB_STATUS_CHANGE") {
+            auto const status = event->data["status"].text_or("");
+            if (status != "concluded" && status != "null") job_ = event->data["id"].text_or("?");
         } else if (event->name == "MIGRATION") {
             auto const status = event->data["status"].text_or("");
             core::log::debug("guest={} qemu migration={}", guest_.name, status);
@@ -127,6 +130,7 @@ Task<void> SourceMigration::watch_guest(core::LinkedStop& copying) {
         auto same =
             co_await check_same_guest(*guest_.client, description_,
                                       core::Deadline::after(limits::qmp_timeout, copying.token()));
+        if (same) same = check_no_job();
         // A QEMU that does not answer is for others to notice.
         if (same || same.error().code != Errc::refused) continue;
         changed_ = std::move(same.error());
@@ -182,6 +186,12 @@ Json SourceMigration::progress() const {
     double const fraction = state_.outcome == machine::Outcome::moved ? 1.0 : fraction_;
     line.set("percent", static_cast<double>(static_cast<std::int64_t>(fraction * 1000)) / 10);
     if (peer_lost_at_) line.set("destination_lost", true);
+    if (state_.phase == Phase::checking && base_progress_.total_bytes > 0) {
+        auto const& bases = base_progress_;
+        line.set("bases_total_bytes", bases.total_bytes);
+        line.set("bases_done_bytes",
+                 bases.before_bytes + std::min(bases.here_bytes, bases.there_bytes));
+    }
     if (mirror_) {
         auto const disks = mirror_->progress();
         line.set("disks_done_bytes", disks.done_bytes).set("disks_total_bytes", disks.total_bytes);
@@ -241,6 +251,22 @@ Json SourceMigration::status() const {
     return now;
 }
 
+Json SourceMigration::disks_report() const {
+    if (!mirror_) return Json::array();
+    Json list = Json::array();
+    auto const told = mirror_->report().json().elements();
+    for (std::size_t index = 0; index < told.size(); ++index) {
+        Json one = told[index];
+        Json bases = Json::array();
+        for (auto const& base : description_.disks[index].bases) {
+            bases.add(Json::object({{"path", base.path}, {"sha256", base.sha256}}));
+        }
+        if (bases.size() > 0) one.set("bases", bases);
+        list.add(one);
+    }
+    return list;
+}
+
 Json SourceMigration::report() const {
     bool const doubtful = state_.phase == Phase::in_doubt || state_.phase == Phase::committed;
     auto const outcome = doubtful ? machine::Outcome::in_doubt : state_.outcome;
@@ -270,7 +296,7 @@ Json SourceMigration::report() const {
     if (mirror_) made.set("plan", arithmetic());
     if (mirror_) made.set("link_cuts", mirror_->report().cuts);
     if (mirror_ && mirror_->report().verify) made.set("verify", mirror_->report().verify->json());
-    made.set("disks", mirror_ ? mirror_->report().json() : Json::array());
+    made.set("disks", disks_report());
     auto ram = Json::object({{"transferred_bytes", ram_.info().ram_transferred_bytes}});
     if (ram_.started_at() && ram_completed_at_)
         ram.set("ms", rounded(ms_between(*ram_.started_at(), *ram_completed_at_)));

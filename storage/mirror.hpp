@@ -174,7 +174,7 @@ struct DiskReport {
     bool reads_image = false;  ///< The image itself was read, not QEMU's NBD export.
     bool has_base = false;
     std::uint64_t base_bytes = 0;  ///< Data not sent, because the base holds it (since the copy was
-                                   ///< resumed).
+                                   ///< resumed, or went back).
     std::uint64_t resumed_at_bytes = 0;  ///< An earlier sidecar's copy was gone on with from here.
 };
 

@@ -154,7 +154,7 @@ void Mirror::Implementation::forget_unflushed() {
         core::log::info("storage: disk={} is copied again from {} MiB, which was flushed",
                         one->disk.name, one->bulk_flushed_offset >> 20);
         if (std::exchange(one->bulk_done, false)) one->report.rounds.pop_back();
-        one->bulk.emplace(one->source, one->target, one->bulk_flushed_offset);
+        one->begin_bulk(one->bulk_flushed_offset);
     }
 }
 

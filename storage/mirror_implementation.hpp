@@ -23,6 +23,10 @@ struct MirrorDisk {
         report.virtual_bytes = disk.virtual_bytes;
         report.has_base = disk.layers_above_base > 0;
     }
+    /// From that offset on; what is before it has been copied.
+    void begin_bulk(std::uint64_t from) {
+        bulk.emplace(source, target, from, Layers{disk.layers_above_base, disk.table != nullptr});
+    }
     Disk disk;
     NbdPool source;  ///< The disk's data, without bitmaps: open from prepare() to drop().
     std::unique_ptr<Reader> reader;  ///< Over `source`, or the image itself.

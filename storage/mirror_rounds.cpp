@@ -98,8 +98,7 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
     MirrorDisk& one = *disks[index];
     if (one.bulk_done) co_return Result<>{};
     if (!one.bulk) {
-        Layers const layers{one.disk.layers_above_base, one.disk.table != nullptr};
-        one.bulk.emplace(one.source, one.target, one.report.resumed_at_bytes, layers);
+        one.begin_bulk(one.report.resumed_at_bytes);
         one.bulk_begun = Clock::now();
     }
     BaseReader base(one.base);

@@ -142,6 +142,13 @@ public:
         } else {
             check_error(request.error());
         }
+        if (auto const request = sidecar::BaseRequest::from_json(arguments)) {
+            must(request->path.starts_with('/'));
+            must(request->length <= sidecar::limits::base_part_bytes_max);
+            must(sidecar::BaseRequest::from_json(request->to_json()).has_value());
+        } else {
+            check_error(request.error());
+        }
         if (verb == "refuse") co_return core::fail(Errc::refused, "{}", arguments.dump());
         co_return arguments;
     }

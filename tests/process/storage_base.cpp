@@ -2,6 +2,7 @@
 // what they hide of it stays hidden. Between two real QEMUs, 7.2 and 10.0; every byte is compared.
 #include "storage/hasher.hpp"
 #include "storage/limits.hpp"
+#include "storage/together.hpp"
 #include "storage/verify.hpp"
 #include "tests/process/storage_pair.hpp"
 
@@ -198,6 +199,35 @@ TEST_CASE("base: what was not sent is verified with the rest", "[storage][base][
                 pair.runner().loop().run(hasher.close());
                 if (same_base) pair.compare();
             }
+        }
+    }
+}
+
+TEST_CASE("base: another QEMU of the destination gets no more than what is above it",
+          "[storage][base]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Pair pair(binary, over_base({.middle = true}));
+            storage::MirrorOptions options;
+            options.bandwidth_bytes_per_second = 2 * mib;
+            options.renew = [&](Deadline deadline) { return pair.renew(std::move(deadline)); };
+            auto& mirror = pair.make_mirror(options);
+            auto const kill_in_the_middle = [&]() -> Task<Result<>> {
+                while (mirror.progress().copied_bytes < mib) {
+                    CO_TRY_VOID(co_await core::sleep_for(pair.runner().loop(), 1ms));
+                }
+                CO_TRY_VOID(co_await pair.replace_destination());
+                mirror.set_bandwidth(0);
+                co_return Result<>{};
+            };
+            std::vector<Task<Result<>>> both;
+            both.push_back(quiet_move(pair, mirror));
+            both.push_back(kill_in_the_middle());
+            pair.runner().must(storage::together(pair.runner().loop(), std::move(both)));
+            CHECK(mirror.report().cuts == 1);
+            CHECK(mirror.report().disks[0].copied_bytes < 10 * mib);
+            pair.nothing_left();
+            pair.compare();
         }
     }
 }

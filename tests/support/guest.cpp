@@ -56,6 +56,14 @@ fs::path Guest::image(Host const& host, int disk) const {
     return host.images / fmt::format("{}-{}.{}", options_.name, disk, options_.format);
 }
 
+fs::path Guest::base(Host const& host, int disk) const {
+    return host.images / fmt::format("{}-{}-base.{}", options_.name, disk, options_.base);
+}
+
+fs::path Guest::middle(Host const& host, int disk) const {
+    return host.images / fmt::format("{}-{}-middle.qcow2", options_.name, disk);
+}
+
 fs::path Guest::probe_socket(Host const& host) const {
     return host.directory / (options_.name + "-probe.sock");
 }
@@ -68,17 +76,56 @@ void Guest::make_disks(Host const& host) const {
         write_file(raw, "");
         fs::resize_file(raw, options_.disk_mib << 20);
         write_random(raw, 0, options_.random_mib << 20);
-        if (options_.format == "raw") {
-            fs::rename(raw, image(host, disk));
+        auto const& format = options_.base.empty() ? options_.format : options_.base;
+        auto const made_of = options_.base.empty() ? image(host, disk) : base(host, disk);
+        if (format == "raw") {
+            fs::rename(raw, made_of);
         } else {
-            must_run({"qemu-img", "convert", "-f", "raw", "-O", options_.format, raw,
-                      image(host, disk)});
+            must_run({"qemu-img", "convert", "-f", "raw", "-O", format, raw, made_of});
             fs::remove(raw);
         }
+        if (!options_.base.empty()) make_overlay(host, disk);
         // Or the guest's first flush would be that of the whole disk.
         core::Fd const made(open(image(host, disk).c_str(), O_RDONLY | O_CLOEXEC));
         if (fsync(made.get()) < 0) throw Failure("cannot sync " + image(host, disk).string());
     }
+}
+
+// Named by its own directory, as most images name theirs.
+void Guest::make_overlay(Host const& host, int disk) const {
+    auto below = base(host, disk);
+    auto format = options_.base;
+    if (options_.middle) {
+        must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", below.filename(), "-F", format,
+                  middle(host, disk)});
+        below = middle(host, disk);
+        format = "qcow2";
+        // Some of the base's random part is other data here, in 16 clusters.
+        for (int cluster = 0; cluster < 16; ++cluster) {
+            must_run({"qemu-io", "-f", "qcow2", "-c",
+                      fmt::format("write -P {} {}M 64k", cluster + 1, 20 + 2 * cluster), below});
+        }
+    }
+    must_run({"qemu-img", "create", "-q", "-f", "qcow2", "-b", below.filename(), "-F", format,
+              image(host, disk)});
+}
+
+std::string Guest::add_layers(Argv& argv, Host const& disks_of, int disk) const {
+    if (options_.base.empty() || !options_.blockdev) return {};
+    auto const add = [&](std::string const& name, std::string const& format, fs::path const& path,
+                         std::string const& more) {
+        argv.emplace_back("-blockdev");
+        argv.push_back(fmt::format("driver=file,node-name={}-file,filename={},read-only=on", name,
+                                   path.string()));
+        argv.emplace_back("-blockdev");
+        argv.push_back(fmt::format("driver={},node-name={},file={}-file,read-only=on{}", format,
+                                   name, name, more));
+    };
+    auto const name = fmt::format("base{}", disk);
+    add(name, options_.base, base(disks_of, disk), "");
+    if (!options_.middle) return ",backing=" + name;
+    add(fmt::format("middle{}", disk), "qcow2", middle(disks_of, disk), ",backing=" + name);
+    return fmt::format(",backing=middle{}", disk);
 }
 
 Argv Guest::command_line(Host const& host, Host const& disks_of) const {
@@ -119,10 +166,11 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
                                                     : ",discard=unmap";
     for (int disk = 0; disk < options_.disks; ++disk) {
         std::string const id = fmt::format("d{}", disk);
+        auto const layers = add_layers(argv, disks_of, disk);
         if (options_.blockdev) {
             add("-blockdev",
-                fmt::format("driver={},node-name={},file.driver=file,file.filename={}{}",
-                            options_.format, id, image(disks_of, disk).string(), discard));
+                fmt::format("driver={},node-name={},file.driver=file,file.filename={}{}{}",
+                            options_.format, id, image(disks_of, disk).string(), discard, layers));
         } else {
             add("-drive", fmt::format("if=none,id={},file={},format={}{}", id,
                                       image(disks_of, disk).string(), options_.format, discard));

@@ -18,8 +18,11 @@ struct GuestOptions {
     int disks = 1;
     bool iothread = false;          ///< Disks are served by an iothread.
     bool blockdev = false;          ///< -blockdev instead of -drive.
-    bool discard = false;           ///< What the guest discards is a hole in the image.
-    bool hot_slot = false;          ///< A PCIe port, rp0, that takes a device while it runs.
+    std::string base = {};  ///< Format of a base that each disk is an overlay of; empty:
+                            ///< none. Then `format` is qcow2, and the random part is its.
+    bool middle = false;  ///< A layer between disk and base.
+    bool discard = false;  ///< What the guest discards is a hole in the image.
+    bool hot_slot = false;  ///< A PCIe port, rp0, that takes a device while it runs.
     bool ipv4 = true;
     bool ipv6 = true;
     std::uint64_t disk_mib = 128;
@@ -46,6 +49,8 @@ public:
     [[nodiscard]] fs::path qemu() const;  ///< The binary.
     [[nodiscard]] std::string tap() const { return "tap-" + options_.name; }
     [[nodiscard]] fs::path image(Host const& host, int disk) const;
+    [[nodiscard]] fs::path base(Host const& host, int disk) const;
+    [[nodiscard]] fs::path middle(Host const& host, int disk) const;
     [[nodiscard]] fs::path probe_socket(Host const& host) const;
     [[nodiscard]] fs::path serial(Host const& host) const;
 
@@ -81,6 +86,9 @@ public:
     [[nodiscard]] bool runs_on(Host const& host) const;  ///< Its QEMU says "running".
 
 private:
+    void make_overlay(Host const& host, int disk) const;
+    /// The options for its layers, and what the disk's own option says of them.
+    std::string add_layers(Argv& argv, Host const& disks_of, int disk) const;
     Lab const& lab_;
     GuestOptions options_;
 };

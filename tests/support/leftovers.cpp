@@ -108,7 +108,8 @@ std::string left_in_qemu(Guest const& guest, Host const& host) {
             left += "bitmap of " + name + ": " + bitmap.dump() + "\n";
         }
         auto const driver = node["drv"].text_or("?");
-        if (driver != "file" && driver != guest.options().format) {
+        auto const& options = guest.options();
+        if (driver != "file" && driver != options.format && driver != options.base) {
             left += "node: " + name + ", " + driver + "\n";
         }
     }

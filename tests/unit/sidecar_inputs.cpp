@@ -4,6 +4,9 @@
 
 #include <sys/socket.h>
 
+#include <filesystem>
+
+#include "sidecar/bases.hpp"
 #include "sidecar/connection.hpp"
 #include "sidecar/description.hpp"
 #include "sidecar/hash_request.hpp"
@@ -58,6 +61,44 @@ TEST_CASE("options: migrate --verify reaches the guest's sidecar") {
     auto const again = MigrateOptions::from_json(options->migrate.to_json());
     REQUIRE(again);
     CHECK(again->verify);
+}
+
+TEST_CASE("options: migrate --base may be given several times, and is seen from here") {
+    auto const parsed = parse({"migrate", "--with-storage", "web1", "b", "--key", "k", "--base",
+                               "/srv/debian.qcow2", "--base", "images/other.raw"});
+    auto const* options = std::get_if<Options>(&parsed);
+    REQUIRE(options != nullptr);
+    auto const again = MigrateOptions::from_json(options->migrate.to_json());
+    REQUIRE(again);
+    auto const here = std::filesystem::current_path() / "images/other.raw";
+    CHECK(again->bases == std::vector<std::string>{"/srv/debian.qcow2", here.string()});
+    CHECK(options->migrate.destination == "b");
+    CHECK(is_usage_error({"migrate", "--with-storage", "web1", "b", "--key", "k", "--base"}));
+}
+
+TEST_CASE("a question for a base: what a source sends, and what no source would") {
+    BaseRequest const sent{"/srv/base.raw", 1 << 20, 4096};
+    auto const got = BaseRequest::from_json(sent.to_json());
+    REQUIRE(got);
+    CHECK(got->path == sent.path);
+    CHECK(got->offset == sent.offset);
+    CHECK(got->length == sent.length);
+    for (auto const* text :
+         {"{}", R"({"path":"/x"})", R"({"path":"x","offset":0,"length":0})",
+          R"({"path":"/x","offset":-4096,"length":0})", R"({"path":"/x","offset":1,"length":1})",
+          R"({"path":"/x","offset":0,"length":-1})",
+          R"({"path":"/x","offset":0,"length":67108865})",
+          R"({"path":["/x"],"offset":0,"length":0})"}) {
+        INFO(text);
+        CHECK_FALSE(BaseRequest::from_json(*Json::parse(text)));
+    }
+}
+
+TEST_CASE("an image names its base as the source's does") {
+    CHECK(backing_name("/srv/base/d.raw", "/srv/vm/web1.qcow2", false) == "/srv/base/d.raw");
+    CHECK(backing_name("/srv/base/d.raw", "/srv/vm/web1.qcow2", true) == "../base/d.raw");
+    CHECK(backing_name("/srv/vm/d.raw", "/srv/vm/web1.qcow2", true) == "d.raw");
+    CHECK(backing_name("/srv/vm/d:1.raw", "/srv/vm/web1.qcow2", true) == "./d:1.raw");
 }
 
 TEST_CASE("a request for hashes: what a source sends, and what no source would") {
@@ -125,7 +166,7 @@ TEST_CASE("a description from a peer is held against its limits") {
     good.argv = {"qemu-system-x86_64"};
     good.working_directory = "/";
     good.machine_type = "pc-q35-7.2";
-    good.disks.push_back({"d0", "d0", "", "#block1", "/srv/d0.raw", "raw", 1 << 20, 0, 0});
+    good.disks.push_back({"d0", "d0", "", "#block1", "/srv/d0.raw", "raw", 1 << 20, 0, {}});
     auto const again = Description::from_json(good.to_json());
     REQUIRE(again);
     CHECK(again->disks.front().path == "/srv/d0.raw");
@@ -140,6 +181,38 @@ TEST_CASE("a description from a peer is held against its limits") {
     CHECK_FALSE(spoil([](Description& d) { d.disks.front().path = "relative.raw"; }));
     CHECK_FALSE(spoil([](Description& d) { d.disks.front().format = "vmdk"; }));
     CHECK_FALSE(spoil([](Description& d) { d.disks.resize(1000, d.disks.front()); }));
+    auto const over_base = [](Description& d) {
+        auto& disk = d.disks.front();
+        disk.format = "qcow2";
+        disk.layers_above_base = 2;
+        disk.layout = {65536, "1.1", 16, "zstd", true, true};
+        disk.bases = {{"/srv/base.raw", "raw", 512, std::string(64, 'a'), {1, 2, 512, 3, 4}}};
+        disk.chain = {"/srv/a.qcow2", "/srv/b.qcow2", "/srv/base.raw"};
+    };
+    auto const whole = spoil(over_base);
+    REQUIRE(whole);
+    auto const& disk = whole->disks.front();
+    CHECK(disk.layers_above_base == 2);
+    CHECK(disk.layout.compression == "zstd");
+    CHECK(disk.layout.extended_l2);
+    REQUIRE(disk.bases.size() == 1);
+    CHECK(disk.bases[0].identity == storage::FileIdentity{1, 2, 512, 3, 4});
+    CHECK(disk.chain.size() == 3);
+    auto const spoil_base = [&](auto change) {
+        return spoil([&](Description& d) {
+            over_base(d);
+            change(d.disks.front());
+        });
+    };
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.format = "raw"; }));
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.bases.clear(); }));
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.layers_above_base = 0; }));
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.bases.resize(100, d.bases.front()); }));
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.bases.front().path = "base.raw"; }));
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.bases.front().format = "vmdk"; }));
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.layout.compat = "1.1,preallocation=full"; }));
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.layout.compression = "lzma"; }));
+    CHECK_FALSE(spoil_base([](MovedDisk& d) { d.layout.refcount_bits = 65; }));
     CHECK_FALSE(Description::from_json(Json::array()));
 }
 
