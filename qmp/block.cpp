@@ -118,9 +118,13 @@ Task<Result<std::vector<BlockDevice>>> query_block(Client& client, Deadline dead
     co_return disks;
 }
 
+std::string device_path(std::string const& qdev) {
+    return qdev.starts_with('/') ? qdev : "/machine/peripheral/" + qdev;
+}
+
 Task<Result<std::string>> iothread_of(Client& client, BlockDevice disk, Deadline deadline) {
     if (disk.qdev.empty()) co_return std::string();
-    auto path = disk.qdev.starts_with('/') ? disk.qdev : "/machine/peripheral/" + disk.qdev;
+    auto path = device_path(disk.qdev);
     // virtio-blk has the property itself; a SCSI disk hangs on its controller's bus: one level up
     // and again.
     constexpr int levels_max = 4;
@@ -194,6 +198,12 @@ Task<Result<>> blockdev_add(Client& client, Json options, Deadline deadline) {
 Task<Result<>> blockdev_del(Client& client, std::string node_name, Deadline deadline) {
     return run(client, "blockdev-del", Json::object({{"node-name", node_name}}),
                std::move(deadline));
+}
+
+Task<Result<>> blockdev_reopen(Client& client, std::vector<Json> options, Deadline deadline) {
+    auto list = Json::array();
+    for (auto& one : options) list.add(std::move(one));
+    return run(client, "blockdev-reopen", Json::object({{"options", list}}), std::move(deadline));
 }
 
 Task<Result<>> block_dirty_bitmap_add(Client& client, BitmapAdd bitmap, Deadline deadline) {

@@ -49,6 +49,8 @@ Task<Result<std::vector<BlockDevice>>> query_block(Client& client, Deadline dead
 /// The iothread (its QOM path) whose thread serves the disk; empty: QEMU's main loop. Asked of the
 /// guest device, or of the SCSI controller it hangs on.
 Task<Result<std::string>> iothread_of(Client& client, BlockDevice disk, Deadline deadline);
+/// The QOM path of what query-block calls `qdev`: an id, or a path already.
+std::string device_path(std::string const& qdev);
 
 /// A node of the block graph (query-named-block-nodes flat=true).
 struct BlockNode {
@@ -85,6 +87,9 @@ Task<Result<std::vector<ImageLayer>>> query_backing_chain(Client& client, std::s
 
 Task<Result<>> blockdev_add(Client& client, Json options, Deadline deadline);
 Task<Result<>> blockdev_del(Client& client, std::string node_name, Deadline deadline);
+/// Each element as blockdev_add takes it; what it does not name gets its default. All of them or
+/// none, and no request of a guest is between the first and the last: QEMU drains them together.
+Task<Result<>> blockdev_reopen(Client& client, std::vector<Json> options, Deadline deadline);
 
 /// A bitmap by node and name; in exports the {"node", "name"} form, which may be an enabled one.
 struct BitmapName {

@@ -79,6 +79,13 @@ Task<Result<Json>> qom_get(Client& client, std::string path, std::string propert
                           std::move(deadline));
 }
 
+Task<Result<>> qom_set(Client& client, std::string path, std::string property, Json value,
+                       Deadline deadline) {
+    return run(client, "qom-set",
+               Json::object({{"path", path}, {"property", property}, {"value", std::move(value)}}),
+               std::move(deadline));
+}
+
 Task<Result<std::vector<QomProperty>>> qom_list(Client& client, std::string path,
                                                 Deadline deadline) {
     CO_TRY(auto const reply,

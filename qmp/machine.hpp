@@ -47,6 +47,8 @@ Task<Result<std::vector<Cpu>>> query_cpus_fast(Client& client, Deadline deadline
 /// A property of an object of the machine, by path ("/machine/peripheral/net0") or unambiguous id.
 Task<Result<Json>> qom_get(Client& client, std::string path, std::string property,
                            Deadline deadline);
+Task<Result<>> qom_set(Client& client, std::string path, std::string property, Json value,
+                       Deadline deadline);
 struct QomProperty {
     std::string name;
     std::string type;

@@ -253,12 +253,15 @@ Task<Result<>> SourceExports::remove_all(Deadline deadline) {
     for (auto const& one : bitmaps) {
         CO_TRY_VOID(co_await qmp::block_dirty_bitmap_remove(client_, one.node, one.name, deadline));
     }
-    if (server_started_) {
-        auto const stopped = co_await qmp::nbd_server_stop(client_, deadline);
-        if (!stopped && stopped.error().code != Errc::qemu_refused) co_return stopped;
-        server_started_ = false;
-        (void)unlink(socket_path_.c_str());  // QEMU removes it; not when it was killed
-    }
+    co_return co_await stop_server(deadline);
+}
+
+Task<Result<>> SourceExports::stop_server(Deadline deadline) {
+    if (!server_started_) co_return Result<>{};
+    auto const stopped = co_await qmp::nbd_server_stop(client_, deadline);
+    if (!stopped && stopped.error().code != Errc::qemu_refused) co_return stopped;
+    server_started_ = false;
+    (void)unlink(socket_path_.c_str());  // QEMU removes it; not when it was killed
     co_return Result<>{};
 }
 

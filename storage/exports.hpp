@@ -45,6 +45,8 @@ public:
     /// disks.
     core::Task<core::Result<>> stop_left_server(core::Deadline deadline);
     core::Task<core::Result<>> start_server(std::uint32_t connections_max, core::Deadline deadline);
+    /// Ours, if we started it and it has no exports left.
+    core::Task<core::Result<>> stop_server(core::Deadline deadline);
     /// The bitmap of `round` on all nodes, in one transaction.
     core::Task<core::Result<>> add_bitmaps(std::vector<std::string> nodes, unsigned round,
                                            core::Deadline deadline);

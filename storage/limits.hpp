@@ -162,6 +162,8 @@ inline constexpr seconds connect{10};
 /// drain (see mirror_connect.cpp). Doubled with each attempt, for a machine that is just busy.
 inline constexpr milliseconds newborn_answer{25};
 inline constexpr unsigned newborn_attempts_max = 8;
+/// The same in a round of a warm copy, which comes again when it is given up.
+inline constexpr milliseconds newborn_answer_round{250};
 /// The same where cutting the connection could kill QEMU: only when it would be lost anyway.
 inline constexpr seconds newborn_answer_iothread{10};
 /// A clean goodbye of one NBD connection; then it is closed without.

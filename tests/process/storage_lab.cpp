@@ -186,7 +186,16 @@ TestQemu::~TestQemu() {
 std::string TestQemu::node(std::size_t disk) { return fmt::format("drive{}", disk); }
 
 Task<Result<>> TestQemu::io(std::size_t disk, std::string line) {
-    auto const command = fmt::format("qemu-io {} \"{}\"", node(disk), line);
+    return qemu_io(node(disk), std::move(line));
+}
+
+Task<Result<>> TestQemu::device_io(std::size_t disk, std::string line) {
+    return qemu_io(fmt::format("-d /machine/peripheral/disk{}/virtio-backend", disk),
+                   std::move(line));
+}
+
+Task<Result<>> TestQemu::qemu_io(std::string where, std::string line) {
+    auto const command = fmt::format("qemu-io {} \"{}\"", where, line);
     CO_TRY(auto const said,
            co_await client_->execute("human-monitor-command",
                                      core::Json::object({{"command-line", command}}),

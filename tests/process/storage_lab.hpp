@@ -116,6 +116,8 @@ public:
     /// One line of qemu-io on a node, as "write -P 7 4096 4096"; marks bitmaps as a guest's write
     /// does.
     Task<Result<>> io(std::size_t disk, std::string line);
+    /// The same through the guest's device, whatever node is under it at that moment.
+    Task<Result<>> device_io(std::size_t disk, std::string line);
     /// Waits until the BIOS has used disk 0: from then on its iothread owns it.
     void wait_for_bios();
     /// Ends QEMU by its own command, so that images are closed cleanly.
@@ -126,6 +128,7 @@ public:
 private:
     lab::Daemon launch();
     Task<Result<>> connect();
+    Task<Result<>> qemu_io(std::string where, std::string line);
 
     Runner& runner_;
     std::function<lab::Daemon(std::string const& socket)> start_;
