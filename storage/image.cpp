@@ -56,9 +56,8 @@ Task<Result<>> read_all(core::Loop& loop, int fd, std::string& text, Deadline de
     }
 }
 
-Task<Result<Output>> qemu_img(core::Loop& loop, std::vector<std::string> arguments,
-                              Deadline deadline) {
-    deadline = deadline.sooner(limits::qemu_img);
+Task<Result<Output>> start_qemu_img(core::Loop& loop, std::vector<std::string> arguments,
+                                    Deadline deadline) {
     int out[2];
     int err[2];
     if (pipe2(out, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
@@ -85,16 +84,14 @@ Task<Result<Output>> qemu_img(core::Loop& loop, std::vector<std::string> argumen
     co_return output;
 }
 
+// What only touches headers.
+Task<Result<Output>> qemu_img(core::Loop& loop, std::vector<std::string> arguments,
+                              Deadline deadline) {
+    return start_qemu_img(loop, std::move(arguments), deadline.sooner(limits::qemu_img));
+}
+
 // As qemu-img wants it: "a:b" would be taken for a protocol.
 std::string plain(std::string const& path) { return path.starts_with('/') ? path : "./" + path; }
-
-Result<> sync_directory_of(std::string const& path) {
-    auto directory = std::filesystem::path(path).parent_path().string();
-    if (directory.empty()) directory = ".";
-    Fd const fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!fd || fsync(fd.get()) < 0) return fail_errno(errno, "cannot sync {}", directory);
-    return {};
-}
 
 bool exists(std::string const& path) {
     struct stat status{};
@@ -114,6 +111,22 @@ Result<> move_file(std::string const& from, std::string const& to) {
 }
 
 }  // namespace
+
+Result<> sync_directory_of(std::string const& path) {
+    auto directory = std::filesystem::path(path).parent_path().string();
+    if (directory.empty()) directory = ".";
+    Fd const fd(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!fd || fsync(fd.get()) < 0) return fail_errno(errno, "cannot sync {}", directory);
+    return {};
+}
+
+Task<Result<>> run_qemu_img(core::Loop& loop, std::vector<std::string> arguments,
+                            Deadline deadline) {
+    auto const what = fmt::format("{} {}", arguments.front(), arguments.back());
+    CO_TRY(auto const output, co_await start_qemu_img(loop, std::move(arguments), deadline));
+    if (output.status == 0) co_return Result<>{};
+    co_return fail(Errc::io, "qemu-img {} failed: {}", what, output.errors);
+}
 
 Task<Result<ImageInfo>> image_info(core::Loop& loop, std::string path, std::string format,
                                    Deadline deadline) {

@@ -54,6 +54,12 @@ core::Task<core::Result<>> create_image(core::Loop& loop, std::string path, std:
                                         std::uint64_t virtual_bytes, CreateOptions options,
                                         core::Deadline deadline);
 
+/// fsync of the directory the file is in.
+core::Result<> sync_directory_of(std::string const& path);
+/// Runs `qemu-img ARGUMENTS` to its end. Fails with io, quoting it.
+core::Task<core::Result<>> run_qemu_img(core::Loop& loop, std::vector<std::string> arguments,
+                                        core::Deadline deadline);
+
 /// Bytes a file system still takes from us, without the reserve of root.
 core::Result<std::uint64_t> free_bytes(std::string const& directory);
 /// Bytes on the disk, not the apparent size.
