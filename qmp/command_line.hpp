@@ -73,6 +73,7 @@ struct Mapping {
     /// {FROM, TO}: this directory and everything below it, the longest FROM first.
     std::vector<std::pair<std::string, std::string>> prefixes;
     std::vector<TapDescriptors> taps = {};
+    bool incoming = true;  ///< It waits for a migration; else it just waits to be continued.
 };
 
 namespace detail {

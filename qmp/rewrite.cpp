@@ -359,7 +359,7 @@ Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {
     TRY_VOID(rewrite.use_descriptors(mapping.taps, Errc::refused, true));
     rewrite.add_monitor(mapping.qmp_fd);
     rewrite.add("S");
-    rewrite.add("incoming", "defer");
+    if (mapping.incoming) rewrite.add("incoming", "defer");
     return line;
 }
 

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 
@@ -53,17 +54,9 @@ Task<Result<std::unique_ptr<Connection>>> reach(core::Loop& loop, Options const&
     co_return std::make_unique<Connection>(loop, std::move(messages), handler, false);
 }
 
-/// One request to the guest's sidecar.
 Task<Result<Json>> ask(core::Loop& loop, Options options, std::string verb, Json arguments) {
-    Listener listener(nullptr);
-    CO_TRY(auto connection, co_await reach(loop, options, listener));
-    core::Scope scope(loop);
-    scope.spawn(connection->run({}));
-    auto answer = co_await connection->request(std::move(verb), std::move(arguments),
-                                               Deadline::after(limits::qmp_timeout * 2));
-    connection->close();
-    co_await scope.join();
-    co_return answer;
+    return ask_sidecar(loop, std::move(options), std::move(verb), std::move(arguments),
+                       Deadline::after(limits::qmp_timeout * 2));
 }
 
 void tell_bases(Json const& report) {
@@ -118,6 +111,19 @@ Task<void> cancel_when_interrupted(core::Event& interrupted, Connection& connect
 }
 
 }  // namespace
+
+Task<Result<Json>> ask_sidecar(core::Loop& loop, Options options, std::string verb, Json arguments,
+                               Deadline deadline) {
+    Listener listener(nullptr);
+    CO_TRY(auto connection, co_await reach(loop, options, listener));
+    core::Scope scope(loop);
+    scope.spawn(connection->run({}));
+    auto answer =
+        co_await connection->request(std::move(verb), std::move(arguments), std::move(deadline));
+    connection->close();
+    co_await scope.join();
+    co_return answer;
+}
 
 int complain(Error const& error) {
     fmt::print(stderr, "error: {}\n", error.sentence());
@@ -232,6 +238,7 @@ void show_status(Json const& status) {
     fmt::print("\n");
     if (auto const waiting = status["migration"]["waiting"].text_or(""); !waiting.empty())
         fmt::print("    {}\n", waiting);
+    show_mirror(status);
     for (auto const& interface : status["interfaces"].elements()) {
         std::string addresses;
         for (auto const& address : interface["addresses"].elements()) {
@@ -255,12 +262,22 @@ Task<int> status_command(core::Loop& loop, Options options) {
              std::filesystem::directory_iterator(options.places.run_directory, error)) {
             if (entry.is_directory()) guests.push_back(entry.path().filename().string());
         }
+        for (auto const& entry :
+             std::filesystem::directory_iterator(options.places.state_directory, error)) {
+            auto const name = entry.path().filename().string();
+            bool const known = std::ranges::find(guests, name) != guests.end();
+            if (!known && !copy_status(options.places, name).is_null()) guests.push_back(name);
+        }
     }
     Json all = Json::array();
     for (auto const& guest : guests) {
         auto one = options;
         one.guest = guest;
-        auto const answer = co_await ask(loop, one, "status", {});
+        auto answer = co_await ask(loop, one, "status", {});
+        if (!answer) {
+            auto copy = copy_status(options.places, guest);
+            if (!copy.is_null()) answer = std::move(copy);
+        }
         if (!answer && !options.guest.empty()) co_return complain(answer.error());
         all.add(answer ? *answer
                        : Json::object({{"guest", guest},

@@ -27,6 +27,17 @@ core::Task<int> resolve_command(core::Loop& loop, Options options);
 /// What this host offers; 0 when it can run and receive guests, 3 when something is missing.
 core::Task<int> check_command(core::Loop& loop, Options options);
 
+/// Begins or ends the mirror of a guest.
+core::Task<int> mirror_command(core::Loop& loop, Options options);
+/// One request to the guest's sidecar.
+core::Task<core::Result<core::Json>> ask_sidecar(core::Loop& loop, Options options,
+                                                 std::string verb, core::Json arguments,
+                                                 core::Deadline deadline);
+/// What `status` tells of the copy of a guest that has no sidecar here; null: there is none.
+core::Json copy_status(Places const& places, std::string const& guest);
+/// The lines of `status` about a mirror, at either end.
+void show_mirror(core::Json const& status);
+
 /// Prints `error: SENTENCE` and gives the exit status for it.
 int complain(core::Error const& error);
 

@@ -2,6 +2,7 @@
 
 #include "core/log.hpp"
 #include "sidecar/ending.hpp"
+#include "sidecar/keys.hpp"
 #include "sidecar/receiving.hpp"
 #include "sidecar/test_hooks.hpp"
 
@@ -216,10 +217,7 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
             co_return Json::object({{"ok", true}, {"verify", true}, {"base", true}});
         }
         auto const key = arguments["key"].text_or("");
-        constexpr std::size_t key_digits = 64;
-        if ((key.empty() && !plain_here) ||
-            (!key.empty() && (key.size() != key_digits ||
-                              key.find_first_not_of("0123456789abcdef") != std::string::npos))) {
+        if (key.empty() ? !plain_here : !is_key(key)) {
             co_return fail(Errc::protocol, "the migration's key is missing or no key");
         }
         if (state_.phase == Phase::idle) {

@@ -13,6 +13,12 @@ using core::Json;
 using core::Result;
 using core::Task;
 
+bool is_key(std::string const& hex) {
+    constexpr std::size_t key_digits = 64;
+    return hex.size() == key_digits &&
+           hex.find_first_not_of("0123456789abcdef") == std::string::npos;
+}
+
 std::string key_file(std::string const& directory) { return directory + "/keys.psk"; }
 
 Result<> write_key(std::string const& directory, std::string const& hex) {

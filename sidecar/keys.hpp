@@ -12,6 +12,8 @@ namespace sidecar {
 /// The user name in the key file, the same on both sides; the secret is the key.
 constexpr char const* key_user = "sidecar";
 
+/// Whether that is one: 64 hex digits.
+bool is_key(std::string const& hex);
 /// The file QEMU and libnbd read, in `directory`.
 std::string key_file(std::string const& directory);
 /// Writes it, mode 0600, in a directory 0700.

@@ -89,6 +89,13 @@ constexpr std::size_t base_part_bytes_max = 64 * 1024 * 1024;
 constexpr std::size_t base_block_bytes = 4096;
 /// Bases that a destination hashes or has hashed for one source.
 constexpr std::size_t base_hashes_max = 64;
+/// The destination of a mirror writes the blocks of one round into the images before the next
+/// begins: as long as its disk takes for all of a large one.
+constexpr std::chrono::hours fold_timeout{1};
+/// Rounds of a mirror: as often as an fsync and two starts of a process are no burden, and at least
+/// once a day.
+constexpr seconds mirror_every_min{1};
+constexpr seconds mirror_every_max{86400};
 /// Our file of what was launched or prepared.
 constexpr std::size_t manifest_bytes_max = 1024 * 1024;
 

@@ -71,6 +71,10 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
         case Command::watchdog:
             return watchdog_main(loop, options.places, options.guest, options.attach.qmp_socket,
                                  options.ready_fd);
+        case Command::failover:
+            return daemon(session.failover(terminate));
+        case Command::mirror:
+            return mirror_command(loop, options);
         case Command::migrate:
             return migrate_command(loop, options, interrupts.event);
         case Command::status:
@@ -102,7 +106,8 @@ Task<int> run_all(core::Loop& loop, Options const& options, int signals) {
 bool is_daemon(Options::Command command) {
     using Command = Options::Command;
     return command == Command::run || command == Command::attach || command == Command::serve ||
-           command == Command::incoming || command == Command::watchdog;
+           command == Command::incoming || command == Command::failover ||
+           command == Command::watchdog;
 }
 
 int main(int argc, char** argv) {

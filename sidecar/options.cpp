@@ -9,6 +9,8 @@
 
 #include "sidecar/limits.hpp"
 
+#include "sidecar/limits.hpp"
+
 namespace sidecar {
 
 using core::Errc;
@@ -91,6 +93,21 @@ Result<std::uint64_t> parse_bytes(std::string const& text) {
     return static_cast<std::uint64_t>(number * factor);
 }
 
+/// "60s", "60", "5m", "1h": within what limits.hpp allows.
+Result<int> parse_seconds(std::string const& text) {
+    int number = 0;
+    auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    std::string const unit(end, text.data() + text.size());
+    int const factor = unit.empty() || unit == "s" ? 1 : unit == "m" ? 60 : unit == "h" ? 3600 : 0;
+    auto const seconds = std::int64_t{number} * factor;
+    if (error != std::errc() || factor == 0 || seconds < limits::mirror_every_min.count() ||
+        seconds > limits::mirror_every_max.count()) {
+        return fail(Errc::invalid, "`{}` is no interval: write 60s, 5m or 1h, from {} s to {} s",
+                    text, limits::mirror_every_min.count(), limits::mirror_every_max.count());
+    }
+    return static_cast<int>(seconds);
+}
+
 /// Everything CLI11 fills, and the finishing of it into Options.
 struct Parser {
     CLI::App app{
@@ -100,14 +117,17 @@ struct Parser {
     Options options;
     SecurityFlags serve_security;
     SecurityFlags migrate_security;
+    SecurityFlags mirror_security;
     std::vector<std::string> map_paths;
     std::vector<std::string> map_bridges;
     std::string bandwidth = "0";
+    std::string mirror_bandwidth = "0";
+    std::string every = "60s";
     std::string throttle = "auto";
     std::string progress;
     std::vector<std::string> settings;
-    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *status, *set, *cancel,
-        *resolve, *check;
+    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *mirror, *failover, *status,
+        *set, *cancel, *resolve, *check;
 
     Parser() {
         options.places = Places::defaults();
@@ -124,6 +144,7 @@ struct Parser {
         add_guest_commands();
         add_serve();
         add_migrate();
+        add_mirror();
         add_others();
     }
 
@@ -222,6 +243,30 @@ struct Parser {
         migrate->add_option("--report", chosen.report_file, "Write the whole record to FILE");
     }
 
+    void add_mirror() {
+        mirror = with_guest("mirror", "Keep a copy of a guest's disks up at another host");
+        mirror->add_option("DESTINATION", options.mirror.destination,
+                           "HOST[:PORT] of a `sidecar serve`");
+        mirror_security.add_to(*mirror);
+        mirror
+            ->add_option("--every", every,
+                         "From the begin of a round to that of the next: seconds, or 5m, 1h")
+            ->capture_default_str();
+        mirror->add_option("--bandwidth", mirror_bandwidth,
+                           "Limit, bytes per second (100M); 0: none");
+        auto* stop = mirror->add_flag("--stop", options.mirror_stop,
+                                      "End the mirror; the copy at the destination stays");
+        mirror
+            ->add_flag("--forget", options.mirror_forget,
+                       "With --stop: remove the copy at the destination as well")
+            ->needs(stop);
+        failover = with_guest(
+            "failover", "Start a guest here from the last point of its copy; stays as `run` does");
+        failover->add_flag("--i-have-fenced", options.fenced,
+                           "The guest's old host is off or cannot run the guest");
+        failover->add_flag("--previous", options.previous, "From the point before the last");
+    }
+
     void add_others() {
         status =
             app.add_subcommand("status", "Show the guests of this host and what they are doing");
@@ -244,6 +289,7 @@ struct Parser {
 
     Result<> finish();
     Result<> finish_migrate();
+    Result<> finish_mirror();
     Result<> read_settings();
 };
 
@@ -301,13 +347,27 @@ Result<> Parser::finish_migrate() {
     return {};
 }
 
+Result<> Parser::finish_mirror() {
+    auto& chosen = options.mirror;
+    if (options.mirror_stop) return {};
+    if (chosen.destination.empty()) {
+        return fail(Errc::invalid,
+                    "`mirror` needs a DESTINATION: HOST[:PORT] of a `sidecar serve`, or --stop");
+    }
+    TRY(chosen.tls, mirror_security.chosen());
+    TRY(chosen.bandwidth, parse_bytes(mirror_bandwidth));
+    TRY(chosen.every_s, parse_seconds(every));
+    return {};
+}
+
 Result<> Parser::finish() {
     using Command = Options::Command;
     std::pair<CLI::App*, Command> const commands[] = {
         {run, Command::run},           {attach, Command::attach},     {serve, Command::serve},
         {incoming, Command::incoming}, {watchdog, Command::watchdog}, {migrate, Command::migrate},
-        {status, Command::status},     {set, Command::set},           {cancel, Command::cancel},
-        {resolve, Command::resolve},   {check, Command::check}};
+        {mirror, Command::mirror},     {failover, Command::failover}, {status, Command::status},
+        {set, Command::set},           {cancel, Command::cancel},     {resolve, Command::resolve},
+        {check, Command::check}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
@@ -328,6 +388,7 @@ Result<> Parser::finish() {
         TRY(options.serve.maps.bridges, pairs(map_bridges));
     }
     if (options.command == Command::migrate) TRY_VOID(finish_migrate());
+    if (options.command == Command::mirror) TRY_VOID(finish_mirror());
     return {};
 }
 
@@ -388,6 +449,29 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
         json["link_patience_s"].integer_or(30), 1, limits::link_patience_most_s));
     made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
     made.throttle = json["throttle"].boolean_or(true);
+    return made;
+}
+
+Json MirrorSettings::to_json() const {
+    return Json::object({{"destination", destination},
+                         {"tls_mode", static_cast<int>(tls.mode)},
+                         {"tls_path", tls.path},
+                         {"every_s", every_s},
+                         {"bandwidth", bandwidth}});
+}
+
+Result<MirrorSettings> MirrorSettings::from_json(Json const& json) {
+    MirrorSettings made;
+    TRY(made.destination, json.text("destination"));
+    TRY(auto const mode, json.integer("tls_mode"));
+    if (mode < 0 || mode > 2) return fail(Errc::invalid, "`tls_mode` {} is none of ours", mode);
+    made.tls = {static_cast<TlsConfig::Mode>(mode), json["tls_path"].text_or("")};
+    TRY(auto const every, json.integer("every_s"));
+    if (every < limits::mirror_every_min.count() || every > limits::mirror_every_max.count()) {
+        return fail(Errc::invalid, "{} s is no interval of a mirror", every);
+    }
+    made.every_s = static_cast<int>(every);
+    made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
     return made;
 }
 

@@ -61,6 +61,17 @@ struct MigrateOptions {
     static core::Result<MigrateOptions> from_json(core::Json const& json);
 };
 
+/// `mirror`: a copy of the guest that is kept up at another host.
+struct MirrorSettings {
+    std::string destination;  ///< HOST[:PORT]
+    core::TlsConfig tls;
+    int every_s = 60;  ///< From the begin of a round to that of the next.
+    std::uint64_t bandwidth = 0;  ///< Bytes per second; 0: no limit.
+
+    [[nodiscard]] core::Json to_json() const;
+    static core::Result<MirrorSettings> from_json(core::Json const& json);
+};
+
 struct Options {
     enum class Command {
         run,
@@ -69,6 +80,8 @@ struct Options {
         incoming,
         watchdog,
         migrate,
+        mirror,
+        failover,
         status,
         set,
         cancel,
@@ -85,6 +98,10 @@ struct Options {
     ServeOptions serve;  ///< Also of `incoming`, which `serve` starts with its own maps.
     int ready_fd = -1;  ///< `incoming`: closed once the control socket listens.
     MigrateOptions migrate;
+    MirrorSettings mirror;
+    bool mirror_stop = false;  ///< `mirror --stop`
+    bool mirror_forget = false;  ///< ... and the copy at the destination goes.
+    bool previous = false;  ///< `failover --previous`
     /// `set`: of a migration under way. What is not named stays.
     struct Changes {
         std::optional<std::uint64_t> bandwidth;  ///< As MigrateOptions::bandwidth.
@@ -93,7 +110,7 @@ struct Options {
         static core::Result<Changes> from_json(core::Json const& wire);
     } changes;
     std::string resolve_to;  ///< "source" or "destination"
-    bool fenced = false;
+    bool fenced = false;  ///< Also of `failover`.
 };
 
 /// The port of `serve` when none is given. Unassigned by IANA.

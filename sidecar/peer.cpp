@@ -33,11 +33,12 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
     CO_TRY(auto stream, co_await core::secure(loop_, std::move(socket), credentials_, Side::client,
                                               host_, deadline));
     auto messages = std::make_unique<Messages>(loop_, std::move(stream));
-    auto const hello = Json::object({{"hello", "sidecar"},
-                                     {"version", protocol_version},
-                                     {"features", Json::array({"bridge", "nbd", "psk"})},
-                                     {"guest", config_.guest},
-                                     {"epoch", config_.epoch}});
+    auto hello = Json::object({{"hello", "sidecar"},
+                               {"version", protocol_version},
+                               {"features", Json::array({"bridge", "nbd", "psk"})},
+                               {"guest", config_.guest},
+                               {"epoch", config_.epoch}});
+    if (!config_.role.empty()) hello.set("role", config_.role);
     auto const sent = co_await messages->send(hello, deadline);
     // In TLS 1.3 our side of the handshake is over before the other has looked at who we are: its
     // refusal may meet the hello or the answer.

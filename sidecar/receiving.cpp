@@ -215,7 +215,8 @@ Result<std::vector<netmove::GuestInterface>> map_interfaces(
 }
 
 Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description const& description,
-                                          std::vector<qmp::TapDescriptors> const& taps) {
+                                          std::vector<qmp::TapDescriptors> const& taps,
+                                          bool incoming) {
     TRY(auto const line, flattened(description));
     qmp::Mapping mapping;
     mapping.qemu = maps.qemu;
@@ -224,6 +225,7 @@ Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description cons
     mapping.working_directory = description.working_directory;
     mapping.prefixes = maps.paths;
     mapping.taps = taps;
+    mapping.incoming = incoming;
     return line.for_destination(mapping);
 }
 

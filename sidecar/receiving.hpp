@@ -25,10 +25,12 @@ core::Result<std::vector<netmove::GuestInterface>> map_interfaces(
     netmove::Netlink& netlink, HostMaps const& maps,
     std::vector<netmove::GuestInterface> interfaces);
 
-/// QEMU's command line for this host; taps are `taps`, already opened.
+/// QEMU's command line for this host; taps are `taps`, already opened. `incoming`: as
+/// qmp::Mapping's.
 core::Result<qmp::CommandLine> map_command_line(HostMaps const& maps,
                                                 Description const& description,
-                                                std::vector<qmp::TapDescriptors> const& taps);
+                                                std::vector<qmp::TapDescriptors> const& taps,
+                                                bool incoming = true);
 
 /// Fails with refused, saying what to do, when this host cannot receive the guest: no QEMU or
 /// machine type, a file missing, an image in the way, too little disk or memory, no bridge, no

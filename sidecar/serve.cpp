@@ -48,8 +48,7 @@ public:
 private:
     Task<void> receive(core::Fd socket);
     Task<Result<>> introduce(Messages& source);
-    Task<Result<std::unique_ptr<Messages>>> reach(std::string guest, std::string epoch,
-                                                  std::string from);
+    Task<Result<std::unique_ptr<Messages>>> reach(std::string guest, Json who);
     Task<Result<core::Fd>> start_incoming(std::string guest);
     Task<void> reap(core::Process process);
     Task<void> relay(core::Stream& from, core::Stream& to, std::stop_source& stop);
@@ -112,7 +111,9 @@ Task<Result<>> Server::introduce(Messages& source) {
     CO_TRY(auto const epoch, hello.text("epoch"));
     CO_TRY_VOID(check_guest_name(guest));
     CO_TRY_VOID(check_guest_name(epoch));
-    CO_TRY(auto const sidecar, co_await reach(guest, epoch, source.stream().peer()));
+    auto const who = Json::object(
+        {{"epoch", epoch}, {"from", source.stream().peer()}, {"role", hello["role"].text_or("")}});
+    CO_TRY(auto const sidecar, co_await reach(guest, who));
     CO_TRY_VOID(
         co_await source.send(Json::object({{"hello", "sidecar"},
                                            {"version", protocol_version},
@@ -142,8 +143,7 @@ Task<void> Server::relay(core::Stream& from, core::Stream& to, std::stop_source&
 
 /// A connection to the guest's sidecar that has accepted this peer; starts the sidecar when there
 /// is none.
-Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, std::string epoch,
-                                                      std::string from) {
+Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, Json who) {
     core::Error last;
     for (int attempt = 0; attempt < reach_tries_max; ++attempt) {
         auto const path = options_.places.control_socket(guest);
@@ -154,10 +154,7 @@ Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, std::st
         auto messages =
             std::make_unique<Messages>(loop_, core::plain_stream(loop_, std::move(*socket), guest));
         auto const deadline = Deadline::after(limits::qmp_timeout, token_);
-        auto const request =
-            Json::object({{"id", 1},
-                          {"verb", "peer"},
-                          {"arguments", Json::object({{"epoch", epoch}, {"from", from}})}});
+        auto const request = Json::object({{"id", 1}, {"verb", "peer"}, {"arguments", who}});
         auto sent = co_await messages->send(request, deadline);
         auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
         if (answer && answer->has("result")) co_return messages;

@@ -46,6 +46,7 @@ Session::Session(core::Loop& loop, Options options)
       options_(std::move(options)),
       places_(options_.places),
       name_(options_.guest),
+      mirror_tasks_(loop),
       quiet_(loop),
       over_(loop),
       tasks_(loop),
@@ -95,6 +96,7 @@ Task<Result<>> Session::run(std::stop_token terminate) {
     }
     if (!guest) co_return std::unexpected(guest.error());
     stay_with(std::move(*guest));
+    Mirroring::forget_record(places_, name_);  // of a QEMU before this one
     CO_TRY_VOID(listen());
     co_return co_await stay(terminate);
 }
@@ -133,6 +135,7 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
             listening = std::unexpected(settings.error());
         }
     }
+    if (listening && !unfinished && guest_->client) listening = co_await take_over_mirror();
     if (!listening) leave("it could not begin");
     auto const stayed = co_await stay(terminate);
     co_return listening ? stayed : listening;
@@ -165,7 +168,8 @@ Task<Result<>> Session::incoming(std::stop_token terminate) {
     auto wait_for_peer = [](Session& session) -> Task<void> {
         auto const slept =
             co_await core::sleep_for(session.loop_, first_peer_timeout, session.stop_.get_token());
-        if (slept && !session.destination_ && !session.guest_) session.leave("no source came");
+        bool const nobody = !session.destination_ && !session.replica_ && !session.guest_;
+        if (slept && nobody) session.leave("no source came");
     };
     tasks_.spawn(wait_for_peer(*this));
     co_return co_await stay(terminate);
@@ -191,6 +195,7 @@ Task<Result<>> Session::stay(std::stop_token terminate) {
     (void)co_await quiet_.wait(Deadline::after(last_answers_timeout));
     stop_.request_stop();
     for (auto const& connection : connections_) connection->close();
+    co_await stop_mirror();
     co_await stop_incoming();
     co_await tasks_.join();
     source_.reset();
@@ -243,6 +248,11 @@ Task<void> Session::converse(core::Fd socket) {
     connections_.push_back(connection);
     co_await connection->run(stop_.get_token());
     connections_.remove(connection);
+    if (connection->remote && replica_) {
+        co_await replica_->end();
+        replica_.reset();
+        leave("the round of the mirror is over");
+    }
     if (!connection->remote || !destination_) co_return;
     destination_->peer_detached();
     if (destination_->untouched()) leave("the source asked for nothing");
@@ -257,6 +267,7 @@ Task<Result<Json>> Session::handle(Connection& from, std::string verb, Json argu
 }
 
 Task<Result<Json>> Session::answer(Connection& from, std::string verb, Json arguments) {
+    if (from.remote && replica_) co_return co_await replica_->handle(verb, arguments);
     if (from.remote) {
         if (!destination_) co_return fail(Errc::closed, "no migration into this host is under way");
         co_return co_await destination_->handle(verb, arguments);
@@ -264,6 +275,8 @@ Task<Result<Json>> Session::answer(Connection& from, std::string verb, Json argu
     if (leaving_) co_return fail(Errc::closed, "the guest's sidecar is just ending");
     if (verb == "peer") co_return co_await accept_peer(from, arguments);
     if (verb == "status") co_return co_await status();
+    if (verb == "mirror") co_return co_await mirror(arguments);
+    if (verb == "release") co_return co_await release();
     if (verb == "migrate") co_return co_await migrate(from, arguments);
     if (verb == "set") {
         if (!source_ || !source_->under_way())
@@ -291,6 +304,8 @@ Task<Result<Json>> Session::answer(Connection& from, std::string verb, Json argu
 Task<Result<Json>> Session::accept_peer(Connection& from, Json arguments) {
     CO_TRY(auto const epoch, arguments.text("epoch"));
     CO_TRY_VOID(check_guest_name(epoch));
+    if (arguments["role"].text_or("") == "mirror") co_return accept_mirror(from, epoch);
+    if (replica_) co_return fail(Errc::closed, "a round of a mirror is just ending");
     if (destination_ && destination_->epoch() != epoch) {
         if (!guest_) destination_->make_way();
         if (!guest_)
@@ -374,6 +389,11 @@ Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
     if (!guest_ || migrating_) {
         co_return fail(Errc::refused, "another migration of {} is under way", name_);
     }
+    if (mirroring_) {
+        co_return fail(Errc::refused,
+                       "{} is being mirrored: end that first with `sidecar mirror {} --stop`",
+                       name_, name_);
+    }
     CO_TRY(auto const settings, MigrateOptions::from_json(arguments));
     if (!guest_->client) co_return fail(Errc::refused, "QEMU of {} has ended", name_);
     if (!guest_->client->open())
@@ -429,8 +449,10 @@ Task<Result<Json>> Session::status() {
         now.set("status", qemu ? qemu->status : "unknown: " + qemu.error().sentence());
         now.set("interfaces", interfaces);
     } else {
-        now.set("status", "incoming");
+        now.set("status", replica_ ? "copy" : "incoming");
     }
+    if (replica_) now.set("copy", replica_->status());
+    if (mirroring_) now.set("mirror", mirroring_->status());
     if (source_ && source_->under_way()) {
         now.set("migration", source_->status());
     } else if (destination_ && !guest_) {

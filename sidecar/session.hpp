@@ -1,7 +1,7 @@
 // Session: one guest's sidecar. It holds the guest, answers the control socket, and runs at most
-// one migration at a time, outgoing or incoming. `run`, `attach` and `incoming` are its three
-// beginnings; it ends when the guest's QEMU does, when the guest has moved away, or when an
-// incoming migration came to nothing.
+// one migration at a time, outgoing or incoming, or a mirror. `run`, `attach`, `incoming` and
+// `failover` are its beginnings (what is about mirrors: session_mirror.cpp); it ends when the
+// guest's QEMU does, when the guest has moved away, or when an incoming migration came to nothing.
 #pragma once
 
 #include <list>
@@ -13,7 +13,9 @@
 #include "sidecar/destination_migration.hpp"
 #include "sidecar/guest.hpp"
 #include "sidecar/journal.hpp"
+#include "sidecar/mirroring.hpp"
 #include "sidecar/options.hpp"
+#include "sidecar/replica.hpp"
 #include "sidecar/source_migration.hpp"
 
 namespace sidecar {
@@ -28,6 +30,7 @@ public:
     core::Task<core::Result<>> run(std::stop_token terminate);
     core::Task<core::Result<>> attach(std::stop_token terminate);
     core::Task<core::Result<>> incoming(std::stop_token terminate);
+    core::Task<core::Result<>> failover(std::stop_token terminate);
 
 private:
     core::Task<core::Result<core::Json>> handle(Connection& from, std::string verb,
@@ -39,6 +42,14 @@ private:
     SourceMigration::ProgressSink progress_to(Connection& from);
     core::Task<core::Result<core::Json>> accept_peer(Connection& from, core::Json arguments);
     core::Task<core::Result<core::Json>> status();
+    core::Task<core::Result<core::Json>> mirror(core::Json arguments);
+    core::Task<core::Result<core::Json>> end_mirror(bool forget);
+    core::Task<core::Result<core::Json>> release();
+    core::Result<core::Json> accept_mirror(Connection& from, std::string epoch);
+    core::Task<core::Result<>> take_over_mirror();
+    core::Task<void> stop_mirror();
+    core::Task<core::Result<>> ask_replica_to_leave();
+    core::Task<void> settle_network();
 
     core::Result<> open_journal();
     core::Task<core::Result<>> wait_for_journal();
@@ -65,6 +76,10 @@ private:
     std::unique_ptr<Guest> guest_;
     std::unique_ptr<SourceMigration> source_;
     std::unique_ptr<DestinationMigration> destination_;
+    std::unique_ptr<Replica> replica_;  ///< A round of a mirror from elsewhere.
+    std::unique_ptr<Mirroring> mirroring_;  ///< A mirror to elsewhere.
+    core::Scope mirror_tasks_;  ///< Its run().
+    netmove::Plan announcing_;  ///< After a failover.
     core::Json last_report_;
     std::list<std::shared_ptr<Connection>> connections_;
     std::size_t answering_ = 0;

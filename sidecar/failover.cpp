@@ -1,0 +1,151 @@
+#include "sidecar/failover.hpp"
+
+#include <signal.h>
+
+#include <ctime>
+
+#include "core/log.hpp"
+#include "netmove/bridge_mover.hpp"
+#include "qmp/launch.hpp"
+#include "qmp/machine.hpp"
+#include "sidecar/limits.hpp"
+#include "sidecar/receiving.hpp"
+#include "sidecar/replica.hpp"
+#include "sidecar/test_hooks.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Result;
+using core::Task;
+
+namespace {
+
+/// Which point; written down before anything of another one is given up.
+Result<> choose(Places const& places, std::string const& guest, ReplicaRecord& record,
+                bool previous) {
+    if (record.chosen == 0) {
+        auto const wanted = previous ? record.previous() : record.last();
+        if (record.base == 0) {
+            return fail(Errc::refused,
+                        "the first copy of {} was never complete: there is nothing to start it "
+                        "from",
+                        guest);
+        }
+        if (wanted == 0) {
+            return fail(Errc::refused, "there is no point before the last of {}: only point {}",
+                        guest, record.last());
+        }
+        record.chosen = wanted;
+        TRY_VOID(record.write(places, guest));
+    }
+    std::erase_if(record.overlays, [&](unsigned number) { return number > record.chosen; });
+    std::erase_if(record.points,
+                  [&](ReplicaPoint const& point) { return point.number > record.chosen; });
+    return record.write(places, guest);
+}
+
+Result<> open_taps(Guest& guest, std::vector<netmove::GuestInterface> const& interfaces,
+                   std::vector<netmove::Tap>& taps, std::vector<qmp::TapDescriptors>& numbers,
+                   std::vector<std::pair<int, int>>& descriptors) {
+    int next = qmp::first_tap_fd_in_qemu;
+    for (auto const& interface : interfaces) {
+        TRY(auto tap, netmove::Tap::open(*guest.netlink, interface.tap,
+                                         {interface.queues, interface.vnet_hdr, true}));
+        TRY_VOID(
+            netmove::place_tap(*guest.netlink, interface.tap,
+                               {interface.bridge, interface.mtu, netmove::migration_queue_length}));
+        qmp::TapDescriptors one{interface.netdev, {}};
+        for (int queue = 0; queue < tap.queues(); ++queue) {
+            descriptors.emplace_back(tap.descriptor(queue), next);
+            one.fds.push_back(next++);
+        }
+        numbers.push_back(std::move(one));
+        taps.push_back(std::move(tap));
+    }
+    return {};
+}
+
+/// QEMU as it was at the source, stopped before its first instruction.
+Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Places places, std::string name,
+                                           ReplicaRecord record, netmove::Plan& plan) {
+    auto guest = std::make_unique<Guest>(loop, places, name, Guest::Prepared{});
+    auto description = record.description;
+    std::vector<netmove::Tap> taps;
+    std::vector<qmp::TapDescriptors> numbers;
+    std::vector<std::pair<int, int>> descriptors;
+    if (!description.interfaces.empty()) {
+        CO_TRY(auto netlink, netmove::Netlink::open());
+        guest->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
+        CO_TRY(description.interfaces,
+               map_interfaces(*guest->netlink, record.maps, description.interfaces));
+        CO_TRY_VOID(open_taps(*guest, description.interfaces, taps, numbers, descriptors));
+    }
+    CO_TRY(auto line, map_command_line(record.maps, description, numbers, false));
+    qmp::LaunchRequest request{
+        line, descriptors, places.qmp_socket(name), places.run(name) + "/qemu.log", "/", false};
+    CO_TRY(auto launched, co_await qmp::launch(loop, std::move(request),
+                                               Deadline::after(limits::prepare_timeout)));
+    guest->process = std::move(launched.process);
+    guest->client = std::move(launched.client);
+    guest->command_line = std::move(line);
+    guest->working_directory = "/";
+    for (std::size_t index = 0; index < taps.size(); ++index) {
+        auto const& interface = description.interfaces[index];
+        CO_TRY(auto watcher, netmove::AddressWatcher::open(loop, interface.tap, interface.mac));
+        auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));
+        if (!interface.bridge.empty()) {
+            plan.add(
+                netmove::bridge_mover_destination(loop, *guest->netlink, nic->tap, nic->interface));
+        }
+        guest->nics.push_back(std::move(nic));
+    }
+    co_return guest;
+}
+
+Task<Result<>> let_go(Guest& guest, netmove::Plan& plan) {
+    auto const deadline = Deadline::after(limits::prepare_timeout);
+    CO_TRY_VOID(co_await plan.prepare(deadline));
+    CO_TRY_VOID(plan.fire());
+    CO_TRY_VOID(co_await qmp::cont(*guest.client, deadline));
+    co_return guest.write_manifest();
+}
+
+}  // namespace
+
+Task<Result<std::unique_ptr<Guest>>> fail_over(core::Loop& loop, Places places, std::string guest,
+                                               Journal& journal, bool previous,
+                                               netmove::Plan& plan) {
+    CO_TRY_VOID(make_directory(places.run(guest)));
+    CO_TRY(auto found, ReplicaRecord::read(places, guest));
+    if (!found) {
+        co_return fail(Errc::refused,
+                       "there is no copy of {} on this host: no `sidecar mirror` brought one",
+                       guest);
+    }
+    auto& record = *found;
+    CO_TRY_VOID(co_await end_left_replica(loop, places, guest));
+    CO_TRY_VOID(choose(places, guest, record, previous));
+    stop_for_test("fold");
+    CO_TRY_VOID(co_await fold_replica(loop, places, guest, record, 0,
+                                      Deadline::after(limits::fold_timeout)));
+    // Both before the guest's first instruction: from here on its old source is refused.
+    record.failed_over_at = static_cast<std::int64_t>(std::time(nullptr));
+    CO_TRY_VOID(record.write(places, guest));
+    CO_TRY_VOID(journal.record({record.mirror, "replica", "ended", "failed_over", ""}));
+    core::log::warning("guest={} mirror={} failed over to point {}", guest, record.mirror,
+                       record.chosen);
+    auto started = co_await start(loop, places, guest, record, plan);
+    if (!started) co_return started;
+    auto const running = co_await let_go(**started, plan);
+    if (running) co_return started;
+    (void)plan.rollback();
+    plan = netmove::Plan();
+    (void)(*started)->process.signal(SIGKILL);  // ours, just started
+    co_await (*started)->close();
+    co_return std::unexpected(running.error());
+}
+
+}  // namespace sidecar

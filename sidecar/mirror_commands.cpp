@@ -1,0 +1,81 @@
+// `sidecar mirror`, and what `sidecar status` shows of mirrors. Talks to the guest's sidecar, and,
+// at a destination between two rounds, where there is none, reads what it wrote down.
+#include <cstdio>
+#include <filesystem>
+
+#include "sidecar/commands.hpp"
+#include "sidecar/progress.hpp"
+#include "sidecar/replica_record.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Json;
+using core::Task;
+
+Task<int> mirror_command(core::Loop& loop, Options options) {
+    if (options.mirror_stop) {
+        auto const answer =
+            co_await ask_sidecar(loop, options, "mirror",
+                                 Json::object({{"stop", true}, {"forget", options.mirror_forget}}),
+                                 Deadline::after(limits::prepare_timeout * 2));
+        if (!answer) co_return complain(answer.error());
+        fmt::print("{} is mirrored no more; its copy {}\n", options.guest,
+                   options.mirror_forget ? "is removed" : "stays");
+        co_return 0;
+    }
+    auto settings = options.mirror;
+    auto const credentials =
+        core::TlsCredentials::load(settings.tls, core::TlsCredentials::Side::client);
+    if (!credentials) co_return complain(credentials.error());
+    auto const address = core::split_host_port(settings.destination, default_port);
+    if (!address) co_return complain(address.error());
+    std::error_code error;
+    if (!settings.tls.path.empty())
+        settings.tls.path = std::filesystem::absolute(settings.tls.path, error).string();
+    auto const answer = co_await ask_sidecar(loop, options, "mirror", settings.to_json(),
+                                             Deadline::after(limits::fold_timeout));
+    if (!answer) co_return complain(answer.error());
+    fmt::print("{} is being mirrored to {} every {} s; `sidecar status {}` tells its points\n",
+               options.guest, settings.destination, settings.every_s, options.guest);
+    co_return 0;
+}
+
+Json copy_status(Places const& places, std::string const& guest) {
+    if (!check_guest_name(guest)) return {};
+    auto const record = ReplicaRecord::read(places, guest);
+    if (!record || !*record) return {};
+    return Json::object({{"guest", guest}, {"status", "copy"}, {"copy", (*record)->status()}});
+}
+
+namespace {
+
+void show_point(char const* what, Json const& point) {
+    fmt::print("    {} {}: {} s old, {} copied, {}-consistent\n", what,
+               point["number"].integer_or(0), point["age_s"].integer_or(0),
+               human_bytes(point["copied_bytes"].integer_or(0)), point["consistency"].text_or(""));
+}
+
+}  // namespace
+
+void show_mirror(Json const& status) {
+    auto const mirror = status["mirror"];
+    if (mirror.is_object()) {
+        fmt::print("    mirror to {} every {} s: {}\n", mirror["destination"].text_or(""),
+                   mirror["every_s"].integer_or(0), mirror["doing"].text_or(""));
+        if (mirror.has("last_point")) show_point("last point", mirror["last_point"]);
+        if (mirror.has("last_error")) {
+            fmt::print("    {} rounds failed, the last: {}\n",
+                       mirror["failed_rounds"].integer_or(0), mirror["last_error"].text_or(""));
+        }
+    }
+    auto const copy = status["copy"];
+    if (!copy.is_object()) return;
+    if (copy.has("failed_over_at")) fmt::print("    was failed over to this host\n");
+    auto const points = copy["points"].elements();
+    if (points.empty()) fmt::print("    copy: no point is complete yet\n");
+    for (auto const& point : points) show_point("copy: point", point);
+    if (copy["round_under_way"].boolean_or(false)) fmt::print("    a round is under way\n");
+}
+
+}  // namespace sidecar

@@ -1,0 +1,257 @@
+#include "sidecar/mirroring.hpp"
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "sidecar/changes.hpp"
+#include "sidecar/keys.hpp"
+
+namespace sidecar {
+
+using core::Clock;
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+namespace {
+
+// A guest agent's freeze would make it file-system consistent; without, it is what a power failure
+// would leave: every write that a flush confirmed, on all disks of one instant.
+constexpr char const* crash_consistent = "crash";
+
+std::string record_path(Places const& places, std::string const& guest) {
+    return places.state(guest) + "/mirror.json";
+}
+
+std::vector<storage::WarmDisk> warm_disks(std::vector<MovedDisk> const& disks) {
+    std::vector<storage::WarmDisk> list;
+    for (auto const& disk : disks) {
+        list.push_back({disk.name, {disk.node, disk.qdev, disk.virtual_bytes}});
+    }
+    return list;
+}
+
+std::int64_t ms_since(Clock::time_point at) {
+    return std::chrono::duration_cast<core::milliseconds>(Clock::now() - at).count();
+}
+
+}  // namespace
+
+Mirroring::Mirroring(Guest& guest, MirrorSettings settings, bool go_on)
+    : guest_(guest),
+      loop_(guest.loop),
+      settings_(std::move(settings)),
+      go_on_(go_on),
+      epoch_(new_epoch()),
+      begun_(guest.loop) {}
+
+Mirroring::~Mirroring() = default;
+
+PeerChannel::Config Mirroring::peer_config() const {
+    return {settings_.destination, settings_.tls, guest_.name, epoch_, "mirror"};
+}
+
+void Mirroring::make_copy() {
+    storage::WarmOptions options;
+    options.directory = guest_.places.run(guest_.name);
+    options.fleecing_directory = guest_.places.state(guest_.name);
+    options.epoch = epoch_;
+    options.bandwidth_bytes_per_second = settings_.bandwidth;
+    copy_ = std::make_unique<storage::WarmCopy>(loop_, *guest_.client,
+                                                warm_disks(description_.disks), options);
+    base_ = 0;
+}
+
+Task<Result<>> Mirroring::begin() {
+    CO_TRY(description_,
+           co_await describe(guest_, epoch_, {}, Deadline::after(limits::check_timeout)));
+    if (description_.disks.empty()) {
+        co_return fail(Errc::refused, "{} has no disk that could be mirrored", guest_.name);
+    }
+    Json disks = Json::array();
+    for (auto const& disk : description_.disks) disks.add(disk.to_json());
+    // Before anything is in QEMU: a sidecar that finds it there knows what it is.
+    auto const record = Json::object({{"settings", settings_.to_json()}, {"disks", disks}});
+    CO_TRY_VOID(
+        write_durably(record_path(guest_.places, guest_.name), record.dump_pretty() + "\n"));
+    make_copy();
+    co_return co_await copy_->begin(Deadline::after(limits::prepare_timeout));
+}
+
+Task<void> Mirroring::run() {
+    auto const token = stop_.get_token();
+    auto result = co_await begin();
+    for (bool first = true; result && !token.stop_requested(); first = false) {
+        auto const next = Clock::now() + std::chrono::seconds(settings_.every_s);
+        auto done = co_await round();
+        if (!done && !token.stop_requested()) {
+            ++failures_;
+            last_error_ = done.error().sentence();
+            core::log::warning("guest={} mirror={} {}", guest_.name, epoch_, last_error_);
+            // What is refused at the very beginning is the operator's to change.
+            if (first && !begun_.is_set() && !go_on_) {
+                result = std::move(done);
+                break;
+            }
+        }
+        if (done) {
+            failures_ = 0;
+            last_error_.clear();
+        }
+        doing_ = "waiting";
+        if (Clock::now() < next) {
+            (void)co_await core::sleep_for(loop_, next - Clock::now(), token);
+        }
+    }
+    doing_ = "ended";
+    if (!result) failure_ = std::move(result.error());
+    if (!begun_.is_set() && !failure_) failure_ = fail(Errc::cancelled, "cancelled").error();
+    begun_.set();
+}
+
+/// After the monitor's connection was lost, QEMU being alive: the bitmaps of before are there, but
+/// who would know what happened meanwhile.
+Task<Result<>> Mirroring::renew_client() {
+    CO_TRY_VOID(co_await drop());
+    if (!guest_.client->open()) {
+        CO_TRY_VOID(co_await guest_.reconnect(Deadline::after(limits::qmp_timeout)));
+    }
+    make_copy();
+    co_return co_await copy_->begin(Deadline::after(limits::prepare_timeout));
+}
+
+Task<Result<>> Mirroring::round() {
+    doing_ = "connecting";
+    if (!copy_ || !guest_.client->open()) CO_TRY_VOID(co_await renew_client());
+    CO_TRY_VOID(co_await check_same_guest(*guest_.client, description_,
+                                          Deadline::after(limits::qmp_timeout)));
+    guest_.take_in_addresses();
+    description_.interfaces.clear();
+    for (auto const& nic : guest_.nics) description_.interfaces.push_back(nic->interface);
+    core::LinkedStop lost(stop_.get_token());
+    PeerChannel peer(loop_, peer_config(), [&lost](bool up) {
+        if (!up) lost.request_stop();
+    });
+    CO_TRY_VOID(co_await peer.connect(Deadline::after(limits::connect_timeout, lost.token())));
+    core::Scope scope(loop_);
+    std::stop_source enough;
+    scope.spawn(peer.keep(enough.get_token()));
+    auto done = co_await copy_round(peer, lost.token());
+    enough.request_stop();
+    co_await scope.join();
+    remove_key(key_directory());
+    if (!done && lost.token().stop_requested() && !stop_.stop_requested()) {
+        done.error().what += "; the connection to " + settings_.destination + " was lost";
+    }
+    co_return done;
+}
+
+Task<Result<>> Mirroring::copy_round(PeerChannel& peer, std::stop_token token) {
+    auto const key = encrypted() ? core::random_hex(32) : std::string();
+    if (!key.empty()) CO_TRY_VOID(write_key(key_directory(), key));
+    CO_TRY(auto const reply,
+           co_await peer.request("mirror-begin",
+                                 Json::object({{"description", description_.to_json()},
+                                               {"base", static_cast<std::int64_t>(base_)},
+                                               {"key", key}}),
+                                 Deadline::after(limits::fold_timeout, token)));
+    begun_.set();
+    doing_ = "copying";
+    CO_TRY(auto const number, reply.integer("number"));
+    CO_TRY(auto const port, reply.integer("nbd_port"));
+    if (port <= 0 || port > 65535 || number <= 0 || number > INT32_MAX) {
+        co_return fail(Errc::protocol, "the destination named the impossible port {} or point {}",
+                       port, number);
+    }
+    std::vector<std::string> exports;
+    for (auto const& name : reply["exports"].elements()) exports.push_back(name.text_or(""));
+    storage::Destination const destination{peer.host(), std::to_string(port),
+                                           encrypted() ? key_user : "",
+                                           encrypted() ? key_file(key_directory()) : ""};
+    bool const full = base_ == 0 || reply["full"].boolean_or(true);
+    CO_TRY(auto const made,
+           co_await copy_->round(destination, exports, full, Deadline::never(token)));
+    doing_ = "completing";
+    CO_TRY_VOID(co_await peer.request("mirror-complete",
+                                      Json::object({{"number", number},
+                                                    {"age_ms", ms_since(made.taken_at)},
+                                                    {"bytes", made.copied_bytes},
+                                                    {"consistency", crash_consistent}}),
+                                      Deadline::after(limits::prepare_timeout * 2, token)));
+    last_ = LastPoint{static_cast<unsigned>(number), made.taken_at, made.copied_bytes, made.took};
+    core::log::info("guest={} mirror={} point={} full={} copied_bytes={} ms={}", guest_.name,
+                    epoch_, number, full, made.copied_bytes, made.took.count());
+    base_ = static_cast<unsigned>(number);
+    auto accepted = co_await copy_->accept(Deadline::after(limits::qmp_timeout));
+    // Which bitmaps there are is not known then: the next round begins with new ones, and full.
+    if (!accepted) (void)co_await drop();
+    co_return accepted;
+}
+
+Task<Result<>> Mirroring::drop() {
+    if (!copy_) co_return Result<>{};
+    auto dropped = co_await copy_->drop(Deadline::after(limits::rollback_timeout));
+    if (dropped) copy_.reset();
+    co_return dropped;
+}
+
+Task<Result<>> Mirroring::forget_copy() {
+    PeerChannel peer(loop_, peer_config(), [](bool) {});
+    CO_TRY_VOID(co_await peer.connect(Deadline::after(limits::connect_timeout)));
+    core::Scope scope(loop_);
+    std::stop_source enough;
+    scope.spawn(peer.keep(enough.get_token()));
+    auto const answer =
+        co_await peer.request("mirror-forget", {}, Deadline::after(limits::prepare_timeout));
+    enough.request_stop();
+    co_await scope.join();
+    if (!answer) co_return std::unexpected(answer.error());
+    co_return Result<>{};
+}
+
+Json Mirroring::status() const {
+    auto now = Json::object({{"destination", settings_.destination},
+                             {"every_s", settings_.every_s},
+                             {"doing", doing_},
+                             {"failed_rounds", static_cast<std::int64_t>(failures_)}});
+    if (doing_ == "copying" && copy_) now.set("copied_bytes", copy_->copied_bytes());
+    if (!last_error_.empty()) now.set("last_error", last_error_);
+    if (last_) {
+        now.set("last_point",
+                Json::object({{"number", static_cast<std::int64_t>(last_->number)},
+                              {"age_s", ms_since(last_->taken_at) / 1000},
+                              {"copied_bytes", last_->copied_bytes},
+                              {"took_ms", static_cast<std::int64_t>(last_->took.count())},
+                              {"consistency", crash_consistent}}));
+    }
+    return now;
+}
+
+Task<Result<std::optional<MirrorSettings>>> Mirroring::take_over(Guest& guest) {
+    auto const path = record_path(guest.places, guest.name);
+    if (access(path.c_str(), F_OK) != 0) co_return std::optional<MirrorSettings>();
+    CO_TRY(auto const text, read_file(path, limits::manifest_bytes_max));
+    CO_TRY(auto const record, Json::parse(text));
+    CO_TRY(auto const settings, MirrorSettings::from_json(record["settings"]));
+    std::vector<MovedDisk> disks;
+    for (auto const& one : record["disks"].elements()) {
+        CO_TRY(auto disk, MovedDisk::from_json(one));
+        disks.push_back(std::move(disk));
+    }
+    CO_TRY_VOID(co_await storage::clear_warm_copy(guest.loop, *guest.client, warm_disks(disks),
+                                                  guest.places.run(guest.name),
+                                                  Deadline::after(limits::rollback_timeout)));
+    co_return std::optional<MirrorSettings>(settings);
+}
+
+void Mirroring::forget_record(Places const& places, std::string const& guest) {
+    std::error_code ignored;  // then a later `attach` begins it again, and says so
+    std::filesystem::remove(record_path(places, guest), ignored);
+}
+
+}  // namespace sidecar

@@ -1,0 +1,87 @@
+// Mirroring: the source's driver of `sidecar mirror`: a round, a pause, a round, until it is told
+// to end. One connection to the destination for each round; between rounds nothing of it is in QEMU
+// but a dirty bitmap for each disk. Used by the guest's session.
+//
+// Invariant: a round that fails, for whatever reason, costs the guest nothing and loses nothing:
+// it is told by status(), and the next round owes what it owed.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "sidecar/description.hpp"
+#include "sidecar/guest.hpp"
+#include "sidecar/options.hpp"
+#include "sidecar/peer.hpp"
+#include "storage/warm_copy.hpp"
+
+namespace sidecar {
+
+class Mirroring {
+public:
+    /// `guest` must outlive it, and stay what it is: no migration meanwhile. `go_on`: an earlier
+    /// sidecar began it, so a destination that cannot be reached at first does not end it.
+    Mirroring(Guest& guest, MirrorSettings settings, bool go_on);
+    ~Mirroring();
+
+    /// Checks the guest, begins the bitmaps, and makes rounds until stop(). Ends at once when it
+    /// cannot even begin.
+    core::Task<void> run();
+    /// Set when the destination has taken the first round in, or has not: failure() says which.
+    [[nodiscard]] core::Event& begun() { return begun_; }
+    /// Why the mirror could not begin.
+    [[nodiscard]] std::optional<core::Error> const& failure() const { return failure_; }
+    /// Ends run() soon; a round under way is given up.
+    void stop() { stop_.request_stop(); }
+    /// After run() has ended: takes everything out of QEMU.
+    core::Task<core::Result<>> drop();
+    /// After drop(): the copy at the destination goes.
+    core::Task<core::Result<>> forget_copy();
+
+    [[nodiscard]] core::Json status() const;
+
+    /// The settings of a mirror that an earlier sidecar kept up for `guest`, after what it left in
+    /// QEMU was taken out. None: there was none.
+    static core::Task<core::Result<std::optional<MirrorSettings>>> take_over(Guest& guest);
+    /// No later sidecar begins it again.
+    static void forget_record(Places const& places, std::string const& guest);
+
+private:
+    core::Task<core::Result<>> begin();
+    core::Task<core::Result<>> round();
+    core::Task<core::Result<>> copy_round(PeerChannel& peer, std::stop_token token);
+    core::Task<core::Result<>> renew_client();
+    void make_copy();
+    PeerChannel::Config peer_config() const;
+    [[nodiscard]] bool encrypted() const {
+        return settings_.tls.mode != core::TlsConfig::Mode::plaintext;
+    }
+    [[nodiscard]] std::string key_directory() const {
+        return guest_.places.run(guest_.name) + "/keys-" + epoch_;
+    }
+
+    struct LastPoint {
+        unsigned number = 0;
+        core::Clock::time_point taken_at{};
+        std::uint64_t copied_bytes = 0;
+        core::milliseconds took{0};
+    };
+
+    Guest& guest_;
+    core::Loop& loop_;
+    MirrorSettings settings_;
+    bool go_on_;
+    std::string epoch_;
+    Description description_;
+    std::unique_ptr<storage::WarmCopy> copy_;
+    unsigned base_ = 0;  ///< The bitmap holds all that was written since that point; 0: not so.
+    std::optional<LastPoint> last_;
+    std::string doing_ = "beginning";
+    std::string last_error_;
+    unsigned failures_ = 0;  ///< In a row.
+    std::optional<core::Error> failure_;
+    core::Event begun_;
+    std::stop_source stop_;
+};
+
+}  // namespace sidecar

@@ -1,0 +1,72 @@
+// Replica: the destination's half of `sidecar mirror`, for one connection of the source: a round,
+// or the end of the mirror. It belongs to a sidecar that `serve` starts as for a guest that comes
+// in, and that ends with the connection; what lasts is in replica.json (ReplicaRecord) and in the
+// images. No guest is ever started in the QEMU that takes the blocks in.
+//
+// Invariant: whatever is cut or killed, the points that replica.json names stay whole: a round
+// writes only an overlay that it does not name yet, or, before there is any point, the images.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/process.hpp"
+#include "qmp/client.hpp"
+#include "sidecar/journal.hpp"
+#include "sidecar/replica_record.hpp"
+#include "storage/target.hpp"
+
+namespace sidecar {
+
+/// Ends the QEMU that a killed sidecar left in a round, and that holds the images; it runs no
+/// guest.
+core::Task<core::Result<>> end_left_replica(core::Loop& loop, Places places, std::string guest);
+
+class Replica {
+public:
+    /// `journal` must outlive it. `mirror`: as the source's hello names it.
+    Replica(core::Loop& loop, Places places, std::string guest, std::string mirror,
+            Journal const& journal, ServeOptions options);
+    ~Replica();
+
+    /// One request of the source: mirror-begin, mirror-complete, mirror-forget. One at a time.
+    core::Task<core::Result<core::Json>> handle(std::string verb, core::Json arguments);
+    /// The connection is gone: a round that is not complete comes to nothing.
+    core::Task<void> end();
+    [[nodiscard]] core::Json status() const;
+
+private:
+    core::Task<core::Result<core::Json>> begin(core::Json arguments);
+    core::Task<core::Result<core::Json>> complete(core::Json arguments);
+    core::Task<core::Result<core::Json>> forget();
+    core::Result<> check_not_failed_over() const;
+    core::Result<> check_same_disks(Description const& now) const;
+    core::Task<core::Result<>> take_in(Description description);
+    core::Task<core::Result<>> make_images();
+    core::Task<core::Result<>> make_overlays();
+    core::Task<core::Result<>> start_qemu();
+    core::Task<core::Result<>> open_doors(std::string key);
+    core::Task<void> stop_qemu();
+    [[nodiscard]] std::string key_directory() const {
+        return places_.run(name_) + "/keys-" + mirror_;
+    }
+
+    core::Loop& loop_;
+    Places places_;
+    std::string name_;
+    std::string mirror_;
+    Journal const& journal_;
+    ServeOptions options_;
+    std::optional<ReplicaRecord> record_;
+    Description coming_;  ///< Of the round under way.
+    unsigned number_ = 0;  ///< Of the round under way; 0: none.
+    core::Process qemu_;
+    std::unique_ptr<qmp::Client> client_;
+    std::unique_ptr<storage::Target> target_;
+    std::vector<std::string> export_names_;
+    int nbd_port_ = 0;
+    core::Slots turn_;
+};
+
+}  // namespace sidecar

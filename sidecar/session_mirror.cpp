@@ -1,0 +1,155 @@
+// What a guest's sidecar does about mirrors: begins and ends one at the source, takes in the rounds
+// of another host's, and starts the guest from such a copy.
+#include "core/log.hpp"
+#include "sidecar/failover.hpp"
+#include "sidecar/session.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+Task<Result<Json>> Session::mirror(Json arguments) {
+    if (arguments["stop"].boolean_or(false)) {
+        co_return co_await end_mirror(arguments["forget"].boolean_or(false));
+    }
+    if (!guest_ || !guest_->client) co_return fail(Errc::refused, "QEMU of {} has ended", name_);
+    if (migrating_) co_return fail(Errc::refused, "a migration of {} is under way", name_);
+    if (mirroring_) {
+        co_return fail(Errc::refused,
+                       "{} is being mirrored already: `sidecar mirror {} --stop` ends that", name_,
+                       name_);
+    }
+    CO_TRY(auto const settings, MirrorSettings::from_json(arguments));
+    if (!guest_->client->open()) {
+        CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
+    }
+    mirroring_ = std::make_unique<Mirroring>(*guest_, settings, false);
+    mirror_tasks_.spawn(mirroring_->run());
+    auto& begun = mirroring_->begun();
+    CO_TRY_VOID(co_await begun.wait(Deadline::never(stop_.get_token())));
+    if (!mirroring_) co_return fail(Errc::cancelled, "the mirror was ended");
+    if (!mirroring_->failure()) co_return Json::object();
+    auto const failure = *mirroring_->failure();
+    (void)co_await end_mirror(false);
+    co_return std::unexpected(failure);
+}
+
+Task<Result<Json>> Session::end_mirror(bool forget) {
+    if (!mirroring_) co_return fail(Errc::refused, "{} is not being mirrored", name_);
+    mirroring_->stop();
+    co_await mirror_tasks_.join();
+    if (!mirroring_) co_return fail(Errc::refused, "{} is not being mirrored", name_);
+    auto const ending = std::move(mirroring_);
+    CO_TRY_VOID(co_await ending->drop());
+    Mirroring::forget_record(places_, name_);
+    if (forget) CO_TRY_VOID(co_await ending->forget_copy());
+    co_return Json::object();
+}
+
+/// The session ends. The record stays while QEMU does: a later sidecar goes on.
+Task<void> Session::stop_mirror() {
+    if (!mirroring_) co_return;
+    mirroring_->stop();
+    co_await mirror_tasks_.join();
+    if (!mirroring_) co_return;
+    if (auto const dropped = co_await mirroring_->drop(); !dropped) {
+        core::log::warning("guest={} {}", name_, dropped.error().sentence());
+    }
+    mirroring_.reset();
+    if (!guest_ || !guest_->process.running()) Mirroring::forget_record(places_, name_);
+}
+
+/// After `attach`: what an earlier sidecar's mirror left in QEMU goes, and the mirror goes on.
+Task<Result<>> Session::take_over_mirror() {
+    CO_TRY(auto const settings, co_await Mirroring::take_over(*guest_));
+    if (!settings) co_return Result<>{};
+    core::log::warning("guest={} going on with the mirror to {}", name_, settings->destination);
+    mirroring_ = std::make_unique<Mirroring>(*guest_, *settings, true);
+    mirror_tasks_.spawn(mirroring_->run());
+    co_return Result<>{};
+}
+
+Result<Json> Session::accept_mirror(Connection& from, std::string epoch) {
+    if (replica_) return fail(Errc::closed, "another round of a mirror is just ending");
+    auto const& last = journal_->last();
+    if (guest_ && last.outcome == "failed_over") {
+        return fail(Errc::refused,
+                    "{} was failed over to this host, and runs here: its old source must not run "
+                    "it any more",
+                    name_);
+    }
+    if (guest_) return fail(Errc::refused, "a guest named {} runs here already", name_);
+    if (destination_) return fail(Errc::refused, "{} is just being migrated to this host", name_);
+    bool const open = !last.record.empty() && last.record != "ended" && last.record != "begun";
+    if (open) {
+        return fail(Errc::refused,
+                    "a migration of {} (epoch {}) is not ended on this host: its record is `{}`",
+                    name_, last.epoch, last.record);
+    }
+    replica_ = std::make_unique<Replica>(loop_, places_, name_, std::move(epoch), *journal_,
+                                         options_.serve);
+    from.remote = true;
+    from.start_heartbeats();
+    return Json::object();
+}
+
+/// A `failover` wants this guest: a round from its source ends, whatever it is at.
+Task<Result<Json>> Session::release() {
+    if (guest_) co_return fail(Errc::refused, "a guest named {} runs here already", name_);
+    if (destination_) {
+        co_return fail(Errc::refused, "{} is just being migrated to this host", name_);
+    }
+    leave("a failover of the guest begins");
+    co_return Json::object();
+}
+
+Task<Result<>> Session::ask_replica_to_leave() {
+    auto const deadline = Deadline::after(limits::qmp_timeout);
+    auto socket = co_await core::connect_unix(loop_, places_.control_socket(name_), deadline);
+    if (!socket) co_return Result<>{};  // nobody is there
+    Messages messages(loop_, core::plain_stream(loop_, std::move(*socket), name_));
+    CO_TRY_VOID(co_await messages.send(Json::object({{"id", 1}, {"verb", "release"}}), deadline));
+    auto const answer = co_await messages.receive(deadline);
+    if (answer && answer->has("error")) {
+        auto error = error_from_json((*answer)["error"]);
+        if (error.code == Errc::refused) co_return std::unexpected(std::move(error));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> Session::failover(std::stop_token terminate) {
+    if (!options_.fenced) {
+        co_return fail(Errc::invalid,
+                       "only with --i-have-fenced: if the old host of {} still runs it, or can "
+                       "start it again, two copies would run. Switch that host off, or cut its "
+                       "power or its network, and then say so",
+                       name_);
+    }
+    CO_TRY_VOID(co_await ask_replica_to_leave());
+    CO_TRY_VOID(co_await wait_for_journal());
+    auto guest =
+        co_await fail_over(loop_, places_, name_, *journal_, options_.previous, announcing_);
+    if (!guest) co_return std::unexpected(std::move(guest.error()));
+    stay_with(std::move(*guest));
+    tasks_.spawn(settle_network());
+    auto const listening = listen();
+    if (!listening) leave("it could not begin");
+    auto const stayed = co_await stay(terminate);
+    co_return listening ? stayed : listening;
+}
+
+Task<void> Session::settle_network() {
+    auto const settled =
+        co_await announcing_.settle(Deadline::after(limits::prepare_timeout, stop_.get_token()));
+    if (!settled) {
+        core::log::warning("guest={} announcing again failed: {}", name_,
+                           settled.error().sentence());
+    }
+}
+
+}  // namespace sidecar

@@ -1,0 +1,95 @@
+// A guest whose disks are mirrored to the other host every second, while it writes: the mirror is
+// ended without a trace and begun anew, then the guest's QEMU is killed, and the guest boots on the
+// other host from the last point, with disks that hold whole blocks, and answers on its addresses.
+#include <catch2/catch.hpp>
+
+#include "tests/vm/expect.hpp"
+
+using namespace lab;
+
+namespace {
+
+constexpr Milliseconds rounds_limit = 60s;
+
+Output start_mirror(Scene& scene) {
+    return scene.sidecar(scene.a(), {"mirror", "web1", scene.b().address(), "--every", "1s",
+                                     "--key", scene.key_file().string()});
+}
+
+core::Json status_on(Scene& scene, Host const& host) {
+    auto const said = scene.sidecar(host, {"status", "web1", "--json"});
+    auto const parsed = core::Json::parse(said.out);
+    return parsed ? *parsed : core::Json();
+}
+
+std::int64_t last_point(Scene& scene) {
+    return status_on(scene, scene.a())["mirror"]["last_point"]["number"].integer_or(0);
+}
+
+/// Until the mirror has come to that point.
+void wait_point(Scene& scene, std::int64_t enough) {
+    try {
+        wait_until("the next points of the mirror", rounds_limit,
+                   [&] { return last_point(scene) >= enough; });
+    } catch (Failure const& failure) {
+        FAIL(failure.what() << "; " << status_on(scene, scene.a()).dump());
+    }
+}
+
+void mirrored_and_failed_over(GuestOptions const& guest) {
+    Scene scene({.guest = guest});
+    auto const failover = [&](Argv const& more) {
+        Argv argv{"failover", "web1"};
+        argv.insert(argv.end(), more.begin(), more.end());
+        return scene.sidecar(scene.b(), argv);
+    };
+    CHECK(failover({"--i-have-fenced"}).err.find("no copy of web1") != std::string::npos);
+
+    auto started = start_mirror(scene);
+    INFO(started.err);
+    REQUIRE(started.exit_status == 0);
+    wait_point(scene, 2);
+    CHECK(start_mirror(scene).err.find("mirrored already") != std::string::npos);
+    auto const moving = scene.migrate(scene.a());
+    CHECK(moving.exit_status == 3);
+    CHECK(moving.err.find("--stop") != std::string::npos);
+    auto const ended = scene.sidecar(scene.a(), {"mirror", "web1", "--stop"});
+    INFO(ended.err);
+    REQUIRE(ended.exit_status == 0);
+    CHECK(left_in_qemu(scene.guest(), scene.a()) == "");
+    scene.guest().must_be_whole();
+
+    // Begun anew on what is there: it is another mirror, so everything is copied, as a point.
+    REQUIRE(start_mirror(scene).exit_status == 0);
+    wait_point(scene, 5);
+    auto const copy = status_on(scene, scene.b())["copy"]["points"].elements();
+    REQUIRE(copy.size() == 2);
+    CHECK(copy[1]["number"].integer_or(0) == copy[0]["number"].integer_or(0) + 1);
+    auto const unfenced = failover({});
+    CHECK(unfenced.exit_status == 2);
+    CHECK(unfenced.err.find("--i-have-fenced") != std::string::npos);
+
+    auto const pid = scene.guest().qemu_pid(scene.a());
+    kill_process(pid);
+    (void)scene.first_sidecar().wait(end_limit);
+    Daemon beside("failover", {program("sidecar"), "failover", "web1", "--i-have-fenced"},
+                  scene.b().place(), scene.b().logs);
+    wait_until("the guest's first answer on the other host", Guest::boot_limit, [&] {
+        if (!beside.running()) throw Failure("`failover` ended: " + beside.err());
+        return scene.guest().answers();
+    });
+    CHECK(scene.guest().runs_on(scene.b()));
+    scene.guest().must_be_alive();
+    scene.guest().must_be_whole();
+    CHECK(failover({"--i-have-fenced"}).err.find("runs here already") != std::string::npos);
+    CHECK(status_on(scene, scene.b())["status"].text_or("") == "running");
+}
+
+}  // namespace
+
+TEST_CASE("mirror and failover: QEMU 7.2, raw, two disks", "[vm][warm]") {
+    mirrored_and_failed_over({.qemu = "7.2", .format = "raw", .disks = 2, .rate = 100});
+}
+TEST_CASE("mirror and failover: QEMU 10.0, qcow2 in an iothread", "[vm][warm]") {
+    mirrored_and_failed_over({.qemu = "10.0", .format = "qcow2", .iothread = true, .rate = 100});
+}
