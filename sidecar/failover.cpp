@@ -105,12 +105,34 @@ Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Places places, std:
     co_return guest;
 }
 
+/// A QEMU of this guest that is here already: one that runs is left alone, and one that a failover
+/// before this one started and never let go is ended.
+Task<Result<>> end_unstarted(core::Loop& loop, Places places, std::string name) {
+    auto const deadline = Deadline::after(limits::qmp_timeout);
+    auto found = co_await qmp::Client::connect(loop, places.qmp_socket(name), deadline);
+    if (!found) co_return Result<>{};
+    auto& client = **found;
+    auto const status = co_await qmp::query_status(client, deadline);
+    bool const unstarted = status && status->status == "prelaunch";
+    if (unstarted) {
+        auto events = client.subscribe({});
+        (void)co_await qmp::quit(client, deadline);
+        while (co_await events.next(deadline)) continue;  // its connection ends when it does
+    }
+    co_await client.close();
+    if (unstarted) co_return Result<>{};
+    co_return fail(Errc::refused,
+                   "a QEMU of {} is here already, and QEMU says {}: `sidecar attach {}` joins it",
+                   name, status ? status->status : status.error().sentence(), name);
+}
+
 Task<Result<>> let_go(Guest& guest, netmove::Plan& plan) {
     auto const deadline = Deadline::after(limits::prepare_timeout);
     CO_TRY_VOID(co_await plan.prepare(deadline));
+    CO_TRY_VOID(guest.write_manifest());  // whoever finds it running finds what it is
     CO_TRY_VOID(plan.fire());
-    CO_TRY_VOID(co_await qmp::cont(*guest.client, deadline));
-    co_return guest.write_manifest();
+    stop_for_test("let_go");
+    co_return co_await qmp::cont(*guest.client, deadline);
 }
 
 }  // namespace
@@ -127,6 +149,7 @@ Task<Result<std::unique_ptr<Guest>>> fail_over(core::Loop& loop, Places places, 
     }
     auto& record = *found;
     CO_TRY_VOID(co_await end_left_replica(loop, places, guest));
+    CO_TRY_VOID(co_await end_unstarted(loop, places, guest));
     CO_TRY_VOID(choose(places, guest, record, previous));
     stop_for_test("fold");
     CO_TRY_VOID(co_await fold_replica(loop, places, guest, record, 0,

@@ -177,7 +177,8 @@ public:
                 {"", std::move(environment)},
                 directory.text()};
     }
-    [[nodiscard]] std::string const& format() const { return format_; }
+    [[nodiscard]] std::string manifest() const { return places.state(guest) + "/guest.json"; }
+    [[nodiscard]] bool has_manifest() const { return lab::fs::exists(manifest()); }
 
 private:
     std::vector<TestDisk> make_disks() {
@@ -313,19 +314,23 @@ TEST_CASE("replica: a failover that is killed goes on to the point it chose", "[
                 auto killed = mirrored.failover(words, {"SIDECAR_TEST_STOP_AT=fold"});
                 lab::wait_until("the choice", 20s, [&] { return mirrored.record().chosen != 0; });
                 killed.kill();
+                // Killed once more, with QEMU started and not yet let go.
+                auto late = mirrored.failover(words, {"SIDECAR_TEST_STOP_AT=let_go"});
+                lab::wait_until("the manifest", 30s, [&] { return mirrored.has_manifest(); });
+                late.kill();
+                lab::fs::remove(mirrored.manifest());
                 // Whatever is asked now: that the other is still there nobody may rely on.
                 auto again = mirrored.failover({"--i-have-fenced"});
                 lab::wait_until("the guest's manifest", 30s, [&] {
                     if (!again.running()) throw lab::Failure("failover ended: " + again.err());
-                    return lab::fs::exists(mirrored.places.state(guest) + "/guest.json");
+                    return mirrored.has_manifest();
                 });
                 for (std::size_t i = 0; i < disk_count; ++i) {
                     mirrored.check_same(mirrored.image(i), "raw",
                                         mirrored.expected(previous ? 2 : 3, i));
                 }
                 mirrored.check_overlays({});
-                auto const manifest =
-                    lab::parse_json(lab::read_file(mirrored.places.state(guest) + "/guest.json"));
+                auto const manifest = lab::parse_json(lab::read_file(mirrored.manifest()));
                 auto const qemu =
                     core::Process::open(static_cast<pid_t>(manifest["pid"].integer_or(0)));
                 REQUIRE(qemu);

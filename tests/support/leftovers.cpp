@@ -109,7 +109,8 @@ std::string left_in_qemu(Guest const& guest, Host const& host) {
         }
         auto const driver = node["drv"].text_or("?");
         auto const& options = guest.options();
-        if (driver != "file" && driver != options.format && driver != options.base) {
+        bool const ours = name.starts_with("sidecar-");
+        if (ours || (driver != "file" && driver != options.format && driver != options.base)) {
             left += "node: " + name + ", " + driver + "\n";
         }
     }

@@ -54,6 +54,37 @@ TEST_CASE("options: migrate") {
     CHECK_FALSE(again->verify);
 }
 
+TEST_CASE("options: mirror and failover") {
+    auto const parsed =
+        parse({"mirror", "web1", "hostb", "--key", "k", "--every", "5m", "--bandwidth", "10M"});
+    auto const* options = std::get_if<Options>(&parsed);
+    REQUIRE(options != nullptr);
+    CHECK(options->command == Options::Command::mirror);
+    auto const again = MirrorSettings::from_json(options->mirror.to_json());
+    REQUIRE(again);
+    CHECK(again->destination == "hostb");
+    CHECK(again->every_s == 300);
+    CHECK(again->bandwidth == 10'000'000);
+    CHECK(again->tls.path == "k");
+    auto const stop = parse({"mirror", "web1", "--stop", "--forget"});
+    options = std::get_if<Options>(&stop);
+    REQUIRE(options != nullptr);
+    CHECK(options->mirror_stop);
+    CHECK(options->mirror_forget);
+    CHECK(is_usage_error({"mirror", "web1", "--key", "k"}));
+    CHECK(is_usage_error({"mirror", "web1", "hostb"}));
+    CHECK(is_usage_error({"mirror", "web1", "hostb", "--key", "k", "--forget"}));
+    for (auto const* every : {"0s", "soon", "5x", "-5", "25h", "99999999999999999999"}) {
+        INFO(every);
+        CHECK(is_usage_error({"mirror", "web1", "hostb", "--key", "k", "--every", every}));
+    }
+    auto const failover = parse({"failover", "web1", "--previous"});
+    options = std::get_if<Options>(&failover);
+    REQUIRE(options != nullptr);
+    CHECK(options->previous);
+    CHECK_FALSE(options->fenced);
+}
+
 TEST_CASE("options: migrate --verify reaches the guest's sidecar") {
     auto const parsed = parse({"migrate", "--with-storage", "web1", "b", "--key", "k", "--verify"});
     auto const* options = std::get_if<Options>(&parsed);
