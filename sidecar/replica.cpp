@@ -81,12 +81,6 @@ Task<void> Replica::end() {
     remove_key(key_directory());
 }
 
-Json Replica::status() const {
-    auto now = record_ ? record_->status() : Json::object();
-    now.set("round_under_way", number_ != 0);
-    return now;
-}
-
 Result<> Replica::check_not_failed_over() const {
     auto const& last = journal_.last();
     bool const by_journal =
@@ -230,14 +224,15 @@ Task<Result<Json>> Replica::begin(Json arguments) {
     if (!record_) CO_TRY_VOID(co_await take_in(description));
     CO_TRY_VOID(check_same_disks(description));
     if (record_->base != 0) {
-        CO_TRY_VOID(co_await fold_replica(loop_, places_, name_, *record_, 1,
-                                          Deadline::after(limits::fold_timeout)));
+        auto const deadline = Deadline::after(limits::fold_timeout, stop_.get_token());
+        CO_TRY_VOID(co_await fold_replica(loop_, places_, name_, *record_, 1, deadline));
     }
     // What the source still knows to be written since is all that is needed, if it is since a point
     // that this copy has.
     auto const known = arguments["base"].integer_or(0);
     bool const full = record_->mirror != mirror_ || record_->base == 0 || known <= 0 ||
                       known > static_cast<std::int64_t>(record_->last());
+    if (stop_.stop_requested()) co_return fail(Errc::cancelled, "the guest is being failed over");
     number_ = record_->last() + 1;
     CO_TRY_VOID(record_->base == 0 ? co_await make_images() : co_await make_overlays());
     CO_TRY_VOID(co_await start_qemu());

@@ -34,7 +34,9 @@ public:
     core::Task<core::Result<core::Json>> handle(std::string verb, core::Json arguments);
     /// The connection is gone: a round that is not complete comes to nothing.
     core::Task<void> end();
-    [[nodiscard]] core::Json status() const;
+    /// What takes long is given up: the guest is wanted.
+    void stop() { stop_.request_stop(); }
+    [[nodiscard]] bool round_under_way() const { return number_ != 0; }
 
 private:
     core::Task<core::Result<core::Json>> begin(core::Json arguments);
@@ -67,6 +69,7 @@ private:
     std::vector<std::string> export_names_;
     int nbd_port_ = 0;
     core::Slots turn_;
+    std::stop_source stop_;
 };
 
 }  // namespace sidecar

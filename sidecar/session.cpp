@@ -135,7 +135,7 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
             listening = std::unexpected(settings.error());
         }
     }
-    if (listening && !unfinished && guest_->client) listening = co_await take_over_mirror();
+    if (listening && !unfinished && guest_->client) co_await take_over_mirror();
     if (!listening) leave("it could not begin");
     auto const stayed = co_await stay(terminate);
     co_return listening ? stayed : listening;
@@ -449,9 +449,10 @@ Task<Result<Json>> Session::status() {
         now.set("status", qemu ? qemu->status : "unknown: " + qemu.error().sentence());
         now.set("interfaces", interfaces);
     } else {
-        now.set("status", replica_ ? "copy" : "incoming");
+        auto const copy = destination_ ? Json() : copy_status();
+        now.set("status", copy.is_null() ? "incoming" : "copy");
+        if (!copy.is_null()) now.set("copy", copy);
     }
-    if (replica_) now.set("copy", replica_->status());
     if (mirroring_) now.set("mirror", mirroring_->status());
     if (source_ && source_->under_way()) {
         now.set("migration", source_->status());

@@ -46,9 +46,10 @@ private:
     core::Task<core::Result<core::Json>> end_mirror(bool forget);
     core::Task<core::Result<core::Json>> release();
     core::Result<core::Json> accept_mirror(Connection& from, std::string epoch);
-    core::Task<core::Result<>> take_over_mirror();
+    core::Task<void> take_over_mirror();
     core::Task<void> stop_mirror();
     core::Task<core::Result<>> ask_replica_to_leave();
+    [[nodiscard]] core::Json copy_status() const;
     core::Task<void> settle_network();
 
     core::Result<> open_journal();

@@ -65,13 +65,17 @@ Task<void> Session::stop_mirror() {
 }
 
 /// After `attach`: what an earlier sidecar's mirror left in QEMU goes, and the mirror goes on.
-Task<Result<>> Session::take_over_mirror() {
-    CO_TRY(auto const settings, co_await Mirroring::take_over(*guest_));
-    if (!settings) co_return Result<>{};
-    core::log::warning("guest={} going on with the mirror to {}", name_, settings->destination);
-    mirroring_ = std::make_unique<Mirroring>(*guest_, *settings, true);
+/// If that is not possible the guest is held all the same; its next mirror clears what is left.
+Task<void> Session::take_over_mirror() {
+    auto const settings = co_await Mirroring::take_over(*guest_);
+    if (!settings) {
+        core::log::error("guest={} cannot go on with its mirror: {}", name_,
+                         settings.error().sentence());
+    }
+    if (!settings || !*settings) co_return;
+    core::log::warning("guest={} going on with the mirror to {}", name_, (*settings)->destination);
+    mirroring_ = std::make_unique<Mirroring>(*guest_, **settings, true);
     mirror_tasks_.spawn(mirroring_->run());
-    co_return Result<>{};
 }
 
 Result<Json> Session::accept_mirror(Connection& from, std::string epoch) {
@@ -104,8 +108,19 @@ Task<Result<Json>> Session::release() {
     if (destination_) {
         co_return fail(Errc::refused, "{} is just being migrated to this host", name_);
     }
+    if (replica_) replica_->stop();
     leave("a failover of the guest begins");
     co_return Json::object();
+}
+
+/// The copy of the guest that is here; null: there is none. By what is written down, whatever a
+/// round is at.
+Json Session::copy_status() const {
+    auto const record = ReplicaRecord::read(places_, name_);
+    if (!record || !*record) return {};
+    auto now = (*record)->status();
+    now.set("round_under_way", replica_ && replica_->round_under_way());
+    return now;
 }
 
 Task<Result<>> Session::ask_replica_to_leave() {
@@ -131,7 +146,13 @@ Task<Result<>> Session::failover(std::stop_token terminate) {
                        name_);
     }
     CO_TRY_VOID(co_await ask_replica_to_leave());
-    CO_TRY_VOID(co_await wait_for_journal());
+    // It may be starting or ending a QEMU for its round.
+    auto const until = Deadline::after(limits::prepare_timeout);
+    auto opened = co_await wait_for_journal();
+    while (!opened && opened.error().code == Errc::refused && !until.passed()) {
+        opened = co_await wait_for_journal();
+    }
+    CO_TRY_VOID(opened);
     auto guest =
         co_await fail_over(loop_, places_, name_, *journal_, options_.previous, announcing_);
     if (!guest) co_return std::unexpected(std::move(guest.error()));
