@@ -8,6 +8,7 @@
 #include "netmove/bridge_mover.hpp"
 #include "qmp/launch.hpp"
 #include "qmp/machine.hpp"
+#include "sidecar/left_qemu.hpp"
 #include "sidecar/limits.hpp"
 #include "sidecar/receiving.hpp"
 #include "sidecar/replica.hpp"
@@ -110,17 +111,14 @@ Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Places places, std:
 Task<Result<>> end_unstarted(core::Loop& loop, Places places, std::string name) {
     auto const deadline = Deadline::after(limits::qmp_timeout);
     auto found = co_await qmp::Client::connect(loop, places.qmp_socket(name), deadline);
-    if (!found) co_return Result<>{};
+    if (!found && found.error().code == Errc::closed) co_return Result<>{};  // there is none
+    if (!found) co_return std::unexpected(std::move(found.error()));
     auto& client = **found;
     auto const status = co_await qmp::query_status(client, deadline);
-    bool const unstarted = status && status->status == "prelaunch";
-    if (unstarted) {
-        auto events = client.subscribe({});
-        (void)co_await qmp::quit(client, deadline);
-        while (co_await events.next(deadline)) continue;  // its connection ends when it does
+    if (status && status->status == "prelaunch") {
+        co_return co_await end_left_qemu(loop, client, deadline);
     }
     co_await client.close();
-    if (unstarted) co_return Result<>{};
     co_return fail(Errc::refused,
                    "a QEMU of {} is here already, and QEMU says {}: `sidecar attach {}` joins it",
                    name, status ? status->status : status.error().sentence(), name);

@@ -10,6 +10,7 @@
 #include "qmp/launch.hpp"
 #include "qmp/machine.hpp"
 #include "sidecar/keys.hpp"
+#include "sidecar/left_qemu.hpp"
 #include "sidecar/limits.hpp"
 #include "sidecar/receiving.hpp"
 #include "sidecar/test_hooks.hpp"
@@ -36,13 +37,10 @@ std::string qmp_socket(Places const& places, std::string const& guest) {
 Task<Result<>> end_left_replica(core::Loop& loop, Places places, std::string guest) {
     auto const deadline = Deadline::after(limits::qmp_timeout);
     auto left = co_await qmp::Client::connect(loop, qmp_socket(places, guest), deadline);
-    if (!left) co_return Result<>{};
+    if (!left && left.error().code == Errc::closed) co_return Result<>{};  // there is none
+    if (!left) co_return std::unexpected(std::move(left.error()));
     core::log::warning("guest={} ending the QEMU of a round that was cut", guest);
-    auto events = (*left)->subscribe({});
-    (void)co_await qmp::quit(**left, deadline);
-    while (co_await events.next(deadline)) continue;  // its connection ends when it does
-    co_await (*left)->close();
-    co_return Result<>{};
+    co_return co_await end_left_qemu(loop, **left, deadline);
 }
 
 Replica::Replica(core::Loop& loop, Places places, std::string guest, std::string mirror,
