@@ -46,7 +46,7 @@ std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t crc) {
 
 std::size_t Histogram::bucket_of(std::uint64_t us) {
     if (us < per_octave) return us;
-    const auto octave = static_cast<std::size_t>(std::bit_width(us)) - 4; // us >= 8: width >= 4
+    const auto octave = static_cast<std::size_t>(std::bit_width(us)) - octave_bits - 1;
     const std::size_t bucket = (octave + 1) * per_octave + ((us >> octave) & (per_octave - 1));
     return bucket < buckets ? bucket : buckets - 1;
 }

@@ -85,7 +85,8 @@ private:
 /// CRC32C (Castagnoli, RFC 3720 B.4) of `bytes`, going on from `crc` (0 to begin).
 std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t crc = 0);
 
-/// Latencies in microseconds, in buckets an eighth of a power of two wide. Any thread may add.
+/// Latencies in microseconds, in buckets a 64th of a power of two wide, so that two that are to be
+/// compared are told within 2 %. Any thread may add.
 class Histogram {
 public:
     void add(std::uint64_t us);
@@ -98,8 +99,9 @@ public:
     std::uint64_t quantile_us(std::uint64_t per_mille) const;
 
 private:
-    static constexpr std::size_t per_octave = 8;
-    static constexpr std::size_t buckets = 40 * per_octave;  // up to 2^40 us
+    static constexpr std::size_t octave_bits = 6;
+    static constexpr std::size_t per_octave = 1U << octave_bits;
+    static constexpr std::size_t buckets = 40 * per_octave;  // up to 2^45 us
     static std::size_t bucket_of(std::uint64_t us);
     static std::uint64_t upper_edge(std::size_t bucket);
 

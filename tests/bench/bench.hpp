@@ -51,4 +51,9 @@ Result convergence(Options const& options);
 /// it comes and with a granularity of 4 KiB.
 Result distance(Options const& options);
 
+/// Latencies of the guest's own writes, in milliseconds, while its disk is copied and while the
+/// destination is frozen meanwhile. Peer: QEMU's blockdev-mirror, copy-mode=write-blocking and
+/// background; floor: the same guest when nothing is copied.
+Result guest_impact(Options const& options);
+
 }  // namespace bench

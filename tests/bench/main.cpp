@@ -23,7 +23,8 @@ struct Benchmark {
 constexpr Benchmark benchmarks[] = {{"switchover", bench::switchover},
                                     {"bulk", bench::bulk},
                                     {"convergence", bench::convergence},
-                                    {"distance", bench::distance}};
+                                    {"distance", bench::distance},
+                                    {"guest-impact", bench::guest_impact}};
 
 double median(std::vector<double> samples) {
     if (samples.empty()) return 0;

@@ -31,44 +31,41 @@ void wait_migration(Qmp& qemu, std::string const& status) {
     });
 }
 
-/// Two plain QEMUs, the second waiting for the first.
-struct Pair {
-    lab::Lab net;
-    lab::Guest guest;
-    std::optional<lab::Daemon> from;
-    std::optional<lab::Daemon> to;
-
-    Pair(lab::GuestOptions const& options, bool shared, lab::Argv const& incoming)
-        : guest(net, options) {
-        guest.make_disks(net.a());
-        guest.make_tap(net.a());
-        guest.make_tap(net.b());
-        from.emplace(guest.start_plainly(net.a()));
-        guest.wait_alive();
-        if (!shared) make_empty_disk();
-        auto argv = guest.command_line(net.b(), shared ? net.a() : net.b());
-        argv.insert(argv.end(), incoming.begin(), incoming.end());
-        to.emplace("destination", std::move(argv), net.b().place(), net.b().logs);
-    }
-    void make_empty_disk() const {
-        auto const image = guest.image(net.b(), 0);
-        lab::write_file(image, "");
-        lab::fs::resize_file(image, guest.options().disk_mib << 20);
-    }
-    void start_ram(Qmp& source, Qmp& destination) const {
-        destination.execute("migrate-incoming",
-                            Json::object({{"uri", fmt::format("tcp:[::]:{}", migration_port)}}));
-        source.execute(
-            "migrate",
-            Json::object({{"uri", fmt::format("tcp:[{}]:{}", net.b().ip6, migration_port)}}));
-    }
-};
-
 Json nbd_address(std::string const& host) {
     return Json::object({{"type", "inet"}, {"host", host}, {"port", std::to_string(nbd_port)}});
 }
 
-void mirror_disk(Pair const& pair, Qmp& source, Qmp& destination) {
+}  // namespace
+
+Pair::Pair(lab::GuestOptions const& options, bool shared, lab::Argv const& incoming,
+           std::uint64_t link_mbit)
+    : net(link_mbit), guest(net, options) {
+    guest.make_disks(net.a());
+    guest.make_tap(net.a());
+    guest.make_tap(net.b());
+    from.emplace(guest.start_plainly(net.a()));
+    guest.wait_alive();
+    if (!shared) make_empty_disk();
+    auto argv = guest.command_line(net.b(), shared ? net.a() : net.b());
+    argv.insert(argv.end(), incoming.begin(), incoming.end());
+    to.emplace("destination", std::move(argv), net.b().place(), net.b().logs);
+}
+
+void Pair::make_empty_disk() const {
+    auto const image = guest.image(net.b(), 0);
+    lab::write_file(image, "");
+    lab::fs::resize_file(image, guest.options().disk_mib << 20);
+}
+
+void Pair::start_ram(Qmp& source, Qmp& destination) const {
+    destination.execute("migrate-incoming",
+                        Json::object({{"uri", fmt::format("tcp:[::]:{}", migration_port)}}));
+    source.execute(
+        "migrate",
+        Json::object({{"uri", fmt::format("tcp:[{}]:{}", net.b().ip6, migration_port)}}));
+}
+
+void start_mirror(Pair const& pair, Qmp& source, Qmp& destination, std::string const& copy_mode) {
     destination.execute(
         "nbd-server-start",
         Json::object({{"addr", Json::object({{"type", "inet"},
@@ -85,14 +82,19 @@ void mirror_disk(Pair const& pair, Qmp& source, Qmp& destination) {
                                                  {"node-name", "target"},
                                                  {"server", nbd_address(pair.net.b().ip6)},
                                                  {"export", "d0"}}));
-    source.execute(
-        "blockdev-mirror",
-        Json::object(
-            {{"job-id", "mirror"}, {"device", "d0"}, {"target", "target"}, {"sync", "full"}}));
-    source.wait_event("BLOCK_JOB_READY", copy_limit);
+    source.execute("blockdev-mirror", Json::object({{"job-id", "mirror"},
+                                                    {"device", "d0"},
+                                                    {"target", "target"},
+                                                    {"sync", "full"},
+                                                    {"copy-mode", copy_mode}}));
 }
 
-}  // namespace
+void wait_mirror_ready(Qmp& source) { source.wait_event("BLOCK_JOB_READY", copy_limit); }
+
+void end_mirror(Qmp& source) {
+    source.execute("block-job-cancel", Json::object({{"device", "mirror"}}));
+    source.wait_event("BLOCK_JOB_COMPLETED");
+}
 
 lab::GuestOptions guest_options(std::string const& qemu) {
     return {.name = "bench",
@@ -127,13 +129,13 @@ double mirror_and_migrate(std::string const& qemu) {
     Qmp source(pair.guest.probe_socket(pair.net.a()));
     Qmp destination(pair.guest.probe_socket(pair.net.b()));
     warm_up(pair.guest);
-    mirror_disk(pair, source, destination);
+    start_mirror(pair, source, destination, "background");
+    wait_mirror_ready(source);
     capabilities(source, {"events", "return-path", "pause-before-switchover"});
     capabilities(destination, {"events", "return-path"});
     pair.start_ram(source, destination);
     wait_migration(source, "pre-switchover");
-    source.execute("block-job-cancel", Json::object({{"device", "mirror"}}));
-    source.wait_event("BLOCK_JOB_COMPLETED");
+    end_mirror(source);
     source.execute("migrate-continue", Json::object({{"state", "pre-switchover"}}));
     wait_migration(source, "completed");
     wait_migration(destination, "completed");

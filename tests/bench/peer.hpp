@@ -1,12 +1,40 @@
-// The peers of the switchover benchmark: QEMU's own ways to move the same guest, driven event by
-// event as a management layer would, without a pause of ours in the measured path.
+// The peers of the benchmarks that run a guest: QEMU's own ways to move it and its disk, driven
+// event by event as a management layer would, without a pause of ours in the measured path.
 #pragma once
+
+#include <optional>
 
 #include "tests/support/guest.hpp"
 
 namespace bench {
 
-/// What the benchmark's guest is, with that QEMU.
+/// Two plain QEMUs, the second waiting for the first. No sidecar.
+struct Pair {
+    lab::Lab net;
+    lab::Guest guest;
+    std::optional<lab::Daemon> from;
+    std::optional<lab::Daemon> to;
+
+    /// Returns once the guest is alive on host a. `shared`: the disk lies where both hosts reach
+    /// it. `incoming`: appended to the destination's command line. `link_mbit`: as for lab::Lab.
+    Pair(lab::GuestOptions const& options, bool shared, lab::Argv const& incoming,
+         std::uint64_t link_mbit = 0);
+    void start_ram(lab::Qmp& source, lab::Qmp& destination) const;
+
+private:
+    void make_empty_disk() const;
+};
+
+/// Starts blockdev-mirror of the disk, job "mirror", to an NBD export of the destination. QEMU's
+/// own `copy_mode`: "background" or "write-blocking".
+void start_mirror(Pair const& pair, lab::Qmp& source, lab::Qmp& destination,
+                  std::string const& copy_mode);
+/// Waits until that job has copied the disk and only follows the guest.
+void wait_mirror_ready(lab::Qmp& source);
+/// Ends it: from then on the destination's disk is what the source's was in that moment.
+void end_mirror(lab::Qmp& source);
+
+/// What the switchover benchmark's guest is, with that QEMU.
 lab::GuestOptions guest_options(std::string const& qemu);
 
 /// Milliseconds from the source's STOP to the destination's RESUME, by QEMU's own timestamps.

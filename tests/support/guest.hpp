@@ -33,6 +33,8 @@ struct GuestOptions {
     std::uint64_t ram_mib = 192;
     /// Pages it rewrites a second. Low: TCG may lose a store under load (docs/architecture.md).
     std::uint64_t ram_rate = 200;
+    /// How often it says on the serial port that it is alive: an emulated port takes it some ms.
+    std::uint64_t alive_ms = 100;
 };
 
 class Guest {

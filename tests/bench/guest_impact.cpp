@@ -1,0 +1,279 @@
+// guest-impact: what a guest's own writes cost while its disk is copied, and while the destination
+// is frozen meanwhile; ours beside QEMU's mirror in both of its modes. The guest measures: a
+// synchronous 4 KiB write by O_DIRECT, at a modest rate, timed by the guest's own clock. Every byte
+// that arrived is compared at the end of each copy.
+#include <sched.h>
+#include <signal.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "tests/bench/bench.hpp"
+#include "tests/bench/peer.hpp"
+#include "tests/support/scene.hpp"
+
+namespace bench {
+
+namespace {
+
+using core::Json;
+using lab::Milliseconds;
+using namespace std::chrono_literals;
+
+/// The hosts' link: what a copy then takes of the machine is what it takes on such a link.
+constexpr std::uint64_t link_mbit = 1000;
+/// So much is to be copied, all of it random: longer than both windows take on that link.
+constexpr std::uint64_t disk_mib = 2048;
+/// Few enough that what the emulated guest does beside (ticks, its own reads) delays less than one
+/// write in a hundred: with 500 the p99 of an idle guest is 1 ms in one run and 5 ms in the next.
+constexpr std::uint64_t writes_per_second = 200;
+/// How long latencies are gathered, idle and while the disk is copied: 1600 writes, of which 16 lie
+/// beyond the p99.
+constexpr auto window = 8s;
+/// How long the destination's QEMU is stopped.
+constexpr auto freeze = 5s;
+/// Writes after it that belong to the window: the one that waited ends only then.
+constexpr std::int64_t writes_after_freeze = 50;
+constexpr auto copy_limit = 3min;
+constexpr int runs_full = 5;
+
+/// Of the guest's writes in one window, in milliseconds.
+struct Latency {
+    double p50 = 0;
+    double p99 = 0;
+    double max = 0;
+};
+
+/// What one mover did to the guest.
+struct Impact {
+    Latency idle;
+    Latency copying;
+    Latency frozen;
+};
+
+/// The guest of one copy, and its clock.
+class Watched {
+public:
+    explicit Watched(lab::Guest const& guest) : guest_(guest) {}
+
+    void begin() const { (void)guest_.ask(Json::object({{"cmd", "reset-latency"}})); }
+    /// Since begin().
+    [[nodiscard]] Latency latency() const {
+        auto const now = disk();
+        auto const ms = [&](char const* key) { return now[key].number_or(0) / 1000; };
+        return {ms("write_p50_us"), ms("write_p99_us"), ms("write_max_us")};
+    }
+    [[nodiscard]] Latency over(Milliseconds span) const {
+        begin();
+        pass(span);
+        return latency();
+    }
+    /// The same while a process is stopped. The guest may be held up by it.
+    [[nodiscard]] Latency while_stopped(pid_t process) const {
+        begin();
+        lab::signal_process(process, SIGSTOP);
+        pass(freeze);
+        lab::signal_process(process, SIGCONT);
+        auto const before = written();
+        lab::wait_until("the guest's writing", lab::Guest::answer_limit,
+                        [&] { return written() >= before + writes_after_freeze; });
+        return latency();
+    }
+    /// From then on the disk stays as it is.
+    void stop_writing() const { (void)guest_.ask(Json::object({{"cmd", "freeze"}})); }
+
+private:
+    [[nodiscard]] Json disk() const {
+        return guest_.ask(Json::object({{"cmd", "report"}}))["disks"].elements().at(0);
+    }
+    [[nodiscard]] std::int64_t written() const { return disk()["writes"].integer_or(0); }
+    // The length of a measurement; nothing is asked of the guest meanwhile, which would measure us.
+    static void pass(Milliseconds span) {
+        auto const until = core::Clock::now() + span;
+        lab::wait_until("the end of a window", span * 2,
+                        [&] { return core::Clock::now() >= until; });
+    }
+
+    lab::Guest const& guest_;
+};
+
+lab::GuestOptions guest_of(std::string const& qemu) {
+    return {.name = "bench",
+            .qemu = qemu,
+            .blockdev = true,
+            .disk_mib = disk_mib,
+            .random_mib = disk_mib,
+            .span_mib = 64,
+            .rate = writes_per_second,
+            .read_rate = 0,
+            .ram_mib = 256,
+            .ram_rate = 0,
+            .alive_ms = 2000};  // or its own lines would be what lies beyond the p99
+}
+
+/// Everything that runs on that host, and what it starts, on one processor: so that the guest meets
+/// its own host's work, and not the destination's, which in life is another machine.
+void pin(lab::Host const& host, unsigned processor) {
+    if (std::thread::hardware_concurrency() < 2) return;
+    cpu_set_t only;
+    CPU_ZERO(&only);
+    CPU_SET(processor, &only);
+    for (auto const& seen : lab::processes_in(host.netns)) {
+        auto const tasks = fmt::format("/proc/{}/task", seen.pid);
+        std::error_code ended;  // it was there a moment ago
+        for (auto const& task : lab::fs::directory_iterator(tasks, ended)) {
+            pid_t const number = std::atoi(task.path().filename().c_str());
+            if (sched_setaffinity(number, sizeof only, &only) != 0 && errno != ESRCH) {
+                throw lab::Failure("cannot pin " + task.path().string());
+            }
+        }
+    }
+}
+
+void pin(lab::Lab const& net) {
+    pin(net.a(), 0);
+    pin(net.b(), 1);
+}
+
+/// Both windows, and that the copy was under way in all of them.
+template <class Copying>
+void watch_copy(Watched const& guest, pid_t destination, Copying const& still_copying,
+                Impact& impact) {
+    impact.copying = guest.over(window);
+    if (!still_copying()) throw lab::Failure("the copy ended before its window");
+    impact.frozen = guest.while_stopped(destination);
+    if (!still_copying()) throw lab::Failure("the copy ended while the destination was frozen");
+    guest.stop_writing();
+}
+
+// The image that the source set aside, by whatever epoch.
+lab::fs::path moved_image(lab::fs::path const& image) {
+    for (auto const& entry : lab::fs::directory_iterator(image.parent_path())) {
+        if (entry.path().string().starts_with(image.string() + ".moved-")) return entry.path();
+    }
+    throw lab::Failure("the source's image was not set aside");
+}
+
+Impact ours(std::string const& qemu) {
+    lab::Scene scene({.guest = guest_of(qemu), .link_mbit = link_mbit});
+    Watched const guest(scene.guest());
+    pin(scene.net());
+    Impact impact;
+    impact.idle = guest.over(window);
+    auto migration = scene.start_migration(scene.a());
+    scene.wait_copied(scene.a(), 0.01);
+    auto const still_copying = [&] {
+        return scene.migration_on(scene.a())["phase"].text_or("") == "copying";
+    };
+    watch_copy(guest, scene.guest().qemu_pid(scene.b()), still_copying, impact);
+    auto const ended = lab::Scene::finish(migration);
+    if (ended.exit_status != 0) throw lab::Failure(ended.text());
+    lab::compare_images(moved_image(scene.guest().image(scene.a(), 0)), "raw",
+                        scene.guest().image(scene.b(), 0));
+    scene.guest().must_be_whole();
+    return impact;
+}
+
+Impact mirror(std::string const& qemu, char const* copy_mode) {
+    Pair pair(guest_of(qemu), false, {"-S", "-incoming", "defer"}, link_mbit);
+    lab::Qmp source(pair.guest.probe_socket(pair.net.a()));
+    lab::Qmp destination(pair.guest.probe_socket(pair.net.b()));
+    pair.guest.learn();
+    Watched const guest(pair.guest);
+    pin(pair.net);
+    Impact impact;
+    impact.idle = guest.over(window);
+    start_mirror(pair, source, destination, copy_mode);
+    auto const job = [&] { return source.execute("query-block-jobs").elements().at(0); };
+    lab::wait_until("the mirror's first bytes", copy_limit, [&] {
+        return job()["offset"].number_or(0) >= 0.01 * static_cast<double>(disk_mib << 20);
+    });
+    watch_copy(guest, pair.to->pid(), [&] { return !job()["ready"].boolean_or(true); }, impact);
+    wait_mirror_ready(source);
+    end_mirror(source);
+    destination.execute("nbd-server-stop");
+    pair.from->end();
+    pair.to->end();
+    lab::compare_images(pair.guest.image(pair.net.a(), 0), "raw",
+                        pair.guest.image(pair.net.b(), 0));
+    return impact;
+}
+
+/// Both states in which a guest could notice, beside its idle.
+class Situation {
+public:
+    explicit Situation(std::string const& qemu) : qemu_(qemu) {
+        for (auto const* state : {"copying", "frozen"}) {
+            for (auto const* metric : {"p50", "p99", "max"}) {
+                for (auto const* peer : {"blocking", "backgr."}) {
+                    rows_.push_back({fmt::format("{} {}", qemu, state),
+                                     fmt::format("{} vs {}", metric, peer),
+                                     "ms",
+                                     {},
+                                     {},
+                                     {}});
+                }
+            }
+        }
+    }
+    [[nodiscard]] std::vector<Row> const& rows() const { return rows_; }
+
+    /// Each mover once, another one first in each run.
+    void run(std::size_t number) {
+        constexpr std::size_t count = 3;
+        std::array<Impact, count> impacts;
+        for (std::size_t i = 0; i < count; ++i) {
+            auto const turn = (i + number) % count;
+            impacts[turn] = turn == 0 ? ours(qemu_)
+                                      : mirror(qemu_, turn == 1 ? "write-blocking" : "background");
+            tell(turn, impacts[turn]);
+        }
+        auto const& own = impacts[0];
+        add(0, own.copying, {impacts[1].copying, impacts[2].copying}, own.idle);
+        add(6, own.frozen, {impacts[1].frozen, impacts[2].frozen}, own.idle);
+    }
+
+private:
+    void add(std::size_t row, Latency const& own, std::array<Latency, 2> const& peers,
+             Latency const& idle) {
+        for (auto const part : {&Latency::p50, &Latency::p99, &Latency::max}) {
+            for (auto const& peer : peers) {
+                rows_[row].ours.push_back(own.*part);
+                rows_[row].peer.push_back(peer.*part);
+                rows_[row].floor.push_back(idle.*part);
+                ++row;
+            }
+        }
+    }
+    void tell(std::size_t turn, Impact const& impact) const {
+        constexpr char const* movers[] = {"ours", "write-blocking mirror", "background mirror"};
+        auto const text = [](Latency const& one) {
+            return fmt::format("{:.2f}/{:.2f}/{:.1f}", one.p50, one.p99, one.max);
+        };
+        fmt::print(stderr, "{} {}: p50/p99/max ms: idle {}, copying {}, frozen {}\n", qemu_,
+                   movers[turn], text(impact.idle), text(impact.copying), text(impact.frozen));
+    }
+
+    std::string qemu_;
+    std::vector<Row> rows_;
+};
+
+}  // namespace
+
+Result guest_impact(Options const& options) {
+    // Images in memory, unless the caller says where: a disk's own hiccups are no figure of ours.
+    (void)setenv("TMPDIR", "/dev/shm", 0);
+    Result result{options.quick ? 1 : runs_full, {}};
+    for (std::string const qemu : {"7.2", "10.0"}) {
+        if (!options.wants(qemu)) continue;
+        Situation situation(qemu);
+        for (int run = 0; run < result.runs; ++run) situation.run(static_cast<std::size_t>(run));
+        result.rows.insert(result.rows.end(), situation.rows().begin(), situation.rows().end());
+    }
+    return result;
+}
+
+}  // namespace bench
