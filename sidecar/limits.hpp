@@ -21,6 +21,10 @@ constexpr std::size_t queued_messages_max = 1024;
 constexpr milliseconds heartbeat_interval{250};
 constexpr milliseconds heartbeat_silence{10000};
 constexpr milliseconds heartbeat_silence_paused{1500};
+/// How far the source's sidecar goes behind the guest, in nice values, while it only copies disks.
+/// 10 is a tenth of a guest that wants a whole core; 19 would be a hundredth, and a full host could
+/// not be emptied any more.
+constexpr int copy_nice_steps = 10;
 /// TCP and TLS set-up with the destination.
 constexpr seconds connect_timeout{10};
 /// One QMP command that changes nothing slow.

@@ -181,6 +181,9 @@ void SourceMigration::enter(Phase phase) {
     if (phase != Phase::preparing && phase != Phase::copying && phase != Phase::idle) {
         remove_copy_record();
     }
+    // Nothing waits for us while only disks are copied; from then on the guest's pause does.
+    give_way_.reset();
+    if (phase == Phase::copying) give_way_.emplace(limits::copy_nice_steps);
     if (sink_ && phase != Phase::idle) sink_(progress());
 }
 

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/priority.hpp"
 #include "netmove/mover.hpp"
 #include "sidecar/description.hpp"
 #include "sidecar/guest.hpp"
@@ -198,6 +199,7 @@ private:
     bool hash_asked_ = false;
     bool final_hash_asked_ = false;
     std::optional<Throttle> throttle_;
+    std::optional<core::GiveWay> give_way_;  ///< While nothing but disks is copied.
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
     netmove::Plan plan_;

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -11,6 +12,7 @@
 #include <fstream>
 
 #include "core/json.hpp"
+#include "core/priority.hpp"
 #include "core/process.hpp"
 #include "core/sync.hpp"
 #include "core/tls.hpp"
@@ -150,6 +152,47 @@ TEST_CASE("spawn reports what cannot be started, passes descriptors, and waits f
     CHECK(::read(pipe.reader.get(), text, 5) == 5);
     CHECK(std::string(text) == "hello");
     CHECK_FALSE(process->running());
+}
+
+namespace {
+
+int nice_now() { return getpriority(PRIO_PROCESS, 0); }
+
+// In a child, whose nice value nobody else feels: what `check` returns.
+template <class Check>
+bool in_a_child(Check const& check) {
+    pid_t const pid = fork();
+    if (pid == 0) _exit(check() ? 0 : 1);
+    int status = -1;
+    return waitpid(pid, &status, 0) == pid && status == 0;
+}
+
+}  // namespace
+
+TEST_CASE("who gives way comes back, and stays where it is when it could not") {
+    constexpr int steps = 7;
+    if (geteuid() != 0) {
+        WARN("skipped: only root may come back");
+    } else {
+        CHECK(in_a_child([] {
+            int const before = nice_now();
+            bool behind = false;
+            {
+                core::GiveWay const give_way(steps);
+                behind = nice_now() == std::min(before + steps, 19);
+            }
+            return behind && nice_now() == before;
+        }));
+    }
+    CHECK(in_a_child([] {
+        rlimit const none{0, 0};
+        constexpr uid_t nobody = 65534;
+        if (setrlimit(RLIMIT_NICE, &none) != 0) return false;
+        if (geteuid() == 0 && setresuid(nobody, nobody, nobody) != 0) return false;
+        int const before = nice_now();
+        core::GiveWay const give_way(steps);
+        return nice_now() == before;
+    }));
 }
 
 TEST_CASE("host and port are split, and what is neither is refused") {
