@@ -114,13 +114,18 @@ lab::GuestOptions guest_of(std::string const& qemu) {
             .alive_ms = 2000};  // or its own lines would be what lies beyond the p99
 }
 
-/// Everything that runs on that host, and what it starts, on one processor: so that the guest meets
-/// its own host's work, and not the destination's, which in life is another machine.
+/// Everything that runs on that host, and what it starts, on one processor, and what it receives
+/// as well: so that the guest meets its own host's work, and not the destination's, which in life
+/// is another machine.
 void pin(lab::Host const& host, unsigned processor) {
     if (std::thread::hardware_concurrency() < 2) return;
     cpu_set_t only;
     CPU_ZERO(&only);
     CPU_SET(processor, &only);
+    (void)lab::must_run(
+        {"sh", "-c",
+         fmt::format("echo {:x} >/sys/class/net/up0/queues/rx-0/rps_cpus", 1U << processor)},
+        {host.netns, {}});
     for (auto const& seen : lab::processes_in(host.netns)) {
         auto const tasks = fmt::format("/proc/{}/task", seen.pid);
         std::error_code ended;  // it was there a moment ago
