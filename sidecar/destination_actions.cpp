@@ -7,10 +7,10 @@
 #include <filesystem>
 
 #include "core/log.hpp"
-#include "netmove/bridge_mover.hpp"
 #include "qmp/block.hpp"
 #include "qmp/machine.hpp"
 #include "qmp/migration.hpp"
+#include "sidecar/arrival.hpp"
 #include "sidecar/destination_migration.hpp"
 #include "sidecar/keys.hpp"
 #include "sidecar/ram_stream.hpp"
@@ -113,32 +113,8 @@ Task<Result<>> DestinationMigration::make_disks() {
     co_return Result<>{};
 }
 
-Result<> DestinationMigration::make_taps(std::vector<qmp::TapDescriptors>& numbers,
-                                         std::vector<std::pair<int, int>>& descriptors,
-                                         std::vector<netmove::Tap>& taps) {
-    int next = qmp::first_tap_fd_in_qemu;
-    for (auto const& interface : description_.interfaces) {
-        TRY(auto tap, netmove::Tap::open(*guest_->netlink, interface.tap,
-                                         {interface.queues, interface.vnet_hdr, true}));
-        TRY_VOID(
-            netmove::place_tap(*guest_->netlink, interface.tap,
-                               {interface.bridge, interface.mtu, netmove::migration_queue_length}));
-        qmp::TapDescriptors one{interface.netdev, {}};
-        for (int queue = 0; queue < tap.queues(); ++queue) {
-            descriptors.emplace_back(tap.descriptor(queue), next);
-            one.fds.push_back(next++);
-        }
-        numbers.push_back(std::move(one));
-        taps.push_back(std::move(tap));
-    }
-    return {};
-}
-
 Task<Result<>> DestinationMigration::start_qemu() {
     guest_ = std::make_unique<Guest>(loop_, places_, name_, Guest::Prepared{});
-    std::vector<qmp::TapDescriptors> numbers;
-    std::vector<std::pair<int, int>> descriptors;
-    std::vector<netmove::Tap> taps;
     if (!description_.interfaces.empty()) {
         CO_TRY(auto netlink, netmove::Netlink::open());
         guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
@@ -146,27 +122,8 @@ Task<Result<>> DestinationMigration::start_qemu() {
             CO_TRY(description_.interfaces,
                    map_interfaces(*guest_->netlink, options_.maps, description_.interfaces));
         }
-        CO_TRY_VOID(make_taps(numbers, descriptors, taps));
     }
-    CO_TRY(auto line, map_command_line(options_.maps, description_, numbers));
-    qmp::LaunchRequest request{
-        line, descriptors, places_.qmp_socket(name_), places_.run(name_) + "/qemu.log", "/", false};
-    CO_TRY(auto launched, co_await qmp::launch(loop_, std::move(request),
-                                               Deadline::after(limits::prepare_timeout)));
-    guest_->process = std::move(launched.process);
-    guest_->client = std::move(launched.client);
-    guest_->command_line = std::move(line);
-    guest_->working_directory = "/";
-    for (std::size_t index = 0; index < taps.size(); ++index) {
-        auto const& interface = description_.interfaces[index];
-        CO_TRY(auto watcher, netmove::AddressWatcher::open(loop_, interface.tap, interface.mac));
-        auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));
-        if (!interface.bridge.empty()) {
-            plan_.add(netmove::bridge_mover_destination(loop_, *guest_->netlink, nic->tap,
-                                                        nic->interface));
-        }
-        guest_->nics.push_back(std::move(nic));
-    }
+    CO_TRY_VOID(co_await start_here(*guest_, options_.maps, description_, true, plan_));
     watchers_.spawn(watch_qemu());
     watchers_.spawn(watch_process());
     co_return Result<>{};
@@ -511,14 +468,7 @@ Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
              ++index) {
             auto interface = description_.interfaces[index];
             interface.tap = taps[index].name();
-            CO_TRY(auto watcher,
-                   netmove::AddressWatcher::open(loop_, interface.tap, interface.mac));
-            auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));
-            if (!interface.bridge.empty()) {
-                plan_.add(netmove::bridge_mover_destination(loop_, *guest_->netlink, nic->tap,
-                                                            nic->interface));
-            }
-            guest_->nics.push_back(std::move(nic));
+            CO_TRY_VOID(add_nic(*guest_, std::move(interface), std::move(taps[index]), plan_));
         }
     }
     watchers_.spawn(watch_qemu());

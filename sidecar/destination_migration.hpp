@@ -81,9 +81,6 @@ private:
     Outcome<> prepare();
     Outcome<> prepare_again();
     Outcome<> make_disks();
-    core::Result<> make_taps(std::vector<qmp::TapDescriptors>& numbers,
-                             std::vector<std::pair<int, int>>& descriptors,
-                             std::vector<netmove::Tap>& taps);
     Outcome<> start_qemu();
     Outcome<> open_doors();
     Outcome<> listen_for_ram();

@@ -5,9 +5,8 @@
 #include <ctime>
 
 #include "core/log.hpp"
-#include "netmove/bridge_mover.hpp"
-#include "qmp/launch.hpp"
 #include "qmp/machine.hpp"
+#include "sidecar/arrival.hpp"
 #include "sidecar/left_qemu.hpp"
 #include "sidecar/limits.hpp"
 #include "sidecar/receiving.hpp"
@@ -48,61 +47,19 @@ Result<> choose(Places const& places, std::string const& guest, ReplicaRecord& r
     return record.write(places, guest);
 }
 
-Result<> open_taps(Guest& guest, std::vector<netmove::GuestInterface> const& interfaces,
-                   std::vector<netmove::Tap>& taps, std::vector<qmp::TapDescriptors>& numbers,
-                   std::vector<std::pair<int, int>>& descriptors) {
-    int next = qmp::first_tap_fd_in_qemu;
-    for (auto const& interface : interfaces) {
-        TRY(auto tap, netmove::Tap::open(*guest.netlink, interface.tap,
-                                         {interface.queues, interface.vnet_hdr, true}));
-        TRY_VOID(
-            netmove::place_tap(*guest.netlink, interface.tap,
-                               {interface.bridge, interface.mtu, netmove::migration_queue_length}));
-        qmp::TapDescriptors one{interface.netdev, {}};
-        for (int queue = 0; queue < tap.queues(); ++queue) {
-            descriptors.emplace_back(tap.descriptor(queue), next);
-            one.fds.push_back(next++);
-        }
-        numbers.push_back(std::move(one));
-        taps.push_back(std::move(tap));
-    }
-    return {};
-}
-
 /// QEMU as it was at the source, stopped before its first instruction.
 Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Places places, std::string name,
                                            ReplicaRecord record, netmove::Plan& plan) {
+    CO_TRY_VOID(make_directory(places.run(name)));
     auto guest = std::make_unique<Guest>(loop, places, name, Guest::Prepared{});
     auto description = record.description;
-    std::vector<netmove::Tap> taps;
-    std::vector<qmp::TapDescriptors> numbers;
-    std::vector<std::pair<int, int>> descriptors;
     if (!description.interfaces.empty()) {
         CO_TRY(auto netlink, netmove::Netlink::open());
         guest->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
         CO_TRY(description.interfaces,
                map_interfaces(*guest->netlink, record.maps, description.interfaces));
-        CO_TRY_VOID(open_taps(*guest, description.interfaces, taps, numbers, descriptors));
     }
-    CO_TRY(auto line, map_command_line(record.maps, description, numbers, false));
-    qmp::LaunchRequest request{
-        line, descriptors, places.qmp_socket(name), places.run(name) + "/qemu.log", "/", false};
-    CO_TRY(auto launched, co_await qmp::launch(loop, std::move(request),
-                                               Deadline::after(limits::prepare_timeout)));
-    guest->process = std::move(launched.process);
-    guest->client = std::move(launched.client);
-    guest->command_line = std::move(line);
-    guest->working_directory = "/";
-    for (std::size_t index = 0; index < taps.size(); ++index) {
-        auto const& interface = description.interfaces[index];
-        CO_TRY(auto watcher, netmove::AddressWatcher::open(loop, interface.tap, interface.mac));
-        auto nic = std::make_unique<Nic>(interface, std::move(taps[index]), std::move(watcher));
-        if (!interface.bridge.empty()) {
-            plan.add(
-                netmove::bridge_mover_destination(loop, *guest->netlink, nic->tap, nic->interface));
-        }
-        guest->nics.push_back(std::move(nic));
-    }
+    CO_TRY_VOID(co_await start_here(*guest, record.maps, description, false, plan));
     co_return guest;
 }
 
@@ -138,7 +95,6 @@ Task<Result<>> let_go(Guest& guest, netmove::Plan& plan) {
 Task<Result<std::unique_ptr<Guest>>> fail_over(core::Loop& loop, Places places, std::string guest,
                                                Journal& journal, bool previous,
                                                netmove::Plan& plan) {
-    CO_TRY_VOID(make_directory(places.run(guest)));
     CO_TRY(auto found, ReplicaRecord::read(places, guest));
     if (!found) {
         co_return fail(Errc::refused,

@@ -418,6 +418,12 @@ Result<Options::Changes> Options::Changes::from_json(Json const& wire) {
     return made;
 }
 
+static Result<TlsConfig> tls_from(Json const& json) {
+    TRY(auto const mode, json.integer("tls_mode"));
+    if (mode < 0 || mode > 2) return fail(Errc::invalid, "`tls_mode` {} is none of ours", mode);
+    return TlsConfig{static_cast<TlsConfig::Mode>(mode), json["tls_path"].text_or("")};
+}
+
 Json MigrateOptions::to_json() const {
     Json base_list = Json::array();
     for (auto const& base : bases) base_list.add(base);
@@ -437,9 +443,7 @@ Json MigrateOptions::to_json() const {
 Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     MigrateOptions made;
     TRY(made.destination, json.text("destination"));
-    TRY(auto const mode, json.integer("tls_mode"));
-    if (mode < 0 || mode > 2) return fail(Errc::invalid, "`tls_mode` {} is none of ours", mode);
-    made.tls = {static_cast<TlsConfig::Mode>(mode), json["tls_path"].text_or("")};
+    TRY(made.tls, tls_from(json));
     made.with_storage = true;
     made.check_only = json["check_only"].boolean_or(false);
     made.verify = json["verify"].boolean_or(false);
@@ -463,9 +467,7 @@ Json MirrorSettings::to_json() const {
 Result<MirrorSettings> MirrorSettings::from_json(Json const& json) {
     MirrorSettings made;
     TRY(made.destination, json.text("destination"));
-    TRY(auto const mode, json.integer("tls_mode"));
-    if (mode < 0 || mode > 2) return fail(Errc::invalid, "`tls_mode` {} is none of ours", mode);
-    made.tls = {static_cast<TlsConfig::Mode>(mode), json["tls_path"].text_or("")};
+    TRY(made.tls, tls_from(json));
     TRY(auto const every, json.integer("every_s"));
     if (every < limits::mirror_every_min.count() || every > limits::mirror_every_max.count()) {
         return fail(Errc::invalid, "{} s is no interval of a mirror", every);

@@ -329,28 +329,14 @@ Task<Result<>> Mirror::Implementation::drop(Deadline deadline) {
     co_return Result<>{};
 }
 
-namespace {
-
-Task<Result<>> close_pool(NbdPool& pool) {
-    co_await pool.close();
-    co_return Result<>{};
-}
-
-Task<Result<>> close_one(Nbd& nbd) {
-    co_await nbd.close();
-    co_return Result<>{};
-}
-
-}  // namespace
-
 Task<void> Mirror::Implementation::close_connections() {
     std::vector<Task<Result<>>> tasks;
     for (auto const& one : disks) {
-        tasks.push_back(close_pool(one->source));
-        tasks.push_back(close_pool(one->target));
-        tasks.push_back(close_pool(one->base));
+        tasks.push_back(surely(one->source.close()));
+        tasks.push_back(surely(one->target.close()));
+        tasks.push_back(surely(one->base.close()));
         for (auto const& bitmap : one->bitmaps) {
-            if (bitmap) tasks.push_back(close_one(*bitmap));
+            if (bitmap) tasks.push_back(surely(bitmap->close()));
         }
     }
     (void)co_await together(loop, std::move(tasks));  // closing cannot fail

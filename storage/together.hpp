@@ -28,6 +28,12 @@ inline core::Task<core::Result<>> together(core::Loop& loop,
     co_return core::Result<>{};
 }
 
+/// `task`, which cannot fail.
+inline core::Task<core::Result<>> surely(core::Task<void> task) {
+    co_await std::move(task);
+    co_return core::Result<>{};
+}
+
 /// `task`; when it fails, those that run beside it with `others` as their stop need not go on.
 inline core::Task<core::Result<>> stop_when_failed(core::Task<core::Result<>> task,
                                                    core::LinkedStop& others) {

@@ -198,15 +198,6 @@ Task<Result<>> WarmCopy::Implementation::copy(Destination destination,
     co_return co_await together(loop, std::move(tasks));
 }
 
-namespace {
-
-Task<Result<>> close_pool(NbdPool& pool) {
-    co_await pool.close();
-    co_return Result<>{};
-}
-
-}  // namespace
-
 // Exports are deleted in QEMU before our ends of them are closed: see Nbd::close.
 Task<Result<>> WarmCopy::Implementation::end_round(Deadline deadline) {
     Result<> ended;
@@ -219,8 +210,8 @@ Task<Result<>> WarmCopy::Implementation::end_round(Deadline deadline) {
     std::vector<Task<Result<>>> tasks;
     for (auto const& one : connections) {
         copied += one->counters.data_bytes;
-        tasks.push_back(close_pool(one->source));
-        tasks.push_back(close_pool(one->target));
+        tasks.push_back(surely(one->source.close()));
+        tasks.push_back(surely(one->target.close()));
     }
     (void)co_await together(loop, std::move(tasks));  // closing cannot fail
     connections.clear();

@@ -253,17 +253,21 @@ TEST_CASE("descriptors are passed", "[qmp][qemu]") {
     }
 }
 
-TEST_CASE("a backing chain is told from the top", "[qmp][qemu]") {
-    Directory const directory;
-    auto const raw = directory.file("a.raw");
+static void make_chain(std::string const& raw, std::string const& qcow2) {
     std::ofstream(raw).close();
     std::filesystem::resize_file(raw, 8 << 20);
-    auto const qcow2 = directory.file("b.qcow2");
     auto const made =
         core::spawn({"qemu-img", "create", "-q", "-f", "qcow2", "-b", raw, "-F", "raw", qcow2}, {});
     REQUIRE(made);
     auto loop = make_loop();
     REQUIRE(get(loop->run(core::wait_exit(*loop, *made, soon()))) == 0);
+}
+
+TEST_CASE("a backing chain is told from the top", "[qmp][qemu]") {
+    Directory const directory;
+    auto const raw = directory.file("a.raw");
+    auto const qcow2 = directory.file("b.qcow2");
+    make_chain(raw, qcow2);
     for (auto const& program : qemus()) {
         INFO(program);
         Qemu qemu(program, {"-blockdev",
@@ -288,14 +292,8 @@ TEST_CASE("a backing chain is told from the top", "[qmp][qemu]") {
 TEST_CASE("disks are told as they are", "[qmp][qemu]") {
     Directory const directory;
     auto const raw = directory.file("a,1.raw");
-    std::ofstream(raw).close();
-    std::filesystem::resize_file(raw, 8 << 20);
     auto const qcow2 = directory.file("b.qcow2");
-    auto const made =
-        core::spawn({"qemu-img", "create", "-q", "-f", "qcow2", "-b", raw, "-F", "raw", qcow2}, {});
-    REQUIRE(made);
-    auto loop = make_loop();
-    REQUIRE(get(loop->run(core::wait_exit(*loop, *made, soon()))) == 0);
+    make_chain(raw, qcow2);
 
     for (auto const& program : qemus()) {
         INFO(program);

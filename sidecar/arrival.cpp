@@ -1,0 +1,83 @@
+#include "sidecar/arrival.hpp"
+
+#include "netmove/bridge_mover.hpp"
+#include "sidecar/limits.hpp"
+#include "sidecar/receiving.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Result;
+using core::Task;
+
+namespace {
+
+/// The taps, and under which numbers QEMU gets them.
+struct Taps {
+    std::vector<netmove::Tap> taps;
+    std::vector<qmp::TapDescriptors> numbers;
+    std::vector<std::pair<int, int>> descriptors;
+};
+
+Result<Taps> open_taps(netmove::Netlink& netlink,
+                       std::vector<netmove::GuestInterface> const& interfaces) {
+    Taps made;
+    int next = qmp::first_tap_fd_in_qemu;
+    for (auto const& interface : interfaces) {
+        TRY(auto tap, netmove::Tap::open(netlink, interface.tap,
+                                         {interface.queues, interface.vnet_hdr, true}));
+        TRY_VOID(
+            netmove::place_tap(netlink, interface.tap,
+                               {interface.bridge, interface.mtu, netmove::migration_queue_length}));
+        qmp::TapDescriptors one{interface.netdev, {}};
+        for (int queue = 0; queue < tap.queues(); ++queue) {
+            made.descriptors.emplace_back(tap.descriptor(queue), next);
+            one.fds.push_back(next++);
+        }
+        made.numbers.push_back(std::move(one));
+        made.taps.push_back(std::move(tap));
+    }
+    return made;
+}
+
+}  // namespace
+
+Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap tap,
+                 netmove::Plan& plan) {
+    TRY(auto watcher, netmove::AddressWatcher::open(guest.loop, interface.tap, interface.mac));
+    auto nic = std::make_unique<Nic>(std::move(interface), std::move(tap), std::move(watcher));
+    if (!nic->interface.bridge.empty()) {
+        plan.add(netmove::bridge_mover_destination(guest.loop, *guest.netlink, nic->tap,
+                                                   nic->interface));
+    }
+    guest.nics.push_back(std::move(nic));
+    return {};
+}
+
+Task<Result<>> start_here(Guest& guest, HostMaps const& maps, Description const& description,
+                          bool incoming, netmove::Plan& plan) {
+    Taps opened;
+    if (!description.interfaces.empty()) {
+        CO_TRY(opened, open_taps(*guest.netlink, description.interfaces));
+    }
+    CO_TRY(auto line, map_command_line(maps, description, opened.numbers, incoming));
+    qmp::LaunchRequest request{line,
+                               opened.descriptors,
+                               guest.places.qmp_socket(guest.name),
+                               guest.places.run(guest.name) + "/qemu.log",
+                               "/",
+                               false};
+    CO_TRY(auto launched, co_await qmp::launch(guest.loop, std::move(request),
+                                               Deadline::after(limits::prepare_timeout)));
+    guest.process = std::move(launched.process);
+    guest.client = std::move(launched.client);
+    guest.command_line = std::move(line);
+    guest.working_directory = "/";
+    for (std::size_t index = 0; index < opened.taps.size(); ++index) {
+        CO_TRY_VOID(
+            add_nic(guest, description.interfaces[index], std::move(opened.taps[index]), plan));
+    }
+    co_return Result<>{};
+}
+
+}  // namespace sidecar
