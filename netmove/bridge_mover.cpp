@@ -137,13 +137,25 @@ protected:
         return {};
     }
 
+    /// Nothing is flooded to the port: it gets what is known to be for the guest.
+    Result<> close_to_floods(Link const& port) {
+        if (!found_) found_ = opened(*port.port);
+        BridgePort closed = *port.port;
+        closed.unicast_flood = false;
+        closed.multicast_flood = false;
+        closed.broadcast_flood = false;
+        return netlink_.set_bridge_port(port.index, closed);
+    }
+
+    /// Only while nothing is sent to the tap that matters: the kernel drops what is sent in the
+    /// moment in which a ring changes its length.
     Result<> lengthen_ring(Link const& port) {
         ring_before_ = port.queue_length;
         if (port.queue_length >= migration_queue_length) return {};
         return netlink_.set_queue_length(interface_.tap, migration_queue_length);
     }
 
-    /// Only when nothing waits in the ring that matters: shortening drops the surplus.
+    /// As above.
     Result<> restore_ring() {
         if (!ring_before_ || *ring_before_ >= migration_queue_length) return {};
         auto const length = *std::exchange(ring_before_, std::nullopt);
@@ -159,6 +171,7 @@ protected:
     std::vector<Bytes> frames_;  ///< Built before STOP, written at fire().
     std::vector<Bytes> repeat_frames_;
     std::set<Address> keep_neighbours_;
+    std::optional<BridgePort> found_;  ///< The port's flags before we changed them.
 
 private:
     void take(GuestInterface interface) {
@@ -182,10 +195,19 @@ public:
         CO_TRY(auto const port, co_await forwarding_port(bridge, deadline));
         CO_TRY_VOID(note_neighbours(bridge.index));
         CO_TRY(pinned_, pinned_entries(port, true));
-        co_return lengthen_ring(port);
+        port_ = port;
+        co_return Result<>{};
     }
 
+    // The bridge would learn from the destination's announcement where the guest is, and drop what
+    // comes from there and is behind it in another processor's queue.
     Result<> fire() override {
+        TRY_VOID(close_to_floods(port_));
+        return netlink_.replace_fdb(port_.index, interface_.mac, true);
+    }
+
+    Result<> release() override {
+        TRY_VOID(netlink_.delete_fdb(port_.index, interface_.mac));
         for (auto const& entry : pinned_) {
             TRY_VOID(netlink_.delete_fdb(entry.port, entry.mac, entry.vlan));
         }
@@ -193,13 +215,17 @@ public:
     }
 
     core::Task<Result<>> settle(core::Deadline) override {
-        // A persistent tap stays when its QEMU goes; nobody reads its ring any more.
-        co_return restore_ring();
+        // A persistent tap stays when its QEMU goes.
+        CO_TRY(auto const link, netlink_.find_link(interface_.tap));
+        if (link && link->port && found_) {
+            CO_TRY_VOID(netlink_.set_bridge_port(link->index, *found_));
+        }
+        co_return Result<>{};
     }
 
     Result<> rollback() override {
         // The ring stays long: what waits in it is the guest's, which reads it after `cont`.
-        auto first = claim(std::nullopt);
+        auto first = claim(found_);
         for (auto const& entry : pinned_) {
             auto result = netlink_.replace_fdb(entry.port, entry.mac, true, entry.vlan);
             if (!result && first) first = std::move(result);
@@ -208,6 +234,7 @@ public:
     }
 
 private:
+    Link port_;  ///< As prepare() found it.
     std::vector<FdbEntry> pinned_;  ///< Of the guest, on our port.
 };
 
@@ -233,7 +260,7 @@ public:
             }
             reply = !reply;
         }
-        co_return restore_ring();
+        co_return Result<>{};
     }
 
     Result<> rollback() override {
@@ -269,7 +296,9 @@ private:
         CO_TRY_VOID(note_neighbours(bridge.index));
         CO_TRY(displaced_, pinned_entries(port, false));
         CO_TRY_VOID(lengthen_ring(port));
-        CO_TRY_VOID(close_gate(port));
+        // QEMU does not read before it has the guest, and a ring full of other stations' broadcasts
+        // would have no room for the guest's frames.
+        CO_TRY_VOID(close_to_floods(port));
         CO_TRY(auto const stale, tap_.drain());
         if (stale > 0) core::log::debug("tap={} drained={}", interface_.tap, stale);
         co_return Result<>{};
@@ -283,18 +312,6 @@ private:
                     bridge.name, bridge.mtu, interface_.netdev, interface_.mtu, bridge.name);
     }
 
-    /// Nothing is flooded to the tap until fire(): QEMU does not read before it has the guest, and
-    /// a ring full of other stations' broadcasts would have no room for the guest's frames.
-    Result<> close_gate(Link const& port) {
-        if (!found_) found_ = opened(*port.port);
-        BridgePort closed = *port.port;
-        closed.unicast_flood = false;
-        closed.multicast_flood = false;
-        closed.broadcast_flood = false;
-        return netlink_.set_bridge_port(port.index, closed);
-    }
-
-    std::optional<BridgePort> found_;  ///< The port's flags before prepare().
     std::vector<FdbEntry> displaced_;  ///< Static entries of the guest on other ports.
     bool joined_ = false;  ///< prepare() put the tap into the bridge.
 };

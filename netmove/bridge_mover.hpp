@@ -2,9 +2,9 @@
 // unsolicited NA and an MLD report for every address of the guest, and the destination bridge's FDB
 // entry.
 //
-// Invariant: each frame for the guest goes to one place. Until the destination announces, the
-// source's bridge keeps sending to the source's tap (whose ring holds it); the announcement itself
-// moves every bridge on its way.
+// Invariant: each frame for the guest goes to one place. The destination's announcement moves every
+// bridge on its way; what was on its way before goes on to the source's tap, whose ring holds it,
+// until release().
 #pragma once
 
 #include <memory>
@@ -17,12 +17,14 @@
 namespace netmove {
 
 /// Source half. `tap` and `netlink` must outlive it.
-/// prepare: the tap is in the bridge named and forwards; its ring is lengthened.
-/// fire: FDB entries that learning could not move (static, sticky) leave the tap's port. Learned
-///     ones stay until the destination's announcement moves them: deleted, they would flood frames
-///     to both places.
-/// settle: nothing; the tap goes with its QEMU.
-/// rollback: such entries return, and everything is announced from here.
+/// prepare: the tap is in the bridge named and forwards. Its ring stays as it is: `sidecar run` has
+///     made it long, and to change it under traffic loses frames.
+/// fire: what this bridge still gets for the guest goes to the tap and nowhere else, whatever the
+///     bridge learns meanwhile (a fixed FDB entry); nothing is flooded to it any more, since that
+///     reaches the destination as well.
+/// release: the guest's FDB entries leave the tap's port, also those that were fixed before.
+/// settle: a tap that stays gets its flags back; another one goes with its QEMU.
+/// rollback: such entries and flags return, and everything is announced from here.
 std::unique_ptr<Mover> bridge_mover_source(core::Loop& loop, Netlink& netlink, Tap const& tap,
                                            GuestInterface const& interface);
 

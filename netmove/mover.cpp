@@ -143,6 +143,15 @@ Result<> Plan::fire() {
     return {};
 }
 
+Result<> Plan::release() {
+    Result<> first;
+    for (auto const& mover : movers_) {
+        auto result = mover->release();
+        if (!result && first) first = std::move(result);
+    }
+    return first;
+}
+
 core::Task<Result<>> Plan::settle(core::Deadline deadline) {
     Result<> first;
     for (auto const& mover : movers_) {

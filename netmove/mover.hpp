@@ -4,6 +4,7 @@
 //   prepare()   everything slow, while the guest runs on the source
 //   fire()      at STOP: one packet or netlink message each; from then on the destination owns
 //               the addresses
+//   release()   on the source, before it gives the guest away: nothing for it comes here any more
 //   settle()    after RESUME: repeats, then what is no longer needed is removed
 //   rollback()  instead of settle(): as fast as fire(), and the state before prepare()
 //
@@ -72,6 +73,9 @@ public:
     /// end state. A mover whose network must acknowledge (a home agent) watches for that in a task
     /// of its own that prepare() started.
     virtual core::Result<> fire() = 0;
+    /// The source's half, behind fire(): whatever was on its way when that happened has arrived.
+    /// Does not suspend; may be called again.
+    virtual core::Result<> release() { return {}; }
     virtual core::Task<core::Result<>> settle(core::Deadline deadline) = 0;
     /// Does not suspend; from any state, also on a mover made after a restart, and more than once.
     /// Goes on past what fails and reports the first failure.
@@ -100,6 +104,7 @@ public:
     /// is returned.
     core::Result<> fire();
     /// All, also when one fails: the first failure.
+    core::Result<> release();
     core::Task<core::Result<>> settle(core::Deadline deadline);
     /// All, newest first, also when one fails: the first failure.
     core::Result<> rollback();

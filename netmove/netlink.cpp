@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstring>
 #include <functional>
 #include <utility>
 
@@ -72,6 +73,16 @@ std::string text_of(Attributes attributes, int type) {
     if (attribute == nullptr) return {};
     auto const* bytes = static_cast<char const*>(nla_data(attribute));
     return {bytes, strnlen(bytes, static_cast<std::size_t>(nla_len(attribute)))};
+}
+
+/// Frames dropped on the way out (rtnl_link_stats64).
+std::uint64_t dropped_of(Attributes attributes) {
+    auto* attribute = attributes[IFLA_STATS64];
+    rtnl_link_stats64 stats{};
+    if (attribute == nullptr) return 0;
+    std::memcpy(&stats, nla_data(attribute),
+                std::min(sizeof stats, static_cast<std::size_t>(nla_len(attribute))));
+    return stats.tx_dropped;
 }
 
 std::optional<MacAddress> mac_of(Attributes attributes, int type) {
@@ -141,6 +152,7 @@ Link parse_link(nlmsghdr* header) {
     link.mtu = u32_or(parts, IFLA_MTU, 0);
     link.master = u32_or(parts, IFLA_MASTER, 0);
     link.queue_length = u32_or(parts, IFLA_TXQLEN, 0);
+    link.dropped = dropped_of(parts);
     auto info = inside<IFLA_INFO_MAX>(parts[IFLA_LINKINFO]);
     link.kind = text_of(info, IFLA_INFO_KIND);
     if (text_of(info, IFLA_INFO_SLAVE_KIND) == "bridge") {
@@ -195,10 +207,12 @@ struct Netlink::Access {
     /// `what` continues "to" in a sentence: "put tap0 up".
     static Result<> send(Netlink& netlink, Message const& message, std::string const& what,
                          OnMessage const& on_message = {}) {
-        if (nl_send_auto(netlink.socket_, message.get()) < 0) {
-            return refuse(errno, {}, what);
-        }
-        return receive(netlink, nlmsg_hdr(message.get())->nlmsg_seq, what, on_message);
+        return send(netlink, *message, what, on_message);
+    }
+    static Result<> send(Netlink& netlink, nl_msg& message, std::string const& what,
+                         OnMessage const& on_message) {
+        if (nl_send_auto(netlink.socket_, &message) < 0) return refuse(errno, {}, what);
+        return receive(netlink, nlmsg_hdr(&message)->nlmsg_seq, what, on_message);
     }
 
     /// A dump, repeated when it was not a consistent one. `start` forgets what was collected.
@@ -291,6 +305,11 @@ Result<Netlink> Netlink::open() {
     // Kernels without it (before 4.12) answer with errno alone.
     (void)setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, &on, sizeof on);
     return netlink;
+}
+
+Result<> Netlink::request(nl_msg& message, std::string const& what,
+                          std::function<void(nlmsghdr*)> const& on_answer) {
+    return Access::send(*this, message, what, on_answer);
 }
 
 Result<std::vector<Link>> Netlink::links() {

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +19,7 @@
 
 struct nl_sock;
 struct nl_msg;
+struct nlmsghdr;
 
 namespace netmove {
 
@@ -56,6 +58,7 @@ struct Link {
     int master = 0;  ///< Index of the bridge it is a port of, else 0.
     int queue_length = 0;  ///< txqueuelen, frames.
     bool up = false;
+    std::uint64_t dropped = 0;  ///< Frames it was to send and could not: a tap's ring was full.
     std::optional<BridgePort> port;  ///< When it is a port of a bridge.
     std::optional<TunDetails> tun;  ///< When it is a tap or TUN device.
     bool stp = false;  ///< When it is a bridge: it runs the spanning tree protocol.
@@ -140,6 +143,11 @@ public:
     core::Result<> replace_fdb(int port, MacAddress const& mac, bool fixed, std::uint16_t vlan = 0);
     /// False when the port had no such entry.
     core::Result<bool> delete_fdb(int port, MacAddress const& mac, std::uint16_t vlan = 0);
+
+    /// A request of a kind that has a file of its own (gate.cpp), flags and body made there; `what`
+    /// continues "to" in a sentence. `on_answer` gets each message that is no acknowledgement.
+    core::Result<> request(nl_msg& message, std::string const& what,
+                           std::function<void(nlmsghdr*)> const& on_answer = {});
 
 private:
     explicit Netlink(nl_sock* socket) : socket_(socket) {}

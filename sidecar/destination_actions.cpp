@@ -66,6 +66,7 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(co_await open_doors());
     CO_TRY_VOID(co_await listen_for_ram());
     CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(frames_.prepare(*guest_));
     co_return co_await plan_.prepare(Deadline::after(limits::prepare_timeout));
 }
 
@@ -81,6 +82,7 @@ Task<Result<>> DestinationMigration::prepare_again() {
     co_await close_hasher();
     target_.reset();
     plan_ = netmove::Plan();
+    frames_.remove();
     if (guest_->client) co_await guest_->client->close();
     guest_->nics.clear();  // with these the taps go, and can be made again
     if (key_.empty()) key_ = read_key(key_directory());
@@ -91,6 +93,7 @@ Task<Result<>> DestinationMigration::prepare_again() {
     CO_TRY_VOID(co_await open_doors());
     CO_TRY_VOID(co_await listen_for_ram());
     CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(frames_.prepare(*guest_));
     CO_TRY_VOID(co_await plan_.prepare(Deadline::after(limits::prepare_timeout)));
     failure_.reset();
     co_return Result<>{};
@@ -259,8 +262,19 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
         }
         if (!interface.bridge.empty()) plan_.mover(index++).update(interface);
     }
+    frames_.close();
     CO_TRY_VOID(plan_.fire());
     co_return Json::object();
+}
+
+/// What came here for the guest goes back to it; with `last`, nothing more does.
+Result<Json> DestinationMigration::unfire(Json const& arguments) {
+    using machine::destination::Phase;
+    if (state_.phase == Phase::owning || owns_guest()) {
+        return fail(Errc::refused, "the destination owns the guest");
+    }
+    TRY_VOID(arguments["last"].boolean_or(true) ? plan_.rollback() : Result<>{});
+    return frames_.give_back();
 }
 
 Task<Result<>> DestinationMigration::seal() {
@@ -275,6 +289,7 @@ Result<> DestinationMigration::record(std::string what, std::string outcome) {
 }
 
 Task<Result<>> DestinationMigration::start_guest() {
+    co_await frames_.let_in(Deadline::after(limits::frames_patience));
     auto const done =
         co_await ensure_running(*guest_->client, Deadline::after(limits::rollback_timeout));
     if (done && !resumed_at_) resumed_at_ = core::Clock::now();
@@ -308,6 +323,7 @@ Task<Result<>> DestinationMigration::destroy() {
     }
     CO_TRY_VOID(co_await kill_recorded());
     plan_ = netmove::Plan();
+    frames_.remove();
     co_await close_hasher();
     target_.reset();
     if (guest_) {
@@ -470,6 +486,7 @@ Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
             interface.tap = taps[index].name();
             CO_TRY_VOID(add_nic(*guest_, std::move(interface), std::move(taps[index]), plan_));
         }
+        CO_TRY_VOID(frames_.find(*guest_));
     }
     watchers_.spawn(watch_qemu());
     watchers_.spawn(watch_process());

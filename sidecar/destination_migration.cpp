@@ -52,6 +52,7 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Places places, std:
       actions_(loop),
       watchers_(loop),
       hasher_turn_(loop, 1),
+      frames_(loop),
       qmp_over_(loop) {}
 
 DestinationMigration::~DestinationMigration() = default;
@@ -158,7 +159,7 @@ Result<> DestinationMigration::reply(Action action) {
         case Action::reply_sealed:
             return answer("seal", Json::object({{"sealed", true}}));
         case Action::reply_ack: {
-            auto owner = Json::object({{"answer", "owner"}});
+            auto owner = Json::object({{"answer", "owner"}, {"frames", frames_.report()}});
             if (resumed_at_) {
                 owner.set("resume_to_answer_ms", std::chrono::duration<double, std::milli>(
                                                      core::Clock::now() - *resumed_at_)
@@ -231,15 +232,15 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
     if (verb == "base") co_return co_await hash_base(arguments);
     if (verb == "hash") co_return co_await hash(arguments);
     if (verb == "fire") co_return co_await fire(arguments);
-    if (verb == "unfire") {
-        if (state_.phase != Phase::owning && !owns_guest()) CO_TRY_VOID(plan_.rollback());
-        co_return Json::object();
-    }
+    if (verb == "frames") co_return frames_.take(arguments);
+    if (verb == "unfire") co_return unfire(arguments);
     if (verb == "seal")
         co_return co_await ask_machine("seal", machine::destination::event(Kind::seal_requested));
-    if (verb == "commit")
+    if (verb == "commit") {
+        frames_.expect(arguments["frames"]);
         co_return co_await ask_machine("commit",
                                        machine::destination::event(Kind::commit_received));
+    }
     if (verb == "abort")
         co_return co_await ask_machine("abort", machine::destination::event(Kind::abort_requested));
     co_return fail(Errc::protocol, "`{}` is nothing a source may ask", verb);

@@ -14,6 +14,7 @@
 #include "sidecar/connection.hpp"
 #include "sidecar/description.hpp"
 #include "sidecar/guest.hpp"
+#include "sidecar/handover.hpp"
 #include "sidecar/journal.hpp"
 #include "sidecar/machine/destination.hpp"
 #include "storage/hasher.hpp"
@@ -93,6 +94,7 @@ private:
     Outcome<> record_end();
     Outcome<> finish();
     Outcome<core::Json> fire(core::Json arguments);
+    core::Result<core::Json> unfire(core::Json const& arguments);
     Outcome<core::Json> renew();
     [[nodiscard]] core::Json doors() const;
     Outcome<core::Json> hash(core::Json arguments);
@@ -159,6 +161,7 @@ private:
     std::shared_ptr<storage::Hasher> hasher_;  ///< From the first `hash` until the exports go.
     core::Slots hasher_turn_;  ///< One at a time opens or closes it.
     netmove::Plan plan_;
+    DestinationFrames frames_;
     /// Of QEMU, counted: what an earlier one had taken and not flushed may be lost.
     unsigned generation_ = 0;
     bool ram_begun_ = false;  ///< To come into this QEMU.

@@ -100,7 +100,9 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink, std::vector<qmp::TapOpti
                                          {static_cast<int>(option.queues), option.vnet_hdr, true}));
         auto const& wanted = option.bridge.empty() ? bridge : option.bridge;
         TRY(auto const link, netlink.link(name));
-        TRY_VOID(netmove::place_tap(netlink, name, {link.master == 0 ? wanted : "", 0, 0}));
+        // Now, since nobody sends yet: a ring that changes its length under traffic loses frames.
+        TRY_VOID(netmove::place_tap(
+            netlink, name, {link.master == 0 ? wanted : "", 0, netmove::migration_queue_length}));
         qmp::TapDescriptors numbers{option.id, {}};
         for (int queue = 0; queue < tap.queues(); ++queue) {
             opened.descriptors.emplace_back(tap.descriptor(queue), next);

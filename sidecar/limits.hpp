@@ -100,6 +100,20 @@ constexpr std::chrono::hours fold_timeout{1};
 /// once a day.
 constexpr seconds mirror_every_min{1};
 constexpr seconds mirror_every_max{86400};
+/// Frames in one message between sidecars, in bytes: as base64 they still fit message_bytes_max.
+constexpr std::size_t frames_bytes_max = 512 * 1024;
+/// How long after the network was fired, and two round trips, the last frame that was sent to the
+/// old place may arrive there: what a busy bridge on the way holds it.
+constexpr milliseconds arrival_margin{5};
+/// How long the guest's old place must have been silent, and how long it is listened to at most:
+/// what is on its way through bridges and over a long line comes within that.
+constexpr milliseconds straggler_silence{200};
+constexpr seconds straggler_patience{5};
+/// How long a destination that owns the guest waits for frames the source said it had sent. They
+/// are before COMMIT in the same stream, so this is for none.
+constexpr milliseconds frames_patience{500};
+/// Answers to `unfire` that a rollback asks for at most: all that two NICs may have caught.
+constexpr int give_back_answers_max = 256;
 /// Our file of what was launched or prepared.
 constexpr std::size_t manifest_bytes_max = 1024 * 1024;
 

@@ -110,6 +110,11 @@ Task<Result<Json>> PeerChannel::request(std::string verb, Json arguments, Deadli
     co_return co_await connection_->request(std::move(verb), std::move(arguments), deadline);
 }
 
+Task<Result<>> PeerChannel::notify(std::string verb, Json arguments, Deadline deadline) {
+    if (!up()) co_return fail(Errc::closed, "there is no connection to {}", config_.destination);
+    co_return co_await connection_->notify(std::move(verb), std::move(arguments), deadline);
+}
+
 Task<Result<Json>> PeerChannel::handle(Connection&, std::string verb, Json) {
     co_return fail(Errc::protocol, "a destination asks nothing of the source, yet it asked `{}`",
                    verb);

@@ -35,6 +35,9 @@ public:
     core::Task<void> keep(std::stop_token token);
     core::Task<core::Result<core::Json>> request(std::string verb, core::Json arguments,
                                                  core::Deadline deadline);
+    /// Without an answer; before any later request of the same connection.
+    core::Task<core::Result<>> notify(std::string verb, core::Json arguments,
+                                      core::Deadline deadline);
     /// Waits until it is up; at once when it is.
     core::Task<core::Result<>> reached(core::Deadline deadline);
     [[nodiscard]] bool up() const { return connection_ != nullptr && connection_->open(); }

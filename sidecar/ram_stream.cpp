@@ -142,6 +142,7 @@ Task<void> RamStream::let_stop(bool disks_ready, std::stop_token stop) {
     if (gait_ == Gait::released && info_.ram_dirty_sync_count < passes_needed) raised_at_ = now;
     bool const waited = now - raised_at_ >= raise_interval;
     if (gait_ == Gait::braked && (disks_ready || waited)) {
+        if (options_.before_stop) co_await options_.before_stop();
         co_await change(Gait::released, first_limit_ms(), stop);
     } else if (gait_ == Gait::released && waited && limit_ms_ < options_.max_blackout_ms) {
         co_await change(Gait::released, std::min(options_.max_blackout_ms, limit_ms_ * 2), stop);

@@ -3,6 +3,7 @@
 // cancelled, and QEMU's migration settings put back as they were found.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -20,6 +21,8 @@ struct RamStreamOptions {
     int max_blackout_ms = 0;
     std::uint64_t bandwidth = 0;  ///< Bytes per second; 0: no limit.
     bool hold = false;  ///< The stop, until watch() is told by the disks that they are ready.
+    /// Awaited before a stop that was held is allowed.
+    std::function<core::Task<void>()> before_stop = {};
 };
 
 class RamStream {

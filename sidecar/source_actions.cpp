@@ -194,20 +194,24 @@ Task<Result<>> SourceMigration::start_ram() {
     }
     auto const shares = bandwidth_shares(true);
     if (mirror_) mirror_->set_bandwidth(shares.disks);
-    RamStreamOptions const options{.host = peer_->host(),
-                                   .port = std::to_string(ram_port_),
-                                   .tls_creds = encrypted() ? key_object(epoch_) : "",
-                                   .tls_hostname = key_user,
-                                   .max_blackout_ms = options_.max_blackout_ms,
-                                   .bandwidth = shares.ram,
-                                   .hold = mirror_ != nullptr};
+    RamStreamOptions options{.host = peer_->host(),
+                             .port = std::to_string(ram_port_),
+                             .tls_creds = encrypted() ? key_object(epoch_) : "",
+                             .tls_hostname = key_user,
+                             .max_blackout_ms = options_.max_blackout_ms,
+                             .bandwidth = shares.ram,
+                             .hold = mirror_ != nullptr || !guest_.nics.empty(),
+                             .before_stop = [this]() -> Task<void> {
+                                 co_await frames_.record(within(limits::qmp_timeout));
+                             }};
     if (mirror_) near_.spawn(mirror_->keep_near(near_stop_.get_token()));
-    CO_TRY_VOID(co_await ram_.start(options, within(limits::connect_timeout)));
+    CO_TRY_VOID(co_await ram_.start(std::move(options), within(limits::connect_timeout)));
     near_.spawn(ram_.watch(mirror_.get(), near_stop_.get_token()));
     co_return Result<>{};
 }
 
 Task<Result<>> SourceMigration::fire_network() {
+    frames_.begin();
     guest_.take_in_addresses();
     std::size_t index = 0;
     for (auto const& nic : guest_.nics) {
@@ -243,8 +247,16 @@ Task<Result<>> SourceMigration::continue_migration() {
 
 Task<Ending> SourceMigration::commit() {
     if (stop_at_) timeline_.set("committed_ms", ms_between(*stop_at_, core::Clock::now()));
-    auto const reply =
-        co_await peer_->request("commit", {}, Deadline::after(limits::commit_timeout));
+    auto const deadline = Deadline::after(limits::commit_timeout);
+    // Over a long line something may still be on its way: follow_frames() then.
+    if (core::Clock::now() >= all_arrived_at()) release_network();
+    auto const caught = co_await frames_.send(*peer_, deadline);
+    if (!caught) {
+        // The guest is worth more than its frames.
+        core::log::warning("guest={} epoch={} {}", guest_.name, epoch_, caught.error().sentence());
+    }
+    auto const reply = co_await peer_->request(
+        "commit", Json::object({{"frames", caught ? *caught : Json::array()}}), deadline);
     auto const now = core::Clock::now();
     if (!reply) {
         core::log::warning("guest={} epoch={} COMMIT is not answered: {}", guest_.name, epoch_,
@@ -258,6 +270,8 @@ Task<Ending> SourceMigration::commit() {
         co_return Ending::aborted;
     }
     if ((*reply)["answer"].text_or("") != "owner") co_return Ending::unknown;
+    frames_.note((*reply)["frames"]);
+    forwarding_.spawn(follow_frames());
     if (stop_at_ && (*reply).has("resume_to_answer_ms")) {
         // Both terms are measured on one clock each; half a round trip is what the answer took to
         // get here.
@@ -278,14 +292,55 @@ Task<Result<>> SourceMigration::resume_source() {
     co_return co_await ensure_running(*guest_.client, Deadline::after(limits::rollback_timeout));
 }
 
+// What the destination has announced, ours announces away; an announcement that may still be on its
+// way must not come behind it, so then the destination is heard first. Its half is undone last: it
+// catches what still goes there. Nothing here waits for a destination that does not answer.
 Task<Result<>> SourceMigration::rollback_network() {
-    // The destination's half first, so that two announcements do not cross; but ours does not wait
-    // for it.
-    auto const asked =
-        co_await peer_->request("unfire", {}, Deadline::after(limits::paused_request_timeout / 4));
-    if (!asked) core::log::debug("guest={} unfire: {}", guest_.name, asked.error().sentence());
+    auto const deadline = Deadline::after(limits::paused_request_timeout / 4);
     if (plan_.empty()) make_plan();  // after a restart
-    co_return plan_.rollback();
+    bool const announced_there = fired_at_.has_value();
+    auto const early = announced_there ? plan_.rollback() : Result<>{};
+    auto back = co_await frames_.put_back();
+    if (back) back = co_await take_back_frames(false, deadline);
+    auto const undone = announced_there ? early : plan_.rollback();
+    if (back) back = co_await take_back_frames(true, deadline);
+    if (!back) core::log::debug("guest={} frames: {}", guest_.name, back.error().sentence());
+    co_return undone;
+}
+
+Task<Result<>> SourceMigration::take_back_frames(bool last, Deadline deadline) {
+    for (int answers = 0; answers < limits::give_back_answers_max; ++answers) {
+        CO_TRY(auto const answer,
+               co_await peer_->request("unfire", Json::object({{"last", last}}), deadline));
+        CO_TRY_VOID(frames_.take_back(answer));
+        if (!answer["more"].boolean_or(false)) break;
+    }
+    co_return Result<>{};
+}
+
+void SourceMigration::release_network() {
+    auto const released = plan_.release();
+    released_ = true;
+    if (!released) core::log::warning("guest={} {}", guest_.name, released.error().sentence());
+}
+
+/// When the last frame that was sent to the guest's old place has come there.
+core::Clock::time_point SourceMigration::all_arrived_at() const {
+    return fired_at_.value_or(core::Clock::now()) + limits::arrival_margin +
+           core::milliseconds(static_cast<long>(2 * peer_->rtt_ms()));
+}
+
+Task<void> SourceMigration::follow_frames() {
+    if (!released_) {
+        (void)co_await core::sleep_for(loop_, all_arrived_at() - core::Clock::now());
+        release_network();
+    }
+    auto const followed =
+        co_await frames_.follow(*peer_, Deadline::after(limits::straggler_patience));
+    if (!followed) {
+        core::log::warning("guest={} what came late was not sent after it: {}", guest_.name,
+                           followed.error().sentence());
+    }
 }
 
 Task<Result<>> SourceMigration::abort_destination() {
@@ -299,6 +354,9 @@ Task<Result<>> SourceMigration::abort_destination() {
 }
 
 Task<Result<>> SourceMigration::drop_network() {
+    if (guest_.client && !qemu_gone_) {
+        co_await frames_.end_recording(Deadline::after(limits::qmp_timeout));
+    }
     plan_ = netmove::Plan();
     co_return Result<>{};
 }
@@ -330,7 +388,10 @@ Task<Result<>> SourceMigration::quit_source() {
 }
 
 Task<Result<>> SourceMigration::settle_network() {
-    co_return co_await plan_.settle(Deadline::after(limits::rollback_timeout));
+    co_await forwarding_.join();
+    auto const settled = co_await plan_.settle(Deadline::after(limits::rollback_timeout));
+    frames_.remove_gates();
+    co_return settled;
 }
 
 Task<Result<>> SourceMigration::record_end() {

@@ -62,6 +62,8 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       watchers_(guest.loop),
       near_(guest.loop),
       ram_(guest),
+      frames_(guest),
+      forwarding_(guest.loop),
       resumed_(guest.loop) {
     started_ = core::Clock::now();
     peer_ = std::make_unique<PeerChannel>(
@@ -156,6 +158,7 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
         }
     }
     co_await actions_.join();
+    co_await forwarding_.join();
     watchers_stop_.request_stop();
     co_await watchers_.join();
     if (watchdog_) co_await watchdog_->end(loop_);

@@ -14,6 +14,7 @@
 #include "netmove/mover.hpp"
 #include "sidecar/description.hpp"
 #include "sidecar/guest.hpp"
+#include "sidecar/handover.hpp"
 #include "sidecar/journal.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/peer.hpp"
@@ -150,6 +151,10 @@ private:
     Outcome<> cancel_migration();
     Outcome<> resume_source();
     Outcome<> rollback_network();
+    Outcome<> take_back_frames(bool last, core::Deadline deadline);
+    core::Task<void> follow_frames();
+    void release_network();
+    [[nodiscard]] core::Clock::time_point all_arrived_at() const;
     Outcome<> abort_destination();
     Outcome<> drop_storage();
     Outcome<> drop_network();
@@ -203,6 +208,9 @@ private:
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
     netmove::Plan plan_;
+    SourceFrames frames_;
+    bool released_ = false;  ///< The network, for good.
+    core::Scope forwarding_;  ///< From the destination's answer to COMMIT until settle_network.
     Description description_;
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
     int nbd_port_ = 0;

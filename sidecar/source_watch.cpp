@@ -309,6 +309,7 @@ Json SourceMigration::report() const {
     auto network = Json::object(
         {{"moved", state_.outcome == machine::Outcome::moved ? moved : Json::array()}});
     if (stop_at_ && fired_at_) network.set("fired_ms", rounded(ms_between(*stop_at_, *fired_at_)));
+    if (stop_at_) network.set("frames", frames_.report());
     made.set("network", network);
     made.set("blackout", timeline_);
     return made;

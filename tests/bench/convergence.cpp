@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdio>
 #include <ctime>
+#include <latch>
 #include <random>
 #include <thread>
 
@@ -64,10 +65,14 @@ private:
 /// Writes random blocks at a steady rate until it is ended.
 class Writers {
 public:
-    explicit Writers(std::string const& socket) : begun_(core::Clock::now()) {
+    /// Returns once all are connected: QEMU 10.0 may hang when an NBD handshake ends while a block
+    /// job that starts drains its node.
+    explicit Writers(std::string const& socket) {
         for (unsigned i = 0; i < writers_count; ++i) {
             threads_.emplace_back([this, socket, i] { write(socket, i); });
         }
+        connected_.wait();
+        begun_ = core::Clock::now();
     }
     ~Writers() { end(); }
     Writers(Writers const&) = delete;
@@ -89,6 +94,7 @@ private:
         nbd_handle* nbd = nbd_create();
         bool good = nbd != nullptr && nbd_set_export_name(nbd, "writer") == 0 &&
                     nbd_connect_unix(nbd, socket.c_str()) == 0;
+        connected_.count_down();
         std::mt19937_64 random(number);
         std::vector<std::uint64_t> words(block_bytes / sizeof(std::uint64_t));
         timespec next{};
@@ -108,6 +114,7 @@ private:
         if (nbd != nullptr) nbd_close(nbd);
     }
 
+    std::latch connected_{writers_count};
     core::Clock::time_point begun_;
     double seconds_ = 0;
     std::atomic<bool> over_ = false;

@@ -52,9 +52,8 @@ Pair::Pair(lab::GuestOptions const& options, bool shared, lab::Argv const& incom
 }
 
 void Pair::make_empty_disk() const {
-    auto const image = guest.image(net.b(), 0);
-    lab::write_file(image, "");
-    lab::fs::resize_file(image, guest.options().disk_mib << 20);
+    lab::must_run({"qemu-img", "create", "-q", "-f", guest.options().format,
+                   guest.image(net.b(), 0), fmt::format("{}M", guest.options().disk_mib)});
 }
 
 void Pair::start_ram(Qmp& source, Qmp& destination) const {
@@ -96,9 +95,10 @@ void end_mirror(Qmp& source) {
     source.wait_event("BLOCK_JOB_COMPLETED");
 }
 
-lab::GuestOptions guest_options(std::string const& qemu) {
+lab::GuestOptions guest_options(std::string const& qemu, std::string const& format) {
     return {.name = "bench",
             .qemu = qemu,
+            .format = format,
             .blockdev = true,
             .disk_mib = 1024,
             .random_mib = 512,
@@ -124,8 +124,8 @@ void warm_up(lab::Guest const& guest) {
                     [&] { return written() >= before + warm_writes; });
 }
 
-double mirror_and_migrate(std::string const& qemu) {
-    Pair pair(guest_options(qemu), false, {"-S", "-incoming", "defer"});
+double mirror_and_migrate(lab::GuestOptions const& guest) {
+    Pair pair(guest, false, {"-S", "-incoming", "defer"});
     Qmp source(pair.guest.probe_socket(pair.net.a()));
     Qmp destination(pair.guest.probe_socket(pair.net.b()));
     warm_up(pair.guest);
@@ -146,11 +146,10 @@ double mirror_and_migrate(std::string const& qemu) {
     return blackout;
 }
 
-double ram_only(std::string const& qemu) {
-    auto options = guest_options(qemu);
-    options.rate = 0;
-    options.read_rate = 0;
-    Pair pair(options, true, {"-incoming", "defer"});
+double ram_only(lab::GuestOptions guest) {
+    guest.rate = 0;
+    guest.read_rate = 0;
+    Pair pair(guest, true, {"-incoming", "defer"});
     Qmp source(pair.guest.probe_socket(pair.net.a()));
     Qmp destination(pair.guest.probe_socket(pair.net.b()));
     capabilities(source, {"events"});

@@ -34,8 +34,8 @@ void wait_mirror_ready(lab::Qmp& source);
 /// Ends it: from then on the destination's disk is what the source's was in that moment.
 void end_mirror(lab::Qmp& source);
 
-/// What the switchover benchmark's guest is, with that QEMU.
-lab::GuestOptions guest_options(std::string const& qemu);
+/// What the switchover benchmark's guest is, with that QEMU and a disk of that format.
+lab::GuestOptions guest_options(std::string const& qemu, std::string const& format = "raw");
 
 /// Milliseconds from the source's STOP to the destination's RESUME, by QEMU's own timestamps.
 double blackout_ms(lab::Qmp& source, lab::Qmp& destination);
@@ -45,9 +45,9 @@ void warm_up(lab::Guest const& guest);
 
 /// blockdev-mirror to an NBD export of the destination, then migrate with pause-before-switchover,
 /// the mirror ended in between: what libvirt does. One migration; its blackout.
-double mirror_and_migrate(std::string const& qemu);
+double mirror_and_migrate(lab::GuestOptions const& guest);
 
 /// migrate alone: the disk lies where both hosts reach it and is idle. One migration; its blackout.
-double ram_only(std::string const& qemu);
+double ram_only(lab::GuestOptions guest);
 
 }  // namespace bench

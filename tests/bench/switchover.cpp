@@ -10,8 +10,8 @@ namespace bench {
 
 namespace {
 
-double ours(std::string const& qemu) {
-    lab::Scene scene({.guest = guest_options(qemu)});
+double ours(lab::GuestOptions const& guest) {
+    lab::Scene scene({.guest = guest});
     lab::Qmp source(scene.guest().probe_socket(scene.a()));
     warm_up(scene.guest());
     auto migration = scene.start_migration(scene.a());
@@ -26,28 +26,36 @@ double ours(std::string const& qemu) {
     return blackout;
 }
 
-void measure(std::vector<double>& samples, std::string const& what,
-             double (*one)(std::string const&), std::string const& qemu) {
-    samples.push_back(one(qemu));
-    fmt::print(stderr, "qemu-{} {}: {:.1f} ms\n", qemu, what, samples.back());
+struct Situation {
+    std::string name;
+    lab::GuestOptions guest;
+};
+
+double told(Situation const& situation, std::string_view what, double blackout) {
+    fmt::print(stderr, "{} {}: {:.1f} ms\n", situation.name, what, blackout);
+    return blackout;
 }
 
 }  // namespace
 
 Result switchover(Options const& options) {
     Result result{options.runs, {}};
-    std::vector<std::string> versions;
-    for (std::string const version : {"7.2", "10.0"}) {
-        if (!options.wants("qemu-" + version)) continue;
-        versions.push_back(version);
-        result.rows.push_back({"qemu-" + version, "blackout_ms", "ms", {}, {}, {}});
+    std::vector<Situation> situations;
+    for (std::string const format : {"raw", "qcow2"}) {
+        for (std::string const qemu : {"7.2", "10.0"}) {
+            auto const name = fmt::format("qemu-{} {}", qemu, format);
+            if (!options.wants(name)) continue;
+            situations.push_back({name, guest_options(qemu, format)});
+            result.rows.push_back({name, "blackout_ms", "ms", {}, {}, {}});
+        }
     }
     for (int run = 0; run < options.runs; ++run) {
-        for (std::size_t i = 0; i < versions.size(); ++i) {
+        for (std::size_t i = 0; i < situations.size(); ++i) {
+            auto const& guest = situations[i].guest;
             auto& row = result.rows[i];
-            measure(row.ours, "ours", ours, versions[i]);
-            measure(row.peer, "mirror", mirror_and_migrate, versions[i]);
-            measure(row.floor, "RAM only", ram_only, versions[i]);
+            row.ours.push_back(told(situations[i], "ours", ours(guest)));
+            row.peer.push_back(told(situations[i], "mirror", mirror_and_migrate(guest)));
+            row.floor.push_back(told(situations[i], "RAM only", ram_only(guest)));
         }
     }
     return result;

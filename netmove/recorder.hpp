@@ -1,0 +1,76 @@
+// What a QEMU has read from a tap and not given to its guest. QEMU goes on to read its taps while
+// it stops the guest: what it reads then, one frame or two of each tap, it keeps for a guest that
+// does not go on here, and a frame in its memory is in no ring. So shortly before STOP two records
+// are begun, and compared afterwards:
+//
+//   FrameRecorder  what the network sent to the tap: whole frames with their offloads
+//   ReadRecorder   what QEMU read from it, by its own filter-dump object (QEMU's qapi/qom.json),
+//                  which writes pcap with the guest's clock. That clock stands still from the
+//                  moment QEMU takes the guest for stopped: frames read since have its last value
+//
+// With vhost the kernel reads the tap, and stops with the guest: then there is nothing to record
+// (and QEMU refuses the filter).
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "netmove/caught.hpp"
+
+namespace netmove {
+
+/// Of either record, the newest frames that are kept. QEMU reads two at most.
+constexpr std::size_t recorded_frames_max = 64;
+
+/// Takes a copy of each frame that is sent to a tap. Needs CAP_NET_RAW.
+class FrameRecorder {
+public:
+    static core::Result<FrameRecorder> open(Netlink& netlink, std::string const& tap);
+    [[nodiscard]] int descriptor() const { return socket_.get(); }
+    /// Reads what came since. To be called whenever descriptor() is readable.
+    core::Result<> take_in();
+    /// Oldest first.
+    [[nodiscard]] std::deque<CaughtFrame> const& frames() const { return frames_; }
+
+private:
+    explicit FrameRecorder(core::Fd socket) : socket_(std::move(socket)) {}
+    core::Fd socket_;
+    std::deque<CaughtFrame> frames_;
+};
+
+/// Reads filter-dump's pcap from a fifo at `path`, which QEMU opens for writing. The fifo has lost
+/// its name once QEMU has opened it (opened()); when its reader goes, QEMU stops to write.
+class ReadRecorder {
+public:
+    /// Makes the fifo. Before QEMU is told of it.
+    static core::Result<ReadRecorder> make(std::string path);
+    [[nodiscard]] int descriptor() const { return fifo_.get(); }
+    core::Result<> opened();
+    core::Result<> take_in();
+    /// The Ethernet frames that were read when the guest's clock stood still: those that have the
+    /// last value it had. Only when the guest is stopped and something was read since.
+    [[nodiscard]] std::vector<Bytes> read_last() const;
+
+private:
+    struct Read {
+        std::uint64_t at_us;  ///< The guest's clock.
+        Bytes frame;
+    };
+    ReadRecorder(core::Fd fifo, std::string path)
+        : fifo_(std::move(fifo)), path_(std::move(path)) {}
+    core::Result<> parse();
+
+    core::Fd fifo_;
+    std::string path_;
+    Bytes unparsed_;
+    bool header_seen_ = false;
+    std::deque<Read> reads_;
+};
+
+/// Of `read`, those that were sent to the tap, with their offloads; the gate's own are left out.
+[[nodiscard]] std::vector<CaughtFrame> matching(std::vector<Bytes> const& read,
+                                                std::deque<CaughtFrame> const& sent);
+
+}  // namespace netmove
