@@ -148,15 +148,23 @@ std::vector<Bytes> ReadRecorder::read_last() const {
     return out;
 }
 
+bool same_frame(Bytes const& read, CaughtFrame const& sent) {
+    auto const ethernet = std::span(sent).subspan(virtio_header_size);
+    if (read.size() < ethernet.size()) return false;
+    // struct virtio_net_hdr, or virtio_net_hdr_mrg_rxbuf.
+    auto const header = read.size() - ethernet.size();
+    if (header != 0 && header != virtio_header_size && header != virtio_header_size + 2)
+        return false;
+    return std::ranges::equal(std::span(read).subspan(header), ethernet);
+}
+
 std::vector<CaughtFrame> matching(std::vector<Bytes> const& read,
                                   std::deque<CaughtFrame> const& sent) {
     std::vector<CaughtFrame> out;
     for (auto const& frame : read) {
         // The newest first: a frame may have been sent before with the same bytes.
-        auto const found = std::find_if(sent.rbegin(), sent.rend(), [&](auto const& one) {
-            return one.size() == virtio_header_size + frame.size() &&
-                   std::equal(frame.begin(), frame.end(), one.begin() + virtio_header_size);
-        });
+        auto const found = std::find_if(sent.rbegin(), sent.rend(),
+                                        [&](auto const& one) { return same_frame(frame, one); });
         if (found != sent.rend() && !Gate::is_own(*found)) out.push_back(*found);
     }
     return out;

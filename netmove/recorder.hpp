@@ -49,8 +49,9 @@ public:
     [[nodiscard]] int descriptor() const { return fifo_.get(); }
     core::Result<> opened();
     core::Result<> take_in();
-    /// The Ethernet frames that were read when the guest's clock stood still: those that have the
-    /// last value it had. Only when the guest is stopped and something was read since.
+    /// The frames that were read when the guest's clock stood still: those that have the last value
+    /// it had. Only when the guest is stopped and something was read since. As QEMU writes them:
+    /// until 7.2 with the tap's vnet header, later without.
     [[nodiscard]] std::vector<Bytes> read_last() const;
 
 private:
@@ -69,6 +70,8 @@ private:
     std::deque<Read> reads_;
 };
 
+/// Whether QEMU's record is of that frame.
+[[nodiscard]] bool same_frame(Bytes const& read, CaughtFrame const& sent);
 /// Of `read`, those that were sent to the tap, with their offloads; the gate's own are left out.
 [[nodiscard]] std::vector<CaughtFrame> matching(std::vector<Bytes> const& read,
                                                 std::deque<CaughtFrame> const& sent);

@@ -273,8 +273,9 @@ Result<Json> DestinationMigration::unfire(Json const& arguments) {
     if (state_.phase == Phase::owning || owns_guest()) {
         return fail(Errc::refused, "the destination owns the guest");
     }
-    TRY_VOID(arguments["last"].boolean_or(true) ? plan_.rollback() : Result<>{});
-    return frames_.give_back();
+    bool const last = arguments["last"].boolean_or(true);
+    TRY_VOID(last ? plan_.rollback() : Result<>{});
+    return frames_.give_back(last);
 }
 
 Task<Result<>> DestinationMigration::seal() {
@@ -313,6 +314,8 @@ Task<void> DestinationMigration::settle_network() {
 }
 
 Task<Result<>> DestinationMigration::destroy() {
+    // A migration that is undone ends QEMU here before the source can ask for what came meanwhile.
+    if (peers_ > 0) co_await frames_.given_back(Deadline::after(limits::give_back_patience));
     auto const rolled_back = plan_.rollback();
     if (!rolled_back) core::log::warning("guest={} {}", name_, rolled_back.error().sentence());
     if (guest_ && guest_->process) {

@@ -97,7 +97,7 @@ private:
 /// The destination's part.
 class DestinationFrames {
 public:
-    explicit DestinationFrames(core::Loop& loop) : came_(loop) {}
+    explicit DestinationFrames(core::Loop& loop) : came_(loop), given_back_(loop) {}
 
     /// Gates before the rings of the guest's taps. Where a kernel has no means for it, frames may
     /// overtake each other, and the log says so.
@@ -113,8 +113,11 @@ public:
     /// Before `cont`, once: puts what was sent into the rings, and opens the gates whatever became
     /// of that. Waits until the deadline for what is missing.
     core::Task<void> let_in(core::Deadline deadline);
-    /// The guest stays on the source: part of what came for it here, until `more` is false.
-    core::Result<core::Json> give_back();
+    /// The guest stays on the source: part of what came for it here, until `more` is false; with
+    /// `last` nothing is asked for afterwards.
+    core::Result<core::Json> give_back(bool last);
+    /// Before the taps go: waits until the source has asked for the last, if frames came here.
+    core::Task<void> given_back(core::Deadline deadline);
     /// Of taps that stay when QEMU goes.
     void remove();
     [[nodiscard]] core::Json report() const;
@@ -135,8 +138,10 @@ private:
 
     std::vector<Nic> nics_;
     core::Event came_;
+    core::Event given_back_;
     core::Json expected_;
     bool closed_ = false;
+    bool fired_ = false;  ///< Frames may have come here.
     bool let_in_ = false;
     std::size_t replayed_ = 0;
     std::size_t waited_ = 0;

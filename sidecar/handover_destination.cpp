@@ -45,6 +45,7 @@ Result<> DestinationFrames::find(Guest& guest) {
 }
 
 void DestinationFrames::close() {
+    fired_ = true;
     if (std::exchange(closed_, true)) return;
     for (auto& nic : nics_) {
         if (!nic.gate) continue;
@@ -127,7 +128,11 @@ Task<void> DestinationFrames::let_in(Deadline deadline) {
     }
 }
 
-Result<Json> DestinationFrames::give_back() {
+Task<void> DestinationFrames::given_back(Deadline deadline) {
+    if (fired_ && !let_in_) (void)co_await given_back_.wait(deadline);
+}
+
+Result<Json> DestinationFrames::give_back(bool last) {
     Json parts = Json::array();
     std::size_t room = limits::frames_bytes_max;
     bool more = false;
@@ -153,6 +158,7 @@ Result<Json> DestinationFrames::give_back() {
         more = more || !nic.frames.empty();
     }
     closed_ = false;
+    if (last && !more) given_back_.set();
     return Json::object({{"frames", parts}, {"more", more}});
 }
 

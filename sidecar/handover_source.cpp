@@ -97,10 +97,7 @@ void SourceFrames::recover() {
         nic.recovered = frames.size();
         // What was read before the guest's virtual machine was told of the stop, QEMU has thrown
         // away then; what it read last, it keeps.
-        nic.qemu_has_one =
-            !read.empty() && !frames.empty() &&
-            std::ranges::equal(read.back(),
-                               std::span(frames.back()).subspan(netmove::virtio_header_size));
+        nic.qemu_has_one = !frames.empty() && netmove::same_frame(read.back(), frames.back());
         for (auto& frame : frames) nic.bytes += frame.size();
         nic.frames.insert(nic.frames.begin(), std::make_move_iterator(frames.begin()),
                           std::make_move_iterator(frames.end()));

@@ -112,6 +112,8 @@ constexpr seconds straggler_patience{5};
 /// How long a destination that owns the guest waits for frames the source said it had sent. They
 /// are before COMMIT in the same stream, so this is for none.
 constexpr milliseconds frames_patience{500};
+/// How long a destination that is to be undone keeps its taps for them.
+constexpr milliseconds give_back_patience{500};
 /// Answers to `unfire` that a rollback asks for at most: all that two NICs may have caught.
 constexpr int give_back_answers_max = 256;
 /// Our file of what was launched or prepared.

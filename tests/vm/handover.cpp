@@ -1,6 +1,8 @@
 // Frames for the guest while it moves: a client's numbered probes, 1,000 a second in each family,
 // and its TCP sessions. None is lost, doubled or overtaken, there and back, and when the migration
 // is undone at any moment behind STOP.
+#include <signal.h>
+
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"
@@ -40,7 +42,38 @@ void there_and_back(std::string const& qemu) {
     must_have_kept_sessions(seen, guest);
 }
 
+/// QEMU's migration is cancelled by hand while the source's sidecar is held before `action`, the
+/// guest being stopped and the network fired.
+void rolled_back_at(std::string const& qemu, std::string const& action) {
+    GuestOptions const guest{.qemu = qemu};
+    Scene scene({.guest = guest, .run_environment = {"SIDECAR_TEST_STOP_AT=" + action}});
+    Watch watch(scene.net(), scene.guest());
+    auto migration = scene.start_migration(scene.a());
+    auto const held = scene.wait_stopped(scene.a());
+    Qmp(scene.guest().probe_socket(scene.a())).execute("migrate_cancel");
+    signal_process(held, SIGCONT);
+    auto const ended = Scene::finish(migration);
+    INFO(ended.text());
+    CHECK(ended.exit_status == 1);
+    CHECK(ended.report["network"]["frames"]["dropped"].integer_or(-1) == 0);
+    expect::guest_whole(scene, scene.a());
+    expect::nothing_left_after_failure(scene, scene.a());
+    auto const seen = watch.finish();
+    INFO(seen.dump());
+    for (auto const* family : {"ipv4", "ipv6"}) {
+        CHECK(seen[family]["udp_lost"].integer_or(-1) == 0);
+        CHECK(seen[family]["udp_duplicated"].integer_or(-1) == 0);
+    }
+    must_have_kept_sessions(seen, guest);
+}
+
 }  // namespace
 
 TEST_CASE("hand-over: no packet is lost, QEMU 7.2", "[vm][handover]") { there_and_back("7.2"); }
 TEST_CASE("hand-over: no packet is lost, QEMU 10.0", "[vm][handover]") { there_and_back("10.0"); }
+TEST_CASE("hand-over: rolled back at `stopped`, no packet is lost", "[vm][handover]") {
+    rolled_back_at("7.2", "list_final");
+}
+TEST_CASE("hand-over: rolled back at `switching`, no packet is lost", "[vm][handover]") {
+    rolled_back_at("10.0", "copy_final");
+}
