@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <array>
 #include <cinttypes>
+#include <csignal>
 #include <span>
 
 namespace witness {
@@ -127,6 +128,7 @@ void report(Parts& parts, const Arguments&, Object& answer) {
     for (const auto& disk : parts.disks)
         report_disk(*disks.emplace_back(std::make_unique<Object>()), *disk);
     answer.array("disks", disks);
+    answer.number("file_writes", parts.file_system ? parts.file_system->writes.load() : 0);
     Object ipv4;
     Object ipv6;
     report_traffic(ipv4, parts.services->traffic[0]);
@@ -213,6 +215,16 @@ void discard(Parts& parts, const Arguments& arguments, Object& answer) {
     change(parts, arguments, answer, false);
 }
 
+void stop_agent(Parts& parts, const Arguments&, Object& answer) {
+    const std::string failure = parts.agent.signal(SIGSTOP);
+    if (!failure.empty()) refuse(answer, failure);
+}
+
+void continue_agent(Parts& parts, const Arguments&, Object& answer) {
+    const std::string failure = parts.agent.signal(SIGCONT);
+    if (!failure.empty()) refuse(answer, failure);
+}
+
 void power_off(Parts&, const Arguments&, Object& answer) {
     sync();
     reboot(LINUX_REBOOT_CMD_POWER_OFF);
@@ -225,11 +237,17 @@ struct Command {
 };
 
 constexpr std::array commands{
-    Command{"report", report},      Command{"verify", verify},
-    Command{"rate", set_rate},      Command{"reset-latency", reset_latency},
-    Command{"freeze", freeze},      Command{"thaw", thaw},
-    Command{"fill", fill},          Command{"discard", discard},
+    Command{"report", report},
+    Command{"verify", verify},
+    Command{"rate", set_rate},
+    Command{"reset-latency", reset_latency},
+    Command{"freeze", freeze},
+    Command{"thaw", thaw},
+    Command{"fill", fill},
+    Command{"discard", discard},
     Command{"poweroff", power_off},
+    Command{"agent-stop", stop_agent},
+    Command{"agent-continue", continue_agent},
 };
 
 } // namespace

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "disk.hpp"
+#include "filesystem.hpp"
 #include "network.hpp"
 #include "ram.hpp"
 
@@ -18,6 +19,8 @@ struct Parts {
     std::unique_ptr<Ram> ram;
     std::vector<std::unique_ptr<Disk>> disks;
     std::unique_ptr<Services> services;
+    std::unique_ptr<FileSystem> file_system; // none without witness.fs
+    Agent agent;
 };
 
 /// Does what `line` says: {"cmd":"report"}, or the bare word report. The answer has "ok", and

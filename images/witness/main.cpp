@@ -6,6 +6,7 @@
 #include "control.hpp"
 #include "disk.hpp"
 #include "errors.hpp"
+#include "filesystem.hpp"
 #include "network.hpp"
 #include "ram.hpp"
 #include "serial.hpp"
@@ -89,6 +90,11 @@ Settings read_settings() {
     for (const DiskSettings& wanted : settings.disks) {
         auto disk = std::make_unique<Disk>(wanted);
         if (disk->open()) parts.disks.push_back(std::move(disk));
+    }
+    if (!settings.fs.empty()) {
+        parts.file_system = std::make_unique<FileSystem>(settings.fs);
+        if (parts.file_system->mount() && parts.agent.start())
+            std::thread([] { parts.file_system->run(); }).detach();
     }
     std::thread([] { parts.services->run_traffic(); }).detach();
     std::thread([] {

@@ -126,6 +126,8 @@ Settings parse_settings(std::string_view command_line) {
             read_number(value, settings.tcp_rate, word);
         else if (key == "disk")
             settings.disks.push_back(parse_disk(value));
+        else if (key == "fs")
+            settings.fs = value;
         else if (key == "net")
             settings.nets.push_back(parse_net(value));
         else

@@ -39,6 +39,7 @@ struct Settings {
     std::uint64_t tcp_rate = 1000;  // records per second to each client of the TCP source
     std::vector<DiskSettings> disks;
     std::vector<NetSettings> nets;
+    std::string fs;  // a disk with an ext4: vda, ...; empty: none
 };
 
 /// Reads /proc/cmdline's text. What is not understood is reported as a setup error and left out.

@@ -68,6 +68,10 @@ fs::path Guest::probe_socket(Host const& host) const {
     return host.directory / (options_.name + "-probe.sock");
 }
 
+fs::path Guest::agent_socket(Host const& host) const {
+    return host.directory / (options_.name + "-agent.sock");
+}
+
 fs::path Guest::serial(Host const& host) const { return host.logs / (options_.name + ".serial"); }
 
 void Guest::make_disks(Host const& host) const {
@@ -75,7 +79,11 @@ void Guest::make_disks(Host const& host) const {
         fs::path const raw = image(host, disk).string() + ".new";
         write_file(raw, "");
         fs::resize_file(raw, options_.disk_mib << 20);
-        write_random(raw, 0, options_.random_mib << 20);
+        if (options_.agent) {
+            must_run({"/sbin/mkfs.ext4", "-q", "-F", raw});
+        } else {
+            write_random(raw, 0, options_.random_mib << 20);
+        }
         auto const& format = options_.base.empty() ? options_.format : options_.base;
         auto const made_of = options_.base.empty() ? image(host, disk) : base(host, disk);
         if (format == "raw") {
@@ -128,6 +136,15 @@ std::string Guest::add_layers(Argv& argv, Host const& disks_of, int disk) const 
     return fmt::format(",backing=middle{}", disk);
 }
 
+void Guest::add_agent(Argv& argv, Host const& host) const {
+    auto const socket =
+        fmt::format("socket,id=ga0,path={},server=on,wait=off", agent_socket(host).string());
+    Argv const options{"-device",  "virtio-serial-pci",
+                       "-chardev", socket,
+                       "-device",  "virtserialport,chardev=ga0,name=org.qemu.guest_agent.0"};
+    argv.insert(argv.end(), options.begin(), options.end());
+}
+
 Argv Guest::command_line(Host const& host, Host const& disks_of) const {
     // no_timer_check: on a busy machine an emulated timer may be too late for the kernel's test of
     // it at boot, which then panics.
@@ -151,7 +168,7 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
               "-kernel",
               deps() / "guest" / "vmlinuz",
               "-initrd",
-              deps() / "guest" / "initramfs.cpio.gz",
+              deps() / "guest" / (options_.agent ? "initramfs-agent.cpio.gz" : "initramfs.cpio.gz"),
               "-serial",
               "file:" + serial(host).string(),
               "-qmp",
@@ -178,10 +195,15 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
         }
         add("-device", fmt::format("virtio-blk-pci,drive={},serial=disk{}{}", id, disk,
                                    options_.iothread ? ",iothread=io0" : ""));
+        if (options_.agent) {
+            append += fmt::format(" witness.fs=vd{}", static_cast<char>('a' + disk));
+            continue;
+        }
         append += fmt::format(" witness.disk=vd{},rate={},span_mib={},read_rate={}",
                               static_cast<char>('a' + disk), options_.rate, options_.span_mib,
                               options_.read_rate);
     }
+    if (options_.agent) add_agent(argv, host);
     append += " witness.net=eth0";
     if (options_.ipv4) append += fmt::format(",ip4={}/24", guest_ip4);
     if (options_.ipv6) append += fmt::format(",ip6={}/64", guest_ip6);
@@ -243,7 +265,7 @@ void Guest::must_be_whole() const {
 void Guest::must_be_alive() const {
     auto const counted = [&] {
         auto const report = ask(Json::object({{"cmd", "report"}}));
-        std::int64_t writes = 0;
+        std::int64_t writes = report["file_writes"].integer_or(0);
         for (auto const& disk : report["disks"].elements()) writes += disk["writes"].integer_or(0);
         return std::pair(report["uptime_ms"].integer_or(0), writes);
     };

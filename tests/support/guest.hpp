@@ -22,6 +22,7 @@ struct GuestOptions {
                             ///< none. Then `format` is qcow2, and the random part is its.
     bool middle = false;  ///< A layer between disk and base.
     bool discard = false;  ///< What the guest discards is a hole in the image.
+    bool agent = false;  ///< The disk is an ext4 that the guest writes files to, and qemu-ga runs.
     bool hot_slot = false;  ///< A PCIe port, rp0, that takes a device while it runs.
     bool ipv4 = true;
     bool ipv6 = true;
@@ -55,6 +56,7 @@ public:
     [[nodiscard]] fs::path middle(Host const& host, int disk) const;
     [[nodiscard]] fs::path probe_socket(Host const& host) const;
     [[nodiscard]] fs::path serial(Host const& host) const;
+    [[nodiscard]] fs::path agent_socket(Host const& host) const;
 
     /// Makes the disks on that host: sparse, with their random part.
     void make_disks(Host const& host) const;
@@ -91,6 +93,7 @@ private:
     void make_overlay(Host const& host, int disk) const;
     /// The options for its layers, and what the disk's own option says of them.
     std::string add_layers(Argv& argv, Host const& disks_of, int disk) const;
+    void add_agent(Argv& argv, Host const& host) const;
     Lab const& lab_;
     GuestOptions options_;
 };
