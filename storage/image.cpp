@@ -56,6 +56,13 @@ Task<Result<>> read_all(core::Loop& loop, int fd, std::string& text, Deadline de
     }
 }
 
+/// qemu-img tells in words alone what the kernel said to it.
+std::unexpected<core::Error> failed_with(std::string what, std::string const& errors) {
+    auto failure = fail(Errc::io, "{}: {}", what, errors);
+    if (errors.find("No space left on device") != std::string::npos) failure.error().os = ENOSPC;
+    return failure;
+}
+
 Task<Result<Output>> start_qemu_img(core::Loop& loop, std::vector<std::string> arguments,
                                     Deadline deadline) {
     int out[2];
@@ -125,7 +132,7 @@ Task<Result<>> run_qemu_img(core::Loop& loop, std::vector<std::string> arguments
     auto const what = fmt::format("{} {}", arguments.front(), arguments.back());
     CO_TRY(auto const output, co_await start_qemu_img(loop, std::move(arguments), deadline));
     if (output.status == 0) co_return Result<>{};
-    co_return fail(Errc::io, "qemu-img {} failed: {}", what, output.errors);
+    co_return failed_with(fmt::format("qemu-img {} failed", what), output.errors);
 }
 
 Task<Result<ImageInfo>> image_info(core::Loop& loop, std::string path, std::string format,
@@ -203,7 +210,7 @@ Task<Result<>> create_image(core::Loop& loop, std::string path, std::string form
         if (!output) {
             made = std::unexpected(output.error());
         } else if (output->status != 0) {
-            made = fail(Errc::io, "cannot create the disk {}: {}", path, output->errors);
+            made = failed_with("cannot create the disk " + path, output->errors);
         }
     }
     if (made && fsync(file.get()) < 0) made = fail_errno(errno, "cannot sync the disk {}", path);

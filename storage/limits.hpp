@@ -156,6 +156,9 @@ inline constexpr milliseconds wind_down{1500};
 /// One QMP command of ours. They run in QEMU's main loop and take about 1 ms; a drain waits for the
 /// disk.
 inline constexpr seconds qmp_command{30};
+/// The one QMP command for which a guest's file systems are held frozen: without an answer by then
+/// the round is given up, and its programs go on. It takes some ms.
+inline constexpr seconds quiescence_max{5};
 /// Connecting to an NBD server, handshake included.
 inline constexpr seconds connect{10};
 /// QEMU's answer after we connected to it: later than this, the connection may have stuck it in a

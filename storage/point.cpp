@@ -77,14 +77,26 @@ Task<Result<>> Point::prepare(std::size_t disk, Deadline deadline) {
     co_return co_await set_drive(client_, one.qdev, top_node(disk), deadline);
 }
 
-Task<Result<>> Point::take(Deadline deadline) {
+/// The instant.
+Task<Result<>> Point::switch_over(std::vector<Json> tops, Quiescence* quiescence,
+                                  Deadline deadline) {
+    if (quiescence != nullptr) {
+        co_await quiescence->hold(deadline);
+        deadline = deadline.sooner(limits::quiescence_max);
+    }
+    auto switched = co_await qmp::blockdev_reopen(client_, std::move(tops), deadline);
+    taken_at_ = core::Clock::now();
+    if (quiescence != nullptr) co_await quiescence->release();
+    co_return switched;
+}
+
+Task<Result<>> Point::take(Quiescence* quiescence, Deadline deadline) {
     std::vector<Json> tops;
     for (std::size_t i = 0; i < disks_.size(); ++i) {
         CO_TRY_VOID(co_await prepare(i, deadline));
         tops.push_back(top_options(i, filter_node(i)));
     }
-    CO_TRY_VOID(co_await qmp::blockdev_reopen(client_, std::move(tops), deadline));
-    taken_at_ = core::Clock::now();
+    CO_TRY_VOID(co_await switch_over(std::move(tops), quiescence, deadline));
     for (std::size_t i = 0; i < disks_.size(); ++i) {
         CO_TRY_VOID(co_await qmp::blockdev_add(
             client_,

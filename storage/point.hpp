@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "core/json.hpp"
 #include "core/sync.hpp"
 
 namespace qmp {
@@ -25,6 +26,17 @@ class Client;
 }
 
 namespace storage {
+
+/// What somebody does around the instant of a point, to have the disks at rest in it: a guest's
+/// file systems frozen and thawed. Neither may fail the point; what came of them is theirs to know.
+class Quiescence {
+public:
+    virtual ~Quiescence() = default;
+    virtual core::Task<void> hold(core::Deadline deadline) = 0;
+    /// Called after every hold(), however the point ended, and never with a deadline that could
+    /// keep it from being done.
+    virtual core::Task<void> release() = 0;
+};
 
 struct PointDisk {
     std::string node;  ///< The node the guest writes to.
@@ -40,10 +52,11 @@ public:
     Point(core::Loop& loop, qmp::Client& client, std::vector<PointDisk> disks,
           std::string directory);
 
-    /// Fails with refused when a disk has no device, as qmp does, and as create_image(). After a
-    /// failure release() is still to be called.
-    core::Task<core::Result<>> take(core::Deadline deadline);
-    /// When that was; of the last take() that succeeded.
+    /// `quiescence` (null: none) is held only while the instant is taken, not while the nodes for
+    /// it are made. Fails with refused when a disk has no device, as qmp does, and as
+    /// create_image(). After a failure release() is still to be called.
+    core::Task<core::Result<>> take(Quiescence* quiescence, core::Deadline deadline);
+    /// When that was; of the last take(), if it succeeded.
     [[nodiscard]] core::Clock::time_point taken_at() const { return taken_at_; }
     /// The node that shows disk `disk` as it was. May be exported read-only.
     [[nodiscard]] static std::string node(std::size_t disk);
@@ -53,6 +66,8 @@ public:
 
 private:
     core::Task<core::Result<>> prepare(std::size_t disk, core::Deadline deadline);
+    core::Task<core::Result<>> switch_over(std::vector<core::Json> tops, Quiescence* quiescence,
+                                           core::Deadline deadline);
 
     core::Loop& loop_;
     qmp::Client& client_;

@@ -186,7 +186,7 @@ Task<Result<>> WarmCopy::Implementation::copy(Destination destination,
     }
     CO_TRY_VOID(co_await together(loop, std::move(tasks)));
     // Only now: from here on the guest's writes cost more.
-    CO_TRY_VOID(co_await point.take(deadline.sooner(limits::qmp_command)));
+    CO_TRY_VOID(co_await point.take(options.quiescence, deadline.sooner(limits::qmp_command)));
     CO_TRY_VOID(co_await add_exports(deadline.sooner(limits::qmp_command)));
     CO_TRY_VOID(co_await connect_source(deadline));
     core::LinkedStop stop(deadline.token());

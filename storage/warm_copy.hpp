@@ -28,6 +28,7 @@ struct WarmOptions {
                                      ///< overwrites during a round.
     std::string epoch;  ///< As MirrorOptions::epoch.
     std::uint64_t bandwidth_bytes_per_second = 0;  ///< 0: no limit.
+    Quiescence* quiescence = nullptr;  ///< Around the instant of each point; outlives the copy.
 };
 
 struct WarmRound {

@@ -1,6 +1,7 @@
 #include "tests/process/storage_lab.hpp"
 
 #include <fcntl.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -77,6 +78,17 @@ Directory::Directory() {
 Directory::~Directory() {
     std::error_code ignored;
     lab::fs::remove_all(path_, ignored);
+}
+
+SmallDisk::SmallDisk(std::string path, char const* options) : path_(std::move(path)) {
+    lab::fs::create_directory(path_);
+    REQUIRE(mount("none", path_.c_str(), "tmpfs", 0, options) == 0);
+}
+
+SmallDisk::~SmallDisk() { (void)umount2(path_.c_str(), MNT_DETACH); }
+
+void SmallDisk::resize(char const* options) {
+    REQUIRE(mount("none", path_.c_str(), "tmpfs", MS_REMOUNT, options) == 0);
 }
 
 Runner::Runner() {

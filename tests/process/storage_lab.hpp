@@ -39,6 +39,20 @@ private:
     std::string path_;
 };
 
+/// A file system with little room: `options` as "size=3m"; gone with it. The directory may be
+/// there.
+class SmallDisk {
+public:
+    SmallDisk(std::string path, char const* options);
+    ~SmallDisk();
+    SmallDisk(SmallDisk const&) = delete;
+    void resize(char const* options);
+    [[nodiscard]] std::string const& path() const { return path_; }
+
+private:
+    std::string path_;
+};
+
 /// A test's loop; run() fails the test on an error.
 class Runner {
 public:

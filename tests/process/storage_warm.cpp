@@ -3,8 +3,6 @@
 // that was between the two writes at that instant.
 #include <catch2/catch.hpp>
 
-#include <sys/mount.h>
-
 #include <array>
 #include <fstream>
 
@@ -156,21 +154,6 @@ public:
     storage::WarmCopy copy;
 };
 
-/// A file system with so little room; gone with it.
-class SmallDisk {
-public:
-    SmallDisk(std::string path, char const* options) : path_(std::move(path)) {
-        lab::fs::create_directory(path_);
-        REQUIRE(mount("none", path_.c_str(), "tmpfs", 0, options) == 0);
-    }
-    ~SmallDisk() { (void)umount2(path_.c_str(), MNT_DETACH); }
-    SmallDisk(SmallDisk const&) = delete;
-    [[nodiscard]] std::string const& path() const { return path_; }
-
-private:
-    std::string path_;
-};
-
 }  // namespace
 
 TEST_CASE("warm copy: each point is one instant of all disks", "[storage][warm]") {
@@ -298,7 +281,7 @@ TEST_CASE("warm copy: what a killed sidecar left is taken off the guest's disks"
             std::vector<storage::PointDisk> points;
             for (auto const& disk : warm_disks(disk_count)) points.push_back(disk.point);
             storage::Point point(runner.loop(), client, points, scene.pair.directory().text());
-            runner.must(point.take(soon()));
+            runner.must(point.take(nullptr, soon()));
             runner.must(scene.pair.source().device_io(0, "write -P 5 0 64k"));
             runner.must(storage::clear_warm_copy(runner.loop(), client, warm_disks(disk_count),
                                                  scene.pair.directory().text(), soon()));
