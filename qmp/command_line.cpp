@@ -367,6 +367,15 @@ std::vector<PathOption> CommandLine::files() const {
     return found;
 }
 
+Settings CommandLine::chardev_of(Settings const& user) const {
+    auto const id = user.get("chardev");
+    for (auto const* option : all_of("chardev")) {
+        auto device = settings_of(*option);
+        if (id && device.get("id") == id && device.get_or("backend", "") == "socket") return device;
+    }
+    return {};
+}
+
 std::string CommandLine::qmp_socket() const {
     for (auto const& option : options_) {
         if (option.kind() == "qmp" || option.kind() == "qmp-pretty") {
@@ -375,11 +384,22 @@ std::string CommandLine::qmp_socket() const {
         if (option.kind() != "mon") continue;
         auto const monitor = settings_of(option);
         if (monitor.get_or("mode", "") != "control") continue;
-        for (auto const* chardev : all_of("chardev")) {
-            auto const device = settings_of(*chardev);
-            if (device.get("id") != monitor.get("chardev")) continue;
-            auto const path = device.get_or("path", "");
-            if (device.get_or("backend", "") == "socket" && !path.empty()) return path;
+        auto const path = chardev_of(monitor).get_or("path", "");
+        if (!path.empty()) return path;
+    }
+    return {};
+}
+
+std::string CommandLine::guest_agent_socket() const {
+    for (auto const* option : all_of("device")) {
+        auto const port = settings_of(*option);
+        if (port.get_or("driver", "") != "virtserialport" ||
+            port.get_or("name", "") != "org.qemu.guest_agent.0") {
+            continue;
+        }
+        auto const device = chardev_of(port);
+        if (device.flag("server", false) && !device.flag("abstract", false)) {
+            return device.get_or("path", "");
         }
     }
     return {};

@@ -103,6 +103,9 @@ public:
     [[nodiscard]] std::vector<PathOption> files() const;
     /// The socket of the first QMP monitor that can be reached by path; empty: none.
     [[nodiscard]] std::string qmp_socket() const;
+    /// The socket on which QEMU waits for whoever wants to talk to the guest's agent: a
+    /// virtserialport of the name org.qemu.guest_agent.0. Empty: none that is found by path.
+    [[nodiscard]] std::string guest_agent_socket() const;
     [[nodiscard]] std::optional<std::string> incoming() const;
     [[nodiscard]] bool stopped_at_start() const;  ///< -S
     [[nodiscard]] bool daemonize() const;  ///< -daemonize
@@ -130,6 +133,8 @@ public:
 private:
     [[nodiscard]] std::vector<Option const*> all_of(std::string_view kind) const;
     [[nodiscard]] Option const* last_of(std::string_view kind) const;
+    /// The socket that `user` names as its chardev; without settings when it is none.
+    [[nodiscard]] Settings chardev_of(Settings const& user) const;
     /// The value of `key` in the last option of that kind that has it; empty: none.
     [[nodiscard]] std::string setting_of(std::string_view kind, std::string_view key) const;
 

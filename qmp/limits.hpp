@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 
 namespace qmp {
 
@@ -36,6 +37,13 @@ inline constexpr std::chrono::milliseconds cancel_patience{100};
 /// Bytes and lines of a dead QEMU's stderr quoted in an error: its last words, not its log.
 inline constexpr std::size_t last_words_bytes_max = 2000;
 inline constexpr std::size_t last_words_lines_max = 6;
+
+/// Bytes of one answer of a guest agent. Those that we ask for have fifty; the guest writes them.
+inline constexpr std::size_t agent_message_bytes_max = std::size_t{64} * 1024;
+/// Until somebody else's conversation with the agent may be over; then the next is in the queue.
+inline constexpr std::chrono::milliseconds agent_queue_pause{20};
+/// File systems that a guest agent may say it has frozen: more than any guest mounts.
+inline constexpr std::int64_t agent_file_systems_max = 1'000'000;
 
 /// Bytes of an unexpected answer quoted in an error.
 inline constexpr std::size_t quote_bytes_max = 80;

@@ -228,6 +228,27 @@ TEST_CASE("disks of -blockdev and of json: names", "[qmp][command_line]") {
     CHECK(disks[2].file_name == "/dev/vg/lv");
 }
 
+TEST_CASE("the guest agent's socket", "[qmp][command_line]") {
+    std::string const port = " -device virtserialport,chardev=c0,name=org.qemu.guest_agent.0";
+    auto const socket = [&](std::string const& chardev) {
+        return line_of("-device virtio-serial-pci -chardev " + chardev + port).guest_agent_socket();
+    };
+    CHECK(socket("socket,id=c0,path=/run/ga.sock,server=on,wait=off") == "/run/ga.sock");
+    CHECK(socket("socket,id=c0,path=ga.sock,server,nowait") == "ga.sock");
+    CHECK(line_of(Words{"qemu", "-chardev", "socket,id=c0,path=/x/ga,server=yes", "-device",
+                        R"({"driver":"virtserialport","chardev":"c0","id":"channel0",)"
+                        R"("name":"org.qemu.guest_agent.0"})"})
+              .guest_agent_socket() == "/x/ga");
+    CHECK(socket("socket,id=c0,path=/run/ga.sock").empty());  // QEMU connects to somebody else
+    CHECK(socket("socket,id=c0,fd=25,server=on,wait=off").empty());
+    CHECK(socket("socket,id=other,path=/run/ga.sock,server=on").empty());
+    CHECK(socket("pty,id=c0").empty());
+    CHECK(line_of("-chardev socket,id=c0,path=/run/x,server=on "
+                  "-device virtserialport,chardev=c0,name=org.example.0")
+              .guest_agent_socket()
+              .empty());
+}
+
 TEST_CASE("a line of libvirt is understood", "[qmp][command_line]") {
     auto const line = line_of(libvirt_words);
     auto const disks = line.disks();
