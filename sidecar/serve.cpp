@@ -159,7 +159,9 @@ Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, Json wh
         auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
         if (answer && answer->has("result")) co_return messages;
         last = answer ? error_from_json((*answer)["error"]) : answer.error();
-        if (last.code != Errc::closed) break;  // a refusal; `closed` is one that is just ending
+        // One that is just ending says so, or is gone with our question unread.
+        bool const ending = last.code == Errc::closed || last.os == ECONNRESET || last.os == EPIPE;
+        if (!ending) break;
         CO_TRY_VOID(co_await core::sleep_for(loop_, limits::retry_pause_min * 2, token_));
     }
     co_return std::unexpected(last);
