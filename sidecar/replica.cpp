@@ -62,6 +62,10 @@ Task<Result<Json>> Replica::handle(std::string verb, Json arguments) {
     if (verb == "mirror-complete") answer = co_await complete(std::move(arguments));
     if (verb == "mirror-forget") answer = co_await forget();
     turn_.release();
+    if (!answer && answer.error().os == ENOSPC) {
+        answer.error().what +=
+            "; make room there: the points that are there stay whole, and the next round goes on";
+    }
     if (!answer) {
         core::log::warning("guest={} mirror={} {}", name_, mirror_, answer.error().sentence());
     }

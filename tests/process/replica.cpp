@@ -115,6 +115,16 @@ public:
         remember(number);
         return number;
     }
+    /// A round that comes to nothing, at its begin or later; why.
+    core::Error failed_round() {
+        Incoming to(runner, directory, places, description.epoch);
+        auto const reply = runner.loop().run(
+            to.ask("mirror-begin",
+                   Json::object({{"description", description.to_json()}, {"base", base}})));
+        auto const error = reply ? runner.must_fail(copy_to(*reply)) : core::Error(reply.error());
+        to.hang_up();
+        return error;
+    }
     /// What the disks hold now is what point `number` must hold.
     void remember(std::int64_t number) {
         for (std::size_t i = 0; i < disk_count; ++i) {
@@ -299,6 +309,55 @@ TEST_CASE("replica: the last point and the one before it outlive whatever ends a
                 to.hang_up();
                 CHECK(lab::fs::is_empty(mirrored.directory.path("to")));
             }
+        }
+    }
+}
+
+TEST_CASE("replica: a destination without space fails the round, and nothing else",
+          "[replica][warm]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Mirrored mirrored(binary, "raw");
+            auto const too_full = [&](std::string const& named) {
+                auto const error = mirrored.failed_round();
+                INFO(error.sentence());
+                CHECK(error.sentence().find(named) != std::string::npos);
+                CHECK(error.sentence().find("make room") != std::string::npos);
+            };
+            // What the first copy wants free beside its data.
+            SmallDisk room(mirrored.directory.path("to"), "size=80m");
+            {
+                INFO("in the first copy");
+                Incoming to(mirrored.runner, mirrored.directory, mirrored.places, "m1");
+                auto const reply = mirrored.begin(to);
+                room.resize("size=6m");
+                (void)mirrored.runner.must_fail(mirrored.copy_to(reply));
+                to.hang_up();
+                CHECK(mirrored.record().points.empty());
+                room.resize("size=80m");
+            }
+            CHECK(mirrored.round() == 1);
+            mirrored.write("write -P 11 1M 1M");
+            CHECK(mirrored.round() == 2);
+            mirrored.write("write -P 12 16M 40M");
+            auto const before = lab::fs::space(room.path()).free;
+            for (int i = 0; i < 2; ++i) {
+                INFO("in a later round");
+                too_full("disk disk");
+                mirrored.check_points(2, 1);
+                mirrored.check_overlays({2});
+                CHECK(lab::fs::space(room.path()).free >= before);
+            }
+            room.resize("size=120m");
+            CHECK(mirrored.round() == 3);
+            CHECK(mirrored.round() == 4);
+            INFO("while an older point is written into the image");
+            too_full("to/d");
+            mirrored.check_points(4, 3);
+            room.resize("size=300m");
+            CHECK(mirrored.round() == 5);
+            mirrored.check_points(5, 4);
+            mirrored.check_overlays({4, 5});
         }
     }
 }
