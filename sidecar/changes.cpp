@@ -148,6 +148,13 @@ Task<Result<>> check_same_disks(qmp::Client& client, Description const& descript
     co_return Result<>{};
 }
 
+Task<Result<>> check_same_parts(qmp::Client& client, Description const& description,
+                                Deadline deadline) {
+    CO_TRY(auto const devices, co_await device_names(client, deadline));
+    CO_TRY_VOID(check_devices(description.devices, devices));
+    co_return co_await check_same_disks(client, description, deadline);
+}
+
 Task<Result<>> check_same_guest(qmp::Client& client, Description const& description,
                                 Deadline deadline) {
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
@@ -157,9 +164,7 @@ Task<Result<>> check_same_guest(qmp::Client& client, Description const& descript
                        "migrate again",
                        status.status);
     }
-    CO_TRY(auto const devices, co_await device_names(client, deadline));
-    CO_TRY_VOID(check_devices(description.devices, devices));
-    co_return co_await check_same_disks(client, description, deadline);
+    co_return co_await check_same_parts(client, description, deadline);
 }
 
 }  // namespace sidecar

@@ -27,7 +27,11 @@ core::Result<> check_as_started(qmp::CommandLine const& line, Description const&
 core::Task<core::Result<>> check_same_disks(qmp::Client& client, Description const& description,
                                             core::Deadline deadline);
 
-/// The same for everything that is described, and that the guest runs.
+/// The same for everything that is described.
+core::Task<core::Result<>> check_same_parts(qmp::Client& client, Description const& description,
+                                            core::Deadline deadline);
+
+/// The same, and that the guest runs.
 core::Task<core::Result<>> check_same_guest(qmp::Client& client, Description const& description,
                                             core::Deadline deadline);
 

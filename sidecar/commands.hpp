@@ -27,8 +27,9 @@ core::Task<int> resolve_command(core::Loop& loop, Options options);
 /// What this host offers; 0 when it can run and receive guests, 3 when something is missing.
 core::Task<int> check_command(core::Loop& loop, Options options);
 
-/// Begins or ends the mirror of a guest.
-core::Task<int> mirror_command(core::Loop& loop, Options options);
+/// Begins or ends the mirror of a guest. An interrupt ends one that is just beginning, and a
+/// `--once`.
+core::Task<int> mirror_command(core::Loop& loop, Options options, core::Event& interrupted);
 /// One request to the guest's sidecar.
 core::Task<core::Result<core::Json>> ask_sidecar(core::Loop& loop, Options options,
                                                  std::string verb, core::Json arguments,

@@ -90,7 +90,7 @@ Result<> check_features(qmp::Schema const& schema, std::string const& version) {
     return {};
 }
 
-Task<Result<>> check_idle(qmp::Client& client, Deadline deadline) {
+Task<Result<>> check_idle(qmp::Client& client, Standing standing, Deadline deadline) {
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
     CO_TRY(auto const migration, co_await qmp::query_migrate(client, deadline));
     constexpr std::string_view idle[] = {"", "none", "completed", "failed", "cancelled"};
@@ -101,7 +101,8 @@ Task<Result<>> check_idle(qmp::Client& client, Deadline deadline) {
             "first with migrate_cancel",
             migration.status);
     }
-    if (!status.running) {
+    bool const off = standing == Standing::running_or_off && stands_still(status.status);
+    if (!status.running && !off) {
         co_return fail(Errc::refused, "the guest is not running (QEMU says {}): continue it first",
                        status.status);
     }
@@ -130,10 +131,18 @@ Task<Result<>> check_idle(qmp::Client& client, Deadline deadline) {
 
 std::string new_epoch() { return core::random_hex(8); }
 
+bool stands_still(std::string const& run_state) {
+    return is_off(run_state) || run_state == "paused";
+}
+
+bool is_off(std::string const& run_state) {
+    return run_state == "prelaunch" || run_state == "shutdown";
+}
+
 Task<Result<Description>> describe(Guest& guest, std::string epoch, std::vector<std::string> bases,
-                                   Deadline deadline) {
+                                   Standing standing, Deadline deadline) {
     auto& client = *guest.client;
-    CO_TRY_VOID(co_await check_idle(client, deadline));
+    CO_TRY_VOID(co_await check_idle(client, standing, deadline));
     CO_TRY(auto const schema, co_await qmp::query_schema(client, deadline));
     CO_TRY_VOID(check_features(schema, client.version()));
     Description description;

@@ -54,11 +54,22 @@ struct Description {
 /// A fresh name for a migration: 16 hex digits.
 std::string new_epoch();
 
-/// Looks at a running guest; `bases`: MigrateOptions::bases. Fails with refused, in a sentence that
-/// says what to do, when it cannot be moved: not running, a migration or block job under way, a
-/// feature missing, a disk of a kind that is not supported, a base that is none.
+/// Which guests are looked at.
+enum class Standing {
+    running,
+    running_or_off,  ///< Also one that its operator keeps stopped: see stands_still().
+};
+/// Whether QEMU's RunState is one of a guest that its operator never started (-S), stopped, or shut
+/// down (-no-shutdown), so that it writes to no disk until he continues it.
+bool stands_still(std::string const& run_state);
+/// ... and has nothing in its memory that would be lost.
+bool is_off(std::string const& run_state);
+
+/// Looks at a guest; `bases`: MigrateOptions::bases. Fails with refused, in a sentence that says
+/// what to do, when it cannot be moved: not running, a migration or block job under way, a feature
+/// missing, a disk of a kind that is not supported, a base that is none.
 core::Task<core::Result<Description>> describe(Guest& guest, std::string epoch,
-                                               std::vector<std::string> bases,
+                                               std::vector<std::string> bases, Standing standing,
                                                core::Deadline deadline);
 
 }  // namespace sidecar

@@ -2,6 +2,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <ctime>
 
 #include "core/log.hpp"
@@ -112,8 +113,10 @@ Task<Result<std::unique_ptr<Guest>>> fail_over(core::Loop& loop, Places places, 
     record.failed_over_at = static_cast<std::int64_t>(std::time(nullptr));
     CO_TRY_VOID(record.write(places, guest));
     CO_TRY_VOID(journal.record({record.mirror, "replica", "ended", "failed_over", ""}));
-    core::log::warning("guest={} mirror={} failed over to point {}", guest, record.mirror,
-                       record.chosen);
+    auto const point = std::ranges::find(record.points, record.chosen, &ReplicaPoint::number);
+    core::log::warning("guest={} mirror={} failed over to point {}{}", guest, record.mirror,
+                       record.chosen,
+                       point == record.points.end() ? "" : ", " + point->consistency.text());
     auto started = co_await start(loop, places, guest, record, plan);
     if (!started) co_return started;
     auto const running = co_await let_go(**started, plan);

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "storage/limits.hpp"
+
 namespace sidecar::limits {
 
 using std::chrono::milliseconds;
@@ -116,6 +118,20 @@ constexpr milliseconds frames_patience{500};
 constexpr milliseconds give_back_patience{500};
 /// Answers to `unfire` that a rollback asks for at most: all that two NICs may have caught.
 constexpr int give_back_answers_max = 256;
+/// The guest agent's answer to what it need not wait for. An idle one takes a millisecond, one on a
+/// host that is full a second.
+constexpr seconds agent_timeout{5};
+/// Its answer to a freeze: the guest first writes out all that it has dirty.
+constexpr seconds agent_freeze_timeout{10};
+/// How long a round tries to thaw the guest before it goes on, and tries again beside it.
+constexpr seconds agent_thaw_patience{10};
+constexpr seconds agent_thaw_interval{2};
+/// A sidecar that has not thawed the guest by then hangs, and the watchdog does it: all that may
+/// take at most, and a second.
+constexpr seconds agent_watchdog_limit = agent_freeze_timeout + storage::limits::quiescence_max +
+                                         agent_thaw_patience + agent_timeout + seconds{1};
+/// Bytes of what a source says of why a point is not file-system-consistent.
+constexpr std::size_t consistency_reason_bytes_max = 512;
 /// Our file of what was launched or prepared.
 constexpr std::size_t manifest_bytes_max = 1024 * 1024;
 

@@ -74,7 +74,7 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
         case Command::failover:
             return daemon(session.failover(terminate));
         case Command::mirror:
-            return mirror_command(loop, options);
+            return mirror_command(loop, options, interrupts.event);
         case Command::migrate:
             return migrate_command(loop, options, interrupts.event);
         case Command::status:

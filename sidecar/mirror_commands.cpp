@@ -13,7 +13,34 @@ using core::Deadline;
 using core::Json;
 using core::Task;
 
-Task<int> mirror_command(core::Loop& loop, Options options) {
+namespace {
+
+/// "point 3: 0 s old, 24 MiB copied, filesystem-consistent"
+std::string point_text(Json const& point) {
+    return fmt::format(
+        "{}: {} s old, {} copied, {}", point["number"].integer_or(0), point["age_s"].integer_or(0),
+        human_bytes(point["copied_bytes"].integer_or(0)),
+        Consistency::from(point["consistency"].text_or(""), point["why"].text_or("")).text());
+}
+
+/// An interrupted `--once` leaves nothing half done.
+Task<void> stop_when_interrupted(core::Loop& loop, Options options, core::Event& interrupted,
+                                 std::stop_token token) {
+    if (!co_await interrupted.wait(Deadline::never(token))) co_return;
+    auto const answer =
+        co_await ask_sidecar(loop, options, "mirror", Json::object({{"stop", true}}),
+                             Deadline::after(limits::prepare_timeout * 2));
+    if (!answer) fmt::print(stderr, "{}\n", answer.error().sentence());
+}
+
+void tell_once(Options const& options, Json const& answer) {
+    fmt::print("{} at {}: point {}\n", options.guest, options.mirror.destination,
+               point_text(answer["point"]));
+}
+
+}  // namespace
+
+Task<int> mirror_command(core::Loop& loop, Options options, core::Event& interrupted) {
     if (options.mirror_stop) {
         auto const answer =
             co_await ask_sidecar(loop, options, "mirror",
@@ -33,11 +60,22 @@ Task<int> mirror_command(core::Loop& loop, Options options) {
     std::error_code error;
     if (!settings.tls.path.empty())
         settings.tls.path = std::filesystem::absolute(settings.tls.path, error).string();
-    auto const answer = co_await ask_sidecar(loop, options, "mirror", settings.to_json(),
-                                             Deadline::after(limits::fold_timeout));
+    core::Scope scope(loop);
+    std::stop_source done;
+    scope.spawn(stop_when_interrupted(loop, options, interrupted, done.get_token()));
+    auto const answer = co_await ask_sidecar(
+        loop, options, "mirror", settings.to_json(),
+        settings.once ? Deadline::never() : Deadline::after(limits::fold_timeout));
+    done.request_stop();
+    co_await scope.join();
     if (!answer) co_return complain(answer.error());
-    fmt::print("{} is being mirrored to {} every {} s; `sidecar status {}` tells its points\n",
-               options.guest, settings.destination, settings.every_s, options.guest);
+    if (settings.once) {
+        tell_once(options, *answer);
+    } else {
+        fmt::print("{} is being mirrored to {} every {} s; `sidecar status {}` tells its points\n",
+                   options.guest, settings.destination, settings.every_s, options.guest);
+        fmt::print("its points are {}\n", (*answer)["points_are"].text_or(""));
+    }
     co_return 0;
 }
 
@@ -48,22 +86,18 @@ Json copy_status(Places const& places, std::string const& guest) {
     return Json::object({{"guest", guest}, {"status", "copy"}, {"copy", (*record)->status()}});
 }
 
-namespace {
-
-void show_point(char const* what, Json const& point) {
-    fmt::print("    {} {}: {} s old, {} copied, {}-consistent\n", what,
-               point["number"].integer_or(0), point["age_s"].integer_or(0),
-               human_bytes(point["copied_bytes"].integer_or(0)), point["consistency"].text_or(""));
-}
-
-}  // namespace
-
 void show_mirror(Json const& status) {
     auto const mirror = status["mirror"];
     if (mirror.is_object()) {
         fmt::print("    mirror to {} every {} s: {}\n", mirror["destination"].text_or(""),
                    mirror["every_s"].integer_or(0), mirror["doing"].text_or(""));
-        if (mirror.has("last_point")) show_point("last point", mirror["last_point"]);
+        if (mirror.has("last_point"))
+            fmt::print("    last point {}\n", point_text(mirror["last_point"]));
+        if (mirror["may_be_frozen"].boolean_or(false)) {
+            fmt::print(
+                "    the guest's file systems may still be frozen: its agent has not "
+                "answered the thaw\n");
+        }
         if (mirror.has("last_error")) {
             fmt::print("    {} rounds failed, the last: {}\n",
                        mirror["failed_rounds"].integer_or(0), mirror["last_error"].text_or(""));
@@ -74,7 +108,7 @@ void show_mirror(Json const& status) {
     if (copy.has("failed_over_at")) fmt::print("    was failed over to this host\n");
     auto const points = copy["points"].elements();
     if (points.empty()) fmt::print("    copy: no point is complete yet\n");
-    for (auto const& point : points) show_point("copy: point", point);
+    for (auto const& point : points) fmt::print("    copy: point {}\n", point_text(point));
     if (copy["round_under_way"].boolean_or(false)) fmt::print("    a round is under way\n");
 }
 

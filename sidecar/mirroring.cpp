@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "core/log.hpp"
+#include "qmp/machine.hpp"
 #include "sidecar/changes.hpp"
 #include "sidecar/keys.hpp"
 
@@ -20,10 +21,6 @@ using core::Task;
 
 namespace {
 
-// A guest agent's freeze would make it file-system consistent; without, it is what a power failure
-// would leave: every write that a flush confirmed, on all disks of one instant.
-constexpr char const* crash_consistent = "crash";
-
 std::string record_path(Places const& places, std::string const& guest) {
     return places.state(guest) + "/mirror.json";
 }
@@ -34,6 +31,13 @@ std::vector<storage::WarmDisk> warm_disks(std::vector<MovedDisk> const& disks) {
         list.push_back({disk.name, {disk.node, disk.qdev, disk.virtual_bytes}});
     }
     return list;
+}
+
+/// What a point of a guest that does not run is; nothing for one that runs.
+std::optional<Consistency> without_freeze(std::string const& run_state) {
+    if (is_off(run_state)) return Consistency{"off", ""};
+    if (run_state == "paused") return Consistency{"crash", "the guest is paused"};
+    return {};
 }
 
 std::int64_t ms_since(Clock::time_point at) {
@@ -48,7 +52,8 @@ Mirroring::Mirroring(Guest& guest, MirrorSettings settings, bool go_on)
       settings_(std::move(settings)),
       go_on_(go_on),
       epoch_(new_epoch()),
-      begun_(guest.loop) {}
+      begun_(guest.loop),
+      ended_(guest.loop) {}
 
 Mirroring::~Mirroring() = default;
 
@@ -62,14 +67,33 @@ void Mirroring::make_copy() {
     options.fleecing_directory = guest_.places.state(guest_.name);
     options.epoch = epoch_;
     options.bandwidth_bytes_per_second = settings_.bandwidth;
+    options.quiescence = freeze_.get();
     copy_ = std::make_unique<storage::WarmCopy>(loop_, *guest_.client,
                                                 warm_disks(description_.disks), options);
     base_ = 0;
 }
 
+void Mirroring::find_agent() {
+    auto socket = settings_.guest_agent;
+    if (settings_.freeze && socket.empty()) socket = guest_.command_line.guest_agent_socket();
+    if (!settings_.freeze) socket.clear();
+    if (!socket.empty()) socket = absolute(socket, guest_.working_directory);
+    freeze_ = std::make_unique<GuestFreeze>(
+        guest_, socket,
+        settings_.freeze ? "its QEMU has no channel of a guest agent" : "no freeze is wanted");
+}
+
+std::string Mirroring::freezing() const {
+    if (!freeze_) return "";
+    return freeze_->socket().empty()
+               ? "crash-consistent: " + freeze_->why_none()
+               : "filesystem-consistent, by the guest agent on " + freeze_->socket();
+}
+
 Task<Result<>> Mirroring::begin() {
-    CO_TRY(description_,
-           co_await describe(guest_, epoch_, {}, Deadline::after(limits::check_timeout)));
+    CO_TRY(description_, co_await describe(guest_, epoch_, {}, Standing::running_or_off,
+                                           Deadline::after(limits::check_timeout)));
+    find_agent();
     if (description_.disks.empty()) {
         co_return fail(Errc::refused, "{} has no disk that could be mirrored", guest_.name);
     }
@@ -89,6 +113,10 @@ Task<void> Mirroring::run() {
     for (bool first = true; result && !token.stop_requested(); first = false) {
         auto const next = Clock::now() + std::chrono::seconds(settings_.every_s);
         auto done = co_await round();
+        if (settings_.once) {
+            result = std::move(done);
+            break;
+        }
         if (!done && !token.stop_requested()) {
             ++failures_;
             last_error_ = done.error().sentence();
@@ -104,14 +132,23 @@ Task<void> Mirroring::run() {
             last_error_.clear();
         }
         doing_ = "waiting";
-        if (Clock::now() < next) {
-            (void)co_await core::sleep_for(loop_, next - Clock::now(), token);
-        }
+        co_await wait_for_next(next, token);
     }
     doing_ = "ended";
     if (!result) failure_ = std::move(result.error());
     if (!begun_.is_set() && !failure_) failure_ = fail(Errc::cancelled, "cancelled").error();
     begun_.set();
+    ended_.set();
+}
+
+/// A guest that could not be thawed is not left so until the next round.
+Task<void> Mirroring::wait_for_next(Clock::time_point next, std::stop_token token) {
+    while (Clock::now() < next && !token.stop_requested()) {
+        bool const owes = freeze_->owes_thaw();
+        auto const until = owes ? std::min(next, Clock::now() + limits::agent_thaw_interval) : next;
+        (void)co_await core::sleep_for(loop_, until - Clock::now(), token);
+        if (owes) co_await freeze_->thaw_again();
+    }
 }
 
 /// After the monitor's connection was lost, QEMU being alive: the bitmaps of before are there, but
@@ -125,11 +162,34 @@ Task<Result<>> Mirroring::renew_client() {
     co_return co_await copy_->begin(Deadline::after(limits::prepare_timeout));
 }
 
+/// Whether it can be mirrored as it is now, and what its point will be.
+Task<Result<>> Mirroring::look_at_guest() {
+    auto const deadline = Deadline::after(limits::qmp_timeout);
+    // First: what happens from here on is noticed.
+    resumes_ = guest_.client->subscribe({"RESUME"});
+    CO_TRY(auto const status, co_await qmp::query_status(*guest_.client, deadline));
+    if (!status.running && !stands_still(status.status)) {
+        co_return fail(Errc::refused,
+                       "{} cannot be mirrored as it is (QEMU says {}): continue it first",
+                       guest_.name, status.status);
+    }
+    freeze_->excuse(without_freeze(status.status));
+    co_return co_await check_same_parts(*guest_.client, description_, deadline);
+}
+
+/// Of the point just taken.
+Consistency Mirroring::consistency() {
+    while (resumes_ && resumes_->take()) resumed_ = true;
+    auto const last = freeze_->last();
+    if (last.kind == "off" && resumed_) return {"crash", "the guest was started meanwhile"};
+    return last;
+}
+
 Task<Result<>> Mirroring::round() {
     doing_ = "connecting";
     if (!copy_ || !guest_.client->open()) CO_TRY_VOID(co_await renew_client());
-    CO_TRY_VOID(co_await check_same_guest(*guest_.client, description_,
-                                          Deadline::after(limits::qmp_timeout)));
+    resumed_ = false;
+    CO_TRY_VOID(co_await look_at_guest());
     guest_.take_in_addresses();
     description_.interfaces.clear();
     for (auto const& nic : guest_.nics) description_.interfaces.push_back(nic->interface);
@@ -176,16 +236,19 @@ Task<Result<>> Mirroring::copy_round(PeerChannel& peer, std::stop_token token) {
     bool const full = base_ == 0 || reply["full"].boolean_or(true);
     CO_TRY(auto const made,
            co_await copy_->round(destination, exports, full, Deadline::never(token)));
+    auto const kind = consistency();
     doing_ = "completing";
     CO_TRY_VOID(co_await peer.request("mirror-complete",
                                       Json::object({{"number", number},
                                                     {"age_ms", ms_since(made.taken_at)},
                                                     {"bytes", made.copied_bytes},
-                                                    {"consistency", crash_consistent}}),
+                                                    {"consistency", kind.kind},
+                                                    {"why", kind.why}}),
                                       Deadline::after(limits::prepare_timeout * 2, token)));
-    last_ = LastPoint{static_cast<unsigned>(number), made.taken_at, made.copied_bytes, made.took};
-    core::log::info("guest={} mirror={} point={} full={} copied_bytes={} ms={}", guest_.name,
-                    epoch_, number, full, made.copied_bytes, made.took.count());
+    last_ =
+        LastPoint{static_cast<unsigned>(number), made.taken_at, made.copied_bytes, made.took, kind};
+    core::log::info("guest={} mirror={} point={} full={} copied_bytes={} ms={} {}", guest_.name,
+                    epoch_, number, full, made.copied_bytes, made.took.count(), kind.text());
     base_ = static_cast<unsigned>(number);
     auto accepted = co_await copy_->accept(Deadline::after(limits::qmp_timeout));
     // Which bitmaps there are is not known then: the next round begins with new ones, and full.
@@ -194,20 +257,24 @@ Task<Result<>> Mirroring::copy_round(PeerChannel& peer, std::stop_token token) {
 }
 
 Task<Result<>> Mirroring::drop() {
+    if (freeze_) co_await freeze_->end();
     if (!copy_) co_return Result<>{};
     auto dropped = co_await copy_->drop(Deadline::after(limits::rollback_timeout));
     if (dropped) copy_.reset();
     co_return dropped;
 }
 
-Task<Result<>> Mirroring::forget_copy() {
+Task<Result<>> Mirroring::forget_copy() { return ask_once("mirror-forget", {}); }
+
+/// By a connection of its own.
+Task<Result<>> Mirroring::ask_once(std::string verb, Json arguments) {
     PeerChannel peer(loop_, peer_config(), [](bool) {});
     CO_TRY_VOID(co_await peer.connect(Deadline::after(limits::connect_timeout)));
     core::Scope scope(loop_);
     std::stop_source enough;
     scope.spawn(peer.keep(enough.get_token()));
     auto const answer =
-        co_await peer.request("mirror-forget", {}, Deadline::after(limits::prepare_timeout));
+        co_await peer.request(verb, std::move(arguments), Deadline::after(limits::prepare_timeout));
     enough.request_stop();
     co_await scope.join();
     if (!answer) co_return std::unexpected(answer.error());
@@ -221,15 +288,20 @@ Json Mirroring::status() const {
                              {"failed_rounds", static_cast<std::int64_t>(failures_)}});
     if (doing_ == "copying" && copy_) now.set("copied_bytes", copy_->copied_bytes());
     if (!last_error_.empty()) now.set("last_error", last_error_);
-    if (last_) {
-        now.set("last_point",
-                Json::object({{"number", static_cast<std::int64_t>(last_->number)},
-                              {"age_s", ms_since(last_->taken_at) / 1000},
-                              {"copied_bytes", last_->copied_bytes},
-                              {"took_ms", static_cast<std::int64_t>(last_->took.count())},
-                              {"consistency", crash_consistent}}));
-    }
+    if (freeze_) now.set("points_are", freezing());
+    if (freeze_ && freeze_->owes_thaw()) now.set("may_be_frozen", true);
+    if (last_) now.set("last_point", last_point());
     return now;
+}
+
+Json Mirroring::last_point() const {
+    if (!last_) return {};
+    return Json::object({{"number", static_cast<std::int64_t>(last_->number)},
+                         {"age_s", ms_since(last_->taken_at) / 1000},
+                         {"copied_bytes", last_->copied_bytes},
+                         {"took_ms", static_cast<std::int64_t>(last_->took.count())},
+                         {"consistency", last_->consistency.kind},
+                         {"why", last_->consistency.why}});
 }
 
 Task<Result<std::optional<MirrorSettings>>> Mirroring::take_over(Guest& guest) {

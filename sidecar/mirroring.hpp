@@ -1,6 +1,6 @@
 // Mirroring: the source's driver of `sidecar mirror`: a round, a pause, a round, until it is told
-// to end. One connection to the destination for each round; between rounds nothing of it is in QEMU
-// but a dirty bitmap for each disk. Used by the guest's session.
+// to end, or one round. One connection to the destination for each; between rounds nothing of it is
+// in QEMU but a dirty bitmap for each disk. Used by the guest's session.
 //
 // Invariant: a round that fails, for whatever reason, costs the guest nothing and loses nothing:
 // it is told by status(), and the next round owes what it owed.
@@ -11,6 +11,7 @@
 
 #include "sidecar/description.hpp"
 #include "sidecar/guest.hpp"
+#include "sidecar/guest_freeze.hpp"
 #include "sidecar/options.hpp"
 #include "sidecar/peer.hpp"
 #include "storage/warm_copy.hpp"
@@ -29,7 +30,9 @@ public:
     core::Task<void> run();
     /// Set when the destination has taken the first round in, or has not: failure() says which.
     [[nodiscard]] core::Event& begun() { return begun_; }
-    /// Why the mirror could not begin.
+    /// Set when run() ends, soon after a `once` has come to its end.
+    [[nodiscard]] core::Event& ended() { return ended_; }
+    /// Why the mirror could not begin, or the one round failed.
     [[nodiscard]] std::optional<core::Error> const& failure() const { return failure_; }
     /// Ends run() soon; a round under way is given up.
     void stop() { stop_.request_stop(); }
@@ -39,6 +42,10 @@ public:
     core::Task<core::Result<>> forget_copy();
 
     [[nodiscard]] core::Json status() const;
+    /// The last point that the destination has; null: none.
+    [[nodiscard]] core::Json last_point() const;
+    /// For a person: what its points will be.
+    [[nodiscard]] std::string freezing() const;
 
     /// The settings of a mirror that an earlier sidecar kept up for `guest`, after what it left in
     /// QEMU was taken out. None: there was none.
@@ -51,6 +58,11 @@ private:
     core::Task<core::Result<>> round();
     core::Task<core::Result<>> copy_round(PeerChannel& peer, std::stop_token token);
     core::Task<core::Result<>> renew_client();
+    core::Task<core::Result<>> look_at_guest();
+    Consistency consistency();
+    core::Task<core::Result<>> ask_once(std::string verb, core::Json arguments);
+    core::Task<void> wait_for_next(core::Clock::time_point next, std::stop_token token);
+    void find_agent();
     void make_copy();
     PeerChannel::Config peer_config() const;
     [[nodiscard]] bool encrypted() const {
@@ -65,6 +77,7 @@ private:
         core::Clock::time_point taken_at{};
         std::uint64_t copied_bytes = 0;
         core::milliseconds took{0};
+        Consistency consistency;
     };
 
     Guest& guest_;
@@ -73,6 +86,7 @@ private:
     bool go_on_;
     std::string epoch_;
     Description description_;
+    std::unique_ptr<GuestFreeze> freeze_;  ///< Before copy_, which points to it.
     std::unique_ptr<storage::WarmCopy> copy_;
     unsigned base_ = 0;  ///< The bitmap holds all that was written since that point; 0: not so.
     std::optional<LastPoint> last_;
@@ -80,7 +94,10 @@ private:
     std::string last_error_;
     unsigned failures_ = 0;  ///< In a row.
     std::optional<core::Error> failure_;
+    std::optional<qmp::Subscription> resumes_;  ///< Of the guest, since the round began.
+    bool resumed_ = false;
     core::Event begun_;
+    core::Event ended_;
     std::stop_source stop_;
 };
 

@@ -123,6 +123,7 @@ struct Parser {
     std::string bandwidth = "0";
     std::string mirror_bandwidth = "0";
     std::string every = "60s";
+    bool no_freeze = false;
     std::string throttle = "auto";
     std::string progress;
     std::vector<std::string> settings;
@@ -248,10 +249,19 @@ struct Parser {
         mirror->add_option("DESTINATION", options.mirror.destination,
                            "HOST[:PORT] of a `sidecar serve`");
         mirror_security.add_to(*mirror);
+        auto* interval = mirror->add_option(
+            "--every", every, "From the begin of a round to that of the next: seconds, or 5m, 1h");
+        interval->capture_default_str();
+        auto* agent = mirror->add_option("--guest-agent", options.mirror.guest_agent,
+                                         "Socket of the guest's agent (default: as QEMU's command "
+                                         "line says)");
         mirror
-            ->add_option("--every", every,
-                         "From the begin of a round to that of the next: seconds, or 5m, 1h")
-            ->capture_default_str();
+            ->add_flag("--no-freeze", no_freeze,
+                       "Leave the guest's file systems alone: points are crash-consistent")
+            ->excludes(agent);
+        auto* once = mirror->add_flag("--once", options.mirror.once,
+                                      "One round, also of a guest that is off; then end");
+        once->excludes(interval);
         mirror->add_option("--bandwidth", mirror_bandwidth,
                            "Limit, bytes per second (100M); 0: none");
         auto* stop = mirror->add_flag("--stop", options.mirror_stop,
@@ -357,6 +367,11 @@ Result<> Parser::finish_mirror() {
     TRY(chosen.tls, mirror_security.chosen());
     TRY(chosen.bandwidth, parse_bytes(mirror_bandwidth));
     TRY(chosen.every_s, parse_seconds(every));
+    chosen.freeze = !no_freeze;
+    // The guest's sidecar, which connects to it, has another working directory.
+    if (!chosen.guest_agent.empty()) {
+        chosen.guest_agent = std::filesystem::absolute(chosen.guest_agent).string();
+    }
     return {};
 }
 
@@ -461,7 +476,10 @@ Json MirrorSettings::to_json() const {
                          {"tls_mode", static_cast<int>(tls.mode)},
                          {"tls_path", tls.path},
                          {"every_s", every_s},
-                         {"bandwidth", bandwidth}});
+                         {"bandwidth", bandwidth},
+                         {"freeze", freeze},
+                         {"guest_agent", guest_agent},
+                         {"once", once}});
 }
 
 Result<MirrorSettings> MirrorSettings::from_json(Json const& json) {
@@ -474,6 +492,9 @@ Result<MirrorSettings> MirrorSettings::from_json(Json const& json) {
     }
     made.every_s = static_cast<int>(every);
     made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
+    made.freeze = json["freeze"].boolean_or(true);
+    made.guest_agent = json["guest_agent"].text_or("");
+    made.once = json["once"].boolean_or(false);
     return made;
 }
 

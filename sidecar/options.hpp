@@ -67,6 +67,9 @@ struct MirrorSettings {
     core::TlsConfig tls;
     int every_s = 60;  ///< From the begin of a round to that of the next.
     std::uint64_t bandwidth = 0;  ///< Bytes per second; 0: no limit.
+    bool freeze = true;  ///< The guest's agent is asked to freeze its file systems for each point.
+    std::string guest_agent;  ///< Its socket; empty: what QEMU's command line says. Absolute.
+    bool once = false;  ///< One round, and the end.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MirrorSettings> from_json(core::Json const& json);

@@ -26,6 +26,10 @@ struct Places {
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";
     }
+    /// There while we may have frozen the guest's file systems: it holds the agent's socket.
+    [[nodiscard]] std::string frozen_mark(std::string const& guest) const {
+        return run(guest) + "/frozen";
+    }
     [[nodiscard]] std::string qmp_socket(std::string const& guest) const {
         return run(guest) + "/qmp.sock";
     }

@@ -277,7 +277,7 @@ Task<Result<Json>> Replica::complete(Json arguments) {
     next.points.push_back(
         {number_, static_cast<std::int64_t>(std::time(nullptr)) - age / 1000,
          static_cast<std::uint64_t>(std::max<std::int64_t>(0, arguments["bytes"].integer_or(0))),
-         arguments["consistency"].text_or("crash")});
+         Consistency::from(arguments["consistency"].text_or(""), arguments["why"].text_or(""))});
     if (next.points.size() > 2) next.points.erase(next.points.begin());
     CO_TRY_VOID(next.write(places_, name_));  // the moment in which the point exists
     record_ = std::move(next);

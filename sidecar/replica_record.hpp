@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sidecar/description.hpp"
+#include "sidecar/guest_freeze.hpp"
 #include "sidecar/options.hpp"
 #include "storage/point_chain.hpp"
 
@@ -18,7 +19,7 @@ struct ReplicaPoint {
     unsigned number = 0;  ///< From 1 on.
     std::int64_t taken_at = 0;  ///< Seconds since 1970, by this host's clock.
     std::uint64_t copied_bytes = 0;  ///< Sent in its round.
-    std::string consistency;  ///< "crash": as after a power failure.
+    Consistency consistency;
     [[nodiscard]] core::Json to_json() const;
 };
 

@@ -135,6 +135,7 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
             listening = std::unexpected(settings.error());
         }
     }
+    if (guest_->client) thaw_what_is_left();
     if (listening && !unfinished && guest_->client) co_await take_over_mirror();
     if (!listening) leave("it could not begin");
     auto const stayed = co_await stay(terminate);

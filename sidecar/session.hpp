@@ -44,6 +44,8 @@ private:
     core::Task<core::Result<core::Json>> status();
     core::Task<core::Result<core::Json>> mirror(core::Json arguments);
     core::Task<core::Result<core::Json>> end_mirror(bool forget);
+    void thaw_what_is_left();
+    core::Task<void> keep_thawing();
     core::Task<core::Result<core::Json>> release();
     core::Result<core::Json> accept_mirror(Connection& from, std::string epoch);
     core::Task<void> take_over_mirror();
@@ -89,6 +91,7 @@ private:
     core::Event over_;
     bool leaving_ = false;
     bool moved_away_ = false;
+    bool thawing_ = false;  ///< keep_thawing() runs.
     bool migrating_ = false;  ///< A SourceMigration runs: `source_` must stay.
     core::Scope tasks_;
     std::stop_source stop_;

@@ -1,5 +1,7 @@
 // What a guest's sidecar does about mirrors: begins and ends one at the source, takes in the rounds
 // of another host's, and starts the guest from such a copy.
+#include <unistd.h>
+
 #include "core/log.hpp"
 #include "sidecar/failover.hpp"
 #include "sidecar/session.hpp"
@@ -30,13 +32,16 @@ Task<Result<Json>> Session::mirror(Json arguments) {
     }
     mirroring_ = std::make_unique<Mirroring>(*guest_, settings, false);
     mirror_tasks_.spawn(mirroring_->run());
-    auto& begun = mirroring_->begun();
-    CO_TRY_VOID(co_await begun.wait(Deadline::never(stop_.get_token())));
+    auto& enough = settings.once ? mirroring_->ended() : mirroring_->begun();
+    CO_TRY_VOID(co_await enough.wait(Deadline::never(stop_.get_token())));
     if (!mirroring_) co_return fail(Errc::cancelled, "the mirror was ended");
-    if (!mirroring_->failure()) co_return Json::object();
-    auto const failure = *mirroring_->failure();
-    (void)co_await end_mirror(false);
-    co_return std::unexpected(failure);
+    auto answer = Json::object({{"points_are", mirroring_->freezing()}});
+    Result<> done;
+    if (mirroring_->failure()) done = std::unexpected(*mirroring_->failure());
+    if (done && settings.once) answer.set("point", mirroring_->last_point());
+    if (!done || settings.once) (void)co_await end_mirror(false);
+    if (!done) co_return std::unexpected(done.error());
+    co_return answer;
 }
 
 Task<Result<Json>> Session::end_mirror(bool forget) {
@@ -46,6 +51,7 @@ Task<Result<Json>> Session::end_mirror(bool forget) {
     if (!mirroring_) co_return fail(Errc::refused, "{} is not being mirrored", name_);
     auto const ending = std::move(mirroring_);
     CO_TRY_VOID(co_await ending->drop());
+    thaw_what_is_left();
     Mirroring::forget_record(places_, name_);
     if (forget) CO_TRY_VOID(co_await ending->forget_copy());
     co_return Json::object();
@@ -64,6 +70,25 @@ Task<void> Session::stop_mirror() {
     if (!guest_ || !guest_->process.running()) Mirroring::forget_record(places_, name_);
 }
 
+/// Goes on until the agent has answered: a frozen guest hangs at its next write.
+void Session::thaw_what_is_left() {
+    bool const left = access(places_.frozen_mark(name_).c_str(), F_OK) == 0;
+    if (!left || thawing_) return;
+    thawing_ = true;
+    tasks_.spawn(keep_thawing());
+}
+
+Task<void> Session::keep_thawing() {
+    while (!stop_.stop_requested()) {
+        auto const thawed = co_await thaw_left(
+            loop_, places_, name_, Deadline::after(limits::agent_timeout, stop_.get_token()));
+        if (thawed) break;
+        core::log::error("{}", thawed.error().sentence());
+        (void)co_await core::sleep_for(loop_, limits::agent_thaw_interval, stop_.get_token());
+    }
+    thawing_ = false;
+}
+
 /// After `attach`: what an earlier sidecar's mirror left in QEMU goes, and the mirror goes on.
 /// If that is not possible the guest is held all the same; its next mirror clears what is left.
 Task<void> Session::take_over_mirror() {
@@ -73,6 +98,10 @@ Task<void> Session::take_over_mirror() {
                          settings.error().sentence());
     }
     if (!settings || !*settings) co_return;
+    if ((*settings)->once) {  // who asked for it was told that it failed
+        Mirroring::forget_record(places_, name_);
+        co_return;
+    }
     core::log::warning("guest={} going on with the mirror to {}", name_, (*settings)->destination);
     mirroring_ = std::make_unique<Mirroring>(*guest_, **settings, true);
     mirror_tasks_.spawn(mirroring_->run());

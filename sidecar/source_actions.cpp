@@ -47,8 +47,8 @@ std::string SourceMigration::key_directory() const {
 }
 
 Task<Result<>> SourceMigration::check() {
-    CO_TRY(description_,
-           co_await describe(guest_, epoch_, options_.bases, within(limits::check_timeout)));
+    CO_TRY(description_, co_await describe(guest_, epoch_, options_.bases, Standing::running,
+                                           within(limits::check_timeout)));
     // A sidecar that has to take this guest over knows its addresses without waiting for it to
     // speak.
     CO_TRY_VOID(guest_.write_manifest());

@@ -10,6 +10,7 @@
 #include "netmove/bridge_mover.hpp"
 #include "qmp/machine.hpp"
 #include "qmp/migration.hpp"
+#include "sidecar/guest_freeze.hpp"
 #include "sidecar/journal.hpp"
 #include "sidecar/limits.hpp"
 #include "sidecar/resume.hpp"
@@ -112,10 +113,20 @@ Task<bool> bring_back(core::Loop& loop, Places const& places, std::string const&
     co_return true;
 }
 
+/// True when there is nothing more to do.
+Task<bool> thaw(core::Loop& loop, Places const& places, std::string const& guest) {
+    auto const thawed =
+        co_await thaw_left(loop, places, guest, Deadline::after(limits::agent_timeout));
+    if (thawed) co_return true;
+    core::log::error("watchdog guest={} {}", guest, thawed.error().sentence());
+    co_return false;
+}
+
 enum class Word { quit, lost, hung };
 
-/// Reads the sidecar's words until it ends, hangs, or says goodbye.
-Task<Word> listen(core::Loop& loop, int pipe_fd) {
+/// Reads the sidecar's words until it ends, says goodbye, or hangs: is silent for `limit` after it
+/// said that the guest is stopped.
+Task<Word> listen(core::Loop& loop, int pipe_fd, core::milliseconds limit) {
     auto deadline = Deadline::never();
     for (;;) {
         std::byte word{};
@@ -124,7 +135,7 @@ Task<Word> listen(core::Loop& loop, int pipe_fd) {
         if (!got || *got == 0) co_return Word::lost;
         switch (static_cast<char>(word)) {
             case 'S':
-                deadline = Deadline::after(limits::pause_max + watchdog_margin);
+                deadline = Deadline::after(limit);
                 break;
             case 'R':
                 deadline = Deadline::never();
@@ -137,6 +148,11 @@ Task<Word> listen(core::Loop& loop, int pipe_fd) {
 
 }  // namespace
 
+Result<std::unique_ptr<Watchdog>> Watchdog::start_thawing(Places const& places,
+                                                          std::string const& guest) {
+    return start(places, guest, "");
+}
+
 Result<std::unique_ptr<Watchdog>> Watchdog::start(Places const& places, std::string const& guest,
                                                   std::string const& qmp_socket) {
     int ends[2];
@@ -147,11 +163,17 @@ Result<std::unique_ptr<Watchdog>> Watchdog::start(Places const& places, std::str
     core::SpawnOptions options;
     options.descriptors = {{reader.get(), pipe_in_child}};
     options.new_session = true;  // a signal to our group must not take both
-    TRY(watchdog->process_,
-        core::spawn({own_program(), "watchdog", guest, "--run-dir", places.run_directory,
-                     "--state-dir", places.state_directory, "--qmp", qmp_socket, "--ready-fd",
-                     std::to_string(pipe_in_child)},
-                    options));
+    std::vector<std::string> argv{own_program(),
+                                  "watchdog",
+                                  guest,
+                                  "--run-dir",
+                                  places.run_directory,
+                                  "--state-dir",
+                                  places.state_directory,
+                                  "--ready-fd",
+                                  std::to_string(pipe_in_child)};
+    if (!qmp_socket.empty()) argv.insert(argv.end(), {"--qmp", qmp_socket});
+    TRY(watchdog->process_, core::spawn(argv, options));
     return watchdog;
 }
 
@@ -171,7 +193,11 @@ Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest, std:
                         int pipe_fd) {
     auto const sidecar = core::Process::open(getppid());
     core::Fd pipe(pipe_fd);
-    auto const word = co_await listen(loop, pipe.get());
+    bool const thaws = qmp_socket.empty();
+    auto const word =
+        co_await listen(loop, pipe.get(),
+                        thaws ? core::milliseconds(limits::agent_watchdog_limit)
+                              : core::milliseconds(limits::pause_max + watchdog_margin));
     if (word == Word::quit) co_return 0;
     if (word == Word::hung && sidecar) {
         core::log::error("watchdog guest={} stopped for too long and its sidecar hangs: killing it",
@@ -182,7 +208,10 @@ Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest, std:
     if (sidecar)
         (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
     for (int attempt = 0; attempt < recovery_tries_max; ++attempt) {
-        if (co_await bring_back(loop, places, guest, qmp_socket)) co_return 0;
+        if (thaws ? co_await thaw(loop, places, guest)
+                  : co_await bring_back(loop, places, guest, qmp_socket)) {
+            co_return 0;
+        }
         (void)co_await core::sleep_for(loop, limits::retry_pause_min * (attempt + 1));
     }
     co_return 1;

@@ -1,7 +1,8 @@
 // Watchdog: a process of its own that brings the guest back when its sidecar cannot. It knows two
 // things: that the sidecar died (the pipe between them ended), or that the guest has been stopped
 // for longer than the limit (then it kills the sidecar first, so that only one of them acts). It
-// acts only while COMMIT is not recorded.
+// acts only while COMMIT is not recorded. The one of a mirror does the same for a guest whose file
+// systems are frozen: it thaws them.
 #pragma once
 
 #include <memory>
@@ -19,6 +20,10 @@ public:
     static core::Result<std::unique_ptr<Watchdog>> start(Places const& places,
                                                          std::string const& guest,
                                                          std::string const& qmp_socket);
+    /// The same for a mirror; stopped() is then said of the guest's file systems.
+    static core::Result<std::unique_ptr<Watchdog>> start_thawing(Places const& places,
+                                                                 std::string const& guest);
+    [[nodiscard]] bool running() const { return process_.running(); }
     /// The guest was stopped: the clock runs.
     void stopped() { say('S'); }
     /// It runs again, or COMMIT is about to be recorded: the clock stands.
@@ -32,7 +37,8 @@ private:
     core::Process process_;
 };
 
-/// `sidecar watchdog GUEST`: what the process does. `pipe_fd` is the reading end.
+/// `sidecar watchdog GUEST`: what the process does. `pipe_fd` is the reading end. Without a
+/// `qmp_socket` it is the one of a mirror.
 core::Task<int> watchdog_main(core::Loop& loop, Places places, std::string guest,
                               std::string qmp_socket, int pipe_fd);
 
