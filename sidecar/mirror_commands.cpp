@@ -34,8 +34,13 @@ Task<void> stop_when_interrupted(core::Loop& loop, Options options, core::Event&
 }
 
 void tell_once(Options const& options, Json const& answer) {
-    fmt::print("{} at {}: point {}\n", options.guest, options.mirror.destination,
+    auto const& settings = options.mirror;
+    fmt::print("{} at {}: point {}\n", options.guest, settings.destination,
                point_text(answer["point"]));
+    if (settings.hand_over) {
+        fmt::print("it is handed over and ended here: `sidecar failover {}` there starts it\n",
+                   options.guest);
+    }
 }
 
 }  // namespace
@@ -106,6 +111,7 @@ void show_mirror(Json const& status) {
     auto const copy = status["copy"];
     if (!copy.is_object()) return;
     if (copy.has("failed_over_at")) fmt::print("    was failed over to this host\n");
+    if (copy.has("handed_over")) fmt::print("    was handed over to this host by its source\n");
     auto const points = copy["points"].elements();
     if (points.empty()) fmt::print("    copy: no point is complete yet\n");
     for (auto const& point : points) fmt::print("    copy: point {}\n", point_text(point));

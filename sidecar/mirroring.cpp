@@ -94,6 +94,7 @@ Task<Result<>> Mirroring::begin() {
     CO_TRY(description_, co_await describe(guest_, epoch_, {}, Standing::running_or_off,
                                            Deadline::after(limits::check_timeout)));
     find_agent();
+    if (settings_.hand_over) CO_TRY_VOID(co_await look_at_guest());
     if (description_.disks.empty()) {
         co_return fail(Errc::refused, "{} has no disk that could be mirrored", guest_.name);
     }
@@ -173,7 +174,14 @@ Task<Result<>> Mirroring::look_at_guest() {
                        "{} cannot be mirrored as it is (QEMU says {}): continue it first",
                        guest_.name, status.status);
     }
-    freeze_->excuse(without_freeze(status.status));
+    auto const excuse = without_freeze(status.status);
+    freeze_->excuse(excuse);
+    if (settings_.hand_over && (!excuse || excuse->kind != "off")) {
+        co_return fail(Errc::refused,
+                       "{} is not off (QEMU says {}), and what it has in its memory would be lost: "
+                       "move it with `sidecar migrate`, or shut it down first",
+                       guest_.name, status.status);
+    }
     co_return co_await check_same_parts(*guest_.client, description_, deadline);
 }
 

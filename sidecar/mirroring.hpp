@@ -41,6 +41,16 @@ public:
     /// After drop(): the copy at the destination goes.
     core::Task<core::Result<>> forget_copy();
 
+    // A hand-over, after the one round of a guest that is off: mirror_hand_over.cpp, in this order.
+    /// Ends QEMU. Fails with refused, and the guest is not handed over, when it was started since
+    /// its point was taken.
+    core::Task<core::Result<>> end_guest();
+    /// The images here get names by which nothing starts them. Undone when it fails.
+    core::Result<> set_images_aside();
+    /// From now on the destination may start the guest without a word of the operator's.
+    core::Task<core::Result<>> tell_handed_over();
+    [[nodiscard]] std::string const& epoch() const { return epoch_; }
+
     [[nodiscard]] core::Json status() const;
     /// The last point that the destination has; null: none.
     [[nodiscard]] core::Json last_point() const;

@@ -262,6 +262,11 @@ struct Parser {
         auto* once = mirror->add_flag("--once", options.mirror.once,
                                       "One round, also of a guest that is off; then end");
         once->excludes(interval);
+        mirror
+            ->add_flag("--hand-over", options.mirror.hand_over,
+                       "With --once: a guest that is off belongs to DESTINATION then, and is set "
+                       "aside here")
+            ->needs(once);
         mirror->add_option("--bandwidth", mirror_bandwidth,
                            "Limit, bytes per second (100M); 0: none");
         auto* stop = mirror->add_flag("--stop", options.mirror_stop,
@@ -479,7 +484,8 @@ Json MirrorSettings::to_json() const {
                          {"bandwidth", bandwidth},
                          {"freeze", freeze},
                          {"guest_agent", guest_agent},
-                         {"once", once}});
+                         {"once", once},
+                         {"hand_over", hand_over}});
 }
 
 Result<MirrorSettings> MirrorSettings::from_json(Json const& json) {
@@ -495,6 +501,7 @@ Result<MirrorSettings> MirrorSettings::from_json(Json const& json) {
     made.freeze = json["freeze"].boolean_or(true);
     made.guest_agent = json["guest_agent"].text_or("");
     made.once = json["once"].boolean_or(false);
+    made.hand_over = json["hand_over"].boolean_or(false);
     return made;
 }
 

@@ -70,6 +70,7 @@ struct MirrorSettings {
     bool freeze = true;  ///< The guest's agent is asked to freeze its file systems for each point.
     std::string guest_agent;  ///< Its socket; empty: what QEMU's command line says. Absolute.
     bool once = false;  ///< One round, and the end.
+    bool hand_over = false;  ///< ... after which the guest belongs to the destination.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MirrorSettings> from_json(core::Json const& json);

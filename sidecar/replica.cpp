@@ -60,6 +60,7 @@ Task<Result<Json>> Replica::handle(std::string verb, Json arguments) {
     Result<Json> answer = fail(Errc::protocol, "`{}` is nothing a mirror may ask", verb);
     if (verb == "mirror-begin") answer = co_await begin(std::move(arguments));
     if (verb == "mirror-complete") answer = co_await complete(std::move(arguments));
+    if (verb == "mirror-hand-over") answer = take_over(arguments);
     if (verb == "mirror-forget") answer = co_await forget();
     turn_.release();
     if (!answer && answer.error().os == ENOSPC) {
@@ -225,6 +226,10 @@ Task<Result<Json>> Replica::begin(Json arguments) {
     if (record_ && record_->failed_over_at != 0) record_.reset();  // of a mirror before this one
     if (!record_) CO_TRY_VOID(co_await take_in(description));
     CO_TRY_VOID(check_same_disks(description));
+    if (record_->handed_over != 0) {  // its source has it again
+        record_->handed_over = 0;
+        CO_TRY_VOID(record_->write(places_, name_));
+    }
     if (record_->base != 0) {
         auto const deadline = Deadline::after(limits::fold_timeout, stop_.get_token());
         CO_TRY_VOID(co_await fold_replica(loop_, places_, name_, *record_, 1, deadline));
@@ -284,6 +289,22 @@ Task<Result<Json>> Replica::complete(Json arguments) {
     number_ = 0;
     core::log::info("guest={} mirror={} point={} complete", name_, mirror_, record_->last());
     co_return Json::object({{"number", static_cast<std::int64_t>(record_->last())}});
+}
+
+/// The source cannot start the guest any more: no operator's word is needed for a failover.
+Result<Json> Replica::take_over(Json const& arguments) {
+    TRY(record_, ReplicaRecord::read(places_, name_));
+    TRY_VOID(check_not_failed_over());
+    auto const number = arguments["number"].integer_or(0);
+    if (!record_ || record_->mirror != mirror_ || number <= 0 ||
+        number != static_cast<std::int64_t>(record_->last())) {
+        return fail(Errc::refused, "point {} of mirror {} is not the last that is here", number,
+                    mirror_);
+    }
+    record_->handed_over = record_->last();
+    TRY_VOID(record_->write(places_, name_));
+    core::log::info("guest={} mirror={} handed over with point {}", name_, mirror_, number);
+    return Json::object();
 }
 
 Task<Result<Json>> Replica::forget() {

@@ -30,7 +30,8 @@ public:
             Journal const& journal, ServeOptions options);
     ~Replica();
 
-    /// One request of the source: mirror-begin, mirror-complete, mirror-forget. One at a time.
+    /// One request of the source: mirror-begin, mirror-complete, mirror-hand-over,
+    /// mirror-forget. One at a time.
     core::Task<core::Result<core::Json>> handle(std::string verb, core::Json arguments);
     /// The connection is gone: a round that is not complete comes to nothing.
     core::Task<void> end();
@@ -42,6 +43,7 @@ private:
     core::Task<core::Result<core::Json>> begin(core::Json arguments);
     core::Task<core::Result<core::Json>> complete(core::Json arguments);
     core::Task<core::Result<core::Json>> forget();
+    core::Result<core::Json> take_over(core::Json const& arguments);
     core::Result<> check_not_failed_over() const;
     core::Result<> check_same_disks(Description const& now) const;
     core::Task<core::Result<>> take_in(Description description);

@@ -73,6 +73,7 @@ Json ReplicaRecord::status() const {
     }
     auto made = Json::object({{"points", list}, {"mirror", mirror}});
     if (failed_over_at != 0) made.set("failed_over_at", failed_over_at);
+    if (handed_over != 0) made.set("handed_over", true);
     return made;
 }
 
@@ -93,7 +94,8 @@ Json ReplicaRecord::to_json() const {
                          {"overlays", overlay_list},
                          {"points", point_list},
                          {"chosen", static_cast<std::int64_t>(chosen)},
-                         {"failed_over_at", failed_over_at}});
+                         {"failed_over_at", failed_over_at},
+                         {"handed_over", static_cast<std::int64_t>(handed_over)}});
 }
 
 Result<ReplicaRecord> ReplicaRecord::from_json(Json const& json) {
@@ -117,6 +119,7 @@ Result<ReplicaRecord> ReplicaRecord::from_json(Json const& json) {
     }
     made.chosen = number_of(json["chosen"]);
     made.failed_over_at = json["failed_over_at"].integer_or(0);
+    made.handed_over = number_of(json["handed_over"]);
     return made;
 }
 

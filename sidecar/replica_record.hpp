@@ -33,6 +33,9 @@ struct ReplicaRecord {
     std::vector<ReplicaPoint> points;  ///< The last, and the one before it; newest last.
     unsigned chosen = 0;  ///< The point that a failover has begun to bring back; 0: none.
     std::int64_t failed_over_at = 0;  ///< Seconds since 1970; 0: never.
+    /// The source has given the guest up: its point is this one, and its images there are set
+    /// aside. 0: it may still run there.
+    unsigned handed_over = 0;
 
     [[nodiscard]] unsigned last() const { return overlays.empty() ? base : overlays.back(); }
     /// 0: there is none.

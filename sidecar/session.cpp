@@ -49,6 +49,7 @@ Session::Session(core::Loop& loop, Options options)
       mirror_tasks_(loop),
       quiet_(loop),
       over_(loop),
+      handed_over_(loop),
       tasks_(loop),
       incoming_tasks_(loop) {
     quiet_.set();
@@ -221,6 +222,7 @@ Task<void> Session::watch_qemu() {
     if (!ended && ended.error().code == Errc::cancelled) co_return;
     // A migration under way has its own view of that, and a last word: it ends first.
     if (source_) (void)co_await source_->decided().wait(Deadline::never(stop_.get_token()));
+    if (handing_over_) (void)co_await handed_over_.wait(Deadline::never(stop_.get_token()));
     auto const words = qmp::last_words(places_.run(name_) + "/qemu.log");
     if (!leaving_)
         leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last words: " + words);

@@ -43,6 +43,7 @@ private:
     core::Task<core::Result<core::Json>> accept_peer(Connection& from, core::Json arguments);
     core::Task<core::Result<core::Json>> status();
     core::Task<core::Result<core::Json>> mirror(core::Json arguments);
+    core::Task<core::Result<>> hand_over();
     core::Task<core::Result<core::Json>> end_mirror(bool forget);
     void thaw_what_is_left();
     core::Task<void> keep_thawing();
@@ -92,6 +93,8 @@ private:
     bool leaving_ = false;
     bool moved_away_ = false;
     bool thawing_ = false;  ///< keep_thawing() runs.
+    bool handing_over_ = false;
+    core::Event handed_over_;  ///< ... is over.
     bool migrating_ = false;  ///< A SourceMigration runs: `source_` must stay.
     core::Scope tasks_;
     std::stop_source stop_;

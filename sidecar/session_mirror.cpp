@@ -39,13 +39,39 @@ Task<Result<Json>> Session::mirror(Json arguments) {
     Result<> done;
     if (mirroring_->failure()) done = std::unexpected(*mirroring_->failure());
     if (done && settings.once) answer.set("point", mirroring_->last_point());
+    if (done && settings.hand_over) done = co_await hand_over();
     if (!done || settings.once) (void)co_await end_mirror(false);
     if (!done) co_return std::unexpected(done.error());
     co_return answer;
 }
 
+/// The guest's QEMU ends here, which must not end us before the destination knows.
+Task<Result<>> Session::hand_over() {
+    handing_over_ = true;
+    auto done = co_await mirroring_->end_guest();
+    if (done) done = mirroring_->set_images_aside();
+    if (done) {
+        moved_away_ = true;
+        auto const to = mirroring_->status()["destination"].text_or("");
+        done = journal_->record({mirroring_->epoch(), "source", "ended", "moved", to});
+        if (!done) core::log::warning("guest={} {}", name_, done.error().sentence());
+        done = co_await mirroring_->tell_handed_over();
+        if (!done) {
+            done = fail(Errc::closed,
+                        "{} is handed over, and its images here are IMAGE.moved-{}, but {} could "
+                        "not be told so ({}): start it there with `sidecar failover {} "
+                        "--i-have-fenced`",
+                        name_, mirroring_->epoch(), to, done.error().sentence(), name_);
+        }
+    }
+    handing_over_ = false;
+    handed_over_.set();
+    co_return done;
+}
+
 Task<Result<Json>> Session::end_mirror(bool forget) {
     if (!mirroring_) co_return fail(Errc::refused, "{} is not being mirrored", name_);
+    if (handing_over_) co_return fail(Errc::refused, "{} is just being handed over", name_);
     mirroring_->stop();
     co_await mirror_tasks_.join();
     if (!mirroring_) co_return fail(Errc::refused, "{} is not being mirrored", name_);
@@ -59,6 +85,8 @@ Task<Result<Json>> Session::end_mirror(bool forget) {
 
 /// The session ends. The record stays while QEMU does: a later sidecar goes on.
 Task<void> Session::stop_mirror() {
+    if (!mirroring_) co_return;
+    if (handing_over_) (void)co_await handed_over_.wait(Deadline::never());  // each step is bounded
     if (!mirroring_) co_return;
     mirroring_->stop();
     co_await mirror_tasks_.join();
@@ -167,7 +195,9 @@ Task<Result<>> Session::ask_replica_to_leave() {
 }
 
 Task<Result<>> Session::failover(std::stop_token terminate) {
-    if (!options_.fenced) {
+    auto const copy = ReplicaRecord::read(places_, name_);
+    bool const given = copy && *copy && (*copy)->handed_over != 0;
+    if (!options_.fenced && !given) {
         co_return fail(Errc::invalid,
                        "only with --i-have-fenced: if the old host of {} still runs it, or can "
                        "start it again, two copies would run. Switch that host off, or cut its "
