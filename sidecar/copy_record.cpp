@@ -1,17 +1,20 @@
 // How far the disks are, written down while they are copied: with the bitmaps, which QEMU keeps,
-// all that a sidecar needs to go on after this one was killed. It is there only in the copying
-// phase: a later sidecar that finds it knows that no RAM travels and that nothing was fired. In the
-// run directory, without fsync: when the host goes down, so does QEMU with its bitmaps.
+// all that a sidecar needs to go on after this one was killed; with --verify also the hashes of
+// what was sent, in files of the state directory. It is there only in the copying phase: a later
+// sidecar that finds it knows that no RAM travels and that nothing was fired. In the run directory,
+// without fsync: when the host goes down, so does QEMU with its bitmaps.
 #include <unistd.h>
 
 #include <filesystem>
 
 #include "core/log.hpp"
 #include "sidecar/source_migration.hpp"
+#include "storage/verify.hpp"
 
 namespace sidecar {
 
 using core::Json;
+using core::Result;
 using machine::source::Phase;
 
 std::string SourceMigration::copy_record_path() const {
@@ -50,9 +53,47 @@ void SourceMigration::write_copy_record() {
 
 void SourceMigration::remove_copy_record() const { ::unlink(copy_record_path().c_str()); }
 
+std::string SourceMigration::table_path(std::size_t disk) const {
+    return fmt::format("{}/verify-{}-{}", guest_.places.state(guest_.name), epoch_, disk);
+}
+
+/// In `check`, where nothing was touched yet: they need room.
+Result<> SourceMigration::make_tables() {
+    remove_tables();
+    tables_.clear();
+    if (!options_.verify) return {};
+    for (std::size_t index = 0; index < description_.disks.size(); ++index) {
+        TRY(auto table, storage::BlockTable::create(table_path(index),
+                                                    description_.disks[index].virtual_bytes));
+        tables_.push_back(std::move(table));
+    }
+    return {};
+}
+
+/// Those of an earlier sidecar.
+Result<> SourceMigration::open_tables() {
+    tables_.clear();
+    if (!options_.verify) return {};
+    for (std::size_t index = 0; index < description_.disks.size(); ++index) {
+        TRY(auto table,
+            storage::BlockTable::open(table_path(index), description_.disks[index].virtual_bytes));
+        tables_.push_back(std::move(table));
+    }
+    return {};
+}
+
+/// Their names, also of those that a host left when it went down; what we use of them stays.
+void SourceMigration::remove_tables() const {
+    std::error_code error;
+    auto entry = std::filesystem::directory_iterator(guest_.places.state(guest_.name), error);
+    for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+        bool const ours = entry->path().filename().string().starts_with("verify-");
+        if (ours) ::unlink(entry->path().c_str());
+    }
+}
+
 /// Fills `resume_`. Whether there was anything, of this epoch, that fits the disks.
 bool SourceMigration::read_copy_record() {
-    if (options_.verify) return false;  // the hashes of what was sent are gone
     auto const text = read_file(copy_record_path(), limits::manifest_bytes_max);
     if (!text) return false;
     auto const known = Json::parse(*text);
@@ -74,6 +115,11 @@ bool SourceMigration::read_copy_record() {
         found.disks.push_back(
             {disks[index]["done"].boolean_or(false), static_cast<std::uint64_t>(offset),
              static_cast<std::uint64_t>(flushed), static_cast<std::uint64_t>(copied)});
+    }
+    if (auto const tables = open_tables(); !tables) {
+        core::log::warning("guest={} {}: its copy cannot be verified, and is undone", guest_.name,
+                           tables.error().sentence());
+        return false;
     }
     resume_ = std::move(found);
     return true;

@@ -72,6 +72,7 @@ Task<Result<>> SourceMigration::check() {
 
 Task<Result<Json>> SourceMigration::check_only() {
     auto checked = co_await check();
+    remove_tables();
     Json lines = Json::array();
     if (checked) {
         lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",

@@ -183,6 +183,7 @@ void SourceMigration::enter(Phase phase) {
     // Before anything is asked for that only another phase may do: see copy_record.cpp.
     if (phase != Phase::preparing && phase != Phase::copying && phase != Phase::idle) {
         remove_copy_record();
+        remove_tables();
     }
     // Nothing waits for us while only disks are copied; from then on the guest's pause does.
     give_way_.reset();

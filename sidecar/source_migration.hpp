@@ -112,6 +112,9 @@ private:
     [[nodiscard]] std::string copy_record_path() const;
     void write_copy_record();
     void remove_copy_record() const;
+    [[nodiscard]] std::string table_path(std::size_t disk) const;
+    core::Result<> open_tables();
+    void remove_tables() const;
     bool read_copy_record();
 
     // The ports: source_actions.cpp, and for the disks source_storage.cpp. Each is one action of

@@ -26,18 +26,6 @@ constexpr int stagnations_max = 3;
 
 }  // namespace
 
-/// In `check`, where nothing was touched yet: they need room.
-Result<> SourceMigration::make_tables() {
-    tables_.clear();
-    if (!options_.verify) return {};
-    for (auto const& disk : description_.disks) {
-        TRY(auto table,
-            storage::BlockTable::create(guest_.places.state(guest_.name), disk.virtual_bytes));
-        tables_.push_back(std::move(table));
-    }
-    return {};
-}
-
 Task<Result<>> SourceMigration::prepare_storage() {
     if (description_.disks.empty()) co_return Result<>{};
     if (resume_) {

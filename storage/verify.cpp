@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -38,6 +39,10 @@ std::uint64_t block_hash(std::span<std::byte const> block) {
     return hash == 0 ? 1 : hash;  // 0 is the word for zeroes
 }
 
+std::size_t table_bytes(std::uint64_t disk_bytes) {
+    return std::max<std::size_t>(block_count(disk_bytes), 1) * sizeof(XXH64_hash_t);
+}
+
 }  // namespace
 
 std::size_t block_count(std::uint64_t bytes) {
@@ -72,22 +77,36 @@ std::string CombinedHash::text() const {
     return digits;
 }
 
-Result<std::shared_ptr<BlockTable>> BlockTable::create(std::string const& directory,
+Result<std::shared_ptr<BlockTable>> BlockTable::create(std::string const& path,
                                                        std::uint64_t disk_bytes) {
-    std::string path = directory + "/verify-XXXXXX";
-    core::Fd file(mkostemp(path.data(), O_CLOEXEC));
-    if (!file) return fail_errno(errno, "cannot make a file in {}", directory);
-    (void)unlink(path.c_str());
-    std::size_t const bytes =
-        std::max<std::size_t>(block_count(disk_bytes), 1) * sizeof(XXH64_hash_t);
+    core::Fd file(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!file) return fail_errno(errno, "cannot make {}", path);
+    auto const bytes = table_bytes(disk_bytes);
     // A write to a mapped hole of a full file system is a SIGBUS: so the space is taken now.
     if (int const error = posix_fallocate(file.get(), 0, static_cast<off_t>(bytes)); error != 0) {
-        return core::fail_os(
-            Errc::refused, error,
-            fmt::format("--verify needs {} KiB in {} for its table of hashes: make "
-                        "room there, or migrate without --verify",
-                        bytes / 1024 + 1, directory));
+        (void)unlink(path.c_str());
+        return core::fail_os(Errc::refused, error,
+                             fmt::format("--verify needs {} KiB for its table of hashes, {}: make "
+                                         "room there, or migrate without --verify",
+                                         bytes / 1024 + 1, path));
     }
+    return map(std::move(file), disk_bytes);
+}
+
+Result<std::shared_ptr<BlockTable>> BlockTable::open(std::string const& path,
+                                                     std::uint64_t disk_bytes) {
+    core::Fd file(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+    if (!file) return fail_errno(errno, "cannot open {}", path);
+    struct stat status{};
+    if (fstat(file.get(), &status) < 0) return fail_errno(errno, "cannot look at {}", path);
+    if (static_cast<std::size_t>(status.st_size) != table_bytes(disk_bytes)) {
+        return core::fail(Errc::invalid, "{} is not of a disk of {} bytes", path, disk_bytes);
+    }
+    return map(std::move(file), disk_bytes);
+}
+
+Result<std::shared_ptr<BlockTable>> BlockTable::map(core::Fd file, std::uint64_t disk_bytes) {
+    auto const bytes = table_bytes(disk_bytes);
     void* const mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
     if (mapped == MAP_FAILED) return fail_errno(errno, "cannot map {} bytes", bytes);
     std::span<std::uint64_t> const hashes(static_cast<std::uint64_t*>(mapped),

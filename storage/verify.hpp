@@ -40,14 +40,21 @@ private:
     std::unique_ptr<XXH3_state_s, Free> state_;
 };
 
-/// The hashes of what was last written to the destination, for one disk: a file without a name,
-/// mapped, so that it costs page cache and no memory of ours. All zeroes at first, as is a new
-/// disk. Its space is taken when it is made: a disk that gets full later does not hurt it.
+/// The hashes of what was last written to the destination, for one disk: a file, mapped, so that it
+/// costs page cache and no memory of ours, and outlives the process that writes it. All zeroes at
+/// first, as is a new disk. Its space is taken when it is made: a disk that gets full later does
+/// not hurt it.
 class BlockTable {
 public:
-    /// Takes 0.2 % of `disk_bytes` in `directory`. Fails with refused when that is not there.
-    static core::Result<std::shared_ptr<BlockTable>> create(std::string const& directory,
+    /// Makes the file `path`, which must not be there, of 0.2 % of `disk_bytes`. Fails with refused
+    /// when there is no room. Who makes it removes it.
+    static core::Result<std::shared_ptr<BlockTable>> create(std::string const& path,
                                                             std::uint64_t disk_bytes);
+    /// One that a process before this one made, for a disk of that size. A hash in it may be of
+    /// what was about to be sent when that ended: whoever goes on sends again whatever was not
+    /// acknowledged, and so records it again.
+    static core::Result<std::shared_ptr<BlockTable>> open(std::string const& path,
+                                                          std::uint64_t disk_bytes);
     ~BlockTable();
     BlockTable(BlockTable const&) = delete;
     BlockTable& operator=(BlockTable const&) = delete;
@@ -63,6 +70,7 @@ public:
     core::Task<core::Result<std::string>> digest(core::Loop& loop) const;
 
 private:
+    static core::Result<std::shared_ptr<BlockTable>> map(core::Fd file, std::uint64_t disk_bytes);
     BlockTable(core::Fd file, std::span<std::uint64_t> hashes, std::uint64_t disk_bytes)
         : file_(std::move(file)), hashes_(hashes), disk_bytes_(disk_bytes) {}
     [[nodiscard]] std::span<std::uint64_t> part(std::uint64_t offset, std::uint64_t length) const;

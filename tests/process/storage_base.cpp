@@ -183,7 +183,8 @@ TEST_CASE("base: what was not sent is verified with the rest", "[storage][base][
                                     Deadline deadline) {
                     return hasher.hash(disk, std::move(ranges), std::move(deadline));
                 };
-                auto const table = storage::BlockTable::create(pair.directory().text(), disk_bytes);
+                auto const table =
+                    storage::BlockTable::create(pair.directory().path("table"), disk_bytes);
                 REQUIRE(table);
                 auto& mirror = pair.make_mirror(settings, {*table});
                 auto const moved =

@@ -61,7 +61,8 @@ public:
         };
         std::vector<std::shared_ptr<storage::BlockTable>> tables;
         for (std::size_t i = 0; i < count_; ++i) {
-            auto table = storage::BlockTable::create(pair_.directory().text(), disk_bytes);
+            auto table = storage::BlockTable::create(
+                pair_.directory().path("table-" + lab::unique_suffix()), disk_bytes);
             REQUIRE(table);
             tables.push_back(*table);
         }
@@ -107,7 +108,8 @@ std::string hash_of_image(Runner& runner, Directory const& directory, TestDisk c
     auto const raw = directory.path("compared.raw");
     lab::must_run({"qemu-img", "convert", "-f", disk.format, "-O", "raw", disk.path, raw});
     auto const text = lab::read_file(raw);
-    auto const table = storage::BlockTable::create(directory.text(), text.size());
+    auto const table =
+        storage::BlockTable::create(directory.path("table-" + lab::unique_suffix()), text.size());
     REQUIRE(table);
     (*table)->record(0, std::as_bytes(std::span(text)));
     lab::fs::remove(raw);

@@ -80,10 +80,10 @@ TEST_CASE("verify: the combined hash is XXH3-128 of the hashes, in order", "[sto
 TEST_CASE("verify: the table holds what was recorded last", "[storage][verify]") {
     Directory const directory;
     constexpr std::uint64_t size = 10 * block + 512;
-    auto const made = BlockTable::create(directory.path, size);
+    auto const path = directory.path + "/table";
+    auto const made = BlockTable::create(path, size);
     REQUIRE(made);
     auto& table = **made;
-    CHECK(std::filesystem::is_empty(directory.path));
     auto const first = bytes_of(3 * block, 2);
     auto const second = bytes_of(2 * block, 3);
     auto const last = bytes_of(512, 4);
@@ -106,15 +106,34 @@ TEST_CASE("verify: the table holds what was recorded last", "[storage][verify]")
     CombinedHash all;
     all.add(wanted);
     CHECK((*loop)->run(table.digest(**loop)).value_or("") == all.text());
+    {
+        INFO("another process opens it, by then without its name");
+        auto const again = BlockTable::open(path, size);
+        REQUIRE(again);
+        std::filesystem::remove(path);
+        CHECK((*again)->combined({{0, size, false}}) == all.text());
+        CHECK_FALSE(BlockTable::open(path, size));
+    }
     table.record_zeroes(2 * block, size - 2 * block);
     wanted.resize(2);
     wanted.resize(11, 0);
     CHECK(std::vector<std::uint64_t>(whole.begin(), whole.end()) == wanted);
 }
 
+TEST_CASE("verify: a table is made once, and opened for its own disk alone", "[storage][verify]") {
+    Directory const directory;
+    auto const path = directory.path + "/table";
+    REQUIRE(BlockTable::create(path, 100 * block));
+    CHECK_FALSE(BlockTable::create(path, 100 * block));
+    CHECK(BlockTable::open(path, 100 * block));
+    auto const other = BlockTable::open(path, 101 * block);
+    REQUIRE_FALSE(other);
+    CHECK(other.error().code == core::Errc::invalid);
+}
+
 TEST_CASE("verify: a table that has no room is refused with what to do", "[storage][verify]") {
     Directory const directory;
-    auto const made = BlockTable::create(directory.path, std::uint64_t{1} << 62);
+    auto const made = BlockTable::create(directory.path + "/table", std::uint64_t{1} << 62);
     REQUIRE_FALSE(made);
     CHECK(made.error().code == core::Errc::refused);
     CHECK(made.error().sentence().find("make room there") != std::string::npos);

@@ -105,6 +105,31 @@ TEST_CASE("verify: a raw disk moves and is identical", "[vm][verify]") {
     moves_verified(scene, scene.b());
 }
 
+TEST_CASE("verify: the source's sidecar is killed while it copies, and another goes on",
+          "[vm][verify][cut]") {
+    auto const format = GENERATE(as<std::string>(), "raw", "qcow2");
+    Scene scene({.guest = {.format = format, .disk_mib = 64, .random_mib = 60, .rate = 20}});
+    auto migration = scene.start_migration(scene.a(), {"--verify", "--bandwidth", "6M"});
+    wait_until("the middle of the copy", Scene::migration_limit, [&] {
+        auto const noted = core::Json::parse(read_file(scene.a().run_dir / "web1/copying.json"));
+        if (!noted || (*noted)["disks"].size() != 1) return false;
+        return (*noted)["disks"].elements()[0]["offset"].integer_or(0) > 30 << 20;
+    });
+    scene.first_sidecar().kill();
+    CHECK(Scene::finish(migration).exit_status == 4);
+    scene.attach_guest(scene.a());
+    auto following = scene.follow_migration(scene.a());
+    CHECK(scene.sidecar(scene.a(), {"set", "web1", "bandwidth=0"}).exit_status == 0);
+    auto const moved = Scene::finish(following);
+    INFO(moved.text() << "; its sidecar: " << scene.first_sidecar().err());
+    REQUIRE(moved.exit_status == 0);
+    CHECK(moved.report["recovered"].boolean_or(false));
+    CHECK(moved.report["disks"].elements().at(0)["resumed_at_bytes"].integer_or(0) > 0);
+    verified(moved.report, scene.guest().options());
+    expect::guest_whole(scene, scene.b());
+    expect::nothing_left_after_move(scene, scene.a(), scene.b());
+}
+
 TEST_CASE("verify: three qcow2 disks move and are identical", "[vm][verify]") {
     auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
     Scene scene({.guest = {.qemu = version, .format = "qcow2", .disks = 3}});
