@@ -127,6 +127,7 @@ BridgePort parse_port(nlattr* data) {
     port.multicast_flood = u8_or(parts, IFLA_BRPORT_MCAST_FLOOD, 1) != 0;
     port.broadcast_flood = u8_or(parts, IFLA_BRPORT_BCAST_FLOOD, 1) != 0;
     port.neighbour_suppression = u8_or(parts, IFLA_BRPORT_NEIGH_SUPPRESS, 0) != 0;
+    port.isolated = u8_or(parts, IFLA_BRPORT_ISOLATED, 0) != 0;
     return port;
 }
 

@@ -37,6 +37,7 @@ struct BridgePort {
     bool multicast_flood = true;  ///< Gets frames to groups nobody registered for.
     bool broadcast_flood = true;
     bool neighbour_suppression = false;  ///< The bridge answers ARP and ND itself (EVPN).
+    bool isolated = false;  ///< Exchanges no frame with other isolated ports.
     [[nodiscard]] bool forwarding() const { return state == 3; }
 };
 
@@ -123,6 +124,16 @@ public:
     core::Result<> delete_link(std::string const& name);
     /// The three flood flags and learning of a bridge port, in one message.
     core::Result<> set_bridge_port(int index, BridgePort const& port);
+
+    /// A bridge, down: with this MAC address whatever its ports have, without STP, and without
+    /// multicast snooping, so that it never says anything itself.
+    core::Result<> make_bridge(std::string const& name, MacAddress const& mac);
+    /// A cable of two interfaces, both down.
+    core::Result<> make_veth(std::string const& name, std::string const& peer);
+    /// BridgePort::isolated of a bridge port.
+    core::Result<> set_isolated(std::string const& name, bool isolated);
+    /// Without duplicate address detection. Nothing to do when it is there.
+    core::Result<> add_address(std::string const& name, Address const& address, int prefix_length);
 
     core::Result<std::vector<InterfaceAddress>> addresses(int link = 0);
 

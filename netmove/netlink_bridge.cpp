@@ -1,0 +1,104 @@
+// Netlink: bridges and cables that this program makes itself, and the host's addresses on them.
+#include <linux/if_addr.h>
+#include <linux/if_bridge.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
+#include <linux/veth.h>
+#include <netlink/attr.h>
+#include <netlink/msg.h>
+#include <sys/socket.h>
+
+#include <cstdlib>
+
+#include "netmove/netlink.hpp"
+
+namespace netmove {
+
+using core::Result;
+
+namespace {
+
+struct FreeMessage {
+    void operator()(nl_msg* message) const { nlmsg_free(message); }
+};
+using Message = std::unique_ptr<nl_msg, FreeMessage>;
+
+/// A request: `header` is the family's fixed part.
+template <class Header>
+Message make_message(int type, int flags, Header header) {
+    Message message(nlmsg_alloc_simple(type, flags));
+    if (!message || nlmsg_append(message.get(), &header, sizeof header, NLMSG_ALIGNTO) < 0) {
+        std::abort();  // out of memory for a page
+    }
+    return message;
+}
+
+ifinfomsg link_header(int index = 0, unsigned char family = AF_UNSPEC) {
+    ifinfomsg header{};
+    header.ifi_family = family;
+    header.ifi_index = index;
+    return header;
+}
+
+Message new_link(std::string const& name) {
+    auto message = make_message(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, link_header());
+    nla_put_string(message.get(), IFLA_IFNAME, name.c_str());
+    return message;
+}
+
+}  // namespace
+
+Result<> Netlink::make_bridge(std::string const& name, MacAddress const& mac) {
+    auto message = new_link(name);
+    nla_put(message.get(), IFLA_ADDRESS, static_cast<int>(mac.bytes.size()), mac.bytes.data());
+    auto* info = nla_nest_start(message.get(), IFLA_LINKINFO);
+    nla_put_string(message.get(), IFLA_INFO_KIND, "bridge");
+    auto* data = nla_nest_start(message.get(), IFLA_INFO_DATA);
+    nla_put_u32(message.get(), IFLA_BR_STP_STATE, 0);
+    nla_put_u8(message.get(), IFLA_BR_MCAST_SNOOPING, 0);
+    nla_nest_end(message.get(), data);
+    nla_nest_end(message.get(), info);
+    return request(*message, fmt::format("make the bridge {}", name));
+}
+
+Result<> Netlink::make_veth(std::string const& name, std::string const& peer) {
+    auto message = new_link(name);
+    auto* info = nla_nest_start(message.get(), IFLA_LINKINFO);
+    nla_put_string(message.get(), IFLA_INFO_KIND, "veth");
+    auto* data = nla_nest_start(message.get(), IFLA_INFO_DATA);
+    auto* other = nla_nest_start(message.get(), VETH_INFO_PEER);
+    auto header = link_header();
+    nlmsg_append(message.get(), &header, sizeof header, NLMSG_ALIGNTO);
+    nla_put_string(message.get(), IFLA_IFNAME, peer.c_str());
+    nla_nest_end(message.get(), other);
+    nla_nest_end(message.get(), data);
+    nla_nest_end(message.get(), info);
+    return request(*message, fmt::format("make the cable {} - {}", name, peer));
+}
+
+Result<> Netlink::set_isolated(std::string const& name, bool isolated) {
+    TRY(auto const port, link(name));
+    auto message = make_message(RTM_SETLINK, NLM_F_ACK, link_header(port.index, AF_BRIDGE));
+    auto* data = nla_nest_start(message.get(), IFLA_PROTINFO | NLA_F_NESTED);
+    nla_put_u8(message.get(), IFLA_BRPORT_ISOLATED, isolated ? 1 : 0);
+    nla_nest_end(message.get(), data);
+    return request(*message, fmt::format("isolate the bridge port {}", name));
+}
+
+Result<> Netlink::add_address(std::string const& name, Address const& address, int prefix_length) {
+    TRY(auto const owner, link(name));
+    ifaddrmsg header{};
+    header.ifa_family = address.is_ipv4() ? AF_INET : AF_INET6;
+    header.ifa_prefixlen = static_cast<std::uint8_t>(prefix_length);
+    header.ifa_index = static_cast<std::uint32_t>(owner.index);
+    header.ifa_flags = address.is_ipv6() ? IFA_F_NODAD : 0;
+    auto message = make_message(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, header);
+    auto const bytes = address.bytes();
+    for (int const type : {IFA_LOCAL, IFA_ADDRESS}) {
+        nla_put(message.get(), type, static_cast<int>(bytes.size()), bytes.data());
+    }
+    return request(*message,
+                   fmt::format("give {} the address {}/{}", name, address.text(), prefix_length));
+}
+
+}  // namespace netmove
