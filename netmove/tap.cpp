@@ -19,6 +19,8 @@
 #include <map>
 
 #include "core/process.hpp"
+#include "netmove/ipv6_setting.hpp"
+#include "netmove/network.hpp"
 
 namespace netmove {
 
@@ -153,13 +155,6 @@ Result<std::vector<int>> tun_descriptors(pid_t pid) {
     if (error) return fail_errno(error.value(), "cannot list the descriptors of process {}", pid);
     std::ranges::sort(numbers);
     return numbers;
-}
-
-/// False when this host has no such setting (no IPv6, or /proc/sys not writable).
-bool write_setting(std::string const& interface, char const* setting, char const* value) {
-    auto const path = fmt::format("/proc/sys/net/ipv6/conf/{}/{}", interface, setting);
-    core::Fd const fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-    return fd && ::write(fd.get(), value, std::strlen(value)) > 0;
 }
 
 }  // namespace
@@ -330,9 +325,9 @@ Result<std::size_t> Tap::drain() const {
 }
 
 Result<> make_quiet(Netlink& netlink, std::string const& tap) {
-    bool const disabled = write_setting(tap, "disable_ipv6", "1");
-    (void)write_setting(tap, "accept_ra",
-                        "0");  // without IPv6 it has no effect; for whoever enables it
+    bool const disabled = write_ipv6_setting(tap, "disable_ipv6", "1");
+    (void)write_ipv6_setting(tap, "accept_ra",
+                             "0");  // without IPv6 it has no effect; for whoever enables it
     auto const no_addresses = netlink.set_address_generation_none(tap);
     // EAFNOSUPPORT: the host has no IPv6 at all.
     if (no_addresses || disabled || no_addresses.error().os == EAFNOSUPPORT) return {};
@@ -355,6 +350,8 @@ Result<> place_tap(Netlink& netlink, std::string const& tap, TapPlace const& pla
                         "{} nomaster)",
                         tap, other.name, place.bridge, tap);
         }
+        // Before it can be heard there, the rules of that network are to hold for it.
+        TRY_VOID(admit(bridge, link));
         if (link.master == 0) TRY_VOID(netlink.set_master(tap, place.bridge));
     }
     if (!link.up) TRY_VOID(netlink.set_up(tap));

@@ -97,7 +97,8 @@ struct TapPlace {
 };
 
 /// Makes a tap ready for QEMU: silent (see make_quiet), in its bridge, with its MTU and queue, and
-/// up; in this order, so that nothing of the host's own ever appears on it.
+/// up; in this order, so that nothing of the host's own ever appears on it. Where the bridge is
+/// that of a network (network.hpp), its rules hold for the tap before it is a port.
 core::Result<> place_tap(Netlink& netlink, std::string const& tap, TapPlace const& place);
 
 /// The host itself never speaks on this tap: no IPv6 (so no DAD, MLD report or router
