@@ -27,6 +27,9 @@ core::Task<int> resolve_command(core::Loop& loop, Options options);
 /// What this host offers; 0 when it can run and receive guests, 3 when something is missing.
 core::Task<int> check_command(core::Loop& loop, Options options);
 
+/// `sidecar network`: asks no sidecar, and does not suspend.
+int network_command(Options const& options);
+
 /// Begins or ends the mirror of a guest. An interrupt ends one that is just beginning, and a
 /// `--once`.
 core::Task<int> mirror_command(core::Loop& loop, Options options, core::Event& interrupted);

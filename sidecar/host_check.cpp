@@ -7,6 +7,7 @@
 
 #include "core/process.hpp"
 #include "netmove/netlink.hpp"
+#include "netmove/network.hpp"
 #include "sidecar/commands.hpp"
 
 namespace sidecar {
@@ -65,6 +66,10 @@ Task<int> check_command(core::Loop& loop, Options options) {
                         !netlink     ? netlink.error().sentence()
                         : privileged ? "rtnetlink can be used"
                                      : "taps and bridges need CAP_NET_ADMIN: run as root"});
+    auto const networks = netmove::check_kernel();
+    findings.push_back({networks.has_value(), false,
+                        networks ? "nftables keeps protocols apart (`sidecar network`)"
+                                 : networks.error().sentence()});
     findings.push_back(co_await program(loop, "qemu-system-x86_64",
                                         "guests; or another with `serve --qemu`", false));
     findings.push_back(co_await program(loop, "qemu-img", "makes disks at the destination", true));

@@ -55,6 +55,8 @@ Task<int> daemon(Task<Result<>> task) {
     co_return status == failed ? refused : status;
 }
 
+Task<int> at_once(int status) { co_return status; }
+
 Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
                    Interrupts& interrupts) {
     using Command = Options::Command;
@@ -85,6 +87,8 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
             return cancel_command(loop, options);
         case Command::resolve:
             return resolve_command(loop, options);
+        case Command::network:
+            return at_once(network_command(options));
         case Command::check:
             return check_command(loop, options);
     }

@@ -128,7 +128,8 @@ struct Parser {
     std::string progress;
     std::vector<std::string> settings;
     CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *mirror, *failover, *status,
-        *set, *cancel, *resolve, *check;
+        *set, *cancel, *resolve, *network, *check;
+    NetworkFlags network_flags;
 
     Parser() {
         options.places = Places::defaults();
@@ -297,6 +298,8 @@ struct Parser {
             ->check(CLI::IsMember({"source", "destination"}));
         resolve->add_flag("--i-have-fenced", options.fenced,
                           "The other side is off or cannot run the guest");
+        network = app.add_subcommand("network", "Networks of one protocol, native and parallel");
+        network_flags.add_to(*network);
         check = app.add_subcommand("check",
                                    "Check what this host offers: io_uring, QEMU, taps, netlink");
         check->add_flag("--json", options.json, "As JSON");
@@ -387,7 +390,7 @@ Result<> Parser::finish() {
         {incoming, Command::incoming}, {watchdog, Command::watchdog}, {migrate, Command::migrate},
         {mirror, Command::mirror},     {failover, Command::failover}, {status, Command::status},
         {set, Command::set},           {cancel, Command::cancel},     {resolve, Command::resolve},
-        {check, Command::check}};
+        {network, Command::network},   {check, Command::check}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
@@ -402,6 +405,9 @@ Result<> Parser::finish() {
         return fail(Errc::invalid, "`--` and a command line are only for `sidecar run`");
     }
     if (options.command == Command::set) TRY_VOID(read_settings());
+    if (options.command == Command::network) {
+        TRY(options.network, network_flags.finish());
+    }
     if (options.command == Command::serve || options.command == Command::incoming) {
         TRY(options.serve.tls, serve_security.chosen());
         TRY(options.serve.maps.paths, pairs(map_paths));

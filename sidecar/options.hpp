@@ -10,6 +10,7 @@
 
 #include "core/json.hpp"
 #include "core/tls.hpp"
+#include "sidecar/network_options.hpp"
 #include "sidecar/places.hpp"
 
 namespace sidecar {
@@ -90,6 +91,7 @@ struct Options {
         set,
         cancel,
         resolve,
+        network,
         check
     };
     Command command = Command::status;
@@ -113,6 +115,7 @@ struct Options {
         [[nodiscard]] core::Json to_json() const;
         static core::Result<Changes> from_json(core::Json const& wire);
     } changes;
+    NetworkOptions network;
     std::string resolve_to;  ///< "source" or "destination"
     bool fenced = false;  ///< Also of `failover`.
 };

@@ -23,6 +23,8 @@ struct Places {
     }
     /// Of all guests of the host; no guest can have that name.
     [[nodiscard]] std::string file_hashes() const { return state_directory + "/.file-hashes"; }
+    /// The records of `sidecar network`; no guest can have that name either.
+    [[nodiscard]] std::string networks() const { return state_directory + "/.networks"; }
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";
     }

@@ -60,19 +60,39 @@ Names without_help(Names names) {
     return names;
 }
 
+/// Commands as `--help` lists them.
+Names listed_commands(std::string const& help_text) {
+    auto const at = help_text.find("Subcommands:");
+    return at == std::string::npos ? Names() : found(help_text.substr(at), R"(\n  ([a-z]+) )");
+}
+
+/// The commands of a command, each of which the synopsis names too.
+Names inner_commands(std::string const& command) {
+    auto const inner = listed_commands(help({command}));
+    auto const synopsis = part(page(), ".SH SYNOPSIS");
+    for (auto const& one : inner) {
+        INFO(command << " " << one);
+        CHECK(synopsis.find(one) != std::string::npos);
+    }
+    return inner;
+}
+
 }  // namespace
 
 TEST_CASE("manual: every command and option of --help, and no other") {
     auto const text = page();
     REQUIRE_FALSE(text.empty());
     auto const whole = help({});
-    auto const commands = found(whole.substr(whole.find("Subcommands:")), R"(\n  ([a-z]+) )");
+    auto const commands = listed_commands(whole);
     REQUIRE(commands.size() >= 8);
     auto const synopsis = part(text, ".SH SYNOPSIS");
     for (auto const& command : commands) {
         INFO(command);
         CHECK(synopsis.find("sidecar " + command) != std::string::npos);
-        CHECK(described(part(text, ".SS " + command)) == without_help(offered(help({command}))));
+        auto options = offered(help({command}));
+        for (auto const& inner : inner_commands(command))
+            options.merge(offered(help({command, inner})));
+        CHECK(described(part(text, ".SS " + command)) == without_help(options));
     }
     auto of_all = described(part(text, ".SH OPTIONS OF ALL COMMANDS"));
     for (auto const* letter : {"-h", "-v"}) CHECK(of_all.erase(letter) == 1);
