@@ -50,6 +50,12 @@ Result<std::string> name_from(Json const& json, std::string_view key, bool may_b
     return name;
 }
 
+Result<std::string> network_from(Json const& json) {
+    auto network = json["network"].text_or("");  // a source of before networks says nothing
+    if (network.empty() || network == "ipv4" || network == "ipv6") return network;
+    return fail(Errc::protocol, "`{}` is no protocol of a network", network);
+}
+
 Result<std::string> netdev_from(Json const& json) {
     TRY(auto netdev, json.text("netdev"));
     bool const printable = std::ranges::all_of(
@@ -92,6 +98,7 @@ Json GuestInterface::to_json() const {
     return Json::object({{"netdev", netdev},
                          {"tap", tap},
                          {"bridge", bridge},
+                         {"network", network},
                          {"mac", mac.text()},
                          {"mtu", mtu},
                          {"queues", queues},
@@ -105,6 +112,7 @@ Result<GuestInterface> GuestInterface::from_json(Json const& json) {
     TRY(out.netdev, as_protocol(netdev_from(json), "netdev"));
     TRY(out.tap, as_protocol(name_from(json, "tap", false), "tap"));
     TRY(out.bridge, as_protocol(name_from(json, "bridge", true), "bridge"));
+    TRY(out.network, as_protocol(network_from(json), "network"));
     TRY(out.mac, as_protocol(mac_from(json), "mac"));
     TRY(out.mtu, as_protocol(integer_between(json, "mtu", mtu_min, mtu_max), "mtu"));
     TRY(out.queues, as_protocol(integer_between(json, "queues", 1, tap_queues_max), "queues"));

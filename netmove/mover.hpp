@@ -39,6 +39,9 @@ struct GuestInterface {
     std::string netdev;  ///< QEMU's -netdev id, "net0".
     std::string tap;
     std::string bridge;  ///< Empty: the tap is in no bridge.
+    /// Of the network that the bridge belongs to (network.hpp): "ipv4", "ipv6"; empty: of none. The
+    /// bridge of the other host must belong to one of the same.
+    std::string network;
     MacAddress mac;
     int mtu = 1500;  ///< Of the source's tap; the destination must offer at least this.
     int queues = 1;  ///< Of the tap: the guest's queue pairs.

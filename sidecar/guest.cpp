@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "core/log.hpp"
+#include "netmove/network.hpp"
 #include "qmp/machine.hpp"
 #include "sidecar/limits.hpp"
 
@@ -65,6 +66,7 @@ Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlin
     if (link.master != 0) {
         TRY(auto const bridge, netlink.link(link.master));
         interface.bridge = bridge.name;
+        TRY(interface.network, netmove::network_of(bridge));
     }
     TRY(auto watcher, netmove::AddressWatcher::open(loop, tap.name(), mac));
     return std::make_unique<Nic>(std::move(interface), std::move(tap), std::move(watcher));

@@ -11,6 +11,7 @@
 #include <map>
 #include <sstream>
 
+#include "netmove/network.hpp"
 #include "storage/image.hpp"
 
 namespace sidecar {
@@ -146,6 +147,23 @@ Result<> check_memory(Description const& description) {
     return {};
 }
 
+/// What keeps the guest's protocols apart at the source must do so here.
+Result<> check_same_network(netmove::GuestInterface const& interface, netmove::Link const& bridge) {
+    TRY(auto const network, netmove::network_of(bridge));
+    if (network == interface.network) return {};
+    auto const kind = [](std::string const& protocol) {
+        return protocol.empty()     ? "any bridge"
+               : protocol == "ipv4" ? "an IPv4 network"
+                                    : "an IPv6 network";
+    };
+    return fail(Errc::refused,
+                "the guest's interface {} is in {} at the source, and {} on the destination is {}: "
+                "make such a network there (`sidecar network create`), or map the bridge to one "
+                "(`serve --map-bridge {}=NAME`)",
+                interface.netdev, kind(interface.network), bridge.name, kind(network),
+                interface.bridge);
+}
+
 Result<> check_network(HostMaps const& maps, Description const& description) {
     if (description.interfaces.empty()) return {};
     if (access("/dev/net/tun", R_OK | W_OK) != 0) {
@@ -168,6 +186,7 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
                 "bridge {} on the destination has MTU {}, the guest's interface {}: raise it",
                 bridge, link->mtu, interface.mtu);
         }
+        TRY_VOID(check_same_network(interface, *link));
     }
     return {};
 }
