@@ -223,6 +223,7 @@ Task<Result<>> SourceMigration::fire_network() {
                                         Json::object({{"interfaces", addresses_of(guest_.nics)}}),
                                         within(limits::paused_request_timeout)));
     fired_at_ = core::Clock::now();
+    fired_.set();
     for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size();
          ++nic) {
         description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
@@ -242,6 +243,10 @@ Task<Result<>> SourceMigration::continue_migration() {
     CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_,
                                           within(limits::paused_request_timeout)));
     if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(within(limits::pause_max)));
+    // QEMU 7.2 that is cancelled while it saves device state resumes its guest over inactive disks
+    // and dies of the first write. So a network that cannot be moved must be known before; mostly
+    // it has moved while the delta was read.
+    CO_TRY_VOID(co_await fired_.wait(within(limits::paused_request_timeout)));
     co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
                                              within(limits::paused_request_timeout));
 }

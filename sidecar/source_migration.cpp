@@ -64,7 +64,8 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       ram_(guest),
       frames_(guest),
       forwarding_(guest.loop),
-      resumed_(guest.loop) {
+      resumed_(guest.loop),
+      fired_(guest.loop) {
     started_ = core::Clock::now();
     peer_ = std::make_unique<PeerChannel>(
         loop_, PeerChannel::Config{options_.destination, options_.tls, guest_.name, epoch_},

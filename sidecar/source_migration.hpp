@@ -246,6 +246,7 @@ private:
     std::vector<PhaseTime> phases_;
     std::optional<core::Clock::time_point> stop_at_;
     std::optional<core::Clock::time_point> fired_at_;
+    core::Event fired_;  ///< Both hosts have fired.
     std::optional<core::Clock::time_point> ram_completed_at_;
     std::optional<double> blackout_ms_;
     double fraction_ = 0;
