@@ -204,13 +204,35 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
                               options_.read_rate);
     }
     if (options_.agent) add_agent(argv, host);
-    append += " witness.net=eth0";
-    if (options_.ipv4) append += fmt::format(",ip4={}/24", guest_ip4);
-    if (options_.ipv6) append += fmt::format(",ip6={}/64", guest_ip6);
-    add("-netdev", fmt::format("tap,id=n0,ifname={},script=no,downscript=no", tap()));
-    add("-device", fmt::format("virtio-net-pci,netdev=n0,mac={},romfile=", guest_mac));
+    append += add_interfaces(argv);
     add("-append", append);
     return argv;
+}
+
+std::string Guest::add_interfaces(Argv& argv) const {
+    auto const add = [&argv](std::string const& id, std::string const& tap_options,
+                             std::string const& mac) {
+        argv.insert(
+            argv.end(),
+            {"-netdev", fmt::format("tap,id={},{},script=no,downscript=no", id, tap_options),
+             "-device", fmt::format("virtio-net-pci,netdev={},mac={},romfile=", id, mac)});
+    };
+    auto const ip4 = fmt::format(",ip4={}/24", guest_ip4);
+    auto const ip6 = fmt::format(",ip6={}/64", guest_ip6);
+    if (!options_.networks) {
+        add("n0", "ifname=" + tap(), guest_mac);
+        return " witness.net=eth0" + (options_.ipv4 ? ip4 : "") + (options_.ipv6 ? ip6 : "");
+    }
+    std::string append;
+    if (options_.ipv4) {
+        add("n0", fmt::format("ifname={},br=v4", tap()), guest_mac);
+        append += fmt::format(" witness.net=mac={}{}", guest_mac, ip4);
+    }
+    if (options_.ipv6) {
+        add("n1", fmt::format("ifname={},br=v6", tap_ipv6()), guest_mac_ipv6);
+        append += fmt::format(" witness.net=mac={}{}", guest_mac_ipv6, ip6);
+    }
+    return append;
 }
 
 void Guest::make_tap(Host const& host) const {

@@ -26,6 +26,9 @@ struct GuestOptions {
     bool hot_slot = false;  ///< A PCIe port, rp0, that takes a device while it runs.
     bool ipv4 = true;
     bool ipv6 = true;
+    /// Not on the lab's bridge: one interface for each family that it has, on the bridges v4 and
+    /// v6.
+    bool networks = false;
     std::uint64_t disk_mib = 128;
     std::uint64_t random_mib = 24;  ///< So much of each disk, from its start, holds random bytes.
     std::uint64_t span_mib = 16;  ///< The guest writes there, at the start of the disk...
@@ -51,6 +54,7 @@ public:
     [[nodiscard]] GuestOptions const& options() const { return options_; }
     [[nodiscard]] fs::path qemu() const;  ///< The binary.
     [[nodiscard]] std::string tap() const { return "tap-" + options_.name; }
+    [[nodiscard]] std::string tap_ipv6() const { return tap() + "-6"; }  ///< With `networks`.
     [[nodiscard]] fs::path image(Host const& host, int disk) const;
     [[nodiscard]] fs::path base(Host const& host, int disk) const;
     [[nodiscard]] fs::path middle(Host const& host, int disk) const;
@@ -90,6 +94,8 @@ public:
     [[nodiscard]] bool runs_on(Host const& host) const;  ///< Its QEMU says "running".
 
 private:
+    /// Its interfaces: the options for them, and what its kernel is told.
+    [[nodiscard]] std::string add_interfaces(Argv& argv) const;
     void make_overlay(Host const& host, int disk) const;
     /// The options for its layers, and what the disk's own option says of them.
     std::string add_layers(Argv& argv, Host const& disks_of, int disk) const;

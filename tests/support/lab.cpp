@@ -225,6 +225,14 @@ void Lab::shape(std::uint64_t link_mbit) {
     }
 }
 
+void Lab::add_wire(Host const& host, std::string const& name) const {
+    auto const port = name + "-" + host.name;
+    ip(host.netns,
+       {"link", "add", "name", name, "type", "veth", "peer", "name", port, "netns", switch_});
+    ip(host.netns, {"link", "set", name, "addrgenmode", "none", "up"});
+    ip(switch_, {"link", "set", port, "addrgenmode", "none", "master", bridge, "up"});
+}
+
 void Lab::link(Host const& host, bool up) {
     ip(host.netns, {"link", "set", "up0", up ? "up" : "down"});
 }

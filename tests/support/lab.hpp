@@ -39,6 +39,7 @@ struct Host {
 inline constexpr char const* guest_ip4 = "10.77.0.10";
 inline constexpr char const* guest_ip6 = "fd77::10";
 inline constexpr char const* guest_mac = "52:54:00:77:00:10";
+inline constexpr char const* guest_mac_ipv6 = "52:54:00:77:00:11";  ///< Where it has two.
 inline constexpr char const* bridge = "br0";
 
 class Lab {
@@ -55,10 +56,14 @@ public:
     [[nodiscard]] Host const& b() const { return b_; }
     [[nodiscard]] Host const& other(Host const& host) const { return &host == &a_ ? b_ : a_; }
     [[nodiscard]] std::string const& client_netns() const { return client_; }
+    [[nodiscard]] std::string const& switch_netns() const { return switch_; }
     [[nodiscard]] fs::path const& directory() const { return directory_; }
 
     /// Changes what the hosts' links carry; 0 takes the limit away.
     void shape(std::uint64_t link_mbit);
+    /// One more wire from a host to the switch, where its end is NAME-HOST; its end at the host is
+    /// in no bridge, and quiet.
+    void add_wire(Host const& host, std::string const& name) const;
     /// Takes the link between a host and the switch down, or up again.
     void link(Host const& host, bool up);
 

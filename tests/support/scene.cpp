@@ -50,6 +50,7 @@ Scene::Scene(SceneOptions options)
     } else {
         make_key();
     }
+    if (options_.furnish) options_.furnish(lab_);
     start_serve(a(), options_.serve_environment);
     start_serve(b(), options_.serve_environment);
     bare_a_ = traces_of(a());

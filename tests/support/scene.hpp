@@ -3,6 +3,7 @@
 // looks; what must hold is said by the tests.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -20,6 +21,7 @@ struct SceneOptions {
     std::vector<std::string> serve_environment = {};  ///< Added for `serve` on both hosts.
     bool start_guest = true;  ///< By `sidecar run` on host a.
     std::vector<std::string> run_environment = {};  ///< Added for the guest's first sidecar.
+    std::function<void(Lab const&)> furnish = {};  ///< What the hosts have before all else.
 };
 
 /// How a `sidecar migrate` ended.

@@ -47,7 +47,7 @@ std::vector<std::string> of_a_running_guest(Scene const& scene) {
             R"(state/.*)",
             R"(images/.*\.moved-[^/]*)",
             R"(images/.*-(base|middle)\.(raw|qcow2))",
-            scene.guest().tap(),
+            scene.guest().tap() + "(-6)?",
             R"(\d+ (sidecar|qemu-system-x86_64|ip|env) .*)"};
 }
 
