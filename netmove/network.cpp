@@ -239,6 +239,7 @@ Result<> make_network(Netlink& netlink, NetworkRecord& record) {
         TRY_VOID(connect(netlink, nft, definition.uplink, bridge));
     }
     TRY(record.rules, current_rules(nft, definition));
+    record.made_from = network_rules(definition, {});
     return {};
 }
 

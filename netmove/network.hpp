@@ -90,6 +90,7 @@ struct NetworkRecord {
     MacAddress mac;
     std::optional<UplinkBefore> uplink_before;  ///< None: it was not looked at yet.
     std::string rules;  ///< As nftables listed them when they were made; empty: they were not yet.
+    std::string made_from;  ///< What they were made from: another program's may be others.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<NetworkRecord> from_json(core::Json const& json);

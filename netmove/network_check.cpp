@@ -1,5 +1,6 @@
 // Networks, looked at: what is there, and what is not as it was defined.
 #include <algorithm>
+#include <cerrno>
 
 #include "netmove/ipv6_setting.hpp"
 #include "netmove/network_links.hpp"
@@ -161,6 +162,10 @@ public:
             add("the network was not made to its end", again());
             return;
         }
+        if (record_.made_from != network_rules(definition_, {})) {
+            add("the rules are those of another version of sidecar", again());
+            return;
+        }
         auto const differing = rule_differences(record_.rules, now);
         for (auto const& what : differing) {
             if (&what - differing.data() == static_cast<std::ptrdiff_t>(differences_told_max))
@@ -264,7 +269,9 @@ Result<NetworkState> look_at_network(Netlink& netlink, NetworkRecord const& reco
     state.up = bridge->up;
     std::vector<std::string> admitted;
     TRY(auto nft, Nft::open());
-    if (auto const listed = nft.run_for_json(list_ports(record.definition.name))) {
+    auto const listed = nft.run_for_json(list_ports(record.definition.name));
+    if (!listed && listed.error().os == EPERM) return std::unexpected(listed.error());
+    if (listed) {
         TRY(auto const json, core::Json::parse(*listed));
         admitted = ports_in(json);
         state.dropped_frames = dropped_in(json);

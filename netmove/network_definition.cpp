@@ -170,8 +170,10 @@ Result<NetworkDefinition> NetworkDefinition::from_json(Json const& json) {
 }
 
 Json NetworkRecord::to_json() const {
-    auto made =
-        Json::object({{"definition", definition.to_json()}, {"mac", mac.text()}, {"rules", rules}});
+    auto made = Json::object({{"definition", definition.to_json()},
+                              {"mac", mac.text()},
+                              {"rules", rules},
+                              {"made_from", made_from}});
     if (uplink_before) {
         made.set("uplink_before", Json::object({{"up", uplink_before->up},
                                                 {"disable_ipv6", uplink_before->disable_ipv6},
@@ -186,6 +188,7 @@ Result<NetworkRecord> NetworkRecord::from_json(Json const& json) {
     TRY(auto const mac_text, json.text("mac"));
     TRY(made.mac, MacAddress::parse(mac_text));
     TRY(made.rules, json.text("rules"));
+    TRY(made.made_from, json.text("made_from"));
     if (auto const before = json["uplink_before"]; before.is_object()) {
         made.uplink_before.emplace();
         TRY(made.uplink_before->up, before.boolean("up"));

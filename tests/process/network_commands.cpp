@@ -183,6 +183,9 @@ TEST_CASE("network: what was changed by others is noticed and put right", "[netw
     // The host was started again: nothing is there but the record.
     is_noticed_and_repaired(host, "v4", "ip link del v4; nft flush ruleset",
                             "the bridge v4 is not there");
+    auto const record = (host.directory / ".networks/v4.json").string();
+    is_noticed_and_repaired(host, "v4", "sed -i 's/priority -400/priority -300/' " + record,
+                            "those of another version of sidecar");
     // Not ours to take back.
     sh("ip addr add 198.51.100.1/24 dev v4");
     auto const checked = host.network({"check", "v4"});

@@ -91,12 +91,14 @@ TEST_CASE("network: a record survives its file, and a bad one is told", "[networ
     record.mac = MacAddress::parse("02:5c:a2:01:02:03").value();
     record.uplink_before = {true, "0", "1"};
     record.rules = "table bridge sidecar-lan {\n}\n";
+    record.made_from = network_rules(record.definition, {});
     auto const text = record.to_json().dump_pretty();
     auto const read = NetworkRecord::from_json(core::Json::parse(text).value());
     REQUIRE(read);
     CHECK(read->definition == record.definition);
     CHECK(read->mac == record.mac);
     CHECK(read->rules == record.rules);
+    CHECK(read->made_from == record.made_from);
     REQUIRE(read->uplink_before);
     CHECK(read->uplink_before->addr_gen_mode == "1");
 
