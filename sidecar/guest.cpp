@@ -66,6 +66,10 @@ Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlin
     if (link.master != 0) {
         TRY(auto const bridge, netlink.link(link.master));
         interface.bridge = bridge.name;
+        // One that was put there without us is let in. A guest that runs already is not refused.
+        if (auto const admitted = netmove::admit(bridge, link); !admitted) {
+            core::log::warning("guest={} {}", tap.name(), admitted.error().sentence());
+        }
         TRY(interface.network, netmove::network_of(bridge));
     }
     TRY(auto watcher, netmove::AddressWatcher::open(loop, tap.name(), mac));

@@ -169,3 +169,30 @@ TEST_CASE("networks: one interface cannot be moved at STOP, and so neither is", 
     stayed(scene, Scene::finish(migration), 1, "no longer in a bridge");
     expect::moves(scene, scene.a());
 }
+
+TEST_CASE("networks: interfaces that were put there without a sidecar are let in by attach",
+          "[vm][network]") {
+    auto options = with({ipv4_native, ipv6_parallel}, {});
+    options.start_guest = false;
+    Scene scene(options);
+    auto const& guest = scene.guest();
+    auto const& netns = scene.a().netns;
+    for (auto const& [tap, network] : {std::pair(guest.tap(), "v4"), {guest.tap_ipv6(), "v6"}}) {
+        must_run({"ip", "-n", netns, "tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr"});
+        must_run({"ip", "-n", netns, "link", "set", tap, "addrgenmode", "none", "master", network,
+                  "up"});
+    }
+    auto const socket = scene.a().directory / "admin.sock";
+    Daemon qemu =
+        guest.start_plainly(scene.a(), {"-qmp", "unix:" + socket.string() + ",server=on,wait=off"});
+    wait_until("the guest to run", Guest::boot_limit, [&] {
+        return read_file(guest.serial(scene.a())).find("alive") != std::string::npos;
+    });
+    CHECK_FALSE(guest.answers());
+    scene.attach_guest(scene.a(), {"--qmp", socket});
+    guest.learn();
+    auto const ended = scene.migrate(scene.a());
+    INFO(ended.text());
+    CHECK(ended.exit_status == 0);
+    expect::guest_whole(scene, scene.b());
+}
