@@ -14,6 +14,7 @@ GuestInterface example() {
     out.netdev = "net0";
     out.tap = "tap7";
     out.bridge = "br0";
+    out.network = "ipv4";
     out.mac = MacAddress::parse("52:54:00:12:34:56").value();
     out.mtu = 9000;
     out.queues = 4;
@@ -129,6 +130,7 @@ TEST_CASE("what a peer says of an interface is not believed", "[netmove]") {
     CHECK(refused("mtu", std::int64_t{1} << 40));
     CHECK(refused("queues", 257));
     CHECK(refused("queues", -1));
+    CHECK(refused("network", "ipx"));
     CHECK(refused("vnet_hdr", "yes"));
     CHECK(refused("router", Json()));
     CHECK(refused("addresses", "192.0.2.1"));
