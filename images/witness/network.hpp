@@ -1,8 +1,10 @@
 // The guest's network: addresses by netlink (address.cpp), and the services that clients watch it
-// by (services.cpp): UDP echo on 7, TCP echo on 7001, TCP source on 7002, control on 7003.
+// by (services.cpp): UDP echo on 7, TCP echo on 7001, TCP source on 7002, control on 7003, the echo
+// of `sidecar probe` on 4798.
 // Invariant: nothing is sent that no client asked for, but what the kernel sends by itself.
 #pragma once
 
+#include "probe.hpp"
 #include "settings.hpp"
 
 #include <atomic>
@@ -25,12 +27,13 @@ inline constexpr std::uint16_t udp_echo_port = 7;
 inline constexpr std::uint16_t tcp_echo_port = 7001;
 inline constexpr std::uint16_t tcp_source_port = 7002;
 inline constexpr std::uint16_t control_port = 7003;
+inline constexpr std::uint16_t probe_port = 4798;  // UDP and TCP; netmove/probe_wire.hpp
 
 struct Traffic {
     std::atomic<std::uint64_t> udp_echoed = 0;
     std::atomic<std::uint64_t> tcp_accepted = 0;
     std::atomic<std::uint64_t> tcp_open = 0;
-    std::atomic<std::uint64_t> tcp_failed = 0; // ended otherwise than by the client's FIN
+    std::atomic<std::uint64_t> tcp_failed = 0;  // ended otherwise than by the client's FIN
     std::atomic<std::uint64_t> tcp_received_bytes = 0;
     std::atomic<std::uint64_t> tcp_sent_bytes = 0;
 };
@@ -57,6 +60,7 @@ public:
 private:
     struct Session;
     void echo_udp(int fd, Traffic& count);
+    void echo_probes(int fd);
     void accept_session(int epoll, int fd, bool source, Traffic& count);
     bool serve(Session& session);
     bool produce(Session& session);
@@ -65,6 +69,9 @@ private:
     int echo_[2] = {-1, -1};
     int source_[2] = {-1, -1};
     int control_[2] = {-1, -1};
+    int probe_[2] = {-1, -1};
+    int probe_tcp_[2] = {-1, -1};  // an echo like the other
+    ProbeEcho probe_echo_;
     std::vector<std::unique_ptr<Session>> sessions_;
 };
 

@@ -73,6 +73,71 @@ int accept_one(int fd) {
     return client;
 }
 
+// A datagram that is received and sent back, with what the kernel says beside it.
+class Letter {
+public:
+    bool receive(int fd) {
+        part_ = {room_.data(), room_.size()};
+        message_ = {};
+        message_.msg_name = &peer_;
+        message_.msg_namelen = sizeof peer_;
+        message_.msg_iov = &part_;
+        message_.msg_iovlen = 1;
+        message_.msg_control = ancillary_.data();
+        message_.msg_controllen = ancillary_.size();
+        const ssize_t got = recvmsg(fd, &message_, 0);
+        if (got < 0) return false;
+        part_.iov_len = static_cast<std::size_t>(got);
+        return true;
+    }
+    std::span<unsigned char> bytes() { return {room_.data(), part_.iov_len}; }
+    std::uint64_t received_ns() {
+        const auto* at = find<timespec>(SOL_SOCKET, SCM_TIMESTAMPNS);
+        return at == nullptr ? now_ns()
+                             : static_cast<std::uint64_t>(at->tv_sec) * ns_per_s +
+                                   static_cast<std::uint64_t>(at->tv_nsec);
+    }
+    std::uint32_t overflowed() {
+        const auto* count = find<std::uint32_t>(SOL_SOCKET, SO_RXQ_OVFL);
+        return count == nullptr ? 0 : *count;
+    }
+    // From the address that was asked, through whichever interface the route is.
+    bool send_back(int fd) {
+        alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(in6_pktinfo))> asked{};
+        std::size_t asked_bytes = 0;
+        for (cmsghdr* c = CMSG_FIRSTHDR(&message_); c != nullptr; c = CMSG_NXTHDR(&message_, c)) {
+            const bool ipv4 = c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO;
+            const bool ipv6 = c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO;
+            if (ipv4) {
+                auto* info = reinterpret_cast<in_pktinfo*>(CMSG_DATA(c));
+                info->ipi_spec_dst = info->ipi_addr;
+                info->ipi_ifindex = 0;
+            }
+            if (!ipv4 && !ipv6) continue;
+            std::memcpy(asked.data(), c, c->cmsg_len);
+            asked_bytes = CMSG_ALIGN(c->cmsg_len);
+        }
+        message_.msg_control = asked.data();
+        message_.msg_controllen = asked_bytes;
+        return sendmsg(fd, &message_, 0) == static_cast<ssize_t>(part_.iov_len);
+    }
+
+private:
+    template <class T>
+    const T* find(int level, int type) {
+        for (cmsghdr* c = CMSG_FIRSTHDR(&message_); c != nullptr; c = CMSG_NXTHDR(&message_, c))
+            if (c->cmsg_level == level && c->cmsg_type == type)
+                return reinterpret_cast<const T*>(CMSG_DATA(c));
+        return nullptr;
+    }
+
+    static inline std::array<unsigned char, datagram_bytes_max> room_;  // one thread uses it
+    sockaddr_storage peer_{};
+    alignas(cmsghdr) std::array<char, 256> ancillary_{};
+    iovec part_{};
+    msghdr message_{};
+};
+
 void watch(int epoll, int fd, std::uint32_t events, std::uint64_t tag) {
     epoll_event event{};
     event.events = events;
@@ -107,41 +172,34 @@ Services::Services(std::uint64_t rate) : source_rate(rate) {
         echo_[family] = open_server(af, SOCK_STREAM, tcp_echo_port);
         source_[family] = open_server(af, SOCK_STREAM, tcp_source_port);
         control_[family] = open_server(af, SOCK_STREAM, control_port);
+        probe_[family] = open_server(af, SOCK_DGRAM, probe_port);
+        probe_tcp_[family] = open_server(af, SOCK_STREAM, probe_port);
+        const int on = 1;
+        setsockopt(probe_[family], SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+        setsockopt(probe_[family], SOL_SOCKET, SO_RXQ_OVFL, &on, sizeof on);
     }
 }
 
 Services::~Services() {
-    for (const int* fds : {udp_, echo_, source_, control_})
+    for (const int* fds : {udp_, echo_, source_, control_, probe_, probe_tcp_})
         for (const int family : {0, 1})
             if (fds[family] >= 0) close(fds[family]);
 }
 
 void Services::echo_udp(int fd, Traffic& count) {
-    static std::array<char, datagram_bytes_max> data;  // one thread runs this
+    Letter letter;
     for (std::size_t turn = 0; turn < datagrams_a_turn; ++turn) {
-        sockaddr_storage peer{};
-        alignas(cmsghdr) std::array<char, 128> ancillary{};
-        iovec part{data.data(), data.size()};
-        msghdr message{};
-        message.msg_name = &peer;
-        message.msg_namelen = sizeof peer;
-        message.msg_iov = &part;
-        message.msg_iovlen = 1;
-        message.msg_control = ancillary.data();
-        message.msg_controllen = ancillary.size();
-        const ssize_t got = recvmsg(fd, &message, 0);
-        if (got < 0) return;
-        // The ancillary data says which of our addresses was asked; sent back, it is the one that
-        // answers, through whichever interface the route is.
-        for (cmsghdr* c = CMSG_FIRSTHDR(&message); c != nullptr; c = CMSG_NXTHDR(&message, c)) {
-            if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
-                auto* info = reinterpret_cast<in_pktinfo*>(CMSG_DATA(c));
-                info->ipi_spec_dst = info->ipi_addr;
-                info->ipi_ifindex = 0;
-            }
-        }
-        part.iov_len = static_cast<std::size_t>(got);
-        if (sendmsg(fd, &message, 0) == got) ++count.udp_echoed;
+        if (!letter.receive(fd)) return;
+        if (letter.send_back(fd)) ++count.udp_echoed;
+    }
+}
+
+void Services::echo_probes(int fd) {
+    Letter letter;
+    for (std::size_t turn = 0; turn < datagrams_a_turn; ++turn) {
+        if (!letter.receive(fd)) return;
+        if (probe_echo_.answer(letter.bytes(), letter.received_ns(), letter.overflowed()))
+            letter.send_back(fd);
     }
 }
 
@@ -201,12 +259,15 @@ bool Services::produce(Session& session) {
 void Services::run_traffic() {
     const sched_param ahead{10};
     sched_setscheduler(0, SCHED_FIFO, &ahead);  // its delays would be taken for the network's
-    enum Tag : std::uint64_t { udp = 0, echo = 2, source = 4, end = 6 };  // + 0: IPv4, + 1: IPv6
+    // + 0: IPv4, + 1: IPv6
+    enum Tag : std::uint64_t { udp = 0, echo = 2, source = 4, probe = 6, probe_tcp = 8, end = 10 };
     const int epoll = epoll_create1(EPOLL_CLOEXEC);
     for (const std::uint64_t family : {0U, 1U}) {
         watch(epoll, udp_[family], EPOLLIN, udp + family);
         watch(epoll, echo_[family], EPOLLIN, echo + family);
         watch(epoll, source_[family], EPOLLIN, source + family);
+        watch(epoll, probe_[family], EPOLLIN, probe + family);
+        watch(epoll, probe_tcp_[family], EPOLLIN, probe_tcp + family);
     }
     std::array<epoll_event, 32> events;
     while (true) {
@@ -224,8 +285,12 @@ void Services::run_traffic() {
                 echo_udp(udp_[family], traffic[family]);
             else if (tag < source)
                 accept_session(epoll, echo_[family], false, traffic[family]);
-            else if (tag < end)
+            else if (tag < probe)
                 accept_session(epoll, source_[family], true, traffic[family]);
+            else if (tag < probe_tcp)
+                echo_probes(probe_[family]);
+            else if (tag < end)
+                accept_session(epoll, probe_tcp_[family], false, traffic[family]);
             else if (auto* session = reinterpret_cast<Session*>(tag); !serve(*session))
                 ended.push_back(session);
         }
