@@ -24,6 +24,13 @@ double rounded(double ms) {
     return static_cast<double>(static_cast<std::int64_t>(ms * 1000 + 0.5)) / 1000;
 }
 
+/// Milliseconds since 1970 at a moment of the loop's clock.
+double wall_ms(core::Clock::time_point at) {
+    auto const now = std::chrono::system_clock::now().time_since_epoch();
+    return std::chrono::duration<double, std::milli>(now).count() -
+           ms_between(at, core::Clock::now());
+}
+
 }  // namespace
 
 Task<void> SourceMigration::watch_qemu() {
@@ -284,6 +291,11 @@ Json SourceMigration::report() const {
     if (blackout_ms_) made.set("blackout_ms", rounded(*blackout_ms_));
     if (stop_at_ && fired_at_)
         made.set("stop_to_fire_ms", rounded(ms_between(*stop_at_, *fired_at_)));
+    // On the wall's clock, beside which others can lay what they saw (`sidecar probe --report`).
+    if (stop_at_) made.set("stopped_at_ms", rounded(wall_ms(*stop_at_)));
+    if (fired_at_) made.set("fired_at_ms", rounded(wall_ms(*fired_at_)));
+    if (stop_at_ && blackout_ms_)
+        made.set("resumed_at_ms", rounded(wall_ms(*stop_at_) + *blackout_ms_));
     Json phases = Json::array();
     for (auto const& phase : phases_) {
         if (phase.name == "idle" || phase.name == "done") continue;
