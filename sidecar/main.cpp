@@ -10,6 +10,7 @@
 #include "core/loop.hpp"
 #include "core/sync.hpp"
 #include "sidecar/commands.hpp"
+#include "sidecar/probe_command.hpp"
 #include "sidecar/serve.hpp"
 #include "sidecar/session.hpp"
 #include "sidecar/watchdog.hpp"
@@ -91,6 +92,8 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
             return at_once(network_command(options));
         case Command::check:
             return check_command(loop, options);
+        case Command::probe:
+            return probe_command(loop, options, terminate);
     }
     return status_command(loop, options);
 }

@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "sidecar/limits.hpp"
-
+#include "netmove/address.hpp"
+#include "netmove/probe_account.hpp"
 #include "sidecar/limits.hpp"
 
 namespace sidecar {
@@ -66,6 +66,10 @@ Result<std::vector<std::pair<std::string, std::string>>> pairs(
 // The pause that may be aimed for: a minute would be no live migration.
 constexpr int max_blackout_least_ms = 1;
 constexpr int max_blackout_most_ms = 60000;
+// Faster than a hundred thousand a second no program sends one by one; slower than one in ten
+// seconds measures nothing.
+constexpr double probe_period_least_ms = 0.01;
+constexpr double probe_period_most_ms = 10000;
 
 Result<std::uint64_t> parse_bytes(std::string const& text) {
     std::size_t used = 0;
@@ -127,8 +131,11 @@ struct Parser {
     std::string throttle = "auto";
     std::string progress;
     std::vector<std::string> settings;
+    double probe_period_ms = 20;
+    double probe_duration_s = 0;
+    bool probe_without_tcp = false;
     CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *mirror, *failover, *status,
-        *set, *cancel, *resolve, *network, *check;
+        *set, *cancel, *resolve, *network, *check, *probe;
     NetworkFlags network_flags;
 
     Parser() {
@@ -148,6 +155,7 @@ struct Parser {
         add_migrate();
         add_mirror();
         add_others();
+        add_probe();
     }
 
     CLI::App* with_guest(char const* name, char const* help) {
@@ -305,9 +313,38 @@ struct Parser {
         check->add_flag("--json", options.json, "As JSON");
     }
 
+    void add_probe() {
+        probe = app.add_subcommand("probe", "Watch addresses of a guest as a client of it does");
+        auto& chosen = options.probe;
+        probe->add_option("ADDRESS", chosen.addresses, "IPv4 or IPv6, as many as wanted");
+        probe
+            ->add_option("--period", probe_period_ms,
+                         "Milliseconds from one probe to the next, 0.01 to 10000")
+            ->check(CLI::Range(probe_period_least_ms, probe_period_most_ms))
+            ->capture_default_str();
+        probe->add_option("--size", chosen.bytes, "Bytes of a probe's UDP payload")
+            ->check(CLI::Range(netmove::probe_bytes_min, netmove::probe_bytes_max))
+            ->capture_default_str();
+        probe->add_option("--duration", probe_duration_s,
+                          "Seconds; default: until SIGINT or SIGTERM");
+        probe->add_option("--port", chosen.port, "Of UDP and TCP, at the echo")
+            ->check(CLI::Range(1, 65535))
+            ->capture_default_str();
+        probe->add_flag("--no-tcp", probe_without_tcp, "No TCP session beside the datagrams");
+        probe->add_option("--json", chosen.json_file, "Write the report to FILE; -: to stdout");
+        probe->add_option("--svg", chosen.svg_file, "Draw a timeline of each address into FILE");
+        probe->add_option("--report", chosen.migration_report,
+                          "What `migrate --report` wrote: its moments are marked in the timeline");
+        auto* echo =
+            probe->add_flag("--echo", chosen.echo, "Be the other end: answer probes, on the guest");
+        probe->add_option("--listen", chosen.listen, "With --echo: only on this address")
+            ->needs(echo);
+    }
+
     Result<> finish();
     Result<> finish_migrate();
     Result<> finish_mirror();
+    Result<> finish_probe();
     Result<> read_settings();
 };
 
@@ -383,6 +420,29 @@ Result<> Parser::finish_mirror() {
     return {};
 }
 
+Result<> Parser::finish_probe() {
+    auto& chosen = options.probe;
+    if (chosen.echo != chosen.addresses.empty()) {
+        return fail(Errc::invalid,
+                    "`probe` needs at least one ADDRESS, or --echo and no ADDRESS to be the other "
+                    "end");
+    }
+    for (auto const& text : chosen.addresses) TRY_VOID(netmove::Address::parse(text));
+    if (!chosen.listen.empty()) TRY_VOID(netmove::Address::parse(chosen.listen));
+    chosen.tcp = !probe_without_tcp;
+    chosen.period = std::chrono::nanoseconds(static_cast<std::int64_t>(probe_period_ms * 1e6));
+    if (probe_duration_s == 0) return {};
+    auto const probes = probe_duration_s * 1000 / probe_period_ms;
+    if (!(probe_duration_s > 0) || probes > netmove::ProbeAccount::probes_max) {
+        return fail(Errc::invalid,
+                    "--duration is more than 0 and at most {:g} s with this --period: {} probes",
+                    static_cast<double>(netmove::ProbeAccount::probes_max) * probe_period_ms / 1000,
+                    netmove::ProbeAccount::probes_max);
+    }
+    chosen.duration = std::chrono::nanoseconds(static_cast<std::int64_t>(probe_duration_s * 1e9));
+    return {};
+}
+
 Result<> Parser::finish() {
     using Command = Options::Command;
     std::pair<CLI::App*, Command> const commands[] = {
@@ -390,7 +450,7 @@ Result<> Parser::finish() {
         {incoming, Command::incoming}, {watchdog, Command::watchdog}, {migrate, Command::migrate},
         {mirror, Command::mirror},     {failover, Command::failover}, {status, Command::status},
         {set, Command::set},           {cancel, Command::cancel},     {resolve, Command::resolve},
-        {network, Command::network},   {check, Command::check}};
+        {network, Command::network},   {check, Command::check},       {probe, Command::probe}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
@@ -415,6 +475,7 @@ Result<> Parser::finish() {
     }
     if (options.command == Command::migrate) TRY_VOID(finish_migrate());
     if (options.command == Command::mirror) TRY_VOID(finish_mirror());
+    if (options.command == Command::probe) TRY_VOID(finish_probe());
     return {};
 }
 

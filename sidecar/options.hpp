@@ -2,6 +2,7 @@
 // nothing here has touched the system yet.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <utility>
@@ -77,6 +78,21 @@ struct MirrorSettings {
     static core::Result<MirrorSettings> from_json(core::Json const& json);
 };
 
+/// `probe`: what a client of the guest sees, or the other end of that.
+struct ProbeOptions {
+    std::vector<std::string> addresses;  ///< IPv4 or IPv6.
+    std::chrono::nanoseconds period{20'000'000};
+    std::size_t bytes = 210;
+    std::optional<std::chrono::nanoseconds> duration;  ///< Without: until interrupted.
+    std::uint16_t port = 4798;
+    bool tcp = true;
+    std::string json_file;  ///< "-": stdout, instead of the text.
+    std::string svg_file;
+    std::string migration_report;  ///< Of `migrate --report`: its moments are marked.
+    bool echo = false;
+    std::string listen;  ///< The echo's address; empty: all.
+};
+
 struct Options {
     enum class Command {
         run,
@@ -92,7 +108,8 @@ struct Options {
         cancel,
         resolve,
         network,
-        check
+        check,
+        probe
     };
     Command command = Command::status;
     Places places;
@@ -105,6 +122,7 @@ struct Options {
     int ready_fd = -1;  ///< `incoming`: closed once the control socket listens.
     MigrateOptions migrate;
     MirrorSettings mirror;
+    ProbeOptions probe;
     bool mirror_stop = false;  ///< `mirror --stop`
     bool mirror_forget = false;  ///< ... and the copy at the destination goes.
     bool previous = false;  ///< `failover --previous`
