@@ -56,4 +56,12 @@ Result distance(Options const& options);
 /// background; floor: the same guest when nothing is copied.
 Result guest_impact(Options const& options);
 
+/// What a client sees while a guest is moved there and back: datagrams lost, twice and out of
+/// order in each direction and family, gaps, TCP. Peer: QEMU's mirror and migrate with
+/// announce-self; floor: the same guest for as long without any migration.
+Result handover(Options const& options);
+/// The part of it that is about bulk TCP: what a stream carried before, and how long after RESUME
+/// it carries that again.
+std::vector<Row> handover_bulk(std::string const& qemu, int moves);
+
 }  // namespace bench

@@ -20,11 +20,10 @@ struct Benchmark {
     char const* name;
     bench::Result (*measure)(bench::Options const& options);
 };
-constexpr Benchmark benchmarks[] = {{"switchover", bench::switchover},
-                                    {"bulk", bench::bulk},
-                                    {"convergence", bench::convergence},
-                                    {"distance", bench::distance},
-                                    {"guest-impact", bench::guest_impact}};
+constexpr Benchmark benchmarks[] = {
+    {"switchover", bench::switchover},     {"bulk", bench::bulk},
+    {"convergence", bench::convergence},   {"distance", bench::distance},
+    {"guest-impact", bench::guest_impact}, {"handover", bench::handover}};
 
 double median(std::vector<double> samples) {
     if (samples.empty()) return 0;

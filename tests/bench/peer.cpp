@@ -108,10 +108,16 @@ lab::GuestOptions guest_options(std::string const& qemu, std::string const& form
             .ram_rate = 0};
 }
 
+Standstill standstill(Qmp& source, Qmp& destination, lab::Milliseconds limit) {
+    auto const stop = source.wait_event("STOP", limit);
+    auto const resume = destination.wait_event("RESUME", limit);
+    return {static_cast<double>(stop.timestamp_us) / 1000,
+            static_cast<double>(resume.timestamp_us) / 1000};
+}
+
 double blackout_ms(Qmp& source, Qmp& destination) {
-    auto const stop = source.wait_event("STOP");
-    auto const resume = destination.wait_event("RESUME");
-    return static_cast<double>(resume.timestamp_us - stop.timestamp_us) / 1000;
+    auto const seen = standstill(source, destination);
+    return seen.resumed_ms - seen.stopped_ms;
 }
 
 void warm_up(lab::Guest const& guest) {
@@ -129,6 +135,12 @@ double mirror_and_migrate(lab::GuestOptions const& guest) {
     Qmp source(pair.guest.probe_socket(pair.net.a()));
     Qmp destination(pair.guest.probe_socket(pair.net.b()));
     warm_up(pair.guest);
+    auto const seen = mirror_and_migrate(pair, source, destination, false);
+    pair.guest.must_be_alive();
+    return seen.resumed_ms - seen.stopped_ms;
+}
+
+Standstill mirror_and_migrate(Pair const& pair, Qmp& source, Qmp& destination, bool announce) {
     start_mirror(pair, source, destination, "background");
     wait_mirror_ready(source);
     capabilities(source, {"events", "return-path", "pause-before-switchover"});
@@ -141,9 +153,12 @@ double mirror_and_migrate(lab::GuestOptions const& guest) {
     wait_migration(destination, "completed");
     destination.execute("nbd-server-stop");
     destination.execute("cont");
-    double const blackout = blackout_ms(source, destination);
-    pair.guest.must_be_alive();
-    return blackout;
+    if (announce) {
+        destination.execute(
+            "announce-self",
+            Json::object({{"initial", 50}, {"max", 550}, {"rounds", 5}, {"step", 100}}));
+    }
+    return standstill(source, destination);
 }
 
 double ram_only(lab::GuestOptions guest) {

@@ -37,7 +37,15 @@ void end_mirror(lab::Qmp& source);
 /// What the switchover benchmark's guest is, with that QEMU and a disk of that format.
 lab::GuestOptions guest_options(std::string const& qemu, std::string const& format = "raw");
 
-/// Milliseconds from the source's STOP to the destination's RESUME, by QEMU's own timestamps.
+/// From the source's STOP to the destination's RESUME, by QEMU's own timestamps, in milliseconds of
+/// the wall's clock.
+struct Standstill {
+    double stopped_ms = 0;
+    double resumed_ms = 0;
+};
+Standstill standstill(lab::Qmp& source, lab::Qmp& destination,
+                      lab::Milliseconds limit = lab::Qmp::reply_limit);
+/// How long that was.
 double blackout_ms(lab::Qmp& source, lab::Qmp& destination);
 
 /// Waits until the guest has written for a while, so that its page cache and bitmaps are warm.
@@ -46,6 +54,12 @@ void warm_up(lab::Guest const& guest);
 /// blockdev-mirror to an NBD export of the destination, then migrate with pause-before-switchover,
 /// the mirror ended in between: what libvirt does. One migration; its blackout.
 double mirror_and_migrate(lab::GuestOptions const& guest);
+
+/// The same between two that are there: the guest of `pair`, which is warm. With `announce` the
+/// destination is asked to announce itself as soon as it runs, beside the announcements that it
+/// makes by itself.
+Standstill mirror_and_migrate(Pair const& pair, lab::Qmp& source, lab::Qmp& destination,
+                              bool announce);
 
 /// migrate alone: the disk lies where both hosts reach it and is idle. One migration; its blackout.
 double ram_only(lab::GuestOptions guest);

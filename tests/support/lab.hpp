@@ -56,6 +56,7 @@ public:
     [[nodiscard]] Host const& b() const { return b_; }
     [[nodiscard]] Host const& other(Host const& host) const { return &host == &a_ ? b_ : a_; }
     [[nodiscard]] std::string const& client_netns() const { return client_; }
+    /// Of the switch, whose ports are named host-a, host-b and client.
     [[nodiscard]] std::string const& switch_netns() const { return switch_; }
     [[nodiscard]] fs::path const& directory() const { return directory_; }
 

@@ -1,0 +1,59 @@
+// Flood: a bulk TCP stream through the guest's echo, so in both directions at once, as fast as the
+// guest takes it. Used by the benchmark of handovers. Invariant: every byte that comes back is
+// compared with what went.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/fd.hpp"
+#include "tests/support/lab.hpp"
+
+namespace bench {
+
+class Flood {
+public:
+    static constexpr int port = 7001;  ///< The witness's TCP echo.
+
+    /// Connects from the client. Throws when nobody answers.
+    Flood(lab::Lab const& net, std::string const& address);
+    ~Flood();
+    Flood(Flood const&) = delete;
+    Flood& operator=(Flood const&) = delete;
+
+    /// The client's port of this session.
+    [[nodiscard]] std::string local_port() const;
+    /// Ends it. Throws when the session ended before, or something came back wrong.
+    void finish();
+
+    /// What came back per second, from that moment on for `span_ms`; after finish().
+    [[nodiscard]] double bytes_per_second(double from_ms, double span_ms) const;
+    /// How long after `from_ms` a span of `window_ms` begins in which as much came as `wanted`
+    /// bytes per second; -1: never.
+    [[nodiscard]] double reached_after_ms(double from_ms, double wanted, double window_ms) const;
+
+private:
+    /// Bytes that had come at a moment of the wall's clock.
+    struct Mark {
+        double at_ms;
+        std::uint64_t bytes;
+    };
+    void run();
+    [[nodiscard]] bool take();
+    [[nodiscard]] bool give();
+    [[nodiscard]] double bytes_at(double at_ms) const;
+
+    core::Fd socket_;
+    std::string pattern_;
+    std::uint64_t sent_ = 0;
+    std::vector<Mark> marks_;
+    std::uint64_t received_ = 0;
+    std::string wrong_;
+    std::atomic<bool> over_ = false;
+    std::thread thread_;
+};
+
+}  // namespace bench

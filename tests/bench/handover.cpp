@@ -1,0 +1,289 @@
+// handover: what a client of a guest sees of its move, beside QEMU's own way and beside no move at
+// all. `sidecar probe` is the client, the guest's witness its echo: each direction is numbered by
+// whoever sends in it, so that what is lost is lost in a known direction. Figures come from the
+// client, not from our own report.
+#include <signal.h>
+
+#include <array>
+#include <cstdio>
+#include <ranges>
+
+#include "tests/bench/bench.hpp"
+#include "tests/bench/handover_move.hpp"
+
+namespace bench {
+
+namespace {
+
+using core::Json;
+using lab::Milliseconds;
+using namespace std::chrono_literals;
+
+constexpr int moves_full = 20;
+constexpr int moves_quick = 2;
+/// So fast a stream may have 5,000,000 probes: 250 s.
+constexpr int moves_at_20_khz = 10;
+/// Longest that a probe may take to say what it saw, after it was told to end.
+constexpr auto probe_end_limit = 20s;
+constexpr auto control_limit = 200s;
+constexpr std::array families = {"ipv4", "ipv6"};
+constexpr std::array ways = {"there", "back"};
+/// Of `network.frames` in a report.
+constexpr std::array frame_counts = {"caught", "recovered", "replayed",
+                                     "waited", "dropped",   "lost"};
+/// Losses that are told one by one on stderr, of one family in one run.
+constexpr std::size_t told_max = 15;
+constexpr std::array counts = {"sent", "lost", "duplicated", "reordered"};
+
+/// `sidecar probe` on the client, to both addresses of the guest. Ahead of all else on this
+/// machine, since a client is one of its own in life: what it does not send while it waits for a
+/// processor cannot be lost.
+class Probe {
+public:
+    Probe(lab::Lab const& net, std::string name, lab::Argv const& more)
+        : daemon_(std::move(name), line(more), {net.client_netns(), {}}, net.directory()) {}
+    /// What the probe says of each address, in their order.
+    std::vector<Json> finish() {
+        daemon_.signal(SIGINT);
+        auto const status = daemon_.wait(probe_end_limit);
+        if (status != 0) throw lab::Failure("sidecar probe failed: " + daemon_.err());
+        return lab::parse_json(daemon_.out())["addresses"].elements();
+    }
+
+private:
+    static lab::Argv line(lab::Argv const& more) {
+        lab::Argv argv{"chrt", "-f", "1", lab::program("sidecar"), "probe", "--json", "-"};
+        argv.insert(argv.end(), more.begin(), more.end());
+        return argv;
+    }
+    lab::Daemon daemon_;
+};
+
+/// What a client saw, over all probes of one kind of move.
+struct Sight {
+    struct Family {
+        std::array<std::array<double, counts.size()>, ways.size()> counted{};
+        std::array<double, ways.size()> gap_ms{};
+        double added_ms = 0;
+        double tcp_ended = 0;
+        double tcp_stall_ms = 0;
+    };
+    std::array<Family, families.size()> families{};
+    TcpSeen wire;  ///< Of all sessions, on the client's wire.
+    std::vector<double> blackouts;
+    /// From STOP to the first frame of the guest's that came from the destination.
+    std::vector<double> network_moved;
+
+    /// What the migrations' reports say of frames; none of it is believed by the other figures.
+    std::array<double, frame_counts.size()> frames{};
+
+    void add(Moved const& moved) {
+        blackouts.push_back(moved.blackout_ms());
+        network_moved.push_back(moved.network_ms);
+        for (std::size_t i = 0; i < frames.size(); ++i) {
+            frames[i] += moved.frames[frame_counts[i]].number_or(0);
+        }
+    }
+    void add(std::vector<Json> const& udp, std::vector<Json> const& tcp) {
+        for (std::size_t f = 0; f < udp.size(); ++f) {
+            auto& one = families[f];
+            auto const seen = udp[f]["udp"];
+            for (std::size_t w = 0; w < ways.size(); ++w) {
+                auto const way = seen[ways[w]];
+                for (std::size_t c = 0; c < counts.size(); ++c) {
+                    one.counted[w][c] += way[counts[c]].number_or(0);
+                }
+                one.gap_ms[w] = std::max(one.gap_ms[w], way["longest_gap_ms"].number_or(0));
+            }
+            one.added_ms = std::max(one.added_ms, seen["delay_ms"]["added"].number_or(0));
+            auto const session = tcp[f]["tcp"];
+            one.tcp_ended += session["ended"].number_or(0);
+            one.tcp_stall_ms = std::max(one.tcp_stall_ms, session["longest_stall_ms"].number_or(0));
+        }
+    }
+};
+
+/// What the fast stream is like, and to which of the guest's addresses it goes.
+struct Load {
+    std::string period_ms;
+    std::vector<std::string> addresses;
+};
+Load const one_khz{"1", {lab::guest_ip4, lab::guest_ip6}};
+Load const twenty_khz{"0.05", {lab::guest_ip4}};
+
+/// Both probes together: the fast stream of datagrams, and a telephone call with a TCP session
+/// beside it.
+struct Client {
+    Client(lab::Lab const& net, Load const& load)
+        : fast(net, "probe-fast-" + lab::unique_suffix(), fast_line(load)),
+          call(net, "probe-call-" + lab::unique_suffix(), load.addresses),
+          wire(net.client_netns(), "up0", "inout", {"tcp", "port", "4798"},
+               net.directory() / ("tcp-" + lab::unique_suffix() + ".pcap")) {}
+    static lab::Argv fast_line(Load const& load) {
+        lab::Argv argv{"--period", load.period_ms, "--no-tcp"};
+        argv.insert(argv.end(), load.addresses.begin(), load.addresses.end());
+        return argv;
+    }
+
+    /// Adds what was seen to `sight`, and says on stderr when what was lost.
+    void finish(char const* who, std::vector<Standstill> const& moves, Sight& sight) {
+        auto const udp = fast.finish();
+        auto const tcp = call.finish();
+        sight.add(udp, tcp);
+        auto const segments = read_tcp(wire.finish());
+        sight.wire.segments += segments.segments;
+        sight.wire.resets += segments.resets;
+        sight.wire.resent += segments.resent;
+        sight.wire.late += segments.late;
+        for (std::size_t f = 0; f < udp.size(); ++f) {
+            auto const seen = udp[f]["udp"];
+            tell_losses(who, families[f], seen["losses"].elements(), moves);
+            fmt::print(stderr, "    {} {}: prober {}, echo {}\n", who, families[f],
+                       seen["prober"].dump(), seen["echo"].dump());
+        }
+    }
+
+    static void tell_losses(char const* who, char const* family, std::vector<Json> const& losses,
+                            std::vector<Standstill> const& moves) {
+        for (auto const& loss : losses | std::views::take(told_max)) {
+            double const at = loss["at_ms"].number_or(0);
+            auto text = fmt::format("    {} {}: {} lost there, {} back, first sent ", who, family,
+                                    loss["there"].integer_or(0), loss["back"].integer_or(0));
+            Standstill const* nearest = nullptr;
+            for (auto const& move : moves) {
+                auto const away = [&](Standstill const& one) {
+                    return std::abs(one.stopped_ms - at);
+                };
+                if (!nearest || away(move) < away(*nearest)) nearest = &move;
+            }
+            if (nearest) {
+                text += fmt::format("at STOP {:+.1f} ms, RESUME {:+.1f} ms",
+                                    at - nearest->stopped_ms, at - nearest->resumed_ms);
+            } else {
+                text += "without any move";
+            }
+            fmt::print(stderr, "{}\n", text);
+        }
+    }
+
+    Probe fast;
+    Probe call;
+    Capture wire;
+};
+
+/// Moves of one guest, there and back, and then the same guest left alone for as long.
+std::pair<Sight, Sight> ours_and_control(std::string const& qemu, Load const& load, int moves) {
+    lab::Scene scene({.guest = handover_guest(qemu)});
+    Sight ours;
+    Sight control;
+    std::vector<Standstill> made;
+    auto const began = core::Clock::now();
+    {
+        Client client(scene.net(), load);
+        pass(handover_settle);
+        for (int i = 0; i < moves; ++i) {
+            lab::Host const& from = i % 2 == 0 ? scene.a() : scene.b();
+            auto const moved = move_with_sidecar(scene, from);
+            ours.add(moved);
+            made.push_back(moved.at);
+        }
+        client.finish("ours", made, ours);
+    }
+    auto const took = std::chrono::duration_cast<Milliseconds>(core::Clock::now() - began);
+    scene.guest().must_be_alive();
+    lab::Host const& home = moves % 2 == 0 ? scene.a() : scene.b();
+    auto const full = tap_drops(scene.guest(), home);
+    Client client(scene.net(), load);
+    pass(std::min<Milliseconds>(took, control_limit));
+    fmt::print(stderr, "  control: frames that found the tap full: {} before, {} after\n", full,
+               tap_drops(scene.guest(), home));
+    client.finish("control", {}, control);
+    scene.guest().must_be_whole();
+    return {ours, control};
+}
+
+/// QEMU's own, one way each time: its management would start afresh as well.
+void peer(std::string const& qemu, Load const& load, Sight& sight) {
+    Pair const pair(handover_guest(qemu), false, {"-S", "-incoming", "defer"});
+    Client client(pair.net, load);
+    pass(handover_settle);
+    auto const moved = move_with_qemu(pair);
+    sight.add(moved);
+    client.finish("QEMU's", {moved.at}, sight);
+}
+
+void add_rows(Result& result, std::string const& name, Sight const& ours, Sight const& theirs,
+              Sight const& control) {
+    auto const add = [&](std::string situation, std::string metric, std::string unit, auto of) {
+        result.rows.push_back({std::move(situation),
+                               std::move(metric),
+                               std::move(unit),
+                               {of(ours)},
+                               {of(theirs)},
+                               {of(control)}});
+    };
+    for (std::size_t f = 0; f < families.size(); ++f) {
+        if (ours.families[f].counted[0][0] == 0) continue;  // not probed
+        for (std::size_t w = 0; w < ways.size(); ++w) {
+            auto const situation = fmt::format("{} {} {}", name, families[f], ways[w]);
+            for (std::size_t c = 0; c < counts.size(); ++c) {
+                add(situation, counts[c], "datagrams",
+                    [&](Sight const& one) { return one.families[f].counted[w][c]; });
+            }
+            add(situation, "longest gap", "ms",
+                [&](Sight const& one) { return one.families[f].gap_ms[w]; });
+        }
+        auto const family = fmt::format("{} {}", name, families[f]);
+        add(family, "added delay", "ms",
+            [&](Sight const& one) { return one.families[f].added_ms; });
+        add(family, "tcp ended", "sessions",
+            [&](Sight const& one) { return one.families[f].tcp_ended; });
+        add(family, "tcp stall", "ms",
+            [&](Sight const& one) { return one.families[f].tcp_stall_ms; });
+    }
+    for (std::size_t i = 0; i < frame_counts.size(); ++i) {
+        add(name, fmt::format("frames {}", frame_counts[i]), "frames",
+            [&](Sight const& one) { return one.frames[i]; });
+    }
+    auto const number = [](std::uint64_t count) { return static_cast<double>(count); };
+    add(name, "tcp segments", "segments",
+        [&](Sight const& one) { return number(one.wire.segments); });
+    add(name, "tcp resets", "segments", [&](Sight const& one) { return number(one.wire.resets); });
+    add(name, "tcp resent", "segments", [&](Sight const& one) { return number(one.wire.resent); });
+    add(name, "tcp resent late", "segments",
+        [&](Sight const& one) { return number(one.wire.late); });
+    result.rows.push_back({name, "network moved", "ms", ours.network_moved, theirs.network_moved,
+                           control.network_moved});
+    result.rows.push_back(
+        {name, "blackout", "ms", ours.blackouts, theirs.blackouts, control.blackouts});
+}
+
+void compare(Result& result, std::string const& name, std::string const& qemu, Load const& load,
+             int moves) {
+    Sight theirs;
+    for (int i = 0; i < moves; ++i) peer(qemu, load, theirs);
+    auto const [ours, control] = ours_and_control(qemu, load, moves);
+    add_rows(result, name, ours, theirs, control);
+}
+
+}  // namespace
+
+Result handover(Options const& options) {
+    Result result{1, {}};
+    std::vector<std::string> const qemus =
+        options.quick ? std::vector<std::string>{"10.0"} : std::vector<std::string>{"7.2", "10.0"};
+    int const moves = options.quick ? moves_quick : moves_full;
+    for (auto const& qemu : qemus) {
+        if (options.wants(qemu + " 1 kHz")) compare(result, qemu, qemu, one_khz, moves);
+        if (options.wants(qemu + " 20 kHz")) {
+            compare(result, qemu + " 20k", qemu, twenty_khz, std::min(moves, moves_at_20_khz));
+        }
+        if (options.wants(qemu + " bulk")) {
+            auto const bulk = handover_bulk(qemu, moves);
+            result.rows.insert(result.rows.end(), bulk.begin(), bulk.end());
+        }
+    }
+    return result;
+}
+
+}  // namespace bench

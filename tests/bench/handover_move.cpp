@@ -1,0 +1,96 @@
+#include "tests/bench/handover_move.hpp"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+namespace bench {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+class Arrival {
+public:
+    Arrival(lab::Lab const& net, lab::Host const& to)
+        : wire_(net.switch_netns(), "host-" + to.name, "in", {"ether", "src", lab::guest_mac},
+                net.directory() / ("arrival-" + lab::unique_suffix() + ".pcap"), 1) {}
+    double after_ms(double stopped_ms) {
+        auto const packets = wire_.finish();
+        if (packets.empty()) throw lab::Failure("the guest sent nothing from its new host");
+        return packets.front().at_ms - stopped_ms;
+    }
+
+private:
+    Capture wire_;
+};
+
+}  // namespace
+
+lab::GuestOptions handover_guest(std::string const& qemu) {
+    return {.name = "bench",
+            .qemu = qemu,
+            .blockdev = true,
+            .disk_mib = 256,
+            .random_mib = 64,
+            .rate = 200,
+            .read_rate = 0,
+            .ram_rate = 0,
+            .alive_ms = 2000};
+}
+
+std::string tap_drops(lab::Guest const& guest, lab::Host const& host) {
+    auto const seen =
+        lab::run({"ip", "-n", host.netns, "-s", "-j", "link", "show", "dev", guest.tap()});
+    auto const parsed = core::Json::parse(seen.out);
+    if (seen.exit_status != 0 || !parsed || parsed->size() == 0) return "?";
+    auto const dropped = parsed->elements().front()["stats64"]["tx"]["dropped"];
+    return std::to_string(dropped.integer_or(0));
+}
+
+void pass(lab::Milliseconds span) {
+    auto const until = core::Clock::now() + span;
+    lab::wait_until("the end of a span", span * 2 + 1s,
+                    [&] { return core::Clock::now() >= until; });
+}
+
+Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from) {
+    lab::Host const& to = scene.net().other(from);
+    Arrival arrival(scene.net(), to);
+    lab::Qmp source(scene.guest().probe_socket(from));
+    auto migration = scene.start_migration(from);
+    lab::Qmp destination(scene.guest().probe_socket(to));
+    Moved moved{standstill(source, destination, lab::Scene::migration_limit), 0, {}};
+    auto const full = tap_drops(scene.guest(), from);
+    auto const ended = lab::Scene::finish(migration);
+    if (ended.exit_status != 0) throw lab::Failure(ended.text());
+    pass(handover_settle);
+    moved.network_ms = arrival.after_ms(moved.at.stopped_ms);
+    auto const network = ended.report["network"];
+    moved.frames = network["frames"];
+    fmt::print(
+        stderr,
+        "  ours: {:.1f} ms blackout, network moved {:.1f} ms after STOP (the report: {:.1f}); "
+        "frames that found the tap full: {} at the source, {} at the destination; {}\n",
+        moved.blackout_ms(), moved.network_ms, ended.report["stop_to_fire_ms"].number_or(0), full,
+        tap_drops(scene.guest(), to), network.dump());
+    return moved;
+}
+
+Moved move_with_qemu(Pair const& pair) {
+    lab::Qmp source(pair.guest.probe_socket(pair.net.a()));
+    lab::Qmp destination(pair.guest.probe_socket(pair.net.b()));
+    Arrival arrival(pair.net, pair.net.b());
+    Moved moved{mirror_and_migrate(pair, source, destination, true), 0, {}};
+    auto const full = tap_drops(pair.guest, pair.net.a());
+    pass(handover_settle);
+    moved.network_ms = arrival.after_ms(moved.at.stopped_ms);
+    fmt::print(
+        stderr,
+        "  QEMU's: {:.1f} ms blackout, network moved {:.1f} ms after STOP; frames that found "
+        "the tap full: {} at the source, {} at the destination\n",
+        moved.blackout_ms(), moved.network_ms, full, tap_drops(pair.guest, pair.net.b()));
+    return moved;
+}
+
+}  // namespace bench

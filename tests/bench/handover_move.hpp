@@ -1,0 +1,43 @@
+// One move of a guest, ours or QEMU's, with what can be seen of it from outside. Used by the
+// benchmarks of handovers. Invariant: times are QEMU's own and those of a capture at the switch,
+// none is of our own log.
+#pragma once
+
+#include <string>
+
+#include "tests/bench/capture.hpp"
+#include "tests/bench/peer.hpp"
+#include "tests/support/scene.hpp"
+
+namespace bench {
+
+/// What the client's machine still sees of a move after its end belongs to it; and so long the
+/// guest is left alone before the next.
+constexpr auto handover_settle = std::chrono::seconds(2);
+
+/// Small, so that a move takes few seconds; it writes to its disk all the time.
+lab::GuestOptions handover_guest(std::string const& qemu);
+
+/// Frames for the guest that its tap on that host had no room for, since it was made: those that
+/// the guest was too slow for, or that came while it stood still. "?": the tap is gone.
+std::string tap_drops(lab::Guest const& guest, lab::Host const& host);
+
+/// The length of a measurement.
+void pass(lab::Milliseconds span);
+
+struct Moved {
+    Standstill at;
+    /// From STOP to the guest's first frame out of the port of its new host: then the switch has
+    /// learnt where it is.
+    double network_ms = 0;
+    core::Json frames = {};  ///< Of our report: `network.frames`.
+    [[nodiscard]] double blackout_ms() const { return at.resumed_ms - at.stopped_ms; }
+};
+
+/// `sidecar migrate` from that host to the other, and handover_settle. Says on stderr how it was,
+/// and what the report tells of the network.
+Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from);
+/// QEMU's blockdev-mirror, migrate, announce-self; from host a to b.
+Moved move_with_qemu(Pair const& pair);
+
+}  // namespace bench
