@@ -26,6 +26,7 @@ constexpr std::size_t sessions_max = 256;       // TCP clients at once; more are
 constexpr std::size_t echo_buffer_bytes = 65536; // what one echo client may have on its way back
 constexpr std::size_t datagram_bytes_max = 65536;
 constexpr std::size_t datagrams_a_turn = 64;    // then the others have a turn
+constexpr std::size_t pieces_a_turn = 8;        // sent or received of one session, as above
 constexpr std::size_t record_bytes = 64;        // of the TCP source
 constexpr int source_turn_ms = 10;              // how often the source's clients get what is due
 constexpr std::size_t control_line_max = 65536;
@@ -163,6 +164,7 @@ struct Services::Session {
     std::vector<std::byte> waiting;  // to be sent
     std::uint64_t next_record = 0;
     std::uint64_t due_ns = now_ns();
+    std::uint32_t events = EPOLLIN;  // what epoll was told to wait for
 };
 
 Services::Services(std::uint64_t rate) : source_rate(rate) {
@@ -216,7 +218,7 @@ void Services::accept_session(int epoll, int fd, bool source, Traffic& count) {
 
 // Sends what waits, takes in what came. False: the session has ended.
 bool Services::serve(Session& session) {
-    while (true) {
+    for (std::size_t turn = 0; turn < pieces_a_turn; ++turn) {
         if (!session.waiting.empty()) {
             const ssize_t sent =
                 send(session.fd, session.waiting.data(), session.waiting.size(), MSG_NOSIGNAL);
@@ -237,6 +239,7 @@ bool Services::serve(Session& session) {
         session.count.tcp_received_bytes += static_cast<std::uint64_t>(got);
         if (!session.source) session.waiting.assign(data.begin(), data.begin() + got);
     }
+    return true;
 }
 
 // Appends the records that are due: number, the guest's clock, then the number again and again, all
@@ -300,6 +303,16 @@ void Services::run_traffic() {
             if (session->source) return !produce(*session);
             return !session->waiting.empty() && !serve(*session);
         });
+        // While something waits to be sent nothing is read: what came would wake us again and
+        // again, and ahead of all else there would be no time left for it to go.
+        for (const auto& session : sessions_) {
+            const std::uint32_t wanted = session->waiting.empty() ? EPOLLIN : EPOLLOUT;
+            if (wanted == session->events) continue;
+            epoll_event event{};
+            event.events = session->events = wanted;
+            event.data.u64 = reinterpret_cast<std::uint64_t>(session.get());
+            epoll_ctl(epoll, EPOLL_CTL_MOD, session->fd, &event);
+        }
     }
 }
 
