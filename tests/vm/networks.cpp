@@ -95,6 +95,7 @@ std::vector<std::unique_ptr<Capture>> captures(Lab const& lab,
 void there_and_back(std::vector<Network> const& networks, GuestOptions const& guest) {
     Scene scene(with(networks, guest));
     auto const running = captures(scene.net(), networks);
+    Watch watch(scene.net(), scene.guest());
     {
         INFO("there");
         expect::moves(scene, scene.a());
@@ -103,6 +104,7 @@ void there_and_back(std::vector<Network> const& networks, GuestOptions const& gu
         INFO("back");
         expect::moves(scene, scene.b());
     }
+    must_have_kept_sessions(watch.finish(), guest);
     for (auto const& capture : running) capture->must_be_empty();
     for (Host const* host : {&scene.a(), &scene.b()}) {
         CHECK(run(line({"check"}), host->place()).exit_status == 0);
