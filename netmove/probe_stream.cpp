@@ -21,8 +21,11 @@ namespace {
 constexpr core::seconds late_max{1};
 // Sends and receives of one stream before the others have a turn.
 constexpr int turn_max = 64;
-// Answers still under way behind the last probe: longer than any pause of a migration that works.
-constexpr core::milliseconds answers_wait{2000};
+// Behind the last probe answers are waited for until none came for so long, which is longer than
+// any pause of a migration that works; a guest that is slower than its probes has some seconds of
+// them in its queue.
+constexpr core::milliseconds answers_silence{2000};
+constexpr core::milliseconds answers_wait{15000};
 // How often the echo is asked what it knows, and how often that is repeated at most.
 constexpr core::milliseconds ask_interval{100};
 constexpr int asks_max = 10;
@@ -142,7 +145,7 @@ Task<void> ProbeStream::conclude() {
     auto const patience = Deadline::after(answers_wait);
     while (!account_.complete() && !patience.passed()) {
         progress_.reset();
-        if (!co_await progress_.wait(patience)) break;
+        if (!co_await progress_.wait(patience.sooner(answers_silence))) break;
     }
     ProbeDatagram ask;
     ask.kind = ProbeDatagram::Kind::ask;

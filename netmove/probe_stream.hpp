@@ -55,8 +55,8 @@ public:
     core::Task<void> send(core::Deadline deadline);
     /// Takes answers until stopped.
     core::Task<void> receive(std::stop_token token);
-    /// Behind the last probe: waits for answers under way, and asks what the echo knows. Ends when
-    /// it has told, or gives up after 3 s.
+    /// Behind the last probe: waits for answers under way, as long as some come, and asks what the
+    /// echo knows. Ends when it has told, or gives up: after 3 s of silence, 16 s at most.
     core::Task<void> conclude();
 
     [[nodiscard]] ProbeAccount& account() { return account_; }
