@@ -58,7 +58,7 @@ Result<CaughtFrames> catch_frames(Tap const& tap, std::size_t bytes_max) {
     std::size_t bytes = 0;
     for (int queue = 0; queue < tap.queues(); ++queue) {
         // Bounded: while nobody but us reads, a sender as fast as we would keep us here for ever.
-        for (int frame = 0; frame < 2 * migration_queue_length; ++frame) {
+        for (int frame = 0; frame < ring_frames_max; ++frame) {
             TRY(auto const got, tap.read_raw(queue, buffer));
             if (got == 0) break;
             if (got < header + ethernet_header) continue;

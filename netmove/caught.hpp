@@ -23,8 +23,8 @@ constexpr std::size_t virtio_header_size = 10;
 /// A frame as it is caught and carried: virtio_header_size bytes, then Ethernet.
 using CaughtFrame = Bytes;
 
-/// What is kept of one interface at most, in bytes: what a ring of migration_queue_length frames of
-/// 1,500 bytes holds, twice. What is more is dropped, and counted.
+/// What is kept of one interface at most, in bytes: what a ring of migration_queue_length holds of
+/// frames of 16 KiB. What is more is dropped, and counted.
 constexpr std::size_t caught_bytes_max = 64 * 1024 * 1024;
 
 struct CaughtFrames {

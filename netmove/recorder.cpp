@@ -78,7 +78,11 @@ Result<> FrameRecorder::take_in() {
         if (got < 0 && errno == EAGAIN) return {};
         if (got < 0) return fail_errno(errno, "cannot read what was sent to a tap");
         frames_.emplace_back(buffer.begin(), buffer.begin() + got);
-        if (frames_.size() > recorded_frames_max) frames_.pop_front();
+        bytes_ += static_cast<std::size_t>(got);
+        while (frames_.size() > sent_kept_max || bytes_ > caught_bytes_max) {
+            bytes_ -= frames_.front().size();
+            frames_.pop_front();
+        }
     }
     return {};
 }
@@ -133,7 +137,7 @@ Result<> ReadRecorder::parse() {
             std::uint64_t{native32(unparsed_, at)} * 1'000'000 + native32(unparsed_, at + 4);
         auto const frame = unparsed_.begin() + static_cast<std::ptrdiff_t>(at + record_header_size);
         reads_.push_back({at_us, Bytes(frame, frame + static_cast<std::ptrdiff_t>(size))});
-        if (reads_.size() > recorded_frames_max) reads_.pop_front();
+        if (reads_.size() > reads_kept_max) reads_.pop_front();
         at += record_header_size + size;
     }
     unparsed_.erase(unparsed_.begin(), unparsed_.begin() + static_cast<std::ptrdiff_t>(at));

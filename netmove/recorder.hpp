@@ -21,8 +21,10 @@
 
 namespace netmove {
 
-/// Of either record, the newest frames that are kept. QEMU reads two at most.
-constexpr std::size_t recorded_frames_max = 64;
+/// Of what QEMU read, the newest frames that are kept. Two at most are looked for.
+constexpr std::size_t reads_kept_max = 64;
+/// Of what was sent: as many as may wait in the ring behind those, and caught_bytes_max bytes.
+constexpr std::size_t sent_kept_max = migration_queue_length + reads_kept_max;
 
 /// Takes a copy of each frame that is sent to a tap. Needs CAP_NET_RAW.
 class FrameRecorder {
@@ -38,6 +40,7 @@ private:
     explicit FrameRecorder(core::Fd socket) : socket_(std::move(socket)) {}
     core::Fd socket_;
     std::deque<CaughtFrame> frames_;
+    std::size_t bytes_ = 0;  ///< Of frames_.
 };
 
 /// Reads filter-dump's pcap from a fifo at `path`, which QEMU opens for writing. The fifo has lost

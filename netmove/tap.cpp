@@ -315,7 +315,7 @@ Result<std::size_t> Tap::drain() const {
     std::array<std::uint8_t, vnet_hdr_max> scratch;
     std::size_t drained = 0;
     for (int queue = 0; queue < queues(); ++queue) {
-        for (int frame = 0; frame < migration_queue_length; ++frame) {
+        for (int frame = 0; frame < ring_frames_max; ++frame) {
             TRY(auto const got, read_raw(queue, scratch));
             if (got == 0) break;
             ++drained;

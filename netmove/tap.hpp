@@ -24,19 +24,23 @@ namespace netmove {
 /// More queues than this the kernel does not give one tap (MAX_TAP_QUEUES).
 constexpr int tap_queues_max = 256;
 
-/// Frames a tap's ring is lengthened to for a migration: at 20,000 frames/s one second of pause.
-/// The kernel's default of 1,000 is 50 ms of that. It costs 8 bytes a slot and queue, and the
-/// frames that really wait.
-constexpr int migration_queue_length = 20'000;
+/// Frames a tap's ring is lengthened to, so that it holds what comes during a migration's pause:
+/// 1,000 frames/s in each family for the longest (2 s), or 20,000 frames/s for 200 ms. The kernel's
+/// default is 1,000. It stays so long, and a guest that does not keep up finds it full: longer, it
+/// would add seconds of delay, and 64 KiB of memory for each frame of a bulk transfer.
+constexpr int migration_queue_length = 4'000;
+
+/// More than any ring has: an end for whoever empties one that somebody fills.
+constexpr int ring_frames_max = 65'536;
 
 /// The largest frame a tap carries with its vnet header: 64 KiB of segmentation offload, Ethernet,
 /// VLAN, header.
 constexpr std::size_t tap_frame_max = 65'536 + 64;
 
 struct TapOptions {
-    int queues = 1;        ///< As QEMU's `queues=`: more than 1 makes a multi-queue tap.
+    int queues = 1;  ///< As QEMU's `queues=`: more than 1 makes a multi-queue tap.
     bool vnet_hdr = true;  ///< As QEMU asks for by default (`vnet_hdr=on`), for offloads.
-    bool create = true;    ///< Make it when missing; false: it must be there already.
+    bool create = true;  ///< Make it when missing; false: it must be there already.
 };
 
 class Tap {
@@ -79,7 +83,7 @@ public:
     /// Hands a frame from read_raw() on unchanged, vnet header included, as if the guest had sent
     /// it.
     core::Result<> write_raw(int queue, std::span<std::uint8_t const> frame) const;
-    /// Throws away what waits in all queues, at most migration_queue_length frames each: how many.
+    /// Throws away what waits in all queues, at most ring_frames_max frames each: how many.
     core::Result<std::size_t> drain() const;
 
 private:

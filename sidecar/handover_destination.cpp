@@ -112,19 +112,19 @@ Task<void> DestinationFrames::let_in(Deadline deadline) {
     }
     let_in_ = true;
     for (auto& nic : nics_) {
-        auto const needed = static_cast<int>(nic.frames.size()) + netmove::migration_queue_length;
-        if (nic.frames.size() > netmove::migration_queue_length / 2) {
-            (void)nic.netlink->set_queue_length(nic.tap->name(), needed);
-        }
+        // (The ring keeps its length: the kernel would empty the gate to change it.)
         put(nic, nic.frames);
         nic.frames.clear();
         if (!nic.gate) continue;
+        auto const before = nic.netlink->link(nic.tap->name());
         if (auto const waiting = nic.gate->count()) {
             waited_ += waiting->waiting;
             lost_ += waiting->dropped;
         }
         auto const opened = nic.gate->open();
         if (!opened) core::log::error("{}", opened.error().sentence());
+        auto const after = nic.netlink->link(nic.tap->name());
+        if (before && after) lost_ += after->dropped - before->dropped;
     }
 }
 

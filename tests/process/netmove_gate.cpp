@@ -135,7 +135,7 @@ TEST_CASE("gate: under traffic not one frame is lost or overtaken", "[netmove][g
     OneHost host;
     make_bridge("br0");
     auto const tap = must(Tap::open(host.netlink, "tap0", {}));
-    must(place_tap(host.netlink, "tap0", {"br0", 1500, migration_queue_length}));
+    must(place_tap(host.netlink, "tap0", {"br0", 1500, 20'000}));
     sh("ip link add client type veth peer name port0; ip link set port0 addrgenmode none; "
        "ip link set client addrgenmode none; ip link set port0 master br0 up; "
        "ip link set client up");
