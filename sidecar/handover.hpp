@@ -16,6 +16,7 @@
 // more}.
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "core/sync.hpp"
@@ -78,6 +79,7 @@ private:
     core::Task<core::Result<Recording>> begin_recording(std::size_t nic, core::Deadline deadline);
     core::Task<void> keep_recording(std::size_t which, bool sent);
     void recover();
+    core::Result<netmove::Injector const*> injector(std::size_t nic);
     core::Result<> take();
     core::Task<core::Result<>> send_rest(PeerChannel& peer, bool answered, core::Deadline deadline);
     void count_dropped();
@@ -86,7 +88,9 @@ private:
 
     Guest& guest_;
     std::vector<Nic> nics_;
-    std::vector<Recording> recordings_;
+    std::vector<Recording> recordings_;  ///< Kept until the guest runs again: see injector().
+    bool recovered_ = false;
+    std::map<std::size_t, netmove::Injector> injectors_;
     core::Scope recorders_;
     std::stop_source recorders_stop_;
     std::size_t late_ = 0;

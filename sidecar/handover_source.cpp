@@ -89,6 +89,7 @@ Task<void> SourceFrames::end_recording(Deadline deadline) {
 
 /// What QEMU has read since it took the guest for stopped, before what is in the rings.
 void SourceFrames::recover() {
+    if (std::exchange(recovered_, true)) return;
     for (auto& recording : recordings_) {
         (void)recording.read.take_in();
         auto const read = recording.read.read_last();
@@ -102,7 +103,17 @@ void SourceFrames::recover() {
         nic.frames.insert(nic.frames.begin(), std::make_move_iterator(frames.begin()),
                           std::make_move_iterator(frames.end()));
     }
-    recordings_.clear();
+}
+
+// Kept open: the kernel closes a packet socket in 15 ms (synchronize_net), which nobody has who
+// has stopped a guest.
+Result<netmove::Injector const*> SourceFrames::injector(std::size_t nic) {
+    auto known = injectors_.find(nic);
+    if (known == injectors_.end()) {
+        TRY(auto made, netmove::Injector::open(*guest_.netlink, guest_.nics[nic]->tap.name()));
+        known = injectors_.emplace(nic, std::move(made)).first;
+    }
+    return &known->second;
 }
 
 // QEMU reads one frame more from each tap: let it be one that nobody misses. Whatever it reads
@@ -240,11 +251,10 @@ Task<Result<>> SourceFrames::put_back() {
     CO_TRY_VOID(take());  // what came since is behind it
     for (std::size_t index = 0; index < nics_.size(); ++index) {
         auto& nic = nics_[index];
-        CO_TRY(auto const injector,
-               netmove::Injector::open(*guest_.netlink, guest_.nics[index]->tap.name()));
+        CO_TRY(auto const* const ring, injector(index));
         for (std::size_t frame = 0; frame < nic.frames.size(); ++frame) {
             if (nic.qemu_has_one && frame + 1 == nic.recovered) continue;
-            CO_TRY(bool const put, injector.put(nic.frames[frame]));
+            CO_TRY(bool const put, ring->put(nic.frames[frame]));
             ++(put ? returned_ : nic.dropped);
         }
         nic = {};
@@ -262,11 +272,10 @@ Result<> SourceFrames::take_back(Json const& answer) {
         TRY(auto const text, part.text("frames"));
         TRY(auto const bytes, core::from_base64(text));
         TRY(auto const frames, netmove::from_wire(bytes));
-        auto const& tap = guest_.nics[static_cast<std::size_t>(index)]->tap;
-        TRY(auto const injector, netmove::Injector::open(*guest_.netlink, tap.name()));
+        TRY(auto const* const ring, injector(static_cast<std::size_t>(index)));
         nics_.resize(guest_.nics.size());
         for (auto const& frame : frames) {
-            TRY(bool const put, injector.put(frame));
+            TRY(bool const put, ring->put(frame));
             ++(put ? returned_ : nics_[static_cast<std::size_t>(index)].dropped);
         }
     }
