@@ -8,7 +8,8 @@
 
 #include <algorithm>
 #include <array>
-#include <memory>
+
+#include "netmove/netlink_message.hpp"
 
 namespace netmove {
 
@@ -36,22 +37,13 @@ constexpr std::array<std::uint8_t, 6> own_mac = {0x02, 0x51, 0xdc, 0x67, 0x61, 0
 constexpr std::uint16_t own_type = 0x88b5;
 constexpr std::size_t own_frame_size = 60;
 
-struct FreeMessage {
-    void operator()(nl_msg* message) const { nlmsg_free(message); }
-};
-using Message = std::unique_ptr<nl_msg, FreeMessage>;
-
 Message qdisc_message(int type, int flags, int link) {
-    Message message(nlmsg_alloc_simple(type, NLM_F_ACK | flags));
     tcmsg header{};
     header.tcm_family = AF_UNSPEC;
     header.tcm_ifindex = link;
     header.tcm_parent = TC_H_ROOT;
     header.tcm_handle = gate_handle;
-    if (!message || nlmsg_append(message.get(), &header, sizeof header, NLMSG_ALIGNTO) < 0) {
-        std::abort();  // out of memory for a page
-    }
-    return message;
+    return make_message(type, NLM_F_ACK | flags, header);
 }
 
 /// The tap has no discipline but the kernel's (ENOENT), or one of somebody else's (EINVAL).

@@ -21,6 +21,8 @@
 #include <functional>
 #include <utility>
 
+#include "netmove/netlink_message.hpp"
+
 namespace netmove {
 
 using core::Errc;
@@ -33,22 +35,6 @@ namespace {
 constexpr std::size_t answer_size_max = 65'536;
 // A dump that another program's changes interrupted is asked for again, at most so often.
 constexpr int dump_attempts_max = 5;
-
-struct FreeMessage {
-    void operator()(nl_msg* message) const { nlmsg_free(message); }
-};
-using Message = std::unique_ptr<nl_msg, FreeMessage>;
-
-/// A request: `header` is the family's fixed part (ifinfomsg, ndmsg).
-template <class Header>
-Message make_message(int type, int flags, Header const& header) {
-    Message message(nlmsg_alloc_simple(type, flags));
-    auto copy = header;
-    if (!message || nlmsg_append(message.get(), &copy, sizeof copy, NLMSG_ALIGNTO) < 0) {
-        std::abort();  // out of memory for a page
-    }
-    return message;
-}
 
 void put(Message& message, int type, std::span<std::uint8_t const> bytes) {
     nla_put(message.get(), type, static_cast<int>(bytes.size()), bytes.data());
@@ -166,13 +152,6 @@ Link parse_link(nlmsghdr* header) {
         link.vlan_filtering = u8_or(bridge, IFLA_BR_VLAN_FILTERING, 0) != 0;
     }
     return link;
-}
-
-ifinfomsg link_header(int index = 0, unsigned char family = AF_UNSPEC) {
-    ifinfomsg header{};
-    header.ifi_family = family;
-    header.ifi_index = index;
-    return header;
 }
 
 ndmsg neighbour_header(int link, unsigned char family, int state = 0, int flags = 0) {

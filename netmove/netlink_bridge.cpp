@@ -8,37 +8,14 @@
 #include <netlink/msg.h>
 #include <sys/socket.h>
 
-#include <cstdlib>
-
 #include "netmove/netlink.hpp"
+#include "netmove/netlink_message.hpp"
 
 namespace netmove {
 
 using core::Result;
 
 namespace {
-
-struct FreeMessage {
-    void operator()(nl_msg* message) const { nlmsg_free(message); }
-};
-using Message = std::unique_ptr<nl_msg, FreeMessage>;
-
-/// A request: `header` is the family's fixed part.
-template <class Header>
-Message make_message(int type, int flags, Header header) {
-    Message message(nlmsg_alloc_simple(type, flags));
-    if (!message || nlmsg_append(message.get(), &header, sizeof header, NLMSG_ALIGNTO) < 0) {
-        std::abort();  // out of memory for a page
-    }
-    return message;
-}
-
-ifinfomsg link_header(int index = 0, unsigned char family = AF_UNSPEC) {
-    ifinfomsg header{};
-    header.ifi_family = family;
-    header.ifi_index = index;
-    return header;
-}
 
 Message new_link(std::string const& name) {
     auto message = make_message(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, link_header());

@@ -1,4 +1,4 @@
-// Which of the host's links belong to a network: what network.cpp and network_check.cpp share.
+// Which of the host's links belong to a network: what network.cpp and network_check.cpp use.
 #pragma once
 
 #include <string>
