@@ -12,30 +12,16 @@ using core::Task;
 
 namespace {
 
-/// The taps, and under which numbers QEMU gets them.
-struct Taps {
-    std::vector<netmove::Tap> taps;
-    std::vector<qmp::TapDescriptors> numbers;
-    std::vector<std::pair<int, int>> descriptors;
-};
-
-Result<Taps> open_taps(netmove::Netlink& netlink,
-                       std::vector<netmove::GuestInterface> const& interfaces) {
-    Taps made;
-    int next = qmp::first_tap_fd_in_qemu;
+Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
+                             std::vector<netmove::GuestInterface> const& interfaces) {
+    OpenedTaps made;
     for (auto const& interface : interfaces) {
         TRY(auto tap, netmove::Tap::open(netlink, interface.tap,
                                          {interface.queues, interface.vnet_hdr, true}));
         TRY_VOID(
             netmove::place_tap(netlink, interface.tap,
                                {interface.bridge, interface.mtu, netmove::migration_queue_length}));
-        qmp::TapDescriptors one{interface.netdev, {}};
-        for (int queue = 0; queue < tap.queues(); ++queue) {
-            made.descriptors.emplace_back(tap.descriptor(queue), next);
-            one.fds.push_back(next++);
-        }
-        made.numbers.push_back(std::move(one));
-        made.taps.push_back(std::move(tap));
+        made.add(std::move(tap), interface.netdev);
     }
     return made;
 }
@@ -56,7 +42,7 @@ Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap t
 
 Task<Result<>> start_here(Guest& guest, HostMaps const& maps, Description const& description,
                           bool incoming, netmove::Plan& plan) {
-    Taps opened;
+    OpenedTaps opened;
     if (!description.interfaces.empty()) {
         CO_TRY(opened, open_taps(*guest.netlink, description.interfaces));
     }

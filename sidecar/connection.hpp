@@ -65,10 +65,10 @@ public:
                                                  core::Deadline deadline);
     core::Task<core::Result<>> notify(std::string verb, core::Json arguments,
                                       core::Deadline deadline);
-    /// From now on the other side counts as lost when it is silent too long. Once, while run()
-    /// runs.
     /// How long the other side may be silent; limits::heartbeat_silence unless set.
     void set_patience(core::milliseconds patience) { patience_ = patience; }
+    /// From now on the other side counts as lost when it is silent too long. Once, while run()
+    /// runs.
     void start_heartbeats() { scope_.spawn(beat()); }
     /// Ends run() soon.
     void close() { stop_.request_stop(); }

@@ -90,7 +90,6 @@ Result<std::string> free_tap_name(netmove::Netlink& netlink) {
 Result<OpenedTaps> open_taps(netmove::Netlink& netlink, std::vector<qmp::TapOption> const& options,
                              std::string const& bridge) {
     OpenedTaps opened;
-    int next = qmp::first_tap_fd_in_qemu;
     for (auto const& option : options) {
         if (!option.script.empty() && option.script != "no") {
             return fail(Errc::refused,
@@ -109,13 +108,7 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink, std::vector<qmp::TapOpti
         // Now, since nobody sends yet: a ring that changes its length under traffic loses frames.
         TRY_VOID(netmove::place_tap(
             netlink, name, {link.master == 0 ? wanted : "", 0, netmove::migration_queue_length}));
-        qmp::TapDescriptors numbers{option.id, {}};
-        for (int queue = 0; queue < tap.queues(); ++queue) {
-            opened.descriptors.emplace_back(tap.descriptor(queue), next);
-            numbers.fds.push_back(next++);
-        }
-        opened.numbers.push_back(std::move(numbers));
-        opened.taps.push_back(std::move(tap));
+        opened.add(std::move(tap), option.id);
     }
     return opened;
 }
@@ -127,6 +120,17 @@ Json strings(std::vector<std::string> const& texts) {
 }
 
 }  // namespace
+
+void OpenedTaps::add(netmove::Tap tap, std::string netdev) {
+    qmp::TapDescriptors one{std::move(netdev), {}};
+    for (int queue = 0; queue < tap.queues(); ++queue) {
+        int const number = qmp::first_tap_fd_in_qemu + static_cast<int>(descriptors.size());
+        descriptors.emplace_back(tap.descriptor(queue), number);
+        one.fds.push_back(number);
+    }
+    numbers.push_back(std::move(one));
+    taps.push_back(std::move(tap));
+}
 
 std::string absolute(std::string const& path, std::string const& working_directory) {
     std::filesystem::path const given(path);

@@ -82,8 +82,11 @@ private:
     core::Task<core::Result<>> find_nics(pid_t pid, AttachOptions options, core::Json manifest);
 };
 
-/// The taps a command line asks for, opened here, and how QEMU gets them.
+/// Taps opened here for a QEMU that is to be started, and how it gets them.
 struct OpenedTaps {
+    /// `netdev`: QEMU's id of it.
+    void add(netmove::Tap tap, std::string netdev);
+
     std::vector<netmove::Tap> taps;
     std::vector<qmp::TapDescriptors> numbers;      ///< What QEMU's command line says.
     std::vector<std::pair<int, int>> descriptors;  ///< {ours, QEMU's}

@@ -4,7 +4,7 @@
 #include "core/base64.hpp"
 #include "core/log.hpp"
 #include "qmp/machine.hpp"
-#include "sidecar/handover.hpp"
+#include "sidecar/frames.hpp"
 
 namespace sidecar {
 
@@ -31,7 +31,7 @@ Task<Result<SourceFrames::Recording>> SourceFrames::begin_recording(std::size_t 
                                                                     Deadline deadline) {
     auto const& interface = guest_.nics[nic]->interface;
     auto const path = fmt::format("{}/frames-{}.pcap", guest_.places.run(guest_.name), nic);
-    CO_TRY(auto injector, netmove::Injector::open(*guest_.netlink, interface.tap));
+    CO_TRY_VOID(injector(nic));  // begin() has no time to open it
     CO_TRY(auto sent, netmove::FrameRecorder::open(*guest_.netlink, interface.tap));
     CO_TRY(auto read, netmove::ReadRecorder::make(path));
     auto const added = co_await qmp::object_add(*guest_.client,
@@ -43,7 +43,7 @@ Task<Result<SourceFrames::Recording>> SourceFrames::begin_recording(std::size_t 
                                                 deadline);
     CO_TRY_VOID(read.opened());
     CO_TRY_VOID(added);
-    co_return Recording{nic, std::move(injector), std::move(sent), std::move(read)};
+    co_return Recording{nic, std::move(sent), std::move(read)};
 }
 
 Task<void> SourceFrames::record(Deadline deadline) {
@@ -120,7 +120,9 @@ Result<netmove::Injector const*> SourceFrames::injector(std::size_t nic) {
 // instead was sent before, and is recorded.
 void SourceFrames::begin() {
     for (auto& recording : recordings_) {
-        (void)recording.injector.put(netmove::Gate::own_frame());
+        if (auto const ring = injector(recording.nic)) {
+            (void)(*ring)->put(netmove::Gate::own_frame());
+        }
         (void)recording.sent.take_in();
     }
     recorders_stop_.request_stop();
@@ -131,11 +133,14 @@ void SourceFrames::begin() {
     }
 }
 
-Result<> SourceFrames::take() {
+/// What waits in the rings; how many frames that were.
+Result<std::size_t> SourceFrames::take() {
+    std::size_t taken = 0;
     for (std::size_t index = 0; index < nics_.size(); ++index) {
         auto& nic = nics_[index];
         TRY(auto caught,
             netmove::catch_frames(guest_.nics[index]->tap, netmove::caught_bytes_max - nic.bytes));
+        taken += caught.frames.size() + caught.dropped;
         for (auto& frame : caught.frames) {
             if (netmove::Gate::is_own(frame)) continue;
             // Its own frames, now sent from elsewhere: they would tell it of a double.
@@ -145,7 +150,7 @@ Result<> SourceFrames::take() {
         }
         nic.dropped += caught.dropped;
     }
-    return {};
+    return taken;
 }
 
 Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadline deadline) {
@@ -219,8 +224,9 @@ Task<Result<>> SourceFrames::follow(PeerChannel& peer, Deadline deadline) {
         auto const silence = deadline.sooner(limits::straggler_silence);
         auto const came = co_await guest_.loop.poll(rings.get(), POLLIN, silence);
         if (!came && came.error().code != Errc::timed_out) co_return std::unexpected(came.error());
-        CO_TRY_VOID(take());
+        CO_TRY(auto const taken, take());
         CO_TRY_VOID(co_await send_rest(peer, true, deadline));
+        if (came && taken == 0) break;  // a tap that is gone is readable for ever
         if (came) continue;
         CO_TRY(bool const still, known_here());
         if (!still) break;
@@ -246,9 +252,9 @@ Task<Result<>> SourceFrames::put_back() {
     nics_.resize(guest_.nics.size());
     recover();
     bool any = false;
-    for (auto const& nic : nics_) any = any || !nic.frames.empty();
-    if (!any) co_return Result<>{};
-    CO_TRY_VOID(take());  // what came since is behind it
+    for (auto const& nic : nics_) any = any || nic.frames.size() > (nic.qemu_has_one ? 1 : 0);
+    // What came since belongs behind what is put back. Else the rings are as they were, and QEMU's.
+    if (any) CO_TRY_VOID(take());
     for (std::size_t index = 0; index < nics_.size(); ++index) {
         auto& nic = nics_[index];
         CO_TRY(auto const* const ring, injector(index));

@@ -2,7 +2,7 @@
 
 #include "core/base64.hpp"
 #include "core/log.hpp"
-#include "sidecar/handover.hpp"
+#include "sidecar/frames.hpp"
 
 namespace sidecar {
 

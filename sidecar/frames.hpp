@@ -72,7 +72,6 @@ private:
     /// Of one tap, between record() and COMMIT.
     struct Recording {
         std::size_t nic;
-        netmove::Injector injector;
         netmove::FrameRecorder sent;
         netmove::ReadRecorder read;
     };
@@ -80,7 +79,7 @@ private:
     core::Task<void> keep_recording(std::size_t which, bool sent);
     void recover();
     core::Result<netmove::Injector const*> injector(std::size_t nic);
-    core::Result<> take();
+    core::Result<std::size_t> take();
     core::Task<core::Result<>> send_rest(PeerChannel& peer, bool answered, core::Deadline deadline);
     void count_dropped();
     core::Result<bool> known_here() const;
