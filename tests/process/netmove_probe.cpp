@@ -140,7 +140,7 @@ TEST_CASE("probe: a session that ends is told, and another one made", "[probe]")
     CHECK(count(seen["tcp"], "wrong") == 0);
 }
 
-TEST_CASE("probe: without an echo nothing is measured; an interrupt ends with the report",
+TEST_CASE("probe: without an echo nothing is measured, and an interrupt ends with a report",
           "[probe]") {
     Scene scene(2ms, 0);
     auto const alone = lab::run({lab::program("sidecar"), "probe", PacketLine::far_address,

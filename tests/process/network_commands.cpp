@@ -77,7 +77,7 @@ Bytes echo_request(MacAddress const& from, MacAddress const& to, Address const& 
 
 }  // namespace
 
-TEST_CASE("network: made, shown, checked and removed; nothing is left", "[network]") {
+TEST_CASE("network: made, shown, checked and removed, and nothing is left", "[network]") {
     NetworkHost host;
     make_wires(host);
     sh("ip link add br0 type bridge; nft add table bridge mine; nft add chain bridge mine here");

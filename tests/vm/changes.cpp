@@ -182,7 +182,7 @@ TEST_CASE("changes: the guest reboots while the disks are copied", "[vm][changes
     expect::guest_whole(copying.scene, copying.scene.b());
 }
 
-TEST_CASE("changes: a storm of discards while the disks are copied; thin stays thin",
+TEST_CASE("changes: a storm of discards while the disks are copied, thin stays thin",
           "[vm][changes]") {
     auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
     auto const format = GENERATE(as<std::string>(), "raw", "qcow2");

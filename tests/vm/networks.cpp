@@ -122,11 +122,11 @@ void stayed(Scene& scene, Migration const& ended, int status, std::string const&
 
 }  // namespace
 
-TEST_CASE("networks: IPv4 native, IPv6 in guests; a guest in both", "[vm][network]") {
+TEST_CASE("networks: IPv4 native, IPv6 in guests, a guest in both", "[vm][network]") {
     there_and_back({ipv4_native, ipv6_parallel}, {});
 }
 
-TEST_CASE("networks: IPv6 native, legacy IPv4 in guests; on one wire", "[vm][network]") {
+TEST_CASE("networks: IPv6 native, legacy IPv4 in guests, on one wire", "[vm][network]") {
     auto ipv6 = ipv6_native;
     auto ipv4 = ipv4_parallel;
     ipv6.shared = ipv4.shared = true;
