@@ -11,12 +11,15 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/sync.hpp"
+
 namespace core {
 
 namespace {
 
 constexpr int listen_backlog =
     64;  // connections waiting for accept(2); a host has few migrations at once
+constexpr milliseconds full_queue_pause{5};  // between two tries of a queue that is full
 
 class PlainStream : public Stream {
 public:
@@ -176,6 +179,16 @@ Task<Result<Fd>> connect_unix(Loop& loop, std::string path, Deadline deadline) {
     if (!socket) co_return fail_errno(errno, "cannot make a socket");
     auto connected = co_await loop.connect(
         socket.get(), reinterpret_cast<sockaddr const*>(&address), sizeof address, deadline);
+    // A full queue of connections (QEMU and its agent have room for one or two) is told at once.
+    while (!connected && connected.error().os == EAGAIN) {
+        if (deadline.passed()) {
+            co_return fail(Errc::timed_out, "cannot connect to {}: others wait there to be served",
+                           path);
+        }
+        CO_TRY_VOID(co_await sleep_for(loop, full_queue_pause, deadline.token()));
+        connected = co_await loop.connect(socket.get(), reinterpret_cast<sockaddr const*>(&address),
+                                          sizeof address, deadline);
+    }
     if (!connected) {
         connected.error().what =
             fmt::format("cannot connect to {}: {}", path, connected.error().what);

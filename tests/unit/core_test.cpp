@@ -195,6 +195,30 @@ TEST_CASE("who gives way comes back, and stays where it is when it could not") {
     }));
 }
 
+TEST_CASE("a listener whose queue is full is waited for, until the deadline") {
+    auto loop = make_loop();
+    std::string directory = "/tmp/sidecar-unit-XXXXXX";
+    REQUIRE(mkdtemp(directory.data()) != nullptr);
+    auto const path = directory + "/socket";
+    auto listener = listen_unix(path, 0600);
+    REQUIRE(listener);
+    REQUIRE(::listen(listener->get(), 0) == 0);  // room for one
+    auto const first = loop->run(connect_unix(*loop, path, Deadline::after(5s)));
+    REQUIRE(first);
+    auto const second = loop->run(connect_unix(*loop, path, Deadline::after(30ms)));
+    REQUIRE_FALSE(second);
+    CHECK(second.error().code == Errc::timed_out);
+    CHECK(second.error().what.find("others wait there") != std::string::npos);
+    Scope scope(*loop);
+    scope.spawn([](Loop& on, int fd) -> Task<void> {
+        (void)co_await sleep_for(on, 5ms);
+        Fd const served(::accept(fd, nullptr, nullptr));
+    }(*loop, listener->get()));
+    CHECK(loop->run(connect_unix(*loop, path, Deadline::after(20s))));
+    loop->run(scope.join());
+    std::filesystem::remove_all(directory);
+}
+
 TEST_CASE("host and port are split, and what is neither is refused") {
     CHECK(*split_host_port("h", "1") == std::pair<std::string, std::string>("h", "1"));
     CHECK(*split_host_port("h:2", "1") == std::pair<std::string, std::string>("h", "2"));
