@@ -177,17 +177,19 @@ Task<Result<Fd>> connect_unix(Loop& loop, std::string path, Deadline deadline) {
     CO_TRY(auto const address, unix_address(path));
     Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket) co_return fail_errno(errno, "cannot make a socket");
-    auto connected = co_await loop.connect(
-        socket.get(), reinterpret_cast<sockaddr const*>(&address), sizeof address, deadline);
-    // A full queue of connections (QEMU and its agent have room for one or two) is told at once.
-    while (!connected && connected.error().os == EAGAIN) {
-        if (deadline.passed()) {
-            co_return fail(Errc::timed_out, "cannot connect to {}: others wait there to be served",
-                           path);
-        }
+    auto const try_once = [&] {  // this kind of socket is connected, or not, without any wait
+        return loop.connect(socket.get(), reinterpret_cast<sockaddr const*>(&address),
+                            sizeof address, Deadline::never(deadline.token()));
+    };
+    auto connected = co_await try_once();
+    // A full queue of connections: QEMU and its agent have room for one or two.
+    while (!connected && connected.error().os == EAGAIN && !deadline.passed()) {
         CO_TRY_VOID(co_await sleep_for(loop, full_queue_pause, deadline.token()));
-        connected = co_await loop.connect(socket.get(), reinterpret_cast<sockaddr const*>(&address),
-                                          sizeof address, deadline);
+        connected = co_await try_once();
+    }
+    if (!connected && connected.error().os == EAGAIN) {
+        co_return fail(Errc::timed_out, "cannot connect to {}: others wait there to be served",
+                       path);
     }
     if (!connected) {
         connected.error().what =
