@@ -12,6 +12,8 @@ namespace {
 // Submission entries of the ring. More operations than this may be in flight: a full queue is
 // flushed.
 constexpr unsigned ring_entries = 512;
+/// Pieces of memory that a ring may hold: 64 MiB in flight in requests of 512 KiB.
+constexpr int registered_max = 128;
 
 Error setup_error(int os_errno) {
     std::string what;
@@ -121,6 +123,35 @@ Op Loop::write_at(int fd, std::span<std::byte const> buffer, std::uint64_t offse
     return Op(*this, {Op::Kind::write, fd, buffer.data(), buffer.size(), offset},
               std::move(deadline));
 }
+Op Loop::read_at(int fd, std::span<std::byte> buffer, std::uint64_t offset, int memory,
+                 Deadline deadline) {
+    return Op(*this, {Op::Kind::read, fd, buffer.data(), buffer.size(), offset, memory},
+              std::move(deadline));
+}
+
+int Loop::register_memory(std::span<std::byte> memory) {
+    if (!std::exchange(memory_table_, true) &&
+        io_uring_register_buffers_sparse(&ring_, registered_max) == 0) {
+        for (int number = registered_max; number-- > 0;) free_memory_.push_back(number);
+    }
+    if (free_memory_.empty()) return -1;
+    auto const number = static_cast<unsigned>(free_memory_.back());
+    iovec const where{memory.data(), memory.size()};
+    __u64 const no_tag = 0;
+    if (io_uring_register_buffers_update_tag(&ring_, number, &where, &no_tag, 1) < 0) return -1;
+    free_memory_.pop_back();
+    return static_cast<int>(number);
+}
+
+void Loop::forget_memory(int number) {
+    if (number < 0) return;
+    iovec const nothing{};
+    __u64 const no_tag = 0;
+    io_uring_register_buffers_update_tag(&ring_, static_cast<unsigned>(number), &nothing, &no_tag,
+                                         1);
+    free_memory_.push_back(number);
+}
+
 Op Loop::poll(int fd, short events, Deadline deadline) {
     return Op(*this, {Op::Kind::poll, fd, nullptr, static_cast<std::uint64_t>(events)},
               std::move(deadline));
@@ -222,6 +253,10 @@ void Loop::submit(Op& op) {
     switch (request.kind) {
         case Op::Kind::read:
             io_uring_prep_read(sqe, request.fd, address, length, request.offset);
+            if (request.memory >= 0) {
+                sqe->opcode = IORING_OP_READ_FIXED;
+                sqe->buf_index = static_cast<std::uint16_t>(request.memory);
+            }
             break;
         case Op::Kind::write:
             io_uring_prep_write(sqe, request.fd, address, length, request.offset);

@@ -58,6 +58,7 @@ public:
         void const* address = nullptr;
         std::uint64_t length = 0;
         std::uint64_t offset = 0;
+        int memory = -1;  ///< Of Loop::register_memory(); `address` lies in it.
     };
 
     Op(Loop& loop, Request request, Deadline deadline)
@@ -114,6 +115,14 @@ public:
     Op write(int fd, std::span<std::byte const> buffer, Deadline deadline);
     Op read_at(int fd, std::span<std::byte> buffer, std::uint64_t offset, Deadline deadline);
     Op write_at(int fd, std::span<std::byte const> buffer, std::uint64_t offset, Deadline deadline);
+    /// As read_at(), into memory of register_memory(); -1: into any.
+    Op read_at(int fd, std::span<std::byte> buffer, std::uint64_t offset, int memory,
+               Deadline deadline);
+    /// Pins the memory once, so that the kernel need not for each O_DIRECT read into it. Its
+    /// number; -1 where the kernel has no room or no leave for it (RLIMIT_MEMLOCK): it is as good
+    /// without. Give it to forget_memory() before it is freed, or end the loop first.
+    int register_memory(std::span<std::byte> memory);
+    void forget_memory(int number);
     /// Waits for poll(2) events on `fd`; the result is revents.
     Op poll(int fd, short events, Deadline deadline);
     /// Accepts one connection; the result is a non-blocking, close-on-exec descriptor the caller
@@ -144,6 +153,8 @@ private:
     void submit_cancel(Op& op);
 
     io_uring ring_{};
+    std::vector<int> free_memory_;  ///< Numbers for register_memory().
+    bool memory_table_ = false;  ///< The ring has been asked for one.
     std::size_t in_kernel_ = 0;  ///< Operations and cancels whose completion is still to come.
     std::vector<std::coroutine_handle<>> ready_;
     std::vector<std::coroutine_handle<>> resuming_;

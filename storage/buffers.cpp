@@ -9,13 +9,16 @@
 namespace storage {
 
 Buffers::Buffers(core::Loop& loop, std::size_t bytes_max, std::size_t count_max)
-    : freed_(loop), bytes_max_(bytes_max), count_max_(count_max) {
+    : loop_(loop), freed_(loop), bytes_max_(bytes_max), count_max_(count_max) {
     assert(bytes_max_ >= limits::request_bytes_max && count_max_ > 0);
 }
 
 Buffers::~Buffers() {
     assert(count_taken_ == 0);
-    for (std::byte* memory : spare_) std::free(memory);
+    for (auto const& memory : spare_) {
+        loop_.forget_memory(memory.registered);
+        std::free(memory.bytes);
+    }
 }
 
 core::Task<core::Result<Buffer>> Buffers::take(std::size_t size, core::Deadline deadline) {
@@ -27,18 +30,24 @@ core::Task<core::Result<Buffer>> Buffers::take(std::size_t size, core::Deadline 
     bytes_taken_ += size;
     bytes_taken_max_ = std::max(bytes_taken_max_, bytes_taken_);
     ++count_taken_;
-    std::byte* memory = nullptr;
-    if (size == limits::request_bytes_max && !spare_.empty()) {
-        memory = spare_.back();
-        spare_.pop_back();
-    } else {
-        memory = static_cast<std::byte*>(
-            std::aligned_alloc(limits::buffer_alignment_bytes, room_of(size)));
-        if (memory == nullptr) throw std::bad_alloc();
-    }
+    auto const memory = memory_for(size);
     co_return Buffer(
-        std::shared_ptr<std::byte>(memory, [this, size](std::byte* old) { give_back(old, size); }),
-        size);
+        std::shared_ptr<std::byte>(memory.bytes,
+                                   [this, memory, size](std::byte*) { give_back(memory, size); }),
+        size, memory.registered);
+}
+
+Buffers::Memory Buffers::memory_for(std::size_t size) {
+    bool const whole = size == limits::request_bytes_max;
+    if (whole && !spare_.empty()) {
+        auto const memory = spare_.back();
+        spare_.pop_back();
+        return memory;
+    }
+    auto* const bytes =
+        static_cast<std::byte*>(std::aligned_alloc(limits::buffer_alignment_bytes, room_of(size)));
+    if (bytes == nullptr) throw std::bad_alloc();
+    return {bytes, whole ? loop_.register_memory({bytes, size}) : -1};
 }
 
 std::size_t Buffers::room_of(std::size_t size) {
@@ -54,13 +63,13 @@ void Buffers::set_bytes_max(std::size_t bytes_max) {
     freed_.set();
 }
 
-void Buffers::give_back(std::byte* memory, std::size_t size) {
+void Buffers::give_back(Memory memory, std::size_t size) {
     bytes_taken_ -= size;
     --count_taken_;
     if (size == limits::request_bytes_max) {
         spare_.push_back(memory);
     } else {
-        std::free(memory);
+        std::free(memory.bytes);
     }
     freed_.set();
 }

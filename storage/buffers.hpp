@@ -22,14 +22,17 @@ public:
     [[nodiscard]] std::size_t size() const { return size_; }
     /// bytes() and what follows up to limits::buffer_alignment_bytes: for O_DIRECT.
     [[nodiscard]] std::span<std::byte> room() const;
+    /// Its number in the loop, for Loop::read_at(); -1: none.
+    [[nodiscard]] int registered() const { return registered_; }
     explicit operator bool() const { return memory_ != nullptr; }
 
 private:
     friend class Buffers;
-    Buffer(std::shared_ptr<std::byte> memory, std::size_t size)
-        : memory_(std::move(memory)), size_(size) {}
+    Buffer(std::shared_ptr<std::byte> memory, std::size_t size, int registered)
+        : memory_(std::move(memory)), size_(size), registered_(registered) {}
     std::shared_ptr<std::byte> memory_;
     std::size_t size_ = 0;
+    int registered_ = -1;
 };
 
 /// Hands out at most `bytes_max` bytes and `count_max` buffers at a time. Destroy it after the last
@@ -52,17 +55,23 @@ public:
 
 private:
     friend class Buffer;
+    struct Memory {
+        std::byte* bytes;
+        int registered;
+    };
     static std::size_t room_of(std::size_t size);
-    void give_back(std::byte* memory, std::size_t size);
+    Memory memory_for(std::size_t size);
+    void give_back(Memory memory, std::size_t size);
 
+    core::Loop& loop_;
     core::Event freed_;
     std::size_t bytes_max_;
     std::size_t count_max_;
     std::size_t bytes_taken_ = 0;
     std::size_t bytes_taken_max_ = 0;
     std::size_t count_taken_ = 0;
-    std::vector<std::byte*> spare_;  ///< Whole-size buffers kept for the next one: no page faults
-                                     ///< again.
+    /// Whole-size buffers kept for the next one: no page faults again, and they are registered.
+    std::vector<Memory> spare_;
 };
 
 }  // namespace storage

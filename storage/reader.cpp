@@ -121,8 +121,8 @@ Task<Result<>> ImageReader::read_file(Buffer buffer, std::size_t length, std::ui
     // O_DIRECT wants whole blocks; the end of the file cuts the last one off.
     auto const whole = image_.direct ? buffer.room() : buffer.bytes().first(length);
     for (std::size_t done = 0; done < length;) {
-        auto const count =
-            co_await loop_.read_at(image_.file.get(), whole.subspan(done), offset + done, deadline);
+        auto const count = co_await loop_.read_at(image_.file.get(), whole.subspan(done),
+                                                  offset + done, buffer.registered(), deadline);
         if (!count) {
             auto error = count.error();
             co_return std::unexpected(std::move(error).while_doing(
