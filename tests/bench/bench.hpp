@@ -63,5 +63,7 @@ Result handover(Options const& options);
 /// The part of it that is about bulk TCP: what a stream carried before, and how long after RESUME
 /// it carries that again.
 std::vector<Row> handover_bulk(std::string const& qemu, int moves);
+/// The part that is what the papers measured: a telephone call in each family, and its timeline.
+std::vector<Row> handover_call(std::string const& qemu, int moves);
 
 }  // namespace bench

@@ -50,7 +50,7 @@ class BulkPair {
 public:
     BulkPair(core::Loop& loop, std::string const& qemu, lab::fs::path const& directory,
              std::uint64_t bytes, Ends const& ends = {});
-    ~BulkPair();
+    ~BulkPair() { end(); }
     BulkPair(BulkPair const&) = delete;
 
     static lab::fs::path source_image(lab::fs::path const& directory) {
@@ -79,6 +79,8 @@ public:
     Copied mirror();
 
 private:
+    void connect(Ends const& ends);
+    void end();
     std::string export_source();
 
     core::Loop& loop_;

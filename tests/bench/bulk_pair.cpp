@@ -108,18 +108,28 @@ BulkPair::BulkPair(core::Loop& loop, std::string const& qemu, lab::fs::path cons
     lab::fs::resize_file(image, bytes);
     from_.emplace(start_qemu(qemu, directory, "source", source_image(directory), ends.from_netns));
     to_.emplace(start_qemu(qemu, directory, "target", image, ends.to_netns));
-    source_ = must(qmp::Client::connect(loop, directory / "source.qmp", soon()));
-    destination_ = must(qmp::Client::connect(loop, directory / "target.qmp", soon()));
-    target_.emplace(loop, *destination_, std::vector<storage::TargetDisk>{{"d0", "d0"}});
+    try {
+        connect(ends);
+    } catch (lab::Failure const& failure) {
+        end();
+        throw lab::Failure(failure.what() + ("\n" + from_->err() + to_->err()));
+    }
+}
+
+void BulkPair::connect(Ends const& ends) {
+    source_ = must(qmp::Client::connect(loop_, directory_ + "/source.qmp", soon()));
+    destination_ = must(qmp::Client::connect(loop_, directory_ + "/target.qmp", soon()));
+    target_.emplace(loop_, *destination_, std::vector<storage::TargetDisk>{{"d0", "d0"}});
     lab::Visit const there(ends.to_netns);
     port_ = must(target_->open(ends.address, "", soon()));
 }
 
-BulkPair::~BulkPair() {
+void BulkPair::end() {
     from_->kill();
     to_->kill();
-    loop_.run(source_->close());
-    loop_.run(destination_->close());
+    for (auto* client : {source_.get(), destination_.get()}) {
+        if (client != nullptr) loop_.run(client->close());
+    }
 }
 
 void BulkPair::compare() {

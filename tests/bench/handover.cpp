@@ -2,8 +2,6 @@
 // all. `sidecar probe` is the client, the guest's witness its echo: each direction is numbered by
 // whoever sends in it, so that what is lost is lost in a known direction. Figures come from the
 // client, not from our own report.
-#include <signal.h>
-
 #include <array>
 #include <cstdio>
 #include <ranges>
@@ -24,8 +22,6 @@ constexpr int moves_full = 20;
 constexpr int moves_quick = 2;
 /// So fast a stream may have 5,000,000 probes: 250 s.
 constexpr int moves_at_20_khz = 10;
-/// Longest that a probe may take to say what it saw, after it was told to end.
-constexpr auto probe_end_limit = 30s;
 constexpr auto control_limit = 200s;
 constexpr std::array families = {"ipv4", "ipv6"};
 constexpr std::array ways = {"there", "back"};
@@ -35,30 +31,6 @@ constexpr std::array frame_counts = {"caught", "recovered", "replayed",
 /// Losses that are told one by one on stderr, of one family in one run.
 constexpr std::size_t told_max = 15;
 constexpr std::array counts = {"sent", "lost", "duplicated", "reordered"};
-
-/// `sidecar probe` on the client, to both addresses of the guest. Ahead of all else on this
-/// machine, since a client is one of its own in life: what it does not send while it waits for a
-/// processor cannot be lost.
-class Probe {
-public:
-    Probe(lab::Lab const& net, std::string name, lab::Argv const& more)
-        : daemon_(std::move(name), line(more), {net.client_netns(), {}}, net.directory()) {}
-    /// What the probe says of each address, in their order.
-    std::vector<Json> finish() {
-        daemon_.signal(SIGINT);
-        auto const status = daemon_.wait(probe_end_limit);
-        if (status != 0) throw lab::Failure("sidecar probe failed: " + daemon_.err());
-        return lab::parse_json(daemon_.out())["addresses"].elements();
-    }
-
-private:
-    static lab::Argv line(lab::Argv const& more) {
-        lab::Argv argv{"chrt", "-f", "1", lab::program("sidecar"), "probe", "--json", "-"};
-        argv.insert(argv.end(), more.begin(), more.end());
-        return argv;
-    }
-    lab::Daemon daemon_;
-};
 
 /// What a client saw, over all probes of one kind of move.
 struct Sight {
@@ -299,6 +271,10 @@ Result handover(Options const& options) {
         if (options.wants(qemu + " bulk")) {
             auto const bulk = handover_bulk(qemu, moves);
             result.rows.insert(result.rows.end(), bulk.begin(), bulk.end());
+        }
+        if (options.wants(qemu + " call")) {
+            auto const call = handover_call(qemu, moves);
+            result.rows.insert(result.rows.end(), call.begin(), call.end());
         }
     }
     return result;

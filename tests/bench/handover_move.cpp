@@ -1,6 +1,7 @@
 #include "tests/bench/handover_move.hpp"
 
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <cstdio>
 
@@ -9,6 +10,15 @@ namespace bench {
 namespace {
 
 using namespace std::chrono_literals;
+
+/// Longest that a probe may take to say what it saw, after it was told to end.
+constexpr auto probe_end_limit = 30s;
+
+lab::Argv probe_line(lab::Argv const& more) {
+    lab::Argv argv{"chrt", "-f", "1", lab::program("sidecar"), "probe", "--json", "-"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    return argv;
+}
 
 class Arrival {
 public:
@@ -26,6 +36,16 @@ private:
 };
 
 }  // namespace
+
+Probe::Probe(lab::Lab const& net, std::string name, lab::Argv const& more)
+    : daemon_(std::move(name), probe_line(more), {net.client_netns(), {}}, net.directory()) {}
+
+std::vector<core::Json> Probe::finish() {
+    daemon_.signal(SIGINT);
+    auto const status = daemon_.wait(probe_end_limit);
+    if (status != 0) throw lab::Failure("sidecar probe failed: " + daemon_.err());
+    return lab::parse_json(daemon_.out())["addresses"].elements();
+}
 
 lab::GuestOptions handover_guest(std::string const& qemu) {
     return {.name = "bench",

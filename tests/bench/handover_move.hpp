@@ -15,6 +15,19 @@ namespace bench {
 /// guest is left alone before the next.
 constexpr auto handover_settle = std::chrono::seconds(2);
 
+/// `sidecar probe` on the client, to both addresses of the guest unless `more` has others. Ahead of
+/// all else on this machine, since a client is one of its own in life: what it does not send while
+/// it waits for a processor cannot be lost.
+class Probe {
+public:
+    Probe(lab::Lab const& net, std::string name, lab::Argv const& more);
+    /// What the probe says of each address, in their order.
+    std::vector<core::Json> finish();
+
+private:
+    lab::Daemon daemon_;
+};
+
 /// Small, so that a move takes few seconds; it writes to its disk all the time.
 lab::GuestOptions handover_guest(std::string const& qemu);
 
