@@ -139,10 +139,15 @@ Task<Result<std::unique_ptr<Client>>> Client::connect(Loop& loop, std::string so
 
 Task<Result<std::unique_ptr<Client>>> Client::connect_starting(Loop& loop, std::string socket_path,
                                                                Deadline deadline) {
-    auto socket = co_await core::connect_unix(loop, socket_path, deadline);
-    if (!socket) co_return std::unexpected(no_monitor(socket_path, std::move(socket.error())));
-    std::unique_ptr<Client> client(new Client(loop, std::move(*socket), socket_path));
-    CO_TRY_VOID(co_await client->greet(deadline));
+    CO_TRY(auto client, co_await reach(loop, socket_path, deadline));
+    auto greeted = co_await client->greet(deadline);
+    if (!greeted && greeted.error().code == Errc::closed) {
+        // QEMU may take us for the client before us, which it has just found to be gone.
+        CO_TRY_VOID(co_await core::sleep_for(loop, greeting_again_pause, deadline.token()));
+        CO_TRY(client, co_await reach(loop, socket_path, deadline));
+        greeted = co_await client->greet(deadline);
+    }
+    if (!greeted) co_return std::unexpected(std::move(greeted.error()));
     client->scope_.spawn(read_loop(*client));
     client->scope_.spawn(write_loop(*client));
     auto negotiated = co_await client->execute("qmp_capabilities", {}, deadline);
@@ -152,6 +157,13 @@ Task<Result<std::unique_ptr<Client>>> Client::connect_starting(Loop& loop, std::
             std::move(negotiated.error()).while_doing("negotiating with " + socket_path));
     }
     co_return std::move(client);
+}
+
+Task<Result<std::unique_ptr<Client>>> Client::reach(Loop& loop, std::string const& socket_path,
+                                                    Deadline deadline) {
+    auto socket = co_await core::connect_unix(loop, socket_path, deadline);
+    if (!socket) co_return std::unexpected(no_monitor(socket_path, std::move(socket.error())));
+    co_return std::unique_ptr<Client>(new Client(loop, std::move(*socket), socket_path));
 }
 
 Task<Result<>> Client::greet(Deadline deadline) {

@@ -134,6 +134,9 @@ private:
     };
 
     Client(Loop& loop, core::Fd socket, std::string socket_path);
+    /// Connected, and no word said yet.
+    static Task<Result<std::unique_ptr<Client>>> reach(Loop& loop, std::string const& socket_path,
+                                                       Deadline deadline);
     Task<Result<>> greet(Deadline deadline);
     Task<Result<Message>> read_message(Deadline deadline);
     Task<Result<Json>> call(std::string command, Json arguments, core::Fd fd, Deadline deadline);

@@ -26,6 +26,9 @@ inline constexpr std::size_t read_bytes = std::size_t{64} * 1024;
 /// whose main loop is busy (a slow flush) answers within a second or two; a monitor held by another
 /// client never does.
 inline constexpr std::chrono::seconds greeting_timeout{5};
+/// Before a client that QEMU hung up on without a greeting tries once more: long enough for QEMU to
+/// have seen the end of the client before it.
+inline constexpr std::chrono::milliseconds greeting_again_pause{50};
 
 /// How long a QEMU that closed its monitor may take to be gone, so that its exit can be told.
 inline constexpr std::chrono::seconds exit_timeout{5};

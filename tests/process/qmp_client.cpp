@@ -21,7 +21,7 @@ core::Error connect_error(std::string const& path, Deadline deadline = soon()) {
 }
 
 core::Error greeted_with(std::string const& text) {
-    ScriptedServer server([&](auto& peer) { peer.say(text); });
+    ScriptedServer server([&](auto& peer) { peer.say(text); }, 2);
     return connect_error(server.path());
 }
 
@@ -93,6 +93,20 @@ TEST_CASE("a socket that is not QMP is told with what it says", "[qmp][client]")
     auto const closed = greeted_with("");
     CHECK(closed.code == Errc::closed);
     CHECK(closed.what.find("closed the connection without a QMP greeting") != std::string::npos);
+}
+
+TEST_CASE("a client that is taken for the one before it tries once more", "[qmp][client]") {
+    int clients = 0;
+    ScriptedServer server(
+        [&](auto& peer) {
+            if (++clients == 1) return;
+            peer.greet();
+            peer.wait_end();
+        },
+        2);
+    auto loop = make_loop();
+    auto const client = get(loop->run(Client::connect(*loop, server.path(), soon())));
+    loop->run(client->close());
 }
 
 TEST_CASE("a silent socket times out, and a stopped connect is cancelled", "[qmp][client]") {

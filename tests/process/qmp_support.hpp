@@ -163,7 +163,8 @@ private:
     std::unique_ptr<qmp::Client> client_;
 };
 
-/// Speaks the lines of a script to the one client it accepts, on a thread with blocking calls.
+/// Speaks the lines of a script to each client it accepts, one after the other, on a thread with
+/// blocking calls.
 class ScriptedServer {
 public:
     /// What the script may do with its client.
@@ -203,19 +204,21 @@ public:
         std::string heard_;
     };
 
-    explicit ScriptedServer(std::function<void(Peer&)> script) {
+    explicit ScriptedServer(std::function<void(Peer&)> script, int clients = 1) {
         listener_ = get(core::listen_unix(path(), 0600));
         // The thread blocks; the loop's sockets do not.
         fcntl(listener_.get(), F_SETFL, fcntl(listener_.get(), F_GETFL) & ~O_NONBLOCK);
-        thread_ = std::thread([this, script = std::move(script)] {
-            core::Fd const client(::accept(listener_.get(), nullptr, nullptr));
-            if (!client) return;
-            Peer peer(client.get());
-            script(peer);
+        thread_ = std::thread([this, clients, script = std::move(script)] {
+            for (int i = 0; i < clients; ++i) {
+                core::Fd const client(::accept(listener_.get(), nullptr, nullptr));
+                if (!client) return;
+                Peer peer(client.get());
+                script(peer);
+            }
         });
     }
     ~ScriptedServer() {
-        ::shutdown(listener_.get(), SHUT_RDWR);  // ends an accept(2) nobody came to
+        ::shutdown(listener_.get(), SHUT_RDWR);  // ends an accept(2) that nobody came to
         thread_.join();
     }
     ScriptedServer(ScriptedServer const&) = delete;
