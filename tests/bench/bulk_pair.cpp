@@ -38,7 +38,7 @@ lab::Daemon start_qemu(std::string const& qemu, lab::fs::path const& directory,
                      image.string())},
         {netns, {}}, directory);
     lab::wait_until("QEMU's monitor", lab::command_limit,
-                    [&] { return !daemon.running() || lab::accepts(socket); });
+                    [&] { return !daemon.running() || lab::listens(daemon.pid(), socket); });
     if (!daemon.running()) throw lab::Failure("QEMU did not start: " + daemon.err());
     return daemon;
 }

@@ -232,7 +232,7 @@ private:
                          directory_, side)},
             {host.netns, {}}, directory_);
         lab::wait_until("QEMU's monitor", lab::command_limit,
-                        [&] { return !daemon.running() || lab::accepts(socket); });
+                        [&] { return !daemon.running() || lab::listens(daemon.pid(), socket); });
         if (!daemon.running()) throw lab::Failure("QEMU did not start: " + daemon.err());
         return daemon;
     }

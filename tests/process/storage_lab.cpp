@@ -54,7 +54,7 @@ lab::Daemon start_qemu(Directory const& directory, std::string const& socket,
     argv.insert(argv.end(), extra.begin(), extra.end());
     lab::Daemon daemon("qemu-" + lab::unique_suffix(), argv, {}, directory.text());
     lab::wait_until("QEMU's monitor", 20s,
-                    [&] { return !daemon.running() || lab::accepts(socket); });
+                    [&] { return !daemon.running() || lab::listens(daemon.pid(), socket); });
     if (!daemon.running()) throw lab::Failure("QEMU did not start: " + daemon.err());
     return daemon;
 }

@@ -235,6 +235,16 @@ bool accepts(fs::path const& path) {
     return connects(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
 }
 
+bool listens(pid_t process, fs::path const& socket) {
+    // Num RefCount Protocol Flags Type St Inode Path; of a listener the flags are __SO_ACCEPTCON.
+    std::ifstream sockets(fmt::format("/proc/{}/net/unix", process));
+    std::string line;
+    while (std::getline(sockets, line)) {
+        if (line.ends_with(" " + socket.string()) && line.contains(" 00010000 ")) return true;
+    }
+    return false;
+}
+
 core::Fd connect_in(std::string const& netns, std::string const& host, int port) {
     bool const v6 = host.find(':') != std::string::npos;
     core::Fd fd = socket_in(netns, v6 ? AF_INET6 : AF_INET);

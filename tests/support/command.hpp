@@ -116,8 +116,12 @@ private:
     std::optional<int> status_;
 };
 
-/// Whether something accepts connections there: a unix socket's path.
+/// Whether something accepts connections there: a unix socket's path. Connects, and hangs up.
 bool accepts(fs::path const& socket);
+/// Whether a unix socket of that name is listened to, in the network namespace of `process`; asked
+/// of the kernel. For QEMU's monitors: one that is connected to and left at once may take the next
+/// client for the one that left.
+bool listens(pid_t process, fs::path const& socket);
 /// The same for TCP, asked from inside `netns`.
 bool accepts(std::string const& netns, std::string const& host, int port);
 /// A connected TCP socket made inside `netns`; empty when nobody accepts.
