@@ -43,6 +43,9 @@ constexpr seconds converge_timeout{600};
 constexpr milliseconds pause_max{2000};
 /// One round trip during the pause (fire, seal).
 constexpr milliseconds paused_request_timeout{1500};
+/// The pause that may be aimed for: a minute would be no live migration.
+constexpr int max_blackout_least_ms = 1;
+constexpr int max_blackout_most_ms = 60000;
 /// One try to get the answer to COMMIT. The next try follows when the peer is back.
 constexpr milliseconds commit_timeout{5000};
 /// In doubt for longer than this: whoever asked for the migration is told, and an operator is
