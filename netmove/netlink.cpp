@@ -40,8 +40,6 @@ void put(Message& message, int type, std::span<std::uint8_t const> bytes) {
     nla_put(message.get(), type, static_cast<int>(bytes.size()), bytes.data());
 }
 
-using Attributes = std::span<nlattr*>;
-
 std::uint8_t u8_or(Attributes attributes, int type, std::uint8_t fallback) {
     auto* attribute = attributes[static_cast<std::size_t>(type)];
     if (attribute == nullptr || nla_len(attribute) < 1) return fallback;
@@ -69,39 +67,6 @@ std::uint64_t dropped_of(Attributes attributes) {
     std::memcpy(&stats, nla_data(attribute),
                 std::min(sizeof stats, static_cast<std::size_t>(nla_len(attribute))));
     return stats.tx_dropped;
-}
-
-std::optional<MacAddress> mac_of(Attributes attributes, int type) {
-    auto* attribute = attributes[static_cast<std::size_t>(type)];
-    MacAddress mac;
-    if (attribute == nullptr || nla_len(attribute) != static_cast<int>(mac.bytes.size())) return {};
-    std::copy_n(static_cast<std::uint8_t const*>(nla_data(attribute)), 6, mac.bytes.begin());
-    return mac;
-}
-
-std::optional<Address> address_of(Attributes attributes, int type) {
-    auto* attribute = attributes[static_cast<std::size_t>(type)];
-    if (attribute == nullptr) return {};
-    auto const* bytes = static_cast<std::uint8_t const*>(nla_data(attribute));
-    if (nla_len(attribute) == 4) return Address::ipv4(std::span<std::uint8_t const, 4>(bytes, 4));
-    if (nla_len(attribute) == 16)
-        return Address::ipv6(std::span<std::uint8_t const, 16>(bytes, 16));
-    return {};
-}
-
-/// The attributes inside `nest`, by type; those above Max are newer than we are.
-template <int Max>
-std::array<nlattr*, Max + 1> inside(nlattr* nest) {
-    std::array<nlattr*, Max + 1> out{};
-    if (nest != nullptr) nla_parse_nested(out.data(), Max, nest, nullptr);
-    return out;
-}
-
-template <int Max>
-std::array<nlattr*, Max + 1> attributes_of(nlmsghdr* header, std::size_t fixed) {
-    std::array<nlattr*, Max + 1> out{};
-    nlmsg_parse(header, static_cast<int>(fixed), out.data(), Max, nullptr);
-    return out;
 }
 
 BridgePort parse_port(nlattr* data) {
@@ -146,6 +111,7 @@ Link parse_link(nlmsghdr* header) {
         link.port = parse_port(info[IFLA_INFO_SLAVE_DATA]);
     }
     if (link.kind == "tun") link.tun = parse_tun(info[IFLA_INFO_DATA]);
+    if (link.kind == "vxlan") link.vxlan = parse_vxlan(info[IFLA_INFO_DATA]);
     if (link.kind == "bridge") {
         auto bridge = inside<IFLA_BR_MAX>(info[IFLA_INFO_DATA]);
         link.stp = u32_or(bridge, IFLA_BR_STP_STATE, 0) != 0;

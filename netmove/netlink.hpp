@@ -50,6 +50,14 @@ struct TunDetails {
     int disabled_queues = 0;  ///< Attached, switched off by their owner.
 };
 
+/// What the kernel says of a VXLAN device (IFLA_VXLAN_*).
+struct VxlanDetails {
+    std::uint32_t vni = 0;
+    std::optional<Address> local;  ///< Its own address in the underlay; none: any of the host's.
+    bool learning = true;
+    bool external = false;  ///< It carries many VNIs: each packet's is said by a route or bridge.
+};
+
 struct Link {
     std::string name;
     int index = 0;
@@ -62,6 +70,7 @@ struct Link {
     std::uint64_t dropped = 0;  ///< Frames it was to send and could not: a tap's ring was full.
     std::optional<BridgePort> port;  ///< When it is a port of a bridge.
     std::optional<TunDetails> tun;  ///< When it is a tap or TUN device.
+    std::optional<VxlanDetails> vxlan;  ///< When it is a VXLAN device.
     bool stp = false;  ///< When it is a bridge: it runs the spanning tree protocol.
     bool vlan_filtering = false;  ///< When it is a bridge.
 };
@@ -94,6 +103,22 @@ struct FdbEntry {
     bool external = false;
     /// Learning cannot move it to another port: it must be deleted.
     [[nodiscard]] bool pinned() const;
+};
+
+/// An entry of a VXLAN device's own table: where frames for a station go in the underlay.
+struct VxlanEntry {
+    MacAddress mac;
+    Address remote;
+    std::uint16_t port = 0;  ///< UDP; 0: the device's.
+    std::uint32_t vni = 0;  ///< 0: the device's.
+    int state = 0;  ///< NUD_*
+    int flags = 0;  ///< NTF_*
+};
+
+/// How the host reaches an address.
+struct Route {
+    std::string link;
+    int mtu = 0;  ///< Of the route, or of that link.
 };
 
 class Netlink {
@@ -154,6 +179,17 @@ public:
     core::Result<> replace_fdb(int port, MacAddress const& mac, bool fixed, std::uint16_t vlan = 0);
     /// False when the port had no such entry.
     core::Result<bool> delete_fdb(int port, MacAddress const& mac, std::uint16_t vlan = 0);
+
+    /// Where a VXLAN device sends what is for `mac`; none when it floods that.
+    core::Result<std::optional<VxlanEntry>> vxlan_entry(int device, MacAddress const& mac);
+    /// Adds or overwrites.
+    core::Result<> write_vxlan_entry(int device, VxlanEntry const& entry);
+    /// Overwrites an entry that is there; false when there is none. Never makes one.
+    core::Result<bool> change_vxlan_entry(int device, VxlanEntry const& entry);
+    /// Only one that sends to `remote`; false when there was none.
+    core::Result<bool> delete_vxlan_entry(int device, MacAddress const& mac, Address const& remote);
+    /// Fails with netlink when there is none.
+    core::Result<Route> route(Address const& to);
 
     /// A request of a kind that has a file of its own (gate.cpp), flags and body made there; `what`
     /// continues "to" in a sentence. `on_answer` gets each message that is no acknowledgement.

@@ -1,12 +1,21 @@
-// A request to rtnetlink while it is put together: what the files share that make one.
+// A request to rtnetlink while it is put together, and the attributes of an answer: what the files
+// share that make one and look into the other.
 #pragma once
 
 #include <linux/rtnetlink.h>
+#include <netlink/attr.h>
 #include <netlink/msg.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <memory>
+#include <optional>
+#include <span>
+
+#include "netmove/address.hpp"
+#include "netmove/netlink.hpp"
 
 namespace netmove {
 
@@ -31,5 +40,43 @@ inline ifinfomsg link_header(int index = 0, unsigned char family = AF_UNSPEC) {
     header.ifi_index = index;
     return header;
 }
+
+using Attributes = std::span<nlattr*>;
+
+inline std::optional<MacAddress> mac_of(Attributes attributes, int type) {
+    auto* attribute = attributes[static_cast<std::size_t>(type)];
+    MacAddress mac;
+    if (attribute == nullptr || nla_len(attribute) != static_cast<int>(mac.bytes.size())) return {};
+    std::copy_n(static_cast<std::uint8_t const*>(nla_data(attribute)), 6, mac.bytes.begin());
+    return mac;
+}
+
+inline std::optional<Address> address_of(Attributes attributes, int type) {
+    auto* attribute = attributes[static_cast<std::size_t>(type)];
+    if (attribute == nullptr) return {};
+    auto const* bytes = static_cast<std::uint8_t const*>(nla_data(attribute));
+    if (nla_len(attribute) == 4) return Address::ipv4(std::span<std::uint8_t const, 4>(bytes, 4));
+    if (nla_len(attribute) == 16)
+        return Address::ipv6(std::span<std::uint8_t const, 16>(bytes, 16));
+    return {};
+}
+
+/// The attributes inside `nest`, by type; those above Max are newer than we are.
+template <int Max>
+std::array<nlattr*, Max + 1> inside(nlattr* nest) {
+    std::array<nlattr*, Max + 1> out{};
+    if (nest != nullptr) nla_parse_nested(out.data(), Max, nest, nullptr);
+    return out;
+}
+
+template <int Max>
+std::array<nlattr*, Max + 1> attributes_of(nlmsghdr* header, std::size_t fixed) {
+    std::array<nlattr*, Max + 1> out{};
+    nlmsg_parse(header, static_cast<int>(fixed), out.data(), Max, nullptr);
+    return out;
+}
+
+/// IFLA_INFO_DATA of a VXLAN device (netlink_vxlan.cpp).
+VxlanDetails parse_vxlan(nlattr* data);
 
 }  // namespace netmove
