@@ -15,6 +15,7 @@ namespace {
 constexpr int mtu_min = 68;
 constexpr int mtu_max = 65'521;
 constexpr int vlan_max = 4094;
+constexpr int vni_max = (1 << 24) - 1;
 // QEMU's own ids are shorter; this one is shown in messages.
 constexpr std::size_t netdev_size_max = 128;
 
@@ -88,23 +89,51 @@ Result<std::vector<GuestAddress>> addresses_from(Json const& json) {
     return out;
 }
 
+Result<std::optional<VxlanEnd>> vxlan_from(Json const& json) {
+    if (json.is_null()) return std::optional<VxlanEnd>{};
+    TRY(auto end, VxlanEnd::from_json(json));
+    return std::optional(std::move(end));
+}
+
 }  // namespace
+
+Json VxlanEnd::to_json() const {
+    return Json::object({{"vni", static_cast<std::int64_t>(vni)},
+                         {"local", local ? local->text() : ""},
+                         {"learning", learning}});
+}
+
+Result<VxlanEnd> VxlanEnd::from_json(Json const& json) {
+    VxlanEnd out;
+    TRY(int const vni, integer_between(json, "vni", 0, vni_max));
+    out.vni = static_cast<std::uint32_t>(vni);
+    TRY(out.learning, json.boolean("learning"));
+    TRY(auto const local, json.text("local"));
+    if (local.empty()) return out;
+    TRY(auto const address, Address::parse(local));
+    if (!address.is_host()) return fail(Errc::protocol, "{} is no host's address", local);
+    out.local = address;
+    return out;
+}
 
 Json GuestInterface::to_json() const {
     auto list = Json::array();
     for (auto const& [address, vlan] : addresses) {
         list.add(Json::object({{"address", address.text()}, {"vlan", static_cast<int>(vlan)}}));
     }
-    return Json::object({{"netdev", netdev},
-                         {"tap", tap},
-                         {"bridge", bridge},
-                         {"network", network},
-                         {"mac", mac.text()},
-                         {"mtu", mtu},
-                         {"queues", queues},
-                         {"vnet_hdr", vnet_hdr},
-                         {"router", router},
-                         {"addresses", list}});
+    auto made = Json::object({{"netdev", netdev},
+                              {"tap", tap},
+                              {"bridge", bridge},
+                              {"network", network},
+                              {"mac", mac.text()},
+                              {"mtu", mtu},
+                              {"queues", queues},
+                              {"vnet_hdr", vnet_hdr},
+                              {"router", router},
+                              {"addresses", list}});
+    if (vxlan_source) made.set("vxlan_source", vxlan_source->to_json());
+    if (vxlan_destination) made.set("vxlan_destination", vxlan_destination->to_json());
+    return made;
 }
 
 Result<GuestInterface> GuestInterface::from_json(Json const& json) {
@@ -113,6 +142,9 @@ Result<GuestInterface> GuestInterface::from_json(Json const& json) {
     TRY(out.tap, as_protocol(name_from(json, "tap", false), "tap"));
     TRY(out.bridge, as_protocol(name_from(json, "bridge", true), "bridge"));
     TRY(out.network, as_protocol(network_from(json), "network"));
+    TRY(out.vxlan_source, as_protocol(vxlan_from(json["vxlan_source"]), "vxlan_source"));
+    TRY(out.vxlan_destination,
+        as_protocol(vxlan_from(json["vxlan_destination"]), "vxlan_destination"));
     TRY(out.mac, as_protocol(mac_from(json), "mac"));
     TRY(out.mtu, as_protocol(integer_between(json, "mtu", mtu_min, mtu_max), "mtu"));
     TRY(out.queues, as_protocol(integer_between(json, "queues", 1, tap_queues_max), "queues"));
@@ -122,7 +154,16 @@ Result<GuestInterface> GuestInterface::from_json(Json const& json) {
     return out;
 }
 
-void Plan::add(std::unique_ptr<Mover> mover) { movers_.push_back(std::move(mover)); }
+void Plan::add(std::unique_ptr<Mover> mover, std::size_t interface) {
+    movers_.push_back(std::move(mover));
+    interfaces_.push_back(interface);
+}
+
+void Plan::update(std::size_t interface, GuestInterface const& now) {
+    for (std::size_t index = 0; index < movers_.size(); ++index) {
+        if (interfaces_[index] == interface) movers_[index]->update(now);
+    }
+}
 
 core::Task<Result<>> Plan::prepare(core::Deadline deadline) {
     for (std::size_t i = 0; i < movers_.size(); ++i) {

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,6 +33,16 @@ namespace netmove {
 /// remembers, and as many given by the operator.
 constexpr std::size_t interface_addresses_max = 128;
 
+/// One end of a VXLAN: the VXLAN device in a host's bridge.
+struct VxlanEnd {
+    std::uint32_t vni = 0;
+    std::optional<Address> local;  ///< How other VTEPs reach it; none: it was not told.
+    bool learning = true;  ///< Without, its table is written by others: by us, as guests move.
+
+    [[nodiscard]] core::Json to_json() const;
+    static core::Result<VxlanEnd> from_json(core::Json const& json);
+};
+
 /// One network interface of the guest, as both hosts must know it. Travels over the peer channel:
 /// from_json() trusts nothing. `tap` and `bridge` are the names on the host whose half uses it (the
 /// driver maps them).
@@ -42,6 +53,9 @@ struct GuestInterface {
     /// Of the network that the bridge belongs to (network.hpp): "ipv4", "ipv6"; empty: of none. The
     /// bridge of the other host must belong to one of the same.
     std::string network;
+    /// Of the bridge on either host, when it is stretched by VXLAN.
+    std::optional<VxlanEnd> vxlan_source;
+    std::optional<VxlanEnd> vxlan_destination;
     MacAddress mac;
     int mtu = 1500;  ///< Of the source's tap; the destination must offer at least this.
     int queues = 1;  ///< Of the tap: the guest's queue pairs.
@@ -95,14 +109,14 @@ struct Fired {
 
 class Plan {
 public:
-    void add(std::unique_ptr<Mover> mover);
+    /// `interface`: which of the guest's it moves; one may need several movers.
+    void add(std::unique_ptr<Mover> mover, std::size_t interface = 0);
     [[nodiscard]] bool empty() const { return movers_.empty(); }
 
     /// One after the other; when one fails those before it are rolled back, newest first.
     core::Task<core::Result<>> prepare(core::Deadline deadline);
-    /// To the mover of that interface (by order of add()); for Mover::update().
-    [[nodiscard]] Mover& mover(std::size_t index) { return *movers_[index]; }
-    [[nodiscard]] std::size_t size() const { return movers_.size(); }
+    /// Mover::update() of all movers of that interface.
+    void update(std::size_t interface, GuestInterface const& now);
     /// All or none: when one fails, those that fired are rolled back, newest first, and the error
     /// is returned.
     core::Result<> fire();
@@ -119,6 +133,7 @@ public:
 
 private:
     std::vector<std::unique_ptr<Mover>> movers_;
+    std::vector<std::size_t> interfaces_;  ///< Of each mover.
     std::vector<Fired> fired_;
 };
 

@@ -30,11 +30,13 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
 
 Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap tap,
                  netmove::Plan& plan) {
+    auto const number = guest.nics.size();
     TRY(auto watcher, netmove::AddressWatcher::open(guest.loop, interface.tap, interface.mac));
     auto nic = std::make_unique<Nic>(std::move(interface), std::move(tap), std::move(watcher));
     if (!nic->interface.bridge.empty()) {
         plan.add(netmove::bridge_mover_destination(guest.loop, *guest.netlink, nic->tap,
-                                                   nic->interface));
+                                                   nic->interface),
+                 number);
     }
     guest.nics.push_back(std::move(nic));
     return {};

@@ -252,7 +252,6 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
                        machine::destination::name(state_.phase));
     }
     auto const sent = arguments["interfaces"].elements();
-    std::size_t index = 0;
     for (std::size_t nic = 0; nic < guest_->nics.size(); ++nic) {
         auto& interface = guest_->nics[nic]->interface;
         if (nic < sent.size()) {
@@ -260,7 +259,7 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
             interface.addresses = now.addresses;
             interface.router = now.router;
         }
-        if (!interface.bridge.empty()) plan_.mover(index++).update(interface);
+        plan_.update(nic, interface);
     }
     frames_.close();
     CO_TRY_VOID(plan_.fire());

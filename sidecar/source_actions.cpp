@@ -171,9 +171,11 @@ Result<> SourceMigration::take_doors(Json const& reply) {
 
 void SourceMigration::make_plan() {
     plan_ = netmove::Plan();
-    for (auto const& nic : guest_.nics) {
+    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
+        auto const& nic = guest_.nics[index];
         if (nic->interface.bridge.empty()) continue;  // no L2 of ours to move it on
-        plan_.add(netmove::bridge_mover_source(loop_, *guest_.netlink, nic->tap, nic->interface));
+        plan_.add(netmove::bridge_mover_source(loop_, *guest_.netlink, nic->tap, nic->interface),
+                  index);
     }
 }
 
@@ -214,9 +216,8 @@ Task<Result<>> SourceMigration::start_ram() {
 Task<Result<>> SourceMigration::fire_network() {
     frames_.begin();
     guest_.take_in_addresses();
-    std::size_t index = 0;
-    for (auto const& nic : guest_.nics) {
-        if (!nic->interface.bridge.empty()) plan_.mover(index++).update(nic->interface);
+    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
+        plan_.update(index, guest_.nics[index]->interface);
     }
     CO_TRY_VOID(plan_.fire());
     CO_TRY_VOID(co_await peer_->request("fire",

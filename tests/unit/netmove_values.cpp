@@ -1,9 +1,10 @@
-// Addresses, the guest's interface as JSON, and Plan's "all or none".
+// Addresses, the guest's interface and its VXLAN as JSON, and Plan's "all or none".
 #include <catch2/catch.hpp>
 
 #include "core/loop.hpp"
 #include "netmove/mover.hpp"
 #include "netmove/tap.hpp"
+#include "netmove/vxlan_mover.hpp"
 
 namespace {
 
@@ -150,6 +151,85 @@ TEST_CASE("what a peer says of an interface is not believed", "[netmove]") {
     auto json = example().to_json();
     json.set("bridge", "");
     CHECK(GuestInterface::from_json(json));
+}
+
+TEST_CASE("the ends of a VXLAN travel with the interface, or are refused", "[netmove]") {
+    auto stretched = example();
+    stretched.vxlan_source = {42, Address::parse("192.0.2.1").value(), false};
+    stretched.vxlan_destination = {42, std::nullopt, true};
+    auto const back = GuestInterface::from_json(stretched.to_json());
+    REQUIRE(back);
+    CHECK(back->vxlan_source->vni == 42);
+    CHECK(back->vxlan_source->local == Address::parse("192.0.2.1").value());
+    CHECK_FALSE(back->vxlan_source->learning);
+    CHECK_FALSE(back->vxlan_destination->local);
+    CHECK(back->vxlan_destination->learning);
+    CHECK_FALSE(GuestInterface::from_json(example().to_json())->vxlan_source);
+    for (auto const& [key, value] : {std::pair<char const*, core::Json>{"vni", 1 << 24},
+                                     {"vni", -1},
+                                     {"vni", "42"},
+                                     {"local", "224.0.0.1"},
+                                     {"local", "nowhere"},
+                                     {"learning", 1}}) {
+        INFO(key << " " << value.dump());
+        auto json = stretched.to_json();
+        auto end = stretched.vxlan_source->to_json();
+        end.set(key, value);
+        json.set("vxlan_source", end);
+        CHECK_FALSE(GuestInterface::from_json(json));
+    }
+}
+
+TEST_CASE("what a VTEP is told of a move is a move, or refused", "[netmove]") {
+    VxlanMove const move{MacAddress::parse("52:54:00:12:34:56").value(), 42,
+                         Address::parse("192.0.2.1").value(), Address::parse("192.0.2.2").value(),
+                         1400};
+    auto const back = VxlanMove::from_json(move.to_json());
+    REQUIRE(back);
+    CHECK(back->mac == move.mac);
+    CHECK(back->vni == 42);
+    CHECK(back->from == move.from);
+    CHECK(back->to == move.to);
+    CHECK(back->mtu == 1400);
+    for (auto const& [key, value] : {std::pair<char const*, core::Json>{"mac", "ff:ff:ff:ff:ff:ff"},
+                                     {"mac", "00:00:00:00:00:00"},
+                                     {"vni", 1 << 24},
+                                     {"from", "192.0.2.2"},
+                                     {"to", "2001:db8::1"},
+                                     {"to", "255.255.255.255"},
+                                     {"to", 7},
+                                     {"mtu", 67},
+                                     {"mtu", 1 << 20}}) {
+        INFO(key << " " << value.dump());
+        auto json = move.to_json();
+        json.set(key, value);
+        CHECK_FALSE(VxlanMove::from_json(json));
+    }
+}
+
+TEST_CASE("the ends of a VXLAN must be of one network", "[netmove]") {
+    auto both = example();
+    CHECK(check_vxlan_ends(both));
+    VxlanEnd const one{42, Address::parse("192.0.2.1").value(), false};
+    auto other = one;
+    other.local = Address::parse("192.0.2.2").value();
+    both.vxlan_source = one;
+    both.vxlan_destination = other;
+    CHECK(check_vxlan_ends(both));
+    SECTION("of different VNIs") { both.vxlan_destination->vni = 43; }
+    SECTION("with one address") { both.vxlan_destination->local = one.local; }
+    SECTION("of different families") {
+        both.vxlan_destination->local = Address::parse("2001:db8::1").value();
+    }
+    SECTION("one without an address") { both.vxlan_source->local.reset(); }
+    SECTION("only one") { both.vxlan_destination.reset(); }
+    SECTION("only the other") { both.vxlan_source.reset(); }
+    CHECK_FALSE(check_vxlan_ends(both));
+    if (both.vxlan_source) both.vxlan_source->learning = true;
+    if (both.vxlan_destination) both.vxlan_destination->learning = true;
+    bool const both_there = both.vxlan_source && both.vxlan_destination;
+    bool const of_one = both_there && both.vxlan_source->vni == both.vxlan_destination->vni;
+    CHECK(check_vxlan_ends(both).has_value() == (!both_there || of_one));
 }
 
 TEST_CASE("a plan fires all or none", "[netmove]") {
