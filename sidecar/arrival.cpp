@@ -1,6 +1,7 @@
 #include "sidecar/arrival.hpp"
 
 #include "netmove/bridge_mover.hpp"
+#include "netmove/vxlan_mover.hpp"
 #include "sidecar/limits.hpp"
 #include "sidecar/receiving.hpp"
 
@@ -31,12 +32,18 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
 Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap tap,
                  netmove::Plan& plan) {
     auto const number = guest.nics.size();
+    if (!interface.bridge.empty()) {
+        TRY(interface.vxlan_destination, netmove::vxlan_end(*guest.netlink, interface.bridge));
+    }
     TRY(auto watcher, netmove::AddressWatcher::open(guest.loop, interface.tap, interface.mac));
     auto nic = std::make_unique<Nic>(std::move(interface), std::move(tap), std::move(watcher));
     if (!nic->interface.bridge.empty()) {
-        plan.add(netmove::bridge_mover_destination(guest.loop, *guest.netlink, nic->tap,
-                                                   nic->interface),
-                 number);
+        plan.add(
+            netmove::bridge_mover_destination(guest.loop, *guest.netlink, nic->tap, nic->interface),
+            number);
+    }
+    if (nic->interface.vxlan_source && nic->interface.vxlan_destination) {
+        plan.add(netmove::vxlan_mover_destination(*guest.netlink, nic->interface), number);
     }
     guest.nics.push_back(std::move(nic));
     return {};

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/tls.hpp"
+#include "netmove/vxlan_mover.hpp"
 #include "qmp/block.hpp"
 #include "qmp/machine.hpp"
 #include "qmp/migration.hpp"
@@ -166,7 +167,15 @@ Task<Result<Description>> describe(Guest& guest, std::string epoch, std::vector<
     CO_TRY(description.devices, co_await device_names(client, deadline));
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     guest.take_in_addresses();
-    for (auto const& nic : guest.nics) description.interfaces.push_back(nic->interface);
+    for (auto const& nic : guest.nics) {
+        auto interface = nic->interface;
+        interface.vxlan_source.reset();  // as it came here
+        interface.vxlan_destination.reset();
+        if (!interface.bridge.empty()) {
+            CO_TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
+        }
+        description.interfaces.push_back(std::move(interface));
+    }
     co_return description;
 }
 

@@ -215,7 +215,9 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
         if (verb == "check") {
             CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description,
                                                  Deadline::after(limits::check_timeout)));
-            co_return Json::object({{"ok", true}, {"verify", true}, {"base", true}});
+            CO_TRY(auto const vxlan, vxlan_ends_here(options_.maps, description));
+            co_return Json::object(
+                {{"ok", true}, {"verify", true}, {"base", true}, {"vxlan", vxlan}});
         }
         auto const key = arguments["key"].text_or("");
         if (key.empty() ? !plain_here : !is_key(key)) {

@@ -59,6 +59,8 @@ Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Places places, std:
         guest->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
         CO_TRY(description.interfaces,
                map_interfaces(*guest->netlink, record.maps, description.interfaces));
+        // Nobody is left there to move it from.
+        for (auto& interface : description.interfaces) interface.vxlan_source.reset();
     }
     CO_TRY_VOID(co_await start_here(*guest, record.maps, description, false, plan));
     co_return guest;

@@ -46,6 +46,13 @@ constexpr milliseconds paused_request_timeout{1500};
 /// The pause that may be aimed for: a minute would be no live migration.
 constexpr int max_blackout_least_ms = 1;
 constexpr int max_blackout_most_ms = 60000;
+/// Other VTEPs that one migration tells where the guest is. Each is a TLS session of the source.
+constexpr std::size_t vteps_max = 64;
+/// A VTEP's answer at STOP: a few netlink messages there. Then it is told again.
+constexpr milliseconds vtep_answer_timeout{1000};
+/// How long the source goes on telling a VTEP that does not answer, and catching what it sends to
+/// the guest's old place: a reconnect, and one that loses its first packets.
+constexpr seconds vtep_patience{10};
 /// One try to get the answer to COMMIT. The next try follows when the peer is back.
 constexpr milliseconds commit_timeout{5000};
 /// In doubt for longer than this: whoever asked for the migration is told, and an operator is

@@ -223,6 +223,11 @@ struct Parser {
                          "A backing file that the destination has too: it is compared, not sent")
             ->allow_extra_args(false);
         migrate
+            ->add_option("--vtep", chosen.vteps,
+                         "HOST[:PORT] of a `sidecar serve`: another host of the guest's VXLAN, to "
+                         "be told where the guest is")
+            ->allow_extra_args(false);
+        migrate
             ->add_option("--max-blackout", chosen.max_blackout_ms,
                          "Pause aimed for, in milliseconds")
             ->check(CLI::Range(limits::max_blackout_least_ms, limits::max_blackout_most_ms))
@@ -387,6 +392,10 @@ Result<> Parser::finish_migrate() {
     }
     // The guest's sidecar, which looks for them, has another working directory.
     for (auto& base : chosen.bases) base = std::filesystem::absolute(base).string();
+    if (chosen.vteps.size() > limits::vteps_max) {
+        return fail(Errc::invalid, "{} are more VTEPs than can be told, {}", chosen.vteps.size(),
+                    limits::vteps_max);
+    }
     TRY(chosen.tls, migrate_security.chosen());
     TRY(chosen.bandwidth, parse_bytes(bandwidth));
     chosen.throttle = throttle == "auto";

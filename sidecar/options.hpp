@@ -51,6 +51,7 @@ struct MigrateOptions {
     bool resume = false;  ///< Nothing new: the migration that the guest's sidecar found.
     bool verify = false;  ///< Compare what arrived with what was sent.
     std::vector<std::string> bases;  ///< Backing files that the destination has too; absolute.
+    std::vector<std::string> vteps;  ///< HOST[:PORT] of the other hosts of the guest's VXLAN.
     int max_blackout_ms = 300;
     int link_patience_s = 30;  ///< A lost destination is waited for; then for `--resume`.
     std::uint64_t bandwidth = 0;  ///< Bytes per second for disks and RAM together; 0: no limit.

@@ -45,6 +45,8 @@ static Result<TlsConfig> tls_from(Json const& json) {
 Json MigrateOptions::to_json() const {
     Json base_list = Json::array();
     for (auto const& base : bases) base_list.add(base);
+    Json vtep_list = Json::array();
+    for (auto const& vtep : vteps) vtep_list.add(vtep);
     return Json::object({{"destination", destination},
                          {"tls_mode", static_cast<int>(tls.mode)},
                          {"tls_path", tls.path},
@@ -52,6 +54,7 @@ Json MigrateOptions::to_json() const {
                          {"resume", resume},
                          {"verify", verify},
                          {"bases", base_list},
+                         {"vteps", vtep_list},
                          {"max_blackout_ms", max_blackout_ms},
                          {"link_patience_s", link_patience_s},
                          {"bandwidth", bandwidth},
@@ -66,6 +69,8 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     made.check_only = json["check_only"].boolean_or(false);
     made.verify = json["verify"].boolean_or(false);
     for (auto const& base : json["bases"].elements()) made.bases.push_back(base.text_or(""));
+    for (auto const& vtep : json["vteps"].elements()) made.vteps.push_back(vtep.text_or(""));
+    if (made.vteps.size() > limits::vteps_max) return fail(Errc::invalid, "too many VTEPs");
     made.max_blackout_ms = static_cast<int>(json["max_blackout_ms"].integer_or(300));
     made.link_patience_s = static_cast<int>(std::clamp<std::int64_t>(
         json["link_patience_s"].integer_or(30), 1, limits::link_patience_most_s));

@@ -12,6 +12,17 @@ using core::Json;
 using core::Result;
 using core::Task;
 
+namespace {
+
+bool tells_feature(Json const& hello, std::string_view feature) {
+    for (auto const& one : hello["features"].elements()) {
+        if (one.text_or("") == feature) return true;
+    }
+    return false;
+}
+
+}  // namespace
+
 PeerChannel::PeerChannel(core::Loop& loop, Config config, std::function<void(bool)> changed)
     : loop_(loop), config_(std::move(config)), changed_(std::move(changed)), back_(loop) {}
 
@@ -58,6 +69,10 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
         co_return fail(Errc::refused,
                        "{} speaks version {} of the protocol, this host {}: use the same release",
                        config_.destination, (*answer)["version"].integer_or(0), protocol_version);
+    }
+    if (config_.role == "vtep" && !tells_feature(*answer, "vtep")) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for --vtep",
+                       config_.destination);
     }
     co_return std::make_unique<Connection>(loop_, std::move(messages), *this, true);
 }

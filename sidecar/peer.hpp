@@ -22,7 +22,7 @@ public:
         core::TlsConfig tls;
         std::string guest;
         std::string epoch;
-        std::string role = {};  ///< "mirror": no migration, but a round of a mirror.
+        std::string role = {};  ///< "mirror": a round of a mirror; "vtep": see vteps.hpp.
     };
     /// `changed(up)` is called when an established channel is lost and when it is back.
     PeerChannel(core::Loop& loop, Config config, std::function<void(bool)> changed);

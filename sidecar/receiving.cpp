@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "netmove/network.hpp"
+#include "netmove/vxlan_mover.hpp"
 #include "storage/image.hpp"
 
 namespace sidecar {
@@ -164,6 +165,16 @@ Result<> check_same_network(netmove::GuestInterface const& interface, netmove::L
                 interface.bridge);
 }
 
+/// The guest's L2 is the same on both hosts, and as wide.
+Result<> check_vxlan(netmove::Netlink& netlink, std::string const& bridge,
+                     netmove::GuestInterface interface) {
+    TRY(auto const device, netmove::vxlan_port(netlink, bridge));
+    TRY(interface.vxlan_destination, netmove::vxlan_end(netlink, bridge));
+    TRY_VOID(netmove::check_vxlan_ends(interface));
+    if (!device || !interface.vxlan_source) return {};
+    return netmove::check_vxlan_mtu(netlink, *device, interface.vxlan_source->local, interface.mtu);
+}
+
 Result<> check_network(HostMaps const& maps, Description const& description) {
     if (description.interfaces.empty()) return {};
     if (access("/dev/net/tun", R_OK | W_OK) != 0) {
@@ -187,6 +198,7 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
                 bridge, link->mtu, interface.mtu);
         }
         TRY_VOID(check_same_network(interface, *link));
+        TRY_VOID(check_vxlan(netlink, bridge, interface));
     }
     return {};
 }
@@ -212,6 +224,20 @@ std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
         if (from == bridge) return to;
     }
     return bridge;
+}
+
+Result<core::Json> vxlan_ends_here(HostMaps const& maps, Description const& description) {
+    auto out = core::Json::array();
+    if (description.interfaces.empty()) return out;
+    TRY(auto netlink, netmove::Netlink::open());
+    for (auto const& interface : description.interfaces) {
+        std::optional<netmove::VxlanEnd> end;
+        if (!interface.bridge.empty()) {
+            TRY(end, netmove::vxlan_end(netlink, map_bridge(maps, interface.bridge)));
+        }
+        out.add(end ? end->to_json() : core::Json());
+    }
+    return out;
 }
 
 Result<std::vector<netmove::GuestInterface>> map_interfaces(

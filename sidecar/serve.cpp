@@ -8,6 +8,7 @@
 #include "core/log.hpp"
 #include "core/process.hpp"
 #include "sidecar/peer.hpp"
+#include "sidecar/vtep_service.hpp"
 
 namespace sidecar {
 
@@ -47,7 +48,8 @@ public:
 
 private:
     Task<void> receive(core::Fd socket);
-    Task<Result<>> introduce(Messages& source);
+    Task<Result<>> introduce(std::unique_ptr<Messages>& from);
+    Task<Result<>> accept(Messages& source);
     Task<Result<std::unique_ptr<Messages>>> reach(std::string guest, Json who);
     Task<Result<core::Fd>> start_incoming(std::string guest);
     Task<void> reap(core::Process process);
@@ -89,16 +91,18 @@ Task<void> Server::receive(core::Fd socket) {
         core::log::warning("serve: peer={} refused: {}", name, stream.error().sentence());
         co_return;
     }
-    Messages source(loop_, std::move(*stream));
+    auto source = std::make_unique<Messages>(loop_, std::move(*stream));
     auto const introduced = co_await introduce(source);
     if (introduced) co_return;
     core::log::warning("serve: peer={} {}", name, introduced.error().sentence());
-    (void)co_await source.send(Json::object({{"refused", introduced.error().sentence()}}),
-                               Deadline::after(hello_timeout, token_));
+    if (!source) co_return;
+    (void)co_await source->send(Json::object({{"refused", introduced.error().sentence()}}),
+                                Deadline::after(hello_timeout, token_));
 }
 
 /// Hello, the guest's sidecar, and then the relay until one side ends. Fails only before the relay.
-Task<Result<>> Server::introduce(Messages& source) {
+Task<Result<>> Server::introduce(std::unique_ptr<Messages>& from) {
+    auto& source = *from;
     CO_TRY(auto const hello, co_await source.receive(Deadline::after(hello_timeout, token_)));
     if (hello["hello"].text_or("") != "sidecar")
         co_return fail(Errc::protocol, "that was no hello of a sidecar");
@@ -111,14 +115,16 @@ Task<Result<>> Server::introduce(Messages& source) {
     CO_TRY(auto const epoch, hello.text("epoch"));
     CO_TRY_VOID(check_guest_name(guest));
     CO_TRY_VOID(check_guest_name(epoch));
+    if (hello["role"].text_or("") == "vtep") {
+        CO_TRY_VOID(co_await accept(source));
+        core::log::info("serve: guest={} epoch={} peer={} asks this host as a VTEP", guest, epoch,
+                        source.stream().peer());
+        co_return co_await serve_vtep(loop_, std::move(from), token_);
+    }
     auto const who = Json::object(
         {{"epoch", epoch}, {"from", source.stream().peer()}, {"role", hello["role"].text_or("")}});
     CO_TRY(auto const sidecar, co_await reach(guest, who));
-    CO_TRY_VOID(
-        co_await source.send(Json::object({{"hello", "sidecar"},
-                                           {"version", protocol_version},
-                                           {"features", Json::array({"bridge", "nbd", "psk"})}}),
-                             Deadline::after(hello_timeout, token_)));
+    CO_TRY_VOID(co_await accept(source));
     std::stop_source stop;
     std::stop_callback outer(token_, [&stop] { stop.request_stop(); });
     core::Scope both(loop_);
@@ -126,6 +132,14 @@ Task<Result<>> Server::introduce(Messages& source) {
     both.spawn(relay(sidecar->stream(), source.stream(), stop));
     co_await both.join();
     co_return Result<>{};
+}
+
+Task<Result<>> Server::accept(Messages& source) {
+    co_return co_await source.send(
+        Json::object({{"hello", "sidecar"},
+                      {"version", protocol_version},
+                      {"features", Json::array({"bridge", "nbd", "psk", "vtep"})}}),
+        Deadline::after(hello_timeout, token_));
 }
 
 Task<void> Server::relay(core::Stream& from, core::Stream& to, std::stop_source& stop) {

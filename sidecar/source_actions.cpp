@@ -7,6 +7,7 @@
 
 #include "core/log.hpp"
 #include "netmove/bridge_mover.hpp"
+#include "netmove/vxlan_mover.hpp"
 #include "qmp/block.hpp"
 #include "qmp/machine.hpp"
 #include "sidecar/changes.hpp"
@@ -66,6 +67,7 @@ Task<Result<>> SourceMigration::check() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
                        options_.destination);
     }
+    CO_TRY_VOID(co_await check_vxlan(checked["vxlan"]));
     CO_TRY_VOID(co_await compare_bases());
     co_return make_tables();
 }
@@ -97,9 +99,11 @@ Task<Result<Json>> SourceMigration::check_only() {
                                   interface.bridge.empty() ? "(none)" : interface.bridge,
                                   interface.addresses.size()));
         }
+        for (auto const& line : vteps_.lines()) lines.add(line);
         lines.add(
             fmt::format("destination {}: reached, authenticated, ready", options_.destination));
     }
+    co_await vteps_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();
     if (!checked) co_return std::unexpected(checked.error());
@@ -174,6 +178,12 @@ void SourceMigration::make_plan() {
     for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
         auto const& nic = guest_.nics[index];
         if (nic->interface.bridge.empty()) continue;  // no L2 of ours to move it on
+        if (index < description_.interfaces.size()) {
+            auto const& described = description_.interfaces[index];
+            if (described.vxlan_source && described.vxlan_destination) {
+                plan_.add(netmove::vxlan_mover_source(*guest_.netlink, described), index);
+            }
+        }
         plan_.add(netmove::bridge_mover_source(loop_, *guest_.netlink, nic->tap, nic->interface),
                   index);
     }
@@ -181,6 +191,10 @@ void SourceMigration::make_plan() {
 
 Task<Result<>> SourceMigration::prepare_network() {
     make_plan();
+    // Disks are copied for hours: who was there at the check must be there still.
+    if (!vteps_.empty()) {
+        CO_TRY_VOID(co_await vteps_.prepare(vxlan_moves(), within(limits::prepare_timeout)));
+    }
     co_return co_await plan_.prepare(within(limits::prepare_timeout));
 }
 
@@ -225,6 +239,7 @@ Task<Result<>> SourceMigration::fire_network() {
                                         within(limits::paused_request_timeout)));
     fired_at_ = core::Clock::now();
     fired_.set();
+    vteps_.turn(machine::Side::destination);  // now that it would take their frames
     for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size();
          ++nic) {
         description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
@@ -256,7 +271,7 @@ Task<Ending> SourceMigration::commit() {
     if (stop_at_) timeline_.set("committed_ms", ms_between(*stop_at_, core::Clock::now()));
     auto const deadline = Deadline::after(limits::commit_timeout);
     // Over a long line something may still be on its way: follow_frames() then.
-    if (core::Clock::now() >= all_arrived_at()) release_network();
+    if (vteps_.turned() && core::Clock::now() >= all_arrived_at()) release_network();
     auto const caught = co_await frames_.send(*peer_, deadline);
     if (!caught) {
         // The guest is worth more than its frames.
@@ -277,6 +292,7 @@ Task<Ending> SourceMigration::commit() {
         co_return Ending::aborted;
     }
     if ((*reply)["answer"].text_or("") != "owner") co_return Ending::unknown;
+    vteps_.turn(machine::Side::destination);  // after a restart nobody knows whether they were
     frames_.note((*reply)["frames"]);
     forwarding_.spawn(follow_frames());
     if (stop_at_ && (*reply).has("resume_to_answer_ms")) {
@@ -307,9 +323,13 @@ Task<Result<>> SourceMigration::rollback_network() {
     if (plan_.empty()) make_plan();  // after a restart
     bool const announced_there = fired_at_.has_value();
     auto const early = announced_there ? plan_.rollback() : Result<>{};
+    vteps_.turn(machine::Side::source);
     auto back = co_await frames_.put_back();
     if (back) back = co_await take_back_frames(false, deadline);
     auto const undone = announced_there ? early : plan_.rollback();
+    if (!vteps_.empty() && co_await vteps_.wait_turned(deadline)) {
+        (void)co_await core::sleep_for(loop_, limits::arrival_margin);
+    }
     if (back) back = co_await take_back_frames(true, deadline);
     if (!back) core::log::debug("guest={} frames: {}", guest_.name, back.error().sentence());
     co_return undone;
@@ -333,21 +353,28 @@ void SourceMigration::release_network() {
 
 /// When the last frame that was sent to the guest's old place has come there.
 core::Clock::time_point SourceMigration::all_arrived_at() const {
-    return fired_at_.value_or(core::Clock::now()) + limits::arrival_margin +
+    auto const fired = fired_at_.value_or(core::Clock::now());
+    return std::max(fired, vteps_.turned_at().value_or(fired)) + limits::arrival_margin +
            core::milliseconds(static_cast<long>(2 * peer_->rtt_ms()));
 }
 
 Task<void> SourceMigration::follow_frames() {
-    if (!released_) {
-        (void)co_await core::sleep_for(loop_, all_arrived_at() - core::Clock::now());
-        release_network();
-    }
-    auto const followed =
-        co_await frames_.follow(*peer_, Deadline::after(limits::straggler_patience));
+    core::Scope beside(loop_);
+    if (!released_) beside.spawn(release_when_arrived());
+    auto patience = limits::straggler_patience;
+    if (!vteps_.turned()) patience += limits::vtep_patience;
+    auto const followed = co_await frames_.follow(*peer_, Deadline::after(patience));
     if (!followed) {
         core::log::warning("guest={} what came late was not sent after it: {}", guest_.name,
                            followed.error().sentence());
     }
+    co_await beside.join();
+}
+
+Task<void> SourceMigration::release_when_arrived() {
+    co_await wait_for_vteps();
+    (void)co_await core::sleep_for(loop_, all_arrived_at() - core::Clock::now());
+    release_network();
 }
 
 Task<Result<>> SourceMigration::abort_destination() {
@@ -365,6 +392,10 @@ Task<Result<>> SourceMigration::drop_network() {
         co_await frames_.end_recording(Deadline::after(limits::qmp_timeout));
     }
     plan_ = netmove::Plan();
+    if (!vteps_.empty()) {
+        auto const back = co_await vteps_.wait_turned(Deadline::after(limits::vtep_patience));
+        if (!back) core::log::error("guest={} {}", guest_.name, back.error().sentence());
+    }
     co_return Result<>{};
 }
 

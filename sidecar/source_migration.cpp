@@ -62,6 +62,7 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       watchers_(guest.loop),
       near_(guest.loop),
       ram_(guest),
+      vteps_(guest.loop, {options_.vteps, options_.tls, guest.name, epoch_}),
       frames_(guest),
       forwarding_(guest.loop),
       resumed_(guest.loop),
@@ -107,6 +108,7 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
             qemu = machine::source::Qemu::copying;
         }
     }
+    vteps_.begin_unknown(vxlan_moves());
     watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
 }
@@ -160,6 +162,7 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
     }
     co_await actions_.join();
     co_await forwarding_.join();
+    co_await vteps_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();
     if (watchdog_) co_await watchdog_->end(loop_);

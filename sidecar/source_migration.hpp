@@ -20,6 +20,7 @@
 #include "sidecar/peer.hpp"
 #include "sidecar/ram_stream.hpp"
 #include "sidecar/throttle.hpp"
+#include "sidecar/vteps.hpp"
 #include "sidecar/watchdog.hpp"
 #include "storage/mirror.hpp"
 
@@ -156,8 +157,13 @@ private:
     Outcome<> rollback_network();
     Outcome<> take_back_frames(bool last, core::Deadline deadline);
     core::Task<void> follow_frames();
+    core::Task<void> release_when_arrived();
     void release_network();
     [[nodiscard]] core::Clock::time_point all_arrived_at() const;
+    // source_vxlan.cpp
+    [[nodiscard]] std::vector<netmove::VxlanMove> vxlan_moves() const;
+    Outcome<> check_vxlan(core::Json told);
+    core::Task<void> wait_for_vteps();
     Outcome<> abort_destination();
     Outcome<> drop_storage();
     Outcome<> drop_network();
@@ -211,6 +217,7 @@ private:
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
     netmove::Plan plan_;
+    Vteps vteps_;
     SourceFrames frames_;
     bool released_ = false;  ///< The network, for good.
     core::Scope forwarding_;  ///< From the destination's answer to COMMIT until settle_network.

@@ -322,6 +322,7 @@ Json SourceMigration::report() const {
         {{"moved", state_.outcome == machine::Outcome::moved ? moved : Json::array()}});
     if (stop_at_ && fired_at_) network.set("fired_ms", rounded(ms_between(*stop_at_, *fired_at_)));
     if (stop_at_) network.set("frames", frames_.report());
+    if (!vteps_.empty()) network.set("vteps", vteps_.report(stop_at_));
     made.set("network", network);
     made.set("blackout", timeline_);
     return made;
