@@ -152,7 +152,9 @@ Lab::Lab(std::uint64_t link_mbit, bool hosts_ipv6) {
     b_.netns = tag_ + "-b";
     client_ = tag_ + "-client";
     switch_ = tag_ + "-switch";
-    std::tie(alive_, gone_) = start_reaper({{a_.netns, b_.netns, client_, switch_}, directory_});
+    // The third is made by stretch(), where a test wants it.
+    std::tie(alive_, gone_) =
+        start_reaper({{a_.netns, b_.netns, tag_ + "-c", client_, switch_}, directory_});
     make_directories();
     make_network(hosts_ipv6);
     if (link_mbit) shape(link_mbit);

@@ -1,0 +1,110 @@
+#include "tests/support/stretch.hpp"
+
+namespace lab {
+
+namespace {
+
+constexpr auto client_mac = "02:00:00:00:00:64";
+// Guests have 1500 bytes; what VXLAN adds comes on top.
+constexpr auto guest_mtu = "1500";
+constexpr auto underlay_mtu = "1600";
+
+void ip(std::string const& netns, Argv words) {
+    Argv argv{"ip", "-n", netns};
+    argv.insert(argv.end(), words.begin(), words.end());
+    must_run(std::move(argv));
+}
+
+void fdb(std::string const& netns, Argv words) {
+    Argv argv{"bridge", "-n", netns, "fdb"};
+    argv.insert(argv.end(), words.begin(), words.end());
+    must_run(std::move(argv));
+}
+
+/// Host c, with its wire to the switch, and the client's wire in its bridge.
+void add_third(Lab const& lab, Host const& c) {
+    for (auto const& made : {c.run_dir, c.state_dir, c.images, c.logs}) {
+        fs::create_directories(made);
+    }
+    must_run({"ip", "netns", "add", c.netns});
+    ip(c.netns, {"link", "set", "lo", "up"});
+    ip(c.netns, {"link", "add", bridge, "address", "02:00:00:00:00:03", "type", "bridge",
+                 "forward_delay", "0"});
+    ip(c.netns, {"link", "set", bridge, "up"});
+    ip(c.netns, {"link", "add", "up0", "type", "veth", "peer", "name", "host-c", "netns",
+                 lab.switch_netns()});
+    ip(lab.switch_netns(), {"link", "set", "host-c", "master", bridge, "up"});
+    ip(lab.switch_netns(), {"link", "set", "client", "nomaster", "netns", c.netns});
+    ip(c.netns, {"link", "set", "client", "master", bridge, "up"});
+    // One that every table can name. Taken down, it loses its IPv6 address.
+    auto const& client = lab.client_netns();
+    ip(client, {"link", "set", "up0", "down"});
+    ip(client, {"link", "set", "up0", "address", client_mac, "up"});
+    ip(client, {"address", "replace", "fd77::100/64", "dev", "up0", "nodad"});
+}
+
+/// The host's wire carries the tunnel from now on, and its bridge what comes out of it.
+void put_into(Host const& host) {
+    auto const& netns = host.netns;
+    ip(netns, {"link", "set", "up0", "mtu", underlay_mtu, "nomaster", "up"});
+    ip(netns, {"address", "flush", "dev", bridge, "scope", "global"});
+    ip(netns, {"address", "add", host.ip4 + "/24", "dev", "up0"});
+    ip(netns, {"address", "add", host.ip6 + "/64", "dev", "up0", "nodad"});
+    ip(netns, {"link", "add", "vx0", "mtu", guest_mtu, "type", "vxlan", "id", "77", "local",
+               host.ip4, "dstport", "4789", "nolearning"});
+    ip(netns, {"link", "set", "vx0", "addrgenmode", "none", "master", bridge, "up"});
+    must_run({"bridge", "-n", netns, "link", "set", "dev", "vx0", "learning", "off"});
+}
+
+}  // namespace
+
+Host third_vtep(Lab const& lab) {
+    Host c;
+    c.name = "c";
+    c.netns = lab.a().netns.substr(0, lab.a().netns.size() - 1) + "c";
+    c.directory = lab.directory() / "c";
+    c.images = c.directory / "images";
+    c.run_dir = c.directory / "run";
+    c.state_dir = c.directory / "state";
+    c.logs = lab.directory() / "logs-c";
+    c.ip4 = "10.77.0.3";
+    c.ip6 = "fd77::3";
+    return c;
+}
+
+void stretch(Lab const& lab) {
+    auto const c = third_vtep(lab);
+    add_third(lab, c);
+    Host const* const hosts[] = {&lab.a(), &lab.b(), &c};
+    ip(lab.switch_netns(), {"link", "set", bridge, "mtu", underlay_mtu});
+    for (auto const* host : hosts) {
+        ip(lab.switch_netns(), {"link", "set", "host-" + host->name, "mtu", underlay_mtu});
+        put_into(*host);
+        for (auto const* peer : hosts) {
+            if (peer == host) continue;
+            fdb(host->netns, {"append", "00:00:00:00:00:00", "dev", "vx0", "dst", peer->ip4});
+        }
+        auto const know = [host](char const* station, Host const& at) {
+            if (host->name == at.name) return;
+            fdb(host->netns, {"add", station, "dev", "vx0", "dst", at.ip4, "self", "static"});
+            fdb(host->netns, {"add", station, "dev", "vx0", "master", "static"});
+        };
+        know(guest_mac, lab.a());
+        know(client_mac, c);
+    }
+}
+
+std::string guest_vtep(Host const& host) {
+    auto const table = must_run({"bridge", "-n", host.netns, "fdb", "show", "dev", "vx0"});
+    for (auto at = table.find(guest_mac); at != std::string::npos;
+         at = table.find(guest_mac, at + 1)) {
+        auto const line = table.substr(at, table.find('\n', at) - at);
+        auto const begin = line.find("dst ");
+        if (begin == std::string::npos) continue;
+        auto const rest = line.substr(begin + 4);
+        return rest.substr(0, rest.find(' '));
+    }
+    return {};
+}
+
+}  // namespace lab
