@@ -74,6 +74,9 @@ void tell_bases(Json const& report) {
 
 void tell(Json const& report) {
     auto const outcome = report["outcome"].text_or("");
+    if (report.has("warning")) {
+        fmt::print(stderr, "warning: {}\n", report["warning"].text_or(""));
+    }
     if (outcome == "moved") {
         std::int64_t copied = 0;
         for (auto const& disk : report["disks"].elements())

@@ -13,6 +13,7 @@
 #include "sidecar/arrival.hpp"
 #include "sidecar/destination_migration.hpp"
 #include "sidecar/keys.hpp"
+#include "sidecar/mac_moves.hpp"
 #include "sidecar/ram_stream.hpp"
 #include "sidecar/receiving.hpp"
 #include "sidecar/resume.hpp"
@@ -262,6 +263,7 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
         plan_.update(nic, interface);
     }
     frames_.close();
+    if (plan_.fired().empty()) journal_.note_move(wall_ms());
     CO_TRY_VOID(plan_.fire());
     co_return Json::object();
 }
@@ -273,6 +275,7 @@ Result<Json> DestinationMigration::unfire(Json const& arguments) {
         return fail(Errc::refused, "the destination owns the guest");
     }
     bool const last = arguments["last"].boolean_or(true);
+    if (last && !plan_.fired().empty()) journal_.note_move(wall_ms());
     TRY_VOID(last ? plan_.rollback() : Result<>{});
     return frames_.give_back(last);
 }

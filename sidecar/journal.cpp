@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "sidecar/mac_moves.hpp"
 #include "sidecar/places.hpp"
 
 namespace sidecar {
@@ -40,12 +41,15 @@ struct Slot {
 // A slot is `<crc as 8 hex digits> <json>\n` and NUL bytes to its end.
 std::string encode(Slot const& slot) {
     auto const& entry = slot.entry;
+    Json moves = Json::array();
+    for (auto const at : entry.moves) moves.add(at);
     auto const body = Json::object({{"sequence", slot.sequence},
                                     {"epoch", entry.epoch},
                                     {"role", entry.role},
                                     {"record", entry.record},
                                     {"outcome", entry.outcome},
-                                    {"peer", entry.peer}})
+                                    {"peer", entry.peer},
+                                    {"moves", moves}})
                           .dump();
     std::string text = fmt::format("{:08x} {}\n", checksum(body), body);
     text.resize(slot_bytes, '\0');
@@ -63,6 +67,9 @@ bool decode(std::string_view text, Slot& slot) {
     slot.entry = {(*parsed)["epoch"].text_or(""), (*parsed)["role"].text_or(""),
                   (*parsed)["record"].text_or(""), (*parsed)["outcome"].text_or(""),
                   (*parsed)["peer"].text_or("")};
+    for (auto const& at : (*parsed)["moves"].elements()) {
+        slot.entry.moves.push_back(at.integer_or(0));
+    }
     return slot.sequence > 0;
 }
 
@@ -113,7 +120,13 @@ Result<Journal> Journal::open(std::string const& directory) {
     return journal;
 }
 
+void Journal::note_move(std::int64_t at_ms) {
+    forget_old_moves(last_.moves, at_ms);
+    last_.moves.push_back(at_ms);
+}
+
 Result<> Journal::record(Entry entry) {
+    entry.moves = last_.moves;
     Slot slot{sequence_ + 1, std::move(entry)};
     auto const text = encode(slot);
     if (text.size() != slot_bytes) return fail(Errc::invalid, "the journal entry is too long");

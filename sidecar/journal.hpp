@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/fd.hpp"
 #include "core/json.hpp"
@@ -22,6 +23,7 @@ public:
             record;  ///< The machine's name of the record: begun, committed, owner, aborted, ...
         std::string outcome;  ///< With an end: what came out.
         std::string peer;  ///< HOST:PORT of the other side, for the source.
+        std::vector<std::int64_t> moves = {};  ///< See note_move(); carried from record to record.
     };
 
     /// Opens or makes `directory`/journal and locks it. Fails with refused when another sidecar has
@@ -33,6 +35,10 @@ public:
     /// `Errc::io` came from the write itself: the caller must then treat the record as possibly
     /// made and write it again.
     core::Result<> record(Entry entry);
+
+    /// The guest's MAC addresses have just moved, or moved back, in the eyes of the network; in
+    /// milliseconds since 1970. Durable with the next record.
+    void note_move(std::int64_t at_ms);
 
     /// What the journal says without locking it: for `sidecar status` and the watchdog.
     static core::Result<Entry> peek(std::string const& directory);

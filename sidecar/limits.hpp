@@ -46,6 +46,9 @@ constexpr milliseconds paused_request_timeout{1500};
 /// The pause that may be aimed for: a minute would be no live migration.
 constexpr int max_blackout_least_ms = 1;
 constexpr int max_blackout_most_ms = 60000;
+/// So often an EVPN fabric lets a MAC address move within so long (RFC 7432, 15.1).
+constexpr std::ptrdiff_t mac_moves_max = 5;
+constexpr seconds mac_moves_window{180};
 /// Other VTEPs that one migration tells where the guest is. Each is a TLS session of the source.
 constexpr std::size_t vteps_max = 64;
 /// A VTEP's answer at STOP: a few netlink messages there. Then it is told again.

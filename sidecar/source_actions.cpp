@@ -13,6 +13,7 @@
 #include "sidecar/changes.hpp"
 #include "sidecar/hash_request.hpp"
 #include "sidecar/keys.hpp"
+#include "sidecar/mac_moves.hpp"
 #include "sidecar/resume.hpp"
 #include "sidecar/source_migration.hpp"
 #include "sidecar/test_hooks.hpp"
@@ -48,6 +49,8 @@ std::string SourceMigration::key_directory() const {
 }
 
 Task<Result<>> SourceMigration::check() {
+    warning_ = why_too_soon(journal_.last().moves, wall_ms());
+    if (!warning_.empty()) core::log::warning("guest={} {}", guest_.name, warning_);
     CO_TRY(description_, co_await describe(guest_, epoch_, options_.bases, Standing::running,
                                            within(limits::check_timeout)));
     // A sidecar that has to take this guest over knows its addresses without waiting for it to
@@ -100,6 +103,7 @@ Task<Result<Json>> SourceMigration::check_only() {
                                   interface.addresses.size()));
         }
         for (auto const& line : vteps_.lines()) lines.add(line);
+        if (!warning_.empty()) lines.add("warning: " + warning_);
         lines.add(
             fmt::format("destination {}: reached, authenticated, ready", options_.destination));
     }
@@ -238,6 +242,7 @@ Task<Result<>> SourceMigration::fire_network() {
                                         Json::object({{"interfaces", addresses_of(guest_.nics)}}),
                                         within(limits::paused_request_timeout)));
     fired_at_ = core::Clock::now();
+    journal_.note_move(wall_ms());
     fired_.set();
     vteps_.turn(machine::Side::destination);  // now that it would take their frames
     for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size();
@@ -322,6 +327,7 @@ Task<Result<>> SourceMigration::rollback_network() {
     auto const deadline = Deadline::after(limits::paused_request_timeout / 4);
     if (plan_.empty()) make_plan();  // after a restart
     bool const announced_there = fired_at_.has_value();
+    if (announced_there) journal_.note_move(wall_ms());
     auto const early = announced_there ? plan_.rollback() : Result<>{};
     vteps_.turn(machine::Side::source);
     auto back = co_await frames_.put_back();

@@ -239,6 +239,7 @@ private:
     std::string copy_record_;  ///< As last written.
     bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
 
+    std::string warning_;  ///< Of the check: why another time would be better.
     std::optional<core::Error> failure_;  ///< The first; what the operator is told.
     std::map<Action, int> failures_in_a_row_;
     std::optional<core::Clock::time_point> peer_lost_at_;

@@ -288,6 +288,7 @@ Json SourceMigration::report() const {
     if (failure_ && state_.outcome != machine::Outcome::moved)
         made.set("error", failure_->sentence());
     if (recovered_) made.set("recovered", true);
+    if (!warning_.empty()) made.set("warning", warning_);
     if (blackout_ms_) made.set("blackout_ms", rounded(*blackout_ms_));
     if (stop_at_ && fired_at_)
         made.set("stop_to_fire_ms", rounded(ms_between(*stop_at_, *fired_at_)));

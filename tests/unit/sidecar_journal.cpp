@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "sidecar/journal.hpp"
+#include "sidecar/mac_moves.hpp"
 
 using sidecar::Journal;
 
@@ -78,4 +79,44 @@ TEST_CASE("journal: a full disk is found when it is opened, with a sentence") {
     auto const journal = Journal::open("/dev/full/guest");
     REQUIRE_FALSE(journal);
     CHECK(journal.error().what.find("/dev/full") != std::string::npos);
+}
+
+TEST_CASE("journal: when the guest moved is carried from record to record") {
+    Directory directory;
+    std::int64_t const now = 1'800'000'000'000;
+    {
+        auto journal = open(directory);
+        journal.note_move(now);
+        REQUIRE(journal.record({"e1", "source", "committed", "", "host:1"}));
+        REQUIRE(journal.record({"e1", "source", "ended", "moved", "host:1"}));
+    }
+    {
+        auto journal = open(directory);
+        CHECK(journal.last().moves == std::vector{now});
+        journal.note_move(now + 90'000);
+        REQUIRE(journal.record({"e2", "destination", "owner", "", ""}));
+    }
+    auto journal = open(directory);
+    CHECK(journal.last().moves == std::vector{now, now + 90'000});
+    journal.note_move(now + 180'000);
+    CHECK(journal.last().moves == std::vector{now + 90'000, now + 180'000});
+}
+
+TEST_CASE("a sixth move within 180 s is one too many for an EVPN fabric") {
+    using sidecar::why_too_soon;
+    std::int64_t const now = 1'800'000'000'000;
+    std::vector<std::int64_t> moves;
+    for (int number = 0; number < 5; ++number) {
+        CHECK(why_too_soon(moves, now).empty());
+        moves.push_back(now - 100'000 + number * 1000);
+    }
+    CHECK(why_too_soon(moves, now).find("moved 5 times within 180 s") != std::string::npos);
+    CHECK(why_too_soon(moves, now).find("wait 81 s") != std::string::npos);
+    CHECK_FALSE(why_too_soon(moves, now + 79'999).empty());
+    CHECK(why_too_soon(moves, now + 80'000).empty());
+    CHECK(why_too_soon(moves, now - 200'000).empty());  // the clock was set back
+    // More than ever count are not kept: a record has one block.
+    for (int number = 0; number < 100; ++number) moves.push_back(now);
+    sidecar::forget_old_moves(moves, now);
+    CHECK(moves.size() == 5);
 }
