@@ -134,3 +134,26 @@ TEST_CASE("vxlan: a VTEP that cannot take part refuses; one that is lost at STOP
     none_is_lost(seen, false);
     must_have_kept_sessions(seen, guest);
 }
+
+TEST_CASE("vxlan: the source's sidecar is killed behind STOP, and `attach` tells the VTEP",
+          "[vm][vxlan]") {
+    Scene scene(stretched({.qemu = "10.0"}, {"SIDECAR_TEST_STOP_AT=seal_destination"}));
+    auto serve = serve_at_c(scene);
+    auto const c = third_vtep(scene.net());
+    auto migration = scene.start_migration(scene.a(), with_vtep(scene));
+    auto const held = scene.wait_stopped(scene.a());
+    CHECK(guest_vtep(c) == scene.b().ip4);
+    kill_process(held);
+    CHECK(Scene::finish(migration).exit_status != 0);
+    wait_until("the watchdog to let the guest go on", Guest::answer_limit,
+               [&] { return scene.guest().runs_on(scene.a()); });
+    CHECK(guest_vtep(c) == scene.b().ip4);  // nobody is left to tell it
+    scene.attach_guest(scene.a());
+    wait_until("both VTEPs to be told", Guest::answer_limit, [&] {
+        return guest_vtep(c) == scene.a().ip4 && guest_vtep(scene.b()) == scene.a().ip4;
+    });
+    must_be_told(scene, scene.a());
+    expect::guest_whole(scene, scene.a());
+    expect::nothing_left_after_failure(scene, scene.a());
+    CHECK(serve.end() == 0);
+}
