@@ -9,6 +9,7 @@
 #include "core/log.hpp"
 #include "sidecar/journal.hpp"
 #include "sidecar/progress.hpp"
+#include "sidecar/tracking.hpp"
 
 namespace sidecar {
 
@@ -72,6 +73,14 @@ void tell_bases(Json const& report) {
     }
 }
 
+void tell_tracking(Json const& tracked) {
+    if (auto const sent = tracked["sent"].integer_or(0); sent > 0) {
+        fmt::print("{} of {} tracked connections (conntrack) are known there\n",
+                   tracked["restored"].integer_or(0), sent);
+    }
+    for (auto const& line : tracking_complaints(tracked)) fmt::print("warning: {}\n", line);
+}
+
 void tell(Json const& report) {
     auto const outcome = report["outcome"].text_or("");
     if (report.has("warning")) {
@@ -89,6 +98,7 @@ void tell(Json const& report) {
         fmt::print(", {} of disk and {} of RAM copied\n", human_bytes(copied),
                    human_bytes(report["ram"]["transferred_bytes"].integer_or(0)));
         tell_bases(report);
+        tell_tracking(report["network"]["conntrack"]);
         auto const verify = report["verify"];
         if (verify["identical"].boolean_or(false)) {
             fmt::print("verified: {} ({} bytes) of disk are identical on both hosts, XXH3 {}\n",

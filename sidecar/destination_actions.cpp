@@ -280,6 +280,19 @@ Result<Json> DestinationMigration::unfire(Json const& arguments) {
     return frames_.give_back(last);
 }
 
+/// What the source's host tracks of the guest's connections.
+Result<Json> DestinationMigration::track(Json const& arguments) {
+    using machine::destination::Phase;
+    auto const phase = state_.phase;
+    bool const sensible = phase == Phase::prepared || phase == Phase::sealed ||
+                          phase == Phase::owning || phase == Phase::running || owns_guest();
+    if (!sensible) {
+        return fail(Errc::refused, "no connections are taken here now: {}",
+                    machine::destination::name(phase));
+    }
+    return tracking_.take(guest_.get(), arguments);
+}
+
 Task<Result<>> DestinationMigration::seal() {
     if (!target_) co_return Result<>{};
     CO_TRY_VOID(co_await target_->seal(Deadline::after(limits::paused_request_timeout)));
@@ -329,6 +342,7 @@ Task<Result<>> DestinationMigration::destroy() {
     CO_TRY_VOID(co_await kill_recorded());
     plan_ = netmove::Plan();
     frames_.remove();
+    tracking_.undo();
     co_await close_hasher();
     target_.reset();
     if (guest_) {

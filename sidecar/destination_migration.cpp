@@ -159,7 +159,9 @@ Result<> DestinationMigration::reply(Action action) {
         case Action::reply_sealed:
             return answer("seal", Json::object({{"sealed", true}}));
         case Action::reply_ack: {
-            auto owner = Json::object({{"answer", "owner"}, {"frames", frames_.report()}});
+            auto owner = Json::object({{"answer", "owner"},
+                                       {"frames", frames_.report()},
+                                       {"conntrack", tracking_.report()}});
             if (resumed_at_) {
                 owner.set("resume_to_answer_ms", std::chrono::duration<double, std::milli>(
                                                      core::Clock::now() - *resumed_at_)
@@ -216,8 +218,11 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
             CO_TRY_VOID(co_await check_receiving(loop_, places_, options_.maps, description,
                                                  Deadline::after(limits::check_timeout)));
             CO_TRY(auto const vxlan, vxlan_ends_here(options_.maps, description));
-            co_return Json::object(
-                {{"ok", true}, {"verify", true}, {"base", true}, {"vxlan", vxlan}});
+            co_return Json::object({{"ok", true},
+                                    {"verify", true},
+                                    {"base", true},
+                                    {"conntrack", true},
+                                    {"vxlan", vxlan}});
         }
         auto const key = arguments["key"].text_or("");
         if (key.empty() ? !plain_here : !is_key(key)) {
@@ -236,6 +241,7 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
     if (verb == "fire") co_return co_await fire(arguments);
     if (verb == "frames") co_return frames_.take(arguments);
     if (verb == "unfire") co_return unfire(arguments);
+    if (verb == "conntrack") co_return track(arguments);
     if (verb == "seal")
         co_return co_await ask_machine("seal", machine::destination::event(Kind::seal_requested));
     if (verb == "commit") {

@@ -17,6 +17,7 @@
 #include "sidecar/guest.hpp"
 #include "sidecar/journal.hpp"
 #include "sidecar/machine/destination.hpp"
+#include "sidecar/tracking.hpp"
 #include "storage/hasher.hpp"
 #include "storage/target.hpp"
 
@@ -95,6 +96,7 @@ private:
     Outcome<> finish();
     Outcome<core::Json> fire(core::Json arguments);
     core::Result<core::Json> unfire(core::Json const& arguments);
+    core::Result<core::Json> track(core::Json const& arguments);
     Outcome<core::Json> renew();
     [[nodiscard]] core::Json doors() const;
     Outcome<core::Json> hash(core::Json arguments);
@@ -162,6 +164,7 @@ private:
     core::Slots hasher_turn_;  ///< One at a time opens or closes it.
     netmove::Plan plan_;
     DestinationFrames frames_;
+    DestinationTracking tracking_;
     /// Of QEMU, counted: what an earlier one had taken and not flushed may be lost.
     unsigned generation_ = 0;
     bool ram_begun_ = false;  ///< To come into this QEMU.

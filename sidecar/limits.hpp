@@ -131,6 +131,15 @@ constexpr milliseconds frames_patience{500};
 constexpr milliseconds give_back_patience{500};
 /// Answers to `unfire` that a rollback asks for at most: all that two NICs may have caught.
 constexpr int give_back_answers_max = 256;
+/// Reading and sending the tracked connections of a guest before STOP: 10,000 take some 100 ms.
+constexpr seconds conntrack_patience{3};
+/// Going through them once more while the guest stands still, where the kernel did not tell all.
+constexpr milliseconds conntrack_pause_max{200};
+/// Of connections that changed meanwhile, so many are asked for at once, at 10 us each; what is
+/// more follows with COMMIT.
+constexpr std::size_t conntrack_changes_max = 64;
+/// Kinds of reasons that a report names.
+constexpr std::size_t conntrack_reasons_max = 8;
 /// The guest agent's answer to what it need not wait for. An idle one takes a millisecond, one on a
 /// host that is full a second.
 constexpr seconds agent_timeout{5};

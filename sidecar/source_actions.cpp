@@ -70,6 +70,7 @@ Task<Result<>> SourceMigration::check() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
                        options_.destination);
     }
+    tracking_there_ = checked["conntrack"].boolean_or(false);
     CO_TRY_VOID(co_await check_vxlan(checked["vxlan"]));
     CO_TRY_VOID(co_await compare_bases());
     co_return make_tables();
@@ -223,8 +224,11 @@ Task<Result<>> SourceMigration::start_ram() {
                              .bandwidth = shares.ram,
                              .hold = mirror_ != nullptr || !guest_.nics.empty(),
                              .before_stop = [this]() -> Task<void> {
+                                 co_await tracking_.send_all(*peer_,
+                                                             within(limits::conntrack_patience));
                                  co_await frames_.record(within(limits::qmp_timeout));
                              }};
+    tracking_.begin(tracking_there_);
     if (mirror_) near_.spawn(mirror_->keep_near(near_stop_.get_token()));
     CO_TRY_VOID(co_await ram_.start(std::move(options), within(limits::connect_timeout)));
     near_.spawn(ram_.watch(mirror_.get(), near_stop_.get_token()));
@@ -238,6 +242,8 @@ Task<Result<>> SourceMigration::fire_network() {
         plan_.update(index, guest_.nics[index]->interface);
     }
     CO_TRY_VOID(plan_.fire());
+    // Before the first frame comes there.
+    co_await tracking_.send_changes(*peer_, within(limits::paused_request_timeout));
     CO_TRY_VOID(co_await peer_->request("fire",
                                         Json::object({{"interfaces", addresses_of(guest_.nics)}}),
                                         within(limits::paused_request_timeout)));
@@ -248,6 +254,9 @@ Task<Result<>> SourceMigration::fire_network() {
     for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size();
          ++nic) {
         description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
+    }
+    if (tracking_.incomplete()) {
+        co_await tracking_.send_difference(*peer_, within(limits::conntrack_pause_max));
     }
     co_return Result<>{};
 }
@@ -277,6 +286,7 @@ Task<Ending> SourceMigration::commit() {
     auto const deadline = Deadline::after(limits::commit_timeout);
     // Over a long line something may still be on its way: follow_frames() then.
     if (vteps_.turned() && core::Clock::now() >= all_arrived_at()) release_network();
+    co_await tracking_.send_changes(*peer_, deadline);
     auto const caught = co_await frames_.send(*peer_, deadline);
     if (!caught) {
         // The guest is worth more than its frames.
@@ -299,6 +309,7 @@ Task<Ending> SourceMigration::commit() {
     if ((*reply)["answer"].text_or("") != "owner") co_return Ending::unknown;
     vteps_.turn(machine::Side::destination);  // after a restart nobody knows whether they were
     frames_.note((*reply)["frames"]);
+    if (reply->has("conntrack")) tracking_.note((*reply)["conntrack"]);
     forwarding_.spawn(follow_frames());
     if (stop_at_ && (*reply).has("resume_to_answer_ms")) {
         // Both terms are measured on one clock each; half a round trip is what the answer took to
@@ -367,9 +378,12 @@ core::Clock::time_point SourceMigration::all_arrived_at() const {
 Task<void> SourceMigration::follow_frames() {
     core::Scope beside(loop_);
     if (!released_) beside.spawn(release_when_arrived());
-    auto patience = limits::straggler_patience;
-    if (!vteps_.turned()) patience += limits::vtep_patience;
-    auto const followed = co_await frames_.follow(*peer_, Deadline::after(patience));
+    auto limit = limits::straggler_patience;
+    if (!vteps_.turned()) limit += limits::vtep_patience;
+    auto const patience = Deadline::after(limit);
+    tracking_.follow(*peer_, patience);
+    auto const followed = co_await frames_.follow(*peer_, patience);
+    co_await tracking_.end_following();
     if (!followed) {
         core::log::warning("guest={} what came late was not sent after it: {}", guest_.name,
                            followed.error().sentence());
@@ -435,6 +449,7 @@ Task<Result<>> SourceMigration::settle_network() {
     co_await forwarding_.join();
     auto const settled = co_await plan_.settle(Deadline::after(limits::rollback_timeout));
     frames_.remove_gates();
+    co_await tracking_.remove(Deadline::after(limits::conntrack_patience));
     co_return settled;
 }
 

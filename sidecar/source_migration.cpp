@@ -64,6 +64,7 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       ram_(guest),
       vteps_(guest.loop, {options_.vteps, options_.tls, guest.name, epoch_}),
       frames_(guest),
+      tracking_(guest),
       forwarding_(guest.loop),
       resumed_(guest.loop),
       fired_(guest.loop) {

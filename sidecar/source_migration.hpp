@@ -20,6 +20,7 @@
 #include "sidecar/peer.hpp"
 #include "sidecar/ram_stream.hpp"
 #include "sidecar/throttle.hpp"
+#include "sidecar/tracking.hpp"
 #include "sidecar/vteps.hpp"
 #include "sidecar/watchdog.hpp"
 #include "storage/mirror.hpp"
@@ -219,6 +220,8 @@ private:
     netmove::Plan plan_;
     Vteps vteps_;
     SourceFrames frames_;
+    SourceTracking tracking_;
+    bool tracking_there_ = false;  ///< The destination's sidecar takes tracked connections.
     bool released_ = false;  ///< The network, for good.
     core::Scope forwarding_;  ///< From the destination's answer to COMMIT until settle_network.
     Description description_;

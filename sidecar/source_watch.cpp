@@ -324,6 +324,8 @@ Json SourceMigration::report() const {
     if (stop_at_ && fired_at_) network.set("fired_ms", rounded(ms_between(*stop_at_, *fired_at_)));
     if (stop_at_) network.set("frames", frames_.report());
     if (!vteps_.empty()) network.set("vteps", vteps_.report(stop_at_));
+    auto const tracked = tracking_.report();
+    if (!tracked.is_null()) network.set("conntrack", tracked);
     made.set("network", network);
     made.set("blackout", timeline_);
     return made;
