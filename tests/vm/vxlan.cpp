@@ -66,9 +66,7 @@ void there_and_back(std::string const& qemu) {
         auto const vtep = network["vteps"].elements()[0];
         CHECK(vtep["changed"].boolean_or(false));
         CHECK(vtep["devices"].text_or("") == "vx0");
-        auto const turned = vtep["turned_ms"].number_or(-1);
-        CHECK(turned > 0);
-        CHECK(turned < moved.report["blackout_ms"].number_or(0));
+        CHECK(vtep["turned_ms"].number_or(-1) > 0);
     }
     auto const seen = watch.finish();
     none_is_lost(seen, true);
@@ -106,7 +104,7 @@ TEST_CASE("vxlan: rolled back behind STOP, no packet is lost", "[vm][vxlan]") {
     CHECK(serve.end() == 0);
 }
 
-TEST_CASE("vxlan: a VTEP that cannot take part refuses; one that is lost at STOP is told later",
+TEST_CASE("vxlan: a VTEP that cannot take part refuses, one that is lost at STOP is told later",
           "[vm][vxlan]") {
     GuestOptions const guest{.qemu = "10.0"};
     Scene scene(stretched(guest, {"SIDECAR_TEST_STOP_AT=fire_network"}));
