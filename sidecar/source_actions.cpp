@@ -224,11 +224,12 @@ Task<Result<>> SourceMigration::start_ram() {
                              .bandwidth = shares.ram,
                              .hold = mirror_ != nullptr || !guest_.nics.empty(),
                              .before_stop = [this]() -> Task<void> {
-                                 co_await tracking_.send_all(*peer_,
-                                                             within(limits::conntrack_patience));
+                                 co_await tracking_.refresh(*peer_,
+                                                            within(limits::conntrack_patience));
                                  co_await frames_.record(within(limits::qmp_timeout));
                              }};
     tracking_.begin(tracking_there_);
+    co_await tracking_.send_all(*peer_, within(limits::conntrack_patience));
     if (mirror_) near_.spawn(mirror_->keep_near(near_stop_.get_token()));
     CO_TRY_VOID(co_await ram_.start(std::move(options), within(limits::connect_timeout)));
     near_.spawn(ram_.watch(mirror_.get(), near_stop_.get_token()));

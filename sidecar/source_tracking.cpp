@@ -183,7 +183,15 @@ Task<void> SourceTracking::send_changes(PeerChannel& peer, Deadline deadline) {
     if (!sent) note_failure(sent.error());
 }
 
-Task<void> SourceTracking::send_difference(PeerChannel& peer, Deadline deadline) {
+Task<void> SourceTracking::refresh(PeerChannel& peer, Deadline deadline) {
+    if (!conntrack_ || !sent_all_) co_return;
+    conntrack_->forget();  // the table knows it too
+    co_await send_difference(peer, deadline, true);
+    in_pause_ = {};  // the guest runs
+    changed_ = 0;
+}
+
+Task<void> SourceTracking::send_difference(PeerChannel& peer, Deadline deadline, bool answered) {
     incomplete_ = false;
     auto const start = Clock::now();
     if (auto const count = conntrack_->count(); count && *count == 0 && sent_.empty()) co_return;
@@ -206,8 +214,9 @@ Task<void> SourceTracking::send_difference(PeerChannel& peer, Deadline deadline)
             if (!found->entries.contains(key)) gone.push_back(key);
         }
         changed_ += now.size() + gone.size();
-        sent = co_await send_entries(peer, std::move(now), std::move(gone), false, deadline);
+        sent = co_await send_entries(peer, std::move(now), std::move(gone), answered, deadline);
     }
+    incomplete_ = incomplete_ || !found || !sent;
     in_pause_ += Clock::now() - start;
     if (!found) note_failure(found.error());
     if (!sent) note_failure(sent.error());

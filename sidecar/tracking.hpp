@@ -1,8 +1,9 @@
 // Connection tracking moves with the guest: where the source's host filters or translates for it
 // with state, the destination's host knows its sessions before the first frame comes there.
 //
-//   RAM begins   the source has its kernel tell what changes (netmove/conntrack.hpp)
-//   before STOP  all entries of the guest are sent (`conntrack`), and restored there
+//   RAM begins   the source has its kernel tell what changes (netmove/conntrack.hpp); all entries
+//                of the guest are sent (`conntrack`), and restored there
+//   before STOP  what differs by now is sent
 //   STOP         what changed since goes ahead of `fire`: mostly nothing, and then no message
 //   COMMIT       the same, ahead of it; afterwards as long as frames come to the old place
 //   settling     the source forgets the guest's entries, where its host is not on their way
@@ -32,15 +33,18 @@ public:
 
     /// `there`: the destination's sidecar knows of it.
     void begin(bool there);
-    /// Shortly before STOP may come.
+    /// Before RAM begins: QEMU may stop the guest sooner than it was asked to.
     core::Task<void> send_all(PeerChannel& peer, core::Deadline deadline);
+    /// Shortly before STOP may come: what differs by now.
+    core::Task<void> refresh(PeerChannel& peer, core::Deadline deadline);
     /// While the guest stands still; nothing waits for an answer.
     core::Task<void> send_changes(PeerChannel& peer, core::Deadline deadline);
     /// The kernel did not tell all of it: the table is gone through once more.
     [[nodiscard]] bool incomplete() const {
         return conntrack_ && !given_up_ && (incomplete_ || !sent_all_);
     }
-    core::Task<void> send_difference(PeerChannel& peer, core::Deadline deadline);
+    core::Task<void> send_difference(PeerChannel& peer, core::Deadline deadline,
+                                     bool answered = false);
     /// From COMMIT on, until end_following(): what frames that come late begin.
     void follow(PeerChannel& peer, core::Deadline deadline);
     core::Task<void> end_following();
