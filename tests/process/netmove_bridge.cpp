@@ -1,9 +1,7 @@
 // The bridge mover between two hosts: namespaces with a bridge each, joined by a cable, a client on
 // each bridge, and a guest that is a tap on either. What moved is asked of the kernels: the
 // clients' ARP and neighbour caches, the bridges' tables, and which tap a datagram arrives at.
-#include <arpa/inet.h>
 #include <linux/neighbour.h>
-#include <sys/socket.h>
 
 #include <cstdlib>
 
@@ -50,14 +48,7 @@ struct Side {
 /// A station on a host's bridge, with an address of each family.
 struct Client {
     Client(Side& side, int number) {
-        sh(
-            fmt::format("ip link add eth0 type veth peer name client0 netns {}; "
-                        "ip link set eth0 addrgenmode none; ip link set eth0 up; "
-                        "ip addr add 192.0.2.{}/24 dev eth0; "
-                        "ip addr add 2001:db8::{}/64 dev eth0 nodad",
-                        side.space.path(), number, number));
-        side.space.enter();
-        sh("ip link set client0 addrgenmode none; ip link set client0 master br0 up");
+        plug_station(side.space, number);
         side.wait_for_ports();
         space.enter();
         for (auto const* address : {"192.0.2.10", "2001:db8::10"}) {
@@ -73,17 +64,7 @@ struct Client {
     }
     void send_to(std::string const& address) {
         space.enter();
-        auto const to = ip(address);
-        core::Fd const socket(::socket(to.is_ipv4() ? AF_INET : AF_INET6, SOCK_DGRAM, 0));
-        sockaddr_in v4{AF_INET, htons(4000), {}, {}};
-        sockaddr_in6 v6{AF_INET6, htons(4000), 0, {}, 0};
-        std::ranges::copy(to.bytes(), to.is_ipv4()
-                                          ? reinterpret_cast<std::uint8_t*>(&v4.sin_addr)
-                                          : reinterpret_cast<std::uint8_t*>(&v6.sin6_addr));
-        auto const* where = to.is_ipv4() ? reinterpret_cast<sockaddr const*>(&v4)
-                                         : reinterpret_cast<sockaddr const*>(&v6);
-        auto const size = static_cast<socklen_t>(to.is_ipv4() ? sizeof v4 : sizeof v6);
-        REQUIRE(::sendto(socket.get(), "hello", 5, 0, where, size) == 5);
+        send_datagram(ip(address));
     }
 
     Space space;

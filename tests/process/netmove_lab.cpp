@@ -1,5 +1,8 @@
 #include "tests/process/netmove_lab.hpp"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
 namespace netmove_lab {
 
 namespace {
@@ -23,6 +26,29 @@ std::size_t header_sum(Bytes const& frame, std::size_t at, std::size_t size) {
 }
 
 }  // namespace
+
+void plug_station(Space const& host, int number) {
+    sh(
+        fmt::format("ip link add eth0 type veth peer name client0 netns {}; "
+                    "ip link set eth0 addrgenmode none; ip link set eth0 up; "
+                    "ip addr add 192.0.2.{}/24 dev eth0; "
+                    "ip addr add 2001:db8::{}/64 dev eth0 nodad",
+                    host.path(), number, number));
+    host.enter();
+    sh("ip link set client0 addrgenmode none; ip link set client0 master br0 up");
+}
+
+void send_datagram(Address const& to) {
+    core::Fd const socket(::socket(to.is_ipv4() ? AF_INET : AF_INET6, SOCK_DGRAM, 0));
+    sockaddr_in v4{AF_INET, htons(4000), {}, {}};
+    sockaddr_in6 v6{AF_INET6, htons(4000), 0, {}, 0};
+    std::ranges::copy(to.bytes(), to.is_ipv4() ? reinterpret_cast<std::uint8_t*>(&v4.sin_addr)
+                                               : reinterpret_cast<std::uint8_t*>(&v6.sin6_addr));
+    auto const* where = to.is_ipv4() ? reinterpret_cast<sockaddr const*>(&v4)
+                                     : reinterpret_cast<sockaddr const*>(&v6);
+    auto const size = static_cast<socklen_t>(to.is_ipv4() ? sizeof v4 : sizeof v6);
+    REQUIRE(::sendto(socket.get(), "hello", 5, 0, where, size) == 5);
+}
 
 Bytes udp_frame(MacAddress const& from, MacAddress const& to, Address const& source,
                 Address const& destination, std::uint8_t hops, std::size_t size) {

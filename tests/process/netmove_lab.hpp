@@ -101,6 +101,12 @@ private:
     core::Fd fd_;
 };
 
+/// Makes the namespace the thread is in a station on bridge br0 of `host`, with an address of each
+/// family by its number. Leaves the thread in `host`.
+void plug_station(Space const& host, int number);
+/// A UDP datagram from the namespace the thread is in.
+void send_datagram(Address const& to);
+
 /// Puts the thread back where it was. First member of every lab.
 class Home {
 public:

@@ -1,9 +1,7 @@
 // The vxlan mover on three VTEPs: namespaces with a bridge and a VXLAN device each, on an underlay
 // of their own; the guest is a tap on two of them, a client is on the third. What moved is asked of
 // the kernels: the tables of bridges and VXLAN devices, and which tap a datagram arrives at.
-#include <arpa/inet.h>
 #include <linux/neighbour.h>
-#include <sys/socket.h>
 
 #include <set>
 
@@ -94,33 +92,18 @@ struct GuestHost : Vtep {
 /// A station on a VTEP's bridge that knows the guest's MAC.
 struct Client {
     Client(Vtep& vtep, int number) {
-        sh(
-            fmt::format("ip link add eth0 type veth peer name client0 netns {}; "
-                        "ip link set eth0 addrgenmode none; ip link set eth0 up; "
-                        "ip addr add 192.0.2.{}/24 dev eth0; "
-                        "ip addr add 2001:db8::{}/64 dev eth0 nodad",
-                        vtep.space.path(), number, number));
+        plug_station(vtep.space, number);
+        space.enter();
         for (auto const* address : {"192.0.2.10", "2001:db8::10"}) {
             sh(fmt::format("ip neigh replace {} lladdr {} dev eth0 nud permanent", address,
                            guest.text()));
         }
         vtep.space.enter();
-        sh("ip link set client0 addrgenmode none; ip link set client0 master br0 up");
         REQUIRE(soon([&] { return must(vtep.netlink.link("client0")).port->forwarding(); }));
     }
     void send_to(std::string const& address) {
         space.enter();
-        auto const to = ip(address);
-        core::Fd const socket(::socket(to.is_ipv4() ? AF_INET : AF_INET6, SOCK_DGRAM, 0));
-        sockaddr_in v4{AF_INET, htons(4000), {}, {}};
-        sockaddr_in6 v6{AF_INET6, htons(4000), 0, {}, 0};
-        std::ranges::copy(to.bytes(), to.is_ipv4()
-                                          ? reinterpret_cast<std::uint8_t*>(&v4.sin_addr)
-                                          : reinterpret_cast<std::uint8_t*>(&v6.sin6_addr));
-        auto const* where = to.is_ipv4() ? reinterpret_cast<sockaddr const*>(&v4)
-                                         : reinterpret_cast<sockaddr const*>(&v6);
-        auto const size = static_cast<socklen_t>(to.is_ipv4() ? sizeof v4 : sizeof v6);
-        REQUIRE(::sendto(socket.get(), "hello", 5, 0, where, size) == 5);
+        send_datagram(ip(address));
     }
     Space space;
 };

@@ -105,6 +105,17 @@ void guest_whole(Scene& scene, Host const& on) {
     });
 }
 
+void no_packet_lost(core::Json const& seen, bool in_order) {
+    INFO(seen.dump());
+    for (auto const* family : {"ipv4", "ipv6"}) {
+        auto const one = seen[family];
+        CHECK(one["udp_sent"].integer_or(0) > 1000);
+        CHECK(one["udp_lost"].integer_or(-1) == 0);
+        CHECK(one["udp_duplicated"].integer_or(-1) == 0);
+        if (in_order) CHECK(one["udp_reordered"].integer_or(-1) == 0);
+    }
+}
+
 void nothing_left_after_move(Scene& scene, Host const& from, Host const& to) {
     becomes_clean("left on the host that the guest was on",
                   [&] { return lab::new_since(scene.bare(from), lab::traces_of(from), may_stay); });

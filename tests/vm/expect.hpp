@@ -14,6 +14,10 @@ void report_of_a_move(core::Json const& report, lab::GuestOptions const& guest);
 /// The guest runs on `on` and only there, goes on, and finds nothing wrong anywhere.
 void guest_whole(lab::Scene& scene, lab::Host const& on);
 
+/// What a client's Watch saw: each of its numbered datagrams came once, in both families. Frames
+/// that a rollback gave back may be overtaken (not `in_order`).
+void no_packet_lost(core::Json const& seen, bool in_order);
+
 /// After a move: nothing on the host it left but tombstones and journal, nothing on the host it is
 /// on that a guest does not need, and nothing in its QEMU.
 void nothing_left_after_move(lab::Scene& scene, lab::Host const& from, lab::Host const& to);

@@ -32,17 +32,6 @@ Daemon serve_at_c(Scene& scene) {
 
 Argv with_vtep(Scene& scene) { return {"--vtep", third_vtep(scene.net()).address()}; }
 
-void none_is_lost(core::Json const& seen, bool in_order) {
-    INFO(seen.dump());
-    for (auto const* family : {"ipv4", "ipv6"}) {
-        auto const one = seen[family];
-        CHECK(one["udp_sent"].integer_or(0) > 1000);
-        CHECK(one["udp_lost"].integer_or(-1) == 0);
-        CHECK(one["udp_duplicated"].integer_or(-1) == 0);
-        if (in_order) CHECK(one["udp_reordered"].integer_or(-1) == 0);
-    }
-}
-
 void must_be_told(Scene& scene, Host const& where) {
     CHECK(guest_vtep(third_vtep(scene.net())) == where.ip4);
     CHECK(guest_vtep(scene.net().other(where)) == where.ip4);
@@ -69,7 +58,7 @@ void there_and_back(std::string const& qemu) {
         CHECK(vtep["turned_ms"].number_or(-1) > 0);
     }
     auto const seen = watch.finish();
-    none_is_lost(seen, true);
+    expect::no_packet_lost(seen, true);
     must_have_kept_sessions(seen, guest);
     CHECK(serve.end() == 0);
 }
@@ -99,7 +88,7 @@ TEST_CASE("vxlan: rolled back behind STOP, no packet is lost", "[vm][vxlan]") {
     expect::guest_whole(scene, scene.a());
     expect::nothing_left_after_failure(scene, scene.a());
     auto const seen = watch.finish();
-    none_is_lost(seen, false);
+    expect::no_packet_lost(seen, false);
     must_have_kept_sessions(seen, guest);
     CHECK(serve.end() == 0);
 }
@@ -129,7 +118,7 @@ TEST_CASE("vxlan: a VTEP that cannot take part refuses, one that is lost at STOP
     CHECK(moved.exit_status == 0);
     must_be_told(scene, scene.b());
     auto const seen = watch.finish();
-    none_is_lost(seen, false);
+    expect::no_packet_lost(seen, false);
     must_have_kept_sessions(seen, guest);
 }
 
