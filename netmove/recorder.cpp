@@ -137,6 +137,9 @@ Result<> ReadRecorder::parse() {
             std::uint64_t{native32(unparsed_, at)} * 1'000'000 + native32(unparsed_, at + 4);
         auto const frame = unparsed_.begin() + static_cast<std::ptrdiff_t>(at + record_header_size);
         reads_.push_back({at_us, Bytes(frame, frame + static_cast<std::ptrdiff_t>(size))});
+        if (at_us == stopped_at_us_ && read_at_stop_.size() < stop_reads_max) {
+            read_at_stop_.push_back(reads_.back().frame);
+        }
         if (reads_.size() > reads_kept_max) reads_.pop_front();
         at += record_header_size + size;
     }
@@ -150,6 +153,19 @@ std::vector<Bytes> ReadRecorder::read_last() const {
         if (read.at_us == reads_.back().at_us) out.push_back(read.frame);
     }
     return out;
+}
+
+Result<> ReadRecorder::note_stop() {
+    TRY_VOID(take_in());
+    if (stopped_at_us_ || reads_.empty()) return {};
+    stopped_at_us_ = reads_.back().at_us;
+    read_at_stop_ = read_last();
+    return {};
+}
+
+std::vector<Bytes> ReadRecorder::thrown_away() const {
+    if (read_at_stop_.size() < 2) return {};
+    return {read_at_stop_.begin(), read_at_stop_.end() - 1};
 }
 
 bool same_frame(Bytes const& read, CaughtFrame const& sent) {

@@ -8,12 +8,16 @@
 //                  which writes pcap with the guest's clock. That clock stands still from the
 //                  moment QEMU takes the guest for stopped: frames read since have its last value
 //
+// A frame that QEMU reads before its devices are told of the stop is thrown away then; the next one
+// it keeps, and gives to a guest that goes on there. Which is which matters only to such a guest.
+//
 // With vhost the kernel reads the tap, and stops with the guest: then there is nothing to record
 // (and QEMU refuses the filter).
 #pragma once
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +27,8 @@ namespace netmove {
 
 /// Of what QEMU read, the newest frames that are kept. Two at most are looked for.
 constexpr std::size_t reads_kept_max = 64;
+/// Of what it read at the instant of the stop.
+constexpr std::size_t stop_reads_max = 8;
 /// Of what was sent: as many as may wait in the ring behind those, and caught_bytes_max bytes.
 constexpr std::size_t sent_kept_max = migration_queue_length + reads_kept_max;
 
@@ -56,6 +62,13 @@ public:
     /// it had. Only when the guest is stopped and something was read since. As QEMU writes them:
     /// until 7.2 with the tap's vnet header, later without.
     [[nodiscard]] std::vector<Bytes> read_last() const;
+    /// QEMU says that the guest is stopped: what it has thrown away was read before it said so.
+    /// Remembers that instant, since a guest that goes on has a clock that goes on.
+    core::Result<> note_stop();
+    /// Of a guest that went on, or will, where it was: what QEMU has thrown away. All that was read
+    /// at the instant of note_stop() but the last, which QEMU has kept. (One frame alone was either
+    /// that one, or read and given to the guest before the stop.)
+    [[nodiscard]] std::vector<Bytes> thrown_away() const;
 
 private:
     struct Read {
@@ -71,6 +84,8 @@ private:
     Bytes unparsed_;
     bool header_seen_ = false;
     std::deque<Read> reads_;
+    std::optional<std::uint64_t> stopped_at_us_;
+    std::vector<Bytes> read_at_stop_;
 };
 
 /// Whether QEMU's record is of that frame.

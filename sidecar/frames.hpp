@@ -77,7 +77,7 @@ private:
     };
     core::Task<core::Result<Recording>> begin_recording(std::size_t nic, core::Deadline deadline);
     core::Task<void> keep_recording(std::size_t which, bool sent);
-    void recover();
+    void recover(bool guest_stays);
     core::Result<netmove::Injector const*> injector(std::size_t nic);
     core::Result<std::size_t> take();
     core::Task<core::Result<>> send_rest(PeerChannel& peer, bool answered, core::Deadline deadline);

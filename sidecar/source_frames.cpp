@@ -87,18 +87,19 @@ Task<void> SourceFrames::end_recording(Deadline deadline) {
     }
 }
 
-/// What QEMU has read since it took the guest for stopped, before what is in the rings.
-void SourceFrames::recover() {
+/// What QEMU has read since it took the guest for stopped, before what is in the rings. Of a guest
+/// that stays, only what QEMU will not give it: it may run again already.
+void SourceFrames::recover(bool guest_stays) {
     if (std::exchange(recovered_, true)) return;
     for (auto& recording : recordings_) {
         (void)recording.read.take_in();
-        auto const read = recording.read.read_last();
+        auto const read = guest_stays ? recording.read.thrown_away() : recording.read.read_last();
         auto frames = netmove::matching(read, recording.sent.frames());
         auto& nic = nics_[recording.nic];
         nic.recovered = frames.size();
-        // What was read before the guest's virtual machine was told of the stop, QEMU has thrown
-        // away then; what it read last, it keeps.
-        nic.qemu_has_one = !frames.empty() && netmove::same_frame(read.back(), frames.back());
+        // What it read last, it keeps.
+        nic.qemu_has_one =
+            !guest_stays && !frames.empty() && netmove::same_frame(read.back(), frames.back());
         for (auto& frame : frames) nic.bytes += frame.size();
         nic.frames.insert(nic.frames.begin(), std::make_move_iterator(frames.begin()),
                           std::make_move_iterator(frames.end()));
@@ -120,6 +121,7 @@ Result<netmove::Injector const*> SourceFrames::injector(std::size_t nic) {
 // instead was sent before, and is recorded.
 void SourceFrames::begin() {
     for (auto& recording : recordings_) {
+        (void)recording.read.note_stop();
         if (auto const ring = injector(recording.nic)) {
             (void)(*ring)->put(netmove::Gate::own_frame());
         }
@@ -177,7 +179,7 @@ Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadlin
 Task<Result<Json>> SourceFrames::send(PeerChannel& peer, Deadline deadline) {
     nics_.resize(guest_.nics.size());  // after a restart there was no begin()
     co_await recorders_.join();
-    recover();
+    recover(false);
     CO_TRY_VOID(take());
     for (auto& nic : nics_) nic.sent = 0;
     CO_TRY_VOID(co_await send_rest(peer, false, deadline));
@@ -250,7 +252,7 @@ Task<Result<>> SourceFrames::put_back() {
     recorders_stop_.request_stop();
     co_await recorders_.join();
     nics_.resize(guest_.nics.size());
-    recover();
+    recover(true);
     bool any = false;
     for (auto const& nic : nics_) any = any || nic.frames.size() > (nic.qemu_has_one ? 1 : 0);
     // What came since belongs behind what is put back. Else the rings are as they were, and QEMU's.
