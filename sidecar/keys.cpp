@@ -40,6 +40,12 @@ void remove_key(std::string const& directory) {
 
 std::string key_object(std::string const& epoch) { return "sidecar-key-" + epoch; }
 
+// Left to itself GnuTLS takes the first cipher of the client's list, libnbd's and QEMU's being
+// "NORMAL", that a key for SHA-256 can be used with: CHACHA20-POLY1305, which it does at 0.28 GB/s
+// on a processor that does AES at 3.7.
+constexpr char const* server_priority =
+    "NORMAL:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305:%SERVER_PRECEDENCE";
+
 Task<Result<>> add_key_object(qmp::Client& client, std::string directory, std::string endpoint,
                               std::string epoch, Deadline deadline) {
     auto properties = Json::object({{"qom-type", "tls-creds-psk"},
@@ -47,6 +53,7 @@ Task<Result<>> add_key_object(qmp::Client& client, std::string directory, std::s
                                     {"endpoint", endpoint},
                                     {"dir", directory}});
     if (endpoint == "client") properties.set("username", key_user);
+    if (endpoint == "server") properties.set("priority", server_priority);
     (void)co_await qmp::object_del(client, key_object(epoch),
                                    deadline);  // of a try before this one
     co_return co_await qmp::object_add(client, properties, deadline);

@@ -1,0 +1,72 @@
+// Which cipher protects RAM and disks: sidecar/keys.hpp, asked of a real QEMU that waits for RAM by
+// a client with libnbd's own list of ciphers.
+#include <gnutls/gnutls.h>
+
+#include "core/tls.hpp"
+#include "qmp/machine.hpp"
+#include "sidecar/keys.hpp"
+#include "tests/process/qmp_support.hpp"
+
+namespace {
+
+using namespace qmp_test;
+
+/// libnbd 1.14's (and QEMU's, but for the protocol's versions).
+constexpr char const* client_priority = "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK";
+
+void must(int error) {
+    if (error < 0) FAIL(gnutls_strerror(error));
+}
+
+/// Shakes hands over a blocking socket; the cipher that the server chose.
+std::string cipher_of(int socket, std::string const& key_hex) {
+    gnutls_psk_client_credentials_t credentials = nullptr;
+    gnutls_session_t session = nullptr;
+    must(gnutls_psk_allocate_client_credentials(&credentials));
+    std::string hex = key_hex;
+    gnutls_datum_t const key{reinterpret_cast<unsigned char*>(hex.data()),
+                             static_cast<unsigned>(hex.size())};
+    must(gnutls_psk_set_client_credentials(credentials, sidecar::key_user, &key,
+                                           GNUTLS_PSK_KEY_HEX));
+    must(gnutls_init(&session, GNUTLS_CLIENT));
+    must(gnutls_priority_set_direct(session, client_priority, nullptr));
+    must(gnutls_credentials_set(session, GNUTLS_CRD_PSK, credentials));
+    gnutls_transport_set_int(session, socket);
+    gnutls_handshake_set_timeout(session, GNUTLS_DEFAULT_HANDSHAKE_TIMEOUT);
+    int error = 0;
+    do {
+        error = gnutls_handshake(session);
+    } while (error < 0 && gnutls_error_is_fatal(error) == 0);
+    must(error);
+    std::string const name = gnutls_cipher_get_name(gnutls_cipher_get(session));
+    gnutls_deinit(session);
+    gnutls_psk_free_client_credentials(credentials);
+    return name;
+}
+
+}  // namespace
+
+TEST_CASE("key: QEMU protects what it is sent by AES, which processors do themselves") {
+    for (auto const& program : qemus()) {
+        CAPTURE(program);
+        qmp::Mapping mapping;
+        {
+            Qemu source(program);
+            mapping.machine_type = get(source.run(qmp::machine_type(source.client(), soon())));
+        }
+        mapping.qmp_fd = qmp::qmp_fd_in_qemu;
+        Qemu qemu(get(get(qmp::CommandLine::parse(Qemu::words(program))).for_destination(mapping)));
+        auto const key = core::random_hex(32);
+        auto const directory = qemu.file("keys");
+        REQUIRE(sidecar::write_key(directory, key));
+        REQUIRE(
+            qemu.run(sidecar::add_key_object(qemu.client(), directory, "server", "e1", soon())));
+        qemu.execute("migrate-set-parameters",
+                     Json::object({{"tls-creds", sidecar::key_object("e1")}}));
+        auto const path = qemu.file("ram.sock");
+        qemu.execute("migrate-incoming", Json::object({{"uri", "unix:" + path}}));
+        auto const socket = get(qemu.run(core::connect_unix(qemu.loop(), path, soon())));
+        fcntl(socket.get(), F_SETFL, fcntl(socket.get(), F_GETFL) & ~O_NONBLOCK);
+        CHECK(cipher_of(socket.get(), key) == "AES-128-GCM");
+    }
+}
