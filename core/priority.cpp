@@ -1,10 +1,15 @@
 #include "core/priority.hpp"
 
+#include <fcntl.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstdio>
 
+#include "core/fd.hpp"
 #include "core/log.hpp"
 
 namespace core {
@@ -12,6 +17,25 @@ namespace core {
 namespace {
 
 constexpr int nice_max = 19;
+constexpr char const* session_path = "/proc/self/autogroup";
+
+/// The nice value of this process's session, if it is for this process alone to say; none also
+/// where the kernel knows no such thing.
+std::optional<int> session_nice() {
+    if (getsid(0) != getpid()) return {};
+    Fd const file(::open(session_path, O_RDONLY | O_CLOEXEC));
+    std::array<char, 64> text{};
+    if (!file || ::read(file.get(), text.data(), text.size() - 1) <= 0) return {};
+    int value = 0;
+    if (std::sscanf(text.data(), "/autogroup-%*d nice %d", &value) != 1) return {};
+    return value;
+}
+
+bool set_session_nice(int value) {
+    Fd const file(::open(session_path, O_WRONLY | O_CLOEXEC));
+    auto const text = std::to_string(value);
+    return file && ::write(file.get(), text.data(), text.size()) > 0;
+}
 
 }  // namespace
 
@@ -23,11 +47,19 @@ GiveWay::GiveWay(int steps) {
     if (before == PRIO_MIN || setpriority(PRIO_PROCESS, 0, before - 1) != 0) return;
     before_ = before;
     (void)setpriority(PRIO_PROCESS, 0, std::min(before + steps, nice_max));
+    auto const session = session_nice();
+    if (session && set_session_nice(std::min(*session + steps, nice_max))) {
+        session_before_ = session;
+    }
 }
 
 GiveWay::~GiveWay() {
     if (before_ && setpriority(PRIO_PROCESS, 0, *before_) != 0) {
         log::warning("the nice value could not be set back to {}: {}", *before_, errno);
+    }
+    if (session_before_ && !set_session_nice(*session_before_)) {
+        log::warning("the session's nice value could not be set back to {}: {}", *session_before_,
+                     errno);
     }
 }
 

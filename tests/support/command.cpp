@@ -23,8 +23,9 @@ namespace {
 /// Longest that a connection to a socket of this machine may take.
 constexpr Milliseconds connect_limit = 2s;
 
-core::Process start(Argv const& argv, int out_fd, int err_fd) {
+core::Process start(Argv const& argv, int out_fd, int err_fd, bool new_session) {
     core::SpawnOptions options;
+    options.new_session = new_session;
     options.stdout_fd = out_fd;
     options.stderr_fd = err_fd;
     auto started = core::spawn(argv, options);
@@ -118,7 +119,7 @@ Output run(Argv argv, Place const& place, Milliseconds limit) {
     auto const whole = command_at(std::move(argv), place);
     core::Fd const out = memory_file();
     core::Fd const err = memory_file();
-    core::Process const process = start(whole, out.get(), err.get());
+    core::Process const process = start(whole, out.get(), err.get(), false);
     if (!ends_within(process, limit)) {
         (void)process.signal(SIGKILL);  // it may end at this very moment
         reap(process);
@@ -177,7 +178,8 @@ Daemon::Daemon(std::string name, Argv argv, Place const& place, fs::path const& 
     : name_(std::move(name)), out_(logs / (name_ + ".out")), err_(logs / (name_ + ".err")) {
     auto const out = open_log(out_);
     auto const err = open_log(err_);
-    process_ = start(command_at(std::move(argv), place), out.get(), err.get());
+    // As whoever manages services starts it.
+    process_ = start(command_at(std::move(argv), place), out.get(), err.get(), true);
 }
 
 Daemon::~Daemon() {

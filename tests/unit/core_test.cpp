@@ -158,6 +158,14 @@ namespace {
 
 int nice_now() { return getpriority(PRIO_PROCESS, 0); }
 
+/// Of this process's session; empty where the kernel does not share out by session.
+std::string session_line() {
+    std::ifstream file("/proc/self/autogroup");
+    std::string line;
+    std::getline(file, line);
+    return line;
+}
+
 // In a child, whose nice value nobody else feels: what `check` returns.
 template <class Check>
 bool in_a_child(Check const& check) {
@@ -182,6 +190,23 @@ TEST_CASE("who gives way comes back, and stays where it is when it could not") {
                 behind = nice_now() == std::min(before + steps, 19);
             }
             return behind && nice_now() == before;
+        }));
+        bool const by_session = !session_line().empty();
+        if (!by_session) WARN("not shown: this kernel does not share the processor by session");
+        CHECK(in_a_child([by_session] {
+            if (setsid() < 0) return false;
+            auto const before = session_line();
+            std::string meanwhile;
+            {
+                core::GiveWay const give_way(steps);
+                meanwhile = session_line();
+            }
+            return session_line() == before && (!by_session || meanwhile.ends_with(" nice 7"));
+        }));
+        CHECK(in_a_child([] {  // the session of others stays as it is
+            auto const before = session_line();
+            core::GiveWay const give_way(steps);
+            return session_line() == before;
         }));
     }
     CHECK(in_a_child([] {
