@@ -23,6 +23,8 @@ constexpr int moves_quick = 2;
 /// So fast a stream may have 5,000,000 probes: 250 s.
 constexpr int moves_at_20_khz = 10;
 constexpr auto control_limit = 200s;
+/// Each costs the start of a QEMU and what follows a killed one.
+constexpr int rollbacks_max = 10;
 constexpr std::array families = {"ipv4", "ipv6"};
 constexpr std::array ways = {"there", "back"};
 /// Of `network.frames` in a report.
@@ -256,6 +258,35 @@ void compare(Result& result, std::string const& name, std::string const& qemu, L
     add_rows(result, name, ours, theirs, control);
 }
 
+/// Moves whose destination's QEMU is killed behind STOP, so that the guest goes on where it was.
+/// Nobody else undoes a move in that moment: there is no peer.
+void rolled_back(Result& result, std::string const& qemu, int moves) {
+    // What this program calls `stopped` and `switching` are these to QEMU.
+    std::array<std::pair<char const*, char const*>, 2> constexpr moments{
+        {{"stopped", "pre-switchover"}, {"switching", "device"}}};
+    for (auto const& [phase, status] : moments) {
+        lab::Scene scene({.guest = handover_guest(qemu)});
+        Sight ours;
+        std::vector<Standstill> made;
+        Client client(scene.net(), one_khz);
+        pass(handover_settle);
+        for (int i = 0; i < moves; ++i) {
+            auto const undone = undo_with_sidecar(scene, status);
+            ours.add(undone);
+            made.push_back(undone.at);
+        }
+        client.finish("undone", made, ours);
+        scene.guest().must_be_whole();
+        auto const first = static_cast<std::ptrdiff_t>(result.rows.size());
+        add_rows(result, fmt::format("{} undone, {}", qemu, phase), ours, {}, {});
+        for (auto& row : std::ranges::subrange(result.rows.begin() + first, result.rows.end())) {
+            row.peer.clear();
+            row.floor.clear();
+            if (row.metric == "network moved") row.metric = "network back";
+        }
+    }
+}
+
 }  // namespace
 
 Result handover(Options const& options) {
@@ -267,6 +298,9 @@ Result handover(Options const& options) {
         if (options.wants(qemu + " 1 kHz")) compare(result, qemu, qemu, one_khz, moves);
         if (options.wants(qemu + " 20 kHz")) {
             compare(result, qemu + " 20k", qemu, twenty_khz, std::min(moves, moves_at_20_khz));
+        }
+        if (options.wants(qemu + " rollback")) {
+            rolled_back(result, qemu, std::min(moves, rollbacks_max));
         }
         if (options.wants(qemu + " bulk")) {
             auto const bulk = handover_bulk(qemu, moves);

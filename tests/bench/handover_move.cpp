@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 
 namespace bench {
@@ -18,6 +20,11 @@ lab::Argv probe_line(lab::Argv const& more) {
     lab::Argv argv{"chrt", "-f", "1", lab::program("sidecar"), "probe", "--json", "-"};
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
+}
+
+double wall_ms() {
+    auto const now = std::chrono::system_clock::now().time_since_epoch();
+    return std::chrono::duration<double, std::milli>(now).count();
 }
 
 class Arrival {
@@ -94,6 +101,41 @@ Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from) {
         "frames that found the tap full: {} at the source, {} at the destination; {}\n",
         moved.blackout_ms(), moved.network_ms, ended.report["stop_to_fire_ms"].number_or(0), full,
         tap_drops(scene.guest(), to), network.dump());
+    return moved;
+}
+
+Moved undo_with_sidecar(lab::Scene& scene, std::string const& status) {
+    auto const& net = scene.net();
+    Capture wire(net.switch_netns(), "host-a", "in", {"ether", "src", lab::guest_mac},
+                 net.directory() / ("back-" + lab::unique_suffix() + ".pcap"));
+    lab::Qmp source(scene.guest().probe_socket(scene.a()));
+    auto migration = scene.start_migration(scene.a());
+    lab::Qmp const destination(scene.guest().probe_socket(scene.b()));  // now it is there
+    auto const victim = scene.guest().qemu_pid(scene.b());
+    source.wait_event_if(
+        "MIGRATION " + status,
+        [&](auto const& event) {
+            return event.name == "MIGRATION" && event.data["status"].text_or("") == status;
+        },
+        lab::Scene::migration_limit);
+    double const killed_ms = wall_ms();
+    lab::signal_process(victim, SIGKILL);
+    Moved moved{standstill(source, source), 0, {}};
+    auto const ended = lab::Scene::finish(migration);
+    if (ended.exit_status != 1) throw lab::Failure(ended.text());
+    pass(handover_settle);
+    auto const packets = wire.finish();
+    auto const back = std::ranges::find_if(
+        packets, [&](auto const& packet) { return packet.at_ms >= killed_ms; });
+    if (back == packets.end()) throw lab::Failure("the guest sent nothing from its old host");
+    moved.network_ms = back->at_ms - killed_ms;
+    auto const network = ended.report["network"];
+    moved.frames = network["frames"];
+    fmt::print(stderr,
+               "  undone at {}: {:.1f} ms standstill, killed {:.1f} ms after STOP, fired {:.1f}, "
+               "network back {:.1f} ms after that; {}\n",
+               status, moved.blackout_ms(), killed_ms - moved.at.stopped_ms,
+               ended.report["stop_to_fire_ms"].number_or(-1), moved.network_ms, network.dump());
     return moved;
 }
 
