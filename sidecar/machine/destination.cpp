@@ -10,8 +10,9 @@
 //   for again until `ok`, the guest paused on both sides, and a later `failed` does not count.
 // - Its own patience (peer_silent_too_long) ends in ABORTED while nothing is recorded and OWNER is
 //   not under way; never after.
-// - ABORTED is told to a source that waits with its guest paused as soon as it is durable, to one
-//   that only cleans up when everything is removed.
+// - ABORTED is told to a source that waits with its guest paused (`commit`, `seal`) as soon as it is
+//   durable, to one that only cleans up when everything is removed: to remove it takes a while, in
+//   which the frames that came here are kept for the source to ask for.
 #include "sidecar/machine/destination.hpp"
 
 #include <utility>
@@ -109,6 +110,7 @@ void continue_aborting(Turn& turn) {
         return;
     }
     turn.reply(Asked::commit, Action::reply_aborted);
+    turn.reply(Asked::seal, Action::reply_refused);
     if (!state.destroyed) {
         if (!turn.busy(Action::prepare) && !turn.busy(Action::seal)) {
             turn.ask_once(Action::destroy);
@@ -117,7 +119,6 @@ void continue_aborting(Turn& turn) {
     }
     turn.reply(Asked::abort, Action::reply_aborted);
     turn.reply(Asked::prepare, Action::reply_refused);
-    turn.reply(Asked::seal, Action::reply_refused);
     if (state.record == Record::aborted) {
         turn.ask_once(Action::record_end);
     } else {

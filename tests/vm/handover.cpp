@@ -52,6 +52,32 @@ void rolled_back_at(std::string const& qemu, std::string const& action) {
     must_have_kept_sessions(seen, guest);
 }
 
+/// The destination's QEMU dies when it has all of the guest's RAM, and before its disks are sealed:
+/// nobody but `seal` will tell the source's sidecar, and the guest's frames wait at the
+/// destination.
+void destination_lost_before_seal(std::string const& qemu) {
+    GuestOptions const guest{.qemu = qemu};
+    Scene scene({.guest = guest, .run_environment = {"SIDECAR_TEST_STOP_AT=seal_destination"}});
+    Watch watch(scene.net(), scene.guest());
+    auto migration = scene.start_migration(scene.a());
+    auto const held = scene.wait_stopped(scene.a());
+    wait_until("the end of RAM's migration", Qmp::reply_limit, [&] {
+        Qmp source(scene.guest().probe_socket(scene.a()));
+        return source.execute("query-migrate")["status"].text_or("") == "completed";
+    });
+    kill_process(scene.guest().qemu_pid(scene.b()));
+    signal_process(held, SIGCONT);
+    auto const ended = Scene::finish(migration);
+    INFO(ended.text());
+    CHECK(ended.exit_status == 1);
+    CHECK(ended.report["network"]["frames"]["returned"].integer_or(0) > 0);
+    expect::guest_whole(scene, scene.a());
+    expect::nothing_left_after_failure(scene, scene.a());
+    auto const seen = watch.finish();
+    expect::no_packet_lost(seen, false);
+    must_have_kept_sessions(seen, guest);
+}
+
 }  // namespace
 
 TEST_CASE("hand-over: no packet is lost, QEMU 7.2", "[vm][handover]") { there_and_back("7.2"); }
@@ -61,4 +87,8 @@ TEST_CASE("hand-over: rolled back at `stopped`, no packet is lost", "[vm][handov
 }
 TEST_CASE("hand-over: rolled back at `switching`, no packet is lost", "[vm][handover]") {
     rolled_back_at("10.0", "copy_final");
+}
+TEST_CASE("hand-over: the destination's QEMU dies before `seal`, no packet is lost",
+          "[vm][handover]") {
+    destination_lost_before_seal("10.0");
 }
