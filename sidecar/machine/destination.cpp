@@ -10,9 +10,10 @@
 //   for again until `ok`, the guest paused on both sides, and a later `failed` does not count.
 // - Its own patience (peer_silent_too_long) ends in ABORTED while nothing is recorded and OWNER is
 //   not under way; never after.
-// - ABORTED is told to a source that waits with its guest paused (`commit`, `seal`) as soon as it is
-//   durable, to one that only cleans up when everything is removed: to remove it takes a while, in
-//   which the frames that came here are kept for the source to ask for.
+// - ABORTED is told to a source that waits with its guest paused as soon as it is durable, to one
+//   that only cleans up when everything is removed: to remove it takes a while, in which the frames
+//   that came here are kept for the source to ask for. `seal` is refused at once: whoever asks for
+//   it has not sent COMMIT, so nothing needs to be durable.
 #include "sidecar/machine/destination.hpp"
 
 #include <utility>
@@ -102,15 +103,16 @@ void note(State& state, Event const& event) {
 
 // ---- aborting -----------------------------------------------------------------------------------
 
-/// ABORTED first; then everything goes, and whoever asked hears of it.
+/// ABORTED first, then everything goes, and whoever asked hears of it; but a `seal` is refused at
+/// once.
 void continue_aborting(Turn& turn) {
     State& state = turn.state;
+    turn.reply(Asked::seal, Action::reply_refused);
     if (state.record == Record::none) {
         turn.ask_once(Action::record_aborted);
         return;
     }
     turn.reply(Asked::commit, Action::reply_aborted);
-    turn.reply(Asked::seal, Action::reply_refused);
     if (!state.destroyed) {
         if (!turn.busy(Action::prepare) && !turn.busy(Action::seal)) {
             turn.ask_once(Action::destroy);

@@ -45,10 +45,11 @@ public:
     Arrival(lab::Lab const& net, lab::Host const& to)
         : wire_(net.switch_netns(), "host-" + to.name, "in", {"ether", "src", lab::guest_mac},
                 net.directory() / ("arrival-" + lab::unique_suffix() + ".pcap"), 1) {}
-    double after_ms(double stopped_ms) {
+    /// On the wall's clock.
+    double at_ms() {
         auto const packets = wire_.finish();
         if (packets.empty()) throw lab::Failure("the guest sent nothing from its new host");
-        return packets.front().at_ms - stopped_ms;
+        return packets.front().at_ms;
     }
 
 private:
@@ -105,7 +106,7 @@ Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from) {
     auto const ended = lab::Scene::finish(migration);
     if (ended.exit_status != 0) throw lab::Failure(ended.text());
     pass(handover_settle);
-    moved.network_ms = arrival.after_ms(moved.at.stopped_ms);
+    moved.network_ms = arrival.at_ms() - moved.at.stopped_ms;
     auto const network = ended.report["network"];
     moved.frames = network["frames"];
     fmt::print(
@@ -119,6 +120,7 @@ Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from) {
 
 Moved undo_with_sidecar(lab::Scene& scene, std::string const& status) {
     auto const& net = scene.net();
+    Arrival arrival(net, scene.b());
     Capture wire(net.switch_netns(), "host-a", "in", {"ether", "src", lab::guest_mac},
                  net.directory() / ("back-" + lab::unique_suffix() + ".pcap"));
     lab::Qmp source(scene.guest().probe_socket(scene.a()));
@@ -131,22 +133,23 @@ Moved undo_with_sidecar(lab::Scene& scene, std::string const& status) {
             return event.name == "MIGRATION" && event.data["status"].text_or("") == status;
         },
         lab::Scene::migration_limit);
-    double const killed_ms = kill_and_see_end(victim);
+    double const gone_ms = kill_and_see_end(victim);
     Moved moved{standstill(source, source), 0, {}};
     auto const ended = lab::Scene::finish(migration);
     if (ended.exit_status != 1) throw lab::Failure(ended.text());
     pass(handover_settle);
     auto const packets = wire.finish();
-    auto const back = std::ranges::find_if(
-        packets, [&](auto const& packet) { return packet.at_ms >= killed_ms; });
+    double const fired_ms = arrival.at_ms();
+    auto const back =
+        std::ranges::find_if(packets, [&](auto const& packet) { return packet.at_ms > fired_ms; });
     if (back == packets.end()) throw lab::Failure("the guest sent nothing from its old host");
-    moved.network_ms = back->at_ms - killed_ms;
+    moved.network_ms = back->at_ms - gone_ms;
     auto const network = ended.report["network"];
     moved.frames = network["frames"];
     fmt::print(stderr,
                "  undone at {}: {:.1f} ms standstill, gone {:.1f} ms after STOP, fired {:.1f}, "
                "network back {:.1f} ms after that; {}\n",
-               status, moved.blackout_ms(), killed_ms - moved.at.stopped_ms,
+               status, moved.blackout_ms(), gone_ms - moved.at.stopped_ms,
                ended.report["stop_to_fire_ms"].number_or(-1), moved.network_ms, network.dump());
     return moved;
 }
@@ -158,7 +161,7 @@ Moved move_with_qemu(Pair const& pair) {
     Moved moved{mirror_and_migrate(pair, source, destination, true), 0, {}};
     auto const full = tap_drops(pair.guest, pair.net.a());
     pass(handover_settle);
-    moved.network_ms = arrival.after_ms(moved.at.stopped_ms);
+    moved.network_ms = arrival.at_ms() - moved.at.stopped_ms;
     fmt::print(
         stderr,
         "  QEMU's: {:.1f} ms blackout, network moved {:.1f} ms after STOP; frames that found "

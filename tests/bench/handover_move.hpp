@@ -53,7 +53,8 @@ Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from);
 /// `sidecar migrate` from host a, whose destination's QEMU is killed as soon as the source's tells
 /// that status of its migration ("pre-switchover", "device"): undone, behind STOP. Of what is
 /// returned, `at` is all the source's, and network_ms counts from the end of that QEMU to the
-/// guest's first frame out of its old host's port, which is there before the guest runs again.
+/// guest's first frame out of its old host's port behind that out of its new one; negative: the
+/// network was back before the kernel had taken that QEMU's memory away.
 Moved undo_with_sidecar(lab::Scene& scene, std::string const& status);
 /// QEMU's blockdev-mirror, migrate, announce-self; from host a to b.
 Moved move_with_qemu(Pair const& pair);

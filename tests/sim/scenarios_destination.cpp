@@ -82,9 +82,14 @@ TEST_CASE("a QEMU that died while the disks were copied is started anew when the
         CHECK(scene.tell(qemu_gone(Qemu::waiting)) == Actions{Action::record_aborted});
     }
     SECTION("but COMMIT, a seal, an abort or silence end in ABORTED") {
-        auto const kind = GENERATE(Kind::commit_received, Kind::seal_requested,
-                                   Kind::abort_requested, Kind::peer_silent_too_long);
+        auto const kind =
+            GENERATE(Kind::commit_received, Kind::abort_requested, Kind::peer_silent_too_long);
         CHECK(scene.tell(kind) == Actions{Action::record_aborted});
+        CHECK(scene.state.phase == Phase::aborting);
+    }
+    SECTION("but a seal ends in ABORTED, and is refused") {
+        CHECK(scene.tell(Kind::seal_requested) ==
+              Actions{Action::reply_refused, Action::record_aborted});
         CHECK(scene.state.phase == Phase::aborting);
     }
 }
@@ -96,9 +101,23 @@ TEST_CASE("a QEMU that died with RAM in it takes the migration with it", "[sim][
     }
     SECTION("while its disks are sealed") {
         CHECK(scene.tell(Kind::seal_requested) == Actions{Action::seal});
-        CHECK(scene.tell(qemu_gone(Qemu::waiting)) == Actions{Action::record_aborted});
+        CHECK(scene.tell(qemu_gone(Qemu::waiting)) ==
+              Actions{Action::reply_refused, Action::record_aborted});
     }
     CHECK(scene.state.phase == Phase::aborting);
+}
+
+TEST_CASE("a source that stands still and asks to seal does not wait for what is undone",
+          "[sim][destination]") {
+    Scene scene = prepared();
+    scene.tell(Kind::qemu_gone);
+    SECTION("while ABORTED is recorded") {
+        CHECK(scene.tell(Kind::seal_requested) == Actions{Action::reply_refused});
+    }
+    SECTION("while what was made is taken away") {
+        CHECK(scene.ok(Action::record_aborted) == Actions{Action::destroy});
+        CHECK(scene.tell(Kind::seal_requested) == Actions{Action::reply_refused});
+    }
 }
 
 TEST_CASE("COMMIT before the stream is loaded waits, and closes what is still open",

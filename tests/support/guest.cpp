@@ -161,7 +161,7 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
               "-m",
               ram_size(options_),
               "-smp",
-              "1",
+              std::to_string(options_.queues),
               "-nodefaults",
               "-nographic",
               "-no-reboot",
@@ -210,12 +210,17 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
 }
 
 std::string Guest::add_interfaces(Argv& argv) const {
-    auto const add = [&argv](std::string const& id, std::string const& tap_options,
-                             std::string const& mac) {
+    // Vectors: one for each direction of each queue, one for its configuration, one for control.
+    bool const many = options_.queues > 1;
+    auto const tap_more = many ? fmt::format(",queues={}", options_.queues) : "";
+    auto const mq = many ? fmt::format(",mq=on,vectors={}", 2 * options_.queues + 2) : "";
+    auto const add = [&](std::string const& id, std::string const& tap_options,
+                         std::string const& mac) {
         argv.insert(
             argv.end(),
-            {"-netdev", fmt::format("tap,id={},{},script=no,downscript=no", id, tap_options),
-             "-device", fmt::format("virtio-net-pci,netdev={},mac={},romfile=", id, mac)});
+            {"-netdev",
+             fmt::format("tap,id={},{}{},script=no,downscript=no", id, tap_options, tap_more),
+             "-device", fmt::format("virtio-net-pci,netdev={},mac={},romfile={}", id, mac, mq)});
     };
     auto const ip4 = fmt::format(",ip4={}/24", guest_ip4);
     auto const ip6 = fmt::format(",ip6={}/64", guest_ip6);

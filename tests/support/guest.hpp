@@ -29,6 +29,7 @@ struct GuestOptions {
     /// Not on the lab's bridge: one interface for each family that it has, on the bridges v4 and
     /// v6.
     bool networks = false;
+    int queues = 1;  ///< Of its interface, and so many processors, of which each uses one.
     std::uint64_t disk_mib = 128;
     std::uint64_t random_mib = 24;  ///< So much of each disk, from its start, holds random bytes.
     std::uint64_t span_mib = 16;  ///< The guest writes there, at the start of the disk...

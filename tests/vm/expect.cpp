@@ -105,6 +105,15 @@ void guest_whole(Scene& scene, Host const& on) {
     });
 }
 
+void frames_handed_over(lab::Migration const& moved) {
+    auto const frames = moved.report["network"]["frames"];
+    INFO(frames.dump());
+    CHECK(frames["caught"].integer_or(0) + frames["waited"].integer_or(0) > 0);
+    CHECK(frames["replayed"].integer_or(-1) == frames["caught"].integer_or(-2));
+    CHECK(frames["dropped"].integer_or(-1) == 0);
+    CHECK(frames["lost"].integer_or(-1) == 0);
+}
+
 void no_packet_lost(core::Json const& seen, bool in_order) {
     INFO(seen.dump());
     for (auto const* family : {"ipv4", "ipv6"}) {

@@ -14,6 +14,9 @@ void report_of_a_move(core::Json const& report, lab::GuestOptions const& guest);
 /// The guest runs on `on` and only there, goes on, and finds nothing wrong anywhere.
 void guest_whole(lab::Scene& scene, lab::Host const& on);
 
+/// What waited while the guest stood still was delivered where it went on, all of it.
+void frames_handed_over(lab::Migration const& moved);
+
 /// What a client's Watch saw: each of its numbered datagrams came once, in both families. Frames
 /// that a rollback gave back may be overtaken (not `in_order`).
 void no_packet_lost(core::Json const& seen, bool in_order);
