@@ -11,8 +11,7 @@
 // A frame that QEMU reads before its devices are told of the stop is thrown away then; the next one
 // it keeps, and gives to a guest that goes on there. Which is which matters only to such a guest.
 //
-// With vhost the kernel reads the tap, and stops with the guest: then there is nothing to record
-// (and QEMU refuses the filter).
+// With vhost, and with several queues, QEMU refuses the filter: then what it reads is not known.
 #pragma once
 
 #include <cstdint>
