@@ -112,9 +112,9 @@ Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from) {
     fmt::print(
         stderr,
         "  ours: {:.1f} ms blackout, network moved {:.1f} ms after STOP (the report: {:.1f}); "
-        "frames that found the tap full: {} at the source, {} at the destination; {}\n",
+        "frames that found the tap full: {} at the source, {} at the destination; {} {}\n",
         moved.blackout_ms(), moved.network_ms, ended.report["stop_to_fire_ms"].number_or(0), full,
-        tap_drops(scene.guest(), to), network.dump());
+        tap_drops(scene.guest(), to), network.dump(), ended.report["blackout"].dump());
     return moved;
 }
 
