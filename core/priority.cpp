@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <string>
 
 #include "core/fd.hpp"
 #include "core/log.hpp"
