@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <deque>
@@ -125,6 +126,11 @@ private:
 };
 
 }  // namespace
+
+double wall_ms() {
+    auto const now = std::chrono::system_clock::now().time_since_epoch();
+    return std::chrono::duration<double, std::milli>(now).count();
+}
 
 Capture::Capture(std::string const& netns, std::string const& device, std::string const& direction,
                  lab::Argv const& filter, lab::fs::path const& file, int count)

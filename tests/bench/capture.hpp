@@ -12,6 +12,9 @@
 
 namespace bench {
 
+/// Now, on the clock of captures and of QEMU's events: milliseconds since 1970.
+double wall_ms();
+
 struct Packet {
     double at_ms = 0;  ///< Since 1970.
     std::string bytes;  ///< From the Ethernet header on, as far as they were kept.

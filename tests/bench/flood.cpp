@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "core/stream.hpp"
+#include "tests/bench/capture.hpp"
 
 namespace bench {
 
@@ -22,11 +23,6 @@ constexpr double mark_ms = 1;
 /// Bytes of the pattern: no multiple of anything that a network cuts by.
 constexpr std::size_t period = 65521;
 constexpr std::size_t chunk = 32768;
-
-double wall_ms() {
-    auto const now = std::chrono::system_clock::now().time_since_epoch();
-    return std::chrono::duration<double, std::milli>(now).count();
-}
 
 }  // namespace
 

@@ -5,7 +5,6 @@
 #include <signal.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 
 namespace bench {
@@ -21,11 +20,6 @@ lab::Argv probe_line(lab::Argv const& more) {
     lab::Argv argv{"chrt", "-f", "1", lab::program("sidecar"), "probe", "--json", "-"};
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
-}
-
-double wall_ms() {
-    auto const now = std::chrono::system_clock::now().time_since_epoch();
-    return std::chrono::duration<double, std::milli>(now).count();
 }
 
 /// SIGKILL, and when the process was gone. Before that the kernel takes its memory away, which
