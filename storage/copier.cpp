@@ -58,7 +58,11 @@ Task<Result<>> Copier::run(Scan& scan, Deadline deadline) {
                    .error());
     }
     // Whatever went wrong: a write may still be under way to the disk.
-    if (!co_await idle_.wait(Deadline::after(limits::wind_down))) ends_.target.abort();
+    if (!co_await idle_.wait(Deadline::after(limits::wind_down))) {
+        ends_.target.abort(
+            fmt::format("was cut here, for writes were not acknowledged within {} ms",
+                        limits::wind_down.count()));
+    }
     co_await scope_.join();
     stop_ = nullptr;
     if (error_) {

@@ -307,7 +307,7 @@ Task<Result<std::shared_ptr<Nbd::Request>>> Nbd::submit(Call call, Deadline dead
     CO_TRY_VOID(co_await slots_.acquire(deadline));
     if (!alive()) {
         slots_.release();
-        co_return fail(Errc::closed, "{}: the connection is closed", describe());
+        co_return fail(Errc::closed, "{}: the connection {}", describe(), why_closed_);
     }
     auto request = std::make_shared<Request>(*this, std::move(call));
     ++in_flight_;
@@ -415,8 +415,9 @@ void Nbd::say_goodbye() {
     called();
 }
 
-void Nbd::abort() {
+void Nbd::abort(std::string_view why) {
     if (handle_ == nullptr) return;
+    if (!why.empty()) why_closed_ = why;
     // The shutdown makes the socket readable: libnbd finds the connection dead and fails
     // everything.
     (void)shutdown(nbd_aio_get_fd(handle_), SHUT_RDWR);

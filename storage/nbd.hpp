@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/fd.hpp"
@@ -107,8 +108,8 @@ public:
     /// Sends the goodbye and does not wait for the server's end of it. close() must still follow.
     void say_goodbye();
     /// Cuts the connection at once; everything in flight fails with closed. close() must still
-    /// follow.
-    void abort();
+    /// follow. `why` goes on in the sentence "the connection ..." of whoever asks for more.
+    void abort(std::string_view why = {});
 
 private:
     struct Peer;
@@ -135,6 +136,7 @@ private:
     std::shared_ptr<Peer const> peer_;  ///< For messages; outlives this while requests are waited
                                         ///< for.
     Traits traits_;
+    std::string why_closed_ = "is closed";
     std::size_t in_flight_ = 0;
     core::Event wants_write_;  ///< libnbd has bytes that the socket did not take yet.
     core::Event quiet_;  ///< Nothing is in flight.
@@ -167,7 +169,7 @@ public:
     [[nodiscard]] bool alive() const;
     core::Task<void> close();
     void say_goodbye();
-    void abort();
+    void abort(std::string_view why = {});
 
 private:
     core::Loop& loop_;

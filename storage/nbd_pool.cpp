@@ -68,8 +68,8 @@ void NbdPool::say_goodbye() {
     for (auto& one : connections_) one->say_goodbye();
 }
 
-void NbdPool::abort() {
-    for (auto& one : connections_) one->abort();
+void NbdPool::abort(std::string_view why) {
+    for (auto& one : connections_) one->abort(why);
 }
 
 }  // namespace storage

@@ -288,8 +288,8 @@ Task<Result<storage::Nearness>> stopped_in_pause(Scene& scene, std::string socke
 }
 
 /// nbdkit's eval plugin over all disks' files: `refuses`, a command of the shell, is asked before
-/// each write, `flush` is the flush.
-Server made_of_shell(Scene& scene, std::string const& refuses, std::string const& flush) {
+/// each write.
+Server made_of_shell(Scene& scene, std::string const& refuses) {
     scene.guest().set_pause(20ms);  // each write costs three processes there
     auto const file = scene.to(0).substr(0, scene.to(0).size() - 1) + "${2#disk}";
     return Server::nbdkit_tcp(
@@ -303,7 +303,16 @@ Server made_of_shell(Scene& scene, std::string const& refuses, std::string const
                      "dd bs=1M iflag=fullblock oflag=seek_bytes seek=$4 conv=notrunc of={} "
                      "status=none",
                      refuses, file),
-         "flush=" + flush});
+         "flush=exit 0"});
+}
+
+/// nbdkit over the first disk's file, whose flush fails while the trigger is there.
+Server with_flush_fault(Scene& scene) {
+    auto const fault = lab::fs::read_symlink("/proc/self/exe").parent_path() / "flush-fault.so";
+    REQUIRE(lab::fs::exists(fault));
+    return Server::nbdkit_tcp(
+        scene.directory(), {"file", scene.to(0)},
+        {"env", "LD_PRELOAD=" + fault.string(), "FLUSH_FAULT=" + scene.trigger()});
 }
 
 }  // namespace
@@ -383,10 +392,7 @@ TEST_CASE("bad destinations: a flush that fails is told by disk", "[storage][mir
         for (auto const moment : {Moment::bulk, Moment::near, Moment::last_delta}) {
             DYNAMIC_SECTION("QEMU " << version << ", " << name(moment)) {
                 Scene scene(binary);
-                scene.serve_with(
-                    made_of_shell(scene, "false",
-                                  fmt::format("if [ -e {} ]; then echo EIO broken >&2; exit 1; fi",
-                                              scene.trigger())));
+                scene.serve_with(with_flush_fault(scene));
                 scene.make_mirror();
                 CHECK(must_fail(scene, moment, "disk0", look_there).os == EIO);
             }
@@ -399,7 +405,7 @@ TEST_CASE("bad destinations: when one disk fails the others are not copied to th
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
             Scene scene(binary, 2);
-            scene.serve_with(made_of_shell(scene, "[ $2 = disk1 ]", "exit 0"));
+            scene.serve_with(made_of_shell(scene, "[ $2 = disk1 ]"));
             auto options = unhurried();
             options.bandwidth_bytes_per_second /= 4;
             scene.make_mirror(options);

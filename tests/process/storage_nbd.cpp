@@ -226,12 +226,15 @@ TEST_CASE("NBD: a pool spreads requests over its connections", "[storage][nbd]")
     bench.runner.must(pool.open(server.address(), "", {}, 4, soon()));
     REQUIRE(pool.size() == 4);
     REQUIRE(&pool.least_loaded() != &pool.least_loaded());
-    pool.first().abort();
+    pool.first().abort("was cut by this test");
     lab::wait_until("the cut is seen", 5s, [&] {
         (void)bench.runner.loop().run(core::sleep_for(bench.runner.loop(), 1ms));
         return !pool.alive();
     });
     for (int i = 0; i < 8; ++i) REQUIRE(pool.least_loaded().alive());
+    auto const said = bench.runner.must_fail(pool.first().flush(soon()));
+    REQUIRE(said.code == core::Errc::closed);
+    REQUIRE(said.sentence().find("the connection was cut by this test") != std::string::npos);
     bench.runner.loop().run(pool.close());
     // A server that cannot keep several connections in step gets one.
     auto single = Server::nbdkit(
