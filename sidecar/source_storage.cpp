@@ -153,14 +153,20 @@ Task<Result<>> SourceMigration::copy_until_near(std::stop_token token) {
         CO_TRY_VOID(co_await throttle_->measure(within(limits::qmp_timeout)));
         CO_TRY(auto const now, co_await mirror_->copy_until_near(Deadline::never(token)));
         bool slower = false;
-        if (!now.converging && options_.throttle) {
+        bool const gave_way = !now.converging && give_way_;
+        if (gave_way) {
+            // Never slow a guest down for want of a processor that we left to others.
+            core::log::info("guest={} epoch={} the copy does not give way any more", guest_.name,
+                            epoch_);
+            give_way_.reset();
+        } else if (!now.converging && options_.throttle) {
             CO_TRY(slower, co_await throttle_->step(within(limits::qmp_timeout)));
             // From now on each round that does not shrink it is answered.
             mirror_->set_stagnant_rounds(1);
         }
         note_step(now);
         if (now.near) co_return Result<>{};
-        if (slower) continue;
+        if (slower || gave_way) continue;
         if (!now.converging && stagnations >= stagnations_max) {
             auto const slowed = throttle_->bytes_per_second();
             co_return fail(
