@@ -6,8 +6,9 @@ namespace {
 
 constexpr Milliseconds first_answers_limit = 30s;
 
-Argv watch_line(Guest const& guest) {
-    Argv argv{program("witness-client"), "watch", "--json", "--seconds", "3600"};
+Argv watch_line(Guest const& guest, int udp_hz) {
+    Argv argv{program("witness-client"), "watch", "--json", "--seconds", "3600", "--udp-hz",
+              std::to_string(udp_hz)};
     if (guest.options().ipv4) argv.insert(argv.end(), {"--ip4", guest_ip4});
     if (guest.options().ipv6) argv.insert(argv.end(), {"--ip6", guest_ip6});
     return argv;
@@ -15,8 +16,8 @@ Argv watch_line(Guest const& guest) {
 
 }  // namespace
 
-Watch::Watch(Lab const& lab, Guest const& guest)
-    : client_("watch-" + unique_suffix(), watch_line(guest), {lab.client_netns(), {}},
+Watch::Watch(Lab const& lab, Guest const& guest, int udp_hz)
+    : client_("watch-" + unique_suffix(), watch_line(guest, udp_hz), {lab.client_netns(), {}},
               lab.directory()) {
     wait_until("the first answers to the client", first_answers_limit, [&] {
         if (auto const ended = client_.wait(0ms)) throw Failure("watch ended: " + client_.err());

@@ -9,8 +9,11 @@ namespace lab {
 
 class Watch {
 public:
-    /// Returns once every probe and session has had its first answer.
-    Watch(Lab const& lab, Guest const& guest);
+    static constexpr int default_udp_hz = 1000;
+
+    /// Returns once every probe and session has had its first answer. `udp_hz`: probes a second, in
+    /// each family.
+    Watch(Lab const& lab, Guest const& guest, int udp_hz = default_udp_hz);
 
     /// Ends the watching; what it saw: one member per family, see witness-client --help.
     core::Json finish();

@@ -5,7 +5,7 @@
 
 #include <arpa/inet.h>
 #include <endian.h>
-#include <fmt/core.h>
+#include <fmt/format.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -33,6 +33,7 @@ constexpr std::uint64_t reconnect_ms = 100;  // after a session ended
 constexpr std::uint64_t connect_ms_max = 5000;
 constexpr std::uint64_t progress_ms = 500;
 constexpr std::uint64_t catch_up_max = 50;  // sends made up for when this program was late
+constexpr std::size_t lost_told_max = 20;  // lost probes that are told by when they were sent
 constexpr std::size_t record_bytes = 64;  // eight 64 bit words, as the guest's source has
 constexpr std::size_t record_words = record_bytes / sizeof(std::uint64_t);
 constexpr std::size_t unsent_bytes_max = 65536;  // then no new record, until the guest takes some
@@ -95,6 +96,7 @@ struct Figures {
     std::uint64_t udp_duplicated = 0;
     std::uint64_t udp_reordered = 0;
     std::uint64_t udp_rtt_max_ns = 0;
+    std::vector<std::uint64_t> udp_lost_sent_ns;  // the first of them, CLOCK_REALTIME
     Gap udp_gap{clock_ns(CLOCK_REALTIME)};  // by the kernel's receive time
     std::uint64_t tcp_sessions = 0;
     std::uint64_t tcp_resets = 0;
@@ -156,9 +158,18 @@ public:
         while (ticks_.take()) {
             const Probe probe{probe_magic, figures_.udp_sent++, clock_ns(CLOCK_REALTIME), 0};
             seen_.push_back(false);
+            sent_ns_.push_back(probe.sent_ns);
             // An ICMP error of an earlier probe is reported here once; the probe itself is sent
             // then. What still cannot be sent is a lost probe.
             if (send(fd_, &probe, sizeof probe, 0) < 0) (void)send(fd_, &probe, sizeof probe, 0);
+        }
+    }
+
+    /// No more is expected.
+    void finish() {
+        for (std::size_t i = 0; i < seen_.size(); ++i) {
+            if (figures_.udp_lost_sent_ns.size() >= lost_told_max) return;
+            if (!seen_[i]) figures_.udp_lost_sent_ns.push_back(sent_ns_[i]);
         }
     }
 
@@ -211,6 +222,7 @@ private:
     Ticks ticks_;
     Figures& figures_;
     std::vector<bool> seen_;
+    std::vector<std::uint64_t> sent_ns_;
     std::uint64_t highest_ = 0;
 };
 
@@ -380,6 +392,7 @@ struct Family {
     bool complete() const { return udp.complete() && echo.complete(); }
     void finish(std::uint64_t at_ns, std::uint64_t at_unix_ns) {
         figures.udp_gap.arrived(at_unix_ns);
+        udp.finish();
         echo.finish(at_ns);
         source.finish(at_ns);
     }
@@ -391,15 +404,19 @@ struct Family {
 using Families = std::vector<std::unique_ptr<Family>>;
 
 std::string figures_json(const Figures& f) {
+    std::vector<std::uint64_t> lost_ms;
+    for (auto const sent_ns : f.udp_lost_sent_ns) lost_ms.push_back(sent_ns / ns_per_ms);
     return fmt::format(
-        R"({{"udp_sent":{},"udp_lost":{},"udp_duplicated":{},"udp_reordered":{},)"
+        R"({{"udp_sent":{},"udp_lost":{},"udp_lost_sent_unix_ms":[{}],)"
+        R"("udp_duplicated":{},"udp_reordered":{},)"
         R"("udp_longest_gap_ms":{:.1f},"udp_longest_gap_began_unix_ms":{},"udp_rtt_max_ms":{:.1f},)"
         R"("tcp_sessions":{},"tcp_resets":{},"tcp_records":{},"tcp_mismatches":{},)"
         R"("tcp_unanswered":{},"tcp_longest_gap_ms":{:.1f}}})",
-        f.udp_sent, f.udp_sent - f.udp_received, f.udp_duplicated, f.udp_reordered,
-        static_cast<double>(f.udp_gap.longest_ns) / 1e6, f.udp_gap.longest_began_ns / ns_per_ms,
-        static_cast<double>(f.udp_rtt_max_ns) / 1e6, f.tcp_sessions, f.tcp_resets, f.tcp_records,
-        f.tcp_mismatches, f.tcp_unanswered, static_cast<double>(f.tcp_longest_gap_ns) / 1e6);
+        f.udp_sent, f.udp_sent - f.udp_received, fmt::join(lost_ms, ","), f.udp_duplicated,
+        f.udp_reordered, static_cast<double>(f.udp_gap.longest_ns) / 1e6,
+        f.udp_gap.longest_began_ns / ns_per_ms, static_cast<double>(f.udp_rtt_max_ns) / 1e6,
+        f.tcp_sessions, f.tcp_resets, f.tcp_records, f.tcp_mismatches, f.tcp_unanswered,
+        static_cast<double>(f.tcp_longest_gap_ns) / 1e6);
 }
 
 std::string figures_line(const Figures& f) {

@@ -43,9 +43,11 @@ void there_and_back(std::string const& qemu) {
     Scene scene(stretched(guest));
     auto serve = serve_at_c(scene);
     Watch watch(scene.net(), scene.guest());
+    std::string told;
     for (auto const* from : {&scene.a(), &scene.b()}) {
         auto const moved = scene.migrate(*from, with_vtep(scene));
         INFO(moved.text());
+        told += moved.text();
         REQUIRE(moved.exit_status == 0);
         must_be_told(scene, scene.net().other(*from));
         auto const network = moved.report["network"];
@@ -58,6 +60,7 @@ void there_and_back(std::string const& qemu) {
         CHECK(vtep["turned_ms"].number_or(-1) > 0);
     }
     auto const seen = watch.finish();
+    INFO(told);
     expect::no_packet_lost(seen, true);
     must_have_kept_sessions(seen, guest);
     CHECK(serve.end() == 0);
