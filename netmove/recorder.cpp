@@ -137,6 +137,7 @@ Result<> ReadRecorder::parse() {
             std::uint64_t{native32(unparsed_, at)} * 1'000'000 + native32(unparsed_, at + 4);
         auto const frame = unparsed_.begin() + static_cast<std::ptrdiff_t>(at + record_header_size);
         reads_.push_back({at_us, Bytes(frame, frame + static_cast<std::ptrdiff_t>(size))});
+        ++count_;
         if (at_us == stopped_at_us_ && read_at_stop_.size() < stop_reads_max) {
             read_at_stop_.push_back(reads_.back().frame);
         }
@@ -155,8 +156,17 @@ std::vector<Bytes> ReadRecorder::read_last() const {
     return out;
 }
 
+std::optional<Bytes> ReadRecorder::before_last() const {
+    if (!count_at_stop_ || count_ - *count_at_stop_ > 1) return {};
+    for (auto read = reads_.rbegin(); read != reads_.rend(); ++read) {
+        if (read->at_us != reads_.back().at_us) return read->frame;
+    }
+    return {};
+}
+
 Result<> ReadRecorder::note_stop() {
     TRY_VOID(take_in());
+    if (!count_at_stop_) count_at_stop_ = count_;
     if (stopped_at_us_ || reads_.empty()) return {};
     stopped_at_us_ = reads_.back().at_us;
     read_at_stop_ = read_last();

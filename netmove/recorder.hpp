@@ -11,6 +11,10 @@
 // A frame that QEMU reads before its devices are told of the stop is thrown away then; the next one
 // it keeps, and gives to a guest that goes on there. Which is which matters only to such a guest.
 //
+// A guest that is slow has no buffer left in its receive queue: QEMU then keeps the frame it read
+// last, however long before the stop, reads no other, and throws it away at the stop. No record
+// says so; the queue does (qmp::virtio_queue_waits()).
+//
 // With vhost, and with several queues, QEMU refuses the filter: then what it reads is not known.
 #pragma once
 
@@ -61,6 +65,10 @@ public:
     /// it had. Only when the guest is stopped and something was read since. As QEMU writes them:
     /// until 7.2 with the tap's vnet header, later without.
     [[nodiscard]] std::vector<Bytes> read_last() const;
+    /// The one that was read just before read_last(). Only while the guest is stopped: then QEMU
+    /// reads one frame behind note_stop() at most, and what came behind more is of a guest that
+    /// goes on.
+    [[nodiscard]] std::optional<Bytes> before_last() const;
     /// QEMU says that the guest is stopped: what it has thrown away was read before it said so.
     /// Remembers that instant, since a guest that goes on has a clock that goes on.
     core::Result<> note_stop();
@@ -85,6 +93,8 @@ private:
     std::deque<Read> reads_;
     std::optional<std::uint64_t> stopped_at_us_;
     std::vector<Bytes> read_at_stop_;
+    std::size_t count_ = 0;  ///< Of all reads.
+    std::optional<std::size_t> count_at_stop_;
 };
 
 /// Whether QEMU's record is of that frame.

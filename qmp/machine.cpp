@@ -1,5 +1,7 @@
 #include "qmp/machine.hpp"
 
+#include <cstdio>
+
 #include "qmp/command.hpp"
 
 namespace qmp {
@@ -102,6 +104,37 @@ Task<Result<>> object_add(Client& client, Json properties, Deadline deadline) {
 }
 Task<Result<>> object_del(Client& client, std::string id, Deadline deadline) {
     return run(client, "object-del", Json::object({{"id", id}}), std::move(deadline));
+}
+
+Task<Result<std::vector<std::string>>> query_virtio(Client& client, std::string kind,
+                                                    Deadline deadline) {
+    CO_TRY(auto const reply, co_await client.execute("x-query-virtio", {}, deadline));
+    std::vector<std::string> paths;
+    for (auto const& device : reply.elements()) {
+        if (device["name"].text_or("") == kind) paths.push_back(device["path"].text_or(""));
+    }
+    co_return paths;
+}
+
+Task<Result<bool>> virtio_queue_waits(Client& client, std::string path, unsigned queue,
+                                      Deadline deadline) {
+    auto const which = Json::object({{"path", path}, {"queue", queue}});
+    CO_TRY(auto const status,
+           co_await client.execute("x-query-virtio-queue-status", which, deadline));
+    CO_TRY(auto const looked_up_to, status.integer("shadow-avail-idx"));
+    CO_TRY(auto const length, status.integer("vring-num"));
+    CO_TRY(auto const used_at, status.integer("vring-used"));
+    // struct virtq_used: flags and idx, an element of 8 bytes for each buffer, avail_event.
+    auto const line = fmt::format("xp /1xh {:#x}", used_at + 4 + 8 * length);
+    CO_TRY(auto const reply,
+           co_await client.execute("human-monitor-command", Json::object({{"command-line", line}}),
+                                   deadline));
+    auto const text = reply.text_or("");
+    unsigned avail_event = 0;
+    if (std::sscanf(text.c_str(), "%*[0-9a-f]: 0x%x", &avail_event) != 1) {
+        co_return core::fail(Errc::protocol, "QEMU answered `{}` to {}", quoted(text), line);
+    }
+    co_return used_at != 0 && avail_event == static_cast<unsigned>(looked_up_to);
 }
 
 Task<Result<>> getfd(Client& client, std::string name, int fd, Deadline deadline) {

@@ -60,6 +60,17 @@ Task<Result<std::vector<QomProperty>>> qom_list(Client& client, std::string path
 Task<Result<>> object_add(Client& client, Json properties, Deadline deadline);
 Task<Result<>> object_del(Client& client, std::string id, Deadline deadline);
 
+/// The paths of the machine's virtio devices of that kind: "virtio-net". Their parents have what
+/// the user gave them. (x-query-virtio: QEMU may change or drop it.)
+Task<Result<std::vector<std::string>>> query_virtio(Client& client, std::string kind,
+                                                    Deadline deadline);
+/// Whether QEMU has found too few buffers in a split virtqueue and waits for the guest to offer
+/// more: it then writes the index up to which it has looked into the used ring's avail_event
+/// (virtio 1.2, 2.7.10), and at no other time. False also of a queue without VIRTIO_F_EVENT_IDX,
+/// and behind an IOMMU. (x-query-virtio-queue-status, and HMP's xp for the guest's memory.)
+Task<Result<bool>> virtio_queue_waits(Client& client, std::string path, unsigned queue,
+                                      Deadline deadline);
+
 /// Gives QEMU a duplicate of `fd` under `name`, for commands that take a descriptor by name.
 Task<Result<>> getfd(Client& client, std::string name, int fd, Deadline deadline);
 Task<Result<>> closefd(Client& client, std::string name, Deadline deadline);

@@ -74,7 +74,12 @@ private:
         std::size_t nic;
         netmove::FrameRecorder sent;
         netmove::ReadRecorder read;
+        std::string device = {};  ///< Of QEMU's virtio-net; empty: another card.
+        /// What QEMU kept before STOP for want of a buffer, and has thrown away.
+        std::optional<netmove::Bytes> held = {};
     };
+    core::Task<std::string> virtio_device(std::string netdev, core::Deadline deadline);
+    core::Task<void> look_for_held(std::size_t which);
     core::Task<core::Result<Recording>> begin_recording(std::size_t nic, core::Deadline deadline);
     core::Task<void> keep_recording(std::size_t which, bool sent);
     void recover(bool guest_stays);

@@ -124,6 +124,8 @@ constexpr milliseconds arrival_margin{5};
 /// what is on its way through bridges and over a long line comes within that.
 constexpr milliseconds straggler_silence{200};
 constexpr seconds straggler_patience{5};
+/// What QEMU says of a queue, in the pause and beside its other work: two commands of 0.2 ms each.
+constexpr milliseconds queue_answer{200};
 /// How long a destination that owns the guest waits for frames the source said it had sent. They
 /// are before COMMIT in the same stream, so this is for none.
 constexpr milliseconds frames_patience{500};

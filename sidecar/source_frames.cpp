@@ -20,6 +20,9 @@ namespace {
 /// Of QEMU's object that records what it reads from a NIC's tap.
 std::string filter_id(std::size_t nic) { return fmt::format("sidecar-frames-{}", nic); }
 
+/// Of a virtio-net, the first of each pair (virtio 1.2, 5.1.2).
+constexpr unsigned receive_queue = 0;
+
 bool is_from(netmove::CaughtFrame const& frame, netmove::MacAddress const& mac) {
     constexpr std::size_t source_at = netmove::virtio_header_size + 6;
     return std::equal(mac.bytes.begin(), mac.bytes.end(), frame.begin() + source_at);
@@ -43,7 +46,19 @@ Task<Result<SourceFrames::Recording>> SourceFrames::begin_recording(std::size_t 
                                                 deadline);
     CO_TRY_VOID(read.opened());
     CO_TRY_VOID(added);
-    co_return Recording{nic, std::move(sent), std::move(read)};
+    auto device = co_await virtio_device(interface.netdev, deadline);
+    co_return Recording{nic, std::move(sent), std::move(read), std::move(device)};
+}
+
+Task<std::string> SourceFrames::virtio_device(std::string netdev, Deadline deadline) {
+    auto const devices = co_await qmp::query_virtio(*guest_.client, "virtio-net", deadline);
+    if (!devices) co_return "";
+    for (auto const& path : *devices) {
+        auto const parent = path.substr(0, path.rfind('/'));
+        auto const its = co_await qmp::qom_get(*guest_.client, parent, "netdev", deadline);
+        if (its && its->text_or("") == netdev) co_return path;
+    }
+    co_return "";
 }
 
 Task<void> SourceFrames::record(Deadline deadline) {
@@ -93,7 +108,8 @@ void SourceFrames::recover(bool guest_stays) {
     if (std::exchange(recovered_, true)) return;
     for (auto& recording : recordings_) {
         (void)recording.read.take_in();
-        auto const read = guest_stays ? recording.read.thrown_away() : recording.read.read_last();
+        auto read = guest_stays ? recording.read.thrown_away() : recording.read.read_last();
+        if (recording.held) read.insert(read.begin(), *recording.held);
         auto frames = netmove::matching(read, recording.sent.frames());
         auto& nic = nics_[recording.nic];
         nic.recovered = frames.size();
@@ -117,15 +133,29 @@ Result<netmove::Injector const*> SourceFrames::injector(std::size_t nic) {
     return &known->second;
 }
 
+/// Beside the pause's other work, and at once: QEMU may let the guest go on by itself. (Behind two
+/// commands, one after the other, QEMU's main loop has read what it keeps instead.)
+Task<void> SourceFrames::look_for_held(std::size_t which) {
+    auto const waits =
+        co_await qmp::virtio_queue_waits(*guest_.client, recordings_[which].device, receive_queue,
+                                         Deadline::after(limits::queue_answer));
+    auto& recording = recordings_[which];
+    (void)recording.read.take_in();
+    if (!waits) core::log::debug("guest={} {}", guest_.name, waits.error().sentence());
+    if (waits && *waits) recording.held = recording.read.before_last();
+}
+
 // QEMU reads one frame more from each tap: let it be one that nobody misses. Whatever it reads
 // instead was sent before, and is recorded.
 void SourceFrames::begin() {
-    for (auto& recording : recordings_) {
+    for (std::size_t which = 0; which < recordings_.size(); ++which) {
+        auto& recording = recordings_[which];
         (void)recording.read.note_stop();
         if (auto const ring = injector(recording.nic)) {
             (void)(*ring)->put(netmove::Gate::own_frame());
         }
         (void)recording.sent.take_in();
+        if (!recording.device.empty()) recorders_.spawn(look_for_held(which));
     }
     recorders_stop_.request_stop();
     nics_.assign(guest_.nics.size(), {});

@@ -119,6 +119,24 @@ TEST_CASE("state, names and machine", "[qmp][qemu]") {
     }
 }
 
+// Of a guest without a driver; with one the vm ring asks, and loses no frame for it.
+TEST_CASE("a virtio device is found, and what its queue says is understood", "[qmp][qemu]") {
+    for (auto const& program : qemus()) {
+        INFO(program);
+        Qemu qemu(program, {"-netdev", "hubport,id=wire,hubid=1", "-device",
+                            "virtio-net-pci,netdev=wire", "-device", "virtio-rng-pci"});
+        auto& client = qemu.client();
+        auto const paths = get(qemu.run(qmp::query_virtio(client, "virtio-net", soon())));
+        REQUIRE(paths.size() == 1);
+        auto const parent = paths[0].substr(0, paths[0].rfind('/'));
+        auto const wire = get(qemu.run(qmp::qom_get(client, parent, "netdev", soon())));
+        CHECK(wire.text_or("") == "wire");
+        CHECK_FALSE(get(qemu.run(qmp::virtio_queue_waits(client, paths[0], 0, soon()))));
+        CHECK_FALSE(qemu.run(qmp::virtio_queue_waits(client, parent, 0, soon())));
+        CHECK_FALSE(qemu.run(qmp::virtio_queue_waits(client, paths[0], 999, soon())));
+    }
+}
+
 TEST_CASE("what QEMU refuses keeps its class and text", "[qmp][qemu]") {
     for (auto const& program : qemus()) {
         INFO(program);

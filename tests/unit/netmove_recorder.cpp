@@ -105,6 +105,23 @@ TEST_CASE("recorder: what QEMU threw away at the stop is known when the guest ru
     CHECK(qemu.thrown_away() == before);
 }
 
+TEST_CASE("recorder: what a full receive queue held is the one before those of the stop") {
+    FilterDump qemu;
+    auto const before = [&]() {
+        REQUIRE(qemu.recorder().take_in());
+        auto const read = qemu.recorder().before_last();
+        return read ? int{read->front()} : 0;
+    };
+    qemu.reads(1, 100);
+    CHECK(before() == 0);  // it is not stopped
+    qemu.reads(2, 150);  // QEMU holds it, and throws it away at the stop
+    REQUIRE(qemu.recorder().note_stop());
+    qemu.reads(3, 200);
+    CHECK(before() == 2);
+    qemu.reads(4, 300);  // the guest goes on
+    CHECK(before() == 0);
+}
+
 TEST_CASE("recorder: a guest that nothing was sent to has lost nothing") {
     FilterDump qemu;
     REQUIRE(qemu.recorder().note_stop());
