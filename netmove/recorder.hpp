@@ -13,7 +13,7 @@
 //
 // A guest that is slow has no buffer left in its receive queue: QEMU then keeps the frame it read
 // last, however long before the stop, reads no other, and throws it away at the stop. No record
-// says so; the queue does (qmp::virtio_queue_waits()).
+// says so: whoever asks for before_last() must have asked the queue itself.
 //
 // With vhost, and with several queues, QEMU refuses the filter: then what it reads is not known.
 #pragma once

@@ -119,7 +119,7 @@ TEST_CASE("state, names and machine", "[qmp][qemu]") {
     }
 }
 
-// Of a guest without a driver; with one the vm ring asks, and loses no frame for it.
+// Of a guest without a driver, which waits for nothing.
 TEST_CASE("a virtio device is found, and what its queue says is understood", "[qmp][qemu]") {
     for (auto const& program : qemus()) {
         INFO(program);
