@@ -11,8 +11,10 @@
 
 #include "qmp/block.hpp"
 #include "storage/exports.hpp"
+#include "storage/limits.hpp"
 #include "storage/mirror.hpp"
 #include "storage/nbd.hpp"
+#include "tests/bench/bare_line.hpp"
 #include "tests/bench/bench.hpp"
 #include "tests/bench/bulk.hpp"
 #include "tests/support/delay_line.hpp"
@@ -223,14 +225,33 @@ Parts peer(Far& far, std::uint64_t granularity) {
     return parts;
 }
 
+/// What the line carries by itself: the same bytes over as many connections as ours has there.
+double bare(Distance const& distance) {
+    if (distance.loss == 0) {
+        std::optional<lab::DelayLine> relay;
+        return bare_line_ms({}, {}, "127.0.0.1", distance.data(), storage::limits::connections_max,
+                            [&](int port) {
+                                relay.emplace(port, distance.round_trip);
+                                return std::pair<std::string, int>("127.0.0.1", relay->port());
+                            });
+    }
+    lab::Lab const hosts;
+    lab::PacketLine const packets(hosts.a().netns, hosts.b().netns, distance.round_trip,
+                                  distance.loss);
+    return bare_line_ms(hosts.a().place(), hosts.b().place(), lab::PacketLine::far_address,
+                        distance.data(), storage::limits::connections_max, [&](int port) {
+                            return std::pair<std::string, int>(lab::PacketLine::far_address, port);
+                        });
+}
+
 /// One QEMU and one round trip.
 class Situation {
 public:
     Situation(std::string qemu, Distance const& distance)
-        : name_(fmt::format("{} {} ms", qemu, distance.round_trip.count())),
+        : name_(fmt::format("{} {} ms {} % lost", qemu, distance.round_trip.count(),
+                            distance.loss * 100)),
           qemu_(std::move(qemu)),
           distance_(distance) {
-        if (distance.loss > 0) name_ += fmt::format(" {} % lost", distance.loss * 100);
         for (auto const* metric : {"delta", "delta vs 4k", "bulk", "bulk vs 4k"}) {
             rows_.push_back({name_, metric, "ms", {}, {}, {}});
         }
@@ -251,7 +272,10 @@ public:
                        parts[turn].delta, parts[turn].bulk);
             far.pair.compare();
         }
+        double const line = bare(distance_);
+        fmt::print(stderr, "{}: the line alone, bulk {:.0f} ms\n", name_, line);
         for (std::size_t i = 0; i < 2; ++i) {
+            rows_[2 + i].floor.push_back(line);
             rows_[i].ours.push_back(parts[0].delta);
             rows_[i].peer.push_back(parts[1 + i].delta);
             rows_[2 + i].ours.push_back(parts[0].bulk);

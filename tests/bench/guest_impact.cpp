@@ -1,9 +1,11 @@
 // guest-impact: what a guest's own writes cost while its disk is copied, and while the destination
-// is frozen meanwhile; ours beside QEMU's mirror in both of its modes. The guest measures: a
-// synchronous 4 KiB write by O_DIRECT, at a modest rate, timed by the guest's own clock. Every byte
-// that arrived is compared at the end of each copy.
+// is frozen meanwhile; ours beside QEMU's mirror in both of its modes, and beside a bare copy of
+// the disk's file. The guest measures: a synchronous 4 KiB write by O_DIRECT, at a modest rate,
+// timed by the guest's own clock. Every byte that arrived is compared at the end of each copy but
+// the bare.
 #include <sched.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #include <array>
 #include <cerrno>
@@ -11,6 +13,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "sidecar/limits.hpp"
 #include "tests/bench/bench.hpp"
 #include "tests/bench/peer.hpp"
 #include "tests/support/scene.hpp"
@@ -207,15 +210,60 @@ Impact mirror(std::string const& qemu, char const* copy_mode) {
     return impact;
 }
 
+/// Not a mover: the disk's bytes, read from its file and sent, plain, by a program that knows
+/// nothing of the guest and gives way to it as far as ours does. What no copy can be below.
+Impact bare(std::string const& qemu) {
+    Pair pair(guest_of(qemu), false, {"-S", "-incoming", "defer"}, link_mbit);
+    lab::Qmp destination(pair.guest.probe_socket(pair.net.b()));
+    pair.guest.learn();
+    Watched const guest(pair.guest);
+    pin(pair.net);
+    Impact impact;
+    impact.idle = guest.over(window);
+    serve_disk(destination);
+    auto const image = pair.guest.image(pair.net.a(), 0);
+    // taskset: it is started by us, who are on both processors.
+    lab::Daemon copy(
+        "bare",
+        {"sh", "-c",
+         fmt::format("echo {0} >/proc/self/autogroup; exec taskset -c 0 nice -n {0} "
+                     "nbdcopy --connections=4 {1} '{2}'",
+                     sidecar::limits::copy_nice_steps, image.string(), disk_uri(pair))},
+        pair.net.a().place(), pair.net.a().logs);
+    lab::wait_until("the copy's first bytes", copy_limit, [&] {
+        struct stat target{};
+        constexpr std::int64_t stat_unit = 512;
+        return stat(pair.guest.image(pair.net.b(), 0).c_str(), &target) == 0 &&
+               target.st_blocks * stat_unit >= static_cast<std::int64_t>(disk_mib << 20) / 100;
+    });
+    watch_copy(guest, pair.to->pid(), [&] { return copy.running(); }, impact);
+    copy.kill();
+    pair.from->end();
+    pair.to->end();
+    return impact;
+}
+
+struct Mover {
+    char const* name;
+    Impact (*run)(std::string const& qemu);
+};
+constexpr std::array<Mover, 4> movers{{
+    {"ours", ours},
+    {"blocking", [](std::string const& qemu) { return mirror(qemu, "write-blocking"); }},
+    {"backgr.", [](std::string const& qemu) { return mirror(qemu, "background"); }},
+    {"bare", bare},
+}};
+using Impacts = std::array<Impact, movers.size()>;
+
 /// Both states in which a guest could notice, beside its idle.
 class Situation {
 public:
     explicit Situation(std::string const& qemu) : qemu_(qemu) {
         for (auto const* state : {"copying", "frozen"}) {
             for (auto const* metric : {"p50", "p99", "max"}) {
-                for (auto const* peer : {"blocking", "backgr."}) {
+                for (std::size_t peer = 1; peer < movers.size(); ++peer) {
                     rows_.push_back({fmt::format("{} {}", qemu, state),
-                                     fmt::format("{} vs {}", metric, peer),
+                                     fmt::format("{} vs {}", metric, movers[peer].name),
                                      "ms",
                                      {},
                                      {},
@@ -228,38 +276,31 @@ public:
 
     /// Each mover once, another one first in each run.
     void run(std::size_t number) {
-        constexpr std::size_t count = 3;
-        std::array<Impact, count> impacts;
-        for (std::size_t i = 0; i < count; ++i) {
-            auto const turn = (i + number) % count;
-            impacts[turn] = turn == 0 ? ours(qemu_)
-                                      : mirror(qemu_, turn == 1 ? "write-blocking" : "background");
-            tell(turn, impacts[turn]);
+        Impacts impacts;
+        for (std::size_t i = 0; i < movers.size(); ++i) {
+            auto const turn = (i + number) % movers.size();
+            impacts[turn] = movers[turn].run(qemu_);
+            tell(movers[turn], impacts[turn]);
         }
-        auto const& own = impacts[0];
-        add(0, own.copying, {impacts[1].copying, impacts[2].copying}, own.idle);
-        add(6, own.frozen, {impacts[1].frozen, impacts[2].frozen}, own.idle);
-    }
-
-private:
-    void add(std::size_t row, Latency const& own, std::array<Latency, 2> const& peers,
-             Latency const& idle) {
-        for (auto const part : {&Latency::p50, &Latency::p99, &Latency::max}) {
-            for (auto const& peer : peers) {
-                rows_[row].ours.push_back(own.*part);
-                rows_[row].peer.push_back(peer.*part);
-                rows_[row].floor.push_back(idle.*part);
-                ++row;
+        std::size_t row = 0;
+        for (auto const state : {&Impact::copying, &Impact::frozen}) {
+            for (auto const part : {&Latency::p50, &Latency::p99, &Latency::max}) {
+                for (std::size_t peer = 1; peer < movers.size(); ++peer, ++row) {
+                    rows_[row].ours.push_back((impacts[0].*state).*part);
+                    rows_[row].peer.push_back((impacts[peer].*state).*part);
+                    rows_[row].floor.push_back(impacts[0].idle.*part);
+                }
             }
         }
     }
-    void tell(std::size_t turn, Impact const& impact) const {
-        constexpr char const* movers[] = {"ours", "write-blocking mirror", "background mirror"};
+
+private:
+    void tell(Mover const& mover, Impact const& impact) const {
         auto const text = [](Latency const& one) {
             return fmt::format("{:.2f}/{:.2f}/{:.1f}", one.p50, one.p99, one.max);
         };
         fmt::print(stderr, "{} {}: p50/p99/max ms: idle {}, copying {}, frozen {}\n", qemu_,
-                   movers[turn], text(impact.idle), text(impact.copying), text(impact.frozen));
+                   mover.name, text(impact.idle), text(impact.copying), text(impact.frozen));
     }
 
     std::string qemu_;

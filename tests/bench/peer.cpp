@@ -64,7 +64,11 @@ void Pair::start_ram(Qmp& source, Qmp& destination) const {
         Json::object({{"uri", fmt::format("tcp:[{}]:{}", net.b().ip6, migration_port)}}));
 }
 
-void start_mirror(Pair const& pair, Qmp& source, Qmp& destination, std::string const& copy_mode) {
+std::string disk_uri(Pair const& pair) {
+    return fmt::format("nbd://[{}]:{}/d0", pair.net.b().ip6, nbd_port);
+}
+
+void serve_disk(Qmp& destination) {
     destination.execute(
         "nbd-server-start",
         Json::object({{"addr", Json::object({{"type", "inet"},
@@ -77,6 +81,10 @@ void start_mirror(Pair const& pair, Qmp& source, Qmp& destination, std::string c
                                                           {"node-name", "d0"},
                                                           {"name", "d0"},
                                                           {"writable", true}}));
+}
+
+void start_mirror(Pair const& pair, Qmp& source, Qmp& destination, std::string const& copy_mode) {
+    serve_disk(destination);
     source.execute("blockdev-add", Json::object({{"driver", "nbd"},
                                                  {"node-name", "target"},
                                                  {"server", nbd_address(pair.net.b().ip6)},

@@ -25,6 +25,10 @@ private:
     void make_empty_disk() const;
 };
 
+/// Where the destination's disk can be written once serve_disk() has exported it.
+std::string disk_uri(Pair const& pair);
+/// Has the destination export its disk for writing, by NBD.
+void serve_disk(lab::Qmp& destination);
 /// Starts blockdev-mirror of the disk, job "mirror", to an NBD export of the destination. QEMU's
 /// own `copy_mode`: "background" or "write-blocking".
 void start_mirror(Pair const& pair, lab::Qmp& source, lab::Qmp& destination,

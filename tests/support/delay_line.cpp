@@ -8,9 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <deque>
 #include <list>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -30,8 +32,26 @@ constexpr std::size_t under_way_bytes_max = 256 * 1024 * 1024;
 constexpr std::size_t read_bytes = 256 * 1024;
 constexpr int reads_in_turn_max = 16;
 
+/// Room for one read. Kept when it is free again: the allocator would give each back to the kernel
+/// and have it zeroed anew, which costs more than the relaying.
+using Room = std::unique_ptr<std::array<std::byte, read_bytes>>;
+class Rooms {
+public:
+    Room take() {
+        if (free_.empty()) return std::make_unique_for_overwrite<Room::element_type>();
+        auto room = std::move(free_.back());
+        free_.pop_back();
+        return room;
+    }
+    void give(Room room) { free_.push_back(std::move(room)); }
+
+private:
+    std::vector<Room> free_;  ///< As many as were under way at once, at most.
+};
+
 struct Chunk {
-    std::vector<std::byte> bytes;
+    Room room;
+    std::size_t bytes = 0;
     std::size_t sent = 0;
     Clock::time_point due;
 };
@@ -39,7 +59,7 @@ struct Chunk {
 /// One direction of a connection.
 class Direction {
 public:
-    Direction(int from, int to) : from_(from), to_(to) {}
+    Direction(int from, int to, Rooms& rooms) : from_(from), to_(to), rooms_(rooms) {}
 
     [[nodiscard]] bool over() const { return ended_ && chunks_.empty(); }
     [[nodiscard]] bool reads() const { return !ended_ && under_way_ < under_way_bytes_max; }
@@ -52,24 +72,27 @@ public:
     void writable() { full_ = false; }
 
     /// False: the connection is broken.
-    bool take(std::chrono::microseconds delay, std::vector<std::byte>& room) {
+    bool take(std::chrono::microseconds delay) {
         for (int i = 0; i < reads_in_turn_max && reads(); ++i) {
-            auto const got = ::recv(from_, room.data(), room.size(), MSG_DONTWAIT);
-            if (got < 0) return errno == EAGAIN || errno == EINTR;
-            if (got == 0) {
-                ended_ = true;
-                break;
+            auto room = rooms_.take();
+            auto const got = ::recv(from_, room->data(), room->size(), MSG_DONTWAIT);
+            if (got <= 0) {
+                int const why = errno;
+                rooms_.give(std::move(room));
+                ended_ = got == 0;
+                return ended_ || why == EAGAIN || why == EINTR;
             }
-            under_way_ += static_cast<std::size_t>(got);
-            chunks_.push_back({{room.begin(), room.begin() + got}, 0, Clock::now() + delay});
+            auto const bytes = static_cast<std::size_t>(got);
+            under_way_ += bytes;
+            chunks_.push_back({std::move(room), bytes, 0, Clock::now() + delay});
         }
         return true;
     }
     bool give(Clock::time_point now) {
         while (!chunks_.empty() && !full_ && chunks_.front().due <= now) {
             Chunk& chunk = chunks_.front();
-            auto const sent = ::send(to_, chunk.bytes.data() + chunk.sent,
-                                     chunk.bytes.size() - chunk.sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+            auto const sent = ::send(to_, chunk.room->data() + chunk.sent, chunk.bytes - chunk.sent,
+                                     MSG_DONTWAIT | MSG_NOSIGNAL);
             if (sent < 0 && errno != EAGAIN && errno != EINTR) return false;
             if (sent < 0) {
                 full_ = true;
@@ -77,7 +100,10 @@ public:
             }
             chunk.sent += static_cast<std::size_t>(sent);
             under_way_ -= static_cast<std::size_t>(sent);
-            if (chunk.sent == chunk.bytes.size()) chunks_.pop_front();
+            if (chunk.sent == chunk.bytes) {
+                rooms_.give(std::move(chunk.room));
+                chunks_.pop_front();
+            }
         }
         if (over()) (void)::shutdown(to_, SHUT_WR);
         return true;
@@ -86,6 +112,7 @@ public:
 private:
     int from_;
     int to_;
+    Rooms& rooms_;
     std::deque<Chunk> chunks_;
     std::size_t under_way_ = 0;
     bool full_ = false;
@@ -93,11 +120,11 @@ private:
 };
 
 struct Connection {
-    Connection(core::Fd near_, core::Fd far_)
+    Connection(core::Fd near_, core::Fd far_, Rooms& rooms)
         : near(std::move(near_)),
           far(std::move(far_)),
-          there(near.get(), far.get()),
-          back(far.get(), near.get()) {
+          there(near.get(), far.get(), rooms),
+          back(far.get(), near.get(), rooms) {
         int const on = 1;
         for (int const fd : {near.get(), far.get()}) {
             (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -122,14 +149,13 @@ void ask(Connection const& one, bool held, std::vector<pollfd>& wanted) {
     wanted.push_back({far != 0 ? one.far.get() : -1, far, 0});
 }
 
-void serve(Connection& one, short near, short far, bool held, std::chrono::microseconds delay,
-           std::vector<std::byte>& room) {
+void serve(Connection& one, short near, short far, bool held, std::chrono::microseconds delay) {
     constexpr short readable = POLLIN | POLLHUP | POLLERR;
     if ((near & POLLOUT) != 0) one.back.writable();
     if ((far & POLLOUT) != 0) one.there.writable();
     bool ok = true;
-    if ((near & readable) != 0) ok = one.there.take(delay, room);
-    if ((far & readable) != 0) ok = one.back.take(delay, room) && ok;
+    if ((near & readable) != 0) ok = one.there.take(delay);
+    if ((far & readable) != 0) ok = one.back.take(delay) && ok;
     auto const now = Clock::now();
     if (!held) ok = one.there.give(now) && one.back.give(now) && ok;
     one.broken = !ok || (one.there.over() && one.back.over());
@@ -181,9 +207,9 @@ void DelayLine::release() {
 void DelayLine::wake() { (void)eventfd_write(wake_.get(), 1); }
 
 void DelayLine::run(int port_behind, std::chrono::microseconds one_way) {
+    Rooms rooms;
     std::list<Connection> connections;
     std::vector<pollfd> wanted;
-    std::vector<std::byte> room(read_bytes);
     while (!over_) {
         bool const held = held_;
         wanted.assign({{wake_.get(), POLLIN, 0}, {listener_.get(), POLLIN, 0}});
@@ -194,7 +220,7 @@ void DelayLine::run(int port_behind, std::chrono::microseconds one_way) {
         (void)eventfd_read(wake_.get(), &ignored);
         std::size_t i = 2;
         for (auto& one : connections) {
-            serve(one, wanted[i].revents, wanted[i + 1].revents, held, one_way, room);
+            serve(one, wanted[i].revents, wanted[i + 1].revents, held, one_way);
             i += 2;
         }
         std::erase_if(connections, [](auto const& one) { return one.broken; });
@@ -202,7 +228,7 @@ void DelayLine::run(int port_behind, std::chrono::microseconds one_way) {
         core::Fd near(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
         if (!near) continue;
         auto far = connect_in("", "127.0.0.1", port_behind);
-        if (far) connections.emplace_back(std::move(near), std::move(far));
+        if (far) connections.emplace_back(std::move(near), std::move(far), rooms);
     }
 }
 
