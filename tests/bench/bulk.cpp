@@ -174,7 +174,7 @@ private:
 Result bulk(Options const& options) {
     auto loop = core::Loop::create();
     if (!loop) throw lab::Failure(loop.error().sentence());
-    Result result{options.runs, {}};
+    Result result{options.runs(runs_full, runs_quick), {}};
     for (auto const& where : places) {
         for (auto const& what : contents) {
             Directory const directory(where.parent);
@@ -188,7 +188,7 @@ Result bulk(Options const& options) {
             if (situations.empty()) continue;
             fill(BulkPair::source_image(directory.path), what, bytes);
             for (auto& one : situations) one.warm_up(**loop, directory.path);
-            for (int run = 0; run < options.runs; ++run) {
+            for (int run = 0; run < result.runs; ++run) {
                 auto const number = static_cast<std::size_t>(run);
                 for (auto& one : situations) one.run(**loop, directory.path, number);
             }

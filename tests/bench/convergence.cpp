@@ -39,7 +39,7 @@ constexpr std::uint64_t link_mbit = 400;
 /// What has not converged by then does not, for this benchmark.
 constexpr auto copy_limit = std::chrono::seconds(60);
 constexpr auto step_limit = std::chrono::minutes(2);
-constexpr int runs_full = 3;
+constexpr int own_runs = 3;
 
 Deadline soon() { return Deadline::after(step_limit); }
 
@@ -311,7 +311,7 @@ double told(std::string const& qemu, char const* who, Converged const& result) {
 Result convergence(Options const& options) {
     auto loop = core::Loop::create();
     if (!loop) throw lab::Failure(loop.error().sentence());
-    Result result{options.quick ? 1 : runs_full, {}};
+    Result result{options.runs(own_runs, 1), {}};
     lab::Lab const net(link_mbit);
     Image const image;
     for (std::string const qemu : {"7.2", "10.0"}) {

@@ -296,13 +296,13 @@ Result distance(Options const& options) {
     auto loop = core::Loop::create();
     if (!loop) throw lab::Failure(loop.error().sentence());
     Directory const directory("/dev/shm");
-    Result result{options.runs, {}};
+    Result result{options.runs(runs_full, runs_quick), {}};
     for (auto const* qemu : {"7.2", "10.0"}) {
         for (auto const& distance : distances) {
             if (options.quick && !distance.quick) continue;
             Situation situation(qemu, distance);
             if (!options.wants(situation.name())) continue;
-            for (int run = 0; run < options.runs; ++run) {
+            for (int run = 0; run < result.runs; ++run) {
                 situation.run(**loop, directory.path, static_cast<std::size_t>(run));
             }
             for (auto const& row : situation.rows()) result.rows.push_back(row);

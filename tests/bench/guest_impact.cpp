@@ -41,7 +41,7 @@ constexpr auto freeze = 5s;
 /// Writes after it that belong to the window: the one that waited ends only then.
 constexpr std::int64_t writes_after_freeze = 50;
 constexpr auto copy_limit = 3min;
-constexpr int runs_full = 5;
+constexpr int own_runs = 5;
 
 /// Of the guest's writes in one window, in milliseconds.
 struct Latency {
@@ -312,7 +312,7 @@ private:
 Result guest_impact(Options const& options) {
     // Images in memory, unless the caller says where: a disk's own hiccups are no figure of ours.
     (void)setenv("TMPDIR", "/dev/shm", 0);
-    Result result{options.quick ? 1 : runs_full, {}};
+    Result result{options.runs(own_runs, 1), {}};
     for (std::string const qemu : {"7.2", "10.0"}) {
         if (!options.wants(qemu)) continue;
         Situation situation(qemu);

@@ -293,7 +293,7 @@ Result handover(Options const& options) {
     Result result{1, {}};
     std::vector<std::string> const qemus =
         options.quick ? std::vector<std::string>{"10.0"} : std::vector<std::string>{"7.2", "10.0"};
-    int const moves = options.quick ? moves_quick : moves_full;
+    int const moves = options.runs(moves_full, moves_quick);
     for (auto const& qemu : qemus) {
         if (options.wants(qemu + " 1 kHz")) compare(result, qemu, qemu, one_khz, moves);
         if (options.wants(qemu + " 20 kHz")) {

@@ -1,9 +1,10 @@
-// bench NAME [--quick] [--json] [--case TEXT]: runs one benchmark and prints a table, or one JSON
-// object. Called by scripts/bench.
+// bench NAME [--quick] [--json] [--runs N] [--case TEXT]: runs one benchmark and prints a table, or
+// one JSON object. Called by scripts/bench.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <string_view>
 
 #include "core/json.hpp"
@@ -12,9 +13,8 @@
 
 namespace {
 
-/// Samples behind each median. --quick is for a look, not for a claim.
-constexpr int runs_full = 7;
-constexpr int runs_quick = 3;
+/// More than anybody has the patience for.
+constexpr int asked_runs_max = 1000;
 
 struct Benchmark {
     char const* name;
@@ -74,7 +74,8 @@ void print_table(std::string_view name, bench::Result const& result) {
 }
 
 int usage() {
-    fmt::print(stderr, "usage: bench NAME [--quick] [--json] [--case TEXT]; NAME is one of:");
+    fmt::print(stderr,
+               "usage: bench NAME [--quick] [--json] [--runs N] [--case TEXT]; NAME is one of:");
     for (auto const& one : benchmarks) fmt::print(stderr, " {}", one.name);
     fmt::print(stderr, "\n");
     return 2;
@@ -94,6 +95,9 @@ int main(int argc, char** argv) {
             json = true;
         } else if (word == "--case" && i + 1 < argc) {
             options.only = argv[++i];
+        } else if (word == "--runs" && i + 1 < argc) {
+            options.asked_runs = std::atoi(argv[++i]);
+            if (options.asked_runs < 1 || options.asked_runs > asked_runs_max) return usage();
         } else {
             auto const* found = std::ranges::find(benchmarks, word, &Benchmark::name);
             if (chosen || found == std::end(benchmarks)) return usage();
@@ -101,7 +105,6 @@ int main(int argc, char** argv) {
         }
     }
     if (!chosen) return usage();
-    options.runs = options.quick ? runs_quick : runs_full;
     try {
         auto const result = chosen->measure(options);
         if (json) {

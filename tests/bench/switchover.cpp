@@ -39,7 +39,7 @@ double told(Situation const& situation, std::string_view what, double blackout) 
 }  // namespace
 
 Result switchover(Options const& options) {
-    Result result{options.runs, {}};
+    Result result{options.runs(runs_full, runs_quick), {}};
     std::vector<Situation> situations;
     for (std::string const format : {"raw", "qcow2"}) {
         for (std::string const qemu : {"7.2", "10.0"}) {
@@ -49,7 +49,7 @@ Result switchover(Options const& options) {
             result.rows.push_back({name, "blackout_ms", "ms", {}, {}, {}});
         }
     }
-    for (int run = 0; run < options.runs; ++run) {
+    for (int run = 0; run < result.runs; ++run) {
         for (std::size_t i = 0; i < situations.size(); ++i) {
             auto const& guest = situations[i].guest;
             auto& row = result.rows[i];
