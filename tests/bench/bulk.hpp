@@ -22,13 +22,10 @@ struct Copied {
     double rss_mib = 0;  ///< The most memory the copying process had; 0: not known.
 };
 
-/// For the images and sockets of a benchmark; removed at the end.
+/// For the images and sockets of a benchmark; removed at the end. What one that was ended by a
+/// signal left in the same place is removed by the next.
 struct Directory {
-    explicit Directory(std::string const& parent) {
-        std::string name = parent + "/sidecar-bulk-XXXXXX";
-        if (mkdtemp(name.data()) == nullptr) throw lab::Failure("cannot make " + name);
-        path = name;
-    }
+    explicit Directory(std::string const& parent);
     ~Directory() {
         std::error_code ignored;
         lab::fs::remove_all(path, ignored);

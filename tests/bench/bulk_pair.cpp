@@ -1,8 +1,10 @@
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <sstream>
 
 #include "qmp/block.hpp"
@@ -29,9 +31,10 @@ lab::Daemon start_qemu(std::string const& qemu, lab::fs::path const& directory,
         "/bin/qemu-system-x86_64-" + qemu;
     auto const socket = directory / (side + ".qmp");
     lab::fs::remove(socket);
+    // With setpriv it goes when we go, however that is.
     lab::Daemon daemon(
         side,
-        {binary, "-M", "none", "-S", "-nodefaults", "-no-user-config", "-display", "none", "-qmp",
+        {"setpriv", "--pdeathsig", "KILL", binary, "-M", "none", "-S", "-nodefaults", "-no-user-config", "-display", "none", "-qmp",
          fmt::format("unix:{},server=on,wait=off", socket.string()), "-blockdev",
          fmt::format("driver=raw,node-name=d0,discard=unmap,file.driver=file,file.filename={},"
                      "file.discard=unmap",
@@ -93,6 +96,19 @@ double seconds_of(lab::Daemon const& daemon) {
 }
 
 }  // namespace
+
+Directory::Directory(std::string const& parent) {
+    constexpr std::string_view begin = "sidecar-bulk-";
+    for (auto const& entry : lab::fs::directory_iterator(parent)) {
+        auto const name = entry.path().filename().string();
+        if (!name.starts_with(begin)) continue;
+        pid_t const owner = std::atoi(name.c_str() + begin.size());
+        if (owner > 0 && ::kill(owner, 0) != 0 && errno == ESRCH) lab::fs::remove_all(entry.path());
+    }
+    auto name = fmt::format("{}/{}{}-XXXXXX", parent, begin, getpid());
+    if (mkdtemp(name.data()) == nullptr) throw lab::Failure("cannot make " + name);
+    path = name;
+}
 
 double BulkPair::cpu_seconds() const {
     return seconds_of(*from_) + seconds_of(*to_) + seconds_of(RUSAGE_SELF) +

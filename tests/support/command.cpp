@@ -11,6 +11,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -23,6 +24,9 @@ namespace {
 
 /// Longest that a connection to a socket of this machine may take.
 constexpr Milliseconds connect_limit = 2s;
+/// How many times as long as a look took is waited until the next, and at most how long.
+constexpr int looks_apart = 3;
+constexpr Milliseconds look_interval_max = 200ms;
 
 core::Process start(Argv const& argv, int out_fd, int err_fd, bool new_session) {
     core::SpawnOptions options;
@@ -141,12 +145,20 @@ std::string must_run(Argv argv, Place const& place, Milliseconds limit) {
 }
 
 void wait_until(std::string const& what, Milliseconds limit, std::function<bool()> const& holds) {
-    auto const until = std::chrono::steady_clock::now() + limit;
-    while (!holds()) {
-        if (std::chrono::steady_clock::now() >= until) {
+    using std::chrono::steady_clock;
+    auto const until = steady_clock::now() + limit;
+    for (;;) {
+        auto const begun = steady_clock::now();
+        if (holds()) return;
+        auto const looked = steady_clock::now();
+        if (looked >= until) {
             throw Failure(fmt::format("{} did not happen within {} ms", what, limit.count()));
         }
-        ::poll(nullptr, 0, static_cast<int>(look_interval.count()));
+        // A look that starts a program takes longer: it must not be what keeps the machine busy.
+        auto const took = std::chrono::duration_cast<Milliseconds>(looked - begun);
+        ::poll(nullptr, 0,
+               static_cast<int>(
+                   std::clamp(took * looks_apart, look_interval, look_interval_max).count()));
     }
 }
 

@@ -32,7 +32,8 @@ struct Failure : std::runtime_error {
 inline constexpr Milliseconds command_limit = 60s;
 /// Longest that a daemon may take to end after SIGTERM.
 inline constexpr Milliseconds end_limit = 20s;
-/// How often something is looked at that gives no event of its own.
+/// How often something is looked at that gives no event of its own; less often what takes longer
+/// to look at.
 inline constexpr Milliseconds look_interval = 10ms;
 
 /// Where a process runs: a network namespace ("" = the test's own), and variables added to its
