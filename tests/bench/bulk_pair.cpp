@@ -34,7 +34,8 @@ lab::Daemon start_qemu(std::string const& qemu, lab::fs::path const& directory,
     // With setpriv it goes when we go, however that is.
     lab::Daemon daemon(
         side,
-        {"setpriv", "--pdeathsig", "KILL", binary, "-M", "none", "-S", "-nodefaults", "-no-user-config", "-display", "none", "-qmp",
+        {"setpriv", "--pdeathsig", "KILL", binary, "-M", "none", "-S", "-nodefaults",
+         "-no-user-config", "-display", "none", "-qmp",
          fmt::format("unix:{},server=on,wait=off", socket.string()), "-blockdev",
          fmt::format("driver=raw,node-name=d0,discard=unmap,file.driver=file,file.filename={},"
                      "file.discard=unmap",

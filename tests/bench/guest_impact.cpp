@@ -157,14 +157,6 @@ void watch_copy(Watched const& guest, pid_t destination, Copying const& still_co
     guest.stop_writing();
 }
 
-// The image that the source set aside, by whatever epoch.
-lab::fs::path moved_image(lab::fs::path const& image) {
-    for (auto const& entry : lab::fs::directory_iterator(image.parent_path())) {
-        if (entry.path().string().starts_with(image.string() + ".moved-")) return entry.path();
-    }
-    throw lab::Failure("the source's image was not set aside");
-}
-
 Impact ours(std::string const& qemu) {
     lab::Scene scene({.guest = guest_of(qemu), .link_mbit = link_mbit});
     Watched const guest(scene.guest());
@@ -179,7 +171,7 @@ Impact ours(std::string const& qemu) {
     watch_copy(guest, scene.guest().qemu_pid(scene.b()), still_copying, impact);
     auto const ended = lab::Scene::finish(migration);
     if (ended.exit_status != 0) throw lab::Failure(ended.text());
-    lab::compare_images(moved_image(scene.guest().image(scene.a(), 0)), "raw",
+    lab::compare_images(lab::moved_image(scene.guest().image(scene.a(), 0)), "raw",
                         scene.guest().image(scene.b(), 0));
     scene.guest().must_be_whole();
     return impact;

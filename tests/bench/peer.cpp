@@ -145,7 +145,15 @@ double mirror_and_migrate(lab::GuestOptions const& guest) {
     warm_up(pair.guest);
     auto const seen = mirror_and_migrate(pair, source, destination, false);
     pair.guest.must_be_alive();
+    must_have_arrived(pair.guest, pair.guest.image(pair.net.a(), 0),
+                      pair.guest.image(pair.net.b(), 0));
     return seen.resumed_ms - seen.stopped_ms;
+}
+
+void must_have_arrived(lab::Guest const& guest, lab::fs::path const& left,
+                       lab::fs::path const& arrived) {
+    guest.must_be_whole();
+    lab::compare_images(left, guest.options().format, arrived, guest.options().span_mib << 20);
 }
 
 Standstill mirror_and_migrate(Pair const& pair, Qmp& source, Qmp& destination, bool announce) {

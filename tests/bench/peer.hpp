@@ -52,6 +52,11 @@ Standstill standstill(lab::Qmp& source, lab::Qmp& destination,
 /// How long that was.
 double blackout_ms(lab::Qmp& source, lab::Qmp& destination);
 
+/// Throws unless every byte of its disk arrived: where the guest writes it looks itself, the rest
+/// is compared with the image it left.
+void must_have_arrived(lab::Guest const& guest, lab::fs::path const& left,
+                       lab::fs::path const& arrived);
+
 /// Waits until the guest has written for a while, so that its page cache and bitmaps are warm.
 void warm_up(lab::Guest const& guest);
 

@@ -23,6 +23,8 @@ double ours(lab::GuestOptions const& guest) {
                ended.report["disks"].elements().at(0)["final_bytes"].integer_or(0),
                ended.report["blackout"].dump());
     scene.guest().must_be_alive();
+    must_have_arrived(scene.guest(), lab::moved_image(scene.guest().image(scene.a(), 0)),
+                      scene.guest().image(scene.b(), 0));
     return blackout;
 }
 

@@ -333,8 +333,20 @@ void write_random(fs::path const& file, std::uint64_t offset, std::uint64_t leng
     }
 }
 
-void compare_images(fs::path const& one, std::string const& format, fs::path const& other) {
-    must_run({"qemu-img", "compare", "-U", "-f", format, "-F", format, one, other});
+void compare_images(fs::path const& one, std::string const& format, fs::path const& other,
+                    std::uint64_t from) {
+    auto const opened = [&](fs::path const& image) {
+        return fmt::format("driver=raw,offset={},file.driver={},file.file.filename={}", from,
+                           format, image.string());
+    };
+    must_run({"qemu-img", "compare", "-U", "--image-opts", opened(one), opened(other)});
+}
+
+fs::path moved_image(fs::path const& image) {
+    for (auto const& entry : fs::directory_iterator(image.parent_path())) {
+        if (entry.path().string().starts_with(image.string() + ".moved-")) return entry.path();
+    }
+    throw Failure("the source's image was not set aside");
 }
 
 }  // namespace lab

@@ -107,7 +107,11 @@ private:
 
 /// Fills [offset, offset + length) of a file with random bytes.
 void write_random(fs::path const& file, std::uint64_t offset, std::uint64_t length);
-/// Throws unless the guest-visible content of two images is the same (qemu-img compare).
-void compare_images(fs::path const& one, std::string const& format, fs::path const& other);
+/// Throws unless the guest-visible content of two images is the same (qemu-img compare), from byte
+/// `from` on: a guest that runs still writes before that.
+void compare_images(fs::path const& one, std::string const& format, fs::path const& other,
+                    std::uint64_t from = 0);
+/// Where the source set an image of a guest that has left it aside, by whatever epoch.
+fs::path moved_image(fs::path const& image);
 
 }  // namespace lab
