@@ -203,7 +203,8 @@ Impact mirror(std::string const& qemu, char const* copy_mode) {
 }
 
 /// Not a mover: the disk's bytes, read from its file and sent, plain, by a program that knows
-/// nothing of the guest and gives way to it as far as ours does. What no copy can be below.
+/// nothing of the guest and gives way to it as far as ours does. No proof of what is possible: it
+/// takes more processor time than ours.
 Impact bare(std::string const& qemu) {
     Pair pair(guest_of(qemu), false, {"-S", "-incoming", "defer"}, link_mbit);
     lab::Qmp destination(pair.guest.probe_socket(pair.net.b()));
