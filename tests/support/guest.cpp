@@ -333,9 +333,18 @@ void write_random(fs::path const& file, std::uint64_t offset, std::uint64_t leng
     }
 }
 
+void compare_images(fs::path const& one, std::string const& format, fs::path const& other) {
+    must_run({"qemu-img", "compare", "-U", "-f", format, "-F", format, one, other});
+}
+
 void compare_images(fs::path const& one, std::string const& format, fs::path const& other,
                     std::uint64_t from) {
     auto const opened = [&](fs::path const& image) {
+        auto const info =
+            must_run({"qemu-img", "info", "-U", "-f", format, "--output=json", image});
+        if (info.find("backing-filename") != std::string::npos)
+            throw Failure(image.string() +
+                          " has a backing file: cannot be compared from an offset on");
         return fmt::format("driver=raw,offset={},file.driver={},file.file.filename={}", from,
                            format, image.string());
     };

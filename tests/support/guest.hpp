@@ -107,10 +107,12 @@ private:
 
 /// Fills [offset, offset + length) of a file with random bytes.
 void write_random(fs::path const& file, std::uint64_t offset, std::uint64_t length);
-/// Throws unless the guest-visible content of two images is the same (qemu-img compare), from byte
-/// `from` on: a guest that runs still writes before that.
+/// Throws unless the guest-visible content of two images is the same (qemu-img compare).
+void compare_images(fs::path const& one, std::string const& format, fs::path const& other);
+/// The same from byte `from` on: a guest that runs still writes before that. Only images without a
+/// backing file: behind an offset qemu-img takes what an overlay lacks for zeros.
 void compare_images(fs::path const& one, std::string const& format, fs::path const& other,
-                    std::uint64_t from = 0);
+                    std::uint64_t from);
 /// Where the source set an image of a guest that has left it aside, by whatever epoch.
 fs::path moved_image(fs::path const& image);
 
