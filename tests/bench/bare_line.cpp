@@ -20,18 +20,13 @@ constexpr std::size_t piece_bytes = 256 * 1024;
 /// Nothing moved for so long: the line is broken.
 constexpr int stall_limit_ms = 60'000;
 
-std::vector<pollfd> wanted(std::vector<core::Fd> const& sockets, short events) {
-    std::vector<pollfd> all;
-    for (auto const& one : sockets) all.push_back({one.get(), events, 0});
-    return all;
-}
-
 /// Hands each socket that is ready to `move` until `bytes` have been moved in all. Returns what is
 /// missing: not 0 when the line broke.
 template <class Move>
 std::uint64_t move_all(std::vector<core::Fd> const& sockets, short events, std::uint64_t bytes,
                        Move const& move) {
-    auto waiting = wanted(sockets, events);
+    std::vector<pollfd> waiting;
+    for (auto const& one : sockets) waiting.push_back({one.get(), events, 0});
     while (bytes > 0) {
         if (::poll(waiting.data(), waiting.size(), stall_limit_ms) <= 0) break;
         for (auto& one : waiting) {

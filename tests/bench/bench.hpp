@@ -30,11 +30,11 @@ struct Result {
 struct Options {
     int asked_runs = 0;  ///< Samples behind each median (handover: moves); 0: the benchmark's own.
     bool quick = false;  ///< Less data too, where data is what takes the time.
+    std::string only;  ///< Only cases whose name holds this text.
     [[nodiscard]] int runs(int full, int quick_runs) const {
         if (asked_runs > 0) return asked_runs;
         return quick ? quick_runs : full;
     }
-    std::string only;  ///< Only cases whose name holds this text.
     [[nodiscard]] bool wants(std::string const& situation) const {
         return situation.find(only) != std::string::npos;
     }
@@ -57,12 +57,12 @@ Result convergence(Options const& options);
 
 /// The same over a line of 10, 50 and 100 ms round trip: an idle disk, and then a
 /// delta of scattered blocks until it is flushed, in milliseconds. Peer: QEMU's blockdev-mirror, as
-/// it comes and with a granularity of 4 KiB.
+/// it comes and with a granularity of 4 KiB; floor of the first: the line alone (bare_line.hpp).
 Result distance(Options const& options);
 
 /// Latencies of the guest's own writes, in milliseconds, while its disk is copied and while the
 /// destination is frozen meanwhile. Peer: QEMU's blockdev-mirror, copy-mode=write-blocking and
-/// background; floor: the same guest when nothing is copied.
+/// background, and nbdcopy reading the disk's file; floor: the same guest when nothing is copied.
 Result guest_impact(Options const& options);
 
 /// What a client sees while a guest is moved there and back: datagrams lost, twice and out of

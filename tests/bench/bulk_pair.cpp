@@ -104,7 +104,10 @@ Directory::Directory(std::string const& parent) {
         auto const name = entry.path().filename().string();
         if (!name.starts_with(begin)) continue;
         pid_t const owner = std::atoi(name.c_str() + begin.size());
-        if (owner > 0 && ::kill(owner, 0) != 0 && errno == ESRCH) lab::fs::remove_all(entry.path());
+        std::error_code ignored;  // another benchmark may remove it as well
+        if (owner > 0 && ::kill(owner, 0) != 0 && errno == ESRCH) {
+            lab::fs::remove_all(entry.path(), ignored);
+        }
     }
     auto name = fmt::format("{}/{}{}-XXXXXX", parent, begin, getpid());
     if (mkdtemp(name.data()) == nullptr) throw lab::Failure("cannot make " + name);

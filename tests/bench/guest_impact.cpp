@@ -177,63 +177,72 @@ Impact ours(std::string const& qemu) {
     return impact;
 }
 
-Impact mirror(std::string const& qemu, char const* copy_mode) {
-    Pair pair(guest_of(qemu), false, {"-S", "-incoming", "defer"}, link_mbit);
-    lab::Qmp source(pair.guest.probe_socket(pair.net.a()));
-    lab::Qmp destination(pair.guest.probe_socket(pair.net.b()));
-    pair.guest.learn();
-    Watched const guest(pair.guest);
-    pin(pair.net);
+/// A guest without a sidecar, its destination, and what it was like while idle.
+struct Unmoved {
+    explicit Unmoved(std::string const& qemu)
+        : pair(guest_of(qemu), false, {"-S", "-incoming", "defer"}, link_mbit) {
+        pair.guest.learn();
+        pin(pair.net);
+        impact.idle = guest.over(window);
+    }
+    [[nodiscard]] lab::fs::path image(lab::Host const& host) const {
+        return pair.guest.image(host, 0);
+    }
+    void end() {
+        pair.from->end();
+        pair.to->end();
+    }
+
+    Pair pair;
+    lab::Qmp destination{pair.guest.probe_socket(pair.net.b())};
+    Watched guest{pair.guest};
     Impact impact;
-    impact.idle = guest.over(window);
-    start_mirror(pair, source, destination, copy_mode);
+};
+
+Impact mirror(std::string const& qemu, char const* copy_mode) {
+    Unmoved one(qemu);
+    Pair& pair = one.pair;
+    lab::Qmp source(pair.guest.probe_socket(pair.net.a()));
+    start_mirror(pair, source, one.destination, copy_mode);
     auto const job = [&] { return source.execute("query-block-jobs").elements().at(0); };
     lab::wait_until("the mirror's first bytes", copy_limit, [&] {
         return job()["offset"].number_or(0) >= 0.01 * static_cast<double>(disk_mib << 20);
     });
-    watch_copy(guest, pair.to->pid(), [&] { return !job()["ready"].boolean_or(true); }, impact);
+    auto const copying = [&] { return !job()["ready"].boolean_or(true); };
+    watch_copy(one.guest, pair.to->pid(), copying, one.impact);
     wait_mirror_ready(source);
     end_mirror(source);
-    destination.execute("nbd-server-stop");
-    pair.from->end();
-    pair.to->end();
-    lab::compare_images(pair.guest.image(pair.net.a(), 0), "raw",
-                        pair.guest.image(pair.net.b(), 0));
-    return impact;
+    one.destination.execute("nbd-server-stop");
+    one.end();
+    lab::compare_images(one.image(pair.net.a()), "raw", one.image(pair.net.b()));
+    return one.impact;
 }
 
 /// Not a mover: the disk's bytes, read from its file and sent, plain, by a program that knows
 /// nothing of the guest and gives way to it as far as ours does. No proof of what is possible: it
 /// takes more processor time than ours.
 Impact bare(std::string const& qemu) {
-    Pair pair(guest_of(qemu), false, {"-S", "-incoming", "defer"}, link_mbit);
-    lab::Qmp destination(pair.guest.probe_socket(pair.net.b()));
-    pair.guest.learn();
-    Watched const guest(pair.guest);
-    pin(pair.net);
-    Impact impact;
-    impact.idle = guest.over(window);
-    serve_disk(destination);
-    auto const image = pair.guest.image(pair.net.a(), 0);
+    Unmoved one(qemu);
+    Pair& pair = one.pair;
+    serve_disk(one.destination);
     // taskset: it is started by us, who are on both processors.
-    lab::Daemon copy(
-        "bare",
-        {"sh", "-c",
-         fmt::format("echo {0} >/proc/self/autogroup; exec taskset -c 0 nice -n {0} "
-                     "nbdcopy --connections=4 {1} '{2}'",
-                     sidecar::limits::copy_nice_steps, image.string(), disk_uri(pair))},
-        pair.net.a().place(), pair.net.a().logs);
+    lab::Daemon copy("bare",
+                     {"sh", "-c",
+                      fmt::format("echo {0} >/proc/self/autogroup; exec taskset -c 0 nice -n {0} "
+                                  "nbdcopy --connections=4 {1} '{2}'",
+                                  sidecar::limits::copy_nice_steps,
+                                  one.image(pair.net.a()).string(), disk_uri(pair))},
+                     pair.net.a().place(), pair.net.a().logs);
     lab::wait_until("the copy's first bytes", copy_limit, [&] {
         struct stat target{};
         constexpr std::int64_t stat_unit = 512;
-        return stat(pair.guest.image(pair.net.b(), 0).c_str(), &target) == 0 &&
+        return stat(one.image(pair.net.b()).c_str(), &target) == 0 &&
                target.st_blocks * stat_unit >= static_cast<std::int64_t>(disk_mib << 20) / 100;
     });
-    watch_copy(guest, pair.to->pid(), [&] { return copy.running(); }, impact);
+    watch_copy(one.guest, pair.to->pid(), [&] { return copy.running(); }, one.impact);
     copy.kill();
-    pair.from->end();
-    pair.to->end();
-    return impact;
+    one.end();
+    return one.impact;
 }
 
 struct Mover {
