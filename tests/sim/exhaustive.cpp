@@ -6,24 +6,9 @@
 
 using namespace sim;
 
-namespace {
-
-#if __has_feature(address_sanitizer)
-constexpr bool sanitized = true;
-#else
-constexpr bool sanitized = false;
-#endif
-
-/// Three times what there is to see; so that a mistake in the model ends in a failure and not in
-/// all of the machine's memory. With sanitizers the search is for faults of the code, all of which
-/// is seen long before the end, and takes ten times as long.
-constexpr std::size_t states_max = sanitized ? 300'000 : 20'000'000;
-
-}  // namespace
-
 TEST_CASE("every invariant holds in every reachable state, and every state comes to a good end",
           "[sim]") {
-    Report const report = explore(Mutation::none, Check::all, states_max);
+    Report const report = explore(Mutation::none, Check::all);
     INFO(report.violation);
     CHECK(report.violation.empty());
     CHECK(report.complete != sanitized);

@@ -23,61 +23,82 @@ std::uint64_t hash(Packed const& packed) {
 /// Every state seen, in the order seen, each with the one it was first reached from.
 class Table {
 public:
-    Table() : slots_(std::size_t{1} << 16U, no_state) {}
+    Table() : slots_(std::size_t{1} << 16U) {}
 
     struct Found {
         std::uint32_t index;
         bool fresh;
     };
 
+    /// Has the processor fetch what insert or find will look at for each of `all`. The table is far
+    /// larger than any cache: so they are waited for together, not one after the other.
+    void fetch(std::vector<Packed> const& all) const {
+        for (Packed const& packed : all) __builtin_prefetch(&slots_[hash(packed) & mask()]);
+        for (Packed const& packed : all) {
+            Slot const& slot = slots_[hash(packed) & mask()];
+            if (slot.index != no_state) __builtin_prefetch(&states_[slot.index]);
+        }
+    }
+
     /// Finds `packed`, or adds it as reached from `parent`.
     Found insert(Packed const& packed, std::uint32_t parent) {
         if (states_.size() * 2 > slots_.size()) {
             grow();
         }
-        std::size_t const slot = slot_of(packed);
-        if (slots_[slot] != no_state) {
-            return {.index = slots_[slot], .fresh = false};
+        Slot& slot = slots_[slot_of(packed)];
+        if (slot.index != no_state) {
+            return {.index = slot.index, .fresh = false};
         }
         auto const index = static_cast<std::uint32_t>(states_.size());
-        slots_[slot] = index;
+        slot = {.tag = tag(hash(packed)), .index = index};
         states_.push_back(packed);
         parents_.push_back(parent);
         return {.index = index, .fresh = true};
     }
     /// The index of a state that was added; no_state for any other.
-    [[nodiscard]] std::uint32_t find(Packed const& packed) const { return slots_[slot_of(packed)]; }
+    [[nodiscard]] std::uint32_t find(Packed const& packed) const {
+        return slots_[slot_of(packed)].index;
+    }
 
     [[nodiscard]] std::size_t size() const { return states_.size(); }
     [[nodiscard]] Packed const& state(std::uint32_t index) const { return states_[index]; }
     [[nodiscard]] std::uint32_t parent(std::uint32_t index) const { return parents_[index]; }
 
 private:
+    /// Another state is told by its tag, without a look at it.
+    struct Slot {
+        std::uint32_t tag = 0;
+        std::uint32_t index = no_state;
+    };
+    /// The upper half of a hash: the lower half chooses the slot.
+    static std::uint32_t tag(std::uint64_t hash) { return static_cast<std::uint32_t>(hash >> 32U); }
+    [[nodiscard]] std::size_t mask() const { return slots_.size() - 1; }
+
     /// Where `packed` is, or would be put.
     [[nodiscard]] std::size_t slot_of(Packed const& packed) const {
-        std::size_t const mask = slots_.size() - 1;
-        std::size_t slot = hash(packed) & mask;
-        while (slots_[slot] != no_state && states_[slots_[slot]] != packed) {
-            slot = (slot + 1) & mask;
+        std::uint64_t const value = hash(packed);
+        std::size_t at = value & mask();
+        while (slots_[at].index != no_state &&
+               (slots_[at].tag != tag(value) || states_[slots_[at].index] != packed)) {
+            at = (at + 1) & mask();
         }
-        return slot;
+        return at;
     }
     void grow() {
-        slots_.assign(slots_.size() * 2, no_state);
+        slots_.assign(slots_.size() * 2, {});
         for (std::uint32_t index = 0; index < states_.size(); ++index) {
-            slots_[slot_of(states_[index])] = index;
+            slots_[slot_of(states_[index])] = {.tag = tag(hash(states_[index])), .index = index};
         }
     }
 
-    std::vector<std::uint32_t> slots_;
+    std::vector<Slot> slots_;
     std::vector<Packed> states_;
     std::vector<std::uint32_t> parents_;
 };
 
 class Explorer {
 public:
-    Explorer(Mutation mutation, Check check, std::size_t states_max)
-        : mutation_(mutation), check_(check), states_max_(states_max) {}
+    Explorer(Mutation mutation, Check check) : mutation_(mutation), check_(check) {}
 
     Report run() {
         search();
@@ -92,7 +113,7 @@ private:
     void search() {
         (void)table_.insert(pack(initial()), no_state);
         for (std::uint32_t index = 0; index < table_.size(); ++index) {
-            if (table_.size() > states_max_ || !expand(index)) {
+            if (table_.size() > states_max || !expand(index)) {
                 return;
             }
         }
@@ -105,10 +126,12 @@ private:
         steps_.clear();
         transitions(node, mutation_, steps_);
         note(node);
+        pack_steps();
         bool at_end = true;
-        for (Transition const& step : steps_) {
+        for (std::size_t at = 0; at < steps_.size(); ++at) {
+            Transition const& step = steps_[at];
             at_end = at_end && step.nature == Nature::fault;
-            Table::Found const found = table_.insert(pack(step.next), index);
+            Table::Found const found = table_.insert(packed_[at], index);
             if (std::string const broken = broken_after(node, step.next, found.fresh);
                 !broken.empty()) {
                 violate(broken, index, &step);
@@ -116,6 +139,13 @@ private:
             }
         }
         return !at_end || check_ != Check::all || accept_end(node, index);
+    }
+
+    /// Where the steps lead, about to be looked up.
+    void pack_steps() {
+        packed_.clear();
+        for (Transition const& step : steps_) packed_.push_back(pack(step.next));
+        table_.fetch(packed_);
     }
 
     /// What is wrong with the step to `after`, or with `after` itself when it is `fresh`.
@@ -184,10 +214,11 @@ private:
                 steps_.clear();
                 transitions(unpack(table_.state(index)), mutation_, steps_);
                 keep_healthy(steps_);
-                for (Transition const& step : steps_) {
-                    std::uint32_t const next = table_.find(pack(step.next));
+                pack_steps();
+                for (std::size_t at = 0; at < steps_.size(); ++at) {
+                    std::uint32_t const next = table_.find(packed_[at]);
                     if (colours[next] == open) {
-                        violate("I3: a circle of steps without a fault", index, &step);
+                        violate("I3: a circle of steps without a fault", index, &steps_[at]);
                         return;
                     }
                     if (colours[next] == fresh) {
@@ -239,9 +270,9 @@ private:
 
     Mutation mutation_;
     Check check_;
-    std::size_t states_max_;
     Table table_;
     std::vector<Transition> steps_;
+    std::vector<Packed> packed_;  ///< Where each of them leads.
     Report report_;
 };
 
@@ -255,8 +286,6 @@ void keep_healthy(std::vector<Transition>& list) {
     std::erase_if(list, [wanted](Transition const& step) { return step.nature != wanted; });
 }
 
-Report explore(Mutation mutation, Check check, std::size_t states_max) {
-    return Explorer(mutation, check, states_max).run();
-}
+Report explore(Mutation mutation, Check check) { return Explorer(mutation, check).run(); }
 
 }  // namespace sim

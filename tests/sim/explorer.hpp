@@ -12,6 +12,17 @@
 
 namespace sim {
 
+#if __has_feature(address_sanitizer)
+constexpr bool sanitized = true;
+#else
+constexpr bool sanitized = false;
+#endif
+
+/// Three times what there is to see; so that a mistake in the model ends in a failure and not in
+/// all of the machine's memory. With sanitizers the search is for faults of the code, all of which
+/// is seen long before the end, and takes ten times as long.
+constexpr std::size_t states_max = sanitized ? 300'000 : 20'000'000;
+
 /// What an exploration found.
 struct Report {
     std::size_t states = 0;
@@ -39,7 +50,7 @@ enum class Check : std::uint8_t {
 
 /// Explores until everything reachable was seen, something is broken, or `states_max` states were
 /// seen (then the report is not complete).
-[[nodiscard]] Report explore(Mutation mutation, Check check, std::size_t states_max);
+[[nodiscard]] Report explore(Mutation mutation, Check check);
 
 /// I1: what is wrong with `node`, or empty. invariants.cpp.
 [[nodiscard]] std::string two_guests_in(Node const& node);
