@@ -98,7 +98,7 @@ void change(fs::path const& image, std::uint64_t begin, std::uint64_t end) {
 
 }  // namespace
 
-TEST_CASE("verify: a raw disk moves and is identical", "[vm][verify]") {
+TEST_CASE("verify: a raw disk moves and is identical", "[vm][verify][move]") {
     auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
     Scene scene({.guest = {.qemu = version}});
     moves_verified(scene, scene.a());
