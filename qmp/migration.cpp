@@ -83,6 +83,7 @@ Task<Result<>> migrate_cancel(Client& client, Deadline deadline) {
 Task<Result<std::string>> cancel_migration(Client& client, Deadline deadline) {
     auto events = client.subscribe({"MIGRATION", "RESUME"});
     bool asked = false;
+    bool yanked = false;
     while (true) {
         CO_TRY(auto const info, co_await query_migrate(client, deadline));
         if (is_over(info.status)) {
@@ -99,13 +100,21 @@ Task<Result<std::string>> cancel_migration(Client& client, Deadline deadline) {
                 co_return std::unexpected(std::move(woken.error()));
             }
         }
-        if (!asked && !is_over(info.status) && info.status != "setup") {
+        if (!yanked && !asked && info.status == "device") {
+            yanked = true;
+            auto const migration = Json::object({{"type", "migration"}});
+            auto torn = co_await yank(client, {migration}, deadline);
+            // Refused when it has ended meanwhile, which the next turn sees.
+            if (!torn && torn.error().code != Errc::qemu_refused) {
+                co_return std::unexpected(std::move(torn.error()));
+            }
+        } else if (!asked && !is_over(info.status) && info.status != "setup") {
             CO_TRY_VOID(co_await migrate_cancel(client, deadline));
             asked = true;
         }
         // Events bring us on; the pause is for the one that does not come.
         auto event = co_await events.next(deadline.sooner(cancel_patience));
-        while (event && asked && !is_over(event->data["status"].text_or(""))) {
+        while (event && (asked || yanked) && !is_over(event->data["status"].text_or(""))) {
             event = co_await events.next(deadline.sooner(cancel_patience));
         }
         if (!event && (event.error().code != Errc::timed_out || deadline.passed())) {

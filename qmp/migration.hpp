@@ -52,13 +52,14 @@ Task<Result<>> migrate_continue(Client& client, std::string state, Deadline dead
 /// The bare command: returns when QEMU has begun to cancel. Use cancel_migration().
 Task<Result<>> migrate_cancel(Client& client, Deadline deadline);
 /// Cancels and waits for the end: the status it came to, "cancelled", "failed", "none", or
-/// "completed" when it was too late. Goes round two faults of QEMU:
-/// - 10.0, "setup" while it connects: cancelled at once, but what connects is not, and the next
-/// migrate
-///   meets it. So "setup" is waited for; shut the socket down to make that short.
-/// - 7.2, cancelled in the instant before "pre-switchover": stays in "cancelling" with the guest
-/// stopped,
-///   for ever. A migrate-continue for the state "cancelling" wakes it.
+/// "completed" when it was too late. Goes round three faults of QEMU:
+/// 10.0, "setup" while it connects: cancelled at once, but what connects is not, and the next
+/// migrate meets it. So "setup" is waited for; shut the socket down to make that short.
+/// 7.2, cancelled in the instant before "pre-switchover": stays in "cancelling" with the guest
+/// stopped, for ever. A migrate-continue for the state "cancelling" wakes it.
+/// 7.2, cancelled in "device" while it inactivates its disks: goes on with the guest over inactive
+/// disks, and aborts. So its connection is torn down (yank), which it takes for a failure and
+/// undoes; what has not ended by that is cancelled after all.
 /// Quicker with the capability "events".
 Task<Result<std::string>> cancel_migration(Client& client, Deadline deadline);
 
