@@ -13,6 +13,23 @@ bool is_over(std::string_view status) {
            status == "completed";
 }
 
+/// Of what is done to a migration that goes on meanwhile: refused is no failure, and the next look
+/// at it tells.
+Result<> unless_refused(Result<> done) {
+    if (!done && done.error().code == Errc::qemu_refused) return {};
+    return done;
+}
+
+Task<Result<>> tear_down(Client& client, Deadline deadline) {
+    auto const migration = Json::object({{"type", "migration"}});
+    co_return unless_refused(co_await yank(client, {migration}, std::move(deadline)));
+}
+
+/// A migrate-continue for this state wakes what waits in it.
+Task<Result<>> wake_cancelling(Client& client, Deadline deadline) {
+    co_return unless_refused(co_await migrate_continue(client, "cancelling", std::move(deadline)));
+}
+
 }  // namespace
 
 Task<Result<MigrationInfo>> query_migrate(Client& client, Deadline deadline) {
@@ -82,8 +99,8 @@ Task<Result<>> migrate_cancel(Client& client, Deadline deadline) {
 
 Task<Result<std::string>> cancel_migration(Client& client, Deadline deadline) {
     auto events = client.subscribe({"MIGRATION", "RESUME"});
+    bool torn_down = false;
     bool asked = false;
-    bool yanked = false;
     while (true) {
         CO_TRY(auto const info, co_await query_migrate(client, deadline));
         if (is_over(info.status)) {
@@ -92,29 +109,20 @@ Task<Result<std::string>> cancel_migration(Client& client, Deadline deadline) {
             if (machine.status != "finish-migrate") {
                 co_return info.status.empty() ? "none" : info.status;
             }
-        }
-        if (asked && info.status == "cancelling") {
-            // Refused when it went on meanwhile, which the next turn sees.
-            auto woken = co_await migrate_continue(client, "cancelling", deadline);
-            if (!woken && woken.error().code != Errc::qemu_refused) {
-                co_return std::unexpected(std::move(woken.error()));
+        } else if (asked) {
+            if (info.status == "cancelling") {
+                CO_TRY_VOID(co_await wake_cancelling(client, deadline));
             }
-        }
-        if (!yanked && !asked && info.status == "device") {
-            yanked = true;
-            auto const migration = Json::object({{"type", "migration"}});
-            auto torn = co_await yank(client, {migration}, deadline);
-            // Refused when it has ended meanwhile, which the next turn sees.
-            if (!torn && torn.error().code != Errc::qemu_refused) {
-                co_return std::unexpected(std::move(torn.error()));
-            }
-        } else if (!asked && !is_over(info.status) && info.status != "setup") {
+        } else if (info.status == "device" && !torn_down) {
+            CO_TRY_VOID(co_await tear_down(client, deadline));
+            torn_down = true;
+        } else if (info.status != "setup") {
             CO_TRY_VOID(co_await migrate_cancel(client, deadline));
             asked = true;
         }
         // Events bring us on; the pause is for the one that does not come.
         auto event = co_await events.next(deadline.sooner(cancel_patience));
-        while (event && (asked || yanked) && !is_over(event->data["status"].text_or(""))) {
+        while (event && (asked || torn_down) && !is_over(event->data["status"].text_or(""))) {
             event = co_await events.next(deadline.sooner(cancel_patience));
         }
         if (!event && (event.error().code != Errc::timed_out || deadline.passed())) {
