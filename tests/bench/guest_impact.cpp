@@ -38,8 +38,9 @@ constexpr std::uint64_t writes_per_second = 200;
 constexpr auto window = 8s;
 /// How long the destination's QEMU is stopped.
 constexpr auto freeze = 5s;
-/// Writes after it that belong to the window: the one that waited ends only then.
-constexpr std::int64_t writes_after_freeze = 50;
+/// Writes after it that belong to the window: the one that waited ends only then. No more: the copy
+/// goes on, and ten are what lies beyond the p99.
+constexpr std::int64_t writes_after_freeze = 1;
 constexpr auto copy_limit = 3min;
 constexpr int own_runs = 5;
 
