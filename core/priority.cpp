@@ -1,6 +1,7 @@
 #include "core/priority.hpp"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -38,6 +39,17 @@ bool set_session_nice(int value) {
     return file && ::write(file.get(), text.data(), text.size()) > 0;
 }
 
+/// How many of this thread's GoFirst live: guests move at the same time. `ahead_before` is the
+/// policy to come back to, if the first of them changed anything.
+thread_local int ahead = 0;
+thread_local std::optional<int> ahead_before;
+
+bool set_policy(int policy, int priority) {
+    sched_param parameter{};
+    parameter.sched_priority = priority;
+    return sched_setscheduler(0, policy, &parameter) == 0;
+}
+
 }  // namespace
 
 GiveWay::GiveWay(int steps) {
@@ -62,6 +74,25 @@ GiveWay::~GiveWay() {
         log::warning("the session's nice value could not be set back to {}: {}", *session_before_,
                      errno);
     }
+}
+
+GoFirst::GoFirst() {
+    if (ahead++ > 0) return;
+    int const before = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
+    // Who has a real-time priority already was given it by somebody who knows why.
+    if (before == SCHED_FIFO || before == SCHED_RR) return;
+    if (set_policy(SCHED_RR | SCHED_RESET_ON_FORK, sched_get_priority_min(SCHED_RR))) {
+        ahead_before = before;
+    }
+}
+
+GoFirst::~GoFirst() {
+    if (--ahead > 0 || !ahead_before) return;
+    // Whoever is allowed by RLIMIT_RTPRIO alone cannot take back what its children do not get.
+    if (!set_policy(*ahead_before, 0) && !set_policy(*ahead_before | SCHED_RESET_ON_FORK, 0)) {
+        log::warning("the scheduling policy could not be set back to {}: {}", *ahead_before, errno);
+    }
+    ahead_before.reset();
 }
 
 }  // namespace core

@@ -1,5 +1,6 @@
-// GiveWay: this process behind the others of its machine, for a while. Used by the source's
-// driver, so that a guest does not feel that its disk is copied.
+// GiveWay and GoFirst: this process behind the others of its machine, or ahead of them, for a
+// while. Used by the drivers: a guest shall not feel that its disk is copied, and one that is
+// stopped shall not wait for a processor that others have.
 #pragma once
 
 #include <optional>
@@ -21,6 +22,18 @@ public:
 private:
     std::optional<int> before_;
     std::optional<int> session_before_;
+};
+
+/// While one lives, this thread has the least of the real-time priorities (SCHED_RR, sched(7)): it
+/// need not wait for a processor that a program without one has. What it starts does not get it.
+/// For a time that is short, and mostly waiting. Nothing happens where that is not allowed: it
+/// takes CAP_SYS_NICE or RLIMIT_RTPRIO.
+class GoFirst {
+public:
+    GoFirst();
+    ~GoFirst();
+    GoFirst(GoFirst const&) = delete;
+    GoFirst& operator=(GoFirst const&) = delete;
 };
 
 }  // namespace core

@@ -252,6 +252,8 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
         co_return fail(Errc::refused, "the network cannot be moved here now: {}",
                        machine::destination::name(state_.phase));
     }
+    go_first_.emplace();
+    watchers_.spawn(limit_going_first());
     auto const sent = arguments["interfaces"].elements();
     for (std::size_t nic = 0; nic < guest_->nics.size(); ++nic) {
         auto& interface = guest_->nics[nic]->interface;
@@ -266,6 +268,12 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
     if (plan_.fired().empty()) journal_.note_move(wall_ms());
     CO_TRY_VOID(plan_.fire());
     co_return Json::object();
+}
+
+/// A source that dies behind `fire` leaves the guest stopped there, and us waiting.
+Task<void> DestinationMigration::limit_going_first() {
+    (void)co_await core::sleep_for(loop_, limits::pause_max, watchers_stop_.get_token());
+    go_first_.reset();
 }
 
 /// What came here for the guest goes back to it; with `last`, nothing more does.
@@ -309,6 +317,7 @@ Task<Result<>> DestinationMigration::start_guest() {
     auto const done =
         co_await ensure_running(*guest_->client, Deadline::after(limits::rollback_timeout));
     if (done && !resumed_at_) resumed_at_ = core::Clock::now();
+    go_first_.reset();
     co_return done;
 }
 
@@ -331,6 +340,7 @@ Task<void> DestinationMigration::settle_network() {
 Task<Result<>> DestinationMigration::destroy() {
     // A migration that is undone ends QEMU here before the source can ask for what came meanwhile.
     if (peers_ > 0) co_await frames_.given_back(Deadline::after(limits::give_back_patience));
+    go_first_.reset();
     auto const rolled_back = plan_.rollback();
     if (!rolled_back) core::log::warning("guest={} {}", name_, rolled_back.error().sentence());
     if (guest_ && guest_->process) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/priority.hpp"
 #include "netmove/mover.hpp"
 #include "sidecar/connection.hpp"
 #include "sidecar/description.hpp"
@@ -124,6 +125,7 @@ private:
     [[nodiscard]] bool only_copying() const;
     core::Task<void> wait_for_source(std::size_t generation);
     core::Task<void> settle_network();
+    core::Task<void> limit_going_first();
     [[nodiscard]] std::string key_directory() const {
         return places_.run(name_) + "/keys-" + epoch_;
     }
@@ -173,6 +175,7 @@ private:
     int ram_port_ = 0;
     std::vector<std::string> export_names_;
     std::optional<core::Clock::time_point> resumed_at_;
+    std::optional<core::GoFirst> go_first_;  ///< While the guest is stopped.
     std::optional<core::Error> failure_;
 };
 

@@ -215,6 +215,7 @@ private:
     bool final_hash_asked_ = false;
     std::optional<Throttle> throttle_;
     std::optional<core::GiveWay> give_way_;  ///< While nothing but disks is copied.
+    std::optional<core::GoFirst> go_first_;  ///< While the guest is stopped.
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
     netmove::Plan plan_;

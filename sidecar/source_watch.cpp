@@ -47,6 +47,7 @@ Task<void> SourceMigration::watch_qemu() {
         }
         if (event->name == "STOP" && ram_.started_at()) {
             stop_at_ = event->received;
+            go_first_.emplace();
             near_stop_.request_stop();
             peer_->set_paused(true);
             if (watchdog_) watchdog_->stopped();
@@ -54,6 +55,7 @@ Task<void> SourceMigration::watch_qemu() {
             watchers_.spawn(ask_why_stopped());
             post(machine::source::event(Event::Kind::stop_seen));
         } else if (event->name == "RESUME") {
+            go_first_.reset();
             peer_->set_paused(false);
             if (watchdog_) watchdog_->released();
             post(machine::source::event(Event::Kind::guest_resumed));

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "core/json.hpp"
 #include "core/priority.hpp"
@@ -218,6 +220,56 @@ TEST_CASE("who gives way comes back, and stays where it is when it could not") {
         core::GiveWay const give_way(steps);
         return nice_now() == before;
     }));
+}
+
+TEST_CASE("who goes first comes back with the last of several, and its children do not") {
+    CHECK(in_a_child([] {
+        sched_param one{};
+        one.sched_priority = 1;
+        bool const allowed = sched_setscheduler(0, SCHED_RR, &one) == 0;
+        one.sched_priority = 0;
+        if (allowed && sched_setscheduler(0, SCHED_BATCH, &one) != 0) return false;
+        int const before = sched_getscheduler(0);
+        auto const there = [&] {
+            int const now = sched_getscheduler(0);
+            return allowed ? now == (SCHED_RR | SCHED_RESET_ON_FORK) : now == before;
+        };
+        {
+            std::optional<core::GoFirst> first(std::in_place);
+            std::optional<core::GoFirst> second(std::in_place);
+            if (!there()) return false;
+            if (allowed && !in_a_child([] { return sched_getscheduler(0) == SCHED_OTHER; })) {
+                return false;
+            }
+            first.reset();
+            if (!there()) return false;
+        }
+        return sched_getscheduler(0) == before;
+    }));
+    auto const limited_to = [](rlim_t priority) {
+        rlimit const limit{priority, priority};
+        return setrlimit(RLIMIT_RTPRIO, &limit) == 0;
+    };
+    auto const as_nobody_with = [&](rlim_t priority, int wanted) {
+        return in_a_child([&] {
+            constexpr uid_t nobody = 65534;
+            if (!limited_to(priority)) return false;
+            if (geteuid() == 0 && setresuid(nobody, nobody, nobody) != 0) return false;
+            int meanwhile = 0;
+            {
+                core::GoFirst const first;
+                meanwhile = sched_getscheduler(0);
+            }
+            return meanwhile == wanted &&
+                   (sched_getscheduler(0) & ~SCHED_RESET_ON_FORK) == SCHED_OTHER;
+        });
+    };
+    CHECK(as_nobody_with(0, SCHED_OTHER));
+    if (!in_a_child([&] { return limited_to(1); })) {
+        WARN("not shown: a limit that allows it cannot be set here");
+    } else {
+        CHECK(as_nobody_with(1, SCHED_RR | SCHED_RESET_ON_FORK));
+    }
 }
 
 TEST_CASE("a listener whose queue is full is waited for, until the deadline") {
