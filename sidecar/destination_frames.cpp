@@ -134,7 +134,7 @@ Task<void> DestinationFrames::given_back(Deadline deadline) {
 
 Result<Json> DestinationFrames::give_back(bool last) {
     Json parts = Json::array();
-    std::size_t room = limits::frames_bytes_max;
+    std::size_t room = limits::frames_given_back_bytes_max;
     bool more = false;
     for (std::size_t index = 0; index < nics_.size(); ++index) {
         auto& nic = nics_[index];

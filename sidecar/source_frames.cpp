@@ -195,7 +195,8 @@ Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadlin
                 Json::object({{"nic", index},
                               {"first", static_cast<std::uint64_t>(nic.sent)},
                               {"frames", core::to_base64(netmove::to_wire(batch))}});
-            if (answered) {
+            bool const last = batch.size() == rest.size();
+            if (answered && last) {  // in order: whoever has this has those before
                 CO_TRY_VOID(co_await peer.request("frames", message, deadline));
             } else {
                 CO_TRY_VOID(co_await peer.notify("frames", message, deadline));

@@ -305,6 +305,18 @@ TEST_CASE("connection: requests are answered, errors keep their kind") {
     CHECK(wire.handler.calls == 2);
 }
 
+// A full ring of frames is more messages than may be answered at once, and they come in one burst.
+TEST_CASE("connection: notifications that came all at once are all handled") {
+    constexpr int burst = 1000;
+    Wire wire;
+    std::string bytes;
+    for (int i = 0; i < burst; ++i) bytes += Wire::frame(R"({"verb":"frames"})");
+    wire.say(bytes);
+    shutdown(wire.raw.get(), SHUT_WR);
+    wire.loop->run(wire.connection->run({}));
+    CHECK(wire.handler.calls == burst);
+}
+
 TEST_CASE("connection: hostile frames end it before anything is called") {
     std::vector<std::string> const bad = {std::string("\xff\xff\xff\xff", 4),
                                           std::string(4, '\0'),
