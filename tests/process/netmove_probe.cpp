@@ -14,7 +14,7 @@ using lab::PacketLine;
 
 namespace {
 
-/// Frames that are none of the probes': ARP, the question at the end.
+/// Frames that are none of the probes': IPv6's own, the question at the end.
 constexpr std::int64_t other_frames_max = 8;
 
 struct Scene {
@@ -87,7 +87,6 @@ TEST_CASE("probe: what a line loses is found, in each direction", "[probe]") {
     auto const there = count(udp["there"], "lost");
     auto const back = count(udp["back"], "lost");
     auto const lost_by_line = static_cast<std::int64_t>(scene.line.lost());
-    // The neighbours' first words may be lost too, and then the kernel drops probes that waited.
     CHECK(std::abs(there + back - lost_by_line) <= other_frames_max);
     CHECK(count(udp, "sent") - count(udp, "answered") == there + back);
     // Of some 3000 and 2700, each by a chance of a tenth: six deviations each way.

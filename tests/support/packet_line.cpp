@@ -46,7 +46,16 @@ struct Direction {
     std::size_t under_way = 0;
 };
 
-core::Fd make_tap(std::string const& netns, std::string const& address) {
+/// An end of the line. Each knows the other's from the first: a question that the line loses is
+/// asked again after a second, and what waited meanwhile is not what a test wants to know of.
+struct End {
+    char const* address;
+    char const* mac;
+};
+constexpr End near_end{PacketLine::near_address, "02:00:00:79:00:01"};
+constexpr End far_end{PacketLine::far_address, "02:00:00:79:00:02"};
+
+core::Fd make_tap(std::string const& netns, End const& own, End const& other) {
     Visit const inside(netns);
     core::Fd tap(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
     ifreq request{};
@@ -56,8 +65,13 @@ core::Fd make_tap(std::string const& netns, std::string const& address) {
         throw Failure("cannot make a tap in " + netns + ": " + std::strerror(errno));
     }
     Place const there{netns, {}};
-    must_run({"ip", "address", "add", address + "/24", "dev", tap_name}, there);
-    must_run({"ip", "link", "set", tap_name, "txqueuelen", tap_queue_frames, "up"}, there);
+    must_run({"ip", "address", "add", std::string(own.address) + "/24", "dev", tap_name}, there);
+    must_run(
+        {"ip", "link", "set", tap_name, "address", own.mac, "txqueuelen", tap_queue_frames, "up"},
+        there);
+    must_run({"ip", "neighbour", "add", other.address, "lladdr", other.mac, "dev", tap_name, "nud",
+              "permanent"},
+             there);
     return tap;
 }
 
@@ -91,8 +105,8 @@ void give(Direction& one, Clock::time_point now) {
 
 PacketLine::PacketLine(std::string const& near_netns, std::string const& far_netns,
                        std::chrono::microseconds round_trip, double loss)
-    : near_(make_tap(near_netns, near_address)),
-      far_(make_tap(far_netns, far_address)),
+    : near_(make_tap(near_netns, near_end, far_end)),
+      far_(make_tap(far_netns, far_end, near_end)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     if (!wake_) throw Failure("cannot make an eventfd");
     thread_ = std::thread([this, round_trip, loss] { run(round_trip / 2, loss); });
