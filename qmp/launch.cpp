@@ -35,12 +35,18 @@ Task<core::Error> explain(Loop& loop, core::Process const& process, core::Error 
         co_return std::move(error.while_doing(fmt::format("starting {}", program)));
     }
     // Its monitor is gone, so it is ending: the exit status tells more than the lost connection.
-    auto status = co_await core::wait_exit(loop, process, Deadline::after(exit_timeout));
-    if (!status) status = co_await put_down(loop, process);
-    auto const said = last_words(log_file);
-    co_return core::fail(Errc::closed, "{} ended before its guest could run ({}){}", program,
-                         status ? how_it_ended(*status) : "it does not end",
-                         said.empty() ? "; it said nothing" : ": " + said)
+    auto const status = co_await core::wait_exit(loop, process, Deadline::after(exit_timeout));
+    auto said = last_words(log_file);
+    said = said.empty() ? "; it said nothing" : ": " + said;
+    if (status) {
+        co_return core::fail(Errc::closed, "{} ended before its guest could run ({}){}", program,
+                             how_it_ended(*status), said)
+            .error();
+    }
+    (void)co_await put_down(loop, process);
+    co_return core::fail(Errc::closed,
+                         "{} closed its monitor ({}), did not end in {} s, and was killed{}",
+                         program, error.what, exit_timeout.count(), said)
         .error();
 }
 
