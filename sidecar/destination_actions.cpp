@@ -252,8 +252,10 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
         co_return fail(Errc::refused, "the network cannot be moved here now: {}",
                        machine::destination::name(state_.phase));
     }
-    go_first_.emplace();
-    watchers_.spawn(limit_going_first());
+    if (!go_first_) {  // a repeated `fire` is no reason to begin again
+        go_first_.emplace();
+        watchers_.spawn(limit_going_first());
+    }
     auto const sent = arguments["interfaces"].elements();
     for (std::size_t nic = 0; nic < guest_->nics.size(); ++nic) {
         auto& interface = guest_->nics[nic]->interface;

@@ -193,10 +193,7 @@ void SourceMigration::enter(Phase phase) {
     // Nothing waits for us while only disks are copied; from then on the guest's pause does.
     give_way_.reset();
     if (phase == Phase::copying) give_way_.emplace(limits::copy_nice_steps);
-    // From STOP (see watch_qemu) until it runs there; who comes back here is told by RESUME.
-    if (phase == Phase::settling || phase == Phase::in_doubt || phase == Phase::done) {
-        go_first_.reset();
-    }
+    if (phase == Phase::settling) go_first_.reset();  // it runs there
     if (sink_ && phase != Phase::idle) sink_(progress());
 }
 

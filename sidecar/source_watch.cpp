@@ -97,6 +97,7 @@ Task<void> SourceMigration::watch_process() {
 
 Task<void> SourceMigration::limit_pause() {
     if (!co_await core::sleep_for(loop_, limits::pause_max, watchers_stop_.get_token())) co_return;
+    go_first_.reset();
     if (state_.phase == Phase::stopped || state_.phase == Phase::switching) {
         note_failure(core::fail(Errc::timed_out, "the guest was stopped for {} ms, the limit",
                                 limits::pause_max.count())
