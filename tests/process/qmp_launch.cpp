@@ -10,6 +10,8 @@
 #include <array>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <regex>
 #include <set>
 
@@ -140,6 +142,18 @@ TEST_CASE("a QEMU that dies early is quoted", "[qmp][launch]") {
               std::string::npos);
         CHECK(error.what.find('\n') == std::string::npos);
     }
+}
+
+TEST_CASE("one that closes its monitor and hangs is ended, and told as that", "[qmp][launch]") {
+    Attempt attempt;
+    auto const script = attempt.directory.file("hangs");
+    std::ofstream(script) << "#!/bin/sh\necho last words >&2\nexec " << qmp::qmp_fd_in_qemu
+                          << "<&-\nexec tail -f /dev/null\n";
+    std::filesystem::permissions(script, std::filesystem::perms::owner_all);
+    auto const error = attempt.fails(attempt.request({script}));
+    CHECK(error.code == Errc::closed);
+    CHECK(error.what.find("closed its monitor (") != std::string::npos);
+    CHECK(error.what.find("did not end in 5 s, and was killed: last words") != std::string::npos);
 }
 
 TEST_CASE("a stale socket is no obstacle", "[qmp][launch]") {
