@@ -62,7 +62,8 @@ Result distance(Options const& options);
 
 /// Latencies of the guest's own writes, in milliseconds, while its disk is copied and while the
 /// destination is frozen meanwhile. Peer: QEMU's blockdev-mirror, copy-mode=write-blocking and
-/// background, and nbdcopy reading the disk's file; floor: the same guest when nothing is copied.
+/// background, and nbdcopy reading the disk's file, beside the guest or on the destination's
+/// processor; floor: the same guest when nothing is copied.
 Result guest_impact(Options const& options);
 
 /// What a client sees while a guest is moved there and back: datagrams lost, twice and out of

@@ -22,13 +22,15 @@ constexpr std::uint64_t gib = 1024 * mib;
 constexpr std::uint64_t run_bytes = 16 * mib;
 constexpr auto copy_limit = std::chrono::minutes(5);
 
-/// A disk's contents.
+/// A disk's contents, and how they travel.
 struct Contents {
     char const* name;
     std::uint64_t bytes;
     bool holes;
+    bool encrypted;
 };
-constexpr Contents contents[] = {{"half", 4 * gib, true}, {"full", 2 * gib, false}};
+constexpr Contents contents[] = {
+    {"half", 4 * gib, true, false}, {"full", 2 * gib, false, false}, {"tls", 2 * gib, false, true}};
 
 struct Where {
     char const* name;
@@ -77,16 +79,20 @@ Copied mirrored(BulkPair& pair, bool images_by_nbd) {
     options.epoch = "bench";
     options.images_by_nbd = images_by_nbd;
     storage::Mirror mirror(pair.loop(), pair.source(), {{"d0", "d0", "raw", pair.bytes(), "d0"}},
-                           {"127.0.0.1", pair.port(), "", ""}, options);
+                           pair.target(), options);
     PeakMemory::reset();
     pair.must(mirror.prepare(deadline));
+    double const own_before = BulkPair::own_cpu_seconds();
+    double const there_before = pair.target_loop_seconds();
     auto const begun = core::Clock::now();
     auto const near = pair.must(mirror.copy_until_near(deadline));
     double const seconds = std::chrono::duration<double>(core::Clock::now() - begun).count();
     double const rss = PeakMemory::mib_since();
+    double const own = BulkPair::own_cpu_seconds() - own_before;
+    double const there = pair.target_loop_seconds() - there_before;
     if (!near.near) throw lab::Failure("an idle disk did not become near");
     pair.must(mirror.drop(deadline));
-    return {seconds, 0, rss};
+    return {seconds, 0, own, there, rss};
 }
 
 struct Mover {
@@ -99,13 +105,16 @@ constexpr Mover peers[] = {{"nbdcopy", [](BulkPair& pair) { return pair.nbdcopy(
                            {"mirror", [](BulkPair& pair) { return pair.mirror(); }},
                            {"ours by NBD", [](BulkPair& pair) { return mirrored(pair, true); }}};
 
-/// One situation: for each peer a row of speed and one of processor time, and one row of memory.
+/// One situation: for each peer a row of speed and one of processor time; one of the processor time
+/// of our one loop, its peer the loop of the destination's QEMU; and one of memory.
 class Situation {
 public:
-    Situation(std::string name, std::string qemu, std::uint64_t bytes)
+    Situation(std::string name, std::string qemu, std::uint64_t bytes, bool encrypted)
         : name_(std::move(name)),
           qemu_(std::move(qemu)),
           bytes_(bytes),
+          encrypted_(encrypted),
+          loops_{name_, "cpu loops", "ms/GB", {}, {}, {}},
           memory_{name_, "peak rss", "MiB", {}, {}, {}} {
         for (auto const& peer : peers) {
             rates_.push_back({name_, std::string("vs ") + peer.name, "MB/s", {}, {}, {}});
@@ -116,7 +125,7 @@ public:
     /// A copy that is compared and not measured: it also brings the machine's memory in, which the
     /// first to touch it pays for.
     void warm_up(core::Loop& loop, lab::fs::path const& directory) {
-        BulkPair pair(loop, qemu_, directory, bytes_);
+        BulkPair pair(loop, qemu_, directory, bytes_, {.encrypted = encrypted_});
         (void)ours.copy(pair);
         pair.compare();
     }
@@ -128,6 +137,8 @@ public:
             auto const turn = (i + number) % count;
             copied[turn] = copy(loop, directory, turn == 0 ? ours : peers[turn - 1]);
         }
+        loops_.ours.push_back(copied[0].own_cpu_seconds * 1000 / gigabytes());
+        loops_.peer.push_back(copied[0].target_loop_seconds * 1000 / gigabytes());
         memory_.ours.push_back(copied[0].rss_mib);
         memory_.peer.push_back(copied[1].rss_mib);
         for (std::size_t i = 0; i < std::size(peers); ++i) {
@@ -140,6 +151,7 @@ public:
     void add_rows(std::vector<Row>& rows) const {
         rows.insert(rows.end(), rates_.begin(), rates_.end());
         rows.insert(rows.end(), costs_.begin(), costs_.end());
+        rows.push_back(loops_);
         rows.push_back(memory_);
     }
 
@@ -152,7 +164,7 @@ private:
         return copied.cpu_seconds * 1000 / gigabytes();
     }
     Copied copy(core::Loop& loop, lab::fs::path const& directory, Mover const& mover) {
-        BulkPair pair(loop, qemu_, directory, bytes_);
+        BulkPair pair(loop, qemu_, directory, bytes_, {.encrypted = encrypted_});
         double const before = pair.cpu_seconds();
         auto copied = mover.copy(pair);
         copied.cpu_seconds = pair.cpu_seconds() - before;
@@ -164,8 +176,10 @@ private:
     std::string name_;
     std::string qemu_;
     std::uint64_t bytes_;
+    bool encrypted_;
     std::vector<Row> rates_;
     std::vector<Row> costs_;
+    Row loops_;
     Row memory_;
 };
 
@@ -183,7 +197,7 @@ Result bulk(Options const& options) {
             std::vector<Situation> situations;
             for (std::string const qemu : {"7.2", "10.0"}) {
                 auto const name = fmt::format("{} {} {}", qemu, where.name, what.name);
-                if (options.wants(name)) situations.emplace_back(name, qemu, bytes);
+                if (options.wants(name)) situations.emplace_back(name, qemu, bytes, what.encrypted);
             }
             if (situations.empty()) continue;
             fill(BulkPair::source_image(directory.path), what, bytes);

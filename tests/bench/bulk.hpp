@@ -10,6 +10,7 @@
 
 #include "core/loop.hpp"
 #include "qmp/client.hpp"
+#include "storage/mirror.hpp"
 #include "storage/target.hpp"
 #include "tests/support/command.hpp"
 
@@ -19,6 +20,8 @@ namespace bench {
 struct Copied {
     double seconds = 0;
     double cpu_seconds = 0;  ///< Of the copying process and both QEMUs.
+    double own_cpu_seconds = 0;  ///< Of the copying process alone, where it is this one.
+    double target_loop_seconds = 0;  ///< Of the thread in which the destination's QEMU takes it.
     double rss_mib = 0;  ///< The most memory the copying process had; 0: not known.
 };
 
@@ -34,11 +37,13 @@ struct Directory {
     lab::fs::path path;
 };
 
-/// Where the two QEMUs are: namespaces ("": this one), and the destination's address in its own.
+/// Where the two QEMUs are: namespaces ("": this one), and the destination's address in its own;
+/// and whether what goes to the destination is encrypted, as it is in a migration.
 struct Ends {
     std::string from_netns = {};
     std::string to_netns = {};
     std::string address = "127.0.0.1";
+    bool encrypted = false;
 };
 
 /// One copy's surroundings, fresh for each: the page cache of the source's image is warm, the
@@ -64,12 +69,19 @@ public:
     [[nodiscard]] core::Loop& loop() { return loop_; }
     [[nodiscard]] qmp::Client& source() { return *source_; }
     [[nodiscard]] std::string port() const { return std::to_string(port_); }
+    /// Where the destination takes the disk, "d0".
+    [[nodiscard]] storage::Destination const& target() const { return target_address_; }
     [[nodiscard]] std::string const& directory() const { return directory_; }
     [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
     /// Throws unless the destination's image equals the source's. Ends both QEMUs.
     void compare();
     /// Processor time that both QEMUs, this process and its ended children have had.
     [[nodiscard]] double cpu_seconds() const;
+    /// Of this process alone.
+    [[nodiscard]] static double own_cpu_seconds();
+    /// Of the main thread of the destination's QEMU: it receives, decrypts and hands the disk's
+    /// writes out.
+    [[nodiscard]] double target_loop_seconds() const;
 
     Copied nbdcopy();
     Copied convert();
@@ -78,7 +90,9 @@ public:
 private:
     void connect(Ends const& ends);
     void end();
+    std::string make_key();
     std::string export_source();
+    [[nodiscard]] std::string target_uri() const;
 
     core::Loop& loop_;
     std::string directory_;
@@ -89,6 +103,8 @@ private:
     std::unique_ptr<qmp::Client> destination_;
     std::optional<storage::Target> target_;
     int port_ = 0;
+    bool encrypted_;
+    storage::Destination target_address_;
 };
 
 }  // namespace bench

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "qmp/block.hpp"
+#include "sidecar/keys.hpp"
 #include "tests/bench/bulk.hpp"
 
 namespace bench {
@@ -73,7 +74,10 @@ Copied measure(std::vector<std::string> const& argv) {
     if (wait4(pid, &status, 0, &usage) != pid || status != 0) {
         throw lab::Failure(argv[0] + " failed");
     }
-    return {seconds_since(begun), 0, static_cast<double>(usage.ru_maxrss) / 1024};
+    Copied copied;
+    copied.seconds = seconds_since(begun);
+    copied.rss_mib = static_cast<double>(usage.ru_maxrss) / 1024;
+    return copied;
 }
 
 double seconds_of(int who) {
@@ -84,9 +88,10 @@ double seconds_of(int who) {
     return static_cast<double>(microseconds) / 1e6;
 }
 
-double seconds_of(lab::Daemon const& daemon) {
+/// `stat`: of a process, or of one of its threads.
+double seconds_of(std::string const& stat) {
     // proc(5): fields 14 and 15, the second being a name in brackets that may hold spaces.
-    auto const text = lab::read_file(fmt::format("/proc/{}/stat", daemon.pid()));
+    auto const text = lab::read_file(stat);
     std::istringstream fields(text.substr(text.rfind(')') + 1));
     std::string skipped;
     for (int field = 3; field < 14; ++field) fields >> skipped;
@@ -95,6 +100,12 @@ double seconds_of(lab::Daemon const& daemon) {
     fields >> user >> system;
     return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
+
+double seconds_of(lab::Daemon const& daemon) {
+    return seconds_of(fmt::format("/proc/{}/stat", daemon.pid()));
+}
+
+constexpr char const* key_epoch = "bench";
 
 }  // namespace
 
@@ -119,9 +130,15 @@ double BulkPair::cpu_seconds() const {
            seconds_of(RUSAGE_CHILDREN);
 }
 
+double BulkPair::own_cpu_seconds() { return seconds_of(RUSAGE_SELF); }
+
+double BulkPair::target_loop_seconds() const {
+    return seconds_of(fmt::format("/proc/{0}/task/{0}/stat", to_->pid()));
+}
+
 BulkPair::BulkPair(core::Loop& loop, std::string const& qemu, lab::fs::path const& directory,
                    std::uint64_t bytes, Ends const& ends)
-    : loop_(loop), directory_(directory), bytes_(bytes) {
+    : loop_(loop), directory_(directory), bytes_(bytes), encrypted_(ends.encrypted) {
     auto const image = directory / "target.raw";
     lab::fs::remove(image);
     lab::write_file(image, "");
@@ -140,8 +157,25 @@ void BulkPair::connect(Ends const& ends) {
     source_ = must(qmp::Client::connect(loop_, directory_ + "/source.qmp", soon()));
     destination_ = must(qmp::Client::connect(loop_, directory_ + "/target.qmp", soon()));
     target_.emplace(loop_, *destination_, std::vector<storage::TargetDisk>{{"d0", "d0"}});
+    std::string creds;
+    if (encrypted_) {
+        target_address_.psk_username = sidecar::key_user;
+        target_address_.psk_file = make_key();
+        creds = sidecar::key_object(key_epoch);
+    }
     lab::Visit const there(ends.to_netns);
-    port_ = must(target_->open(ends.address, "", soon()));
+    port_ = must(target_->open(ends.address, creds, soon()));
+    target_address_.host = ends.address;
+    target_address_.port = port();
+}
+
+// As a migration's: the destination chooses the cipher, for whoever copies.
+std::string BulkPair::make_key() {
+    auto const made = sidecar::write_key(directory_ + "/key", std::string(64, 'c'));
+    if (!made) throw lab::Failure(made.error().sentence());
+    must(sidecar::add_key_object(*source_, directory_ + "/key", "client", key_epoch, soon()));
+    must(sidecar::add_key_object(*destination_, directory_ + "/key", "server", key_epoch, soon()));
+    return sidecar::key_file(directory_ + "/key");
 }
 
 void BulkPair::end() {
@@ -171,25 +205,39 @@ std::string BulkPair::export_source() {
 
 Copied BulkPair::nbdcopy() {
     return measure({"nbdcopy", "--flush", "--connections=4", "--requests=64",
-                    "--request-size=262144", export_source(),
-                    fmt::format("nbd://127.0.0.1:{}/d0", port_)});
+                    "--request-size=262144", export_source(), target_uri()});
 }
 
 Copied BulkPair::convert() {
-    return measure({"qemu-img", "convert", "-n", "-W", "-m", "16", "-f", "raw", "-O", "raw",
-                    export_source(), fmt::format("nbd://127.0.0.1:{}/d0", port_)});
+    std::vector<std::string> argv{"qemu-img", "convert", "-n", "-W", "-m", "16"};
+    auto options = fmt::format("driver=nbd,host=127.0.0.1,port={},export=d0", port_);
+    if (encrypted_) {
+        auto const key = sidecar::key_object(key_epoch);
+        argv.insert(
+            argv.end(),
+            {"--object", fmt::format("tls-creds-psk,id={},dir={}/key,endpoint=client,username={}",
+                                     key, directory_, sidecar::key_user)});
+        options += ",tls-creds=" + key;
+    }
+    argv.insert(argv.end(), {"-f", "raw", export_source(), "--target-image-opts", options});
+    return measure(argv);
+}
+
+std::string BulkPair::target_uri() const {
+    if (!encrypted_) return fmt::format("nbd://127.0.0.1:{}/d0", port_);
+    return fmt::format("nbds://{}@127.0.0.1:{}/d0?tls-psk-file={}", sidecar::key_user, port_,
+                       target_address_.psk_file);
 }
 
 // In QEMU itself: what it needs in memory is not told apart from the guest's.
 Copied BulkPair::mirror() {
     auto events = source_->subscribe({"BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"});
-    must(qmp::blockdev_add(
-        *source_,
-        Json::object({{"driver", "nbd"},
-                      {"node-name", "there"},
-                      {"server", qmp::inet_address("127.0.0.1", std::to_string(port_))},
-                      {"export", "d0"}}),
-        soon()));
+    auto there = Json::object({{"driver", "nbd"},
+                               {"node-name", "there"},
+                               {"server", qmp::inet_address("127.0.0.1", port())},
+                               {"export", "d0"}});
+    if (encrypted_) there.set("tls-creds", sidecar::key_object(key_epoch));
+    must(qmp::blockdev_add(*source_, there, soon()));
     auto const begun = core::Clock::now();
     must(source_->execute(
         "blockdev-mirror",

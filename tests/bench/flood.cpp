@@ -105,6 +105,17 @@ double Flood::bytes_per_second(double from_ms, double span_ms) const {
     return (bytes_at(from_ms + span_ms) - bytes_at(from_ms)) / span_ms * 1000;
 }
 
+double Flood::longest_silence_ms(double before_ms) const {
+    double longest = 0;
+    double last = marks_.front().at_ms;
+    for (auto const& mark : marks_) {
+        longest = std::max(longest, std::min(mark.at_ms, before_ms) - last);
+        if (mark.at_ms >= before_ms) break;
+        last = mark.at_ms;
+    }
+    return std::max(longest, before_ms - marks_.back().at_ms);
+}
+
 double Flood::reached_after_ms(double from_ms, double wanted, double window_ms) const {
     double const last = marks_.back().at_ms - window_ms;
     for (double at = from_ms; at <= last; at += mark_ms) {

@@ -34,6 +34,8 @@ public:
     /// How long after `from_ms` a span of `window_ms` begins in which as much came as `wanted`
     /// bytes per second; -1: never.
     [[nodiscard]] double reached_after_ms(double from_ms, double wanted, double window_ms) const;
+    /// The longest time before that moment in which nothing came; after finish().
+    [[nodiscard]] double longest_silence_ms(double before_ms) const;
 
 private:
     /// Bytes that had come at a moment of the wall's clock.

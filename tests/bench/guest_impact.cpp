@@ -1,8 +1,8 @@
 // guest-impact: what a guest's own writes cost while its disk is copied, and while the destination
 // is frozen meanwhile; ours beside QEMU's mirror in both of its modes, and beside a bare copy of
-// the disk's file. The guest measures: a synchronous 4 KiB write by O_DIRECT, at a modest rate,
-// timed by the guest's own clock. Every byte that arrived is compared at the end of each copy but
-// the bare.
+// the disk's file, on the guest's host or wholly on the other. The guest measures: a synchronous 4
+// KiB write by O_DIRECT, at a modest rate, timed by the guest's own clock. Every byte that arrived
+// is compared at the end of each copy but the bare.
 #include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -118,6 +118,17 @@ lab::GuestOptions guest_of(std::string const& qemu) {
             .alive_ms = 2000};  // or its own lines would be what lies beyond the p99
 }
 
+constexpr unsigned source_processor = 0;
+constexpr unsigned destination_processor = 1;
+
+/// What that host receives is worked on there.
+void receive_on(lab::Host const& host, unsigned processor) {
+    (void)lab::must_run(
+        {"sh", "-c",
+         fmt::format("echo {:x} >/sys/class/net/up0/queues/rx-0/rps_cpus", 1U << processor)},
+        {host.netns, {}});
+}
+
 /// Everything that runs on that host, and what it starts, on one processor, and what it receives
 /// as well: so that the guest meets its own host's work, and not the destination's, which in life
 /// is another machine.
@@ -126,10 +137,7 @@ void pin(lab::Host const& host, unsigned processor) {
     cpu_set_t only;
     CPU_ZERO(&only);
     CPU_SET(processor, &only);
-    (void)lab::must_run(
-        {"sh", "-c",
-         fmt::format("echo {:x} >/sys/class/net/up0/queues/rx-0/rps_cpus", 1U << processor)},
-        {host.netns, {}});
+    receive_on(host, processor);
     for (auto const& seen : lab::processes_in(host.netns)) {
         auto const tasks = fmt::format("/proc/{}/task", seen.pid);
         std::error_code ended;  // it was there a moment ago
@@ -143,8 +151,8 @@ void pin(lab::Host const& host, unsigned processor) {
 }
 
 void pin(lab::Lab const& net) {
-    pin(net.a(), 0);
-    pin(net.b(), 1);
+    pin(net.a(), source_processor);
+    pin(net.b(), destination_processor);
 }
 
 /// Both windows, and that the copy was under way in all of them.
@@ -220,19 +228,22 @@ Impact mirror(std::string const& qemu, char const* copy_mode) {
 }
 
 /// Not a mover: the disk's bytes, read from its file and sent, plain, by a program that knows
-/// nothing of the guest and gives way to it as far as ours does. No proof of what is possible: it
-/// takes more processor time than ours.
-Impact bare(std::string const& qemu) {
+/// nothing of the guest and gives way to it as far as ours does. On the guest's own processor it is
+/// no proof of what is possible, for it takes more processor time than ours. On the destination's
+/// it is what the guest feels of its host being half of a machine: nothing of that copy runs where
+/// the guest does.
+Impact bare(std::string const& qemu, unsigned processor) {
     Unmoved one(qemu);
     Pair& pair = one.pair;
     serve_disk(one.destination);
+    receive_on(pair.net.a(), processor);
     // taskset: it is started by us, who are on both processors.
     lab::Daemon copy("bare",
                      {"sh", "-c",
-                      fmt::format("echo {0} >/proc/self/autogroup; exec taskset -c 0 nice -n {0} "
+                      fmt::format("echo {0} >/proc/self/autogroup; exec taskset -c {3} nice -n {0} "
                                   "nbdcopy --connections=4 {1} '{2}'",
                                   sidecar::limits::copy_nice_steps,
-                                  one.image(pair.net.a()).string(), disk_uri(pair))},
+                                  one.image(pair.net.a()).string(), disk_uri(pair), processor)},
                      pair.net.a().place(), pair.net.a().logs);
     lab::wait_until("the copy's first bytes", copy_limit, [&] {
         struct stat target{};
@@ -250,11 +261,12 @@ struct Mover {
     char const* name;
     Impact (*run)(std::string const& qemu);
 };
-constexpr std::array<Mover, 4> movers{{
+constexpr std::array<Mover, 5> movers{{
     {"ours", ours},
     {"blocking", [](std::string const& qemu) { return mirror(qemu, "write-blocking"); }},
     {"backgr.", [](std::string const& qemu) { return mirror(qemu, "background"); }},
-    {"bare", bare},
+    {"bare", [](std::string const& qemu) { return bare(qemu, source_processor); }},
+    {"elsewhere", [](std::string const& qemu) { return bare(qemu, destination_processor); }},
 }};
 using Impacts = std::array<Impact, movers.size()>;
 
