@@ -82,17 +82,16 @@ Copied mirrored(BulkPair& pair, bool images_by_nbd) {
                            pair.target(), options);
     PeakMemory::reset();
     pair.must(mirror.prepare(deadline));
-    double const own_before = BulkPair::own_cpu_seconds();
-    double const there_before = pair.target_loop_seconds();
     auto const begun = core::Clock::now();
     auto const near = pair.must(mirror.copy_until_near(deadline));
     double const seconds = std::chrono::duration<double>(core::Clock::now() - begun).count();
     double const rss = PeakMemory::mib_since();
-    double const own = BulkPair::own_cpu_seconds() - own_before;
-    double const there = pair.target_loop_seconds() - there_before;
     if (!near.near) throw lab::Failure("an idle disk did not become near");
     pair.must(mirror.drop(deadline));
-    return {seconds, 0, own, there, rss};
+    Copied copied;
+    copied.seconds = seconds;
+    copied.rss_mib = rss;
+    return copied;
 }
 
 struct Mover {
@@ -166,8 +165,12 @@ private:
     Copied copy(core::Loop& loop, lab::fs::path const& directory, Mover const& mover) {
         BulkPair pair(loop, qemu_, directory, bytes_, {.encrypted = encrypted_});
         double const before = pair.cpu_seconds();
+        double const own_before = BulkPair::own_cpu_seconds();
+        double const loop_before = pair.target_loop_seconds();
         auto copied = mover.copy(pair);
         copied.cpu_seconds = pair.cpu_seconds() - before;
+        copied.own_cpu_seconds = BulkPair::own_cpu_seconds() - own_before;
+        copied.target_loop_seconds = pair.target_loop_seconds() - loop_before;
         fmt::print(stderr, "{}: {} {:.0f} MB/s, {:.0f} ms/GB, {:.0f} MiB\n", name_, mover.name,
                    rate(copied), cost(copied), copied.rss_mib);
         return copied;

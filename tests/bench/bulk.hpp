@@ -20,7 +20,7 @@ namespace bench {
 struct Copied {
     double seconds = 0;
     double cpu_seconds = 0;  ///< Of the copying process and both QEMUs.
-    double own_cpu_seconds = 0;  ///< Of the copying process alone, where it is this one.
+    double own_cpu_seconds = 0;  ///< Of this process alone: all of the copying where that is ours.
     double target_loop_seconds = 0;  ///< Of the thread in which the destination's QEMU takes it.
     double rss_mib = 0;  ///< The most memory the copying process had; 0: not known.
 };
@@ -68,7 +68,7 @@ public:
 
     [[nodiscard]] core::Loop& loop() { return loop_; }
     [[nodiscard]] qmp::Client& source() { return *source_; }
-    [[nodiscard]] std::string port() const { return std::to_string(port_); }
+    [[nodiscard]] std::string port() const { return target_address_.port; }
     /// Where the destination takes the disk, "d0".
     [[nodiscard]] storage::Destination const& target() const { return target_address_; }
     [[nodiscard]] std::string const& directory() const { return directory_; }
@@ -92,6 +92,7 @@ private:
     void end();
     std::string make_key();
     std::string export_source();
+    [[nodiscard]] bool encrypted() const { return !target_address_.psk_file.empty(); }
     [[nodiscard]] std::string target_uri() const;
 
     core::Loop& loop_;
@@ -102,8 +103,6 @@ private:
     std::unique_ptr<qmp::Client> source_;
     std::unique_ptr<qmp::Client> destination_;
     std::optional<storage::Target> target_;
-    int port_ = 0;
-    bool encrypted_;
     storage::Destination target_address_;
 };
 

@@ -138,7 +138,7 @@ double BulkPair::target_loop_seconds() const {
 
 BulkPair::BulkPair(core::Loop& loop, std::string const& qemu, lab::fs::path const& directory,
                    std::uint64_t bytes, Ends const& ends)
-    : loop_(loop), directory_(directory), bytes_(bytes), encrypted_(ends.encrypted) {
+    : loop_(loop), directory_(directory), bytes_(bytes) {
     auto const image = directory / "target.raw";
     lab::fs::remove(image);
     lab::write_file(image, "");
@@ -158,15 +158,15 @@ void BulkPair::connect(Ends const& ends) {
     destination_ = must(qmp::Client::connect(loop_, directory_ + "/target.qmp", soon()));
     target_.emplace(loop_, *destination_, std::vector<storage::TargetDisk>{{"d0", "d0"}});
     std::string creds;
-    if (encrypted_) {
+    if (ends.encrypted) {
         target_address_.psk_username = sidecar::key_user;
         target_address_.psk_file = make_key();
         creds = sidecar::key_object(key_epoch);
     }
     lab::Visit const there(ends.to_netns);
-    port_ = must(target_->open(ends.address, creds, soon()));
+    int const port = must(target_->open(ends.address, creds, soon()));
     target_address_.host = ends.address;
-    target_address_.port = port();
+    target_address_.port = std::to_string(port);
 }
 
 // As a migration's: the destination chooses the cipher, for whoever copies.
@@ -210,8 +210,8 @@ Copied BulkPair::nbdcopy() {
 
 Copied BulkPair::convert() {
     std::vector<std::string> argv{"qemu-img", "convert", "-n", "-W", "-m", "16"};
-    auto options = fmt::format("driver=nbd,host=127.0.0.1,port={},export=d0", port_);
-    if (encrypted_) {
+    auto options = fmt::format("driver=nbd,host=127.0.0.1,port={},export=d0", port());
+    if (encrypted()) {
         auto const key = sidecar::key_object(key_epoch);
         argv.insert(
             argv.end(),
@@ -224,8 +224,8 @@ Copied BulkPair::convert() {
 }
 
 std::string BulkPair::target_uri() const {
-    if (!encrypted_) return fmt::format("nbd://127.0.0.1:{}/d0", port_);
-    return fmt::format("nbds://{}@127.0.0.1:{}/d0?tls-psk-file={}", sidecar::key_user, port_,
+    if (!encrypted()) return fmt::format("nbd://127.0.0.1:{}/d0", port());
+    return fmt::format("nbds://{}@127.0.0.1:{}/d0?tls-psk-file={}", sidecar::key_user, port(),
                        target_address_.psk_file);
 }
 
@@ -236,7 +236,7 @@ Copied BulkPair::mirror() {
                                {"node-name", "there"},
                                {"server", qmp::inet_address("127.0.0.1", port())},
                                {"export", "d0"}});
-    if (encrypted_) there.set("tls-creds", sidecar::key_object(key_epoch));
+    if (encrypted()) there.set("tls-creds", sidecar::key_object(key_epoch));
     must(qmp::blockdev_add(*source_, there, soon()));
     auto const begun = core::Clock::now();
     must(source_->execute(

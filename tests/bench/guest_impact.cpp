@@ -119,7 +119,8 @@ lab::GuestOptions guest_of(std::string const& qemu) {
 }
 
 constexpr unsigned source_processor = 0;
-constexpr unsigned destination_processor = 1;
+/// The same where there is only one.
+unsigned destination_processor() { return std::thread::hardware_concurrency() < 2 ? 0 : 1; }
 
 /// What that host receives is worked on there.
 void receive_on(lab::Host const& host, unsigned processor) {
@@ -133,7 +134,6 @@ void receive_on(lab::Host const& host, unsigned processor) {
 /// as well: so that the guest meets its own host's work, and not the destination's, which in life
 /// is another machine.
 void pin(lab::Host const& host, unsigned processor) {
-    if (std::thread::hardware_concurrency() < 2) return;
     cpu_set_t only;
     CPU_ZERO(&only);
     CPU_SET(processor, &only);
@@ -152,7 +152,7 @@ void pin(lab::Host const& host, unsigned processor) {
 
 void pin(lab::Lab const& net) {
     pin(net.a(), source_processor);
-    pin(net.b(), destination_processor);
+    pin(net.b(), destination_processor());
 }
 
 /// Both windows, and that the copy was under way in all of them.
@@ -266,7 +266,7 @@ constexpr std::array<Mover, 5> movers{{
     {"blocking", [](std::string const& qemu) { return mirror(qemu, "write-blocking"); }},
     {"backgr.", [](std::string const& qemu) { return mirror(qemu, "background"); }},
     {"bare", [](std::string const& qemu) { return bare(qemu, source_processor); }},
-    {"elsewhere", [](std::string const& qemu) { return bare(qemu, destination_processor); }},
+    {"elsewhere", [](std::string const& qemu) { return bare(qemu, destination_processor()); }},
 }};
 using Impacts = std::array<Impact, movers.size()>;
 
