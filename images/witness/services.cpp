@@ -162,6 +162,7 @@ struct Services::Session {
     bool source;
     Traffic& count;
     std::vector<std::byte> waiting;  // to be sent
+    bool full = false;  // the kernel took no more of it when it was last asked
     std::uint64_t next_record = 0;
     std::uint64_t due_ns = now_ns();
     std::uint32_t events = EPOLLIN;  // what epoll was told to wait for
@@ -222,7 +223,8 @@ bool Services::serve(Session& session) {
         if (!session.waiting.empty()) {
             const ssize_t sent =
                 send(session.fd, session.waiting.data(), session.waiting.size(), MSG_NOSIGNAL);
-            if (sent < 0 && errno == EAGAIN) return true;
+            session.full = sent < 0 && errno == EAGAIN;
+            if (session.full) return true;
             if (sent < 0) {
                 ++session.count.tcp_failed;
                 return false;
@@ -278,8 +280,11 @@ void Services::run_traffic() {
             std::ranges::any_of(sessions_, [](const auto& s) { return s->source; });
         const bool waiting =
             std::ranges::any_of(sessions_, [](const auto& s) { return !s->waiting.empty(); });
-        const int count = epoll_wait(epoll, events.data(), static_cast<int>(events.size()),
-                                     producing || waiting ? source_turn_ms : -1);
+        const bool sendable = std::ranges::any_of(
+            sessions_, [](const auto& s) { return !s->waiting.empty() && !s->full; });
+        const int wait_ms = sendable ? 0 : producing || waiting ? source_turn_ms : -1;
+        const int count =
+            epoll_wait(epoll, events.data(), static_cast<int>(events.size()), wait_ms);
         std::vector<const Session*> ended;
         for (int i = 0; i < count; ++i) {
             const std::uint64_t tag = events[static_cast<std::size_t>(i)].data.u64;
@@ -304,9 +309,12 @@ void Services::run_traffic() {
             return !session->waiting.empty() && !serve(*session);
         });
         // While something waits to be sent nothing is read: what came would wake us again and
-        // again, and ahead of all else there would be no time left for it to go.
+        // again, and ahead of all else there would be no time left for it to go. Nor are we told
+        // more than once that it can be sent: a kernel short of TCP memory says so and takes
+        // nothing. We would ask again without end, and what frees memory would not run (the kernel
+        // gives all else 50 ms of each second then).
         for (const auto& session : sessions_) {
-            const std::uint32_t wanted = session->waiting.empty() ? EPOLLIN : EPOLLOUT;
+            const std::uint32_t wanted = session->waiting.empty() ? EPOLLIN : EPOLLOUT | EPOLLET;
             if (wanted == session->events) continue;
             epoll_event event{};
             event.events = session->events = wanted;
