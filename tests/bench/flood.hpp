@@ -29,6 +29,8 @@ public:
     /// Ends it. Throws when the session ended before, or something came back wrong.
     void finish();
 
+    /// Bytes that came back; after finish().
+    [[nodiscard]] std::uint64_t received() const { return received_; }
     /// What came back per second, from that moment on for `span_ms`; after finish().
     [[nodiscard]] double bytes_per_second(double from_ms, double span_ms) const;
     /// How long after `from_ms` a span of `window_ms` begins in which as much came as `wanted`

@@ -4,10 +4,12 @@
 // client, not from our own report.
 #include <array>
 #include <cstdio>
+#include <list>
 #include <ranges>
 #include <sstream>
 
 #include "tests/bench/bench.hpp"
+#include "tests/bench/flood.hpp"
 #include "tests/bench/handover_move.hpp"
 
 namespace bench {
@@ -42,6 +44,7 @@ struct Sight {
         double added_ms = 0;
         double tcp_ended = 0;
         double tcp_stall_ms = 0;
+        double bulk_megabytes = 0;  ///< That came back of the bulk streams, where there are.
     };
     std::array<Family, families.size()> families{};
     TcpSeen wire;  ///< Of all sessions, on the client's wire.
@@ -92,22 +95,28 @@ std::uint64_t backlog_drops() {
     return drops;
 }
 
-/// What the fast stream is like, and to which of the guest's addresses it goes.
+/// What the fast stream is like, to which of the guest's addresses it goes, and whether a bulk
+/// stream of TCP goes to each of them as well.
 struct Load {
     std::string period_ms;
     std::vector<std::string> addresses;
+    bool bulk = false;
 };
 Load const one_khz{"1", {lab::guest_ip4, lab::guest_ip6}};
+Load const mixed{"1", {lab::guest_ip4, lab::guest_ip6}, true};
 Load const twenty_khz{"0.05", {lab::guest_ip4}};
 
 /// Both probes together: the fast stream of datagrams, and a telephone call with a TCP session
-/// beside it.
+/// beside it; and the bulk streams.
 struct Client {
     Client(lab::Lab const& net, Load const& load)
         : fast(net, "probe-fast-" + lab::unique_suffix(), fast_line(load)),
           call(net, "probe-call-" + lab::unique_suffix(), load.addresses),
           wire(net.client_netns(), "up0", "inout", {"tcp", "port", "4798"},
-               net.directory() / ("tcp-" + lab::unique_suffix() + ".pcap")) {}
+               net.directory() / ("tcp-" + lab::unique_suffix() + ".pcap")) {
+        if (!load.bulk) return;
+        for (auto const& address : load.addresses) bulk.emplace_back(net, address);
+    }
     static lab::Argv fast_line(Load const& load) {
         lab::Argv argv{"--period", load.period_ms, "--no-tcp"};
         argv.insert(argv.end(), load.addresses.begin(), load.addresses.end());
@@ -119,6 +128,11 @@ struct Client {
         auto const udp = fast.finish();
         auto const tcp = call.finish();
         sight.add(udp, tcp);
+        auto* family = sight.families.data();
+        for (auto& stream : bulk) {
+            stream.finish();
+            (family++)->bulk_megabytes += static_cast<double>(stream.received()) / 1e6;
+        }
         fmt::print(stderr, "    {}: this machine's backlogs dropped {} frames\n", who,
                    backlog_drops() - drops_before);
         auto const segments = read_tcp(wire.finish());
@@ -160,6 +174,7 @@ struct Client {
     Probe fast;
     Probe call;
     Capture wire;
+    std::list<Flood> bulk;
     std::uint64_t drops_before = backlog_drops();
 };
 
@@ -232,6 +247,10 @@ void add_rows(Result& result, std::string const& name, Sight const& ours, Sight 
             [&](Sight const& one) { return one.families[f].tcp_ended; });
         add(family, "tcp stall", "ms",
             [&](Sight const& one) { return one.families[f].tcp_stall_ms; });
+        if (ours.families[f].bulk_megabytes > 0) {
+            add(family, "bulk, and back", "MB",
+                [&](Sight const& one) { return one.families[f].bulk_megabytes; });
+        }
     }
     for (std::size_t i = 0; i < frame_counts.size(); ++i) {
         add(name, fmt::format("frames {}", frame_counts[i]), "frames",
@@ -296,6 +315,9 @@ Result handover(Options const& options) {
     int const moves = options.runs(moves_full, moves_quick);
     for (auto const& qemu : qemus) {
         if (options.wants(qemu + " 1 kHz")) compare(result, qemu, qemu, one_khz, moves);
+        if (options.wants(qemu + " mixed")) {
+            compare(result, qemu + " mixed", qemu, mixed, moves);
+        }
         if (options.wants(qemu + " 20 kHz")) {
             compare(result, qemu + " 20k", qemu, twenty_khz, std::min(moves, moves_at_20_khz));
         }

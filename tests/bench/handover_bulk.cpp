@@ -20,9 +20,8 @@ constexpr double before_ms = 1000;
 /// ...and has come back when a window of so long carries `share` of that.
 constexpr double window_ms = 50;
 constexpr double share = 0.9;
-/// A guest whose streams stand still for so long before STOP has a fault of its own: QEMU 7.2's
-/// emulated network card does so under such a load, alone, and moved or not
-/// (docs/architecture.md). Such a session is told, and counts for nothing else.
+/// Streams that stand still for so long before STOP say nothing of the move. Such a session is
+/// told, and counts for nothing else.
 constexpr double silence_max_ms = 400;
 
 struct Seen {
@@ -73,11 +72,7 @@ public:
         ipv6_.finish();
         auto const packets = wire_.finish();
         auto const timeouts = kernel_timeouts(net_) - timeouts_before_;
-        double const silence = std::max(ipv4_.longest_silence_ms(move.at.stopped_ms),
-                                        ipv6_.longest_silence_ms(move.at.stopped_ms));
-        if (silence > silence_max_ms) {
-            fmt::print(stderr, "    {}: stood still for {:.0f} ms before STOP: not counted\n", who,
-                       silence);
+        if (stood_still(who, move)) {
             ++seen.stood_still;
             return;
         }
@@ -96,6 +91,23 @@ public:
     }
 
 private:
+    /// Says so, and whether each came back behind RESUME.
+    bool stood_still(char const* who, Moved const& move) const {
+        double longest = 0;
+        for (auto const* flood : {&ipv4_, &ipv6_}) {
+            longest = std::max(longest, flood->longest_silence_ms(move.at.stopped_ms));
+        }
+        if (longest <= silence_max_ms) return false;
+        std::size_t family = 0;
+        for (auto const* flood : {&ipv4_, &ipv6_}) {
+            fmt::print(stderr,
+                       "    {} {}: nothing for {:.0f} ms before STOP, {:.1f} MB/s behind RESUME: "
+                       "not counted\n",
+                       who, families[family++], flood->longest_silence_ms(move.at.stopped_ms),
+                       flood->bytes_per_second(move.at.resumed_ms, before_ms) / 1e6);
+        }
+        return true;
+    }
     void note_streams(char const* who, Moved const& move, Seen& seen) const {
         std::size_t family = 0;
         for (auto const* flood : {&ipv4_, &ipv6_}) {
