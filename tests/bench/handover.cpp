@@ -128,10 +128,11 @@ struct Client {
         auto const udp = fast.finish();
         auto const tcp = call.finish();
         sight.add(udp, tcp);
-        auto* family = sight.families.data();
+        std::size_t family = 0;
         for (auto& stream : bulk) {
             stream.finish();
-            (family++)->bulk_megabytes += static_cast<double>(stream.received()) / 1e6;
+            auto& of = sight.families[family++];
+            of.bulk_megabytes += static_cast<double>(stream.received()) / 1e6;
         }
         fmt::print(stderr, "    {}: this machine's backlogs dropped {} frames\n", who,
                    backlog_drops() - drops_before);

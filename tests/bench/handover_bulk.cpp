@@ -20,8 +20,8 @@ constexpr double before_ms = 1000;
 /// ...and has come back when a window of so long carries `share` of that.
 constexpr double window_ms = 50;
 constexpr double share = 0.9;
-/// Streams that stand still for so long before STOP say nothing of the move. Such a session is
-/// told, and counts for nothing else.
+/// With streams that stood still for so long before STOP what they carry behind RESUME cannot be
+/// compared. Such a session is told and counted; its segments and timeouts count as all others'.
 constexpr double silence_max_ms = 400;
 
 struct Seen {
@@ -32,7 +32,7 @@ struct Seen {
     std::array<Stream, families.size()> streams;
     TcpSeen wire;
     std::uint64_t kernel_timeouts = 0;  ///< At the client.
-    std::size_t stood_still = 0;  ///< Sessions that did before STOP, and are in nothing above.
+    std::size_t stood_still = 0;  ///< Sessions that did before STOP, and are not in `streams`.
 };
 
 /// Retransmission timeouts of the client's kernel: TcpExt TCPTimeouts of /proc/net/netstat, a line
@@ -74,9 +74,9 @@ public:
         auto const timeouts = kernel_timeouts(net_) - timeouts_before_;
         if (stood_still(who, move)) {
             ++seen.stood_still;
-            return;
+        } else {
+            note_streams(who, move, seen);
         }
-        note_streams(who, move, seen);
         auto const more = read_tcp(packets);
         fmt::print(
             stderr,
@@ -93,18 +93,17 @@ public:
 private:
     /// Says so, and whether each came back behind RESUME.
     bool stood_still(char const* who, Moved const& move) const {
-        double longest = 0;
-        for (auto const* flood : {&ipv4_, &ipv6_}) {
-            longest = std::max(longest, flood->longest_silence_ms(move.at.stopped_ms));
-        }
-        if (longest <= silence_max_ms) return false;
+        std::array const silences_ms{ipv4_.longest_silence_ms(move.at.stopped_ms),
+                                     ipv6_.longest_silence_ms(move.at.stopped_ms)};
+        if (std::ranges::max(silences_ms) <= silence_max_ms) return false;
         std::size_t family = 0;
         for (auto const* flood : {&ipv4_, &ipv6_}) {
             fmt::print(stderr,
                        "    {} {}: nothing for {:.0f} ms before STOP, {:.1f} MB/s behind RESUME: "
-                       "not counted\n",
-                       who, families[family++], flood->longest_silence_ms(move.at.stopped_ms),
+                       "not compared\n",
+                       who, families[family], silences_ms[family],
                        flood->bytes_per_second(move.at.resumed_ms, before_ms) / 1e6);
+            ++family;
         }
         return true;
     }
