@@ -39,8 +39,8 @@ bool set_session_nice(int value) {
     return file && ::write(file.get(), text.data(), text.size()) > 0;
 }
 
-/// How many of this thread's GoFirst live: guests move at the same time. `ahead_before` is the
-/// policy to come back to, if the first of them changed anything.
+/// How many of this thread's ScopedRealtime live: guests move at the same time. `ahead_before` is
+/// the policy to come back to, if the first of them changed anything.
 thread_local int ahead = 0;
 thread_local std::optional<int> ahead_before;
 
@@ -52,7 +52,7 @@ bool set_policy(int policy, int priority) {
 
 }  // namespace
 
-GiveWay::GiveWay(int steps) {
+ScopedNice::ScopedNice(int steps) {
     errno = 0;
     int const before = getpriority(PRIO_PROCESS, 0);
     if (before == -1 && errno != 0) return;
@@ -66,7 +66,7 @@ GiveWay::GiveWay(int steps) {
     }
 }
 
-GiveWay::~GiveWay() {
+ScopedNice::~ScopedNice() {
     if (before_ && setpriority(PRIO_PROCESS, 0, *before_) != 0) {
         log::warning("the nice value could not be set back to {}: {}", *before_, errno);
     }
@@ -76,7 +76,7 @@ GiveWay::~GiveWay() {
     }
 }
 
-GoFirst::GoFirst() {
+ScopedRealtime::ScopedRealtime() {
     if (ahead++ > 0) return;
     int const before = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
     // Who has a real-time priority already was given it by somebody who knows why.
@@ -86,7 +86,7 @@ GoFirst::GoFirst() {
     }
 }
 
-GoFirst::~GoFirst() {
+ScopedRealtime::~ScopedRealtime() {
     if (--ahead > 0 || !ahead_before) return;
     // Whoever is allowed by RLIMIT_RTPRIO alone cannot take back what its children do not get.
     if (!set_policy(*ahead_before, 0) && !set_policy(*ahead_before | SCHED_RESET_ON_FORK, 0)) {

@@ -1,5 +1,5 @@
-// GiveWay and GoFirst: this process behind the others of its machine, or ahead of them, for a
-// while. Used by the drivers: a guest shall not feel that its disk is copied, and one that is
+// ScopedNice and ScopedRealtime: this process behind the others of its machine, or ahead of them,
+// for a while. Used by the drivers: a guest shall not feel that its disk is copied, and one that is
 // stopped shall not wait for a processor that others have.
 #pragma once
 
@@ -12,12 +12,12 @@ namespace core {
 /// feature"), a nice value says nothing to other sessions: there the session gets the same steps,
 /// if this process leads it, as a service does. Nothing happens where it could not come back: that
 /// takes CAP_SYS_NICE or RLIMIT_NICE.
-class GiveWay {
+class ScopedNice {
 public:
-    explicit GiveWay(int steps);
-    ~GiveWay();
-    GiveWay(GiveWay const&) = delete;
-    GiveWay& operator=(GiveWay const&) = delete;
+    explicit ScopedNice(int steps);
+    ~ScopedNice();
+    ScopedNice(ScopedNice const&) = delete;
+    ScopedNice& operator=(ScopedNice const&) = delete;
 
 private:
     std::optional<int> before_;
@@ -28,12 +28,12 @@ private:
 /// need not wait for a processor that a program without one has. What it starts does not get it.
 /// For a time that is short, and mostly waiting. Nothing happens where that is not allowed: it
 /// takes CAP_SYS_NICE or RLIMIT_RTPRIO.
-class GoFirst {
+class ScopedRealtime {
 public:
-    GoFirst();
-    ~GoFirst();
-    GoFirst(GoFirst const&) = delete;
-    GoFirst& operator=(GoFirst const&) = delete;
+    ScopedRealtime();
+    ~ScopedRealtime();
+    ScopedRealtime(ScopedRealtime const&) = delete;
+    ScopedRealtime& operator=(ScopedRealtime const&) = delete;
 };
 
 }  // namespace core

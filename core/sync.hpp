@@ -1,6 +1,6 @@
-// What coroutines of one loop wait on besides the kernel: Event, Slots, sleep, and Scope, which
-// joins tasks. All wake-ups go through Loop::post, so that setting one never runs foreign code in
-// the caller's stack.
+// What coroutines of one loop wait on besides the kernel: Event, Semaphore, sleep, and TaskGroup,
+// which joins tasks. All wake-ups go through Loop::post, so that setting one never runs foreign
+// code in the caller's stack.
 #pragma once
 
 #include <deque>
@@ -89,9 +89,9 @@ private:
 };
 
 /// A counted number of places: requests in flight, bytes of buffers. acquire() waits its turn.
-class Slots {
+class Semaphore {
 public:
-    Slots(Loop& loop, std::size_t count) : loop_(loop), free_(count) {}
+    Semaphore(Loop& loop, std::size_t count) : loop_(loop), free_(count) {}
     /// After success the caller holds one place and gives it back with release().
     Task<Result<>> acquire(Deadline deadline) {
         while (free_ == 0) {
@@ -151,12 +151,12 @@ inline Task<Result<>> sleep_for(Loop& loop, Clock::duration span, std::stop_toke
 
 /// Tasks that run beside their owner. Must be joined before it is destroyed; to end them early
 /// their owner triggers the stop token it gave them.
-class Scope {
+class TaskGroup {
 public:
-    explicit Scope(Loop& loop) : loop_(loop), idle_(loop) { idle_.set(); }
-    ~Scope() { assert(running_ == 0); }
-    Scope(Scope const&) = delete;
-    Scope& operator=(Scope const&) = delete;
+    explicit TaskGroup(Loop& loop) : loop_(loop), idle_(loop) { idle_.set(); }
+    ~TaskGroup() { assert(running_ == 0); }
+    TaskGroup(TaskGroup const&) = delete;
+    TaskGroup& operator=(TaskGroup const&) = delete;
 
     /// Starts `task` in the next turn.
     void spawn(Task<void> task) {
@@ -184,7 +184,7 @@ private:
         };
         std::coroutine_handle<> handle;
     };
-    static Detached run(Scope& scope, Task<void> task) {
+    static Detached run(TaskGroup& scope, Task<void> task) {
         {
             Task<void> owned = std::move(task);
             co_await std::move(owned);

@@ -1,6 +1,6 @@
 // Task<T>: a lazy coroutine. It starts when awaited, hands control back by symmetric transfer, and
-// its frame is freed by its owner. Concurrency exists only through Scope (scope.hpp), which must be
-// joined.
+// its frame is freed by its owner. Concurrency exists only through TaskGroup (scope.hpp), which
+// must be joined.
 #pragma once
 
 #include <cassert>
@@ -87,7 +87,7 @@ public:
     };
     Awaiter operator co_await() && noexcept { return Awaiter(handle_); }
 
-    /// For Loop::run and Scope, which start a task from outside a coroutine.
+    /// For Loop::run and TaskGroup, which start a task from outside a coroutine.
     [[nodiscard]] Handle handle() const { return handle_; }
 
 private:

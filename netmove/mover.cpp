@@ -154,18 +154,18 @@ Result<GuestInterface> GuestInterface::from_json(Json const& json) {
     return out;
 }
 
-void Plan::add(std::unique_ptr<Mover> mover, std::size_t interface) {
+void MoverSet::add(std::unique_ptr<Mover> mover, std::size_t interface) {
     movers_.push_back(std::move(mover));
     interfaces_.push_back(interface);
 }
 
-void Plan::update(std::size_t interface, GuestInterface const& now) {
+void MoverSet::update(std::size_t interface, GuestInterface const& now) {
     for (std::size_t index = 0; index < movers_.size(); ++index) {
         if (interfaces_[index] == interface) movers_[index]->update(now);
     }
 }
 
-core::Task<Result<>> Plan::prepare(core::Deadline deadline) {
+core::Task<Result<>> MoverSet::prepare(core::Deadline deadline) {
     for (std::size_t i = 0; i < movers_.size(); ++i) {
         auto prepared = co_await movers_[i]->prepare(deadline);
         if (prepared) continue;
@@ -175,7 +175,7 @@ core::Task<Result<>> Plan::prepare(core::Deadline deadline) {
     co_return Result<>{};
 }
 
-Result<> Plan::fire() {
+Result<> MoverSet::fire() {
     fired_.clear();
     for (auto const& mover : movers_) {
         auto const began = core::Clock::now();
@@ -192,7 +192,7 @@ Result<> Plan::fire() {
     return {};
 }
 
-Result<> Plan::release() {
+Result<> MoverSet::release() {
     Result<> first;
     for (auto const& mover : movers_) {
         auto result = mover->release();
@@ -201,7 +201,7 @@ Result<> Plan::release() {
     return first;
 }
 
-core::Task<Result<>> Plan::settle(core::Deadline deadline) {
+core::Task<Result<>> MoverSet::settle(core::Deadline deadline) {
     Result<> first;
     for (auto const& mover : movers_) {
         auto result = co_await mover->settle(deadline);
@@ -210,7 +210,7 @@ core::Task<Result<>> Plan::settle(core::Deadline deadline) {
     co_return first;
 }
 
-Result<> Plan::rollback() {
+Result<> MoverSet::rollback() {
     fired_.clear();
     Result<> first;
     for (auto mover = movers_.rbegin(); mover != movers_.rend(); ++mover) {
@@ -220,7 +220,7 @@ Result<> Plan::rollback() {
     return first;
 }
 
-std::optional<core::Clock::time_point> Plan::fired_at() const {
+std::optional<core::Clock::time_point> MoverSet::fired_at() const {
     if (fired_.empty()) return std::nullopt;
     return fired_.back().at + fired_.back().took;
 }

@@ -1,5 +1,5 @@
 // Mover: moves a guest's presence on one kind of network, in four calls, one half of it on each
-// host. Plan: the movers of one guest, fired together.
+// host. MoverSet: the movers of one guest, fired together.
 //
 //   prepare()   everything slow, while the guest runs on the source
 //   fire()      at STOP: one packet or netlink message each; from then on the destination owns
@@ -107,7 +107,7 @@ struct Fired {
     std::vector<std::string> moved;
 };
 
-class Plan {
+class MoverSet {
 public:
     /// `interface`: which of the guest's it moves; one may need several movers.
     void add(std::unique_ptr<Mover> mover, std::size_t interface = 0);

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "qmp/command.hpp"
-#include "qmp/machine.hpp"
+#include "qmp/vm.hpp"
 
 namespace qmp {
 

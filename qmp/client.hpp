@@ -161,12 +161,12 @@ private:
     core::Event has_unsent_;
     core::Event ended_;
     core::Event idle_;
-    core::Slots fd_turn_;
+    core::Semaphore fd_turn_;
     std::size_t inside_ = 0;
     std::vector<std::weak_ptr<detail::Subscriber>> subscribers_;
     std::optional<core::Error> why_closed_;
     std::stop_source stop_;
-    core::Scope scope_;
+    core::TaskGroup scope_;
 };
 
 /// QEMU's error class ("GenericError", "CommandNotFound", "DeviceNotFound", ...) of an error of

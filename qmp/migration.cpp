@@ -2,7 +2,7 @@
 
 #include "qmp/command.hpp"
 #include "qmp/limits.hpp"
-#include "qmp/machine.hpp"
+#include "qmp/vm.hpp"
 
 namespace qmp {
 

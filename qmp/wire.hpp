@@ -43,7 +43,8 @@ struct Refusal {
 struct Occurrence {
     std::string name;
     Json data;
-    std::int64_t timestamp_us = -1;  ///< QEMU's clock since the epoch; -1: QEMU could not tell.
+    std::int64_t timestamp_us =
+        -1;  ///< QEMU's clock since the migration_id; -1: QEMU could not tell.
 };
 
 using Message = std::variant<Greeting, Return, Refusal, Occurrence>;

@@ -23,7 +23,7 @@ constexpr std::size_t placeholder_bytes = 512;
 
 }  // namespace
 
-Task<Result<>> Pace::pass(std::uint64_t bytes, Deadline deadline) {
+Task<Result<>> RateLimiter::pass(std::uint64_t bytes, Deadline deadline) {
     if (bytes_per_second_ == 0) co_return Result<>{};
     auto const now = core::Clock::now();
     free_at_ = std::max(free_at_, now);
@@ -34,7 +34,8 @@ Task<Result<>> Pace::pass(std::uint64_t bytes, Deadline deadline) {
     co_return Result<>{};
 }
 
-Copier::Copier(core::Loop& loop, Ends ends, Buffers& buffers, Pace* pace, CopyCounters& counters)
+Copier::Copier(core::Loop& loop, Ends ends, Buffers& buffers, RateLimiter* pace,
+               CopyCounters& counters)
     : ends_(std::move(ends)),
       buffers_(buffers),
       pace_(pace),
@@ -103,7 +104,7 @@ Task<void> Copier::copy_piece(Copier& self, Extent piece, Buffer buffer) {
     auto const length = static_cast<std::size_t>(piece.length);
     // Not from the disk, which the guest may have written since: it is what the destination has
     // that is recorded.
-    Reader& source = piece.held ? *self.ends_.base : self.ends_.source;
+    Reader& source = piece.in_backing ? *self.ends_.base : self.ends_.source;
     auto read = co_await source.read(buffer, length, piece.offset, *self.deadline_);
     self.note_read();
     if (!read) {
@@ -111,7 +112,7 @@ Task<void> Copier::copy_piece(Copier& self, Extent piece, Buffer buffer) {
     } else if (!self.error_) {
         if (self.table_) self.table_->record(piece.offset, buffer.bytes().first(length));
         Result<> written;
-        if (piece.held) {
+        if (piece.in_backing) {
             self.counters_.zero_bytes += piece.length;
         } else {
             written = co_await self.write_parts(piece, std::move(buffer));

@@ -15,9 +15,9 @@
 namespace storage {
 
 /// Bytes per second for all copiers that share it.
-class Pace {
+class RateLimiter {
 public:
-    explicit Pace(core::Loop& loop) : loop_(loop) {}
+    explicit RateLimiter(core::Loop& loop) : loop_(loop) {}
     /// 0: no limit.
     void set(std::uint64_t bytes_per_second) { bytes_per_second_ = bytes_per_second; }
     [[nodiscard]] std::uint64_t bytes_per_second() const { return bytes_per_second_; }
@@ -49,7 +49,8 @@ public:
         Reader* base = nullptr;  ///< Of held pieces: what the destination has of them already.
     };
     /// `pace` null: no limit of bandwidth. All must outlive the copier.
-    Copier(core::Loop& loop, Ends ends, Buffers& buffers, Pace* pace, CopyCounters& counters);
+    Copier(core::Loop& loop, Ends ends, Buffers& buffers, RateLimiter* pace,
+           CopyCounters& counters);
     /// Set, while run() goes on, as soon as nothing of the source is needed any more.
     void tell_all_read(core::Event& all_read) { all_read_ = &all_read; }
     /// Hashes of what is sent go into `table`; null: nothing is hashed. Pieces must be whole
@@ -90,7 +91,7 @@ private:
 
     Ends ends_;
     Buffers& buffers_;
-    Pace* pace_;
+    RateLimiter* pace_;
     CopyCounters& counters_;
     core::LinkedStop* stop_ = nullptr;
     std::optional<core::Deadline> deadline_;
@@ -102,7 +103,7 @@ private:
     core::Event* all_read_ = nullptr;
     BlockTable* table_ = nullptr;
     core::Event idle_;
-    core::Scope scope_;
+    core::TaskGroup scope_;
 };
 
 }  // namespace storage

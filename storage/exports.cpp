@@ -10,7 +10,7 @@
 #include "core/stream.hpp"
 #include "storage/limits.hpp"
 #include "storage/mirror.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 
 namespace storage {
 
@@ -52,7 +52,7 @@ Task<Result<>> delete_exports(core::Loop& loop, qmp::Client& client, std::vector
     CO_TRY(auto waiting, co_await present_exports(client, std::move(ids), deadline));
     std::vector<Task<Result<>>> tasks;
     for (auto const& id : waiting) tasks.push_back(delete_export(client, id, deadline));
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     while (!waiting.empty()) {
         CO_TRY(auto const event, co_await events.next(deadline));
         std::erase(waiting, event.data["id"].text_or(""));
@@ -94,18 +94,18 @@ Task<Result<std::vector<std::string>>> leftovers(qmp::Client& client, Deadline d
 }
 
 SourceExports::SourceExports(core::Loop& loop, qmp::Client& client, std::string directory,
-                             std::string epoch)
+                             std::string migration_id)
     : loop_(loop),
       client_(client),
       socket_path_(std::move(directory) + "/nbd.sock"),
-      epoch_(std::move(epoch)) {}
+      migration_id_(std::move(migration_id)) {}
 
 std::string SourceExports::bitmap_name(unsigned round) const {
-    return fmt::format("{}{}-b{}", name_prefix, epoch_, round);
+    return fmt::format("{}{}-b{}", name_prefix, migration_id_, round);
 }
 
 std::string SourceExports::export_id(std::string_view what, std::size_t disk) const {
-    return fmt::format("{}{}-{}-{}", name_prefix, epoch_, what, disk);
+    return fmt::format("{}{}-{}-{}", name_prefix, migration_id_, what, disk);
 }
 
 Task<Result<>> SourceExports::refuse_foreign_exports(Deadline deadline) {
@@ -126,7 +126,7 @@ Task<Result<std::optional<unsigned>>> SourceExports::adopt(std::vector<std::stri
                                                            unsigned round, Deadline deadline) {
     CO_TRY_VOID(co_await refuse_foreign_exports(deadline));
     CO_TRY(auto const found, co_await own_bitmaps(client_, deadline));
-    auto const prefix = fmt::format("{}{}-b", name_prefix, epoch_);
+    auto const prefix = fmt::format("{}{}-b", name_prefix, migration_id_);
     std::map<unsigned, std::size_t> on_nodes;
     for (auto const& one : found) {
         bool const ours =
@@ -227,7 +227,7 @@ Task<Result<>> SourceExports::remove_bitmaps(std::vector<std::string> nodes, uns
         tasks.push_back(
             qmp::block_dirty_bitmap_remove(client_, node, bitmap_name(round), deadline));
     }
-    co_return co_await together(loop_, std::move(tasks));
+    co_return co_await when_all(loop_, std::move(tasks));
 }
 
 Task<Result<>> SourceExports::add_export(std::string id, std::string node, std::string bitmap,

@@ -26,18 +26,19 @@ struct OwnBitmap {
 
 class SourceExports {
 public:
-    SourceExports(core::Loop& loop, qmp::Client& client, std::string directory, std::string epoch);
+    SourceExports(core::Loop& loop, qmp::Client& client, std::string directory,
+                  std::string migration_id);
 
     [[nodiscard]] std::string const& socket_path() const { return socket_path_; }
     [[nodiscard]] std::string bitmap_name(unsigned round) const;
     [[nodiscard]] std::string export_id(std::string_view what, std::size_t disk) const;
 
-    /// Removes what an earlier try left, of any epoch, and says what it was. Refused when QEMU's
-    /// NBD server has exports that are not ours.
+    /// Removes what an earlier try left, of any migration_id, and says what it was. Refused when
+    /// QEMU's NBD server has exports that are not ours.
     core::Task<core::Result<std::vector<std::string>>> clear_leftovers(core::Deadline deadline);
-    /// Instead of that, for an earlier try of this very epoch: keeps the bitmaps of `round` if they
-    /// are on all nodes and none is older (they hold all that newer ones do), and removes the rest.
-    /// None: it is not so, and nothing was touched.
+    /// Instead of that, for an earlier try of this very migration_id: keeps the bitmaps of `round`
+    /// if they are on all nodes and none is older (they hold all that newer ones do), and removes
+    /// the rest. None: it is not so, and nothing was touched.
     core::Task<core::Result<std::optional<unsigned>>> adopt(std::vector<std::string> nodes,
                                                             unsigned round,
                                                             core::Deadline deadline);
@@ -68,7 +69,7 @@ private:
     core::Loop& loop_;
     qmp::Client& client_;
     std::string socket_path_;
-    std::string epoch_;
+    std::string migration_id_;
     bool server_started_ = false;
 };
 

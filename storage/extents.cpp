@@ -8,7 +8,7 @@ namespace storage {
 void append(std::vector<Extent>& extents, Extent extent) {
     if (extent.length == 0) return;
     if (!extents.empty() && extents.back().end() == extent.offset &&
-        extents.back().zero == extent.zero && extents.back().held == extent.held) {
+        extents.back().zero == extent.zero && extents.back().in_backing == extent.in_backing) {
         extents.back().length += extent.length;
     } else {
         extents.push_back(extent);

@@ -15,7 +15,7 @@ struct Extent {
     std::uint64_t offset = 0;
     std::uint64_t length = 0;
     bool zero = false;  ///< Reads as zeroes: nothing needs to travel.
-    bool held = false;  ///< The destination has it from another source: not sent either.
+    bool in_backing = false;  ///< The destination has it from another source: not sent either.
 
     [[nodiscard]] std::uint64_t end() const { return offset + length; }
     friend bool operator==(Extent const&, Extent const&) = default;

@@ -34,7 +34,7 @@ namespace {
 constexpr off_t qemu_lock_bytes_begin = 100;
 constexpr off_t qemu_lock_bytes_length = 200;
 
-// Between the name of a disk and the epoch in which it moved away.
+// Between the name of a disk and the migration_id in which it moved away.
 constexpr std::string_view tombstone_mark = ".moved-";
 
 struct Output {
@@ -251,16 +251,16 @@ Result<bool> in_use(std::string const& path) {
     return lock.l_type != F_UNLCK;
 }
 
-std::string tombstone_path(std::string const& path, std::string const& epoch) {
-    return path + std::string(tombstone_mark) + epoch;
+std::string tombstone_path(std::string const& path, std::string const& migration_id) {
+    return path + std::string(tombstone_mark) + migration_id;
 }
 
-Result<> tombstone(std::string const& path, std::string const& epoch) {
-    return move_file(path, tombstone_path(path, epoch));
+Result<> tombstone(std::string const& path, std::string const& migration_id) {
+    return move_file(path, tombstone_path(path, migration_id));
 }
 
-Result<> untombstone(std::string const& path, std::string const& epoch) {
-    return move_file(tombstone_path(path, epoch), path);
+Result<> untombstone(std::string const& path, std::string const& migration_id) {
+    return move_file(tombstone_path(path, migration_id), path);
 }
 
 Result<std::vector<std::string>> remove_tombstones(std::string const& path) {

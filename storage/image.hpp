@@ -68,14 +68,14 @@ core::Result<std::uint64_t> allocated_bytes(std::string const& path);
 /// sets. Only for files; a block device is reported as free.
 core::Result<bool> in_use(std::string const& path);
 
-/// What `tombstone` makes of PATH: PATH.moved-EPOCH.
-std::string tombstone_path(std::string const& path, std::string const& epoch);
-/// Renames PATH to PATH.moved-EPOCH and syncs the directory: the stale disk cannot be started by
+/// What `tombstone` makes of PATH: PATH.moved-ID.
+std::string tombstone_path(std::string const& path, std::string const& migration_id);
+/// Renames PATH to PATH.moved-ID and syncs the directory: the stale disk cannot be started by
 /// its name. Ok also when that has already happened. Block devices cannot be renamed: invalid.
-core::Result<> tombstone(std::string const& path, std::string const& epoch);
-/// Puts the disk of `epoch` back under its name (operator resolved to the source). Ok when it is
-/// there already.
-core::Result<> untombstone(std::string const& path, std::string const& epoch);
+core::Result<> tombstone(std::string const& path, std::string const& migration_id);
+/// Puts the disk of `migration_id` back under its name (operator resolved to the source). Ok when
+/// it is there already.
+core::Result<> untombstone(std::string const& path, std::string const& migration_id);
 /// Removes every PATH.moved-*; returns what was removed.
 core::Result<std::vector<std::string>> remove_tombstones(std::string const& path);
 

@@ -57,10 +57,10 @@ inline constexpr std::uint64_t allocation_lookup_bytes_min = 1024 * 1024;
 
 /// Disks of one guest. More than QEMU guests have in practice; bounds the connections.
 inline constexpr std::size_t disks_max = 64;
-/// Characters of an epoch: QEMU's bitmap names may have 1023, its node names 31, NBD export names
-/// 4096.
+/// Characters of an migration_id: QEMU's bitmap names may have 1023, its node names 31, NBD export
+/// names 4096.
 inline constexpr std::size_t epoch_characters_max = 64;
-/// Rounds before copy_until_near() gives its verdict, however it goes.
+/// Rounds before copy_until_converged() gives its verdict, however it goes.
 inline constexpr unsigned rounds_max = 64;
 /// How often what the bulk pass has copied is flushed, where it would else be lost with the
 /// destination's QEMU: so much may have to be copied twice.
@@ -81,7 +81,7 @@ inline constexpr std::size_t heat_rounds_max = 3;
 /// Extents remembered of each: 64 Ki extents of 24 bytes, so 4.5 MiB for one disk. What is beyond
 /// is forgotten, and then counts as cold.
 inline constexpr std::size_t heat_extents_max = 64 * 1024;
-/// Percent of max_blackout that the hot blocks may take in the last delta; with more of them
+/// Percent of downtime_limit that the hot blocks may take in the last delta; with more of them
 /// waiting would not leave room for what turns up in the last moment, so they are copied in the
 /// rounds too.
 inline constexpr int hot_budget_percent = 50;
@@ -90,15 +90,16 @@ inline constexpr milliseconds dirty_look_interval{250};
 /// What one more request costs: a dirty run is left out of a pass when sending it takes longer.
 inline constexpr std::chrono::microseconds request_cost{20};
 
-/// keep_near() begins a round when copying the delta would take longer than this: what copy_final()
-/// then costs beside its flush. Shorter would mean a transaction, which drains the disks, all the
-/// time.
+/// keep_converged() begins a round when copying the delta would take longer than this: what
+/// copy_final() then costs beside its flush. Shorter would mean a transaction, which drains the
+/// disks, all the time.
 inline constexpr milliseconds final_copy_aim{4};
-/// Once the stop is expected, keep_near() makes a last round unless the delta takes less than this,
+/// Once the stop is expected, keep_converged() makes a last round unless the delta takes less than
+/// this,
 inline constexpr std::chrono::microseconds settled_copy_aim{500};
 /// and then no other until the delta takes longer than this: a round in flight costs the stop more.
 inline constexpr milliseconds settled_copy_max{12};
-/// One round of keep_near(): after this the destination counts as broken.
+/// One round of keep_converged(): after this the destination counts as broken.
 inline constexpr seconds near_round{30};
 /// Requests per second assumed until a round has measured it. Low, so that nothing is promised.
 inline constexpr double requests_per_second_assumed = 20'000;

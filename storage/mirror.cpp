@@ -6,7 +6,7 @@
 #include "core/log.hpp"
 #include "storage/limits.hpp"
 #include "storage/mirror_implementation.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 
 namespace storage {
 
@@ -41,7 +41,7 @@ Mirror::Implementation::Implementation(core::Loop& loop_, qmp::Client& client_,
       client(client_),
       destination(std::move(destination_)),
       options(std::move(options_)),
-      exports(loop_, client_, options.directory, options.epoch),
+      exports(loop_, client_, options.directory, options.migration_id),
       buffers(loop_,
               options.in_flight_bytes == 0
                   ? limits::in_flight_bytes_max
@@ -63,8 +63,9 @@ Result<> Mirror::Implementation::check() const {
         return fail(Errc::invalid, "{} disks are more than the {} one guest may have", disks.size(),
                     limits::disks_max);
     }
-    if (!is_name(options.epoch) || options.epoch.size() > limits::epoch_characters_max) {
-        return fail(Errc::invalid, "'{}' cannot name a migration", options.epoch);
+    if (!is_name(options.migration_id) ||
+        options.migration_id.size() > limits::epoch_characters_max) {
+        return fail(Errc::invalid, "'{}' cannot name a migration", options.migration_id);
     }
     if (options.directory.empty() || options.directory.size() > directory_characters_max) {
         return fail(Errc::invalid, "the directory '{}' is too long for a socket in it",
@@ -138,12 +139,12 @@ Task<Result<>> Mirror::Implementation::prepare(Deadline deadline) {
         tasks.push_back(exports.add_export(exports.export_id("base", i), disks[i]->disk.base_node,
                                            "", deadline));
     }
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     CO_TRY_VOID(co_await choose_readers(deadline));
     CO_TRY_VOID(co_await connect_source({true, 0}, deadline));
     tasks.clear();
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_target(i, deadline));
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     choose_in_flight();
     co_return Result<>{};
 }
@@ -276,7 +277,7 @@ Task<Result<>> Mirror::Implementation::list_final(Deadline deadline) {
     for (std::size_t i = 0; i < disks.size(); ++i) {
         tasks.push_back(list_owed(i, *disks[i]->bitmaps[owed_slot], context, deadline));
     }
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     // Here, not when the copy begins: final_read() may be asked first.
     for (auto const& one : disks) one->all_read.reset();
     final_status = Clock::now() - begun;
@@ -290,7 +291,7 @@ Task<Result<>> Mirror::Implementation::copy_final(Deadline deadline) {
     CO_TRY_VOID(co_await no_round_copies.wait(deadline));
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(finish_disk(i, deadline));
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     CO_TRY_VOID(co_await verify_final(deadline));
     for (auto const& one : disks) one->target.say_goodbye();
     phase = MirrorPhase::copied;
@@ -339,7 +340,7 @@ Task<void> Mirror::Implementation::close_connections() {
             if (bitmap) tasks.push_back(surely(bitmap->close()));
         }
     }
-    (void)co_await together(loop, std::move(tasks));  // closing cannot fail
+    (void)co_await when_all(loop, std::move(tasks));  // closing cannot fail
     for (auto const& one : disks) {
         one->bitmaps.clear();
         one->reader.reset();
@@ -362,15 +363,15 @@ Task<Result<>> Mirror::prepare(Deadline deadline) {
     co_return prepared;
 }
 
-Task<Result<Nearness>> Mirror::copy_until_near(Deadline deadline) {
-    auto near = co_await implementation_->copy_until_near(deadline);
-    if (!near || !near->near || !implementation_->verify_owed()) co_return near;
+Task<Result<ConvergenceReport>> Mirror::copy_until_converged(Deadline deadline) {
+    auto converged = co_await implementation_->copy_until_converged(deadline);
+    if (!converged || !converged->converged || !implementation_->verify_owed()) co_return converged;
     auto const verified = co_await implementation_->verify_whole(deadline);
     if (!verified) {
         auto error = verified.error();
         co_return std::unexpected(std::move(error).while_doing("verifying the disks"));
     }
-    co_return co_await implementation_->copy_until_near(deadline);
+    co_return co_await implementation_->copy_until_converged(deadline);
 }
 
 Task<Result<>> Mirror::arm(Deadline deadline) {
@@ -380,8 +381,8 @@ Task<Result<>> Mirror::arm(Deadline deadline) {
     co_return co_await implementation_->open_bitmaps(implementation_->rounds.size() - 1, deadline);
 }
 
-Task<void> Mirror::keep_near(std::stop_token stop) {
-    return implementation_->keep_near(std::move(stop));
+Task<void> Mirror::keep_converged(std::stop_token stop) {
+    return implementation_->keep_converged(std::move(stop));
 }
 
 void Mirror::expect_stop() { implementation_->stop_expected = true; }
@@ -390,7 +391,7 @@ bool Mirror::settled() const { return implementation_->settled; }
 
 std::optional<core::Error> const& Mirror::broken() const { return implementation_->broken; }
 
-Nearness Mirror::nearness() const { return implementation_->nearness; }
+ConvergenceReport Mirror::convergence() const { return implementation_->convergence; }
 
 Task<Result<>> Mirror::list_final(Deadline deadline) {
     auto listed = co_await implementation_->list_final(deadline);
@@ -424,8 +425,8 @@ void Mirror::set_bandwidth(std::uint64_t bytes_per_second) {
     implementation_->pace.set(bytes_per_second);
 }
 
-void Mirror::set_max_blackout(core::milliseconds max_blackout) {
-    implementation_->options.max_blackout = max_blackout;
+void Mirror::set_downtime_limit(core::milliseconds downtime_limit) {
+    implementation_->options.downtime_limit = downtime_limit;
 }
 
 std::optional<CopyProgress> Mirror::copy_progress() const {
@@ -433,9 +434,9 @@ std::optional<CopyProgress> Mirror::copy_progress() const {
     if (mirror.rounds.empty()) return {};
     CopyProgress now{mirror.rounds.front(), mirror.generation, {}};
     for (auto const& one : mirror.disks) {
-        // They go from one bitmap's account to `deferred` in the moment that bitmap is given up: a
+        // They go from one bitmap's account to `postponed` in the moment that bitmap is given up: a
         // note that names it is void from then on.
-        if (!one->deferred.empty()) return {};
+        if (!one->postponed.empty()) return {};
         now.disks.push_back(mirror.bulk_progress(*one));
     }
     return now;

@@ -70,12 +70,12 @@ struct BulkProgress {
 /// Of all disks, and which bitmap holds what they owe beside.
 struct CopyProgress {
     unsigned round = 0;
-    unsigned generation = 0;  ///< Of the destination's QEMU that took it; see Renewed.
+    unsigned generation = 0;  ///< Of the destination's QEMU that took it; see Reexported.
     std::vector<BulkProgress> disks;
 };
 
 /// The destination's disks, offered anew.
-struct Renewed {
+struct Reexported {
     std::string port = {};  ///< Empty: the one it was.
     /// Of its QEMU, counted: one that was started again has lost what its predecessor had not
     /// flushed, but for raw images, which the kernel keeps.
@@ -85,23 +85,23 @@ struct Renewed {
 struct MirrorOptions {
     std::string directory;  ///< Ours alone (0700): the NBD socket is made in it. At most 80
                             ///< characters.
-    /// Names this migration: bitmaps and exports are "sidecar-EPOCH-...". Letters, digits, '-',
+    /// Names this migration: bitmaps and exports are "sidecar-ID-...". Letters, digits, '-',
     /// '.', '_'.
-    std::string epoch;
-    core::milliseconds max_blackout{300};  ///< What the last delta and its flush may take while it
-                                           ///< is stopped.
+    std::string migration_id;
+    core::milliseconds downtime_limit{300};  ///< What the last delta and its flush may take while
+                                             ///< it is stopped.
     std::uint64_t bandwidth_bytes_per_second = 0;  ///< 0: no limit. Not applied to the last delta.
     unsigned connections = 0;  ///< To each disk of the destination; 0: our
                                ///< default.
-    /// Asks the destination for Target::renew() after its connections were cut. Empty: a cut ends
-    /// the copy.
-    std::function<core::Task<core::Result<Renewed>>(core::Deadline)> renew;
+    /// Asks the destination for Target::reexport() after its connections were cut. Empty: a cut
+    /// ends the copy.
+    std::function<core::Task<core::Result<Reexported>>(core::Deadline)> reexport;
     unsigned generation = 0;  ///< Of the destination's QEMU when prepare() is called.
     /// How long the copy waits for a destination whose connections were cut.
-    core::milliseconds link_patience = default_link_patience;
-    /// Of an earlier Mirror of this epoch: prepare() then goes on with the bitmap it names, and
-    /// begins anew when that is not the oldest there is any more. The destination must have been
-    /// made to forget the earlier one's connections (Target::renew). None: a new copy.
+    core::milliseconds link_timeout = default_link_patience;
+    /// Of an earlier Mirror of this migration_id: prepare() then goes on with the bitmap it names,
+    /// and begins anew when that is not the oldest there is any more. The destination must have
+    /// been made to forget the earlier one's connections (Target::renew). None: a new copy.
     std::optional<CopyProgress> resume;
     /// Asks the destination for Hasher::hash() of a disk, by its index. With a table for every disk
     /// it makes the mirror verify what arrived; empty: it does not.
@@ -116,7 +116,7 @@ struct MirrorOptions {
 };
 
 /// How far the disks are from being ready for the stop.
-struct Nearness {
+struct ConvergenceReport {
     std::uint64_t delta_bytes = 0;  ///< Dirty now, all disks.
     std::uint64_t hot_bytes = 0;  ///< The part of it that was dirty in an earlier round too.
     core::milliseconds predicted{0};  ///< What copy_final() would take now: delta over rate, flush,
@@ -127,7 +127,7 @@ struct Nearness {
     core::Clock::duration next_round_copy{};  ///< What copying these would take.
     std::uint64_t rate_bytes_per_second = 0;  ///< Measured in the last pass.
     std::uint64_t dirty_bytes_per_second = 0;  ///< How fast the guest dirties.
-    bool near = false;  ///< predicted <= max_blackout.
+    bool converged = false;  ///< predicted <= downtime_limit.
     bool converging = true;  ///< False: the delta did not shrink for so many rounds, see
                              ///< set_stagnant_rounds().
 };
@@ -138,7 +138,7 @@ enum class MirrorPhase : std::uint8_t {
     bulk,
     rounds,
     verifying,  ///< Everything, once; then rounds again.
-    near,
+    converged,
     final_delta,
     copied,
     dropped
@@ -218,14 +218,14 @@ public:
     /// destination is smaller; the caller then still calls drop().
     core::Task<core::Result<>> prepare(core::Deadline deadline);
 
-    /// The bulk pass, then rounds until the delta fits max_blackout, or stops shrinking: then it
+    /// The bulk pass, then rounds until the delta fits downtime_limit, or stops shrinking: then it
     /// returns too, with `converging` false, and the caller decides (call it again, stop anyway,
     /// give up). An error of the destination says which disk and what to do. Connections that are
-    /// cut are made anew for up to link_patience, and the copy goes on where it was. When that is
+    /// cut are made anew for up to link_timeout, and the copy goes on where it was. When that is
     /// over it fails with link_lost(); called again, it goes on all the same.
     /// With MirrorOptions::hash, everything is verified once it is near, and then rounds follow
     /// until it is near again; a difference is an error (io) that names the disk and the byte.
-    core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
+    core::Task<core::Result<ConvergenceReport>> copy_until_converged(core::Deadline deadline);
 
     /// Makes sure that the newest bitmap is exported, enabled as it is, and opened. Cheap when it
     /// already is.
@@ -235,23 +235,23 @@ public:
     /// short) and on the destination, and another round whenever the delta has grown. Ends when
     /// `stop` is triggered, within the time of the writes in flight, or when something breaks (then
     /// broken() says what).
-    core::Task<void> keep_near(std::stop_token stop);
-    /// The guest will be stopped in a moment: keep_near() makes one more round at once, and then
-    /// none unless the delta grows far beyond its aim, so that the stop finds a small delta and no
-    /// round under way.
+    core::Task<void> keep_converged(std::stop_token stop);
+    /// The guest will be stopped in a moment: keep_converged() makes one more round at once, and
+    /// then none unless the delta grows far beyond its aim, so that the stop finds a small delta
+    /// and no round under way.
     void expect_stop();
     /// That round is over: the best moment to stop.
     [[nodiscard]] bool settled() const;
-    /// What broke keep_near(); also given by copy_final(), which then fails at once.
+    /// What broke keep_converged(); also given by copy_final(), which then fails at once.
     [[nodiscard]] std::optional<core::Error> const& broken() const;
-    /// As last measured; keep_near() keeps it fresh.
-    [[nodiscard]] Nearness nearness() const;
+    /// As last measured; keep_converged() keeps it fresh.
+    [[nodiscard]] ConvergenceReport convergence() const;
     /// The copy failed because the destination did not come back in time.
     [[nodiscard]] bool link_lost() const;
 
-    /// At pre-switchover, after keep_near()'s `stop` was triggered; it need not have ended, because
-    /// commands to QEMU may take their time: reads the last bitmaps. QEMU
-    /// answers for a bitmap only while its disk is active, so before `migrate-continue`.
+    /// At pre-switchover, after keep_converged()'s `stop` was triggered; it need not have ended,
+    /// because commands to QEMU may take their time: reads the last bitmaps. QEMU answers for a
+    /// bitmap only while its disk is active, so before `migrate-continue`.
     core::Task<core::Result<>> list_final(core::Deadline deadline);
 
     /// After list_final(): the last delta of all disks at once, then a flush of every disk at the
@@ -267,14 +267,14 @@ public:
     /// Nothing else may be running.
     core::Task<core::Result<>> drop(core::Deadline deadline);
 
-    /// Rounds that do not shrink the delta before copy_until_near() says so; at first
+    /// Rounds that do not shrink the delta before copy_until_converged() says so; at first
     /// limits::stagnant_rounds_max. One is enough for whoever acts on each verdict.
     void set_stagnant_rounds(unsigned rounds);
     /// Takes effect at once. 0: no limit.
     void set_bandwidth(std::uint64_t bytes_per_second);
-    void set_max_blackout(core::milliseconds max_blackout);
+    void set_downtime_limit(core::milliseconds downtime_limit);
     [[nodiscard]] Progress progress() const;
-    /// To be written down while copy_until_near() runs; see MirrorOptions::resume.
+    /// To be written down while copy_until_converged() runs; see MirrorOptions::resume.
     /// None: hot blocks wait for the end, which only this Mirror knows.
     [[nodiscard]] std::optional<CopyProgress> copy_progress() const;
     [[nodiscard]] MirrorReport report() const;
@@ -284,8 +284,8 @@ private:
     std::unique_ptr<Implementation> implementation_;
 };
 
-/// Exports and bitmaps of ours, of whatever epoch, that QEMU still has: for `status`, and for tests
-/// that prove that there are none.
+/// Exports and bitmaps of ours, of whatever migration_id, that QEMU still has: for `status`, and
+/// for tests that prove that there are none.
 core::Task<core::Result<std::vector<std::string>>> leftovers(qmp::Client& client,
                                                              core::Deadline deadline);
 

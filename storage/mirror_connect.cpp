@@ -7,10 +7,10 @@
 #include <algorithm>
 
 #include "core/log.hpp"
-#include "qmp/machine.hpp"
+#include "qmp/vm.hpp"
 #include "storage/limits.hpp"
 #include "storage/mirror_implementation.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 
 namespace storage {
 
@@ -19,7 +19,7 @@ using core::Errc;
 using core::Result;
 using core::Task;
 
-Task<Result<>> Mirror::Implementation::connect_one(Newborn what, std::size_t disk,
+Task<Result<>> Mirror::Implementation::connect_one(PendingConnection what, std::size_t disk,
                                                    Deadline deadline) {
     MirrorDisk& one = *disks[disk];
     NbdAddress const ours{exports.socket_path(), "", "", "", ""};
@@ -39,7 +39,7 @@ Task<Result<>> Mirror::Implementation::connect_one(Newborn what, std::size_t dis
     co_return Result<>{};
 }
 
-Task<void> Mirror::Implementation::discard(Newborn what) {
+Task<void> Mirror::Implementation::discard(PendingConnection what) {
     for (auto const& one : disks) {
         if (what.data) {
             one->source.abort();
@@ -59,7 +59,7 @@ Task<void> Mirror::Implementation::discard(Newborn what) {
     }
 }
 
-Task<Result<>> Mirror::Implementation::connect_source(Newborn what, Deadline deadline) {
+Task<Result<>> Mirror::Implementation::connect_source(PendingConnection what, Deadline deadline) {
     // Without the stop token: a handshake that we cut is a client-first disconnect (see
     // Nbd::close).
     deadline = Deadline(deadline.at(), {});
@@ -71,11 +71,11 @@ Task<Result<>> Mirror::Implementation::connect_source(Newborn what, Deadline dea
         for (std::size_t i = 0; i < disks.size(); ++i) {
             tasks.push_back(connect_one(what, i, limit));
         }
-        auto opened = co_await together(loop, std::move(tasks));
+        auto opened = co_await when_all(loop, std::move(tasks));
         if (!opened && opened.error().code != Errc::timed_out) co_return opened;
         if (opened) {
             // The guest's stop is a drain: then we do not wait to see whether it got stuck.
-            auto const token = iothread ? std::stop_token() : near_stop;
+            auto const token = iothread ? std::stop_token() : keep_converged_stop;
             auto const answered =
                 co_await qmp::query_status(client, Deadline(deadline.sooner(patience).at(), token));
             if (answered) co_return Result<>{};
@@ -84,11 +84,12 @@ Task<Result<>> Mirror::Implementation::connect_source(Newborn what, Deadline dea
                 co_return std::unexpected(answered.error());
             }
         }
-        if (!near_stop.stop_requested()) {
+        if (!keep_converged_stop.stop_requested()) {
             core::log::warning("storage: QEMU did not answer beside a new NBD connection; cut it");
         }
         co_await discard(what);
-        if (near_stop.stop_requested()) co_return core::fail(Errc::cancelled, "cancelled");
+        if (keep_converged_stop.stop_requested())
+            co_return core::fail(Errc::cancelled, "cancelled");
         auto const back = co_await qmp::query_status(client, deadline.sooner(limits::qmp_command));
         if (!back) co_return std::unexpected(back.error());
         patience *= 2;
@@ -99,17 +100,17 @@ Task<Result<>> Mirror::Implementation::connect_source(Newborn what, Deadline dea
 /// After `lost`: when connections to the destination were cut, makes them anew. What was not
 /// acknowledged is still owed: by the scan of the bulk pass, or by the older bitmap. Fails with
 /// `lost` when it is no cut, or when the destination does not come back in time.
-Task<Result<>> Mirror::Implementation::regain(core::Error lost, Deadline deadline) {
+Task<Result<>> Mirror::Implementation::reconnect(core::Error lost, Deadline deadline) {
     bool const cut =
         !std::ranges::all_of(disks, [](auto const& one) { return one->target.alive(); });
     // Connections may also be dead because the copier cut them behind an error of the destination's
     // storage: that would only come again.
     bool const answered = lost.code == Errc::nbd;
-    if (!cut || answered || !options.renew || deadline.stopped()) {
+    if (!cut || answered || !options.reexport || deadline.stopped()) {
         co_return std::unexpected(std::move(lost));
     }
     core::log::warning("storage: {}; connecting again", lost.sentence());
-    auto const until = deadline.sooner(options.link_patience);
+    auto const until = deadline.sooner(options.link_timeout);
     regaining = true;
     link_lost.reset();
     auto pause = limits::link_retry_min;
@@ -130,19 +131,20 @@ Task<Result<>> Mirror::Implementation::regain(core::Error lost, Deadline deadlin
     co_return Result<>{};
 }
 
-/// The destination first ends what the old connections left under way: see Target::renew().
+/// The destination first ends what the old connections left under way: see Target::reexport().
 Task<Result<>> Mirror::Implementation::reopen_targets(Deadline deadline) {
     for (auto const& one : disks) {
         one->target.abort();
         co_await one->target.close();
     }
     auto const limit = deadline.sooner(limits::connect);
-    CO_TRY(auto renewed, co_await options.renew(limit));
-    if (!renewed.port.empty()) destination.port = std::move(renewed.port);
-    if (std::exchange(generation, renewed.generation) != renewed.generation) forget_unflushed();
+    CO_TRY(auto reexported, co_await options.reexport(limit));
+    if (!reexported.port.empty()) destination.port = std::move(reexported.port);
+    if (std::exchange(generation, reexported.generation) != reexported.generation)
+        forget_unflushed();
     std::vector<Task<Result<>>> tasks;
     for (std::size_t i = 0; i < disks.size(); ++i) tasks.push_back(open_target(i, limit));
-    co_return co_await together(loop, std::move(tasks));
+    co_return co_await when_all(loop, std::move(tasks));
 }
 
 /// Another QEMU serves the destination's disks: what the one before had acknowledged and not

@@ -9,7 +9,7 @@
 
 #include "storage/copier.hpp"
 #include "storage/exports.hpp"
-#include "storage/heat.hpp"
+#include "storage/hot_blocks.hpp"
 #include "storage/limits.hpp"
 #include "storage/mirror.hpp"
 
@@ -35,16 +35,17 @@ struct MirrorDisk {
     /// One for each of Implementation::rounds: the export of that round's bitmap. Null: not open.
     std::deque<std::unique_ptr<Nbd>> bitmaps;
     CopyCounters counters;
-    std::vector<Extent> owed;  ///< Listed, and not yet given to a copier.
+    std::vector<Extent> dirty;  ///< Listed, and not yet given to a copier.
     std::vector<Extent> written;  ///< By the last round, for verify_copied().
     std::vector<Extent> hot;  ///< Those of it that an earlier round found dirty too.
-    Heat heat;
+    HotBlocks hot_blocks;
     /// Hot blocks that the last round left to the end: owed beside what the bitmap holds.
-    std::vector<Extent> deferred;
-    std::vector<Extent> deferring;  ///< What `deferred` becomes when the round under way has ended.
+    std::vector<Extent> postponed;
+    std::vector<Extent>
+        postponing;  ///< What `postponed` becomes when the round under way has ended.
     core::Event all_read;  ///< Of the last delta.
     Copier const* copier = nullptr;  ///< Of the bulk pass, while it runs.
-    FreshScan const* fresh = nullptr;  ///< The same.
+    SkipRedirtied const* fresh = nullptr;  ///< The same.
     std::optional<AllocationScan> bulk;  ///< From the bulk pass's begin to its end.
     core::Clock::time_point bulk_begun{};
     std::uint64_t bulk_left_out_bytes = 0;  ///< Of the bulk pass: dirty already.
@@ -84,7 +85,7 @@ struct Delta {
 
 /// Which connections to the source are being opened: those of the data, or of the bitmap in `slot`
 /// of Implementation::rounds.
-struct Newborn {
+struct PendingConnection {
     bool data = false;
     std::size_t slot = 0;
 };
@@ -106,7 +107,7 @@ struct Verification {
     core::Clock::duration final_took{};
     std::optional<Difference> difference;
     std::string hash;
-    core::Slots slots;  ///< Requests to the destination.
+    core::Semaphore slots;  ///< Requests to the destination.
 };
 
 struct Mirror::Implementation {
@@ -140,18 +141,18 @@ struct Mirror::Implementation {
     // Bulk and rounds.
     core::Task<core::Result<>> bulk(core::Deadline deadline);
     core::Task<core::Result<>> bulk_disk(std::size_t index, core::Deadline deadline);
-    core::Task<core::Result<>> copy_bulk(MirrorDisk& one, FreshScan& scan, Copier& copier,
+    core::Task<core::Result<>> copy_bulk(MirrorDisk& one, SkipRedirtied& scan, Copier& copier,
                                          core::Deadline deadline);
     core::Task<core::Result<>> flush_bulk(MirrorDisk& one, std::stop_token copied,
                                           core::Deadline deadline);
     void forget_unflushed();
-    core::Task<core::Result<>> regain(core::Error lost, core::Deadline deadline);
+    core::Task<core::Result<>> reconnect(core::Error lost, core::Deadline deadline);
     core::Task<core::Result<>> reopen_targets(core::Deadline deadline);
     core::Task<core::Result<>> round(core::Deadline deadline);
     core::Task<core::Result<>> rotate(core::Deadline deadline);
     core::Task<core::Result<>> open_bitmaps(std::size_t slot, core::Deadline deadline);
     core::Task<core::Result<>> drop_bitmaps(std::size_t slot, core::Deadline deadline);
-    /// What the oldest bitmap says, into MirrorDisk::owed.
+    /// What the oldest bitmap says, into MirrorDisk::dirty.
     core::Task<core::Result<>> list_owed(std::size_t index, Nbd& bitmap, std::string context,
                                          core::Deadline deadline);
     core::Task<core::Result<>> copy_round(std::vector<RoundReport>& reports,
@@ -163,7 +164,7 @@ struct Mirror::Implementation {
                                          core::Deadline deadline);
     core::Task<core::Result<>> copy_last(std::size_t index, RoundReport& report,
                                          core::Deadline deadline);
-    core::Task<core::Result<>> run_copier(MirrorDisk& one, Scan& scan, Pace* limit,
+    core::Task<core::Result<>> run_copier(MirrorDisk& one, Scan& scan, RateLimiter* limit,
                                           RoundReport& report, core::Deadline deadline);
     core::Task<core::Result<>> flush_target(MirrorDisk& one, core::Deadline deadline);
     core::Task<core::Result<>> flush_targets(core::Deadline deadline);
@@ -171,8 +172,8 @@ struct Mirror::Implementation {
     core::Task<core::Result<>> measure(core::Deadline deadline);
     core::Task<core::Result<>> count_dirty(std::size_t index, Delta& delta,
                                            core::Deadline deadline);
-    core::Task<core::Result<Nearness>> copy_until_near(core::Deadline deadline);
-    core::Task<void> keep_near(std::stop_token stop);
+    core::Task<core::Result<ConvergenceReport>> copy_until_converged(core::Deadline deadline);
+    core::Task<void> keep_converged(std::stop_token stop);
     core::Task<core::Result<>> look_at_delta(core::Deadline deadline);
 
     // Verification (mirror_verify.cpp).
@@ -194,9 +195,10 @@ struct Mirror::Implementation {
     core::Task<void> digest_tables();
 
     // Connections to the source (mirror_connect.cpp).
-    core::Task<core::Result<>> connect_source(Newborn what, core::Deadline deadline);
-    core::Task<core::Result<>> connect_one(Newborn what, std::size_t disk, core::Deadline deadline);
-    core::Task<void> discard(Newborn what);
+    core::Task<core::Result<>> connect_source(PendingConnection what, core::Deadline deadline);
+    core::Task<core::Result<>> connect_one(PendingConnection what, std::size_t disk,
+                                           core::Deadline deadline);
+    core::Task<void> discard(PendingConnection what);
 
     // Report.
     [[nodiscard]] Progress progress();
@@ -207,7 +209,7 @@ struct Mirror::Implementation {
     MirrorOptions options;
     SourceExports exports;
     Buffers buffers;
-    Pace pace;
+    RateLimiter pace;
     std::vector<std::unique_ptr<MirrorDisk>> disks;
     /// Numbers of the bitmaps there are, oldest first; there are two only within a round.
     std::deque<unsigned> rounds;
@@ -215,7 +217,7 @@ struct Mirror::Implementation {
     /// while the oldest is being removed.
     std::size_t owed_slot = 0;
     core::Event no_round_copies;  ///< Set while no write of a round is in flight.
-    std::stop_token near_stop;  ///< keep_near()'s.
+    std::stop_token keep_converged_stop;  ///< keep_converged()'s.
     bool stop_expected = false;
     unsigned stagnant_rounds = limits::stagnant_rounds_max;
     bool settled = false;  ///< A round has ended since the stop is expected.
@@ -228,7 +230,7 @@ struct Mirror::Implementation {
     bool complete = false;  ///< copy_final() has succeeded.
     bool connected = false;  ///< Connections may exist.
     MirrorPhase phase = MirrorPhase::idle;
-    Nearness nearness;
+    ConvergenceReport convergence;
     Rates rates;
     Verification verification;
     bool regaining = false;

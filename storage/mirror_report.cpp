@@ -36,8 +36,8 @@ std::string_view name(MirrorPhase phase) {
             return "rounds";
         case MirrorPhase::verifying:
             return "verifying";
-        case MirrorPhase::near:
-            return "near";
+        case MirrorPhase::converged:
+            return "converged";
         case MirrorPhase::final_delta:
             return "final delta";
         case MirrorPhase::copied:
@@ -81,8 +81,8 @@ Progress Mirror::Implementation::progress() {
     if ((now_in == MirrorPhase::bulk || verify_owed()) && speed > 0) {
         eta = core::milliseconds((told.total_bytes - told.done_bytes) * 1000 / speed);
     } else if (now_in == MirrorPhase::rounds && !told.eta && !verify_owed()) {
-        eta = nearness.predicted;
-    } else if (now_in >= MirrorPhase::near) {
+        eta = convergence.predicted;
+    } else if (now_in >= MirrorPhase::converged) {
         eta = core::milliseconds(0);
     }
     if (eta) told.eta = told.eta ? std::min(*told.eta, *eta) : *eta;

@@ -3,7 +3,7 @@
 #include "core/log.hpp"
 #include "storage/limits.hpp"
 #include "storage/mirror_implementation.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 
 namespace storage {
 
@@ -80,7 +80,7 @@ Task<Result<>> Mirror::Implementation::bulk(Deadline deadline) {
     for (std::size_t i = 0; i < disks.size(); ++i) {
         tasks.push_back(stop_when_failed(bulk_disk(i, until), stop));
     }
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     auto const after = counters();
     // Requests that became small because blocks between them were left out tell nothing of the rate
     // in requests: the link set theirs.
@@ -106,7 +106,8 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
                   one.counters);
     copier.record_in(one.disk.table.get());
     // What is left out stays owed by the first bitmap, which only a round that copied it removes.
-    FreshScan scan(*one.bulk, {*one.bitmaps.front(), bitmap_context(rounds.front())}, one.counters);
+    SkipRedirtied scan(*one.bulk, {*one.bitmaps.front(), bitmap_context(rounds.front())},
+                       one.counters);
     auto const copied = co_await copy_bulk(one, scan, copier, deadline);
     one.bulk_left_out_bytes += scan.left_out_bytes();
     one.report.base_bytes = one.bulk->held_bytes();
@@ -122,8 +123,8 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
     co_return Result<>{};
 }
 
-Task<Result<>> Mirror::Implementation::copy_bulk(MirrorDisk& one, FreshScan& scan, Copier& copier,
-                                                 Deadline deadline) {
+Task<Result<>> Mirror::Implementation::copy_bulk(MirrorDisk& one, SkipRedirtied& scan,
+                                                 Copier& copier, Deadline deadline) {
     one.copier = &copier;
     one.fresh = &scan;
     core::LinkedStop failed(deadline.token());
@@ -139,7 +140,7 @@ Task<Result<>> Mirror::Implementation::copy_bulk(MirrorDisk& one, FreshScan& sca
     if (one.disk.format != "raw") {
         both.push_back(stop_when_failed(flush_bulk(one, copied.get_token(), deadline), failed));
     }
-    auto ended = co_await together(loop, std::move(both));
+    auto ended = co_await when_all(loop, std::move(both));
     one.copier = nullptr;
     one.fresh = nullptr;
     co_return ended;
@@ -182,7 +183,7 @@ Task<Result<>> Mirror::Implementation::open_bitmaps(std::size_t slot, Deadline d
                                            exports.bitmap_name(round), deadline));
     }
     if (tasks.empty()) co_return Result<>{};
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     co_return co_await connect_source({false, slot}, deadline);
 }
 
@@ -190,7 +191,7 @@ Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline d
     unsigned const round = rounds[slot];
     if (slot == 0 && rounds.size() > 1) {
         owed_slot = 1;
-        for (auto const& one : disks) one->deferred = std::exchange(one->deferring, {});
+        for (auto const& one : disks) one->postponed = std::exchange(one->postponing, {});
     }
     std::vector<std::string> ids;
     for (std::size_t i = 0; i < disks.size(); ++i) ids.push_back(bitmap_export(round, i));
@@ -214,11 +215,11 @@ Task<Result<>> Mirror::Implementation::list_owed(std::size_t index, Nbd& bitmap,
                                                  std::string context, Deadline deadline) {
     MirrorDisk& one = *disks[index];
     CO_TRY(auto const dirty, co_await dirty_extents(loop, bitmap, std::move(context), deadline));
-    one.owed = united(dirty, one.deferred);
-    coarsen(one.owed, limits::extents_max);
-    auto parts = one.heat.divide(one.owed);
+    one.dirty = united(dirty, one.postponed);
+    coarsen(one.dirty, limits::extents_max);
+    auto parts = one.hot_blocks.divide(one.dirty);
     one.hot = std::move(parts.inside);
-    if (phase != MirrorPhase::final_delta) one.heat.note(dirty);
+    if (phase != MirrorPhase::final_delta) one.hot_blocks.note(dirty);
     co_return Result<>{};
 }
 
@@ -227,7 +228,7 @@ bool Mirror::Implementation::hot_may_wait(std::uint64_t bytes, std::uint64_t req
     if (stop_expected) return false;
     // What waits is not there yet, so it could not be verified with the rest.
     if (verifies()) return false;
-    auto const budget = options.max_blackout * limits::hot_budget_percent / 100;
+    auto const budget = options.downtime_limit * limits::hot_budget_percent / 100;
     return rates.copy_time(bytes, requests) + rates.flush <= budget;
 }
 
@@ -237,11 +238,11 @@ void Mirror::Implementation::put_off_hot(std::vector<RoundReport>& reports) {
     bool const wait = hot_may_wait(hot.bytes, hot.requests);
     for (std::size_t i = 0; i < disks.size(); ++i) {
         MirrorDisk& one = *disks[i];
-        if (one.disk.table) one.written = one.owed;  // in order, as it is asked for
-        auto cold = divide(one.owed, one.hot).outside;
+        if (one.disk.table) one.written = one.dirty;  // in order, as it is asked for
+        auto cold = divide(one.dirty, one.hot).outside;
         reports[i].left_out_bytes = wait ? total_bytes(one.hot) : 0;
-        one.deferring = wait ? one.hot : std::vector<Extent>();
-        one.owed = wait ? std::move(cold) : one_after_the_other(std::move(cold), one.hot);
+        one.postponing = wait ? one.hot : std::vector<Extent>();
+        one.dirty = wait ? std::move(cold) : one_after_the_other(std::move(cold), one.hot);
         one.hot.clear();
     }
 }
@@ -249,10 +250,10 @@ void Mirror::Implementation::put_off_hot(std::vector<RoundReport>& reports) {
 Task<Result<>> Mirror::Implementation::copy_owed(std::size_t index, RoundReport& report,
                                                  Deadline deadline) {
     MirrorDisk& one = *disks[index];
-    DirtyScan scan(one.source, std::exchange(one.owed, {}), true);
+    DirtyScan scan(one.source, std::exchange(one.dirty, {}), true);
     report.dirty_bytes = scan.total_bytes();
     // What is left out stays owed by the newest bitmap, the next that is gone through.
-    FreshScan fresh(scan, {*one.bitmaps.back(), bitmap_context(rounds.back())}, one.counters);
+    SkipRedirtied fresh(scan, {*one.bitmaps.back(), bitmap_context(rounds.back())}, one.counters);
     auto copied = co_await run_copier(one, fresh, &pace, report, deadline);
     report.left_out_bytes += fresh.left_out_bytes();
     co_return copied;
@@ -261,13 +262,13 @@ Task<Result<>> Mirror::Implementation::copy_owed(std::size_t index, RoundReport&
 Task<Result<>> Mirror::Implementation::copy_last(std::size_t index, RoundReport& report,
                                                  Deadline deadline) {
     MirrorDisk& one = *disks[index];
-    if (one.disk.table) one.written = one.owed;
-    DirtyScan scan(one.source, std::exchange(one.owed, {}), false);
+    if (one.disk.table) one.written = one.dirty;
+    DirtyScan scan(one.source, std::exchange(one.dirty, {}), false);
     report.dirty_bytes = scan.total_bytes();
     co_return co_await run_copier(one, scan, nullptr, report, deadline);
 }
 
-Task<Result<>> Mirror::Implementation::run_copier(MirrorDisk& one, Scan& scan, Pace* limit,
+Task<Result<>> Mirror::Implementation::run_copier(MirrorDisk& one, Scan& scan, RateLimiter* limit,
                                                   RoundReport& report, Deadline deadline) {
     auto const begun = Clock::now();
     one.dirty_bytes_total += report.dirty_bytes;
@@ -293,7 +294,7 @@ Task<Result<>> Mirror::Implementation::flush_targets(Deadline deadline) {
     auto const begun = Clock::now();
     std::vector<Task<Result<>>> tasks;
     for (auto const& one : disks) tasks.push_back(flush_target(*one, deadline));
-    auto flushed = co_await together(loop, std::move(tasks));
+    auto flushed = co_await when_all(loop, std::move(tasks));
     if (flushed) rates.flush = Clock::now() - begun;
     co_return flushed;
 }
@@ -304,7 +305,7 @@ Task<Result<>> Mirror::Implementation::flush_both(Deadline deadline) {
     for (auto const& one : disks) {
         tasks.push_back(flush_one(one->source.least_loaded(), deadline));
     }
-    co_return co_await together(loop, std::move(tasks));
+    co_return co_await when_all(loop, std::move(tasks));
 }
 
 Task<Result<>> Mirror::Implementation::copy_round(std::vector<RoundReport>& reports,
@@ -314,7 +315,7 @@ Task<Result<>> Mirror::Implementation::copy_round(std::vector<RoundReport>& repo
     for (std::size_t i = 0; i < disks.size(); ++i) {
         tasks.push_back(list_owed(i, *disks[i]->bitmaps.front(), context, deadline));
     }
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     if (deadline.stopped()) co_return core::fail(Errc::cancelled, "cancelled");
     put_off_hot(reports);
     auto const begun = Clock::now();
@@ -324,7 +325,7 @@ Task<Result<>> Mirror::Implementation::copy_round(std::vector<RoundReport>& repo
         tasks.push_back(copy_owed(i, reports[i], deadline));
     }
     no_round_copies.reset();
-    auto copied = co_await together(loop, std::move(tasks));
+    auto copied = co_await when_all(loop, std::move(tasks));
     no_round_copies.set();
     auto const after = counters();
     rates.note_round(after.data_bytes - before.data_bytes, after.requests - before.requests,
@@ -352,8 +353,8 @@ Task<Result<>> Mirror::Implementation::count_dirty(std::size_t index, Delta& del
     MirrorDisk const& one = *disks[index];
     CO_TRY(auto const dirty, co_await dirty_extents(loop, *one.bitmaps.back(),
                                                     bitmap_context(rounds.back()), deadline));
-    auto const owed = united(dirty, one.deferred);
-    auto const parts = one.heat.divide(owed);
+    auto const owed = united(dirty, one.postponed);
+    auto const parts = one.hot_blocks.divide(owed);
     delta.dirty_bytes += total_bytes(dirty);
     delta.all.add(owed);
     delta.hot.add(parts.inside);
@@ -367,56 +368,56 @@ Task<Result<>> Mirror::Implementation::measure(Deadline deadline) {
     for (std::size_t i = 0; i < disks.size(); ++i) {
         tasks.push_back(count_dirty(i, delta, deadline));
     }
-    CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+    CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
     double const recording = std::max(in_seconds(Clock::now() - rotated_at), 1e-3);
     bool const wait = hot_may_wait(delta.hot.bytes, delta.hot.requests);
     auto const& next = wait ? delta.cold : delta.all;
-    nearness.delta_bytes = delta.all.bytes;
-    nearness.hot_bytes = delta.hot.bytes;
-    nearness.next_round_bytes = next.bytes;
-    nearness.predicted_copy = rates.copy_time(delta.all.bytes, delta.all.requests);
-    nearness.next_round_copy = rates.copy_time(next.bytes, next.requests);
-    nearness.predicted = in_ms(nearness.predicted_copy + rates.flush);
-    nearness.rate_bytes_per_second = static_cast<std::uint64_t>(rates.bytes_per_second);
-    nearness.dirty_bytes_per_second =
+    convergence.delta_bytes = delta.all.bytes;
+    convergence.hot_bytes = delta.hot.bytes;
+    convergence.next_round_bytes = next.bytes;
+    convergence.predicted_copy = rates.copy_time(delta.all.bytes, delta.all.requests);
+    convergence.next_round_copy = rates.copy_time(next.bytes, next.requests);
+    convergence.predicted = in_ms(convergence.predicted_copy + rates.flush);
+    convergence.rate_bytes_per_second = static_cast<std::uint64_t>(rates.bytes_per_second);
+    convergence.dirty_bytes_per_second =
         static_cast<std::uint64_t>(static_cast<double>(delta.dirty_bytes) / recording);
-    nearness.near = nearness.predicted <= options.max_blackout;
+    convergence.converged = convergence.predicted <= options.downtime_limit;
     co_return Result<>{};
 }
 
-Task<Result<Nearness>> Mirror::Implementation::copy_until_near(Deadline deadline) {
-    if (link_lost) CO_TRY_VOID(co_await regain(core::Error(*link_lost), deadline));
+Task<Result<ConvergenceReport>> Mirror::Implementation::copy_until_converged(Deadline deadline) {
+    if (link_lost) CO_TRY_VOID(co_await reconnect(core::Error(*link_lost), deadline));
     while (!bulk_done) {
         if (auto copied = co_await bulk(deadline); !copied) {
-            CO_TRY_VOID(co_await regain(std::move(copied.error()), deadline));
+            CO_TRY_VOID(co_await reconnect(std::move(copied.error()), deadline));
         }
     }
     phase = MirrorPhase::rounds;
     unsigned stagnant = 0;
     std::uint64_t before = UINT64_MAX;
-    nearness.converging = true;
+    convergence.converging = true;
     for (unsigned i = 0; i < limits::rounds_max; ++i) {
         CO_TRY_VOID(co_await measure(deadline));
-        auto const next = nearness.next_round_bytes;
+        auto const next = convergence.next_round_bytes;
         bool const shrank = before == UINT64_MAX || next <= before / 100 * limits::shrink_percent;
         stagnant = shrank ? 0 : stagnant + 1;
         before = next;
-        bool const small =
-            next <= limits::delta_small_bytes || nearness.next_round_copy <= limits::final_copy_aim;
-        if (nearness.near && (small || !shrank)) break;
+        bool const small = next <= limits::delta_small_bytes ||
+                           convergence.next_round_copy <= limits::final_copy_aim;
+        if (convergence.converged && (small || !shrank)) break;
         if (stagnant >= stagnant_rounds) {
-            nearness.converging = false;
+            convergence.converging = false;
             break;
         }
         if (auto copied = co_await round(deadline); !copied) {
-            CO_TRY_VOID(co_await regain(std::move(copied.error()), deadline));
+            CO_TRY_VOID(co_await reconnect(std::move(copied.error()), deadline));
         }
     }
-    if (nearness.near) phase = MirrorPhase::near;
+    if (convergence.converged) phase = MirrorPhase::converged;
     core::log::info("phase=rounds near={} delta_bytes={} hot_bytes={} predicted_ms={}",
-                    nearness.near, nearness.delta_bytes, nearness.hot_bytes,
-                    nearness.predicted.count());
-    co_return nearness;
+                    convergence.converged, convergence.delta_bytes, convergence.hot_bytes,
+                    convergence.predicted.count());
+    co_return convergence;
 }
 
 Task<Result<>> Mirror::Implementation::look_at_delta(Deadline deadline) {
@@ -427,10 +428,10 @@ Task<Result<>> Mirror::Implementation::look_at_delta(Deadline deadline) {
     Clock::duration aim = limits::final_copy_aim;
     if (expected)
         aim = settled ? Clock::duration(limits::settled_copy_max) : limits::settled_copy_aim;
-    if (iothread) aim = options.max_blackout;
+    if (iothread) aim = options.downtime_limit;
     // Until then hot blocks wait, and while all fits the pause only cold ones are worth a round.
-    bool const all = expected || iothread || !nearness.near;
-    if ((all ? nearness.predicted_copy : nearness.next_round_copy) > aim) {
+    bool const all = expected || iothread || !convergence.converged;
+    if ((all ? convergence.predicted_copy : convergence.next_round_copy) > aim) {
         CO_TRY_VOID(co_await round(Deadline(Clock::now() + limits::near_round, deadline.token())));
     }
     if (expected && !settled) core::log::debug("storage: settled");
@@ -438,9 +439,9 @@ Task<Result<>> Mirror::Implementation::look_at_delta(Deadline deadline) {
     co_return Result<>{};
 }
 
-Task<void> Mirror::Implementation::keep_near(std::stop_token stop) {
-    phase = MirrorPhase::near;
-    near_stop = stop;
+Task<void> Mirror::Implementation::keep_converged(std::stop_token stop) {
+    phase = MirrorPhase::converged;
+    keep_converged_stop = stop;
     auto const deadline = Deadline::never(stop);
     auto next_look = Clock::now();
     while (!stop.stop_requested()) {
@@ -450,7 +451,7 @@ Task<void> Mirror::Implementation::keep_near(std::stop_token stop) {
             next_look = Clock::now() + limits::delta_check_pause;
         }
         if (!result && !stop.stop_requested()) {
-            result = co_await regain(std::move(result.error()), deadline);
+            result = co_await reconnect(std::move(result.error()), deadline);
         }
         if (result) result = co_await core::sleep_for(loop, limits::flush_pause, stop);
         if (!result && !stop.stop_requested()) {

@@ -10,7 +10,7 @@
 #include "core/log.hpp"
 #include "storage/limits.hpp"
 #include "storage/mirror_implementation.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 
 namespace storage {
 
@@ -102,9 +102,9 @@ bool Mirror::Implementation::verify_owed() const {
 }
 
 MirrorPhase Mirror::Implementation::told_phase() const {
-    bool const amid = phase == MirrorPhase::rounds || phase == MirrorPhase::near;
+    bool const amid = phase == MirrorPhase::rounds || phase == MirrorPhase::converged;
     if (!verifies() || !amid) return phase;
-    if (verification.whole_verified && phase == MirrorPhase::near) return phase;
+    if (verification.whole_verified && phase == MirrorPhase::converged) return phase;
     return verification.whole_begun ? MirrorPhase::verifying : MirrorPhase::rounds;
 }
 
@@ -121,8 +121,8 @@ Task<Result<>> Mirror::Implementation::verify_whole(Deadline deadline) {
                 verify_extents(i, windows_of(disks[i]->report.virtual_bytes), until), stop));
             tasks.push_back(stop_when_failed(verify_source(i, until), stop));
         }
-        auto verified = co_await together(loop, std::move(tasks));
-        if (!verified) CO_TRY_VOID(co_await regain(std::move(verified.error()), deadline));
+        auto verified = co_await when_all(loop, std::move(tasks));
+        if (!verified) CO_TRY_VOID(co_await reconnect(std::move(verified.error()), deadline));
         verification.whole_verified = verified.has_value();
     }
     verification.whole_took = Clock::now() - begun;
@@ -145,7 +145,7 @@ Task<Result<>> Mirror::Implementation::verify_copied(Deadline deadline) {
     for (std::size_t i = 0; i < disks.size(); ++i) {
         tasks.push_back(verify_extents(i, disks[i]->written, deadline));
     }
-    co_return co_await together(loop, std::move(tasks));
+    co_return co_await when_all(loop, std::move(tasks));
 }
 
 Task<Result<>> Mirror::Implementation::verify_final(Deadline deadline) {
@@ -165,7 +165,7 @@ Task<Result<>> Mirror::Implementation::verify_extents(std::size_t index,
                                                       Deadline deadline) {
     HashPlan plan(std::move(extents));
     std::optional<Error> error;
-    core::Scope scope(loop);
+    core::TaskGroup scope(loop);
     while (!error) {
         auto ranges = plan.next();
         if (ranges.empty()) break;

@@ -141,9 +141,9 @@ private:
     core::Event wants_write_;  ///< libnbd has bytes that the socket did not take yet.
     core::Event quiet_;  ///< Nothing is in flight.
     core::Event ended_;  ///< The connection is closed or dead.
-    core::Slots slots_;
+    core::Semaphore slots_;
     std::stop_source stop_;
-    core::Scope scope_;
+    core::TaskGroup scope_;
 };
 
 /// Several connections to one export; each request goes to the one with the fewest in flight.

@@ -2,7 +2,7 @@
 
 #include "storage/limits.hpp"
 #include "storage/nbd.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 
 namespace storage {
 
@@ -38,7 +38,7 @@ Task<Result<>> NbdPool::widen(NbdAddress address, std::string export_name,
     while (rest.size() + connections_.size() < count) {
         rest.push_back(open_one(loop_, address, export_name, contexts, connections_, deadline));
     }
-    co_return co_await together(loop_, std::move(rest));
+    co_return co_await when_all(loop_, std::move(rest));
 }
 
 Nbd& NbdPool::least_loaded() {

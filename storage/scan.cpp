@@ -4,7 +4,7 @@
 #include <iterator>
 
 #include "storage/limits.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 
 namespace storage {
 
@@ -58,7 +58,7 @@ Extent cut_piece(Extent& extent) {
         extent.zero ? limits::zero_request_bytes_max : std::uint64_t{limits::request_bytes_max};
     std::uint64_t const boundary = (extent.offset / unit + 1) * unit;
     std::uint64_t const length = std::min(extent.length, boundary - extent.offset);
-    Extent const piece{extent.offset, length, extent.zero, extent.held};
+    Extent const piece{extent.offset, length, extent.zero, extent.in_backing};
     extent.offset += length;
     extent.length -= length;
     return piece;
@@ -109,10 +109,10 @@ Task<Result<std::vector<Extent>>> AllocationScan::above_base(std::vector<Extent>
     auto parts = divide(ours, above);
     for (auto& extent : parts.outside) {
         if (!extent.zero) held_bytes_ += extent.length;
-        extent.held = !extent.zero && layers_.tell_held;
-        if (!extent.held) skipped_ += extent.length;
+        extent.in_backing = !extent.zero && layers_.tell_in_backing;
+        if (!extent.in_backing) skipped_ += extent.length;
     }
-    std::erase_if(parts.outside, [](auto const& extent) { return !extent.held; });
+    std::erase_if(parts.outside, [](auto const& extent) { return !extent.in_backing; });
     std::vector<Extent> all;
     std::ranges::merge(parts.inside, parts.outside, std::back_inserter(all), {}, &Extent::offset,
                        &Extent::offset);
@@ -132,7 +132,7 @@ Task<Result<>> AllocationScan::look_ahead(Deadline deadline) {
         theirs = std::move(found);
     }
     for (auto const& extent : without_zeroes_of_both(ours, theirs, skipped_)) {
-        if (!extent.zero && !extent.held) data_bytes_ += extent.length;
+        if (!extent.zero && !extent.in_backing) data_bytes_ += extent.length;
         ahead_.push_back(extent);
     }
     offset_ += length;
@@ -202,7 +202,7 @@ Task<Result<std::vector<Extent>>> dirty_extents(core::Loop& loop, Nbd& nbd, std:
             tasks.push_back(dirty_window(nbd, context, offset, length, window, deadline));
             offset += length;
         }
-        CO_TRY_VOID(co_await together(loop, std::move(tasks)));
+        CO_TRY_VOID(co_await when_all(loop, std::move(tasks)));
         for (auto const& window : found) {
             for (auto const& extent : window) append(all, extent);
         }

@@ -30,7 +30,7 @@ Extent cut_piece(Extent& extent);
 /// Which part of a disk's backing chain the destination does not have.
 struct Layers {
     unsigned above_base = 0;  ///< Images above the base that both hosts have; 0: there is none.
-    bool tell_held = false;  ///< What the base holds is given as pieces too, marked as held.
+    bool tell_in_backing = false;  ///< What the base holds is given as pieces too, marked as held.
 };
 
 /// The whole disk by base:allocation of the source. Where source and target both read as zeroes

@@ -5,10 +5,10 @@
 #include "core/log.hpp"
 #include "core/stream.hpp"
 #include "qmp/block.hpp"
-#include "qmp/machine.hpp"
+#include "qmp/vm.hpp"
 #include "storage/exports.hpp"
 #include "storage/limits.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 
 namespace storage {
 
@@ -78,7 +78,7 @@ Task<Result<>> Target::add_exports(Deadline deadline) {
     co_return Result<>{};
 }
 
-Task<Result<>> Target::renew(Deadline deadline) {
+Task<Result<>> Target::reexport(Deadline deadline) {
     if (sealed_ || !server_started_) {
         co_return core::fail(Errc::refused,
                              "the disks of the destination are not offered any more");
@@ -91,7 +91,7 @@ Task<Result<>> Target::seal(Deadline deadline) {
     if (sealed_) co_return Result<>{};
     std::vector<Task<Result<>>> flushes;
     for (auto const& disk : disks_) flushes.push_back(flush_node(client_, disk.node, deadline));
-    CO_TRY_VOID(co_await together(loop_, std::move(flushes)));
+    CO_TRY_VOID(co_await when_all(loop_, std::move(flushes)));
     CO_TRY_VOID(co_await remove_exports(deadline));
     // The socket is QEMU's and ours: shut down, it takes no more connections, without a command.
     if (listener_) ::shutdown(listener_.get(), SHUT_RDWR);

@@ -38,7 +38,7 @@ public:
     /// Closes the exports and offers them again, on the same port: every connection is cut, and
     /// when it returns no request of theirs is under way any more, so that what is written next
     /// cannot be overtaken. Before seal() only.
-    core::Task<core::Result<>> renew(core::Deadline deadline);
+    core::Task<core::Result<>> reexport(core::Deadline deadline);
     /// Flushes the disks, deletes the exports (hard: clients are dropped), waits for
     /// BLOCK_EXPORT_DELETED of each, takes no more connections. Afterwards nobody but QEMU's own
     /// guest can write. Idempotent.

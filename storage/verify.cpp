@@ -238,7 +238,7 @@ Task<void> run_piece(Pass& pass, Extent piece, Buffer buffer) {
     pass.stop.request_stop();
 }
 
-Task<Result<>> run_pieces(Pass& pass, core::Scope& scope, Scan& scan, Buffers& buffers) {
+Task<Result<>> run_pieces(Pass& pass, core::TaskGroup& scope, Scan& scan, Buffers& buffers) {
     while (!pass.error) {
         CO_TRY(auto const piece, co_await scan.next(pass.deadline));
         if (!piece) break;
@@ -256,7 +256,7 @@ Task<Result<>> hash_scan(core::Loop& loop, Scan& scan, Reader& reader, Buffers& 
                          HashSink& sink, Deadline deadline) {
     Pass pass{reader, sink, core::LinkedStop(deadline.token()), deadline, {}};
     pass.deadline = Deadline(deadline.at(), pass.stop.token());
-    core::Scope scope(loop);
+    core::TaskGroup scope(loop);
     auto dispatched = co_await run_pieces(pass, scope, scan, buffers);
     co_await scope.join();
     if (pass.error) co_return std::unexpected(std::move(*pass.error));

@@ -13,7 +13,7 @@
 namespace sidecar::machine {
 
 /// How an action ended. Every action a machine asks for ends in exactly one of these.
-enum class Ending : std::uint8_t {
+enum class ActionResult : std::uint8_t {
     ok,      ///< It happened. For a record: it is durable.
     failed,  ///< It certainly did not happen. For a record: the old record certainly stands.
     unknown, ///< The answer was lost or timed out: it may or may not have happened.
@@ -47,7 +47,7 @@ enum class Side : std::uint8_t { source, destination };
 /// 5 cancelled. `none` counts as failed: a migration that never ended has not moved the guest.
 [[nodiscard]] int exit_status(Outcome outcome);
 
-[[nodiscard]] std::string_view name(Ending ending);
+[[nodiscard]] std::string_view name(ActionResult result);
 [[nodiscard]] std::string_view name(Outcome outcome);
 [[nodiscard]] std::string_view name(Guest guest);
 [[nodiscard]] std::string_view name(Side side);

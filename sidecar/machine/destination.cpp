@@ -18,7 +18,7 @@
 
 #include <utility>
 
-#include "sidecar/machine/turn.hpp"
+#include "sidecar/machine/step_builder.hpp"
 
 namespace sidecar::machine::destination {
 
@@ -26,11 +26,11 @@ namespace {
 
 using Kind = Event::Kind;
 
-struct Turn : TurnOf<State, Action> {
-    /// Sends `action` if the source waits for the answer to `asked`; it then no longer does.
-    void reply(Asked asked, Action action) {
-        if (state.asked == asked && !busy(action)) {
-            state.asked = Asked::nothing;
+struct Builder : StepBuilder<State, Action> {
+    /// Sends `action` if the source waits for the answer to `request`; it then no longer does.
+    void reply(PendingRequest request, Action action) {
+        if (state.pending_request == request && !busy(action)) {
+            state.pending_request = PendingRequest::nothing;
             ask(action);
         }
     }
@@ -42,11 +42,11 @@ struct Turn : TurnOf<State, Action> {
 
 // ---- what an event tells, whatever the phase ----------------------------------------------------
 
-void note_ending(State& state, Action action, Ending ending) {
-    if (action == Action::record_owner && ending == Ending::unknown) {
+void note_result(State& state, Action action, ActionResult result) {
+    if (action == Action::record_owner && result == ActionResult::unknown) {
         state.owner_unknown = true;
     }
-    if (ending != Ending::ok) {
+    if (result != ActionResult::ok) {
         return;
     }
     switch (action) {
@@ -76,19 +76,19 @@ void note_ending(State& state, Action action, Ending ending) {
 void note(State& state, Event const& event) {
     switch (event.kind) {
         case Kind::action_ended:
-            note_ending(state, event.action, event.ending);
+            note_result(state, event.action, event.result);
             break;
         case Kind::prepare_requested:
-            state.asked = Asked::prepare;
+            state.pending_request = PendingRequest::prepare;
             break;
         case Kind::seal_requested:
-            state.asked = Asked::seal;
+            state.pending_request = PendingRequest::seal;
             break;
         case Kind::commit_received:
-            state.asked = Asked::commit;
+            state.pending_request = PendingRequest::commit;
             break;
         case Kind::abort_requested:
-            state.asked = Asked::abort;
+            state.pending_request = PendingRequest::abort;
             break;
         case Kind::qemu_loaded:
             state.loaded = true;
@@ -105,32 +105,32 @@ void note(State& state, Event const& event) {
 
 /// ABORTED first, then everything goes, and whoever asked hears of it; but a `seal` is refused at
 /// once.
-void continue_aborting(Turn& turn) {
-    State& state = turn.state;
-    turn.reply(Asked::seal, Action::reply_refused);
+void continue_aborting(Builder& builder) {
+    State& state = builder.state;
+    builder.reply(PendingRequest::seal, Action::reply_refused);
     if (state.record == Record::none) {
-        turn.ask_once(Action::record_aborted);
+        builder.ask_once(Action::record_aborted);
         return;
     }
-    turn.reply(Asked::commit, Action::reply_aborted);
+    builder.reply(PendingRequest::commit, Action::reply_aborted);
     if (!state.destroyed) {
-        if (!turn.busy(Action::prepare) && !turn.busy(Action::seal)) {
-            turn.ask_once(Action::destroy);
+        if (!builder.busy(Action::prepare) && !builder.busy(Action::seal)) {
+            builder.ask_once(Action::destroy);
         }
         return;
     }
-    turn.reply(Asked::abort, Action::reply_aborted);
-    turn.reply(Asked::prepare, Action::reply_refused);
+    builder.reply(PendingRequest::abort, Action::reply_aborted);
+    builder.reply(PendingRequest::prepare, Action::reply_refused);
     if (state.record == Record::aborted) {
-        turn.ask_once(Action::record_end);
+        builder.ask_once(Action::record_end);
     } else {
-        turn.ask_once(Action::finish);
+        builder.ask_once(Action::finish);
     }
 }
 
-void abort(Turn& turn) {
-    turn.state.phase = Phase::aborting;
-    continue_aborting(turn);
+void abort(Builder& builder) {
+    builder.state.phase = Phase::aborting;
+    continue_aborting(builder);
 }
 
 /// What makes the destination give up while nothing is recorded and OWNER is not under way.
@@ -143,44 +143,44 @@ void abort(Turn& turn) {
 
 /// The guest is ours (running, or crashed since): tell the source, tell the network, close the
 /// record.
-void continue_running(Turn& turn) {
-    State& state = turn.state;
-    turn.reply(Asked::commit, Action::reply_ack);
-    turn.reply(Asked::abort, Action::reply_refused);
-    turn.reply(Asked::prepare, Action::reply_refused);
-    turn.reply(Asked::seal, Action::reply_refused);
+void continue_running(Builder& builder) {
+    State& state = builder.state;
+    builder.reply(PendingRequest::commit, Action::reply_ack);
+    builder.reply(PendingRequest::abort, Action::reply_refused);
+    builder.reply(PendingRequest::prepare, Action::reply_refused);
+    builder.reply(PendingRequest::seal, Action::reply_refused);
     if (!state.announced && !state.qemu_gone) {
-        turn.ask_once(Action::announce_network);
+        builder.ask_once(Action::announce_network);
     } else if (state.record == Record::owner) {
-        turn.ask_once(Action::record_end);
+        builder.ask_once(Action::record_end);
     } else {
-        turn.ask_once(Action::finish);
+        builder.ask_once(Action::finish);
     }
 }
 
 // ---- owning -------------------------------------------------------------------------------------
 
-/// Seal if need be, OWNER, `cont`. Up to OWNER it may still turn into an abort.
-void continue_owning(Turn& turn) {
-    State& state = turn.state;
+/// Seal if need be, OWNER, `cont`. Up to OWNER it may still builder into an abort.
+void continue_owning(Builder& builder) {
+    State& state = builder.state;
     if (is_owner(state.record)) {
         if (state.qemu_gone) {
             state.phase = Phase::running;  // it crashed here, and is here to be started again
-            continue_running(turn);
+            continue_running(builder);
         } else {
-            turn.ask_once(Action::start_guest);
+            builder.ask_once(Action::start_guest);
         }
         return;
     }
-    if (turn.busy(Action::record_owner)) {
+    if (builder.busy(Action::record_owner)) {
         return;
     }
     if (state.owner_unknown) {
-        turn.ask(Action::record_owner);  // also when QEMU is gone: OWNER may be durable already
+        builder.ask(Action::record_owner);  // also when QEMU is gone: OWNER may be durable already
     } else if (state.loaded && !state.exports_gone) {
-        turn.ask_once(Action::seal);
+        builder.ask_once(Action::seal);
     } else if (state.loaded) {
-        turn.ask(Action::record_owner);
+        builder.ask(Action::record_owner);
     }
 }
 
@@ -188,8 +188,8 @@ void continue_owning(Turn& turn) {
 
 /// A new sidecar: the journal and QEMU are all it knows. What may be open is closed again before
 /// OWNER.
-void resume_from_journal(Turn& turn, Event const& event) {
-    State& state = turn.state;
+void resume_from_journal(Builder& builder, Event const& event) {
+    State& state = builder.state;
     state.record = event.record;
     state.qemu_gone = event.qemu == Qemu::gone;
     state.loaded = event.qemu == Qemu::loaded || event.qemu == Qemu::running;
@@ -198,19 +198,19 @@ void resume_from_journal(Turn& turn, Event const& event) {
             if (event.qemu == Qemu::waiting || event.qemu == Qemu::loaded) {
                 state.phase = Phase::prepared;
             } else {
-                abort(turn);
+                abort(builder);
             }
             break;
         case Record::owner:
             state.phase = event.qemu == Qemu::running ? Phase::running : Phase::owning;
             if (state.phase == Phase::running) {
-                continue_running(turn);
+                continue_running(builder);
             } else {
-                continue_owning(turn);
+                continue_owning(builder);
             }
             break;
         case Record::aborted:
-            abort(turn);
+            abort(builder);
             break;
         case Record::ended_owner:
         case Record::ended_aborted:
@@ -219,167 +219,168 @@ void resume_from_journal(Turn& turn, Event const& event) {
     }
 }
 
-/// A COMMIT or an abort for an epoch never prepared here ends in ABORTED too: the answer must
-/// stand.
-void idle(Turn& turn, Event const& event) {
+/// A COMMIT or an abort for an migration_id never prepared here ends in ABORTED too: the answer
+/// must stand.
+void idle(Builder& builder, Event const& event) {
     switch (event.kind) {
         case Kind::restarted:
-            resume_from_journal(turn, event);
+            resume_from_journal(builder, event);
             break;
         case Kind::prepare_requested:
-            turn.state.phase = Phase::preparing;
-            turn.ask(Action::prepare);
+            builder.state.phase = Phase::preparing;
+            builder.ask(Action::prepare);
             break;
         case Kind::seal_requested:
         case Kind::commit_received:
         case Kind::abort_requested:
-            abort(turn);
+            abort(builder);
             break;
         default:
             break;
     }
 }
 
-void preparing(Turn& turn, Event const& event) {
-    if (ended_ok(event, Action::prepare) && !turn.state.qemu_gone) {
-        turn.state.phase = Phase::prepared;
-        turn.reply(Asked::prepare, Action::reply_prepared);
+void preparing(Builder& builder, Event const& event) {
+    if (ended_ok(event, Action::prepare) && !builder.state.qemu_gone) {
+        builder.state.phase = Phase::prepared;
+        builder.reply(PendingRequest::prepare, Action::reply_prepared);
     } else if (ended(event, Action::prepare) || gives_up(event) ||
                event.kind == Kind::seal_requested || event.kind == Kind::commit_received) {
-        abort(turn);
+        abort(builder);
     }
 }
 
 /// QEMU died while the disks were copied into it: they are still there, and the source copies what
 /// died with it again. Not once RAM has begun to come: then it dies with QEMU.
-[[nodiscard]] bool only_qemu_is_lost(Turn const& turn, Event const& event) {
-    return turn.state.phase == Phase::prepared && event.kind == Kind::qemu_gone &&
-           event.qemu == Qemu::waiting && !turn.busy(Action::seal) && !turn.state.exports_gone;
+[[nodiscard]] bool only_qemu_is_lost(Builder const& builder, Event const& event) {
+    return builder.state.phase == Phase::prepared && event.kind == Kind::qemu_gone &&
+           event.qemu == Qemu::waiting && !builder.busy(Action::seal) &&
+           !builder.state.exports_gone;
 }
 
 /// prepared and sealed: obeys whatever comes.
-void waiting(Turn& turn, Event const& event) {
-    if (only_qemu_is_lost(turn, event)) {
-        turn.state.phase = Phase::bereft;
+void waiting(Builder& builder, Event const& event) {
+    if (only_qemu_is_lost(builder, event)) {
+        builder.state.phase = Phase::qemu_lost;
         return;
     }
     if (gives_up(event)) {
-        abort(turn);
+        abort(builder);
         return;
     }
     if (event.kind == Kind::commit_received) {
-        turn.state.phase = Phase::owning;
-        continue_owning(turn);
+        builder.state.phase = Phase::owning;
+        continue_owning(builder);
         return;
     }
-    turn.reply(Asked::prepare, Action::reply_prepared);
-    if (turn.state.exports_gone) {
-        turn.state.phase = Phase::sealed;
-        turn.reply(Asked::seal, Action::reply_sealed);
+    builder.reply(PendingRequest::prepare, Action::reply_prepared);
+    if (builder.state.exports_gone) {
+        builder.state.phase = Phase::sealed;
+        builder.reply(PendingRequest::seal, Action::reply_sealed);
     } else if (ended_badly(event, Action::seal)) {
-        turn.reply(Asked::seal, Action::reply_refused);
-    } else if (turn.state.asked == Asked::seal) {
-        turn.ask_once(Action::seal);
+        builder.reply(PendingRequest::seal, Action::reply_refused);
+    } else if (builder.state.pending_request == PendingRequest::seal) {
+        builder.ask_once(Action::seal);
     }
 }
 
 /// A source that copies asks for `prepare` again; one that asks for anything else is further.
-void bereft(Turn& turn, Event const& event) {
+void qemu_lost(Builder& builder, Event const& event) {
     if (event.kind == Kind::prepare_requested) {
-        turn.state.qemu_gone = false;
-        turn.state.phase = Phase::preparing;
-        turn.ask(Action::prepare);
+        builder.state.qemu_gone = false;
+        builder.state.phase = Phase::preparing;
+        builder.ask(Action::prepare);
     } else if (gives_up(event) || event.kind == Kind::seal_requested ||
                event.kind == Kind::commit_received) {
-        abort(turn);
+        abort(builder);
     }
 }
 
-void owning(Turn& turn, Event const& event) {
-    bool const recording =
-        turn.busy(Action::record_owner) || turn.state.owner_unknown || is_owner(turn.state.record);
+void owning(Builder& builder, Event const& event) {
+    bool const recording = builder.busy(Action::record_owner) || builder.state.owner_unknown ||
+                           is_owner(builder.state.record);
     bool const failed =
         ended_badly(event, Action::seal) || ended_badly(event, Action::record_owner);
     if (!recording && (failed || gives_up(event))) {
         if (failed) {
-            turn.state.asked = Asked::commit;
+            builder.state.pending_request = PendingRequest::commit;
         }
-        abort(turn);
+        abort(builder);
         return;
     }
     if (ended_ok(event, Action::start_guest)) {
-        turn.state.phase = Phase::running;
-        turn.state.asked = Asked::commit;
-        continue_running(turn);
+        builder.state.phase = Phase::running;
+        builder.state.pending_request = PendingRequest::commit;
+        continue_running(builder);
         return;
     }
-    continue_owning(turn);
+    continue_owning(builder);
 }
 
-void running(Turn& turn, Event const& event) {
+void running(Builder& builder, Event const& event) {
     if (ended(event, Action::finish)) {
-        turn.state.phase = Phase::done;
+        builder.state.phase = Phase::done;
         return;
     }
-    continue_running(turn);
+    continue_running(builder);
 }
 
-void aborting(Turn& turn, Event const& event) {
+void aborting(Builder& builder, Event const& event) {
     if (ended(event, Action::finish)) {
-        turn.state.phase = Phase::done;
+        builder.state.phase = Phase::done;
         return;
     }
-    continue_aborting(turn);
+    continue_aborting(builder);
 }
 
 /// A source whose answer was lost asks again, perhaps after a restart of both: the record answers.
-void done(Turn& turn) {
-    bool const owner = is_owner(turn.state.record);
-    turn.reply(Asked::commit, owner ? Action::reply_ack : Action::reply_aborted);
-    turn.reply(Asked::abort, owner ? Action::reply_refused : Action::reply_aborted);
-    turn.reply(Asked::prepare, Action::reply_refused);
-    turn.reply(Asked::seal, Action::reply_refused);
+void done(Builder& builder) {
+    bool const owner = is_owner(builder.state.record);
+    builder.reply(PendingRequest::commit, owner ? Action::reply_ack : Action::reply_aborted);
+    builder.reply(PendingRequest::abort, owner ? Action::reply_refused : Action::reply_aborted);
+    builder.reply(PendingRequest::prepare, Action::reply_refused);
+    builder.reply(PendingRequest::seal, Action::reply_refused);
 }
 
 }  // namespace
 
 Step step(State const& state, Event const& event) {
-    Turn turn{{.state = state, .actions = {}}};
+    Builder builder{{.state = state, .actions = {}}};
     if (event.kind == Kind::action_ended) {
         if (!state.in_flight.contains(event.action)) {
             return {.state = state, .actions = {}};
         }
-        turn.state.in_flight.erase(event.action);
+        builder.state.in_flight.erase(event.action);
     }
-    note(turn.state, event);
+    note(builder.state, event);
     switch (state.phase) {
         case Phase::idle:
-            idle(turn, event);
+            idle(builder, event);
             break;
         case Phase::preparing:
-            preparing(turn, event);
+            preparing(builder, event);
             break;
         case Phase::prepared:
         case Phase::sealed:
-            waiting(turn, event);
+            waiting(builder, event);
             break;
-        case Phase::bereft:
-            bereft(turn, event);
+        case Phase::qemu_lost:
+            qemu_lost(builder, event);
             break;
         case Phase::owning:
-            owning(turn, event);
+            owning(builder, event);
             break;
         case Phase::running:
-            running(turn, event);
+            running(builder, event);
             break;
         case Phase::aborting:
-            aborting(turn, event);
+            aborting(builder, event);
             break;
         case Phase::done:
-            done(turn);
+            done(builder);
             break;
     }
-    return {.state = turn.state, .actions = std::move(turn.actions)};
+    return {.state = builder.state, .actions = std::move(builder.actions)};
 }
 
 bool owns_guest(State const& state) { return is_owner(state.record); }

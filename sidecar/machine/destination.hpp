@@ -17,12 +17,12 @@ enum class Phase : std::uint8_t {
     idle,      ///< Nothing asked for.
     preparing, ///< Disks, QEMU, exports and movers are being made.
     prepared,  ///< Data flows into the exports; QEMU waits.
-    bereft,    ///< As prepared, but QEMU has died before any RAM came: the source may ask anew.
-    sealed,    ///< Exports gone, disks flushed: nobody can write but the guest to come.
-    owning,    ///< COMMIT received: seal if need be, OWNER, `cont`.
-    running,   ///< The guest runs here: acknowledged, announced, recorded.
+    qemu_lost,  ///< As prepared, but QEMU has died before any RAM came: the source may ask anew.
+    sealed,  ///< Exports gone, disks flushed: nobody can write but the guest to come.
+    owning,  ///< COMMIT received: seal if need be, OWNER, `cont`.
+    running,  ///< The guest runs here: acknowledged, announced, recorded.
     aborting,  ///< ABORTED, then everything made is removed.
-    done,      ///< Over; still answers a source that asks again.
+    done,  ///< Over; still answers a source that asks again.
 };
 
 /// What the machine asks of the driver; the same contract as source::Action. A reply_* ends `ok`
@@ -47,8 +47,8 @@ enum class Action : std::uint8_t {
 };
 inline constexpr unsigned action_count = static_cast<unsigned>(Action::finish) + 1;
 
-/// What the destination's journal says of this epoch. An epoch it has never heard of is `none` with
-/// Qemu::gone; asked to commit it, the machine records ABORTED before it says so.
+/// What the destination's journal says of this migration_id. An migration_id it has never heard of
+/// is `none` with Qemu::gone; asked to commit it, the machine records ABORTED before it says so.
 enum class Record : std::uint8_t {
     none,
     owner,  ///< record_owner.
@@ -69,7 +69,7 @@ enum class Qemu : std::uint8_t {
 /// defaults.
 struct Event {
     enum class Kind : std::uint8_t {
-        action_ended,  ///< `action` ended as `ending`.
+        action_ended,  ///< `action` ended as `result`.
         prepare_requested,  ///< From the source.
         seal_requested,  ///< From the source.
         commit_received,  ///< From the source; may be repeated.
@@ -85,15 +85,15 @@ struct Event {
     };
     Kind kind = Kind::prepare_requested;
     Action action = Action::prepare;
-    Ending ending = Ending::ok;
+    ActionResult result = ActionResult::ok;
     Record record = Record::none;
     Qemu qemu = Qemu::gone;
 
     friend auto operator<=>(Event const&, Event const&) = default;
 };
 
-[[nodiscard]] constexpr Event action_ended(Action action, Ending ending) {
-    return {.kind = Event::Kind::action_ended, .action = action, .ending = ending};
+[[nodiscard]] constexpr Event action_ended(Action action, ActionResult result) {
+    return {.kind = Event::Kind::action_ended, .action = action, .result = result};
 }
 [[nodiscard]] constexpr Event restarted(Record record, Qemu qemu) {
     return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu};
@@ -106,14 +106,14 @@ struct Event {
 [[nodiscard]] constexpr Event event(Event::Kind kind) { return {.kind = kind}; }
 
 /// What the source waits to hear; decides which reply follows an abort.
-enum class Asked : std::uint8_t { nothing, prepare, seal, commit, abort };
+enum class PendingRequest : std::uint8_t { nothing, prepare, seal, commit, abort };
 
-/// The whole memory of the destination's machine: one fresh value per migration (epoch).
+/// The whole memory of the destination's machine: one fresh value per migration (migration_id).
 struct State {
     Phase phase = Phase::idle;
     Record record = Record::none;  ///< Last record known durable.
     EnumSet<Action> in_flight;
-    Asked asked = Asked::nothing;
+    PendingRequest pending_request = PendingRequest::nothing;
     bool loaded = false;  ///< The RAM stream is loaded.
     bool exports_gone = false;  ///< seal ended ok.
     bool qemu_gone = false;
@@ -140,7 +140,7 @@ struct Step {
 [[nodiscard]] std::string_view name(Record record);
 [[nodiscard]] std::string_view name(Qemu qemu);
 [[nodiscard]] std::string_view name(Event::Kind kind);
-[[nodiscard]] std::string_view name(Asked asked);
+[[nodiscard]] std::string_view name(PendingRequest pending_request);
 
 /// `action_ended seal ok`, `restarted owner loaded`: for logs and traces.
 [[nodiscard]] std::string describe(Event const& event);

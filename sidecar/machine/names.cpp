@@ -24,17 +24,17 @@ int exit_status(Outcome outcome) {
     return 1;
 }
 
-std::string_view name(Ending ending) {
-    switch (ending) {
-        case Ending::ok:
+std::string_view name(ActionResult result) {
+    switch (result) {
+        case ActionResult::ok:
             return "ok";
-        case Ending::failed:
+        case ActionResult::failed:
             return "failed";
-        case Ending::unknown:
+        case ActionResult::unknown:
             return "unknown";
-        case Ending::acked:
+        case ActionResult::acked:
             return "acked";
-        case Ending::aborted:
+        case ActionResult::aborted:
             return "aborted";
     }
     return "?";
@@ -258,8 +258,8 @@ std::string_view name(Event::Kind kind) {
             return "peer_back";
         case Event::Kind::peer_silent_too_long:
             return "peer_silent_too_long";
-        case Event::Kind::blackout_exceeded:
-            return "blackout_exceeded";
+        case Event::Kind::downtime_limit_exceeded:
+            return "downtime_limit_exceeded";
         case Event::Kind::operator_resolved:
             return "operator_resolved";
         case Event::Kind::restarted:
@@ -268,29 +268,29 @@ std::string_view name(Event::Kind kind) {
     return "?";
 }
 
-std::string_view name(Made made) {
-    switch (made) {
-        case Made::destination:
+std::string_view name(Resource resource) {
+    switch (resource) {
+        case Resource::destination:
             return "destination";
-        case Made::network:
+        case Resource::network:
             return "network";
-        case Made::storage:
+        case Resource::storage:
             return "storage";
-        case Made::ram:
+        case Resource::ram:
             return "ram";
-        case Made::fired:
+        case Resource::fired:
             return "fired";
     }
     return "?";
 }
 
-std::string_view name(Word word) {
-    switch (word) {
-        case Word::none:
+std::string_view name(OperatorDecision operator_decision) {
+    switch (operator_decision) {
+        case OperatorDecision::none:
             return "none";
-        case Word::to_source:
+        case OperatorDecision::to_source:
             return "to_source";
-        case Word::to_destination:
+        case OperatorDecision::to_destination:
             return "to_destination";
     }
     return "?";
@@ -302,7 +302,7 @@ std::string describe(Event const& event) {
     switch (event.kind) {
         case Event::Kind::action_ended:
             add(name(event.action));
-            add(name(event.ending));
+            add(name(event.result));
             break;
         case Event::Kind::operator_resolved:
             add(name(event.side));
@@ -324,9 +324,9 @@ std::string describe(State const& state) {
     append(text, "guest", name(state.guest));
     append(text, "record", name(state.record));
     append(text, "in_flight", names_of(state.in_flight, action_count));
-    append(text, "made", names_of(state.made, static_cast<unsigned>(Made::fired) + 1));
-    if (state.word != Word::none) {
-        append(text, "word", name(state.word));
+    append(text, "made", names_of(state.resources, static_cast<unsigned>(Resource::fired) + 1));
+    if (state.operator_decision != OperatorDecision::none) {
+        append(text, "word", name(state.operator_decision));
     }
     append_flag(text, "peer_down", !state.peer_up);
     append_flag(text, "pre_switchover", state.pre_switchover);
@@ -352,8 +352,8 @@ std::string_view name(Phase phase) {
             return "preparing";
         case Phase::prepared:
             return "prepared";
-        case Phase::bereft:
-            return "bereft";
+        case Phase::qemu_lost:
+            return "qemu_lost";
         case Phase::sealed:
             return "sealed";
         case Phase::owning:
@@ -460,17 +460,17 @@ std::string_view name(Event::Kind kind) {
     return "?";
 }
 
-std::string_view name(Asked asked) {
-    switch (asked) {
-        case Asked::nothing:
+std::string_view name(PendingRequest pending_request) {
+    switch (pending_request) {
+        case PendingRequest::nothing:
             return "nothing";
-        case Asked::prepare:
+        case PendingRequest::prepare:
             return "prepare";
-        case Asked::seal:
+        case PendingRequest::seal:
             return "seal";
-        case Asked::commit:
+        case PendingRequest::commit:
             return "commit";
-        case Asked::abort:
+        case PendingRequest::abort:
             return "abort";
     }
     return "?";
@@ -482,7 +482,7 @@ std::string describe(Event const& event) {
     switch (event.kind) {
         case Event::Kind::action_ended:
             add(name(event.action));
-            add(name(event.ending));
+            add(name(event.result));
             break;
         case Event::Kind::restarted:
             add(name(event.record));
@@ -499,7 +499,7 @@ std::string describe(State const& state) {
     append(text, "phase", name(state.phase));
     append(text, "record", name(state.record));
     append(text, "in_flight", names_of(state.in_flight, action_count));
-    append(text, "asked", name(state.asked));
+    append(text, "asked", name(state.pending_request));
     append_flag(text, "loaded", state.loaded);
     append_flag(text, "exports_gone", state.exports_gone);
     append_flag(text, "qemu_gone", state.qemu_gone);

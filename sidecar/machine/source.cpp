@@ -18,7 +18,7 @@
 
 #include <utility>
 
-#include "sidecar/machine/turn.hpp"
+#include "sidecar/machine/step_builder.hpp"
 
 namespace sidecar::machine::source {
 
@@ -26,7 +26,7 @@ namespace {
 
 using Kind = Event::Kind;
 
-struct Turn : TurnOf<State, Action> {
+struct Builder : StepBuilder<State, Action> {
     /// Asks whatever is in flight to end soon.
     void interrupt_others() {
         if (!state.in_flight.empty()) {
@@ -34,8 +34,8 @@ struct Turn : TurnOf<State, Action> {
         }
     }
     /// Asks for an action that makes something: from now on it may exist.
-    void make(Action action, Made made) {
-        state.made.insert(made);
+    void make(Action action, Resource resource) {
+        state.resources.insert(resource);
         ask(action);
     }
 };
@@ -43,12 +43,12 @@ struct Turn : TurnOf<State, Action> {
 // ---- what an event tells, whatever the phase ----------------------------------------------------
 
 /// What the end of an action tells of records and of things made or removed.
-void note_ending(State& state, Action action, Ending ending) {
-    bool const ok = ending == Ending::ok;
-    if (action == Action::record_begin && ending != Ending::failed) {
+void note_result(State& state, Action action, ActionResult result) {
+    bool const ok = result == ActionResult::ok;
+    if (action == Action::record_begin && result != ActionResult::failed) {
         state.record = Record::begun;  // unknown: it may be there, so it must be closed
     }
-    if (action == Action::record_commit && ending == Ending::unknown) {
+    if (action == Action::record_commit && result == ActionResult::unknown) {
         state.commit_unknown = true;
     }
     if (!ok) {
@@ -72,26 +72,26 @@ void note_ending(State& state, Action action, Ending ending) {
             state.cancelled = true;
             break;
         case Action::resume_source:
-            state.made.erase(Made::ram);
+            state.resources.erase(Resource::ram);
             break;
         case Action::rollback_network:
-            state.made.erase(Made::fired);
+            state.resources.erase(Resource::fired);
             break;
         case Action::drop_storage:
-            state.made.erase(Made::storage);
+            state.resources.erase(Resource::storage);
             break;
         case Action::drop_network:
-            state.made.erase(Made::network);
+            state.resources.erase(Resource::network);
             break;
         case Action::tombstone_disks:
             state.tombstoned = true;
             break;
         case Action::settle_network:
-            state.made.erase(Made::network);
+            state.resources.erase(Resource::network);
             break;
         case Action::quit_source:
-            state.made.erase(Made::storage);
-            state.made.erase(Made::ram);
+            state.resources.erase(Resource::storage);
+            state.resources.erase(Resource::ram);
             break;
         default:
             break;
@@ -101,7 +101,7 @@ void note_ending(State& state, Action action, Ending ending) {
 void note(State& state, Event const& event) {
     switch (event.kind) {
         case Kind::action_ended:
-            note_ending(state, event.action, event.ending);
+            note_result(state, event.action, event.result);
             break;
         case Kind::peer_lost:
             state.peer_up = false;
@@ -127,59 +127,60 @@ void note(State& state, Event const& event) {
 
 /// Undoes what may have been made: the guest and its addresses first and side by side, then, once
 /// nothing forward is in flight any more, the rest, newest first.
-void continue_rollback(Turn& turn) {
-    State& state = turn.state;
+void continue_rollback(Builder& builder) {
+    State& state = builder.state;
     if (state.void_commit || state.record == Record::committed) {
-        turn.ask_once(Action::record_rollback);  // nothing may run before COMMIT is void
+        builder.ask_once(Action::record_rollback);  // nothing may run before COMMIT is void
         return;
     }
     if (state.qemu_gone) {
         state.guest = Guest::crashed_source;
-        state.made.erase(Made::ram);
+        state.resources.erase(Resource::ram);
     }
-    bool const ram_busy = turn.busy(Action::start_ram) || turn.busy(Action::cancel_migration) ||
-                          turn.busy(Action::resume_source);
-    if (state.made.contains(Made::ram) && !ram_busy) {
-        turn.ask(state.cancelled ? Action::resume_source : Action::cancel_migration);
+    bool const ram_busy = builder.busy(Action::start_ram) ||
+                          builder.busy(Action::cancel_migration) ||
+                          builder.busy(Action::resume_source);
+    if (state.resources.contains(Resource::ram) && !ram_busy) {
+        builder.ask(state.cancelled ? Action::resume_source : Action::cancel_migration);
     }
-    if (state.made.contains(Made::fired) && !turn.busy(Action::fire_network)) {
-        turn.ask_once(Action::rollback_network);
+    if (state.resources.contains(Resource::fired) && !builder.busy(Action::fire_network)) {
+        builder.ask_once(Action::rollback_network);
     }
     if (!state.in_flight.empty()) {
         return;
     }
-    if (state.made.contains(Made::destination)) {
-        turn.ask(Action::abort_destination);
-    } else if (state.made.contains(Made::storage)) {
-        turn.ask(Action::drop_storage);
-    } else if (state.made.contains(Made::network)) {
-        turn.ask(Action::drop_network);
+    if (state.resources.contains(Resource::destination)) {
+        builder.ask(Action::abort_destination);
+    } else if (state.resources.contains(Resource::storage)) {
+        builder.ask(Action::drop_storage);
+    } else if (state.resources.contains(Resource::network)) {
+        builder.ask(Action::drop_network);
     } else if (state.record != Record::none && state.record != Record::ended) {
-        turn.ask(Action::record_end);
+        builder.ask(Action::record_end);
     } else {
-        turn.ask(Action::finish);
+        builder.ask(Action::finish);
     }
 }
 
 /// The guest stays. What is in flight is asked to end; cancel_migration does not wait for it.
-void roll_back(Turn& turn, Outcome outcome) {
-    turn.state.phase = Phase::rolling_back;
-    turn.state.outcome = outcome;
-    turn.state.guest = Guest::source;
-    turn.state.word = Word::none;
-    turn.interrupt_others();
-    continue_rollback(turn);
+void roll_back(Builder& builder, Outcome outcome) {
+    builder.state.phase = Phase::rolling_back;
+    builder.state.outcome = outcome;
+    builder.state.guest = Guest::source;
+    builder.state.operator_decision = OperatorDecision::none;
+    builder.interrupt_others();
+    continue_rollback(builder);
 }
 
 /// Every phase before COMMIT ends in this way when the operator cancels, when QEMU is gone, or when
 /// `failed`. Returns whether it did.
-bool gives_up(Turn& turn, Event const& event, bool failed) {
+bool gives_up(Builder& builder, Event const& event, bool failed) {
     if (event.kind == Kind::cancel_requested) {
-        roll_back(turn, Outcome::cancelled);
+        roll_back(builder, Outcome::cancelled);
         return true;
     }
     if (failed || event.kind == Kind::qemu_gone) {
-        roll_back(turn, Outcome::failed);
+        roll_back(builder, Outcome::failed);
         return true;
     }
     return false;
@@ -188,53 +189,54 @@ bool gives_up(Turn& turn, Event const& event, bool failed) {
 /// What ends a migration at any moment in which RAM migrates and the guest is stopped.
 [[nodiscard]] bool fails_while_stopped(Event const& event) {
     return event.kind == Kind::peer_lost || event.kind == Kind::peer_silent_too_long ||
-           event.kind == Kind::blackout_exceeded || event.kind == Kind::migration_failed ||
+           event.kind == Kind::downtime_limit_exceeded || event.kind == Kind::migration_failed ||
            event.kind == Kind::guest_resumed;
 }
 
 // ---- settling -----------------------------------------------------------------------------------
 
 /// Only forward: the stale disk is marked before anything else, then the rest, each until it is ok.
-void continue_settling(Turn& turn) {
-    State& state = turn.state;
+void continue_settling(Builder& builder) {
+    State& state = builder.state;
     if (!state.in_flight.empty()) {
         return;
     }
     if (!state.tombstoned) {
-        turn.ask(Action::tombstone_disks);
-    } else if (state.made.contains(Made::network)) {
-        turn.ask(Action::settle_network);
-    } else if (state.made.contains(Made::ram)) {
-        turn.ask(Action::quit_source);
+        builder.ask(Action::tombstone_disks);
+    } else if (state.resources.contains(Resource::network)) {
+        builder.ask(Action::settle_network);
+    } else if (state.resources.contains(Resource::ram)) {
+        builder.ask(Action::quit_source);
     } else if (state.record != Record::ended) {
-        turn.ask(Action::record_end);
+        builder.ask(Action::record_end);
     } else {
-        turn.ask(Action::finish);
+        builder.ask(Action::finish);
     }
 }
 
-void settle(Turn& turn) {
-    turn.state.phase = Phase::settling;
-    turn.state.outcome = Outcome::moved;
-    turn.state.guest = Guest::destination;
-    turn.state.made.erase(Made::fired);  // the addresses are where they belong
-    turn.state.made.erase(Made::destination);  // and so is the guest
-    turn.interrupt_others();
-    continue_settling(turn);
+void settle(Builder& builder) {
+    builder.state.phase = Phase::settling;
+    builder.state.outcome = Outcome::moved;
+    builder.state.guest = Guest::destination;
+    builder.state.resources.erase(Resource::fired);  // the addresses are where they belong
+    builder.state.resources.erase(Resource::destination);  // and so is the guest
+    builder.interrupt_others();
+    continue_settling(builder);
 }
 
 // ---- one function per phase ---------------------------------------------------------------------
 
 /// A new sidecar: the journal and QEMU are all it knows, so everything may have been made.
-void resume_from_journal(Turn& turn, Event const& event) {
-    State& state = turn.state;
+void resume_from_journal(Builder& builder, Event const& event) {
+    State& state = builder.state;
     state.record = event.record;
     state.qemu_gone = event.qemu == Qemu::gone;
     if (event.record == Record::none || event.record == Record::ended) {
         return;
     }
-    for (Made made : {Made::destination, Made::network, Made::storage, Made::ram, Made::fired}) {
-        state.made.insert(made);
+    for (Resource resource : {Resource::destination, Resource::network, Resource::storage,
+                              Resource::ram, Resource::fired}) {
+        state.resources.insert(resource);
     }
     bool const guest_runs =
         event.qemu == Qemu::running || event.qemu == Qemu::copying || event.qemu == Qemu::migrating;
@@ -242,133 +244,134 @@ void resume_from_journal(Turn& turn, Event const& event) {
         state.phase = Phase::in_doubt;
         state.outcome = Outcome::in_doubt;
         state.guest = Guest::unknown;
-        turn.ask(Action::send_commit);
+        builder.ask(Action::send_commit);
         return;
     }
     if (event.record == Record::begun && event.qemu == Qemu::copying) {
         state.phase = Phase::preparing;  // each step again: what is there already is kept
-        turn.ask(Action::prepare_destination);
+        builder.ask(Action::prepare_destination);
         return;
     }
     bool const may_have_completed = event.qemu == Qemu::postmigrate || event.qemu == Qemu::gone;
     state.void_commit = event.record == Record::begun && may_have_completed;
-    roll_back(turn, Outcome::failed);
+    roll_back(builder, Outcome::failed);
 }
 
-void idle(Turn& turn, Event const& event) {
+void idle(Builder& builder, Event const& event) {
     if (event.kind == Kind::restarted) {
-        resume_from_journal(turn, event);
+        resume_from_journal(builder, event);
     } else if (event.kind == Kind::migrate_requested) {
-        turn.state = {};  // what was heard while nothing was asked for is of no account
-        turn.state.phase = Phase::checking;
-        turn.ask(Action::check);
+        builder.state = {};  // what was heard while nothing was asked for is of no account
+        builder.state.phase = Phase::checking;
+        builder.ask(Action::check);
     }
 }
 
-void checking(Turn& turn, Event const& event) {
-    if (gives_up(turn, event, false)) {
+void checking(Builder& builder, Event const& event) {
+    if (gives_up(builder, event, false)) {
         return;
     }
     if (ended_badly(event, Action::check) || ended_badly(event, Action::record_begin)) {
-        roll_back(turn, Outcome::refused);
+        roll_back(builder, Outcome::refused);
     } else if (ended_ok(event, Action::check)) {
-        turn.ask(Action::record_begin);
+        builder.ask(Action::record_begin);
     } else if (ended_ok(event, Action::record_begin)) {
-        turn.state.phase = Phase::preparing;
-        turn.make(Action::prepare_destination, Made::destination);
+        builder.state.phase = Phase::preparing;
+        builder.make(Action::prepare_destination, Resource::destination);
     }
 }
 
-void preparing(Turn& turn, Event const& event) {
+void preparing(Builder& builder, Event const& event) {
     bool const failed = event.kind == Kind::peer_silent_too_long ||
                         ended_badly(event, Action::prepare_destination) ||
                         ended_badly(event, Action::prepare_network) ||
                         ended_badly(event, Action::prepare_storage);
-    if (gives_up(turn, event, failed)) {
+    if (gives_up(builder, event, failed)) {
         return;
     }
     if (ended_ok(event, Action::prepare_destination)) {
-        turn.make(Action::prepare_network, Made::network);
+        builder.make(Action::prepare_network, Resource::network);
     } else if (ended_ok(event, Action::prepare_network)) {
-        turn.make(Action::prepare_storage, Made::storage);
+        builder.make(Action::prepare_storage, Resource::storage);
     } else if (ended_ok(event, Action::prepare_storage)) {
-        turn.state.phase = Phase::copying;
-        turn.ask(Action::copy_disks);
+        builder.state.phase = Phase::copying;
+        builder.ask(Action::copy_disks);
     }
 }
 
-void copying(Turn& turn, Event const& event) {
+void copying(Builder& builder, Event const& event) {
     bool const failed =
         event.kind == Kind::peer_silent_too_long || ended_badly(event, Action::copy_disks);
-    if (gives_up(turn, event, failed)) {
+    if (gives_up(builder, event, failed)) {
         return;
     }
     if (ended_ok(event, Action::copy_disks)) {
-        turn.state.phase = Phase::converging;
-        turn.make(Action::start_ram, Made::ram);
+        builder.state.phase = Phase::converging;
+        builder.make(Action::start_ram, Resource::ram);
     }
 }
 
 /// STOP can overtake the answer to `migrate`; a `completed` here means that QEMU did not wait for
 /// us at pre-switchover: the destination's disks are not final, so the guest stays.
-void converging(Turn& turn, Event const& event) {
+void converging(Builder& builder, Event const& event) {
     bool const stops = event.kind == Kind::stop_seen || event.kind == Kind::pre_switchover_seen;
     bool const failed = event.kind == Kind::peer_silent_too_long ||
                         event.kind == Kind::migration_failed ||
                         event.kind == Kind::migration_completed ||
-                        ended_badly(event, Action::start_ram) || (stops && !turn.state.peer_up);
-    if (gives_up(turn, event, failed) || !stops) {
+                        ended_badly(event, Action::start_ram) || (stops && !builder.state.peer_up);
+    if (gives_up(builder, event, failed) || !stops) {
         return;
     }
-    turn.state.phase = Phase::stopped;
-    turn.make(Action::fire_network, Made::fired);
-    if (turn.state.pre_switchover) {
-        turn.ask(Action::list_final);
+    builder.state.phase = Phase::stopped;
+    builder.make(Action::fire_network, Resource::fired);
+    if (builder.state.pre_switchover) {
+        builder.ask(Action::list_final);
     }
 }
 
-void stopped(Turn& turn, Event const& event) {
+void stopped(Builder& builder, Event const& event) {
     bool const failed = fails_while_stopped(event) || event.kind == Kind::migration_completed ||
                         ended_badly(event, Action::start_ram) ||
                         ended_badly(event, Action::fire_network) ||
                         ended_badly(event, Action::list_final);
-    if (gives_up(turn, event, failed)) {
+    if (gives_up(builder, event, failed)) {
         return;
     }
     if (event.kind == Kind::pre_switchover_seen) {
-        turn.ask(Action::list_final);
+        builder.ask(Action::list_final);
     } else if (ended_ok(event, Action::list_final)) {
-        turn.state.phase = Phase::switching;
-        turn.ask(Action::copy_final);
-        turn.ask(Action::continue_migration);
+        builder.state.phase = Phase::switching;
+        builder.ask(Action::copy_final);
+        builder.ask(Action::continue_migration);
     }
 }
 
 /// record_commit is under way: only its end counts, because it may be durable already.
-void recording_commit(Turn& turn, Event const& event) {
+void recording_commit(Builder& builder, Event const& event) {
     if (!ended(event, Action::record_commit)) {
         return;
     }
-    if (event.ending == Ending::ok) {
-        if (turn.state.guest_ran) {
-            roll_back(turn, Outcome::failed);  // somebody resumed it: COMMIT is void and never sent
+    if (event.result == ActionResult::ok) {
+        if (builder.state.guest_ran) {
+            roll_back(builder,
+                      Outcome::failed);  // somebody resumed it: COMMIT is void and never sent
             return;
         }
-        turn.state.phase = Phase::committed;
-        turn.state.guest = Guest::unknown;
-        turn.ask(Action::send_commit);
-    } else if (event.ending == Ending::failed && !turn.state.commit_unknown) {
-        roll_back(turn, Outcome::failed);
+        builder.state.phase = Phase::committed;
+        builder.state.guest = Guest::unknown;
+        builder.ask(Action::send_commit);
+    } else if (event.result == ActionResult::failed && !builder.state.commit_unknown) {
+        roll_back(builder, Outcome::failed);
     } else {
-        turn.ask(Action::record_commit);
+        builder.ask(Action::record_commit);
     }
 }
 
 /// Three things end side by side: the delta and then the seal, QEMU's device state, the network.
 /// COMMIT needs them all.
-void switching(Turn& turn, Event const& event) {
-    if (turn.busy(Action::record_commit) || ended(event, Action::record_commit)) {
-        recording_commit(turn, event);
+void switching(Builder& builder, Event const& event) {
+    if (builder.busy(Action::record_commit) || ended(event, Action::record_commit)) {
+        recording_commit(builder, event);
         return;
     }
     bool const failed = fails_while_stopped(event) || ended_badly(event, Action::start_ram) ||
@@ -376,132 +379,136 @@ void switching(Turn& turn, Event const& event) {
                         ended_badly(event, Action::copy_final) ||
                         ended_badly(event, Action::seal_destination) ||
                         ended_badly(event, Action::continue_migration);
-    if (gives_up(turn, event, failed)) {
+    if (gives_up(builder, event, failed)) {
         return;
     }
-    turn.state.completed |= event.kind == Kind::migration_completed;
+    builder.state.completed |= event.kind == Kind::migration_completed;
     if (ended_ok(event, Action::copy_final)) {
-        turn.ask(Action::seal_destination);
+        builder.ask(Action::seal_destination);
     }
-    if (turn.state.completed && turn.state.sealed && !turn.busy(Action::fire_network)) {
-        turn.ask(Action::record_commit);
+    if (builder.state.completed && builder.state.sealed && !builder.busy(Action::fire_network)) {
+        builder.ask(Action::record_commit);
     }
 }
 
 /// The destination has the last word, an operator's counts only where it has said nothing.
-void answer_to_commit(Turn& turn, Ending ending) {
-    State& state = turn.state;
-    if (ending == Ending::acked) {
-        settle(turn);
-    } else if (ending == Ending::aborted || state.word == Word::to_source) {
-        roll_back(turn, Outcome::failed);
-    } else if (state.word == Word::to_destination) {
-        settle(turn);
+void answer_to_commit(Builder& builder, ActionResult result) {
+    State& state = builder.state;
+    if (result == ActionResult::acked) {
+        settle(builder);
+    } else if (result == ActionResult::aborted ||
+               state.operator_decision == OperatorDecision::to_source) {
+        roll_back(builder, Outcome::failed);
+    } else if (state.operator_decision == OperatorDecision::to_destination) {
+        settle(builder);
     } else {
         state.phase = Phase::in_doubt;
         state.outcome = Outcome::in_doubt;
         if (state.peer_up) {
-            turn.ask(Action::send_commit);
+            builder.ask(Action::send_commit);
         }
     }
 }
 
-void committed(Turn& turn, Event const& event) {
+void committed(Builder& builder, Event const& event) {
     if (ended(event, Action::send_commit)) {
-        answer_to_commit(turn, event.ending);
+        answer_to_commit(builder, event.result);
     } else if (event.kind == Kind::operator_resolved) {
-        turn.state.word = event.side == Side::source ? Word::to_source : Word::to_destination;
-        if (turn.busy(Action::send_commit)) {
-            turn.interrupt_others();
+        builder.state.operator_decision = event.side == Side::source
+                                              ? OperatorDecision::to_source
+                                              : OperatorDecision::to_destination;
+        if (builder.busy(Action::send_commit)) {
+            builder.interrupt_others();
         } else {
-            answer_to_commit(turn, Ending::unknown);
+            answer_to_commit(builder, ActionResult::unknown);
         }
     }
 }
 
-void in_doubt(Turn& turn, Event const& event) {
+void in_doubt(Builder& builder, Event const& event) {
     if (event.kind == Kind::peer_back) {
-        turn.ask_once(Action::send_commit);
+        builder.ask_once(Action::send_commit);
     } else {
-        committed(turn, event);
+        committed(builder, event);
     }
 }
 
-void rolling_back(Turn& turn, Event const& event) {
+void rolling_back(Builder& builder, Event const& event) {
     if (ended(event, Action::abort_destination) &&
-        (event.ending != Ending::unknown || !turn.state.peer_up)) {
+        (event.result != ActionResult::unknown || !builder.state.peer_up)) {
         // Refused or out of reach: the destination's own patience removes what is left there.
-        turn.state.made.erase(Made::destination);
+        builder.state.resources.erase(Resource::destination);
     }
     if (ended_badly(event, Action::resume_source)) {
-        turn.state.cancelled = false;  // a migration may still hold the guest: cancel again first
+        builder.state.cancelled =
+            false;  // a migration may still hold the guest: cancel again first
     }
     if (ended(event, Action::finish)) {
-        turn.state.phase = Phase::done;
+        builder.state.phase = Phase::done;
         return;
     }
-    continue_rollback(turn);
+    continue_rollback(builder);
 }
 
-void settling(Turn& turn, Event const& event) {
+void settling(Builder& builder, Event const& event) {
     if (ended(event, Action::finish)) {
-        turn.state.phase = Phase::done;
+        builder.state.phase = Phase::done;
         return;
     }
-    continue_settling(turn);
+    continue_settling(builder);
 }
 
 }  // namespace
 
 Step step(State const& state, Event const& event) {
-    Turn turn{{.state = state, .actions = {}}};
-    bool const ending = event.kind == Kind::action_ended;
+    Builder builder{{.state = state, .actions = {}}};
+    bool const result = event.kind == Kind::action_ended;
     bool const repeated = event.kind == Kind::pre_switchover_seen && state.pre_switchover;
-    if (repeated || (ending && !state.in_flight.contains(event.action))) {
+    if (repeated || (result && !state.in_flight.contains(event.action))) {
         return {.state = state, .actions = {}};
     }
-    if (ending) {
-        turn.state.in_flight.erase(event.action);
+    if (result) {
+        builder.state.in_flight.erase(event.action);
     }
-    note(turn.state, event);
+    note(builder.state, event);
     switch (state.phase) {
         case Phase::idle:
-            idle(turn, event);
+            idle(builder, event);
             break;
         case Phase::checking:
-            checking(turn, event);
+            checking(builder, event);
             break;
         case Phase::preparing:
-            preparing(turn, event);
+            preparing(builder, event);
             break;
         case Phase::copying:
-            copying(turn, event);
+            copying(builder, event);
             break;
         case Phase::converging:
-            converging(turn, event);
+            converging(builder, event);
             break;
         case Phase::stopped:
-            stopped(turn, event);
+            stopped(builder, event);
             break;
         case Phase::switching:
-            switching(turn, event);
+            switching(builder, event);
             break;
         case Phase::committed:
-            committed(turn, event);
+            committed(builder, event);
             break;
         case Phase::settling:
-            settling(turn, event);
+            settling(builder, event);
             break;
         case Phase::rolling_back:
-            rolling_back(turn, event);
+            rolling_back(builder, event);
             break;
         case Phase::in_doubt:
-            in_doubt(turn, event);
+            in_doubt(builder, event);
             break;
         case Phase::done:
             break;
     }
-    return {.state = turn.state, .actions = std::move(turn.actions)};
+    return {.state = builder.state, .actions = std::move(builder.actions)};
 }
 
 bool under_way(State const& state) {

@@ -50,7 +50,7 @@ enum class Phase : std::uint8_t {
 /// failed, the driver waits (with growing pauses) before it runs it.
 enum class Action : std::uint8_t {
     check,  ///< Compare both ends; touches nothing. failed: refused.
-    record_begin,  ///< Durable: epoch and destination. Before anything is made.
+    record_begin,  ///< Durable: migration_id and destination. Before anything is made.
     prepare_destination,  ///< Peer: disks, QEMU `-S -incoming defer`, exports, its movers.
     prepare_network,  ///< Source-side movers, proved end to end.
     prepare_storage,  ///< Bitmap b0 on every disk, NBD server.
@@ -77,7 +77,7 @@ enum class Action : std::uint8_t {
     abort_destination,
     drop_storage,  ///< Bitmaps, exports, NBD server of the source. ok when its QEMU is gone.
     drop_network,  ///< Source-side movers.
-    tombstone_disks,  ///< The source's disks are marked stale for this epoch.
+    tombstone_disks,  ///< The source's disks are marked stale for this migration_id.
     settle_network,  ///< Stragglers forwarded until idle, then source-side movers removed.
     quit_source,  ///< QEMU `quit`; ok when its process has ended.
     record_end,  ///< Durable: the final outcome.
@@ -85,8 +85,9 @@ enum class Action : std::uint8_t {
 };
 inline constexpr unsigned action_count = static_cast<unsigned>(Action::finish) + 1;
 
-/// What the source's journal says of this epoch: the highest of the records that are durable. Each
-/// record has a place of its own there, so that a late write of a dead sidecar hides no later one.
+/// What the source's journal says of this migration_id: the highest of the records that are
+/// durable. Each record has a place of its own there, so that a late write of a dead sidecar hides
+/// no later one.
 enum class Record : std::uint8_t {
     none,  ///< No migration of this guest.
     begun,  ///< record_begin: something may have been made.
@@ -112,7 +113,7 @@ enum class Qemu : std::uint8_t {
 /// defaults.
 struct Event {
     enum class Kind : std::uint8_t {
-        action_ended,  ///< `action` ended as `ending`.
+        action_ended,  ///< `action` ended as `result`.
         migrate_requested,  ///< The operator asks for the migration. Only in idle.
         cancel_requested,  ///< Ignored when may_cancel() is false; the driver answers from that.
         stop_seen,  ///< QMP STOP while RAM migrates.
@@ -125,7 +126,7 @@ struct Event {
         peer_lost,  ///< Channel closed or heartbeat missed.
         peer_back,  ///< Channel authenticated again.
         peer_silent_too_long,  ///< peer_lost, and the patience of the copying phase is over.
-        blackout_exceeded,  ///< STOP is longer ago than the pause limit.
+        downtime_limit_exceeded,  ///< STOP is longer ago than the pause limit.
         /// `side` owns the guest, says the operator, the other side being fenced.
         operator_resolved,
         /// A new sidecar found `record` in the journal and `qemu` in QEMU. First event of a fresh
@@ -134,7 +135,7 @@ struct Event {
     };
     Kind kind = Kind::migrate_requested;
     Action action = Action::check;
-    Ending ending = Ending::ok;
+    ActionResult result = ActionResult::ok;
     Side side = Side::source;
     Record record = Record::none;
     Qemu qemu = Qemu::running;
@@ -142,8 +143,8 @@ struct Event {
     friend auto operator<=>(Event const&, Event const&) = default;
 };
 
-[[nodiscard]] constexpr Event action_ended(Action action, Ending ending) {
-    return {.kind = Event::Kind::action_ended, .action = action, .ending = ending};
+[[nodiscard]] constexpr Event action_ended(Action action, ActionResult result) {
+    return {.kind = Event::Kind::action_ended, .action = action, .result = result};
 }
 [[nodiscard]] constexpr Event operator_resolved(Side side) {
     return {.kind = Event::Kind::operator_resolved, .side = side};
@@ -156,7 +157,7 @@ struct Event {
 
 /// Things that may exist because an action that makes them was asked for; each has one undoing
 /// action.
-enum class Made : std::uint8_t {
+enum class Resource : std::uint8_t {
     destination,  ///< prepare_destination; abort_destination.
     network,  ///< prepare_network; drop_network (settle_network when moved).
     storage,  ///< prepare_storage; drop_storage (quit_source when moved).
@@ -165,7 +166,7 @@ enum class Made : std::uint8_t {
 };
 
 /// What an operator has said of a migration in doubt.
-enum class Word : std::uint8_t { none, to_source, to_destination };
+enum class OperatorDecision : std::uint8_t { none, to_source, to_destination };
 
 /// The whole memory of the source's machine: one fresh value per migration. Compare, copy, hash
 /// at will.
@@ -174,9 +175,10 @@ struct State {
     Outcome outcome = Outcome::none;
     Guest guest = Guest::source;
     Record record = Record::none;  ///< Last record known durable (begun also when it may be).
-    Word word = Word::none;  ///< The operator's word; waits for send_commit to end.
-    EnumSet<Action> in_flight;  ///< Asked for and not ended.
-    EnumSet<Made> made;  ///< Set when asked for, cleared when the undoing ended ok.
+    OperatorDecision operator_decision =
+        OperatorDecision::none;  ///< The operator's word; waits for send_commit to end.
+    EnumSet<Action> in_flight;  ///< PendingRequest for and not ended.
+    EnumSet<Resource> resources;  ///< Set when asked for, cleared when the undoing ended ok.
     bool peer_up = true;  ///< Assumed until peer_lost, also after `restarted`.
     bool pre_switchover = false;  ///< pre-switchover was seen.
     bool completed = false;  ///< RAM and device state are at the destination (postmigrate).
@@ -216,8 +218,8 @@ struct Step {
 [[nodiscard]] std::string_view name(Record record);
 [[nodiscard]] std::string_view name(Qemu qemu);
 [[nodiscard]] std::string_view name(Event::Kind kind);
-[[nodiscard]] std::string_view name(Made made);
-[[nodiscard]] std::string_view name(Word word);
+[[nodiscard]] std::string_view name(Resource resource);
+[[nodiscard]] std::string_view name(OperatorDecision operator_decision);
 
 /// `action_ended copy_final failed`, `restarted begun postmigrate`: for logs and traces.
 [[nodiscard]] std::string describe(Event const& event);

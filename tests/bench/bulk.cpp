@@ -36,7 +36,7 @@ struct Where {
     char const* name;
     char const* parent;
 };
-constexpr Where places[] = {{"memory", "/dev/shm"}, {"disk", LAB_SOURCE_DIRECTORY "/build"}};
+constexpr Where paths[] = {{"memory", "/dev/shm"}, {"disk", LAB_SOURCE_DIRECTORY "/build"}};
 
 void fill(lab::fs::path const& image, Contents const& what, std::uint64_t bytes) {
     core::Fd const file(open(image.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
@@ -76,17 +76,17 @@ Copied mirrored(BulkPair& pair, bool images_by_nbd) {
     auto const deadline = core::Deadline::after(copy_limit);
     storage::MirrorOptions options;
     options.directory = pair.directory();
-    options.epoch = "bench";
+    options.migration_id = "bench";
     options.images_by_nbd = images_by_nbd;
     storage::Mirror mirror(pair.loop(), pair.source(), {{"d0", "d0", "raw", pair.bytes(), "d0"}},
                            pair.target(), options);
     PeakMemory::reset();
     pair.must(mirror.prepare(deadline));
     auto const begun = core::Clock::now();
-    auto const near = pair.must(mirror.copy_until_near(deadline));
+    auto const converged = pair.must(mirror.copy_until_converged(deadline));
     double const seconds = std::chrono::duration<double>(core::Clock::now() - begun).count();
     double const rss = PeakMemory::mib_since();
-    if (!near.near) throw lab::Failure("an idle disk did not become near");
+    if (!converged.converged) throw lab::Failure("an idle disk did not become converged");
     pair.must(mirror.drop(deadline));
     Copied copied;
     copied.seconds = seconds;
@@ -192,7 +192,7 @@ Result bulk(Options const& options) {
     auto loop = core::Loop::create();
     if (!loop) throw lab::Failure(loop.error().sentence());
     Result result{options.runs(runs_full, runs_quick), {}};
-    for (auto const& where : places) {
+    for (auto const& where : paths) {
         for (auto const& what : contents) {
             Directory const directory(where.parent);
             auto const bytes =

@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "qmp/block.hpp"
-#include "sidecar/keys.hpp"
+#include "sidecar/host/keys.hpp"
 #include "tests/bench/bulk.hpp"
 
 namespace bench {

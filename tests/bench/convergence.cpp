@@ -1,7 +1,7 @@
-// convergence: how long until a disk that is written all the time is near, behind a link that is
-// not much faster than the writing. Ours beside QEMU's blockdev-mirror, in turn. There is no guest:
-// its writes come from threads of this process, through a writable export of the source's QEMU,
-// so that their rate does not depend on how fast a guest is emulated.
+// convergence: how long until a disk that is written all the time is converged, behind a link that
+// is not much faster than the writing. Ours beside QEMU's blockdev-mirror, in turn. There is no
+// guest: its writes come from threads of this process, through a writable export of the source's
+// QEMU, so that their rate does not depend on how fast a guest is emulated.
 #include <fcntl.h>
 #include <libnbd.h>
 #include <sched.h>
@@ -125,7 +125,7 @@ private:
 
 struct Converged {
     double seconds = 0;
-    bool near = false;
+    bool converged = false;
     double write_rate = 0;
 };
 
@@ -158,7 +158,7 @@ public:
     Converged ours() {
         storage::MirrorOptions options;
         options.directory = directory_;
-        options.epoch = "bench";
+        options.migration_id = "bench";
         storage::Mirror mirror(loop_, *source_, {{"d0", "d0", "raw", disk_bytes, "d0"}},
                                {net_.b().ip4, port_, "", ""}, options);
         Inside const here(net_.a().netns);
@@ -166,18 +166,18 @@ public:
         add_writer();
         Writers writers(directory_ + "/nbd.sock");
         auto const begun = core::Clock::now();
-        auto const near = loop_.run(mirror.copy_until_near(Deadline::after(copy_limit)));
-        Converged const result = end(writers, begun, near && near->near);
-        if (result.near) {
+        auto const converged = loop_.run(mirror.copy_until_converged(Deadline::after(copy_limit)));
+        Converged const result = end(writers, begun, converged && converged->converged);
+        if (result.converged) {
             must(mirror.list_final(soon()));
             must(mirror.copy_final(soon()));
         }
         fmt::print(stderr, "  rounds: {}\n", mirror.report().json().dump());
         must(mirror.drop(soon()));
-        if (!near && near.error().code != core::Errc::timed_out) {
-            throw lab::Failure(near.error().sentence());
+        if (!converged && converged.error().code != core::Errc::timed_out) {
+            throw lab::Failure(converged.error().sentence());
         }
-        if (result.near) compare();
+        if (result.converged) compare();
         return result;
     }
 
@@ -205,8 +205,9 @@ public:
         }
         Converged const result = end(writers, begun, event && event->name == "BLOCK_JOB_READY");
         must(source_->execute("block-job-cancel",
-                              Json::object({{"device", "m"}, {"force", !result.near}}), soon()));
-        if (!result.near) return result;
+                              Json::object({{"device", "m"}, {"force", !result.converged}}),
+                              soon()));
+        if (!result.converged) return result;
         (void)must(events.next(soon()));
         compare();
         return result;
@@ -244,11 +245,11 @@ private:
         must(qmp::block_export_add(*source_, disk, soon()));
     }
     /// The time is taken first; then the writing ends, so that the rest can be copied.
-    static Converged end(Writers& writers, core::Clock::time_point begun, bool near) {
+    static Converged end(Writers& writers, core::Clock::time_point begun, bool converged) {
         double const seconds = std::chrono::duration<double>(core::Clock::now() - begun).count();
         writers.end();
         writers.must_be_good();
-        return {seconds, near, writers.rate()};
+        return {seconds, converged, writers.rate()};
     }
     /// Every byte of the disk. Ends both QEMUs.
     void compare() {
@@ -302,7 +303,7 @@ public:
 
 double told(std::string const& qemu, char const* who, Converged const& result) {
     fmt::print(stderr, "qemu-{} {}: {:.1f} s{}, {:.0f} writes/s\n", qemu, who, result.seconds,
-               result.near ? "" : " and not converged", result.write_rate);
+               result.converged ? "" : " and not converged", result.write_rate);
     return result.seconds;
 }
 

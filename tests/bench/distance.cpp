@@ -161,16 +161,16 @@ Parts mirrored(Far& far) {
     BulkPair& pair = far.pair;
     storage::MirrorOptions options;
     options.directory = pair.directory();
-    options.epoch = "distance";
-    lab::Visit const near(far.near_netns());
+    options.migration_id = "distance";
+    lab::Visit const converged(far.near_netns());
     storage::Mirror mirror(pair.loop(), pair.source(), {{"d0", "d0", "raw", pair.bytes(), "d0"}},
                            {far.host(), far.port(), "", ""}, options);
     pair.must(mirror.prepare(soon()));
     Parts parts;
     auto begun = core::Clock::now();
-    auto const nearness = pair.must(mirror.copy_until_near(soon()));
+    auto const convergence = pair.must(mirror.copy_until_converged(soon()));
     parts.bulk = ms_since(begun);
-    if (nearness.delta_bytes != 0) throw lab::Failure("an idle disk has a delta");
+    if (convergence.delta_bytes != 0) throw lab::Failure("an idle disk has a delta");
     far.write_delta("d0");
     far.end_writer();
     begun = core::Clock::now();

@@ -13,7 +13,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "sidecar/limits.hpp"
+#include "sidecar/host/limits.hpp"
 #include "tests/bench/bench.hpp"
 #include "tests/bench/peer.hpp"
 #include "tests/support/scene.hpp"
@@ -220,7 +220,7 @@ Impact mirror(std::string const& qemu, char const* copy_mode) {
     auto const copying = [&] { return !job()["ready"].boolean_or(true); };
     watch_copy(one.guest, pair.to->pid(), copying, one.impact);
     wait_mirror_ready(source);
-    end_mirror(source);
+    end_replication(source);
     one.destination.execute("nbd-server-stop");
     one.end();
     lab::compare_images(one.image(pair.net.a()), "raw", one.image(pair.net.b()));

@@ -48,7 +48,7 @@ struct Sight {
     };
     std::array<Family, families.size()> families{};
     TcpSeen wire;  ///< Of all sessions, on the client's wire.
-    std::vector<double> blackouts;
+    std::vector<double> downtimes;
     /// From STOP to the first frame of the guest's that came from the destination.
     std::vector<double> network_moved;
 
@@ -56,7 +56,7 @@ struct Sight {
     std::array<double, frame_counts.size()> frames{};
 
     void add(Moved const& moved) {
-        blackouts.push_back(moved.blackout_ms());
+        downtimes.push_back(moved.downtime_ms());
         network_moved.push_back(moved.network_ms);
         for (std::size_t i = 0; i < frames.size(); ++i) {
             frames[i] += moved.frames[frame_counts[i]].number_or(0);
@@ -267,7 +267,7 @@ void add_rows(Result& result, std::string const& name, Sight const& ours, Sight 
     result.rows.push_back({name, "network moved", "ms", ours.network_moved, theirs.network_moved,
                            control.network_moved});
     result.rows.push_back(
-        {name, "blackout", "ms", ours.blackouts, theirs.blackouts, control.blackouts});
+        {name, "downtime", "ms", ours.downtimes, theirs.downtimes, control.downtimes});
 }
 
 void compare(Result& result, std::string const& name, std::string const& qemu, Load const& load,

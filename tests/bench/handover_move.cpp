@@ -105,10 +105,10 @@ Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from) {
     moved.frames = network["frames"];
     fmt::print(
         stderr,
-        "  ours: {:.1f} ms blackout, network moved {:.1f} ms after STOP (the report: {:.1f}); "
+        "  ours: {:.1f} ms downtime, network moved {:.1f} ms after STOP (the report: {:.1f}); "
         "frames that found the tap full: {} at the source, {} at the destination; {} {}\n",
-        moved.blackout_ms(), moved.network_ms, ended.report["stop_to_fire_ms"].number_or(0), full,
-        tap_drops(scene.guest(), to), network.dump(), ended.report["blackout"].dump());
+        moved.downtime_ms(), moved.network_ms, ended.report["stop_to_fire_ms"].number_or(0), full,
+        tap_drops(scene.guest(), to), network.dump(), ended.report["downtime"].dump());
     return moved;
 }
 
@@ -143,7 +143,7 @@ Moved undo_with_sidecar(lab::Scene& scene, std::string const& status) {
     fmt::print(stderr,
                "  undone at {}: {:.1f} ms standstill, gone {:.1f} ms after STOP, fired {:.1f}, "
                "network back {:.1f} ms after that; {}\n",
-               status, moved.blackout_ms(), gone_ms - moved.at.stopped_ms,
+               status, moved.downtime_ms(), gone_ms - moved.at.stopped_ms,
                ended.report["stop_to_fire_ms"].number_or(-1), moved.network_ms, network.dump());
     return moved;
 }
@@ -158,9 +158,9 @@ Moved move_with_qemu(Pair const& pair) {
     moved.network_ms = arrival.at_ms() - moved.at.stopped_ms;
     fmt::print(
         stderr,
-        "  QEMU's: {:.1f} ms blackout, network moved {:.1f} ms after STOP; frames that found "
+        "  QEMU's: {:.1f} ms downtime, network moved {:.1f} ms after STOP; frames that found "
         "the tap full: {} at the source, {} at the destination\n",
-        moved.blackout_ms(), moved.network_ms, full, tap_drops(pair.guest, pair.net.b()));
+        moved.downtime_ms(), moved.network_ms, full, tap_drops(pair.guest, pair.net.b()));
     return moved;
 }
 

@@ -44,7 +44,7 @@ struct Moved {
     /// learnt where it is.
     double network_ms = 0;
     core::Json frames = {};  ///< Of our report: `network.frames`.
-    [[nodiscard]] double blackout_ms() const { return at.resumed_ms - at.stopped_ms; }
+    [[nodiscard]] double downtime_ms() const { return at.resumed_ms - at.stopped_ms; }
 };
 
 /// `sidecar migrate` from that host to the other, and handover_settle. Says on stderr how it was,

@@ -98,7 +98,7 @@ void start_mirror(Pair const& pair, Qmp& source, Qmp& destination, std::string c
 
 void wait_mirror_ready(Qmp& source) { source.wait_event("BLOCK_JOB_READY", copy_limit); }
 
-void end_mirror(Qmp& source) {
+void end_replication(Qmp& source) {
     source.execute("block-job-cancel", Json::object({{"device", "mirror"}}));
     source.wait_event("BLOCK_JOB_COMPLETED");
 }
@@ -123,7 +123,7 @@ Standstill standstill(Qmp& source, Qmp& destination, lab::Milliseconds limit) {
             static_cast<double>(resume.timestamp_us) / 1000};
 }
 
-double blackout_ms(Qmp& source, Qmp& destination) {
+double downtime_ms(Qmp& source, Qmp& destination) {
     auto const seen = standstill(source, destination);
     return seen.resumed_ms - seen.stopped_ms;
 }
@@ -163,7 +163,7 @@ Standstill mirror_and_migrate(Pair const& pair, Qmp& source, Qmp& destination, b
     capabilities(destination, {"events", "return-path"});
     pair.start_ram(source, destination);
     wait_migration(source, "pre-switchover");
-    end_mirror(source);
+    end_replication(source);
     source.execute("migrate-continue", Json::object({{"state", "pre-switchover"}}));
     wait_migration(source, "completed");
     wait_migration(destination, "completed");
@@ -186,9 +186,9 @@ double ram_only(lab::GuestOptions guest) {
     capabilities(source, {"events"});
     capabilities(destination, {"events"});
     pair.start_ram(source, destination);
-    double const blackout = blackout_ms(source, destination);
+    double const downtime = downtime_ms(source, destination);
     pair.guest.wait_alive();
-    return blackout;
+    return downtime;
 }
 
 }  // namespace bench

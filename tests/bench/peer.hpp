@@ -36,7 +36,7 @@ void start_mirror(Pair const& pair, lab::Qmp& source, lab::Qmp& destination,
 /// Waits until that job has copied the disk and only follows the guest.
 void wait_mirror_ready(lab::Qmp& source);
 /// Ends it: from then on the destination's disk is what the source's was in that moment.
-void end_mirror(lab::Qmp& source);
+void end_replication(lab::Qmp& source);
 
 /// What the switchover benchmark's guest is, with that QEMU and a disk of that format.
 lab::GuestOptions guest_options(std::string const& qemu, std::string const& format = "raw");
@@ -50,7 +50,7 @@ struct Standstill {
 Standstill standstill(lab::Qmp& source, lab::Qmp& destination,
                       lab::Milliseconds limit = lab::Qmp::reply_limit);
 /// How long that was.
-double blackout_ms(lab::Qmp& source, lab::Qmp& destination);
+double downtime_ms(lab::Qmp& source, lab::Qmp& destination);
 
 /// Throws unless every byte of its disk arrived: where the guest writes it looks itself, the rest
 /// is compared with the image it left.
@@ -61,7 +61,7 @@ void must_have_arrived(lab::Guest const& guest, lab::fs::path const& left,
 void warm_up(lab::Guest const& guest);
 
 /// blockdev-mirror to an NBD export of the destination, then migrate with pause-before-switchover,
-/// the mirror ended in between: what libvirt does. One migration; its blackout.
+/// the mirror ended in between: what libvirt does. One migration; its downtime.
 double mirror_and_migrate(lab::GuestOptions const& guest);
 
 /// The same between two that are there: the guest of `pair`, which is warm. With `announce` the
@@ -70,7 +70,7 @@ double mirror_and_migrate(lab::GuestOptions const& guest);
 Standstill mirror_and_migrate(Pair const& pair, lab::Qmp& source, lab::Qmp& destination,
                               bool announce);
 
-/// migrate alone: the disk lies where both hosts reach it and is idle. One migration; its blackout.
+/// migrate alone: the disk lies where both hosts reach it and is idle. One migration; its downtime.
 double ram_only(lab::GuestOptions guest);
 
 }  // namespace bench

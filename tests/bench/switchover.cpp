@@ -16,16 +16,16 @@ double ours(lab::GuestOptions const& guest) {
     warm_up(scene.guest());
     auto migration = scene.start_migration(scene.a());
     lab::Qmp destination(scene.guest().probe_socket(scene.b()));
-    double const blackout = blackout_ms(source, destination);
+    double const downtime = downtime_ms(source, destination);
     auto const ended = lab::Scene::finish(migration);
     if (ended.exit_status != 0) throw lab::Failure(ended.text());
     fmt::print(stderr, "  last delta {} bytes; ms after STOP: {}\n",
                ended.report["disks"].elements().at(0)["final_bytes"].integer_or(0),
-               ended.report["blackout"].dump());
+               ended.report["downtime"].dump());
     scene.guest().must_be_alive();
     must_have_arrived(scene.guest(), lab::moved_image(scene.guest().image(scene.a(), 0)),
                       scene.guest().image(scene.b(), 0));
-    return blackout;
+    return downtime;
 }
 
 struct Situation {
@@ -33,9 +33,9 @@ struct Situation {
     lab::GuestOptions guest;
 };
 
-double told(Situation const& situation, std::string_view what, double blackout) {
-    fmt::print(stderr, "{} {}: {:.1f} ms\n", situation.name, what, blackout);
-    return blackout;
+double told(Situation const& situation, std::string_view what, double downtime) {
+    fmt::print(stderr, "{} {}: {:.1f} ms\n", situation.name, what, downtime);
+    return downtime;
 }
 
 }  // namespace
@@ -48,7 +48,7 @@ Result switchover(Options const& options) {
             auto const name = fmt::format("qemu-{} {}", qemu, format);
             if (!options.wants(name)) continue;
             situations.push_back({name, guest_options(qemu, format)});
-            result.rows.push_back({name, "blackout_ms", "ms", {}, {}, {}});
+            result.rows.push_back({name, "downtime_ms", "ms", {}, {}, {}});
         }
     }
     for (int run = 0; run < result.runs; ++run) {

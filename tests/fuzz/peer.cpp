@@ -10,9 +10,9 @@
 
 #include "core/loop.hpp"
 #include "core/sync.hpp"
-#include "sidecar/connection.hpp"
-#include "sidecar/hash_request.hpp"
-#include "sidecar/receiving.hpp"
+#include "sidecar/channel/connection.hpp"
+#include "sidecar/guest/preflight.hpp"
+#include "sidecar/migration/hash_request.hpp"
 #include "storage/limits.hpp"
 #include "storage/verify.hpp"
 
@@ -88,7 +88,8 @@ void check_description(Json const& json) {
     auto const description = sidecar::Description::from_json(json);
     if (!description) return check_error(description.error());
     must(description->guest.find('/') == std::string::npos && description->guest != "..");
-    must(description->epoch.find('/') == std::string::npos && description->epoch != "..");
+    must(description->migration_id.find('/') == std::string::npos &&
+         description->migration_id != "..");
     for (auto const& disk : description->disks) check_disk(disk);
     std::vector<qmp::TapDescriptors> taps;
     int number = qmp::first_tap_fd_in_qemu;
@@ -170,7 +171,7 @@ Task<void> converse(core::Loop& loop, std::string sends, std::string& gets) {
     auto messages =
         std::make_unique<sidecar::Messages>(loop, std::make_unique<Script>(std::move(sends), gets));
     sidecar::Connection connection(loop, std::move(messages), receiver, false);
-    core::Scope scope(loop);
+    core::TaskGroup scope(loop);
     scope.spawn(ask(connection));
     co_await connection.run({});
     co_await scope.join();

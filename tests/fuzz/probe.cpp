@@ -5,7 +5,7 @@
 // and no count exceeds what there was.
 #include <cstdlib>
 
-#include "netmove/probe_echo.hpp"
+#include "netmove/probe/echo.hpp"
 
 namespace {
 

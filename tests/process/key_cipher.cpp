@@ -3,8 +3,8 @@
 #include <gnutls/gnutls.h>
 
 #include "core/tls.hpp"
-#include "qmp/machine.hpp"
-#include "sidecar/keys.hpp"
+#include "qmp/vm.hpp"
+#include "sidecar/host/keys.hpp"
 #include "tests/process/qmp_support.hpp"
 
 namespace {

@@ -498,7 +498,7 @@ TEST_CASE("a plan whose tap has gone down fires nothing and says so", "[netmove]
     hosts.guest_speaks();
     hosts.prepare();
     must(hosts.destination.netlink.set_down("tap0"));
-    Plan plan;
+    MoverSet plan;
     plan.add(std::move(hosts.mover_b));
     auto const fired = plan.fire();
     CHECK(contains(sentence(fired), "the tap tap0, which is down"));

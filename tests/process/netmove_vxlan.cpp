@@ -134,10 +134,10 @@ struct ThreeVteps {
     /// Fresh ones: as after a restart.
     void make_movers() {
         auto const moved = interface();
-        at_a = Plan();
+        at_a = MoverSet();
         at_a.add(vxlan_mover_source(a.netlink, moved));
         at_a.add(bridge_mover_source(*loop, a.netlink, a.tap, moved));
-        at_b = Plan();
+        at_b = MoverSet();
         at_b.add(bridge_mover_destination(*loop, b.netlink, b.tap, moved));
         at_b.add(vxlan_mover_destination(b.netlink, moved));
         at_c = std::make_unique<VxlanVtep>(c.netlink, move());
@@ -196,8 +196,8 @@ struct ThreeVteps {
     GuestHost a{underlay, form, 1};
     GuestHost b{underlay, form, 2};
     Vtep c{underlay, form, 3};
-    Plan at_a;
-    Plan at_b;
+    MoverSet at_a;
+    MoverSet at_b;
     std::unique_ptr<VxlanVtep> at_c;
 };
 
@@ -275,10 +275,10 @@ TEST_CASE("the vxlan mover: what was moved moves on, back to where it was", "[ne
     // The other way round, with movers of another migration.
     auto moved = net.interface();
     std::swap(moved.vxlan_source, moved.vxlan_destination);
-    Plan from;
+    MoverSet from;
     from.add(vxlan_mover_source(net.b.netlink, moved));
     from.add(bridge_mover_source(*net.loop, net.b.netlink, net.b.tap, moved));
-    Plan to;
+    MoverSet to;
     to.add(bridge_mover_destination(*net.loop, net.a.netlink, net.a.tap, moved));
     to.add(vxlan_mover_destination(net.a.netlink, moved));
     auto back = net.move();

@@ -121,7 +121,7 @@ TEST_CASE("a running watcher ends when stopped, and when the tap is gone", "[net
     WatchedTap host;
     core::Result<> result = core::fail(core::Errc::invalid, "still running");
     core::Event ended(*host.loop);
-    core::Scope scope(*host.loop);
+    core::TaskGroup scope(*host.loop);
     std::stop_source stop;
     scope.spawn(watch(*host.watcher, stop.get_token(), result, ended));
     struct Steps {
@@ -132,7 +132,7 @@ TEST_CASE("a running watcher ends when stopped, and when the tap is gone", "[net
             }
             co_return false;
         }
-        static core::Task<bool> ends(core::Event& event, core::Scope& tasks) {
+        static core::Task<bool> ends(core::Event& event, core::TaskGroup& tasks) {
             auto const waited = co_await event.wait(core::Deadline::after(10s));
             co_await tasks.join();
             co_return waited.has_value();

@@ -34,7 +34,7 @@ Task<void> ask(Client& client, std::string command, std::optional<Result<Json>>&
 Task<std::vector<Result<Json>>> ask_all(Loop& loop, Client& client,
                                         std::vector<std::string> commands) {
     std::vector<std::optional<Result<Json>>> answers(commands.size());
-    core::Scope scope(loop);
+    core::TaskGroup scope(loop);
     for (std::size_t i = 0; i < commands.size(); ++i) {
         scope.spawn(ask(client, commands[i], answers[i], soon()));
     }
@@ -48,7 +48,7 @@ Task<void> close_beside(Client& client) { co_await client.close(); }
 
 Task<std::vector<Result<Json>>> ask_and_close(Loop& loop, Client& client, std::size_t count) {
     std::vector<std::optional<Result<Json>>> answers(count);
-    core::Scope scope(loop);
+    core::TaskGroup scope(loop);
     for (auto& answer : answers) scope.spawn(ask(client, "never-answered", answer, soon()));
     scope.spawn(close_beside(client));
     co_await scope.join();

@@ -7,9 +7,9 @@
 
 #include "core/sync.hpp"
 #include "qmp/block.hpp"
-#include "qmp/machine.hpp"
 #include "qmp/migration.hpp"
 #include "qmp/schema.hpp"
+#include "qmp/vm.hpp"
 #include "tests/process/qmp_support.hpp"
 
 using namespace qmp_test;
@@ -50,7 +50,7 @@ Task<void> ask(qmp::Client& client, std::string command, Result<Json>& answer) {
 // Sends a command to a QEMU that is stopped by SIGSTOP, then kills it.
 Task<Result<Json>> ask_and_kill(Loop& loop, Qemu& qemu) {
     Result<Json> answer = Json();
-    core::Scope scope(loop);
+    core::TaskGroup scope(loop);
     (void)qemu.process().signal(SIGSTOP);
     scope.spawn(ask(qemu.client(), "query-status", answer));
     (void)co_await core::sleep_for(loop,
@@ -223,7 +223,7 @@ TEST_CASE("many commands in flight at once", "[qmp][qemu]") {
     Qemu qemu(qemus().front());
     struct Many {
         static Task<void> all(Loop& loop, qmp::Client& client, std::vector<Result<Json>>& answers) {
-            core::Scope scope(loop);
+            core::TaskGroup scope(loop);
             for (auto& answer : answers) scope.spawn(ask(client, "query-qmp-schema", answer));
             co_await scope.join();
         }

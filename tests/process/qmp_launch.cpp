@@ -204,7 +204,7 @@ TEST_CASE("a launch is cancelled, nothing is left", "[qmp][launch]") {
         static Task<Result<qmp::Launched>> beside(Loop& loop, qmp::LaunchRequest request,
                                                   std::string path) {
             std::stop_source stop;
-            core::Scope scope(loop);
+            core::TaskGroup scope(loop);
             scope.spawn(later(loop, stop, path));
             auto launched =
                 co_await qmp::launch(loop, request, Deadline::after(30s, stop.get_token()));

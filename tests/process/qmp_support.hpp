@@ -18,7 +18,7 @@
 
 #include "core/stream.hpp"
 #include "qmp/launch.hpp"
-#include "qmp/machine.hpp"
+#include "qmp/vm.hpp"
 
 namespace qmp_test {
 

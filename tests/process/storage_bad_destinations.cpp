@@ -22,13 +22,13 @@ constexpr std::uint64_t disk_bytes = 64 * mib;
 constexpr std::uint64_t data_bytes = 15 * mib;
 /// Slow enough that something can happen in the middle of the bulk pass.
 constexpr std::uint64_t unhurried_bytes_per_second = 16 * mib;
-/// Blocks that the guest writes while the disks are kept near.
+/// Blocks that the guest writes while the disks are kept converged.
 constexpr std::size_t near_blocks = 100;
 
 Deadline soon() { return Deadline::after(limit); }
 
 /// When a fault is switched on.
-enum class Moment { from_the_start, bulk, near, last_delta, never };
+enum class Moment { from_the_start, bulk, converged, last_delta, never };
 
 /// A QEMU with filled disks and a guest that writes, and an NBD server as the destination.
 class Scene {
@@ -62,9 +62,9 @@ public:
             list.push_back({name, TestQemu::node(i), "raw", disk_bytes, name});
         }
         options.directory = directory_.text();
-        options.epoch = "e1";
+        options.migration_id = "e1";
         // Nothing that an answering server says is a cut of the link.
-        options.renew = [this](Deadline) { return renewed(renewals_); };
+        options.reexport = [this](Deadline) { return reexported(renewals_); };
         mirror_.emplace(runner_.loop(), source_->client(), list, server_->destination(), options);
         return *mirror_;
     }
@@ -106,9 +106,9 @@ public:
     [[nodiscard]] std::string trigger() const { return directory_.path("trigger"); }
 
 private:
-    static Task<Result<storage::Renewed>> renewed(int& count) {
+    static Task<Result<storage::Reexported>> reexported(int& count) {
         ++count;
-        co_return storage::Renewed{};
+        co_return storage::Reexported{};
     }
     Directory directory_;
     Runner runner_;
@@ -120,12 +120,12 @@ private:
     int renewals_ = 0;
 };
 
-/// From the pass that makes the disks near to the guest's stop.
-Task<Result<>> keep_near(Scene& scene) {
+/// From the pass that makes the disks converged to the guest's stop.
+Task<Result<>> keep_converged(Scene& scene) {
     Mirror& mirror = scene.mirror();
     std::stop_source enough;
-    core::Scope scope(scene.loop());
-    scope.spawn(mirror.keep_near(enough.get_token()));
+    core::TaskGroup scope(scene.loop());
+    scope.spawn(mirror.keep_converged(enough.get_token()));
     auto const waited = co_await scene.guest().wait_for(near_blocks);
     co_await scene.guest().stop();
     enough.request_stop();
@@ -139,10 +139,10 @@ Task<Result<>> copy(Scene& scene, Moment moment) {
     Mirror& mirror = scene.mirror();
     if (moment == Moment::from_the_start) scene.break_it();
     CO_TRY_VOID(co_await mirror.prepare(soon()));
-    CO_TRY_VOID(co_await mirror.copy_until_near(soon()));
+    CO_TRY_VOID(co_await mirror.copy_until_converged(soon()));
     CO_TRY_VOID(co_await mirror.arm(soon()));
-    if (moment == Moment::near) scene.break_it();
-    CO_TRY_VOID(co_await keep_near(scene));
+    if (moment == Moment::converged) scene.break_it();
+    CO_TRY_VOID(co_await keep_converged(scene));
     if (mirror.broken()) co_return std::unexpected(*mirror.broken());
     CO_TRY_VOID(co_await mirror.list_final(soon()));
     if (moment == Moment::last_delta) scene.break_it();
@@ -159,7 +159,7 @@ Task<void> break_in_the_middle(Scene& scene, std::stop_token stop) {
 
 /// The disks' part of a migration, beside a guest that writes from its begin to its stop.
 Task<Result<>> move(Scene& scene, Moment moment) {
-    core::Scope scope(scene.loop());
+    core::TaskGroup scope(scene.loop());
     std::stop_source over;
     scene.guest().start();
     if (moment == Moment::bulk) scope.spawn(break_in_the_middle(scene, over.get_token()));
@@ -196,7 +196,7 @@ constexpr char const* look_there = "look at its QEMU and disk";
 constexpr Fault faults[] = {
     {"EIO", EIO, "10%", Moment::from_the_start, look_there},
     {"EIO", EIO, "100%", Moment::bulk, look_there},
-    {"EIO", EIO, "100%", Moment::near, look_there},
+    {"EIO", EIO, "100%", Moment::converged, look_there},
     {"EIO", EIO, "100%", Moment::last_delta, look_there},
     {"ENOSPC", ENOSPC, "10%", Moment::from_the_start, make_room},
     {"ENOSPC", ENOSPC, "100%", Moment::bulk, make_room},
@@ -207,7 +207,7 @@ constexpr Fault faults[] = {
 };
 
 std::string name(Moment moment) {
-    constexpr char const* names[] = {"from the start", "in the bulk pass", "once near",
+    constexpr char const* names[] = {"from the start", "in the bulk pass", "once converged",
                                      "in the last delta", "never"};
     return names[static_cast<std::size_t>(moment)];
 }
@@ -266,25 +266,27 @@ Task<void> pause_and_stop(Scene& scene, std::string socket, Pause& pause, std::s
 }
 
 Task<Result<>> move_beside_pause(Scene& scene, std::string socket, Pause& pause) {
-    core::Scope scope(scene.loop());
+    core::TaskGroup scope(scene.loop());
     scope.spawn(pause_and_release(scene, socket, pause));
     auto moved = co_await move(scene, Moment::never);
     co_await scope.join();
     co_return moved;
 }
 
-Task<Result<storage::Nearness>> stopped_in_pause(Scene& scene, std::string socket, Pause& pause,
-                                                 core::Clock::time_point& stopped_at) {
+Task<Result<storage::ConvergenceReport>> stopped_in_pause(Scene& scene, std::string socket,
+                                                          Pause& pause,
+                                                          core::Clock::time_point& stopped_at) {
     CO_TRY_VOID(co_await scene.mirror().prepare(soon()));
     scene.guest().start();
     std::stop_source stop;
     std::stop_callback const note(stop.get_token(), [&] { stopped_at = core::Clock::now(); });
-    core::Scope scope(scene.loop());
+    core::TaskGroup scope(scene.loop());
     scope.spawn(pause_and_stop(scene, socket, pause, stop));
-    auto near = co_await scene.mirror().copy_until_near(Deadline::after(limit, stop.get_token()));
+    auto converged =
+        co_await scene.mirror().copy_until_converged(Deadline::after(limit, stop.get_token()));
     co_await scope.join();
     co_await scene.guest().stop();
-    co_return near;
+    co_return converged;
 }
 
 /// nbdkit's eval plugin over all disks' files: `refuses`, a command of the shell, is asked before
@@ -389,7 +391,7 @@ TEST_CASE("bad destinations: an error beside writes that hang is no cut of the l
 
 TEST_CASE("bad destinations: a flush that fails is told by disk", "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
-        for (auto const moment : {Moment::bulk, Moment::near, Moment::last_delta}) {
+        for (auto const moment : {Moment::bulk, Moment::converged, Moment::last_delta}) {
             DYNAMIC_SECTION("QEMU " << version << ", " << name(moment)) {
                 Scene scene(binary);
                 scene.serve_with(with_flush_fault(scene));

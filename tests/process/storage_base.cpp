@@ -2,8 +2,8 @@
 // what they hide of it stays hidden. Between two real QEMUs, 7.2 and 10.0; every byte is compared.
 #include "storage/hasher.hpp"
 #include "storage/limits.hpp"
-#include "storage/together.hpp"
 #include "storage/verify.hpp"
+#include "storage/when_all.hpp"
 #include "tests/process/storage_pair.hpp"
 
 using namespace storage_lab;
@@ -211,7 +211,9 @@ TEST_CASE("base: another QEMU of the destination gets no more than what is above
             Pair pair(binary, over_base({.middle = true}));
             storage::MirrorOptions options;
             options.bandwidth_bytes_per_second = 2 * mib;
-            options.renew = [&](Deadline deadline) { return pair.renew(std::move(deadline)); };
+            options.reexport = [&](Deadline deadline) {
+                return pair.reexport(std::move(deadline));
+            };
             auto& mirror = pair.make_mirror(options);
             auto const kill_in_the_middle = [&]() -> Task<Result<>> {
                 while (mirror.progress().copied_bytes < mib) {
@@ -224,7 +226,7 @@ TEST_CASE("base: another QEMU of the destination gets no more than what is above
             std::vector<Task<Result<>>> both;
             both.push_back(quiet_move(pair, mirror));
             both.push_back(kill_in_the_middle());
-            pair.runner().must(storage::together(pair.runner().loop(), std::move(both)));
+            pair.runner().must(storage::when_all(pair.runner().loop(), std::move(both)));
             CHECK(mirror.report().cuts == 1);
             CHECK(mirror.report().disks[0].copied_bytes < 10 * mib);
             pair.nothing_left();

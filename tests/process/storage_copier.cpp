@@ -28,7 +28,7 @@ struct Line {
         runner.loop().run(source.close());
         runner.loop().run(target.close());
     }
-    Task<Result<>> copy(Deadline deadline, storage::Pace* pace = nullptr) {
+    Task<Result<>> copy(Deadline deadline, storage::RateLimiter* pace = nullptr) {
         storage::AllocationScan scan(source, target);
         storage::Copier copier(runner.loop(), {"vda", reader, target}, buffers, pace, counters);
         co_return co_await copier.run(scan, deadline);
@@ -115,7 +115,7 @@ TEST_CASE("copier: servers with a will of their own", "[storage][copier]") {
         auto const from = make_source({});
         auto const to = Server::nbdkit(directory, {"memory", "32M"});
         Line line(from.address(), to.address());
-        storage::Pace pace(line.runner.loop());
+        storage::RateLimiter pace(line.runner.loop());
         pace.set(32 * mib);
         auto const begun = core::Clock::now();
         line.runner.must(line.copy(soon(), &pace));

@@ -67,7 +67,7 @@ TEST_CASE("file hash: a file that is written meanwhile has none", "[storage][has
         if (pwrite(file.get(), "x", 1, 0) != 1) co_return core::fail_errno(errno, "no write");
         co_return Result<>{};
     };
-    core::Scope scope(runner.loop());
+    core::TaskGroup scope(runner.loop());
     std::optional<Result<storage::FileHash>> hash;
     Result<> written;
     auto const read = [&]() -> Task<void> {

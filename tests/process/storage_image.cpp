@@ -111,7 +111,8 @@ TEST_CASE("image: a disk that a QEMU holds is in use", "[storage][image]") {
     CHECK_FALSE(storage::in_use(directory.path("none")).has_value());
 }
 
-TEST_CASE("image: a tombstone takes the name away, once and for each epoch", "[storage][image]") {
+TEST_CASE("image: a tombstone takes the name away, once and for each migration_id",
+          "[storage][image]") {
     Directory directory;
     Runner runner;
     auto const path = directory.path("disk");

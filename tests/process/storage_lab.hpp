@@ -180,7 +180,7 @@ private:
     std::size_t blocks_ = 0;
     std::optional<core::Error> error_;
     std::stop_source stop_;
-    core::Scope scope_;
+    core::TaskGroup scope_;
 };
 
 /// Checks that QEMU has nothing of ours: no export, no bitmap, no NBD server.

@@ -7,7 +7,7 @@
 #include "qmp/block.hpp"
 #include "storage/exports.hpp"
 #include "storage/limits.hpp"
-#include "storage/together.hpp"
+#include "storage/when_all.hpp"
 #include "tests/process/storage_pair.hpp"
 
 using namespace storage_lab;
@@ -54,8 +54,8 @@ TEST_CASE("mirror: connections that are cut are made anew, and nothing is copied
                 Pair pair(binary, "raw", count);
                 storage::MirrorOptions options;
                 options.bandwidth_bytes_per_second = 40 * mib * count;  // slow enough to be met
-                options.renew = [&](core::Deadline deadline) {
-                    return pair.renew(std::move(deadline));
+                options.reexport = [&](core::Deadline deadline) {
+                    return pair.reexport(std::move(deadline));
                 };
                 Mirror& mirror = pair.make_mirror(options);
                 bool cut = false;
@@ -64,12 +64,12 @@ TEST_CASE("mirror: connections that are cut are made anew, and nothing is copied
                         CO_TRY_VOID(co_await core::sleep_for(pair.runner().loop(), 1ms));
                     }
                     cut = true;
-                    co_return co_await pair.target().renew(soon());
+                    co_return co_await pair.target().reexport(soon());
                 };
                 std::vector<Task<Result<>>> both;
                 both.push_back(whole_move(pair, mirror, count));
                 both.push_back(cut_in_the_middle());
-                pair.runner().must(storage::together(pair.runner().loop(), std::move(both)));
+                pair.runner().must(storage::when_all(pair.runner().loop(), std::move(both)));
                 CHECK(cut);
                 CHECK(mirror.report().cuts == 1);
                 check_report(mirror, count, true);
@@ -98,8 +98,8 @@ TEST_CASE("mirror: the destination's QEMU is killed, and another goes on with it
             Pair pair(binary, death.format, 1);
             storage::MirrorOptions options;
             options.bandwidth_bytes_per_second = death.bytes_per_second;
-            options.renew = [&](core::Deadline deadline) {
-                return pair.renew(std::move(deadline));
+            options.reexport = [&](core::Deadline deadline) {
+                return pair.reexport(std::move(deadline));
             };
             Mirror& mirror = pair.make_mirror(options);
             auto const kill_in_the_middle = [&]() -> Task<Result<>> {
@@ -113,7 +113,7 @@ TEST_CASE("mirror: the destination's QEMU is killed, and another goes on with it
             std::vector<Task<Result<>>> both;
             both.push_back(whole_move(pair, mirror, 1, write_in_data));
             both.push_back(kill_in_the_middle());
-            pair.runner().must(storage::together(pair.runner().loop(), std::move(both)));
+            pair.runner().must(storage::when_all(pair.runner().loop(), std::move(both)));
             auto const report = mirror.report();
             CHECK(report.cuts == 1);
             auto const& bulk = report.disks.at(0).rounds.at(0);
@@ -125,19 +125,19 @@ TEST_CASE("mirror: the destination's QEMU is killed, and another goes on with it
     }
 }
 
-TEST_CASE("mirror: a destination that is renewed by two at once is renewed by the next",
+TEST_CASE("mirror: a destination that is reexported by two at once is reexported by the next",
           "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
             Pair pair(binary, "raw", 3);
             for (int i = 0; i < 5; ++i) {
                 std::vector<Task<Result<>>> both;
-                both.push_back(pair.target().renew(soon()));
-                both.push_back(pair.target().renew(soon()));
+                both.push_back(pair.target().reexport(soon()));
+                both.push_back(pair.target().reexport(soon()));
                 // One of them may find the other's exports in its way; which is no harm.
                 (void)pair.runner().loop().run(
-                    storage::together(pair.runner().loop(), std::move(both)));
-                pair.runner().must(pair.target().renew(soon()));
+                    storage::when_all(pair.runner().loop(), std::move(both)));
+                pair.runner().must(pair.target().reexport(soon()));
             }
             auto& mirror = pair.make_mirror();
             pair.runner().must(whole_move(pair, mirror, 3));
@@ -188,12 +188,12 @@ TEST_CASE("mirror: a raw disk past the page cache, and one that is left to NBD",
         DYNAMIC_SECTION("QEMU " << version << ", another file has the image's name") {
             Pair pair(binary, "raw", 1);
             auto const path = pair.from(0).path;
-            lab::fs::rename(path, path + ".held");
+            lab::fs::rename(path, path + ".in_backing");
             make_raw(path, disk_bytes, {{0, mib}});
             auto& mirror = pair.make_mirror();
             pair.runner().must(whole_move(pair, mirror, 1));
             check_report(mirror, 1, false);
-            lab::fs::rename(path + ".held", path);
+            lab::fs::rename(path + ".in_backing", path);
             pair.compare();
         }
     }
@@ -277,7 +277,7 @@ TEST_CASE("mirror: drop undoes everything at every stage, twice over", "[storage
             for (int stage = 0; stage < 4; ++stage) {
                 auto& mirror = pair.make_mirror();
                 if (stage >= 1) pair.runner().must(mirror.prepare(soon()));
-                if (stage >= 2) (void)pair.runner().must(mirror.copy_until_near(soon()));
+                if (stage >= 2) (void)pair.runner().must(mirror.copy_until_converged(soon()));
                 if (stage >= 3) pair.runner().must(mirror.list_final(soon()));
                 if (stage >= 3) pair.runner().must(mirror.copy_final(soon()));
                 pair.runner().must(mirror.drop(soon()));
@@ -304,13 +304,14 @@ TEST_CASE("mirror: a destination killed in the middle leaves the source as it wa
                     }
                     daemon.signal(SIGKILL);
                 }
-                static Task<Result<storage::Nearness>> beside(core::Loop& loop, Mirror& one,
-                                                              lab::Daemon& daemon) {
-                    core::Scope scope(loop);
+                static Task<Result<storage::ConvergenceReport>> beside(core::Loop& loop,
+                                                                       Mirror& one,
+                                                                       lab::Daemon& daemon) {
+                    core::TaskGroup scope(loop);
                     scope.spawn(soon_after(loop, one, daemon));
-                    auto near = co_await one.copy_until_near(Deadline::after(limit));
+                    auto converged = co_await one.copy_until_converged(Deadline::after(limit));
                     co_await scope.join();
-                    co_return near;
+                    co_return converged;
                 }
             };
             auto const error = pair.runner().must_fail(
@@ -339,13 +340,14 @@ TEST_CASE("mirror: a stop ends the copy at once and nothing of it is lost", "[st
             }
             source.request_stop();
         }
-        static Task<Result<storage::Nearness>> beside(core::Loop& loop, Mirror& one,
-                                                      std::stop_source& source) {
-            core::Scope scope(loop);
+        static Task<Result<storage::ConvergenceReport>> beside(core::Loop& loop, Mirror& one,
+                                                               std::stop_source& source) {
+            core::TaskGroup scope(loop);
             scope.spawn(soon_after(loop, one, source));
-            auto near = co_await one.copy_until_near(Deadline::after(limit, source.get_token()));
+            auto converged =
+                co_await one.copy_until_converged(Deadline::after(limit, source.get_token()));
             co_await scope.join();
-            co_return near;
+            co_return converged;
         }
     };
     auto const error = pair.runner().must_fail(Stop::beside(pair.runner().loop(), mirror, stop));
@@ -353,7 +355,7 @@ TEST_CASE("mirror: a stop ends the copy at once and nothing of it is lost", "[st
     // Taken up again, without a limit now.
     mirror.set_bandwidth(0);
     pair.write(0, "write -P 77 8192 65536");
-    (void)pair.runner().must(mirror.copy_until_near(soon()));
+    (void)pair.runner().must(mirror.copy_until_converged(soon()));
     pair.write(0, "write -P 78 16384 4096");
     pair.runner().must(mirror.list_final(soon()));
     pair.runner().must(mirror.copy_final(soon()));
@@ -369,11 +371,11 @@ TEST_CASE("mirror: a disk owned by an iothread, twenty full cycles", "[storage][
             pair.source().wait_for_bios();
             for (int cycle = 0; cycle < 20; ++cycle) {
                 storage::MirrorOptions options;
-                options.epoch = fmt::format("cycle{}", cycle);
+                options.migration_id = fmt::format("cycle{}", cycle);
                 auto& mirror = pair.make_mirror(options);
                 pair.runner().must(mirror.prepare(soon()));
                 pair.write(0, fmt::format("write -P {} {} 65536", 1 + cycle, cycle * 65536));
-                (void)pair.runner().must(mirror.copy_until_near(soon()));
+                (void)pair.runner().must(mirror.copy_until_converged(soon()));
                 pair.runner().must(mirror.arm(soon()));
                 pair.write(0, fmt::format("write -P {} {} 4096", 101 + cycle, cycle * 8192));
                 pair.runner().must(mirror.list_final(soon()));

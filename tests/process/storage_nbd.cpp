@@ -48,7 +48,7 @@ struct Bench {
 
 Task<Result<>> in_many_requests(Nbd& nbd, Buffers& buffers, core::Loop& loop, std::size_t count) {
     std::optional<core::Error> first;
-    core::Scope scope(loop);
+    core::TaskGroup scope(loop);
     for (std::size_t i = 0; i < count; ++i) {
         struct One {
             static Task<void> run(Nbd& one, Buffers& memory, std::uint64_t at,
@@ -158,7 +158,7 @@ TEST_CASE("NBD: a server that is killed fails everything in flight", "[storage][
         }
         static Task<Result<>> beside(core::Loop& loop, Nbd& one, Buffers& buffers,
                                      lab::Daemon& daemon) {
-            core::Scope scope(loop);
+            core::TaskGroup scope(loop);
             scope.spawn(later(loop, one, daemon));
             auto result = co_await in_many_requests(one, buffers, loop, 100);
             co_await scope.join();

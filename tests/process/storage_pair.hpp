@@ -6,7 +6,7 @@
 #include <functional>
 
 #include "qmp/block.hpp"
-#include "qmp/machine.hpp"
+#include "qmp/vm.hpp"
 #include "storage/image.hpp"
 #include "tests/process/storage_lab.hpp"
 
@@ -17,7 +17,7 @@ using storage::Target;
 
 inline constexpr std::uint64_t mib = 1024 * 1024;
 inline constexpr std::uint64_t disk_bytes = 64 * mib;
-inline constexpr char const* epoch = "e1";
+inline constexpr char const* migration_id = "e1";
 
 inline Deadline soon() { return Deadline::after(limit); }
 
@@ -91,10 +91,10 @@ public:
     }
 
     /// For MirrorOptions::renew.
-    Task<Result<storage::Renewed>> renew(Deadline deadline) {
+    Task<Result<storage::Reexported>> reexport(Deadline deadline) {
         if (!target_) co_return core::fail(core::Errc::closed, "it is just being started again");
-        CO_TRY_VOID(co_await target_->renew(std::move(deadline)));
-        co_return storage::Renewed{where_.port, generation_};
+        CO_TRY_VOID(co_await target_->reexport(std::move(deadline)));
+        co_return storage::Reexported{where_.port, generation_};
     }
     /// The destination's QEMU dies; another one, with the same disks, is there a moment later.
     Task<Result<>> replace_destination() {
@@ -118,7 +118,7 @@ public:
                             base_node_});
         }
         if (options.directory.empty()) options.directory = directory_.text();
-        if (options.epoch.empty()) options.epoch = epoch;
+        if (options.migration_id.empty()) options.migration_id = migration_id;
         mirror_.emplace(runner_.loop(), source_->client(), list, where_, options);
         return *mirror_;
     }
@@ -192,25 +192,25 @@ using Writes = Task<void> (*)(TestQemu& qemu, std::size_t count, core::Loop& loo
 inline Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count,
                                  Writes writer = write_blocks) {
     core::Loop& loop = pair.runner().loop();
-    core::Scope scope(loop);
+    core::TaskGroup scope(loop);
     std::stop_source guest_stops;
     std::optional<core::Error> guest_error;
     CO_TRY_VOID(co_await mirror.prepare(soon()));
     scope.spawn(writer(pair.source(), count, loop, guest_stops.get_token(), guest_error));
-    auto near = co_await mirror.copy_until_near(soon());
+    auto converged = co_await mirror.copy_until_converged(soon());
     Result<> armed;
-    if (near) armed = co_await mirror.arm(soon());
-    if (near && armed) {
+    if (converged) armed = co_await mirror.arm(soon());
+    if (converged && armed) {
         std::stop_source enough;
-        scope.spawn(mirror.keep_near(enough.get_token()));
+        scope.spawn(mirror.keep_converged(enough.get_token()));
         (void)co_await core::sleep_for(loop, 400ms);
-        // STOP: the guest's writes end, then keep_near is told, as the driver does.
+        // STOP: the guest's writes end, then keep_converged is told, as the driver does.
         guest_stops.request_stop();
         enough.request_stop();
     }
     guest_stops.request_stop();
     co_await scope.join();
-    CO_TRY_VOID(std::move(near));
+    CO_TRY_VOID(std::move(converged));
     CO_TRY_VOID(std::move(armed));
     if (guest_error) co_return std::unexpected(*guest_error);
     if (mirror.broken()) co_return std::unexpected(*mirror.broken());
@@ -223,7 +223,7 @@ inline Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count,
 /// The same without a guest that writes: only the bulk pass copies.
 inline Task<Result<>> quiet_move(Pair& pair, Mirror& mirror) {
     CO_TRY_VOID(co_await mirror.prepare(soon()));
-    CO_TRY_VOID(co_await mirror.copy_until_near(soon()));
+    CO_TRY_VOID(co_await mirror.copy_until_converged(soon()));
     CO_TRY_VOID(co_await mirror.arm(soon()));
     CO_TRY_VOID(co_await mirror.list_final(soon()));
     CO_TRY_VOID(co_await mirror.copy_final(soon()));

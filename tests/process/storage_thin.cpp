@@ -136,13 +136,13 @@ TEST_CASE("thin: what is zero on both sides is not touched, and the whole is nev
                 TestQemu source(runner, directory, binary, TestQemu::Role::source, {{from, "raw"}});
                 storage::MirrorOptions options;
                 options.directory = directory.text();
-                options.epoch = epoch;
+                options.migration_id = migration_id;
                 Mirror mirror(runner.loop(), source.client(),
                               {{"disk0", TestQemu::node(0), "raw", disk_bytes, "disk0"}},
                               server.destination(), options);
                 auto const move = [&]() -> Task<Result<>> {
                     auto moved = co_await mirror.prepare(soon());
-                    if (moved) CO_TRY_VOID(co_await mirror.copy_until_near(soon()));
+                    if (moved) CO_TRY_VOID(co_await mirror.copy_until_converged(soon()));
                     if (moved) moved = co_await mirror.list_final(soon());
                     if (moved) moved = co_await mirror.copy_final(soon());
                     auto dropped = co_await mirror.drop(soon());

@@ -218,7 +218,7 @@ TEST_CASE("verify: a byte changed at the destination is found by the pass over e
                         return change(destination, disk == 1 && !std::exchange(done, true), offset);
                     });
                     pair.runner().must(mirror.prepare(soon()));
-                    auto const error = pair.runner().must_fail(mirror.copy_until_near(soon()));
+                    auto const error = pair.runner().must_fail(mirror.copy_until_converged(soon()));
                     INFO(error.sentence());
                     CHECK(error.code == core::Errc::io);
                     CHECK(error.sentence().find("disk disk1") != std::string::npos);
@@ -256,7 +256,7 @@ TEST_CASE("verify: a byte changed in a block of the last delta is found before t
                         return change(destination, std::exchange(last, false));
                     });
                 pair.runner().must(mirror.prepare(soon()));
-                (void)pair.runner().must(mirror.copy_until_near(soon()));
+                (void)pair.runner().must(mirror.copy_until_converged(soon()));
                 pair.runner().must(mirror.arm(soon()));
                 pair.write(0, fmt::format("write -P 5 {} 4096", block));
                 pair.write(0, fmt::format("write -P 6 {} 4096", 2 * mib));
@@ -287,7 +287,7 @@ TEST_CASE("verify: a write to the source's image that no bitmap tells of is foun
         return []() -> Task<Result<>> { co_return Result<>{}; }();
     });
     pair.runner().must(mirror.prepare(soon()));
-    auto const error = pair.runner().must_fail(mirror.copy_until_near(soon()));
+    auto const error = pair.runner().must_fail(mirror.copy_until_converged(soon()));
     INFO(error.sentence());
     CHECK(error.code == core::Errc::io);
     CHECK(error.sentence().find(fmt::format("at byte {},", 10 * mib)) != std::string::npos);
@@ -301,13 +301,15 @@ TEST_CASE("verify: connections that are cut in the middle of it are made anew",
             Pair pair(binary, "raw", 2);
             Destination destination(pair, 2);
             storage::MirrorOptions options;
-            options.renew = [&](Deadline deadline) { return pair.renew(std::move(deadline)); };
+            options.reexport = [&](Deadline deadline) {
+                return pair.reexport(std::move(deadline));
+            };
             bool done = false;
             auto& mirror = destination.make_mirror(
                 [&](std::size_t, std::vector<Extent> const&) {
                     auto const cut = [](Pair& both, bool wanted) -> Task<Result<>> {
                         if (!wanted) co_return Result<>{};
-                        CO_TRY_VOID(co_await both.target().renew(soon()));
+                        CO_TRY_VOID(co_await both.target().reexport(soon()));
                         co_return core::fail(core::Errc::closed, "cut");
                     };
                     return cut(pair, !std::exchange(done, true));
@@ -316,11 +318,11 @@ TEST_CASE("verify: connections that are cut in the middle of it are made anew",
             // The hasher's own connections are cut too: raw images need none of them but to look up
             // what is allocated; it is made again as the destination's sidecar does.
             pair.runner().must(mirror.prepare(soon()));
-            auto near = pair.runner().loop().run(mirror.copy_until_near(soon()));
-            if (!near) {  // the second question met the hasher's dead connections
+            auto converged = pair.runner().loop().run(mirror.copy_until_converged(soon()));
+            if (!converged) {  // the second question met the hasher's dead connections
                 destination.close();
                 (void)destination.hasher();
-                (void)pair.runner().must(mirror.copy_until_near(soon()));
+                (void)pair.runner().must(mirror.copy_until_converged(soon()));
             }
             CHECK(mirror.report().cuts == 1);
             pair.runner().must(mirror.list_final(soon()));
@@ -353,7 +355,7 @@ TEST_CASE("verify: the destination answers no more than it should", "[storage][v
     refuses(0, {{0, 8192, false}, {4096, 4096, false}});
     refuses(0, {{4096, UINT64_MAX - 4095, false}});
 
-    core::Scope scope(pair.runner().loop());
+    core::TaskGroup scope(pair.runner().loop());
     std::vector<core::Errc> codes(storage::limits::hash_requests_max + 1);
     for (auto& code : codes) scope.spawn(hash_whole(hasher, code));
     pair.runner().loop().run(scope.join());

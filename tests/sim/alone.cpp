@@ -14,27 +14,28 @@
 
 namespace src = sidecar::machine::source;
 namespace dst = sidecar::machine::destination;
-using sidecar::machine::Ending;
+using sidecar::machine::ActionResult;
 using sidecar::machine::Outcome;
 using sidecar::machine::Side;
 
 namespace {
 
-constexpr std::array<Ending, 5> endings{Ending::ok, Ending::failed, Ending::unknown, Ending::acked,
-                                        Ending::aborted};
+constexpr std::array<ActionResult, 5> endings{ActionResult::ok, ActionResult::failed,
+                                              ActionResult::unknown, ActionResult::acked,
+                                              ActionResult::aborted};
 
 std::vector<src::Event> source_events() {
     std::vector<src::Event> events;
     using Kind = src::Event::Kind;
     for (auto kind = static_cast<unsigned>(Kind::migrate_requested);
-         kind <= static_cast<unsigned>(Kind::blackout_exceeded); ++kind) {
+         kind <= static_cast<unsigned>(Kind::downtime_limit_exceeded); ++kind) {
         events.push_back(src::event(static_cast<Kind>(kind)));
     }
     events.push_back(src::operator_resolved(Side::source));
     events.push_back(src::operator_resolved(Side::destination));
     for (unsigned action = 0; action < src::action_count; ++action) {
-        for (Ending ending : endings) {
-            events.push_back(src::action_ended(static_cast<src::Action>(action), ending));
+        for (ActionResult result : endings) {
+            events.push_back(src::action_ended(static_cast<src::Action>(action), result));
         }
     }
     for (unsigned record = 0; record <= static_cast<unsigned>(src::Record::ended); ++record) {
@@ -55,8 +56,8 @@ std::vector<dst::Event> destination_events() {
     }
     events.push_back(dst::qemu_gone(dst::Qemu::waiting));
     for (unsigned action = 0; action < dst::action_count; ++action) {
-        for (Ending ending : endings) {
-            events.push_back(dst::action_ended(static_cast<dst::Action>(action), ending));
+        for (ActionResult result : endings) {
+            events.push_back(dst::action_ended(static_cast<dst::Action>(action), result));
         }
     }
     for (unsigned record = 0; record <= static_cast<unsigned>(dst::Record::ended_aborted);
@@ -99,7 +100,7 @@ std::string wrong(src::State const& before, src::State const& after, src::Action
         case Action::finish: {
             bool const closed =
                 after.record == src::Record::none || after.record == src::Record::ended;
-            bool const clean = after.made.empty() && after.outcome != Outcome::none &&
+            bool const clean = after.resources.empty() && after.outcome != Outcome::none &&
                                after.outcome != Outcome::in_doubt;
             return closed && clean ? "" : "finished with something left over";
         }

@@ -26,11 +26,11 @@ struct Scene {
     Actions tell(Kind kind) { return tell(event(kind)); }
     Actions ok(Action action) {
         REQUIRE(state.in_flight.contains(action));
-        return tell(action_ended(action, Ending::ok));
+        return tell(action_ended(action, ActionResult::ok));
     }
-    Actions ends(Action action, Ending ending) {
+    Actions ends(Action action, ActionResult result) {
         REQUIRE(state.in_flight.contains(action));
-        return tell(action_ended(action, ending));
+        return tell(action_ended(action, result));
     }
     /// Ends every action ok, in the order asked, until nothing is in flight.
     void drain() {
@@ -70,7 +70,7 @@ Scene at(Phase phase) {
           Action::record_commit);
     if (phase == Phase::in_doubt) {
         scene.tell(Kind::peer_lost);
-        scene.ends(Action::send_commit, Ending::unknown);
+        scene.ends(Action::send_commit, ActionResult::unknown);
     }
     REQUIRE(scene.state.phase == phase);
     scene.log.clear();
@@ -126,7 +126,7 @@ TEST_CASE("a migration without a fault asks for its actions in the order of the 
     CHECK(scene.ok(Action::record_commit) == Actions{Action::send_commit});
     CHECK(scene.state.phase == Phase::committed);
     CHECK(scene.state.guest == Guest::unknown);
-    CHECK(scene.ends(Action::send_commit, Ending::acked) == Actions{Action::tombstone_disks});
+    CHECK(scene.ends(Action::send_commit, ActionResult::acked) == Actions{Action::tombstone_disks});
     CHECK(scene.state.phase == Phase::settling);
     CHECK(scene.ok(Action::tombstone_disks) == Actions{Action::settle_network});
     CHECK(scene.ok(Action::settle_network) == Actions{Action::quit_source});
@@ -211,12 +211,12 @@ TEST_CASE("cancel is refused from the moment COMMIT is being recorded", "[sim][s
 }
 
 TEST_CASE("a failed check is a refusal: nothing was touched", "[sim][source]") {
-    for (Ending ending : {Ending::failed, Ending::unknown}) {
+    for (ActionResult result : {ActionResult::failed, ActionResult::unknown}) {
         Scene scene = at(Phase::checking);
-        CHECK(scene.ends(Action::check, ending) == Actions{Action::finish});
+        CHECK(scene.ends(Action::check, result) == Actions{Action::finish});
         scene.drain();
         CHECK(scene.state.outcome == Outcome::refused);
-        CHECK(scene.state.made.empty());
+        CHECK(scene.state.resources.empty());
         CHECK(exit_status(scene.state.outcome) == 3);
     }
 }
@@ -225,18 +225,18 @@ TEST_CASE("a journal that cannot be written is a refusal; one that may be writte
           "[sim][source]") {
     Scene failed = at(Phase::checking);
     failed.ok(Action::check);
-    CHECK(failed.ends(Action::record_begin, Ending::failed) == Actions{Action::finish});
+    CHECK(failed.ends(Action::record_begin, ActionResult::failed) == Actions{Action::finish});
     CHECK(failed.state.outcome == Outcome::refused);
 
     Scene unknown = at(Phase::checking);
     unknown.ok(Action::check);
-    CHECK(unknown.ends(Action::record_begin, Ending::unknown) == Actions{Action::record_end});
+    CHECK(unknown.ends(Action::record_begin, ActionResult::unknown) == Actions{Action::record_end});
     CHECK(unknown.state.outcome == Outcome::refused);
 }
 
 TEST_CASE("the pause limit, a lost peer and a failed migration bring the guest back while stopped",
           "[sim][source]") {
-    for (Kind kind : {Kind::blackout_exceeded, Kind::peer_lost, Kind::migration_failed,
+    for (Kind kind : {Kind::downtime_limit_exceeded, Kind::peer_lost, Kind::migration_failed,
                       Kind::guest_resumed, Kind::peer_silent_too_long}) {
         for (Phase phase : {Phase::stopped, Phase::switching}) {
             INFO(name(kind) << " in " << name(phase));
@@ -266,19 +266,21 @@ TEST_CASE("a lost peer is borne while the guest runs, until patience is over", "
     stops.tell(Kind::peer_lost);
     stops.tell(Kind::stop_seen);
     CHECK(stops.state.phase == Phase::rolling_back);
-    CHECK_FALSE(stops.state.made.contains(Made::fired));
+    CHECK_FALSE(stops.state.resources.contains(Resource::fired));
 }
 
 TEST_CASE("COMMIT that certainly was not recorded ends on the source, one that may be is repeated",
           "[sim][source][commit]") {
     Scene failed = recording_commit();
-    failed.ends(Action::record_commit, Ending::failed);
+    failed.ends(Action::record_commit, ActionResult::failed);
     CHECK(failed.state.phase == Phase::rolling_back);
 
     Scene unknown = recording_commit();
-    CHECK(unknown.ends(Action::record_commit, Ending::unknown) == Actions{Action::record_commit});
-    CHECK(unknown.ends(Action::record_commit, Ending::failed) == Actions{Action::record_commit});
-    CHECK(unknown.tell(Kind::blackout_exceeded).empty());
+    CHECK(unknown.ends(Action::record_commit, ActionResult::unknown) ==
+          Actions{Action::record_commit});
+    CHECK(unknown.ends(Action::record_commit, ActionResult::failed) ==
+          Actions{Action::record_commit});
+    CHECK(unknown.tell(Kind::downtime_limit_exceeded).empty());
     CHECK(unknown.ok(Action::record_commit) == Actions{Action::send_commit});
 }
 
@@ -289,14 +291,15 @@ TEST_CASE("in doubt: COMMIT is sent again when the peer is back, and its answer 
     CHECK(exit_status(acked.state.outcome) == 4);
     CHECK(acked.state.in_flight.empty());
     CHECK(acked.tell(Kind::peer_back) == Actions{Action::send_commit});
-    CHECK(acked.ends(Action::send_commit, Ending::unknown) == Actions{Action::send_commit});
-    CHECK(acked.ends(Action::send_commit, Ending::acked) == Actions{Action::tombstone_disks});
+    CHECK(acked.ends(Action::send_commit, ActionResult::unknown) == Actions{Action::send_commit});
+    CHECK(acked.ends(Action::send_commit, ActionResult::acked) == Actions{Action::tombstone_disks});
     acked.drain();
     CHECK(acked.state.outcome == Outcome::moved);
 
     Scene aborted = at(Phase::in_doubt);
     aborted.tell(Kind::peer_back);
-    CHECK(aborted.ends(Action::send_commit, Ending::aborted) == Actions{Action::record_rollback});
+    CHECK(aborted.ends(Action::send_commit, ActionResult::aborted) ==
+          Actions{Action::record_rollback});
     CHECK(aborted.ok(Action::record_rollback) ==
           Actions{Action::cancel_migration, Action::rollback_network});
     aborted.drain();
@@ -318,7 +321,7 @@ TEST_CASE("in doubt: an operator's word decides where the destination says nothi
         at(Phase::committed);  // the answer under way is waited for, and outranks the word
     CHECK(asked.tell(operator_resolved(Side::source)) == Actions{Action::interrupt});
     CHECK(asked.ok(Action::interrupt).empty());
-    CHECK(asked.ends(Action::send_commit, Ending::acked) == Actions{Action::tombstone_disks});
+    CHECK(asked.ends(Action::send_commit, ActionResult::acked) == Actions{Action::tombstone_disks});
 
     CHECK_FALSE(may_resolve(at(Phase::switching).state));
 }
@@ -370,7 +373,7 @@ TEST_CASE("a source QEMU that dies before COMMIT is a crash at the source, after
     }
     Scene scene = at(Phase::committed);
     CHECK(scene.tell(Kind::qemu_gone).empty());
-    scene.ends(Action::send_commit, Ending::acked);
+    scene.ends(Action::send_commit, ActionResult::acked);
     scene.drain();
     CHECK(scene.state.outcome == Outcome::moved);
 }

@@ -20,11 +20,11 @@ struct Scene {
         return step.actions;
     }
     Actions tell(Kind kind) { return tell(event(kind)); }
-    Actions ends(Action action, Ending ending) {
+    Actions ends(Action action, ActionResult result) {
         REQUIRE(state.in_flight.contains(action));
-        return tell(action_ended(action, ending));
+        return tell(action_ended(action, result));
     }
-    Actions ok(Action action) { return ends(action, Ending::ok); }
+    Actions ok(Action action) { return ends(action, ActionResult::ok); }
 };
 
 Scene prepared() {
@@ -70,7 +70,7 @@ TEST_CASE("a QEMU that died while the disks were copied is started anew when the
           "[sim][destination]") {
     Scene scene = prepared();
     CHECK(scene.tell(qemu_gone(Qemu::waiting)).empty());
-    CHECK(scene.state.phase == Phase::bereft);
+    CHECK(scene.state.phase == Phase::qemu_lost);
     SECTION("and the copy goes on") {
         CHECK(scene.tell(Kind::prepare_requested) == Actions{Action::prepare});
         CHECK(scene.ok(Action::prepare) == Actions{Action::reply_prepared});
@@ -133,7 +133,8 @@ TEST_CASE("a refusal of COMMIT is recorded before it is said", "[sim][destinatio
     scene.tell(Kind::qemu_gone);
     CHECK(scene.state.phase == Phase::aborting);
     CHECK(scene.tell(Kind::commit_received).empty());
-    CHECK(scene.ends(Action::record_aborted, Ending::unknown) == Actions{Action::record_aborted});
+    CHECK(scene.ends(Action::record_aborted, ActionResult::unknown) ==
+          Actions{Action::record_aborted});
     CHECK(scene.ok(Action::record_aborted) == Actions{Action::reply_aborted, Action::destroy});
     CHECK(scene.ok(Action::reply_aborted).empty());
     CHECK(scene.ok(Action::destroy) == Actions{Action::record_end});
@@ -142,7 +143,7 @@ TEST_CASE("a refusal of COMMIT is recorded before it is said", "[sim][destinatio
     CHECK(scene.tell(Kind::commit_received) == Actions{Action::reply_aborted});
 }
 
-TEST_CASE("an epoch never heard of is aborted durably before COMMIT for it is answered",
+TEST_CASE("an migration_id never heard of is aborted durably before COMMIT for it is answered",
           "[sim][destination]") {
     Scene scene;
     CHECK(scene.tell(Kind::commit_received) == Actions{Action::record_aborted});
@@ -154,7 +155,7 @@ TEST_CASE("abort removes everything before it is answered, and never touches an 
     Scene scene = sealed_and_loaded();
     CHECK(scene.tell(Kind::abort_requested) == Actions{Action::record_aborted});
     CHECK(scene.ok(Action::record_aborted) == Actions{Action::destroy});
-    CHECK(scene.ends(Action::destroy, Ending::failed) == Actions{Action::destroy});
+    CHECK(scene.ends(Action::destroy, ActionResult::failed) == Actions{Action::destroy});
     CHECK(scene.ok(Action::destroy) == Actions{Action::reply_aborted, Action::record_end});
 
     Scene owner = sealed_and_loaded();
@@ -170,21 +171,24 @@ TEST_CASE("OWNER that certainly was not recorded ends in ABORTED, one that may b
           "[sim][destination]") {
     Scene failed = sealed_and_loaded();
     failed.tell(Kind::commit_received);
-    CHECK(failed.ends(Action::record_owner, Ending::failed) == Actions{Action::record_aborted});
+    CHECK(failed.ends(Action::record_owner, ActionResult::failed) ==
+          Actions{Action::record_aborted});
     CHECK(failed.ok(Action::record_aborted) == Actions{Action::reply_aborted, Action::destroy});
 
     Scene unknown = sealed_and_loaded();
     unknown.tell(Kind::commit_received);
-    CHECK(unknown.ends(Action::record_owner, Ending::unknown) == Actions{Action::record_owner});
+    CHECK(unknown.ends(Action::record_owner, ActionResult::unknown) ==
+          Actions{Action::record_owner});
     CHECK(unknown.tell(Kind::qemu_gone).empty());
-    CHECK(unknown.ends(Action::record_owner, Ending::failed) == Actions{Action::record_owner});
+    CHECK(unknown.ends(Action::record_owner, ActionResult::failed) ==
+          Actions{Action::record_owner});
     CHECK(unknown.ok(Action::record_owner) == Actions{Action::reply_ack, Action::record_end});
 }
 
 TEST_CASE("a preparation that failed is cleared away and refused", "[sim][destination]") {
     Scene scene;
     scene.tell(Kind::prepare_requested);
-    CHECK(scene.ends(Action::prepare, Ending::failed) == Actions{Action::record_aborted});
+    CHECK(scene.ends(Action::prepare, ActionResult::failed) == Actions{Action::record_aborted});
     CHECK(scene.ok(Action::record_aborted) == Actions{Action::destroy});
     CHECK(scene.ok(Action::destroy) == Actions{Action::reply_refused, Action::record_end});
 }
@@ -192,7 +196,7 @@ TEST_CASE("a preparation that failed is cleared away and refused", "[sim][destin
 TEST_CASE("a seal that failed is refused, and may be asked for again", "[sim][destination]") {
     Scene scene = prepared();
     scene.tell(Kind::seal_requested);
-    CHECK(scene.ends(Action::seal, Ending::failed) == Actions{Action::reply_refused});
+    CHECK(scene.ends(Action::seal, ActionResult::failed) == Actions{Action::reply_refused});
     CHECK(scene.ok(Action::reply_refused).empty());
     CHECK(scene.state.phase == Phase::prepared);
     CHECK(scene.tell(Kind::seal_requested) == Actions{Action::seal});

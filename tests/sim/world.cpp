@@ -53,14 +53,15 @@ template <typename N, typename Visit>
 void each_field(N& node, Visit visit) {
     auto& s = node.source;
     visit(s.phase, 4), visit(s.outcome, 3), visit(s.guest, 2), visit(s.record, 3);
-    visit(s.word, 2), visit(s.in_flight, src::action_count), visit(s.made, 5);
+    visit(s.operator_decision, 2), visit(s.in_flight, src::action_count), visit(s.resources, 5);
     visit(s.peer_up, 1), visit(s.pre_switchover, 1), visit(s.completed, 1), visit(s.sealed, 1),
         visit(s.cancelled, 1);
     visit(s.commit_unknown, 1), visit(s.void_commit, 1), visit(s.guest_ran, 1);
     visit(s.qemu_gone, 1), visit(s.tombstoned, 1);
     auto& d = node.destination;
     visit(d.phase, 4), visit(d.record, 3), visit(d.in_flight, dst::action_count);
-    visit(d.asked, 3), visit(d.loaded, 1), visit(d.exports_gone, 1), visit(d.qemu_gone, 1);
+    visit(d.pending_request, 3), visit(d.loaded, 1), visit(d.exports_gone, 1),
+        visit(d.qemu_gone, 1);
     visit(d.owner_unknown, 1), visit(d.destroyed, 1), visit(d.announced, 1);
     auto& w = node.world;
     visit(w.source_qemu, 3), visit(w.source_told, 3), visit(w.destination_qemu, 3);
@@ -144,10 +145,10 @@ constexpr std::array<std::string_view, 4> request_names{"prepare", "seal", "comm
 constexpr std::array<std::string_view, 5> reply_names{"prepared", "sealed", "ack", "aborted",
                                                       "refused"};
 
-std::string ending_of(std::string_view action, Label const& label) {
+std::string action_result_of(std::string_view action, Label const& label) {
     std::string text{action};
-    (text += ' ') += name(label.ending);
-    if (label.ending == Ending::unknown) {
+    (text += ' ') += name(label.result);
+    if (label.result == ActionResult::unknown) {
         text += label.happened ? " (it happened)" : " (it did not happen)";
     }
     return text;
@@ -159,9 +160,9 @@ std::string subject(Label const& label) {
         case Move::source_happens:
             return std::string(name(static_cast<src::Action>(label.what)));
         case Move::source_ends:
-            return ending_of(name(static_cast<src::Action>(label.what)), label);
+            return action_result_of(name(static_cast<src::Action>(label.what)), label);
         case Move::destination_ends:
-            return ending_of(name(static_cast<dst::Action>(label.what)), label);
+            return action_result_of(name(static_cast<dst::Action>(label.what)), label);
         case Move::source_qemu_steps:
             return std::string(source_qemu_names.at(label.what));
         case Move::request_delivered:

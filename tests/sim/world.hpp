@@ -18,7 +18,7 @@ namespace sim {
 
 namespace src = sidecar::machine::source;
 namespace dst = sidecar::machine::destination;
-using sidecar::machine::Ending;
+using sidecar::machine::ActionResult;
 using sidecar::machine::EnumSet;
 using sidecar::machine::Guest;
 using sidecar::machine::Outcome;
@@ -106,7 +106,7 @@ enum class Nature : std::uint8_t { healthy, heal, fault };
 enum class Move : std::uint8_t {
     migrate_requested,
     cancel_requested,
-    blackout_exceeded,
+    downtime_limit_exceeded,
     source_patience_over,
     destination_patience_over,
     operator_fences_for_source,
@@ -147,7 +147,7 @@ enum class Move : std::uint8_t {
 struct Label {
     Move move{};
     std::uint8_t what = 0;
-    Ending ending = Ending::ok;
+    ActionResult result = ActionResult::ok;
     bool happened = false;
 };
 

@@ -97,7 +97,7 @@ void end_action(Moves& moves, Nature nature, Label label, World const& world) {
     label.move = Move::destination_ends;
     Node& next = moves.add(nature, label);
     next.world = world;
-    tell_destination(next, dst::action_ended(static_cast<Action>(label.what), label.ending),
+    tell_destination(next, dst::action_ended(static_cast<Action>(label.what), label.result),
                      moves.mutation);
 }
 
@@ -107,20 +107,20 @@ void action_moves(Moves& moves, Action action) {
     World after = world;
     bool const possible = takes_effect(after, action);
     if (possible) {
-        end_action(moves, Nature::healthy, {.what = what, .ending = Ending::ok}, after);
+        end_action(moves, Nature::healthy, {.what = what, .result = ActionResult::ok}, after);
     }
     if (action == Action::finish) {
         return;
     }
     if (possible) {
         end_action(moves, Nature::fault,
-                   {.what = what, .ending = Ending::unknown, .happened = true}, after);
+                   {.what = what, .result = ActionResult::unknown, .happened = true}, after);
     }
-    end_action(moves, Nature::fault, {.what = what, .ending = Ending::unknown}, world);
+    end_action(moves, Nature::fault, {.what = what, .result = ActionResult::unknown}, world);
     // Without a fault an action fails only for a reason its sidecar has heard, or will not hear.
     bool const fault = possible || world.destination_told != world.destination_qemu;
     end_action(moves, fault ? Nature::fault : Nature::healthy,
-               {.what = what, .ending = Ending::failed}, world);
+               {.what = what, .result = ActionResult::failed}, world);
 }
 
 /// It dies with any of what is in flight having happened.
@@ -243,7 +243,7 @@ void end_destination_qemu(World& world, DestinationQemu end) {
 static void forget_what_it_waited_for(Node& node) {
     dst::Phase const phase = node.destination.phase;
     bool const matters = phase == dst::Phase::idle || phase == dst::Phase::preparing ||
-                         phase == dst::Phase::prepared || phase == dst::Phase::bereft;
+                         phase == dst::Phase::prepared || phase == dst::Phase::qemu_lost;
     World& world = node.world;
     if (matters || world.destination_qemu != DestinationQemu::gone_waiting) {
         return;
@@ -266,7 +266,7 @@ void tell_destination(Node& node, dst::Event const& event, Mutation mutation) {
     for (Action action : step.actions) {
         if (ReplyOf const found = reply_of(action); found.is_reply) {
             node.world.replies.insert(found.reply);  // handed over at once; the wire may lose it
-            tell_destination(node, dst::action_ended(action, Ending::ok), mutation);
+            tell_destination(node, dst::action_ended(action, ActionResult::ok), mutation);
         } else if (action == Action::record_aborted &&
                    mutation == Mutation::aborted_sent_before_durable) {
             node.world.replies.insert(Reply::aborted);

@@ -1,6 +1,4 @@
-// The source's half of the model world: what its actions do, its QEMU, its sidecar's deaths, its
-// operator.
-//
+// The source's half of the model world: its actions, QEMU, the sidecar's deaths, the operator.
 // Part of world.hpp. A local action in flight may end ok, failed, or unknown having happened or
 // not, and its sidecar may die with it having happened or not, all of it at any later moment.
 #include "tests/sim/moves.hpp"
@@ -175,7 +173,7 @@ Node& end_action(Moves& moves, Nature nature, Label label, World const& world) {
     if (bool* const bit = happened_bit(next.world, action)) {
         *bit = false;
     }
-    tell_source(next, src::action_ended(action, label.ending), moves.mutation);
+    tell_source(next, src::action_ended(action, label.result), moves.mutation);
     return next;
 }
 
@@ -191,20 +189,20 @@ void local_action_moves(Moves& moves, Action action) {
         *bit = true;
         moves.add(Nature::healthy, {.move = Move::source_happens, .what = what}).world = after;
     } else if (possible) {
-        end_action(moves, Nature::healthy, {.what = what, .ending = Ending::ok}, after);
+        end_action(moves, Nature::healthy, {.what = what, .result = ActionResult::ok}, after);
         if (action != Action::finish) {
             end_action(moves, Nature::fault,
-                       {.what = what, .ending = Ending::unknown, .happened = true}, after);
+                       {.what = what, .result = ActionResult::unknown, .happened = true}, after);
         }
     }
     if (has_happened || action == Action::finish) {
         return;
     }
-    end_action(moves, Nature::fault, {.what = what, .ending = Ending::unknown}, world);
+    end_action(moves, Nature::fault, {.what = what, .result = ActionResult::unknown}, world);
     // Without a fault an action fails only for a reason its sidecar has heard, or will not hear.
     bool const fault = possible || world.source_told != world.source_qemu;
     end_action(moves, fault ? Nature::fault : Nature::healthy,
-               {.what = what, .ending = Ending::failed}, world);
+               {.what = what, .result = ActionResult::failed}, world);
 }
 
 /// Whether the destination works on `request`, or its answer is still on the way.
@@ -214,13 +212,13 @@ bool answer_expected(Node const& node, Request request) {
     }
     switch (request) {
         case Request::prepare:
-            return node.destination.asked == dst::Asked::prepare;
+            return node.destination.pending_request == dst::PendingRequest::prepare;
         case Request::seal:
-            return node.destination.asked == dst::Asked::seal;
+            return node.destination.pending_request == dst::PendingRequest::seal;
         case Request::commit:
-            return node.destination.asked == dst::Asked::commit;
+            return node.destination.pending_request == dst::PendingRequest::commit;
         case Request::abort:
-            return node.destination.asked == dst::Asked::abort;
+            return node.destination.pending_request == dst::PendingRequest::abort;
     }
     return false;
 }
@@ -228,35 +226,37 @@ bool answer_expected(Node const& node, Request request) {
 void peer_action_moves(Moves& moves, Action action) {
     Nature const nature =
         answer_expected(moves.from, request_of(action)) ? Nature::fault : Nature::healthy;
-    end_action(moves, nature, {.what = code(action), .ending = Ending::unknown}, moves.from.world);
+    end_action(moves, nature, {.what = code(action), .result = ActionResult::unknown},
+               moves.from.world);
 }
 
 /// How `reply` ends what the source waits for; nothing when it waits for something else.
 struct Answer {
     bool fits = false;
     Action action{};
-    Ending ending{};
+    ActionResult result{};
 };
 
 Answer answer_of(src::State const& state, Reply reply) {
     auto const waits = [&state](Action action) { return state.in_flight.contains(action); };
     switch (reply) {
         case Reply::prepared:
-            return {waits(Action::prepare_destination), Action::prepare_destination, Ending::ok};
+            return {waits(Action::prepare_destination), Action::prepare_destination,
+                    ActionResult::ok};
         case Reply::sealed:
-            return {waits(Action::seal_destination), Action::seal_destination, Ending::ok};
+            return {waits(Action::seal_destination), Action::seal_destination, ActionResult::ok};
         case Reply::ack:
-            return {waits(Action::send_commit), Action::send_commit, Ending::acked};
+            return {waits(Action::send_commit), Action::send_commit, ActionResult::acked};
         case Reply::aborted:
             if (waits(Action::send_commit)) {
-                return {true, Action::send_commit, Ending::aborted};
+                return {true, Action::send_commit, ActionResult::aborted};
             }
-            return {waits(Action::abort_destination), Action::abort_destination, Ending::ok};
+            return {waits(Action::abort_destination), Action::abort_destination, ActionResult::ok};
         case Reply::refused:
             for (Action action : {Action::prepare_destination, Action::seal_destination,
                                   Action::abort_destination}) {
                 if (waits(action)) {
-                    return {true, action, Ending::failed};
+                    return {true, action, ActionResult::failed};
                 }
             }
             return {};
@@ -279,7 +279,7 @@ void reply_moves(Moves& moves) {
         Answer const answer = answer_of(moves.from.source, reply);
         auto const deliver = [&](Node& next) {
             if (answer.fits) {
-                tell_source(next, src::action_ended(answer.action, answer.ending), moves.mutation);
+                tell_source(next, src::action_ended(answer.action, answer.result), moves.mutation);
             }
         };
         Node& once = moves.add(Nature::healthy, {.move = Move::reply_delivered, .what = what});
@@ -304,8 +304,8 @@ void operator_moves(Moves& moves) {
                            src::event(Kind::cancel_requested));
     }
     if (phase == src::Phase::stopped || phase == src::Phase::switching) {
-        moves.source_event(Nature::fault, {.move = Move::blackout_exceeded},
-                           src::event(Kind::blackout_exceeded));
+        moves.source_event(Nature::fault, {.move = Move::downtime_limit_exceeded},
+                           src::event(Kind::downtime_limit_exceeded));
     }
     if (phase == src::Phase::checking || phase == src::Phase::preparing ||
         phase == src::Phase::copying || phase == src::Phase::converging) {
@@ -518,8 +518,8 @@ void tell_of_qemu(Node& next, Mutation mutation) {
 void tell_source(Node& node, src::Event const& event, Mutation mutation) {
     src::Event heard = event;
     if (mutation == Mutation::source_resumes_on_silence &&
-        event == src::action_ended(Action::send_commit, Ending::unknown)) {
-        heard.ending = Ending::aborted;
+        event == src::action_ended(Action::send_commit, ActionResult::unknown)) {
+        heard.result = ActionResult::aborted;
     }
     src::Step step = src::step(node.source, heard);
     node.source = step.state;
@@ -527,7 +527,7 @@ void tell_source(Node& node, src::Event const& event, Mutation mutation) {
         if (asks_peer(action)) {
             send(node.world, request_of(action));
         } else if (action == Action::interrupt) {
-            tell_source(node, src::action_ended(action, Ending::ok), mutation);
+            tell_source(node, src::action_ended(action, ActionResult::ok), mutation);
         } else if (action == Action::record_commit &&
                    mutation == Mutation::commit_sent_before_durable) {
             send(node.world, Request::commit);

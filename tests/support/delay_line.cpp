@@ -120,8 +120,8 @@ private:
 };
 
 struct Connection {
-    Connection(core::Fd near_, core::Fd far_, Rooms& rooms)
-        : near(std::move(near_)),
+    Connection(core::Fd keep_converged_, core::Fd far_, Rooms& rooms)
+        : near(std::move(keep_converged_)),
           far(std::move(far_)),
           there(near.get(), far.get(), rooms),
           back(far.get(), near.get(), rooms) {

@@ -105,7 +105,7 @@ void give(Direction& one, Clock::time_point now) {
 
 PacketLine::PacketLine(std::string const& near_netns, std::string const& far_netns,
                        std::chrono::microseconds round_trip, double loss)
-    : near_(make_tap(near_netns, near_end, far_end)),
+    : keep_converged_(make_tap(near_netns, near_end, far_end)),
       far_(make_tap(far_netns, far_end, near_end)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     if (!wake_) throw Failure("cannot make an eventfd");
@@ -131,14 +131,15 @@ void PacketLine::release() {
 void PacketLine::wake() { (void)eventfd_write(wake_.get(), 1); }
 
 void PacketLine::run(std::chrono::microseconds one_way, double loss) {
-    std::array<Direction, 2> directions{Direction{near_.get(), far_.get()},
-                                        Direction{far_.get(), near_.get()}};
+    std::array<Direction, 2> directions{Direction{keep_converged_.get(), far_.get()},
+                                        Direction{far_.get(), keep_converged_.get()}};
     std::mt19937_64 random(1);  // the same losses for whoever is measured
     std::bernoulli_distribution is_lost(loss);
     std::vector<std::byte> room(frame_bytes_max);
     while (!over_) {
-        std::array<pollfd, 3> wanted{
-            {{wake_.get(), POLLIN, 0}, {near_.get(), POLLIN, 0}, {far_.get(), POLLIN, 0}}};
+        std::array<pollfd, 3> wanted{{{wake_.get(), POLLIN, 0},
+                                      {keep_converged_.get(), POLLIN, 0},
+                                      {far_.get(), POLLIN, 0}}};
         auto const wait = held_ ? std::nullopt : until(first_due(directions));
         if (::ppoll(wanted.data(), wanted.size(), wait ? &*wait : nullptr, nullptr) < 0) continue;
         eventfd_t ignored = 0;

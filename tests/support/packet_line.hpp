@@ -40,7 +40,7 @@ private:
     void wake();
     void run(std::chrono::microseconds one_way, double loss);
 
-    core::Fd near_;
+    core::Fd keep_converged_;
     core::Fd far_;
     core::Fd wake_;
     std::atomic<bool> held_ = false;

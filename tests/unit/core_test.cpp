@@ -55,7 +55,7 @@ Task<void> stop_later(Loop& loop, std::stop_source& source) {
     source.request_stop();
 }
 
-Task<void> worker(Loop& loop, Slots& slots, int& running, int& most, int& finished) {
+Task<void> worker(Loop& loop, Semaphore& slots, int& running, int& most, int& finished) {
     REQUIRE(co_await slots.acquire(Deadline::after(5s)));
     most = std::max(most, ++running);
     (void)co_await sleep_for(loop, 1ms);
@@ -84,7 +84,7 @@ TEST_CASE("a stop token ends an operation as cancelled, also when it was stopped
     auto loop = make_loop();
     Pipe pipe;
     std::stop_source source;
-    Scope scope(*loop);
+    TaskGroup scope(*loop);
     scope.spawn(stop_later(*loop, source));
     auto got = loop->run(read_once(*loop, pipe.reader.get(), Deadline::never(source.get_token())));
     REQUIRE_FALSE(got);
@@ -99,7 +99,7 @@ TEST_CASE("a stop token ends an operation as cancelled, also when it was stopped
 TEST_CASE("an event wakes its waiters; waiting has a deadline") {
     auto loop = make_loop();
     Event event(*loop);
-    Scope scope(*loop);
+    TaskGroup scope(*loop);
     auto wait = [](Event& waited, Deadline deadline) -> Task<Result<>> {
         co_return co_await waited.wait(deadline);
     };
@@ -112,8 +112,8 @@ TEST_CASE("an event wakes its waiters; waiting has a deadline") {
 
 TEST_CASE("slots bound what runs at once, and everybody gets a turn") {
     auto loop = make_loop();
-    Slots slots(*loop, 3);
-    Scope scope(*loop);
+    Semaphore slots(*loop, 3);
+    TaskGroup scope(*loop);
     int running = 0, most = 0, finished = 0;
     for (int i = 0; i < 50; ++i) scope.spawn(worker(*loop, slots, running, most, finished));
     loop->run(scope.join());
@@ -188,7 +188,7 @@ TEST_CASE("who gives way comes back, and stays where it is when it could not") {
             int const before = nice_now();
             bool behind = false;
             {
-                core::GiveWay const give_way(steps);
+                core::ScopedNice const give_way(steps);
                 behind = nice_now() == std::min(before + steps, 19);
             }
             return behind && nice_now() == before;
@@ -200,14 +200,14 @@ TEST_CASE("who gives way comes back, and stays where it is when it could not") {
             auto const before = session_line();
             std::string meanwhile;
             {
-                core::GiveWay const give_way(steps);
+                core::ScopedNice const give_way(steps);
                 meanwhile = session_line();
             }
             return session_line() == before && (!by_session || meanwhile.ends_with(" nice 7"));
         }));
         CHECK(in_a_child([] {  // the session of others stays as it is
             auto const before = session_line();
-            core::GiveWay const give_way(steps);
+            core::ScopedNice const give_way(steps);
             return session_line() == before;
         }));
     }
@@ -217,7 +217,7 @@ TEST_CASE("who gives way comes back, and stays where it is when it could not") {
         if (setrlimit(RLIMIT_NICE, &none) != 0) return false;
         if (geteuid() == 0 && setresuid(nobody, nobody, nobody) != 0) return false;
         int const before = nice_now();
-        core::GiveWay const give_way(steps);
+        core::ScopedNice const give_way(steps);
         return nice_now() == before;
     }));
 }
@@ -238,8 +238,8 @@ TEST_CASE("who goes first comes back with the last of several, and its children 
             return allowed ? now == (SCHED_RR | SCHED_RESET_ON_FORK) : now == before;
         };
         {
-            std::optional<core::GoFirst> first(std::in_place);
-            std::optional<core::GoFirst> second(std::in_place);
+            std::optional<core::ScopedRealtime> first(std::in_place);
+            std::optional<core::ScopedRealtime> second(std::in_place);
             if (!there()) return false;
             if (allowed && !in_a_child([] { return sched_getscheduler(0) == SCHED_OTHER; })) {
                 return false;
@@ -260,7 +260,7 @@ TEST_CASE("who goes first comes back with the last of several, and its children 
             if (geteuid() == 0 && setresuid(nobody, nobody, nobody) != 0) return false;
             int meanwhile = 0;
             {
-                core::GoFirst const first;
+                core::ScopedRealtime const first;
                 meanwhile = sched_getscheduler(0);
             }
             return meanwhile == wanted &&
@@ -289,7 +289,7 @@ TEST_CASE("a listener whose queue is full is waited for, until the deadline") {
     REQUIRE_FALSE(second);
     CHECK(second.error().code == Errc::timed_out);
     CHECK(second.error().what.find("others wait there") != std::string::npos);
-    Scope scope(*loop);
+    TaskGroup scope(*loop);
     scope.spawn([](Loop& on, int fd) -> Task<void> {
         (void)co_await sleep_for(on, 5ms);
         Fd const served(::accept(fd, nullptr, nullptr));
@@ -362,7 +362,7 @@ Result<> converse(TlsConfig server, TlsConfig client, std::string& heard) {
     REQUIRE(client_side);
     auto listener = listen_tcp("127.0.0.1", "0");
     REQUIRE(listener);
-    Scope scope(*loop);
+    TaskGroup scope(*loop);
     scope.spawn(serve_one(*loop, listener->get(), *server_side, heard));
     auto result = loop->run(say_hello(*loop, *local_port(listener->get()), *client_side));
     loop->run(scope.join());

@@ -2,7 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include "netmove/network_rules.hpp"
-#include "sidecar/options.hpp"
+#include "sidecar/cli/options.hpp"
 
 using namespace netmove;
 

@@ -2,8 +2,8 @@
 // echo answers, and the report.
 #include <catch2/catch.hpp>
 
-#include "netmove/probe.hpp"
-#include "netmove/probe_echo.hpp"
+#include "netmove/probe/echo.hpp"
+#include "netmove/probe/probe.hpp"
 
 using namespace netmove;
 using namespace std::chrono_literals;

@@ -1,4 +1,4 @@
-// Addresses, the guest's interface and its VXLAN as JSON, and Plan's "all or none".
+// Addresses, the guest's interface and its VXLAN as JSON, and MoverSet's "all or none".
 #include <catch2/catch.hpp>
 
 #include "core/loop.hpp"
@@ -235,7 +235,7 @@ TEST_CASE("the ends of a VXLAN must be of one network", "[netmove]") {
 TEST_CASE("a plan fires all or none", "[netmove]") {
     Log log;
     auto loop = core::Loop::create().value();
-    Plan plan;
+    MoverSet plan;
     plan.add(std::make_unique<Recorder>("a", log));
     plan.add(std::make_unique<Recorder>("b", log, "fire"));
     plan.add(std::make_unique<Recorder>("c", log));
@@ -251,7 +251,7 @@ TEST_CASE("a plan fires all or none", "[netmove]") {
 TEST_CASE("a plan prepares all or none", "[netmove]") {
     Log log;
     auto loop = core::Loop::create().value();
-    Plan plan;
+    MoverSet plan;
     plan.add(std::make_unique<Recorder>("a", log));
     plan.add(std::make_unique<Recorder>("b", log, "prepare"));
     auto const prepared = loop->run(plan.prepare(core::Deadline::after(core::seconds(1))));
@@ -263,7 +263,7 @@ TEST_CASE("a plan prepares all or none", "[netmove]") {
 TEST_CASE("a plan settles and rolls back all, whoever fails", "[netmove]") {
     Log log;
     auto loop = core::Loop::create().value();
-    Plan plan;
+    MoverSet plan;
     plan.add(std::make_unique<Recorder>("a", log, "settle"));
     plan.add(std::make_unique<Recorder>("b", log, "rollback"));
     REQUIRE(plan.fire());

@@ -6,12 +6,12 @@
 
 #include <filesystem>
 
-#include "sidecar/bases.hpp"
-#include "sidecar/connection.hpp"
-#include "sidecar/description.hpp"
-#include "sidecar/hash_request.hpp"
-#include "sidecar/options.hpp"
-#include "sidecar/receiving.hpp"
+#include "sidecar/channel/connection.hpp"
+#include "sidecar/cli/options.hpp"
+#include "sidecar/guest/bases.hpp"
+#include "sidecar/guest/description.hpp"
+#include "sidecar/guest/preflight.hpp"
+#include "sidecar/migration/hash_request.hpp"
 
 using namespace sidecar;
 using core::Json;
@@ -35,16 +35,16 @@ bool is_usage_error(std::vector<std::string> words) {
 
 TEST_CASE("options: migrate") {
     auto const parsed =
-        parse({"migrate", "--with-storage", "web1", "hostb:77", "--key", "k", "--max-blackout",
+        parse({"migrate", "--with-storage", "web1", "hostb:77", "--key", "k", "--downtime-limit",
                "50", "--bandwidth", "100M", "--progress", "json", "--throttle", "never"});
     auto const* options = std::get_if<Options>(&parsed);
     REQUIRE(options != nullptr);
     CHECK(options->command == Options::Command::migrate);
     CHECK(options->guest == "web1");
     CHECK(options->migrate.destination == "hostb:77");
-    CHECK(options->migrate.max_blackout_ms == 50);
+    CHECK(options->migrate.downtime_limit_ms == 50);
     CHECK(options->migrate.bandwidth == 100'000'000);
-    CHECK(options->migrate.progress == ProgressStyle::json);
+    CHECK(options->progress == ProgressStyle::json);
     auto const again = MigrateOptions::from_json(options->migrate.to_json());
     REQUIRE(again);
     CHECK(again->bandwidth == 100'000'000);
@@ -56,27 +56,27 @@ TEST_CASE("options: migrate") {
 
 TEST_CASE("options: mirror and failover") {
     auto const parsed =
-        parse({"mirror", "web1", "hostb", "--key", "k", "--every", "5m", "--bandwidth", "10M"});
+        parse({"replicate", "web1", "hostb", "--key", "k", "--every", "5m", "--bandwidth", "10M"});
     auto const* options = std::get_if<Options>(&parsed);
     REQUIRE(options != nullptr);
-    CHECK(options->command == Options::Command::mirror);
-    auto const again = MirrorSettings::from_json(options->mirror.to_json());
+    CHECK(options->command == Options::Command::replicate);
+    auto const again = ReplicationSettings::from_json(options->replicate.to_json());
     REQUIRE(again);
     CHECK(again->destination == "hostb");
     CHECK(again->every_s == 300);
     CHECK(again->bandwidth == 10'000'000);
     CHECK(again->tls.path == "k");
-    auto const stop = parse({"mirror", "web1", "--stop", "--forget"});
+    auto const stop = parse({"replicate", "web1", "--stop", "--forget"});
     options = std::get_if<Options>(&stop);
     REQUIRE(options != nullptr);
-    CHECK(options->mirror_stop);
-    CHECK(options->mirror_forget);
-    CHECK(is_usage_error({"mirror", "web1", "--key", "k"}));
-    CHECK(is_usage_error({"mirror", "web1", "hostb"}));
-    CHECK(is_usage_error({"mirror", "web1", "hostb", "--key", "k", "--forget"}));
+    CHECK(options->replicate_stop);
+    CHECK(options->replicate_forget);
+    CHECK(is_usage_error({"replicate", "web1", "--key", "k"}));
+    CHECK(is_usage_error({"replicate", "web1", "hostb"}));
+    CHECK(is_usage_error({"replicate", "web1", "hostb", "--key", "k", "--forget"}));
     for (auto const* every : {"0s", "soon", "5x", "-5", "25h", "99999999999999999999"}) {
         INFO(every);
-        CHECK(is_usage_error({"mirror", "web1", "hostb", "--key", "k", "--every", every}));
+        CHECK(is_usage_error({"replicate", "web1", "hostb", "--key", "k", "--every", every}));
     }
     auto const failover = parse({"failover", "web1", "--previous"});
     options = std::get_if<Options>(&failover);
@@ -173,7 +173,7 @@ TEST_CASE("options: what is wrong is usage, exit 2") {
     CHECK(is_usage_error(
         {"migrate", "--with-storage", "w", "h", "--plaintext", "--bandwidth", "fast"}));
     CHECK(is_usage_error(
-        {"migrate", "--with-storage", "w", "h", "--plaintext", "--max-blackout", "0"}));
+        {"migrate", "--with-storage", "w", "h", "--plaintext", "--downtime-limit", "0"}));
     CHECK(is_usage_error({"run", "w"}));
     CHECK(is_usage_error({"status", "--", "qemu"}));
     CHECK(is_usage_error({"serve", "--plaintext", "--map-path", "nowhere"}));
@@ -193,7 +193,7 @@ TEST_CASE("paths are mapped by whole components, the longest first") {
 TEST_CASE("a description from a peer is held against its limits") {
     Description good;
     good.guest = "web1";
-    good.epoch = "0123456789abcdef";
+    good.migration_id = "0123456789abcdef";
     good.argv = {"qemu-system-x86_64"};
     good.working_directory = "/";
     good.machine_type = "pc-q35-7.2";
@@ -207,7 +207,7 @@ TEST_CASE("a description from a peer is held against its limits") {
         return Description::from_json(bad.to_json());
     };
     CHECK_FALSE(spoil([](Description& d) { d.guest = "../../etc"; }));
-    CHECK_FALSE(spoil([](Description& d) { d.epoch = "a/b"; }));
+    CHECK_FALSE(spoil([](Description& d) { d.migration_id = "a/b"; }));
     CHECK_FALSE(spoil([](Description& d) { d.argv.clear(); }));
     CHECK_FALSE(spoil([](Description& d) { d.disks.front().path = "relative.raw"; }));
     CHECK_FALSE(spoil([](Description& d) { d.disks.front().format = "vmdk"; }));

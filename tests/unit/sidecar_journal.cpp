@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <fstream>
 
-#include "sidecar/journal.hpp"
-#include "sidecar/mac_moves.hpp"
+#include "sidecar/host/journal.hpp"
+#include "sidecar/host/mac_moves.hpp"
 
 using sidecar::Journal;
 
@@ -41,7 +41,7 @@ TEST_CASE("journal: the last entry is found again by the next sidecar") {
     Directory directory;
     {
         auto journal = open(directory);
-        CHECK(journal.last().epoch.empty());
+        CHECK(journal.last().migration_id.empty());
         REQUIRE(journal.record({"e1", "source", "begun", "", "host:1"}));
         REQUIRE(journal.record({"e1", "source", "committed", "", "host:1"}));
     }
@@ -50,7 +50,7 @@ TEST_CASE("journal: the last entry is found again by the next sidecar") {
     CHECK(journal.last().peer == "host:1");
     auto const peeked = Journal::peek(directory.guest());
     REQUIRE(peeked);
-    CHECK(peeked->epoch == "e1");
+    CHECK(peeked->migration_id == "e1");
 }
 
 TEST_CASE("journal: a torn write leaves the word before it") {

@@ -1,7 +1,7 @@
 // The limits that slow a guest down, made of those that its user has set.
 #include <catch2/catch.hpp>
 
-#include "sidecar/throttle.hpp"
+#include "sidecar/migration/throttle.hpp"
 
 using core::Json;
 using sidecar::with_write_limit;

@@ -4,7 +4,7 @@
 #include "core/sync.hpp"
 #include "storage/buffers.hpp"
 #include "storage/extents.hpp"
-#include "storage/heat.hpp"
+#include "storage/hot_blocks.hpp"
 #include "storage/limits.hpp"
 #include "storage/scan.hpp"
 
@@ -131,28 +131,28 @@ TEST_CASE("dividing loses no byte and invents none", "[storage]") {
 }
 
 TEST_CASE("a block is hot when one of the last rounds had it too, and cools off", "[storage]") {
-    storage::Heat heat;
+    storage::HotBlocks hot_blocks;
     std::vector<Extent> const now{{0, 4096, false}, {40960, 8192, false}};
-    REQUIRE(heat.divide(now).inside.empty());
-    heat.note({{40960, 4096, false}});
-    REQUIRE(heat.divide(now).inside == std::vector<Extent>{{40960, 4096, false}});
-    REQUIRE(heat.divide(now).outside ==
+    REQUIRE(hot_blocks.divide(now).inside.empty());
+    hot_blocks.note({{40960, 4096, false}});
+    REQUIRE(hot_blocks.divide(now).inside == std::vector<Extent>{{40960, 4096, false}});
+    REQUIRE(hot_blocks.divide(now).outside ==
             std::vector<Extent>{{0, 4096, false}, {45056, 4096, false}});
     for (std::size_t i = 0; i < storage::limits::heat_rounds_max; ++i) {
-        REQUIRE_FALSE(heat.divide(now).inside.empty());
-        heat.note({});
+        REQUIRE_FALSE(hot_blocks.divide(now).inside.empty());
+        hot_blocks.note({});
     }
-    REQUIRE(heat.divide(now).inside.empty());
+    REQUIRE(hot_blocks.divide(now).inside.empty());
 }
 
 TEST_CASE("what is remembered of a round is bounded", "[storage]") {
-    storage::Heat heat;
+    storage::HotBlocks hot_blocks;
     std::vector<Extent> many;
     for (std::uint64_t i = 0; i <= storage::limits::heat_extents_max; ++i) {
         many.push_back({i * 8192, 4096, false});
     }
-    heat.note(many);
-    auto const parts = heat.divide(many);
+    hot_blocks.note(many);
+    auto const parts = hot_blocks.divide(many);
     REQUIRE(parts.inside.size() == storage::limits::heat_extents_max);
     REQUIRE(parts.outside.size() == 1);
 }

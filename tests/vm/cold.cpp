@@ -22,7 +22,8 @@ Argv run_line(Scene& scene, Host const& host, bool stopped) {
 }
 
 Argv once_line(Scene& scene, Argv const& more = {}) {
-    Argv argv{"mirror", "web1", scene.b().address(), "--once", "--key", scene.key_file().string()};
+    Argv argv{"replicate", "web1",  scene.b().address(),
+              "--once",    "--key", scene.key_file().string()};
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
 }
@@ -118,7 +119,7 @@ void interrupted(Scene& scene) {
     wait_until("the middle of the round", state_limit, [&] {
         auto const said = scene.sidecar(scene.a(), {"status", "web1", "--json"});
         auto const status = core::Json::parse(said.out);
-        return status && (*status)["mirror"]["copied_bytes"].integer_or(0) > 1 << 20;
+        return status && (*status)["replicate"]["copied_bytes"].integer_or(0) > 1 << 20;
     });
     command.signal(SIGINT);
     CHECK(command.wait(end_limit) == 3);

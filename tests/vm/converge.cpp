@@ -9,7 +9,7 @@ using namespace lab;
 namespace {
 
 /// 1.2 MB/s, and a guest that writes 4 MB/s, or half of it on a busy machine. It writes in few
-/// places, so that a round that does not shrink is over soon.
+/// paths, so that a round that does not shrink is over soon.
 constexpr std::uint64_t link_mbit = 10;
 GuestOptions fast_writer(std::string const& qemu) {
     return {.qemu = qemu, .random_mib = 4, .span_mib = 3, .rate = 1000, .read_rate = 10};
@@ -88,7 +88,7 @@ TEST_CASE("converge: a guest that writes faster than the link is slowed down and
     Scene scene(slow_link(GENERATE(as<std::string>(), "7.2", "10.0")));
     auto migration = scene.start_migration(scene.a());
     wait_slowed(scene, migration);
-    CHECK(status(scene)["plan"]["throttle_bytes_per_second"].integer_or(0) > 0);
+    CHECK(status(scene)["convergence"]["throttle_bytes_per_second"].integer_or(0) > 0);
     // Near without more help; only the RAM is spared the slow link.
     wait_until("the disks to be near", Scene::migration_limit, [&] {
         if (migration.wait(0ms)) return true;
@@ -99,16 +99,16 @@ TEST_CASE("converge: a guest that writes faster than the link is slowed down and
     INFO(moved.text());
     REQUIRE(moved.exit_status == 0);
     expect::report_of_a_move(moved.report, scene.guest().options());
-    auto const plan = moved.report["plan"];
+    auto const plan = moved.report["convergence"];
     CHECK(plan["throttle_bytes_per_second"].integer_or(0) > 0);
     CHECK(plan["copy_bytes_per_second"].integer_or(0) > 0);
-    CHECK(plan["became"]["blackout_ms"].number_or(0) > 0);
+    CHECK(plan["became"]["downtime_ms"].number_or(0) > 0);
     REQUIRE(plan["steps"].size() >= 2);
-    CHECK_FALSE(plan["steps"].elements().front()["near"].boolean_or(true));
+    CHECK_FALSE(plan["steps"].elements().front()["converged"].boolean_or(true));
     // With that RAM began; what is said outside `steps` is of the moment of the stop.
     auto const last = plan["steps"].elements().back();
-    CHECK(last["near"].boolean_or(false));
-    CHECK(last["predicted_blackout_ms"].integer_or(1000) <= 300);
+    CHECK(last["converged"].boolean_or(false));
+    CHECK(last["predicted_downtime_ms"].integer_or(1000) <= 300);
     CHECK(write_limit_on(scene, scene.b()) == 0);
     expect::guest_whole(scene, scene.b());
     expect::nothing_left_after_move(scene, scene.a(), scene.b());
@@ -122,9 +122,9 @@ TEST_CASE("converge: without leave to slow it down it is refused, and said why",
     CHECK(refused.exit_status == 1);
     auto const why = refused.report["error"].text_or("");
     CHECK(why.find("the guest writes") != std::string::npos);
-    CHECK(why.find("--max-blackout 300") != std::string::npos);
-    CHECK(refused.report["plan"].has("throttle_bytes_per_second"));
-    CHECK(refused.report["plan"]["throttle_bytes_per_second"].is_null());
+    CHECK(why.find("--downtime-limit 300") != std::string::npos);
+    CHECK(refused.report["convergence"].has("throttle_bytes_per_second"));
+    CHECK(refused.report["convergence"]["throttle_bytes_per_second"].is_null());
     CHECK(limits_on(scene, scene.a()) == before);
     expect::guest_whole(scene, scene.a());
     expect::nothing_left_after_failure(scene, scene.a());

@@ -120,7 +120,7 @@ TEST_CASE("cuts: a link that stays down ends the command, and --resume goes on",
                            .random_mib = random_bytes >> 20,
                            .rate = 20}});
     auto migration = scene.start_migration(
-        scene.a(), {"--bandwidth", std::to_string(bandwidth), "--link-patience", "1"});
+        scene.a(), {"--bandwidth", std::to_string(bandwidth), "--link-timeout", "1"});
     scene.wait_copied(scene.a(), 0.5);
     scene.net().link(scene.b(), false);
     auto const waits = Scene::finish(migration);
@@ -148,7 +148,7 @@ TEST_CASE("cuts: a link that stays down ends the command, and --resume goes on",
 TEST_CASE("cuts: a copy that waits for its link can be given up, and begun anew", "[vm][cut]") {
     Scene scene({.guest = {.disk_mib = disk_mib, .random_mib = random_bytes >> 20}});
     auto migration = scene.start_migration(
-        scene.a(), {"--bandwidth", std::to_string(bandwidth), "--link-patience", "1"});
+        scene.a(), {"--bandwidth", std::to_string(bandwidth), "--link-timeout", "1"});
     scene.wait_copied(scene.a(), 0.3);
     scene.net().link(scene.b(), false);
     CHECK(Scene::finish(migration).exit_status == 4);

@@ -73,9 +73,9 @@ void check_disk(Json const& disk, lab::GuestOptions const& guest) {
 void report_of_a_move(Json const& report, lab::GuestOptions const& guest) {
     INFO(report.dump());
     CHECK(report["outcome"].text_or("") == "moved");
-    CHECK(report["blackout_ms"].number_or(-1) > 0);
+    CHECK(report["downtime_ms"].number_or(-1) > 0);
     CHECK(report["stop_to_fire_ms"].number_or(-1) >= 0);
-    CHECK(report["stop_to_fire_ms"].number_or(1e9) <= report["blackout_ms"].number_or(-1));
+    CHECK(report["stop_to_fire_ms"].number_or(1e9) <= report["downtime_ms"].number_or(-1));
     REQUIRE(report["phases"].size() >= 4);
     double last_start = 0;
     for (auto const& phase : report["phases"].elements()) {

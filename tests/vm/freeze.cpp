@@ -22,7 +22,7 @@ GuestOptions with_agent(std::string const& qemu, std::string const& format) {
 }
 
 Argv mirror_line(Scene& scene, Argv const& more) {
-    Argv argv{"mirror", "web1", scene.b().address(), "--key", scene.key_file().string()};
+    Argv argv{"replicate", "web1", scene.b().address(), "--key", scene.key_file().string()};
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
 }
@@ -67,7 +67,7 @@ std::int64_t file_writes(Scene& scene) {
     return scene.guest().ask(core::Json::object({{"cmd", "report"}}))["file_writes"].integer_or(0);
 }
 
-bool stands_still(Scene& scene) {
+bool is_stopped(Scene& scene) {
     auto const before = file_writes(scene);
     auto const until = std::chrono::steady_clock::now() + stillness;
     while (std::chrono::steady_clock::now() < until) {
@@ -77,7 +77,7 @@ bool stands_still(Scene& scene) {
 }
 
 void wait_frozen(Scene& scene) {
-    wait_until("the guest's writes to stop", round_limit, [&] { return stands_still(scene); });
+    wait_until("the guest's writes to stop", round_limit, [&] { return is_stopped(scene); });
 }
 
 void agent(Scene& scene, char const* command) {
@@ -115,7 +115,7 @@ struct FrozenScene {
     explicit FrozenScene(std::string const& qemu)
         : scene({.guest = with_agent(qemu, "raw"),
                  .run_environment = {"SIDECAR_TEST_STOP_AT=frozen"}}),
-          command("mirror", command_at_sidecar(), scene.a().place(), scene.a().logs) {
+          command("replicate", command_at_sidecar(), scene.a().place(), scene.a().logs) {
         sidecar = scene.wait_stopped(scene.a());
         wait_frozen(scene);
         CHECK(mark_is_there(scene));
@@ -132,7 +132,7 @@ struct FrozenScene {
     /// Until the mirror has a point that is file-system-consistent.
     void wait_point(char const* kind) {
         wait_until("the next point", round_limit, [&] {
-            auto const point = status_on(scene, scene.a())["mirror"]["last_point"];
+            auto const point = status_on(scene, scene.a())["replicate"]["last_point"];
             return point["consistency"].text_or("") == kind;
         });
     }
@@ -184,7 +184,7 @@ TEST_CASE("freeze: nor one that is killed with its watchdog, once it is attached
     auto& scene = frozen.scene;
     kill_process(watchdog(scene));
     scene.first_sidecar().kill();
-    CHECK(stands_still(scene));
+    CHECK(is_stopped(scene));
     scene.attach_guest(scene.a());
     frozen.must_go_on();
     frozen.wait_point("filesystem");
@@ -198,10 +198,10 @@ TEST_CASE("freeze: nor an agent that falls silent in between", "[vm][freeze]") {
     signal_process(frozen.sidecar, SIGCONT);
     // The round goes on without it; its point is what it is.
     wait_until("the word of it", round_limit, [&] {
-        auto const mirror = status_on(scene, scene.a())["mirror"];
+        auto const mirror = status_on(scene, scene.a())["replicate"];
         return mirror["may_be_frozen"].boolean_or(false) && mirror.has("last_point");
     });
-    auto const point = status_on(scene, scene.a())["mirror"]["last_point"];
+    auto const point = status_on(scene, scene.a())["replicate"]["last_point"];
     CHECK(point["consistency"].text_or("") == "crash");
     CHECK(says(point["why"].text_or(""), "thaw"));
     CHECK(mark_is_there(scene));

@@ -95,7 +95,7 @@ TEST_CASE("refused: usage", "[vm][refused]") {
     with(migrate("web1", to, {}), "--key");
     with(migrate("web1", to, {"--plaintext", "--key", scene.key_file()}), "--");
     with(migrate("../web1", to, key(scene)), "guest name");
-    with(migrate("web1", to, {"--key", scene.key_file(), "--max-blackout", "0"}), "blackout");
+    with(migrate("web1", to, {"--key", scene.key_file(), "--downtime-limit", "0"}), "downtime");
     with({"serve", "--key", scene.key_file(), "--map-path", "nonsense"}, "FROM=TO");
     with({"run", "web1", "--"}, "QEMU");
     with({"nonsense"}, "");

@@ -1,0 +1,309 @@
+#include "sidecar/cli/commands.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "sidecar/cli/progress.hpp"
+#include "sidecar/handover/tracking.hpp"
+#include "sidecar/host/journal.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::Error;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+namespace {
+
+/// A command's end of a control socket: shows the progress that arrives, answers nothing.
+class Listener : public Handler {
+public:
+    explicit Listener(ProgressView* view) : view_(view) {}
+    Task<Result<Json>> handle(Connection&, std::string verb, Json arguments) override {
+        if (verb == "progress" && view_ != nullptr) view_->show(arguments);
+        co_return Json();
+    }
+
+private:
+    ProgressView* view_;
+};
+
+Task<Result<std::unique_ptr<Connection>>> reach(core::Loop& loop, Options const& options,
+                                                Handler& handler) {
+    auto const path = options.paths.control_socket(options.guest);
+    auto socket = co_await core::connect_unix(loop, path, Deadline::after(limits::connect_timeout));
+    if (!socket) {
+        auto const last = Journal::peek(options.paths.state(options.guest));
+        std::string hint;
+        if (last && last->outcome == "moved")
+            hint = fmt::format("; it moved to {} in migration {}", last->peer, last->migration_id);
+        co_return fail(
+            Errc::refused,
+            "no sidecar of a guest `{}` runs here ({}: {}){}; `sidecar status` lists those that do",
+            options.guest, path, socket.error().what, hint);
+    }
+    auto messages = std::make_unique<Messages>(
+        loop, core::plain_stream(loop, std::move(*socket), options.guest));
+    co_return std::make_unique<Connection>(loop, std::move(messages), handler, false);
+}
+
+Task<Result<Json>> ask(core::Loop& loop, Options options, std::string verb, Json arguments) {
+    return ask_sidecar(loop, std::move(options), std::move(verb), std::move(arguments),
+                       Deadline::after(limits::qmp_timeout * 2));
+}
+
+void tell_bases(Json const& report) {
+    for (auto const& disk : report["disks"].elements()) {
+        for (auto const& base : disk["bases"].elements()) {
+            fmt::print("disk {} lies over {}, which is the same on both hosts: SHA-256 {}\n",
+                       disk["name"].text_or(""), base["path"].text_or(""),
+                       base["sha256"].text_or(""));
+        }
+        if (disk["bases"].size() == 0) continue;
+        fmt::print("disk {}: {} of its base were not sent\n", disk["name"].text_or(""),
+                   human_bytes(disk["base_bytes"].integer_or(0)));
+    }
+}
+
+void tell_tracking(Json const& tracked) {
+    if (auto const sent = tracked["sent"].integer_or(0); sent > 0) {
+        fmt::print("{} of {} tracked connections (conntrack) are known there\n",
+                   tracked["restored"].integer_or(0), sent);
+    }
+    for (auto const& line : tracking_complaints(tracked)) fmt::print("warning: {}\n", line);
+}
+
+void tell(Json const& report) {
+    auto const outcome = report["outcome"].text_or("");
+    if (report.has("warning")) {
+        fmt::print(stderr, "warning: {}\n", report["warning"].text_or(""));
+    }
+    if (outcome == "moved") {
+        std::int64_t copied = 0;
+        for (auto const& disk : report["disks"].elements())
+            copied += disk["copied_bytes"].integer_or(0);
+        fmt::print("{} moved to {}: paused for {:.1f} ms", report["guest"].text_or(""),
+                   report["destination"].text_or(""), report["downtime_ms"].number_or(0));
+        if (report.has("stop_to_fire_ms"))
+            fmt::print(", network moved {:.1f} ms after the stop",
+                       report["stop_to_fire_ms"].number_or(0));
+        fmt::print(", {} of disk and {} of RAM copied\n", human_bytes(copied),
+                   human_bytes(report["ram"]["transferred_bytes"].integer_or(0)));
+        tell_bases(report);
+        tell_tracking(report["network"]["conntrack"]);
+        auto const verify = report["verify"];
+        if (verify["identical"].boolean_or(false)) {
+            fmt::print("verified: {} ({} bytes) of disk are identical on both hosts, XXH3 {}\n",
+                       human_bytes(verify["bytes"].integer_or(0)), verify["bytes"].integer_or(0),
+                       verify["hash"].text_or(""));
+        }
+        return;
+    }
+    fmt::print(stderr, "{}: {}{}\n", outcome == "cancelled" ? "cancelled" : "error",
+               report["error"].text_or(
+                   outcome == "cancelled" ? "as asked; the guest runs on the source" : outcome),
+               outcome == "in_doubt" ? "; when the other host is fenced: `sidecar resolve`" : "");
+}
+
+Task<void> cancel_when_interrupted(core::Event& interrupted, Connection& connection,
+                                   ProgressView& view, std::stop_token token) {
+    if (!co_await interrupted.wait(Deadline::never(token))) co_return;
+    auto const answer =
+        co_await connection.request("cancel", {}, Deadline::after(limits::qmp_timeout));
+    view.clear();
+    if (!answer) fmt::print(stderr, "{}\n", answer.error().sentence());
+    if (answer) fmt::print(stderr, "cancelling...\n");
+}
+
+}  // namespace
+
+Task<Result<Json>> ask_sidecar(core::Loop& loop, Options options, std::string verb, Json arguments,
+                               Deadline deadline) {
+    Listener listener(nullptr);
+    CO_TRY(auto connection, co_await reach(loop, options, listener));
+    core::TaskGroup scope(loop);
+    scope.spawn(connection->run({}));
+    auto answer =
+        co_await connection->request(std::move(verb), std::move(arguments), std::move(deadline));
+    connection->close();
+    co_await scope.join();
+    co_return answer;
+}
+
+int complain(Error const& error) {
+    fmt::print(stderr, "error: {}\n", error.sentence());
+    switch (error.code) {
+        case Errc::invalid:
+            return usage;
+        case Errc::closed:
+            return failed;
+        default:
+            return refused;
+    }
+}
+
+Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interrupted) {
+    auto const& wanted = options.migrate;
+    // Whatever the sidecar would find wrong with the key only later is found here, as a matter of
+    // usage.
+    if (!wanted.resume) {
+        auto const credentials =
+            core::TlsCredentials::load(wanted.tls, core::TlsCredentials::Side::client);
+        if (!credentials) co_return complain(credentials.error());
+        auto const address = core::split_host_port(wanted.destination, default_port);
+        if (!address) co_return complain(address.error());
+    }
+    auto settings = options.migrate;
+    std::error_code error;
+    if (!settings.tls.path.empty())
+        settings.tls.path = std::filesystem::absolute(settings.tls.path, error).string();
+    ProgressView view(options.progress);
+    Listener listener(&view);
+    auto connection = co_await reach(loop, options, listener);
+    if (!connection) co_return complain(connection.error());
+    core::TaskGroup scope(loop);
+    std::stop_source stop;
+    scope.spawn((*connection)->run({}));
+    scope.spawn(cancel_when_interrupted(interrupted, **connection, view, stop.get_token()));
+    auto const report =
+        co_await (*connection)->request("migrate", settings.to_json(), Deadline::never());
+    view.clear();
+    stop.request_stop();
+    (*connection)->close();
+    co_await scope.join();
+    if (!report && report.error().code == Errc::closed) {
+        fmt::print(stderr,
+                   "error: the sidecar of {} ended during the migration; `sidecar attach {}` finds "
+                   "out where "
+                   "the guest is and goes on\n",
+                   options.guest, options.guest);
+        co_return in_doubt;
+    }
+    if (!report) co_return complain(report.error());
+    if (report->has("checked")) {
+        for (auto const& line : (*report)["checked"].elements())
+            fmt::print("[ OK ] {}\n", line.text_or(""));
+        co_return moved;
+    }
+    if (!options.report_file.empty()) {
+        auto const written = write_durably(options.report_file, report->dump_pretty() + "\n", 0644);
+        if (!written) fmt::print(stderr, "warning: {}\n", written.error().sentence());
+    }
+    if (options.json) {
+        fmt::print("{}\n", report->dump());
+    } else {
+        tell(*report);
+    }
+    co_return static_cast<int>((*report)["exit_status"].integer_or(failed));
+}
+
+Task<int> set_command(core::Loop& loop, Options options) {
+    auto const answer = co_await ask(loop, options, "set", options.changes.to_json());
+    if (!answer) co_return complain(answer.error());
+    auto const rate = (*answer)["bandwidth"].integer_or(0);
+    fmt::print("{}: bandwidth {}, downtime-limit {} ms\n", options.guest,
+               rate == 0 ? "unlimited" : human_bytes(rate) + "/s",
+               (*answer)["downtime_limit_ms"].integer_or(0));
+    co_return 0;
+}
+
+Task<int> cancel_command(core::Loop& loop, Options options) {
+    auto const answer = co_await ask(loop, options, "cancel", {});
+    if (!answer) co_return complain(answer.error());
+    fmt::print("the migration of {} is being cancelled; the guest stays on the source\n",
+               options.guest);
+    co_return 0;
+}
+
+Task<int> resolve_command(core::Loop& loop, Options options) {
+    if (!options.fenced) {
+        co_return complain(
+            fail(Errc::invalid,
+                 "only with --i-have-fenced: if the other host can still run the guest, two "
+                 "copies would run")
+                .error());
+    }
+    auto const answer =
+        co_await ask(loop, options, "resolve", Json::object({{"to", options.resolve_to}}));
+    if (!answer) co_return complain(answer.error());
+    fmt::print("recorded: the {} owns {}\n", options.resolve_to, options.guest);
+    co_return 0;
+}
+
+namespace {
+
+void show_status(Json const& status) {
+    fmt::print("{:<20} {:<12} pid {:<8}", status["guest"].text_or(""), status["status"].text_or(""),
+               status["qemu_pid"].integer_or(0));
+    if (status.has("migration")) {
+        auto const migration = status["migration"];
+        fmt::print("  {} {:.1f} %  to {}", migration["phase"].text_or(""),
+                   migration["percent"].number_or(0), migration["destination"].text_or("here"));
+    }
+    fmt::print("\n");
+    if (auto const waiting = status["migration"]["waiting"].text_or(""); !waiting.empty())
+        fmt::print("    {}\n", waiting);
+    show_replication(status);
+    for (auto const& interface : status["interfaces"].elements()) {
+        std::string addresses;
+        for (auto const& address : interface["addresses"].elements()) {
+            addresses +=
+                " " + (address.is_string() ? address.text_or("") : address["address"].text_or(""));
+        }
+        fmt::print("    {} {} on {}:{}\n", interface["tap"].text_or(""),
+                   interface["mac"].text_or(""), interface["bridge"].text_or("no bridge"),
+                   addresses);
+    }
+}
+
+}  // namespace
+
+Task<int> status_command(core::Loop& loop, Options options) {
+    std::vector<std::string> guests;
+    if (!options.guest.empty()) guests.push_back(options.guest);
+    std::error_code error;
+    if (guests.empty()) {
+        for (auto const& entry :
+             std::filesystem::directory_iterator(options.paths.run_directory, error)) {
+            if (entry.is_directory()) guests.push_back(entry.path().filename().string());
+        }
+        for (auto const& entry :
+             std::filesystem::directory_iterator(options.paths.state_directory, error)) {
+            auto const name = entry.path().filename().string();
+            bool const known = std::ranges::find(guests, name) != guests.end();
+            if (!known && !copy_status(options.paths, name).is_null()) guests.push_back(name);
+        }
+    }
+    Json all = Json::array();
+    for (auto const& guest : guests) {
+        auto one = options;
+        one.guest = guest;
+        auto answer = co_await ask(loop, one, "status", {});
+        if (!answer) {
+            auto copy = copy_status(options.paths, guest);
+            if (!copy.is_null()) answer = std::move(copy);
+        }
+        if (!answer && !options.guest.empty()) co_return complain(answer.error());
+        all.add(answer ? *answer
+                       : Json::object({{"guest", guest},
+                                       {"status", "no sidecar"},
+                                       {"error", answer.error().sentence()}}));
+    }
+    if (options.json) {
+        fmt::print("{}\n", options.guest.empty() ? all.dump() : all.elements().front().dump());
+        co_return 0;
+    }
+    if (guests.empty()) fmt::print("no guests on this host\n");
+    for (auto const& status : all.elements()) show_status(status);
+    co_return 0;
+}
+
+}  // namespace sidecar

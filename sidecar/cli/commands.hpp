@@ -1,0 +1,48 @@
+// The commands that talk to a guest's sidecar and show a person what it says. Each returns the exit
+// status.
+#pragma once
+
+#include "sidecar/channel/connection.hpp"
+#include "sidecar/cli/options.hpp"
+
+namespace sidecar {
+
+/// The exit statuses of every command.
+enum ExitStatus : int {
+    moved = 0,
+    failed = 1,
+    usage = 2,
+    refused = 3,
+    in_doubt = 4,
+    cancelled = 5
+};
+
+/// Asks for the migration, shows its progress, writes the report. An interrupt (SIGINT, SIGTERM)
+/// cancels the migration and waits for its end.
+core::Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interrupted);
+core::Task<int> status_command(core::Loop& loop, Options options);
+core::Task<int> set_command(core::Loop& loop, Options options);
+core::Task<int> cancel_command(core::Loop& loop, Options options);
+core::Task<int> resolve_command(core::Loop& loop, Options options);
+/// What this host offers; 0 when it can run and receive guests, 3 when something is missing.
+core::Task<int> check_command(core::Loop& loop, Options options);
+
+/// `sidecar network`: asks no sidecar, and does not suspend.
+int network_command(Options const& options);
+
+/// Begins or ends the replication of a guest. An interrupt ends one that is just beginning, and a
+/// `--once`.
+core::Task<int> replicate_command(core::Loop& loop, Options options, core::Event& interrupted);
+/// One request to the guest's sidecar.
+core::Task<core::Result<core::Json>> ask_sidecar(core::Loop& loop, Options options,
+                                                 std::string verb, core::Json arguments,
+                                                 core::Deadline deadline);
+/// What `status` tells of the copy of a guest that has no sidecar here; null: there is none.
+core::Json copy_status(Paths const& paths, std::string const& guest);
+/// The lines of `status` about a replication, at either end.
+void show_replication(core::Json const& status);
+
+/// Prints `error: SENTENCE` and gives the exit status for it.
+int complain(core::Error const& error);
+
+}  // namespace sidecar

@@ -1,0 +1,522 @@
+#include "sidecar/cli/options.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <filesystem>
+
+#include "netmove/address.hpp"
+#include "netmove/probe/account.hpp"
+#include "sidecar/host/limits.hpp"
+
+namespace sidecar {
+
+using core::Errc;
+using core::fail;
+using core::Result;
+using core::TlsConfig;
+
+namespace {
+
+/// --key, --tls-dir and --plaintext, of which exactly one says how the two sidecars know each
+/// other.
+struct SecurityFlags {
+    std::string key;
+    std::string tls_directory;
+    bool plaintext = false;
+
+    void add_to(CLI::App& app) {
+        auto* key_option =
+            app.add_option("--key", key, "Pre-shared key: a file of lines NAME:HEXKEY, mode 0600");
+        auto* directory_option = app.add_option(
+            "--tls-dir", tls_directory,
+            "Certificates: a directory with ca-cert.pem, {server,client}-cert.pem and -key.pem");
+        auto* plain_option = app.add_flag("--plaintext", plaintext,
+                                          "No encryption, no authentication: for a wire you trust");
+        key_option->excludes(directory_option)->excludes(plain_option);
+        directory_option->excludes(plain_option);
+    }
+    [[nodiscard]] Result<TlsConfig> chosen() const {
+        if (plaintext) return TlsConfig{TlsConfig::Mode::plaintext, ""};
+        if (!tls_directory.empty()) return TlsConfig{TlsConfig::Mode::x509, tls_directory};
+        if (!key.empty()) return TlsConfig{TlsConfig::Mode::psk, key};
+        return fail(
+            Errc::invalid,
+            "say how the two hosts know each other: --key FILE, --tls-dir DIR, or --plaintext");
+    }
+};
+
+Result<std::vector<std::pair<std::string, std::string>>> pairs(
+    std::vector<std::string> const& texts) {
+    std::vector<std::pair<std::string, std::string>> all;
+    for (auto const& text : texts) {
+        auto const equals = text.find('=');
+        if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
+            return fail(Errc::invalid, "`{}` is not FROM=TO", text);
+        }
+        all.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+    }
+    return all;
+}
+
+/// "100M", "12.5MiB", "1G": bytes, with decimal (k, M, G) or binary (Ki, Mi, Gi) multiples.
+// Faster than a hundred thousand a second no program sends one by one; slower than one in ten
+// seconds measures nothing.
+constexpr double probe_period_least_ms = 0.01;
+constexpr double probe_period_most_ms = 10000;
+
+Result<std::uint64_t> parse_bytes(std::string const& text) {
+    std::size_t used = 0;
+    double number = 0;
+    try {
+        number = std::stod(text, &used);
+    } catch (std::exception const&) {
+        used = 0;
+    }
+    std::string unit = text.substr(used);
+    for (char const* tail : {"/s", "B"}) {
+        if (unit.ends_with(tail)) unit.resize(unit.size() - std::string(tail).size());
+    }
+    double factor = 0;
+    constexpr std::pair<char const*, double> units[] = {
+        {"", 1},    {"k", 1e3},     {"K", 1e3},        {"M", 1e6},
+        {"G", 1e9}, {"Ki", 1024.0}, {"Mi", 1048576.0}, {"Gi", 1073741824.0}};
+    for (auto const& [name, value] : units) {
+        if (unit == name) factor = value;
+    }
+    if (used == 0 || factor == 0 || number < 0 || number * factor > 1e15) {
+        return fail(Errc::invalid, "`{}` is no rate: write bytes per second, as 100M or 12MiB",
+                    text);
+    }
+    return static_cast<std::uint64_t>(number * factor);
+}
+
+/// "60s", "60", "5m", "1h": within what limits.hpp allows.
+Result<int> parse_seconds(std::string const& text) {
+    int number = 0;
+    auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    std::string const unit(end, text.data() + text.size());
+    int const factor = unit.empty() || unit == "s" ? 1 : unit == "m" ? 60 : unit == "h" ? 3600 : 0;
+    auto const seconds = std::int64_t{number} * factor;
+    if (error != std::errc() || factor == 0 || seconds < limits::replicate_every_min.count() ||
+        seconds > limits::replicate_every_max.count()) {
+        return fail(Errc::invalid, "`{}` is no interval: write 60s, 5m or 1h, from {} s to {} s",
+                    text, limits::replicate_every_min.count(), limits::replicate_every_max.count());
+    }
+    return static_cast<int>(seconds);
+}
+
+/// Everything CLI11 fills, and the finishing of it into Options.
+struct Parser {
+    CLI::App app{
+        "Moves running virtual machines between hosts that share nothing: RAM, disks and "
+        "addresses.",
+        "sidecar"};
+    Options options;
+    SecurityFlags serve_security;
+    SecurityFlags migrate_security;
+    SecurityFlags replicate_security;
+    std::vector<std::string> map_paths;
+    std::vector<std::string> map_bridges;
+    std::string bandwidth = "0";
+    std::string replicate_bandwidth = "0";
+    std::string every = "60s";
+    bool no_freeze = false;
+    std::string throttle = "auto";
+    std::string progress;
+    std::vector<std::string> settings;
+    double probe_period_ms = 20;
+    double probe_duration_s = 0;
+    bool probe_without_tcp = false;
+    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *replicate, *failover, *status,
+        *set, *cancel, *resolve, *network, *check, *probe;
+    NetworkFlags network_flags;
+
+    Parser() {
+        options.paths = Paths::defaults();
+        app.require_subcommand(1);
+        app.set_version_flag("--version", "sidecar 0.1.0");
+        app.fallthrough();
+        app.add_option("--run-dir", options.paths.run_directory,
+                       "Sockets and keys [env SIDECAR_RUN_DIR]")
+            ->capture_default_str();
+        app.add_option("--state-dir", options.paths.state_directory,
+                       "Journals; must survive a boot [env SIDECAR_STATE_DIR]")
+            ->capture_default_str();
+        app.add_flag("-v,--verbose", options.verbose, "Log every step on stderr");
+        add_guest_commands();
+        add_serve();
+        add_migrate();
+        add_replicate();
+        add_others();
+        add_probe();
+    }
+
+    CLI::App* with_guest(char const* name, char const* help) {
+        auto* command = app.add_subcommand(name, help);
+        command->add_option("GUEST", options.guest, "The guest's name")->required();
+        return command;
+    }
+
+    void add_guest_commands() {
+        run = with_guest("run", "Start QEMU with a sidecar beside it; stays until QEMU ends");
+        run->add_option("--bridge", options.run.bridge, "Put the guest's taps on this bridge");
+        run->add_option("--address", options.run.addresses,
+                        "An address of the guest; without, they are learned from its traffic")
+            ->allow_extra_args(false);
+        run->footer(
+            "After `--`: QEMU's command line, as `sidecar run web1 -- qemu-system-x86_64 -m 512 "
+            "...`");
+        attach = with_guest("attach", "Join a QEMU that is already running; stays until QEMU ends");
+        attach->add_option("--qmp", options.attach.qmp_socket,
+                           "QEMU's QMP socket (default: what was recorded)");
+        attach->add_option("--address", options.attach.addresses, "An address of the guest")
+            ->allow_extra_args(false);
+    }
+
+    void add_serve() {
+        serve = app.add_subcommand("serve", "Accept guests from other hosts; stays");
+        add_serve_options(*serve);
+        serve->add_option("--listen", options.serve.listen, "HOST[:PORT] to listen on; port 4790")
+            ->capture_default_str();
+        incoming = with_guest("incoming", "");
+        add_serve_options(*incoming);
+        incoming->add_option("--ready-fd", options.ready_fd, "");
+        incoming->group("");  // hidden: `serve` starts it
+        watchdog = with_guest("watchdog", "");
+        watchdog->add_option("--qmp", options.attach.qmp_socket, "");
+        watchdog->add_option("--ready-fd", options.ready_fd, "");
+        watchdog->group("");  // hidden: a guest's sidecar starts it
+    }
+
+    void add_serve_options(CLI::App& command) {
+        serve_security.add_to(command);
+        command
+            .add_option("--map-path", map_paths,
+                        "FROM=TO: a path prefix of the source is another here")
+            ->allow_extra_args(false);
+        command
+            .add_option("--map-bridge", map_bridges,
+                        "FROM=TO: a bridge of the source is another here")
+            ->allow_extra_args(false);
+        command.add_option("--qemu", options.serve.maps.qemu,
+                           "QEMU to start (default: the source's name for it)");
+    }
+
+    void add_migrate() {
+        migrate = with_guest("migrate", "Move a guest to another host");
+        auto& chosen = options.migrate;
+        migrate->add_option("DESTINATION", chosen.destination, "HOST[:PORT] of a `sidecar serve`");
+        migrate->add_flag("--with-storage", chosen.with_storage, "Move the local disks as well");
+        migrate_security.add_to(*migrate);
+        migrate->add_flag("--check", chosen.check_only,
+                          "Run every check on both hosts, touch nothing, stop");
+        migrate->add_flag("--resume", chosen.resume,
+                          "Go on with a copy that waits for its destination, or follow the "
+                          "migration that `sidecar attach` found");
+        migrate->add_flag("--verify", chosen.verify,
+                          "Read the disks again on both hosts before the guest leaves");
+        migrate
+            ->add_option("--base", chosen.bases,
+                         "A backing file that the destination has too: it is compared, not sent")
+            ->allow_extra_args(false);
+        migrate
+            ->add_option("--vtep", chosen.vteps,
+                         "HOST[:PORT] of a `sidecar serve`: another host of the guest's VXLAN, to "
+                         "be told where the guest is")
+            ->allow_extra_args(false);
+        migrate
+            ->add_option("--downtime-limit", chosen.downtime_limit_ms,
+                         "Pause aimed for, in milliseconds")
+            ->check(CLI::Range(limits::downtime_limit_least_ms, limits::downtime_limit_most_ms))
+            ->capture_default_str();
+        migrate
+            ->add_option("--link-timeout", chosen.link_timeout_s,
+                         "Seconds to wait for a destination that is not to be reached; then the "
+                         "copy waits for --resume")
+            ->check(CLI::Range(1, limits::link_timeout_most_s))
+            ->capture_default_str();
+        migrate->add_option("--bandwidth", bandwidth,
+                            "Limit for disks and RAM together, bytes per second (100M); 0: none");
+        migrate
+            ->add_option("--throttle", throttle,
+                         "Slow down a guest that writes faster than its disks can be copied: "
+                         "auto or never")
+            ->check(CLI::IsMember({"auto", "never"}))
+            ->capture_default_str();
+        migrate
+            ->add_option("--progress", progress,
+                         "bar, json (one object a line) or none; default: bar on a terminal")
+            ->check(CLI::IsMember({"bar", "json", "none"}));
+        migrate->add_flag("--json", options.json, "Print the report as one JSON object at the end");
+        migrate->add_option("--report", options.report_file, "Write the whole record to FILE");
+    }
+
+    void add_replicate() {
+        replicate = with_guest("replicate", "Keep a copy of a guest's disks up at another host");
+        replicate->add_option("DESTINATION", options.replicate.destination,
+                              "HOST[:PORT] of a `sidecar serve`");
+        replicate_security.add_to(*replicate);
+        auto* interval = replicate->add_option(
+            "--every", every, "From the begin of a round to that of the next: seconds, or 5m, 1h");
+        interval->capture_default_str();
+        auto* agent =
+            replicate->add_option("--guest-agent", options.replicate.guest_agent,
+                                  "Socket of the guest's agent (default: as QEMU's command "
+                                  "line says)");
+        replicate
+            ->add_flag("--no-freeze", no_freeze,
+                       "Leave the guest's file systems alone: points are crash-consistent")
+            ->excludes(agent);
+        auto* once = replicate->add_flag("--once", options.replicate.once,
+                                         "One round, also of a guest that is off; then end");
+        once->excludes(interval);
+        replicate
+            ->add_flag("--hand-over", options.replicate.hand_over,
+                       "With --once: a guest that is off belongs to DESTINATION then, and is set "
+                       "aside here")
+            ->needs(once);
+        replicate->add_option("--bandwidth", replicate_bandwidth,
+                              "Limit, bytes per second (100M); 0: none");
+        auto* stop = replicate->add_flag("--stop", options.replicate_stop,
+                                         "End the replicate; the copy at the destination stays");
+        replicate
+            ->add_flag("--forget", options.replicate_forget,
+                       "With --stop: remove the copy at the destination as well")
+            ->needs(stop);
+        failover = with_guest(
+            "failover", "Start a guest here from the last point of its copy; stays as `run` does");
+        failover->add_flag("--i-have-fenced", options.fenced,
+                           "The guest's old host is off or cannot run the guest");
+        failover->add_flag("--previous", options.previous, "From the point before the last");
+    }
+
+    void add_others() {
+        status =
+            app.add_subcommand("status", "Show the guests of this host and what they are doing");
+        status->add_option("GUEST", options.guest, "Only this one");
+        status->add_flag("--json", options.json, "As JSON");
+        set = with_guest("set", "Change a migration that is under way");
+        set->add_option("SETTING", settings, "bandwidth=RATE, downtime-limit=MS")->required();
+        cancel = with_guest("cancel", "Cancel the migration of a guest; it stays where it is");
+        resolve = with_guest("resolve",
+                             "Decide a migration that is in doubt, the other host being fenced");
+        resolve->add_option("--to", options.resolve_to, "Who owns the guest: source or destination")
+            ->required()
+            ->check(CLI::IsMember({"source", "destination"}));
+        resolve->add_flag("--i-have-fenced", options.fenced,
+                          "The other side is off or cannot run the guest");
+        network = app.add_subcommand("network", "Networks of one protocol, native and parallel");
+        network_flags.add_to(*network);
+        check = app.add_subcommand("check",
+                                   "Check what this host offers: io_uring, QEMU, taps, netlink");
+        check->add_flag("--json", options.json, "As JSON");
+    }
+
+    void add_probe() {
+        probe = app.add_subcommand("probe", "Watch addresses of a guest as a client of it does");
+        auto& chosen = options.probe;
+        probe->add_option("ADDRESS", chosen.addresses, "IPv4 or IPv6, as many as wanted");
+        probe
+            ->add_option("--period", probe_period_ms,
+                         "Milliseconds from one probe to the next, 0.01 to 10000")
+            ->check(CLI::Range(probe_period_least_ms, probe_period_most_ms))
+            ->capture_default_str();
+        probe->add_option("--size", chosen.bytes, "Bytes of a probe's UDP payload")
+            ->check(CLI::Range(netmove::probe_bytes_min, netmove::probe_bytes_max))
+            ->capture_default_str();
+        probe->add_option("--duration", probe_duration_s,
+                          "Seconds; default: until SIGINT or SIGTERM");
+        probe->add_option("--port", chosen.port, "Of UDP and TCP, at the echo")
+            ->check(CLI::Range(1, 65535))
+            ->capture_default_str();
+        probe->add_flag("--no-tcp", probe_without_tcp, "No TCP session beside the datagrams");
+        probe->add_option("--json", chosen.json_file, "Write the report to FILE; -: to stdout");
+        probe->add_option("--svg", chosen.svg_file, "Draw a timeline of each address into FILE");
+        probe->add_option("--report", chosen.migration_report,
+                          "What `migrate --report` wrote: its moments are marked in the timeline");
+        auto* echo =
+            probe->add_flag("--echo", chosen.echo, "Be the other end: answer probes, on the guest");
+        probe->add_option("--listen", chosen.listen, "With --echo: only on this address")
+            ->needs(echo);
+    }
+
+    Result<> finish();
+    Result<> finish_migrate();
+    Result<> finish_replicate();
+    Result<> finish_probe();
+    Result<> read_settings();
+};
+
+Result<> Parser::read_settings() {
+    for (auto const& setting : settings) {
+        auto const equals = setting.find('=');
+        auto const name = setting.substr(0, equals);
+        auto const value = equals == std::string::npos ? "" : setting.substr(equals + 1);
+        if (name == "bandwidth") {
+            TRY(options.changes.bandwidth, parse_bytes(value));
+        } else if (name == "downtime-limit") {
+            int ms = 0;
+            auto const [end, error] =
+                std::from_chars(value.data(), value.data() + value.size(), ms);
+            bool const whole = error == std::errc() && end == value.data() + value.size();
+            if (!whole || ms < limits::downtime_limit_least_ms ||
+                ms > limits::downtime_limit_most_ms) {
+                return fail(Errc::invalid,
+                            "downtime-limit is a number of milliseconds from {} to {}",
+                            limits::downtime_limit_least_ms, limits::downtime_limit_most_ms);
+            }
+            options.changes.downtime_limit_ms = ms;
+        } else {
+            return fail(Errc::invalid,
+                        "`{}` cannot be set: write bandwidth=RATE or downtime-limit=MS", setting);
+        }
+    }
+    return {};
+}
+
+Result<> Parser::finish_migrate() {
+    auto& chosen = options.migrate;
+    bool const bar = progress.empty() ? isatty(STDERR_FILENO) != 0 : progress == "bar";
+    options.progress = progress == "json" ? ProgressStyle::json
+                       : bar              ? ProgressStyle::bar
+                                          : ProgressStyle::none;
+    if (chosen.resume) {
+        if (chosen.destination.empty() && !chosen.check_only) return {};
+        return fail(Errc::invalid,
+                    "`migrate --resume {}` takes no destination: it is the recorded one",
+                    options.guest);
+    }
+    if (chosen.destination.empty()) {
+        return fail(Errc::invalid,
+                    "`migrate` needs a DESTINATION: HOST[:PORT] of a `sidecar serve`");
+    }
+    // The guest's sidecar, which looks for them, has another working directory.
+    for (auto& base : chosen.bases) base = std::filesystem::absolute(base).string();
+    if (chosen.vteps.size() > limits::vteps_max) {
+        return fail(Errc::invalid, "{} are more VTEPs than can be told, {}", chosen.vteps.size(),
+                    limits::vteps_max);
+    }
+    TRY(chosen.tls, migrate_security.chosen());
+    TRY(chosen.bandwidth, parse_bytes(bandwidth));
+    chosen.throttle = throttle == "auto";
+    if (!chosen.with_storage) {
+        return fail(Errc::invalid,
+                    "hosts that share no storage need `migrate --with-storage`; "
+                    "moving only the RAM is not supported yet");
+    }
+    return {};
+}
+
+Result<> Parser::finish_replicate() {
+    auto& chosen = options.replicate;
+    if (options.replicate_stop) return {};
+    if (chosen.destination.empty()) {
+        return fail(Errc::invalid,
+                    "`replicate` needs a DESTINATION: HOST[:PORT] of a `sidecar serve`, or --stop");
+    }
+    TRY(chosen.tls, replicate_security.chosen());
+    TRY(chosen.bandwidth, parse_bytes(replicate_bandwidth));
+    TRY(chosen.every_s, parse_seconds(every));
+    chosen.freeze = !no_freeze;
+    // The guest's sidecar, which connects to it, has another working directory.
+    if (!chosen.guest_agent.empty()) {
+        chosen.guest_agent = std::filesystem::absolute(chosen.guest_agent).string();
+    }
+    return {};
+}
+
+Result<> Parser::finish_probe() {
+    auto& chosen = options.probe;
+    if (chosen.echo != chosen.addresses.empty()) {
+        return fail(Errc::invalid,
+                    "`probe` needs at least one ADDRESS, or --echo and no ADDRESS to be the other "
+                    "end");
+    }
+    for (auto const& text : chosen.addresses) TRY_VOID(netmove::Address::parse(text));
+    if (!chosen.listen.empty()) TRY_VOID(netmove::Address::parse(chosen.listen));
+    chosen.tcp = !probe_without_tcp;
+    chosen.period = std::chrono::nanoseconds(static_cast<std::int64_t>(probe_period_ms * 1e6));
+    if (probe_duration_s == 0) return {};
+    auto const probes = probe_duration_s * 1000 / probe_period_ms;
+    if (!(probe_duration_s > 0) || probes > netmove::ProbeAccount::probes_max) {
+        return fail(Errc::invalid,
+                    "--duration is more than 0 and at most {:g} s with this --period: {} probes",
+                    static_cast<double>(netmove::ProbeAccount::probes_max) * probe_period_ms / 1000,
+                    netmove::ProbeAccount::probes_max);
+    }
+    chosen.duration = std::chrono::nanoseconds(static_cast<std::int64_t>(probe_duration_s * 1e9));
+    return {};
+}
+
+Result<> Parser::finish() {
+    using Command = Options::Command;
+    std::pair<CLI::App*, Command> const commands[] = {{run, Command::run},
+                                                      {attach, Command::attach},
+                                                      {serve, Command::serve},
+                                                      {incoming, Command::incoming},
+                                                      {watchdog, Command::watchdog},
+                                                      {migrate, Command::migrate},
+                                                      {replicate, Command::replicate},
+                                                      {failover, Command::failover},
+                                                      {status, Command::status},
+                                                      {set, Command::set},
+                                                      {cancel, Command::cancel},
+                                                      {resolve, Command::resolve},
+                                                      {network, Command::network},
+                                                      {check, Command::check},
+                                                      {probe, Command::probe}};
+    for (auto const& [app_command, command] : commands) {
+        if (app_command->parsed()) options.command = command;
+    }
+    if (!options.guest.empty()) TRY_VOID(check_guest_name(options.guest));
+    if (options.command == Command::run && options.run.qemu.empty()) {
+        return fail(
+            Errc::invalid,
+            "`run` needs QEMU's command line after `--`: sidecar run {} -- qemu-system-x86_64 ...",
+            options.guest);
+    }
+    if (options.command != Command::run && !options.run.qemu.empty()) {
+        return fail(Errc::invalid, "`--` and a command line are only for `sidecar run`");
+    }
+    if (options.command == Command::set) TRY_VOID(read_settings());
+    if (options.command == Command::network) {
+        TRY(options.network, network_flags.finish());
+    }
+    if (options.command == Command::serve || options.command == Command::incoming) {
+        TRY(options.serve.tls, serve_security.chosen());
+        TRY(options.serve.maps.paths, pairs(map_paths));
+        TRY(options.serve.maps.bridges, pairs(map_bridges));
+    }
+    if (options.command == Command::migrate) TRY_VOID(finish_migrate());
+    if (options.command == Command::replicate) TRY_VOID(finish_replicate());
+    if (options.command == Command::probe) TRY_VOID(finish_probe());
+    return {};
+}
+
+}  // namespace
+
+std::variant<Options, int> parse_options(int argc, char** argv) {
+    Parser parser;
+    // What follows `--` is QEMU's, untouched.
+    auto* const end = std::find_if(argv, argv + argc,
+                                   [](char const* word) { return std::string_view(word) == "--"; });
+    if (end != argv + argc) parser.options.run.qemu.assign(end + 1, argv + argc);
+    try {
+        parser.app.parse(static_cast<int>(end - argv), argv);
+    } catch (CLI::ParseError const& error) {
+        if (error.get_exit_code() == 0) return parser.app.exit(error);
+        fmt::print(stderr, "error: {}\nTry `sidecar --help`, or `sidecar COMMAND --help`.\n",
+                   error.what());
+        return 2;
+    }
+    if (auto finished = parser.finish(); !finished) {
+        fmt::print(stderr, "error: {}\n", finished.error().sentence());
+        return 2;
+    }
+    return std::move(parser.options);
+}
+
+}  // namespace sidecar

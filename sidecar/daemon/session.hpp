@@ -1,0 +1,108 @@
+// Session: one guest's sidecar. It holds the guest, answers the control socket, and runs at most
+// one migration at a time, outgoing or incoming, or a replication. `run`, `attach`, `incoming` and
+// `failover` are its beginnings (what is about replications: session_replication.cpp); it ends when
+// the guest's QEMU does, when the guest has moved away, or when an incoming migration came to
+// nothing.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "sidecar/channel/connection.hpp"
+#include "sidecar/guest/guest.hpp"
+#include "sidecar/host/journal.hpp"
+#include "sidecar/host/settings.hpp"
+#include "sidecar/migration/destination_migration.hpp"
+#include "sidecar/migration/source_migration.hpp"
+#include "sidecar/replication/replication_source.hpp"
+#include "sidecar/replication/replication_target.hpp"
+
+namespace sidecar {
+
+class Session : public Handler {
+public:
+    Session(core::Loop& loop, SessionSettings options);
+    ~Session() override;
+
+    /// Each returns when the session is over: ok, or why it could not begin. `terminate` ends it
+    /// early; QEMU goes on and can be attached to again.
+    core::Task<core::Result<>> run(std::stop_token terminate);
+    core::Task<core::Result<>> attach(std::stop_token terminate);
+    core::Task<core::Result<>> incoming(std::stop_token terminate);
+    core::Task<core::Result<>> failover(std::stop_token terminate);
+
+private:
+    core::Task<core::Result<core::Json>> handle(Connection& from, std::string verb,
+                                                core::Json arguments) override;
+    core::Task<core::Result<core::Json>> answer(Connection& from, std::string verb,
+                                                core::Json arguments);
+    core::Task<core::Result<core::Json>> migrate(Connection& from, core::Json arguments);
+    core::Task<core::Result<core::Json>> follow(Connection& from);
+    SourceMigration::ProgressSink progress_to(Connection& from);
+    core::Task<core::Result<core::Json>> accept_peer(Connection& from, core::Json arguments);
+    core::Task<core::Result<core::Json>> status();
+    core::Task<core::Result<core::Json>> replicate(core::Json arguments);
+    core::Task<core::Result<>> hand_over();
+    core::Task<core::Result<core::Json>> end_replication(bool forget);
+    void thaw_what_is_left();
+    core::Task<void> keep_thawing();
+    core::Task<core::Result<core::Json>> release();
+    core::Result<core::Json> accept_replication(Connection& from, std::string migration_id);
+    core::Task<void> take_over_replication();
+    core::Task<void> stop_replication();
+    core::Task<core::Result<>> ask_replica_to_leave();
+    [[nodiscard]] core::Json copy_status() const;
+    core::Task<void> settle_network();
+
+    core::Result<> open_journal();
+    core::Task<core::Result<>> wait_for_journal();
+    core::Result<> listen();
+    core::Task<void> accept_connections();
+    core::Task<void> converse(core::Fd socket);
+    core::Task<core::Result<>> stay(std::stop_token terminate);
+    core::Task<void> watch_qemu();
+    core::Task<void> run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink,
+                                   bool recovered);
+    core::Task<core::Result<>> take_over_incoming(std::string migration_id,
+                                                  std::stop_token terminate);
+    core::Task<void> run_incoming();
+    core::Task<void> send_progress(std::weak_ptr<Connection> to, core::Json line);
+    core::Task<void> stop_incoming();
+    void stay_with(std::unique_ptr<Guest> guest);
+    void leave(std::string why);
+
+    core::Loop& loop_;
+    SessionSettings options_;
+    Paths paths_;
+    std::string name_;
+    std::optional<Journal> journal_;
+    core::Fd listener_;
+    std::unique_ptr<Guest> guest_;
+    std::unique_ptr<SourceMigration> source_;
+    std::unique_ptr<DestinationMigration> destination_;
+    std::unique_ptr<ReplicationTarget>
+        replication_target_;  ///< A round of a replication from elsewhere.
+    std::unique_ptr<ReplicationSource> replication_;  ///< A replication to elsewhere.
+    core::TaskGroup replication_tasks_;  ///< Its run().
+    netmove::MoverSet announcing_;  ///< After a failover.
+    core::Json last_report_;
+    std::list<std::shared_ptr<Connection>> connections_;
+    std::size_t answering_ = 0;
+    std::size_t progress_in_flight_ = 0;
+    core::Event quiet_;  ///< No request is being answered.
+    core::Event over_;
+    bool leaving_ = false;
+    bool moved_away_ = false;
+    bool thawing_ = false;  ///< keep_thawing() runs.
+    bool handing_over_ = false;
+    core::Event handed_over_;  ///< ... is over.
+    bool migrating_ = false;  ///< A SourceMigration runs: `source_` must stay.
+    core::TaskGroup tasks_;
+    std::stop_source stop_;
+    core::TaskGroup incoming_tasks_;
+    std::stop_source incoming_stop_;
+};
+
+}  // namespace sidecar

@@ -1,0 +1,16 @@
+// What `sidecar serve` does for guests that are on other hosts: as a VTEP of their VXLAN it is told
+// where they are. The other end of vteps.hpp.
+#pragma once
+
+#include <memory>
+#include <stop_token>
+
+#include "sidecar/channel/connection.hpp"
+
+namespace sidecar {
+
+/// Answers an authenticated source until it hangs up. Keeps nothing afterwards.
+core::Task<core::Result<>> serve_vtep(core::Loop& loop, std::unique_ptr<Messages> source,
+                                      std::stop_token token);
+
+}  // namespace sidecar

@@ -1,0 +1,90 @@
+#include "sidecar/daemon/watchdog_command.hpp"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include "core/log.hpp"
+#include "core/process.hpp"
+#include "sidecar/host/limits.hpp"
+#include "sidecar/migration/bring_back.hpp"
+#include "sidecar/replication/guest_freeze.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::Task;
+
+namespace {
+
+/// Beyond the pause limit, which the sidecar itself keeps: only a sidecar that hangs gets here.
+constexpr auto watchdog_margin = std::chrono::milliseconds(500);
+/// Tries to get hold of journal and QEMU after the sidecar's end; another sidecar may be there
+/// first.
+constexpr int recovery_tries_max = 20;
+
+/// True when there is nothing more to do.
+Task<bool> thaw(core::Loop& loop, Paths const& paths, std::string const& guest) {
+    auto const thawed =
+        co_await thaw_left(loop, paths, guest, Deadline::after(limits::agent_timeout));
+    if (thawed) co_return true;
+    core::log::error("watchdog guest={} {}", guest, thawed.error().sentence());
+    co_return false;
+}
+
+/// How the sidecar ended.
+enum class SidecarEnd { quit, lost, hung };
+
+/// Reads the sidecar's words until it ends, says goodbye, or hangs: is silent for `limit` after it
+/// said that the guest is stopped.
+Task<SidecarEnd> listen(core::Loop& loop, int pipe_fd, core::milliseconds limit) {
+    auto deadline = Deadline::never();
+    for (;;) {
+        std::byte word{};
+        auto const got = co_await loop.read(pipe_fd, {&word, 1}, deadline);
+        if (!got && got.error().code == Errc::timed_out) co_return SidecarEnd::hung;
+        if (!got || *got == 0) co_return SidecarEnd::lost;
+        switch (static_cast<char>(word)) {
+            case 'S':
+                deadline = Deadline::after(limit);
+                break;
+            case 'R':
+                deadline = Deadline::never();
+                break;
+            default:
+                co_return SidecarEnd::quit;
+        }
+    }
+}
+
+}  // namespace
+
+Task<int> watchdog_command(core::Loop& loop, Paths paths, std::string guest, std::string qmp_socket,
+                           int pipe_fd) {
+    auto const sidecar = core::Process::open(getppid());
+    core::Fd pipe(pipe_fd);
+    bool const thaws = qmp_socket.empty();
+    auto const word =
+        co_await listen(loop, pipe.get(),
+                        thaws ? core::milliseconds(limits::agent_watchdog_limit)
+                              : core::milliseconds(limits::pause_max + watchdog_margin));
+    if (word == SidecarEnd::quit) co_return 0;
+    if (word == SidecarEnd::hung && sidecar) {
+        core::log::error("watchdog guest={} stopped for too long and its sidecar hangs: killing it",
+                         guest);
+        (void)sidecar->signal(SIGKILL);
+    }
+    // The pipe ends before the process has: only its real end frees the journal and the monitor.
+    if (sidecar)
+        (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
+    for (int attempt = 0; attempt < recovery_tries_max; ++attempt) {
+        if (thaws ? co_await thaw(loop, paths, guest)
+                  : co_await bring_back(loop, paths, guest, qmp_socket)) {
+            co_return 0;
+        }
+        (void)co_await core::sleep_for(loop, limits::retry_pause_min * (attempt + 1));
+    }
+    co_return 1;
+}
+
+}  // namespace sidecar

@@ -1,0 +1,328 @@
+#include "sidecar/guest/description.hpp"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "core/tls.hpp"
+#include "netmove/vxlan_mover.hpp"
+#include "qmp/block.hpp"
+#include "qmp/migration.hpp"
+#include "qmp/schema.hpp"
+#include "qmp/vm.hpp"
+#include "sidecar/guest/guest_drift.hpp"
+#include "sidecar/host/limits.hpp"
+#include "storage/image.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+namespace {
+
+constexpr std::size_t disks_max =
+    256;          // more than any guest's PCI slots and SCSI targets we have seen
+constexpr std::size_t arguments_max =
+    4096;     // of a command line; libvirt's longest have a few hundred
+constexpr std::size_t interfaces_max = 64;
+constexpr std::size_t devices_max = 4096;  // a PCI tree of 256 buses does not have more
+
+/// "/machine/peripheral/disk0/virtio-backend" -> "disk0"
+std::string short_name(qmp::BlockDevice const& disk) {
+    constexpr std::string_view peripheral = "/machine/peripheral/";
+    if (disk.qdev.starts_with(peripheral)) {
+        auto const rest = disk.qdev.substr(peripheral.size());
+        return rest.substr(0, rest.find('/'));
+    }
+    if (!disk.device.empty()) return disk.device;
+    if (!disk.qdev.empty() && disk.qdev.front() != '/') return disk.qdev;
+    return disk.node_name;
+}
+
+Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& working_directory) {
+    MovedDisk moved;
+    moved.name = short_name(disk);
+    moved.device = disk.device;
+    moved.qdev = disk.qdev;
+    moved.node = disk.node_name;
+    moved.format = disk.format;
+    moved.virtual_bytes = disk.virtual_bytes;
+    if (disk.format != "raw" && disk.format != "qcow2") {
+        return fail(Errc::refused, "disk {} has format {}: only raw and qcow2 can be moved",
+                    moved.name, disk.format);
+    }
+    if (disk.encrypted)
+        return fail(Errc::refused, "disk {} is encrypted: that cannot be moved yet", moved.name);
+    moved.path = absolute(disk.file_name, working_directory);
+    struct stat file{};
+    if (disk.file_name.empty() || stat(moved.path.c_str(), &file) < 0) {
+        return fail(Errc::refused,
+                    "the image of disk {} ({}) cannot be read from here: it must be a local file",
+                    moved.name, disk.file_name);
+    }
+    if (!S_ISREG(file.st_mode)) {
+        return fail(Errc::refused, "disk {} ({}) is not a file: block devices cannot be moved yet",
+                    moved.name, moved.path);
+    }
+    return moved;
+}
+
+Result<> check_features(qmp::Schema const& schema, std::string const& version) {
+    auto const missing = [&](std::string_view what) {
+        return fail(Errc::refused, "this QEMU ({}) has no {}: QEMU 7.1 or later is needed", version,
+                    what);
+    };
+    for (char const* capability :
+         {"events", "return-path", "pause-before-switchover", "late-block-activate"}) {
+        if (!schema.has_migration_capability(capability))
+            return missing(fmt::format("migration capability `{}`", capability));
+    }
+    for (char const* command :
+         {"migrate-continue", "block-export-add", "block-dirty-bitmap-merge", "transaction"}) {
+        if (!schema.has_command(command)) return missing(fmt::format("command `{}`", command));
+    }
+    if (!schema.has_argument("block-export-add", "bitmaps/node"))
+        return missing("export of an enabled dirty bitmap");
+    return {};
+}
+
+Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline deadline) {
+    CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
+    CO_TRY(auto const migration, co_await qmp::query_migrate(client, deadline));
+    constexpr std::string_view idle[] = {"", "none", "completed", "failed", "cancelled"};
+    if (std::find(std::begin(idle), std::end(idle), migration.status) == std::end(idle)) {
+        co_return fail(
+            Errc::refused,
+            "another migration of this guest is under way in QEMU (status {}): cancel it "
+            "first with migrate_cancel",
+            migration.status);
+    }
+    bool const off = standing == RunStatePolicy::running_or_off && is_stopped(status.status);
+    if (!status.running && !off) {
+        co_return fail(Errc::refused, "the guest is not running (QEMU says {}): continue it first",
+                       status.status);
+    }
+    if (!migration.blocked_reasons.empty()) {
+        co_return fail(Errc::refused, "QEMU cannot migrate this guest: {}",
+                       migration.blocked_reasons.front());
+    }
+    CO_TRY(auto const jobs, co_await qmp::query_jobs(client, deadline));
+    for (auto const& job : jobs) {
+        if (job.status == "concluded" || job.status == "null") continue;
+        co_return fail(Errc::refused,
+                       "the block job {} ({}) is running: wait for it or cancel it first", job.id,
+                       job.type);
+    }
+    CO_TRY(auto const exports, co_await qmp::query_block_exports(client, deadline));
+    for (auto const& entry : exports) {
+        if (entry.id.starts_with("sidecar-")) continue;  // an earlier try's, which prepare clears
+        co_return fail(Errc::refused,
+                       "QEMU's NBD server is in use (export {}): QEMU has only one, end that first",
+                       entry.id);
+    }
+    co_return Result<>{};
+}
+
+}  // namespace
+
+std::string new_migration_id() { return core::random_hex(8); }
+
+bool is_stopped(std::string const& run_state) { return is_off(run_state) || run_state == "paused"; }
+
+bool is_off(std::string const& run_state) {
+    return run_state == "prelaunch" || run_state == "shutdown";
+}
+
+Task<Result<Description>> describe(Guest& guest, std::string migration_id,
+                                   std::vector<std::string> bases, RunStatePolicy standing,
+                                   Deadline deadline) {
+    auto& client = *guest.client;
+    CO_TRY_VOID(co_await check_idle(client, standing, deadline));
+    CO_TRY(auto const schema, co_await qmp::query_schema(client, deadline));
+    CO_TRY_VOID(check_features(schema, client.version()));
+    Description description;
+    description.guest = guest.name;
+    description.migration_id = std::move(migration_id);
+    description.argv = guest.command_line.argv();
+    description.working_directory = guest.working_directory;
+    description.qemu_version = client.version();
+    CO_TRY(description.machine_type, co_await qmp::machine_type(client, deadline));
+    CO_TRY(auto const memory, co_await client.execute("query-memory-size-summary", {}, deadline));
+    description.ram_bytes = static_cast<std::uint64_t>(memory["base-memory"].integer_or(0) +
+                                                       memory["plugged-memory"].integer_or(0));
+    CO_TRY(auto const devices, co_await qmp::query_block(client, deadline));
+    for (auto const& device : devices) {
+        if (!device.inserted || device.read_only)
+            continue;  // a read-only image must be there already
+        CO_TRY(auto disk, look_at(device, guest.working_directory));
+        description.disks.push_back(std::move(disk));
+    }
+    CO_TRY_VOID(co_await find_bases(guest, std::move(bases), description, deadline));
+    CO_TRY(description.devices, co_await device_names(client, deadline));
+    CO_TRY_VOID(check_as_started(guest.command_line, description));
+    guest.take_in_addresses();
+    for (auto const& nic : guest.nics) {
+        auto interface = nic->interface;
+        interface.vxlan_source.reset();  // as it came here
+        interface.vxlan_destination.reset();
+        if (!interface.bridge.empty()) {
+            CO_TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
+        }
+        description.interfaces.push_back(std::move(interface));
+    }
+    co_return description;
+}
+
+Json MovedDisk::to_json() const {
+    Json base_list = Json::array();
+    for (auto const& base : bases) base_list.add(base.to_json());
+    Json names = Json::array();
+    for (auto const& image : chain) names.add(image);
+    return Json::object({{"name", name},
+                         {"device", device},
+                         {"qdev", qdev},
+                         {"node", node},
+                         {"path", path},
+                         {"format", format},
+                         {"virtual_bytes", virtual_bytes},
+                         {"allocated_bytes", allocated_bytes},
+                         {"cluster_bytes", layout.cluster_bytes},
+                         {"compat", layout.compat},
+                         {"compression", layout.compression},
+                         {"refcount_bits", layout.refcount_bits},
+                         {"extended_l2", layout.extended_l2},
+                         {"lazy_refcounts", layout.lazy_refcounts},
+                         {"bases", base_list},
+                         {"layers_above_base", layers_above_base},
+                         {"base_is_relative", base_is_relative},
+                         {"chain", names}});
+}
+
+namespace {
+
+bool is_one_of(std::string const& word, std::initializer_list<char const*> words) {
+    return std::ranges::find(words, word) != words.end();
+}
+
+/// What older sidecars do not send is left to qemu-img.
+Result<storage::Qcow2Layout> layout_from(Json const& json, std::uint64_t cluster_bytes) {
+    storage::Qcow2Layout layout{.cluster_bytes = cluster_bytes,
+                                .compat = json["compat"].text_or(""),
+                                .compression = json["compression"].text_or(""),
+                                .extended_l2 = json["extended_l2"].boolean_or(false),
+                                .lazy_refcounts = json["lazy_refcounts"].boolean_or(false)};
+    auto const bits = json["refcount_bits"].integer_or(0);
+    if (!is_one_of(layout.compat, {"", "0.10", "1.1"}) ||
+        !is_one_of(layout.compression, {"", "zlib", "zstd"}) || bits < 0 || bits > 64) {
+        return fail(Errc::protocol, "the layout of a disk is none that qcow2 has");
+    }
+    layout.refcount_bits = static_cast<std::uint64_t>(bits);
+    return layout;
+}
+
+Result<> take_chain(MovedDisk& disk, Json const& json) {
+    auto const layers = json["layers_above_base"].integer_or(0);
+    if (json["bases"].size() > limits::bases_max || json["chain"].size() > limits::layers_max ||
+        layers < 0 || layers > static_cast<std::int64_t>(limits::layers_max)) {
+        return fail(Errc::protocol, "the chain of disk {} is too long", disk.name);
+    }
+    for (auto const& one : json["bases"].elements()) {
+        TRY(auto base, Base::from_json(one));
+        disk.bases.push_back(std::move(base));
+    }
+    for (auto const& image : json["chain"].elements()) disk.chain.push_back(image.text_or(""));
+    disk.layers_above_base = static_cast<unsigned>(layers);
+    disk.base_is_relative = json["base_is_relative"].boolean_or(false);
+    if (disk.bases.empty() != (layers == 0) || (layers > 0 && disk.format != "qcow2")) {
+        return fail(Errc::protocol, "disk {} cannot lie over a base as it is described", disk.name);
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<MovedDisk> MovedDisk::from_json(Json const& json) {
+    MovedDisk disk;
+    TRY(disk.name, json.text("name"));
+    TRY(disk.device, json.text("device"));
+    TRY(disk.qdev, json.text("qdev"));
+    TRY(disk.node, json.text("node"));
+    TRY(disk.path, json.text("path"));
+    TRY(disk.format, json.text("format"));
+    std::uint64_t cluster_bytes = 0;
+    std::pair<char const*, std::uint64_t*> const sizes[] = {
+        {"virtual_bytes", &disk.virtual_bytes},
+        {"allocated_bytes", &disk.allocated_bytes},
+        {"cluster_bytes", &cluster_bytes}};
+    for (auto const& [key, value] : sizes) {
+        TRY(auto const number, json.integer(key));
+        if (number < 0) return fail(Errc::protocol, "`{}` of disk {} is negative", key, disk.name);
+        *value = static_cast<std::uint64_t>(number);
+    }
+    if (disk.format != "raw" && disk.format != "qcow2")
+        return fail(Errc::protocol, "disk format {} is none of ours", disk.format);
+    if (disk.path.empty() || disk.path.front() != '/')
+        return fail(Errc::protocol, "disk path {} is not absolute", disk.path);
+    TRY(disk.layout, layout_from(json, cluster_bytes));
+    TRY_VOID(take_chain(disk, json));
+    return disk;
+}
+
+Json Description::to_json() const {
+    Json words = Json::array();
+    for (auto const& word : argv) words.add(word);
+    Json disk_list = Json::array();
+    for (auto const& disk : disks) disk_list.add(disk.to_json());
+    Json device_list = Json::array();
+    for (auto const& device : devices) device_list.add(device);
+    Json interface_list = Json::array();
+    for (auto const& interface : interfaces) interface_list.add(interface.to_json());
+    return Json::object({{"guest", guest},
+                         {"migration_id", migration_id},
+                         {"argv", words},
+                         {"working_directory", working_directory},
+                         {"machine_type", machine_type},
+                         {"qemu_version", qemu_version},
+                         {"ram_bytes", ram_bytes},
+                         {"disks", disk_list},
+                         {"devices", device_list},
+                         {"interfaces", interface_list}});
+}
+
+Result<Description> Description::from_json(Json const& json) {
+    Description made;
+    TRY(made.guest, json.text("guest"));
+    TRY_VOID(check_guest_name(made.guest));
+    TRY(made.migration_id, json.text("migration_id"));
+    TRY_VOID(check_guest_name(made.migration_id));  // becomes part of file and export names as well
+    TRY(made.working_directory, json.text("working_directory"));
+    TRY(made.machine_type, json.text("machine_type"));
+    TRY(made.qemu_version, json.text("qemu_version"));
+    TRY(auto const ram, json.integer("ram_bytes"));
+    made.ram_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(ram, 0));
+    if (json["argv"].size() > arguments_max || json["disks"].size() > disks_max ||
+        json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max) {
+        return fail(Errc::protocol, "the guest's description is too long");
+    }
+    for (auto const& word : json["argv"].elements()) made.argv.push_back(word.text_or(""));
+    for (auto const& device : json["devices"].elements())
+        made.devices.push_back(device.text_or(""));
+    for (auto const& disk : json["disks"].elements()) {
+        TRY(auto one, MovedDisk::from_json(disk));
+        made.disks.push_back(std::move(one));
+    }
+    for (auto const& interface : json["interfaces"].elements()) {
+        TRY(auto one, netmove::GuestInterface::from_json(interface));
+        made.interfaces.push_back(std::move(one));
+    }
+    if (made.argv.empty())
+        return fail(Errc::protocol, "the guest's description has no command line");
+    return made;
+}
+
+}  // namespace sidecar

@@ -1,0 +1,78 @@
+#include "sidecar/guest/destination_launch.hpp"
+
+#include "netmove/bridge_mover.hpp"
+#include "netmove/vxlan_mover.hpp"
+#include "sidecar/guest/preflight.hpp"
+#include "sidecar/host/limits.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Result;
+using core::Task;
+
+namespace {
+
+Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
+                             std::vector<netmove::GuestInterface> const& interfaces) {
+    OpenedTaps made;
+    for (auto const& interface : interfaces) {
+        TRY(auto tap, netmove::Tap::open(netlink, interface.tap,
+                                         {interface.queues, interface.vnet_hdr, true}));
+        TRY_VOID(
+            netmove::place_tap(netlink, interface.tap,
+                               {interface.bridge, interface.mtu, netmove::migration_queue_length}));
+        made.add(std::move(tap), interface.netdev);
+    }
+    return made;
+}
+
+}  // namespace
+
+Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap tap,
+                 netmove::MoverSet& movers) {
+    auto const number = guest.nics.size();
+    if (!interface.bridge.empty()) {
+        TRY(interface.vxlan_destination, netmove::vxlan_end(*guest.netlink, interface.bridge));
+    }
+    TRY(auto watcher, netmove::AddressWatcher::open(guest.loop, interface.tap, interface.mac));
+    auto nic = std::make_unique<Nic>(std::move(interface), std::move(tap), std::move(watcher));
+    if (!nic->interface.bridge.empty()) {
+        movers.add(
+            netmove::bridge_mover_destination(guest.loop, *guest.netlink, nic->tap, nic->interface),
+            number);
+    }
+    if (nic->interface.vxlan_source && nic->interface.vxlan_destination) {
+        movers.add(netmove::vxlan_mover_destination(*guest.netlink, nic->interface), number);
+    }
+    guest.nics.push_back(std::move(nic));
+    return {};
+}
+
+Task<Result<>> start_here(Guest& guest, HostMaps const& maps, Description const& description,
+                          bool incoming, netmove::MoverSet& movers) {
+    OpenedTaps opened;
+    if (!description.interfaces.empty()) {
+        CO_TRY(opened, open_taps(*guest.netlink, description.interfaces));
+    }
+    CO_TRY(auto line, map_command_line(maps, description, opened.numbers, incoming));
+    qmp::LaunchRequest request{line,
+                               opened.descriptors,
+                               guest.paths.qmp_socket(guest.name),
+                               guest.paths.run(guest.name) + "/qemu.log",
+                               "/",
+                               false};
+    CO_TRY(auto launched, co_await qmp::launch(guest.loop, std::move(request),
+                                               Deadline::after(limits::prepare_timeout)));
+    guest.process = std::move(launched.process);
+    guest.client = std::move(launched.client);
+    guest.command_line = std::move(line);
+    guest.working_directory = "/";
+    for (std::size_t index = 0; index < opened.taps.size(); ++index) {
+        CO_TRY_VOID(
+            add_nic(guest, description.interfaces[index], std::move(opened.taps[index]), movers));
+    }
+    co_return Result<>{};
+}
+
+}  // namespace sidecar

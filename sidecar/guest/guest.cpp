@@ -1,0 +1,345 @@
+#include "sidecar/guest/guest.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "netmove/network.hpp"
+#include "qmp/vm.hpp"
+#include "sidecar/host/limits.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+using netmove::GuestAddress;
+
+namespace {
+
+std::string manifest_path(Paths const& paths, std::string const& guest) {
+    return paths.state(guest) + "/guest.json";
+}
+
+Result<std::vector<GuestAddress>> parse_addresses(std::vector<std::string> const& texts) {
+    std::vector<GuestAddress> all;
+    for (auto const& text : texts) {
+        TRY(auto const address, netmove::Address::parse(text));
+        all.push_back({address, 0});
+    }
+    return all;
+}
+
+/// The MAC a NIC really has: from the command line, else from QEMU (query-rx-filter knows
+/// virtio-net).
+Task<Result<netmove::MacAddress>> mac_of(qmp::Client& client, qmp::TapOption tap,
+                                         std::size_t index) {
+    if (!tap.macs.empty()) co_return netmove::MacAddress::parse(tap.macs.front());
+    auto filters =
+        co_await client.execute("query-rx-filter", {}, Deadline::after(limits::qmp_timeout));
+    if (filters && index < filters->elements().size()) {
+        co_return netmove::MacAddress::parse(filters->elements()[index]["main-mac"].text_or(""));
+    }
+    co_return fail(Errc::refused,
+                   "the MAC of the interface on netdev {} is not known: give it to QEMU with "
+                   "`-device ...,mac=`",
+                   tap.id);
+}
+
+/// Fills what the kernel knows of the tap.
+Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlink,
+                                      std::string const& netdev, netmove::MacAddress const& mac,
+                                      netmove::Tap tap) {
+    netmove::GuestInterface interface;
+    TRY(auto const link, netlink.link(tap.name()));
+    interface.netdev = netdev;
+    interface.tap = tap.name();
+    interface.mac = mac;
+    interface.mtu = link.mtu;
+    interface.queues = tap.queues();
+    interface.vnet_hdr = tap.vnet_hdr();
+    if (link.master != 0) {
+        TRY(auto const bridge, netlink.link(link.master));
+        interface.bridge = bridge.name;
+        // One that was put there without us is let in. A guest that runs already is not refused.
+        if (auto const admitted = netmove::admit(bridge, link); !admitted) {
+            core::log::warning("guest={} {}", tap.name(), admitted.error().sentence());
+        }
+        TRY(interface.network, netmove::network_of(bridge));
+    }
+    TRY(auto watcher, netmove::AddressWatcher::open(loop, tap.name(), mac));
+    return std::make_unique<Nic>(std::move(interface), std::move(tap), std::move(watcher));
+}
+
+/// A name for a tap nobody named: the first free of sct0, sct1, ...
+Result<std::string> free_tap_name(netmove::Netlink& netlink) {
+    constexpr int names_max = 4096;
+    for (int number = 0; number < names_max; ++number) {
+        auto const name = fmt::format("sct{}", number);
+        TRY(auto const existing, netlink.find_link(name));
+        if (!existing) return name;
+    }
+    return fail(Errc::refused, "all of {} tap names are taken", names_max);
+}
+
+Result<OpenedTaps> open_taps(netmove::Netlink& netlink, std::vector<qmp::TapOption> const& options,
+                             std::string const& bridge) {
+    OpenedTaps opened;
+    for (auto const& option : options) {
+        if (!option.script.empty() && option.script != "no") {
+            return fail(Errc::refused,
+                        "netdev {} has script={}: sidecar opens the tap itself and runs no script; "
+                        "use script=no and --bridge",
+                        option.id, option.script);
+        }
+        std::string name = option.ifname;
+        if (name.empty()) {
+            TRY(name, free_tap_name(netlink));
+        }
+        TRY(auto tap, netmove::Tap::open(netlink, name,
+                                         {static_cast<int>(option.queues), option.vnet_hdr, true}));
+        auto const& wanted = option.bridge.empty() ? bridge : option.bridge;
+        TRY(auto const link, netlink.link(name));
+        // Now, since nobody sends yet: a ring that changes its length under traffic loses frames.
+        TRY_VOID(netmove::place_tap(
+            netlink, name, {link.master == 0 ? wanted : "", 0, netmove::migration_queue_length}));
+        opened.add(std::move(tap), option.id);
+    }
+    return opened;
+}
+
+Json strings(std::vector<std::string> const& texts) {
+    Json all = Json::array();
+    for (auto const& text : texts) all.add(text);
+    return all;
+}
+
+}  // namespace
+
+void OpenedTaps::add(netmove::Tap tap, std::string netdev) {
+    qmp::TapDescriptors one{std::move(netdev), {}};
+    for (int queue = 0; queue < tap.queues(); ++queue) {
+        int const number = qmp::first_tap_fd_in_qemu + static_cast<int>(descriptors.size());
+        descriptors.emplace_back(tap.descriptor(queue), number);
+        one.fds.push_back(number);
+    }
+    numbers.push_back(std::move(one));
+    taps.push_back(std::move(tap));
+}
+
+std::string absolute(std::string const& path, std::string const& working_directory) {
+    std::filesystem::path const given(path);
+    return (given.is_absolute() ? given : std::filesystem::path(working_directory) / given)
+        .lexically_normal()
+        .string();
+}
+
+Result<Json> read_manifest(Paths const& paths, std::string const& guest) {
+    auto const path = manifest_path(paths, guest);
+    if (access(path.c_str(), F_OK) != 0) return Json();
+    TRY(auto const text, read_file(path, limits::manifest_bytes_max));
+    auto parsed = Json::parse(text);
+    if (!parsed) return std::unexpected(std::move(parsed.error()).while_doing("reading " + path));
+    return parsed;
+}
+
+Guest::Guest(core::Loop& loop_, Paths paths_, std::string name_, Prepared prepared)
+    : loop(loop_),
+      paths(std::move(paths_)),
+      name(std::move(name_)),
+      process(std::move(prepared.launched.process)),
+      client(std::move(prepared.launched.client)),
+      command_line(std::move(prepared.command_line)),
+      working_directory(std::move(prepared.working_directory)),
+      netlink(std::move(prepared.netlink)),
+      nics(std::move(prepared.nics)) {}
+
+Guest::~Guest() = default;
+
+Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Paths paths, std::string name,
+                                                   RunOptions options) {
+    CO_TRY(auto const given, qmp::CommandLine::parse(options.qemu));
+    CO_TRY(auto addresses, parse_addresses(options.addresses));
+    auto const tap_options = given.taps();
+    std::unique_ptr<netmove::Netlink> netlink;
+    OpenedTaps opened;
+    if (!tap_options.empty()) {
+        CO_TRY(auto socket, netmove::Netlink::open());
+        netlink = std::make_unique<netmove::Netlink>(std::move(socket));
+        CO_TRY(opened, open_taps(*netlink, tap_options, options.bridge));
+    }
+    CO_TRY(auto line, given.for_launch({qmp::qmp_fd_in_qemu, opened.numbers}));
+    CO_TRY_VOID(make_directory(paths.run(name)));
+    CO_TRY_VOID(make_directory(paths.state(name)));
+    qmp::LaunchRequest request{
+        line, opened.descriptors, paths.qmp_socket(name), paths.run(name) + "/qemu.log", "", true};
+    CO_TRY(auto launched, co_await qmp::launch(loop, std::move(request),
+                                               Deadline::after(limits::prepare_timeout)));
+    Prepared prepared{std::move(launched),
+                      std::move(line),
+                      std::filesystem::current_path().string(),
+                      {},
+                      nullptr};
+    auto guest = std::make_unique<Guest>(loop, paths, name, std::move(prepared));
+    guest->netlink = std::move(netlink);
+    for (std::size_t index = 0; index < opened.taps.size(); ++index) {
+        auto mac = co_await mac_of(*guest->client, tap_options[index], index);
+        auto nic = mac ? make_nic(loop, *guest->netlink, tap_options[index].id, *mac,
+                                  std::move(opened.taps[index]))
+                       : std::unexpected(mac.error());
+        if (!nic) {
+            (void)guest->process.signal(
+                SIGKILL);  // ours, just started, without its network: not to be kept
+            co_await guest->client->close();
+            co_return std::unexpected(nic.error());
+        }
+        if (index == 0) (*nic)->interface.addresses = addresses;
+        guest->nics.push_back(std::move(*nic));
+    }
+    CO_TRY_VOID(guest->write_manifest());
+    co_return guest;
+}
+
+namespace {
+
+/// Which of the process's taps a netdev uses: by name, or, for libvirt's descriptors, by their
+/// order.
+netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& option,
+                      std::size_t index) {
+    for (auto& tap : taps) {
+        if (!option.ifname.empty() && tap.name() == option.ifname) return &tap;
+    }
+    return option.ifname.empty() && index < taps.size() ? &taps[index] : nullptr;
+}
+
+}  // namespace
+
+Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths, std::string name,
+                                                   AttachOptions options) {
+    CO_TRY(auto const manifest, read_manifest(paths, name));
+    std::string socket = options.qmp_socket;
+    if (socket.empty()) socket = manifest["qmp_socket"].text_or("");
+    if (socket.empty()) {
+        co_return fail(
+            Errc::refused,
+            "nothing is recorded of a guest `{}` on this host: give its socket with --qmp", name);
+    }
+    CO_TRY(auto client,
+           co_await qmp::Client::connect(loop, socket, Deadline::after(limits::qmp_timeout)));
+    pid_t pid = client->peer_pid();
+    // The monitor of a QEMU we launched was bound by us: the peer's credentials are those of the
+    // sidecar then.
+    if (socket == manifest["qmp_socket"].text_or(""))
+        pid = static_cast<pid_t>(manifest["pid"].integer_or(pid));
+    auto found = [&]() -> Result<Prepared> {
+        TRY(auto process, core::Process::open(pid));
+        TRY(auto const argv, core::command_line(pid));
+        TRY(auto line, qmp::CommandLine::parse(argv));
+        std::error_code error;
+        auto const directory =
+            std::filesystem::read_symlink(fmt::format("/proc/{}/cwd", pid), error).string();
+        TRY_VOID(make_directory(paths.run(name)));
+        TRY_VOID(make_directory(paths.state(name)));
+        return Prepared{{std::move(process), nullptr}, std::move(line), directory, {}, nullptr};
+    }();
+    if (!found) {
+        co_await client->close();
+        co_return std::unexpected(
+            std::move(found.error()).while_doing(fmt::format("attaching to {}", socket)));
+    }
+    auto guest = std::make_unique<Guest>(loop, paths, name, std::move(*found));
+    guest->client = std::move(client);
+    auto nics = co_await guest->find_nics(pid, options, manifest);
+    if (nics) nics = guest->write_manifest();
+    if (!nics) {
+        co_await guest->client->close();
+        co_return std::unexpected(nics.error());
+    }
+    co_return guest;
+}
+
+Task<Result<>> Guest::find_nics(pid_t pid, AttachOptions options, Json manifest) {
+    auto const tap_options = command_line.taps();
+    if (tap_options.empty()) co_return Result<>{};
+    CO_TRY(auto given, parse_addresses(options.addresses));
+    CO_TRY(auto socket, netmove::Netlink::open());
+    netlink = std::make_unique<netmove::Netlink>(std::move(socket));
+    CO_TRY(auto taps, netmove::Tap::duplicate_from(pid));
+    auto const recorded = manifest["interfaces"].elements();
+    for (std::size_t index = 0; index < tap_options.size(); ++index) {
+        auto* tap = tap_for(taps, tap_options[index], index);
+        if (tap == nullptr) {
+            co_return fail(Errc::refused, "QEMU (process {}) holds no tap for netdev {}", pid,
+                           tap_options[index].id);
+        }
+        CO_TRY(auto const mac, co_await mac_of(*client, tap_options[index], index));
+        CO_TRY(auto nic, make_nic(loop, *netlink, tap_options[index].id, mac, std::move(*tap)));
+        if (index < recorded.size()) {
+            auto const known = netmove::GuestInterface::from_json(recorded[index]);
+            if (known) nic->interface.addresses = known->addresses;
+        }
+        if (index == 0 && !given.empty()) nic->interface.addresses = given;
+        nics.push_back(std::move(nic));
+    }
+    co_return Result<>{};
+}
+
+Task<void> Guest::watch(std::stop_token token) {
+    core::TaskGroup scope(loop);
+    auto watch_one = [](netmove::AddressWatcher& watcher, std::stop_token stop) -> Task<void> {
+        auto ended = co_await watcher.run(stop);
+        if (!ended)
+            core::log::warning("watching the guest's addresses ended: {}",
+                               ended.error().sentence());
+    };
+    for (auto& nic : nics) scope.spawn(watch_one(*nic->watcher, token));
+    co_await scope.join();
+}
+
+void Guest::take_in_addresses() {
+    for (auto& nic : nics) {
+        auto& known = nic->interface.addresses;
+        for (auto const& seen : nic->watcher->addresses()) {
+            bool const have = std::find(known.begin(), known.end(), seen) != known.end();
+            if (!have && known.size() < netmove::interface_addresses_max) known.push_back(seen);
+        }
+        nic->interface.router = nic->watcher->router();
+    }
+}
+
+Task<Result<>> Guest::reconnect(Deadline deadline) {
+    auto const socket = client->socket_path();
+    co_await client->close();
+    CO_TRY(client, co_await qmp::Client::connect(loop, socket, deadline));
+    co_return Result<>{};
+}
+
+Task<void> Guest::close() {
+    if (client) co_await client->close();
+}
+
+Result<> Guest::write_manifest() const {
+    Json interfaces = Json::array();
+    for (auto const& nic : nics) interfaces.add(nic->interface.to_json());
+    auto const manifest = Json::object({{"guest", name},
+                                        {"pid", static_cast<std::int64_t>(process.pid())},
+                                        {"qmp_socket", client->socket_path()},
+                                        {"argv", strings(command_line.argv())},
+                                        {"working_directory", working_directory},
+                                        {"interfaces", interfaces}});
+    return write_durably(manifest_path(paths, name), manifest.dump_pretty() + "\n");
+}
+
+void Guest::forget() const {
+    std::error_code
+        ignored;  // what cannot be removed is found, and said, by the next who needs the place
+    std::filesystem::remove(manifest_path(paths, name), ignored);
+    std::filesystem::remove_all(paths.run(name), ignored);
+}
+
+}  // namespace sidecar

@@ -1,0 +1,101 @@
+// Guest: one QEMU, as its sidecar holds it: process, QMP, command line, taps and what was learned
+// of its addresses. Made by launching, by attaching, or (destination) by preparing for an incoming
+// migration.
+//
+// What a restarted sidecar needs to find all this again is in the manifest, in the guest's state
+// directory.
+#pragma once
+
+#include <signal.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/process.hpp"
+#include "core/sync.hpp"
+#include "netmove/mover.hpp"
+#include "netmove/netlink.hpp"
+#include "netmove/tap.hpp"
+#include "netmove/watcher.hpp"
+#include "qmp/client.hpp"
+#include "qmp/command_line.hpp"
+#include "qmp/launch.hpp"
+#include "sidecar/host/paths.hpp"
+#include "sidecar/host/settings.hpp"
+
+namespace sidecar {
+
+/// One interface of the guest on this host.
+struct Nic {
+    netmove::GuestInterface interface;
+    netmove::Tap tap;
+    std::unique_ptr<netmove::AddressWatcher> watcher;
+};
+
+class Guest {
+public:
+    /// Starts QEMU as `sidecar run` was told: opens the taps, adds the monitor.
+    static core::Task<core::Result<std::unique_ptr<Guest>>> launch(core::Loop& loop, Paths paths,
+                                                                   std::string name,
+                                                                   RunOptions options);
+    /// Joins a running QEMU. Without a socket: the one of the manifest.
+    static core::Task<core::Result<std::unique_ptr<Guest>>> attach(core::Loop& loop, Paths paths,
+                                                                   std::string name,
+                                                                   AttachOptions options);
+    /// From what the destination prepared: a QEMU that waits for the guest.
+    struct Prepared {
+        qmp::Launched launched;
+        qmp::CommandLine command_line;
+        std::string working_directory;
+        std::vector<std::unique_ptr<Nic>> nics;
+        std::unique_ptr<netmove::Netlink> netlink;
+    };
+    Guest(core::Loop& loop, Paths paths, std::string name, Prepared prepared);
+    ~Guest();
+
+    core::Loop& loop;
+    Paths paths;
+    std::string name;
+    core::Process process;
+    std::unique_ptr<qmp::Client> client;
+    qmp::CommandLine command_line;
+    std::string working_directory;
+    std::unique_ptr<netmove::Netlink> netlink;
+    std::vector<std::unique_ptr<Nic>> nics;
+
+    /// Watches the guest's addresses until stopped; one task per interface inside.
+    core::Task<void> watch(std::stop_token token);
+    /// Puts what the watchers know into each interface, given addresses first.
+    void take_in_addresses();
+    /// Connects to QMP again after the monitor's connection was lost, QEMU being alive.
+    core::Task<core::Result<>> reconnect(core::Deadline deadline);
+    /// Ends our connection; QEMU goes on.
+    core::Task<void> close();
+
+    core::Result<> write_manifest() const;
+    /// Removes what this host keeps of the guest: manifest and run directory.
+    void forget() const;
+
+private:
+    core::Task<core::Result<>> find_nics(pid_t pid, AttachOptions options, core::Json manifest);
+};
+
+/// Taps opened here for a QEMU that is to be started, and how it gets them.
+struct OpenedTaps {
+    /// `netdev`: QEMU's id of it.
+    void add(netmove::Tap tap, std::string netdev);
+
+    std::vector<netmove::Tap> taps;
+    std::vector<qmp::TapDescriptors> numbers;      ///< What QEMU's command line says.
+    std::vector<std::pair<int, int>> descriptors;  ///< {ours, QEMU's}
+};
+
+/// The manifest of a guest on this host; null when there is none.
+core::Result<core::Json> read_manifest(Paths const& paths, std::string const& guest);
+
+/// Absolute path of `path` as a process in `working_directory` sees it.
+std::string absolute(std::string const& path, std::string const& working_directory);
+
+}  // namespace sidecar

@@ -1,0 +1,170 @@
+#include "sidecar/guest/guest_drift.hpp"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+
+#include "qmp/block.hpp"
+#include "qmp/vm.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Result;
+using core::Task;
+
+namespace {
+
+constexpr std::string_view anonymous = "(anonymous) ";
+
+bool same_file(std::string const& one, std::string const& other) {
+    struct stat a{};
+    struct stat b{};
+    return stat(one.c_str(), &a) == 0 && stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+/// The ids of `-device`. Others (-drive if=virtio, -nic) make anonymous devices.
+Result<std::vector<std::string>> named_devices(qmp::CommandLine const& line) {
+    std::vector<std::string> names;
+    for (auto const& option : line.options()) {
+        if (option.kind() != "device") continue;
+        TRY(auto const settings, option.settings());
+        if (auto const id = settings.get("id")) names.push_back(*id);
+    }
+    return names;
+}
+
+/// The first of `names` that is not in `others`.
+std::optional<std::string> first_missing(std::vector<std::string> const& names,
+                                         std::vector<std::string> const& others) {
+    for (auto const& name : names) {
+        if (std::ranges::find(others, name) == others.end()) return name;
+    }
+    return {};
+}
+
+Result<> check_devices(std::vector<std::string> const& before,
+                       std::vector<std::string> const& now) {
+    if (auto const plugged = first_missing(now, before)) {
+        return fail(Errc::refused,
+                    "the device {} was plugged in while the guest was copied, and the destination "
+                    "does not have it: take it out, and migrate again",
+                    *plugged);
+    }
+    if (auto const taken = first_missing(before, now)) {
+        return fail(Errc::refused,
+                    "the device {} was taken out while the guest was copied, and the destination "
+                    "still has it: plug it in again, and migrate again",
+                    *taken);
+    }
+    return {};
+}
+
+Result<> check_disk(MovedDisk const& disk, std::vector<qmp::BlockDevice> const& devices) {
+    auto const now = std::ranges::find_if(devices, [&](qmp::BlockDevice const& device) {
+        return device.device == disk.device && device.qdev == disk.qdev;
+    });
+    if (now == devices.end() || !now->inserted) {
+        return fail(Errc::refused,
+                    "disk {} was taken out or ejected while the guest was copied: migrate again, "
+                    "the guest as it is now",
+                    disk.name);
+    }
+    if (now->node_name != disk.node) {
+        return fail(Errc::refused,
+                    "disk {} writes to {} now, which was not there when the copy began (a snapshot "
+                    "was taken?): take it back, and migrate again",
+                    disk.name, now->file_name);
+    }
+    if (now->virtual_bytes != disk.virtual_bytes) {
+        return fail(Errc::refused,
+                    "disk {} had {} bytes when the copy began and has {} now: migrate again",
+                    disk.name, disk.virtual_bytes, now->virtual_bytes);
+    }
+    return {};
+}
+
+}  // namespace
+
+Task<Result<std::vector<std::string>>> device_names(qmp::Client& client, Deadline deadline) {
+    std::vector<std::string> names;
+    for (bool const named : {true, false}) {
+        std::string const path = named ? "/machine/peripheral" : "/machine/peripheral-anon";
+        CO_TRY(auto const children, co_await qmp::qom_list(client, path, deadline));
+        for (auto const& child : children) {
+            if (!child.type.starts_with("child<")) continue;
+            names.push_back(std::string(named ? "" : anonymous) + child.name);
+        }
+    }
+    co_return names;
+}
+
+Result<> check_as_started(qmp::CommandLine const& line, Description const& description) {
+    TRY(auto const started, named_devices(line));
+    std::vector<std::string> with_id;
+    std::ranges::copy_if(description.devices, std::back_inserter(with_id),
+                         [](auto const& name) { return !name.starts_with(anonymous); });
+    if (auto const plugged = first_missing(with_id, started)) {
+        return fail(Errc::refused,
+                    "the device {} was plugged in after QEMU's start, and the destination starts "
+                    "from the command line: take it out before",
+                    *plugged);
+    }
+    if (auto const taken = first_missing(started, with_id)) {
+        return fail(Errc::refused,
+                    "the device {} of QEMU's command line was taken out, and the destination "
+                    "starts from the command line: plug it in again before",
+                    *taken);
+    }
+    auto const images = line.disks();
+    for (auto const& disk : description.disks) {
+        bool const named = std::ranges::any_of(images, [&](qmp::DiskOption const& image) {
+            return image.local && !image.backing &&
+                   same_file(absolute(image.file_name, description.working_directory), disk.path);
+        });
+        if (named) continue;
+        return fail(Errc::refused,
+                    "disk {} writes to {}, which QEMU's command line does not name (a snapshot was "
+                    "taken?), and the destination starts from the command line: commit it first",
+                    disk.name, disk.path);
+    }
+    return {};
+}
+
+Task<Result<>> check_same_disks(qmp::Client& client, Description const& description,
+                                Deadline deadline) {
+    CO_TRY(auto const devices, co_await qmp::query_block(client, deadline));
+    for (auto const& disk : description.disks) {
+        CO_TRY_VOID(check_disk(disk, devices));
+        if (disk.bases.empty()) continue;
+        CO_TRY_VOID(
+            co_await check_same_chain(client, disk, description.working_directory, deadline));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> check_same_parts(qmp::Client& client, Description const& description,
+                                Deadline deadline) {
+    CO_TRY(auto const devices, co_await device_names(client, deadline));
+    CO_TRY_VOID(check_devices(description.devices, devices));
+    co_return co_await check_same_disks(client, description, deadline);
+}
+
+Task<Result<>> check_same_guest(qmp::Client& client, Description const& description,
+                                Deadline deadline) {
+    CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
+    if (!status.running) {
+        co_return fail(Errc::refused,
+                       "the guest was stopped while it was copied (QEMU says {}): continue it, and "
+                       "migrate again",
+                       status.status);
+    }
+    co_return co_await check_same_parts(client, description, deadline);
+}
+
+}  // namespace sidecar

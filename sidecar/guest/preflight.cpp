@@ -1,0 +1,305 @@
+#include "sidecar/guest/preflight.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <sstream>
+
+#include "netmove/network.hpp"
+#include "netmove/vxlan_mover.hpp"
+#include "storage/image.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::fail_errno;
+using core::Result;
+using core::Task;
+
+namespace {
+
+/// Kept free beside the disks: metadata of the images, the journal, logs.
+constexpr std::uint64_t disk_slack_bytes = 64ULL << 20;
+/// `qemu-system-x86_64 -machine help` prints 5 KiB.
+constexpr std::size_t help_bytes_max = 1 << 20;
+
+std::string qemu_program(HostMaps const& maps, Description const& description) {
+    return maps.qemu.empty() ? description.argv.front() : maps.qemu;
+}
+
+Task<Result<>> check_qemu(core::Loop& loop, std::string program, std::string machine_type,
+                          Deadline deadline) {
+    auto const help =
+        co_await core::output_of(loop, {program, "-machine", "help"}, help_bytes_max, deadline);
+    if (!help) {
+        co_return fail(Errc::refused,
+                       "QEMU ({}) cannot be started on the destination: {}; name another with "
+                       "`serve --qemu`",
+                       program, help.error().what);
+    }
+    std::istringstream lines(*help);
+    for (std::string line; std::getline(lines, line);) {
+        if (line.starts_with(machine_type + " ")) co_return Result<>{};
+    }
+    co_return fail(
+        Errc::refused,
+        "QEMU on the destination ({}) does not know the machine type {}: it is older than "
+        "the source's",
+        program, machine_type);
+}
+
+Result<> check_file(std::string const& path, std::string const& what) {
+    if (access(path.c_str(), R_OK) == 0) return {};
+    return fail(Errc::refused, "{} is needed as {} on the destination and cannot be read there: {}",
+                what, path, std::strerror(errno));
+}
+
+/// The source's command line with what will be one image named as one.
+Result<qmp::CommandLine> flattened(Description const& description) {
+    TRY(auto line, qmp::CommandLine::parse(description.argv));
+    for (auto const& disk : description.disks) {
+        if (disk.layers_above_base > 1) line.flatten(disk.node, disk.layers_above_base);
+    }
+    return line;
+}
+
+/// The guest's files that do not travel (kernel, firmware, read-only images) and the paths of
+/// those made here.
+Result<> check_files(HostMaps const& maps, Description const& description) {
+    TRY(auto const line, flattened(description));
+    auto const here = [&](std::string const& path) {
+        return map_path(maps, absolute(path, description.working_directory));
+    };
+    for (auto const& file : line.files()) TRY_VOID(check_file(here(file.path), file.option));
+    for (auto const& disk : line.disks()) {
+        if (disk.local && (disk.read_only || disk.cdrom) && !disk.file_name.empty()) {
+            TRY_VOID(check_file(here(disk.file_name), "the read-only image of " + disk.id));
+        }
+    }
+    for (auto const& socket : line.sockets()) {
+        auto const directory = std::filesystem::path(here(socket.path)).parent_path().string();
+        if (access(directory.c_str(), W_OK) != 0) {
+            return fail(Errc::refused, "`{}` needs the directory {} on the destination: {}",
+                        socket.option, directory, std::strerror(errno));
+        }
+    }
+    return {};
+}
+
+Result<> check_disks(HostMaps const& maps, Description const& description) {
+    std::map<dev_t, std::pair<std::string, std::uint64_t>> by_device;
+    for (auto const& disk : description.disks) {
+        auto const path = map_path(maps, disk.path);
+        auto const directory = std::filesystem::path(path).parent_path().string();
+        struct stat entry{};
+        if (stat(directory.c_str(), &entry) < 0) {
+            return fail(
+                Errc::refused,
+                "the directory {} for disk {} is not on the destination: make it, or map it "
+                "with `serve --map-path`",
+                directory, disk.name);
+        }
+        if (access(directory.c_str(), W_OK) != 0) {
+            return fail(Errc::refused, "disk {} cannot be made in {} on the destination: {}",
+                        disk.name, directory, std::strerror(errno));
+        }
+        struct stat existing{};
+        if (lstat(path.c_str(), &existing) == 0) {
+            auto const busy = storage::in_use(path);
+            return fail(Errc::refused,
+                        "{} (for disk {}) is on the destination already{}: remove it first", path,
+                        disk.name, busy && *busy ? " and in use" : "");
+        }
+        auto& place = by_device[entry.st_dev];
+        place.first = directory;
+        place.second += disk.allocated_bytes;
+    }
+    for (auto const& [device, place] : by_device) {
+        TRY(auto const free, storage::free_bytes(place.first));
+        if (free < place.second + disk_slack_bytes) {
+            return fail(Errc::refused,
+                        "the disks need {} MiB in {} on the destination, and {} MiB are free there",
+                        (place.second + disk_slack_bytes) >> 20, place.first, free >> 20);
+        }
+    }
+    return {};
+}
+
+Result<> check_memory(Description const& description) {
+    std::ifstream file("/proc/meminfo");
+    for (std::string line; std::getline(file, line);) {
+        constexpr std::string_view key = "MemAvailable:";
+        if (!line.starts_with(key)) continue;
+        auto const available = std::strtoull(line.c_str() + key.size(), nullptr, 10) * 1024;
+        if (available < description.ram_bytes) {
+            return fail(Errc::refused,
+                        "the guest has {} MiB of RAM, and the destination has {} MiB available",
+                        description.ram_bytes >> 20, available >> 20);
+        }
+    }
+    return {};
+}
+
+/// What keeps the guest's protocols apart at the source must do so here.
+Result<> check_same_network(netmove::GuestInterface const& interface, netmove::Link const& bridge) {
+    TRY(auto const network, netmove::network_of(bridge));
+    if (network == interface.network) return {};
+    auto const kind = [](std::string const& protocol) {
+        return protocol.empty()     ? "any bridge"
+               : protocol == "ipv4" ? "an IPv4 network"
+                                    : "an IPv6 network";
+    };
+    return fail(Errc::refused,
+                "the guest's interface {} is in {} at the source, and {} on the destination is {}: "
+                "make such a network there (`sidecar network create`), or map the bridge to one "
+                "(`serve --map-bridge {}=NAME`)",
+                interface.netdev, kind(interface.network), bridge.name, kind(network),
+                interface.bridge);
+}
+
+/// The guest's L2 is the same on both hosts, and as wide.
+Result<> check_vxlan(netmove::Netlink& netlink, std::string const& bridge,
+                     netmove::GuestInterface interface) {
+    TRY(auto const device, netmove::vxlan_port(netlink, bridge));
+    TRY(interface.vxlan_destination, netmove::vxlan_end(netlink, bridge));
+    TRY_VOID(netmove::check_vxlan_ends(interface));
+    if (!device || !interface.vxlan_source) return {};
+    return netmove::check_vxlan_mtu(netlink, *device, interface.vxlan_source->local, interface.mtu);
+}
+
+Result<> check_network(HostMaps const& maps, Description const& description) {
+    if (description.interfaces.empty()) return {};
+    if (access("/dev/net/tun", R_OK | W_OK) != 0) {
+        return fail_errno(errno, "the destination cannot open /dev/net/tun, which taps need");
+    }
+    TRY(auto netlink, netmove::Netlink::open());
+    for (auto const& interface : description.interfaces) {
+        if (interface.bridge.empty()) continue;
+        auto const bridge = map_bridge(maps, interface.bridge);
+        TRY(auto const link, netlink.find_link(bridge));
+        if (!link || link->kind != "bridge") {
+            return fail(Errc::refused,
+                        "there is no bridge {} on the destination: make it, or map it with `serve "
+                        "--map-bridge {}=NAME`",
+                        bridge, interface.bridge);
+        }
+        if (link->mtu < interface.mtu) {
+            return fail(
+                Errc::refused,
+                "bridge {} on the destination has MTU {}, the guest's interface {}: raise it",
+                bridge, link->mtu, interface.mtu);
+        }
+        TRY_VOID(check_same_network(interface, *link));
+        TRY_VOID(check_vxlan(netlink, bridge, interface));
+    }
+    return {};
+}
+
+}  // namespace
+
+std::string map_path(HostMaps const& maps, std::string const& path) {
+    std::pair<std::string, std::string> const* best = nullptr;
+    for (auto const& entry : maps.paths) {
+        auto const& from = entry.first;
+        bool const covers =
+            path == from || path.starts_with(from.ends_with('/') ? from : from + "/");
+        if (covers && (best == nullptr || from.size() > best->first.size())) best = &entry;
+    }
+    if (best == nullptr) return path;
+    return (std::filesystem::path(best->second + "/" + path.substr(best->first.size())))
+        .lexically_normal()
+        .string();
+}
+
+std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
+    for (auto const& [from, to] : maps.bridges) {
+        if (from == bridge) return to;
+    }
+    return bridge;
+}
+
+Result<core::Json> vxlan_ends_here(HostMaps const& maps, Description const& description) {
+    auto out = core::Json::array();
+    if (description.interfaces.empty()) return out;
+    TRY(auto netlink, netmove::Netlink::open());
+    for (auto const& interface : description.interfaces) {
+        std::optional<netmove::VxlanEnd> end;
+        if (!interface.bridge.empty()) {
+            TRY(end, netmove::vxlan_end(netlink, map_bridge(maps, interface.bridge)));
+        }
+        out.add(end ? end->to_json() : core::Json());
+    }
+    return out;
+}
+
+Result<std::vector<netmove::GuestInterface>> map_interfaces(
+    netmove::Netlink& netlink, HostMaps const& maps,
+    std::vector<netmove::GuestInterface> interfaces) {
+    constexpr int names_max = 4096;
+    std::vector<std::string> ours;
+    for (auto& interface : interfaces) {
+        interface.bridge = map_bridge(maps, interface.bridge);
+        auto name = interface.tap;
+        for (int number = 0; number < names_max; ++number) {
+            TRY(auto const existing, netlink.find_link(name));
+            if (!existing && std::find(ours.begin(), ours.end(), name) == ours.end()) break;
+            name = fmt::format("sct{}", number);
+        }
+        interface.tap = name;
+        ours.push_back(name);
+    }
+    return interfaces;
+}
+
+Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description const& description,
+                                          std::vector<qmp::TapDescriptors> const& taps,
+                                          bool incoming) {
+    TRY(auto const line, flattened(description));
+    qmp::Mapping mapping;
+    mapping.qemu = maps.qemu;
+    mapping.machine_type = description.machine_type;
+    mapping.qmp_fd = qmp::qmp_fd_in_qemu;
+    mapping.working_directory = description.working_directory;
+    mapping.prefixes = maps.paths;
+    mapping.taps = taps;
+    mapping.incoming = incoming;
+    return line.for_destination(mapping);
+}
+
+Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
+                         Description const& description, Deadline deadline) {
+    CO_TRY(auto const manifest, read_manifest(paths, description.guest));
+    if (!manifest.is_null()) {
+        auto const process = core::Process::open(static_cast<pid_t>(manifest["pid"].integer_or(0)));
+        if (process && process->running()) {
+            co_return fail(Errc::refused, "a guest named {} runs on the destination already",
+                           description.guest);
+        }
+    }
+    std::vector<qmp::TapDescriptors>
+        taps;  // numbers are enough to see whether the command line can be mapped
+    int number = qmp::first_tap_fd_in_qemu;
+    for (auto const& interface : description.interfaces) {
+        qmp::TapDescriptors one{interface.netdev, {}};
+        for (int queue = 0; queue < interface.queues; ++queue) one.fds.push_back(number++);
+        taps.push_back(std::move(one));
+    }
+    CO_TRY_VOID(check_bases(maps, description));
+    CO_TRY_VOID(map_command_line(maps, description, taps));
+    CO_TRY_VOID(check_files(maps, description));
+    CO_TRY_VOID(check_disks(maps, description));
+    CO_TRY_VOID(check_memory(description));
+    CO_TRY_VOID(check_network(maps, description));
+    co_return co_await check_qemu(loop, qemu_program(maps, description), description.machine_type,
+                                  deadline);
+}
+
+}  // namespace sidecar

@@ -1,0 +1,44 @@
+// Receiving: how a source's guest reads on this host (paths, bridges, taps, QEMU), and the checks
+// that need only looking. Used by the destination before it makes anything. Everything in a
+// Description is remote input.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "netmove/netlink.hpp"
+#include "qmp/command_line.hpp"
+#include "sidecar/guest/description.hpp"
+#include "sidecar/host/settings.hpp"
+
+namespace sidecar {
+
+/// FROM=TO applied to a path: the longest FROM that is the path or a directory above it; else
+/// unchanged.
+std::string map_path(HostMaps const& maps, std::string const& path);
+/// The bridge here for the source's; unchanged when no map names it.
+std::string map_bridge(HostMaps const& maps, std::string const& bridge);
+
+/// The VXLAN ends of this host, one for each interface, or null: what `check` answers.
+core::Result<core::Json> vxlan_ends_here(HostMaps const& maps, Description const& description);
+
+/// The source's interfaces with this host's bridge and tap names; a tap name that is taken here
+/// becomes a free one.
+core::Result<std::vector<netmove::GuestInterface>> map_interfaces(
+    netmove::Netlink& netlink, HostMaps const& maps,
+    std::vector<netmove::GuestInterface> interfaces);
+
+/// QEMU's command line for this host; taps are `taps`, already opened. `incoming`: as
+/// qmp::Mapping's.
+core::Result<qmp::CommandLine> map_command_line(HostMaps const& maps,
+                                                Description const& description,
+                                                std::vector<qmp::TapDescriptors> const& taps,
+                                                bool incoming = true);
+
+/// Fails with refused, saying what to do, when this host cannot receive the guest: no QEMU or
+/// machine type, a file missing, an image in the way, too little disk or memory, no bridge, no
+/// privilege. Touches nothing.
+core::Task<core::Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
+                                     Description const& description, core::Deadline deadline);
+
+}  // namespace sidecar

@@ -1,0 +1,180 @@
+#include <iterator>
+
+#include "core/base64.hpp"
+#include "core/log.hpp"
+#include "sidecar/handover/frames.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+Result<> DestinationFrames::add(Guest& guest, std::optional<netmove::Gate> gate,
+                                std::size_t index) {
+    auto const& tap = guest.nics[index]->tap;
+    TRY(auto injector, netmove::Injector::open(*guest.netlink, tap.name()));
+    nics_.push_back({std::move(injector), &tap, guest.netlink.get(), std::move(gate), {}, 0, 0});
+    return {};
+}
+
+Result<> DestinationFrames::prepare(Guest& guest) {
+    nics_.clear();
+    closed_ = false;
+    for (std::size_t index = 0; index < guest.nics.size(); ++index) {
+        auto gate = netmove::Gate::install(*guest.netlink, guest.nics[index]->tap);
+        if (!gate) {
+            core::log::warning("guest={} frames may overtake each other at the move: {}",
+                               guest.name, gate.error().sentence());
+        }
+        TRY_VOID(add(guest, gate ? std::optional(std::move(*gate)) : std::nullopt, index));
+    }
+    return {};
+}
+
+Result<> DestinationFrames::find(Guest& guest) {
+    nics_.clear();
+    for (std::size_t index = 0; index < guest.nics.size(); ++index) {
+        TRY(auto gate, netmove::Gate::find(*guest.netlink, guest.nics[index]->tap));
+        TRY_VOID(add(guest, std::move(gate), index));
+    }
+    return {};
+}
+
+void DestinationFrames::close() {
+    fired_ = true;
+    if (std::exchange(closed_, true)) return;
+    for (auto& nic : nics_) {
+        if (!nic.gate) continue;
+        auto const closed = nic.gate->close();
+        if (!closed) core::log::warning("{}", closed.error().sentence());
+    }
+}
+
+Result<Json> DestinationFrames::take(Json const& arguments) {
+    TRY(auto const index, arguments.integer("nic"));
+    TRY(auto const first, arguments.integer("first"));
+    TRY(auto const text, arguments.text("frames"));
+    if (index < 0 || static_cast<std::size_t>(index) >= nics_.size()) {
+        return fail(Errc::protocol, "the source sent frames of NIC {}, which is none", index);
+    }
+    auto& nic = nics_[static_cast<std::size_t>(index)];
+    if (first < 0 || static_cast<std::size_t>(first) > nic.taken) {
+        return fail(Errc::protocol, "the source sent frames from {} on, {} were before", first,
+                    nic.taken);
+    }
+    TRY(auto const bytes, core::from_base64(text));
+    TRY(auto frames, netmove::from_wire(bytes));
+    auto const known = std::min(nic.taken - static_cast<std::size_t>(first), frames.size());
+    auto const news = std::span(frames).subspan(known);
+    for (auto const& frame : news) nic.bytes += frame.size();
+    if (nic.bytes > netmove::caught_bytes_max) {
+        return fail(Errc::protocol, "the source sent more than {} bytes of frames",
+                    netmove::caught_bytes_max);
+    }
+    nic.taken += news.size();
+    if (let_in_) {
+        late_ += news.size();
+        put(nic, news);
+    } else {
+        std::move(news.begin(), news.end(), std::back_inserter(nic.frames));
+    }
+    came_.set();
+    return Json::object({{"taken", static_cast<std::uint64_t>(nic.taken)}});
+}
+
+bool DestinationFrames::complete() const {
+    auto const counts = expected_.elements();
+    for (std::size_t index = 0; index < counts.size() && index < nics_.size(); ++index) {
+        if (counts[index].integer_or(0) > static_cast<std::int64_t>(nics_[index].taken)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void DestinationFrames::put(Nic& nic, std::span<netmove::CaughtFrame const> frames) {
+    for (auto const& frame : frames) {
+        auto const put = nic.injector.put(frame);
+        if (!put) core::log::debug("{}", put.error().sentence());
+        ++(put && *put ? replayed_ : lost_);
+    }
+}
+
+Task<void> DestinationFrames::deliver_frames(Deadline deadline) {
+    if (let_in_) co_return;
+    while (!complete()) {
+        came_.reset();
+        if (!co_await came_.wait(deadline)) break;
+    }
+    let_in_ = true;
+    for (auto& nic : nics_) {
+        // (The ring keeps its length: the kernel would empty the gate to change it.)
+        put(nic, nic.frames);
+        nic.frames.clear();
+        if (!nic.gate) continue;
+        auto const before = nic.netlink->link(nic.tap->name());
+        if (auto const waiting = nic.gate->count()) {
+            waited_ += waiting->waiting;
+            lost_ += waiting->dropped;
+        }
+        auto const opened = nic.gate->open();
+        if (!opened) core::log::error("{}", opened.error().sentence());
+        auto const after = nic.netlink->link(nic.tap->name());
+        if (before && after) lost_ += after->dropped - before->dropped;
+    }
+}
+
+Task<void> DestinationFrames::given_back(Deadline deadline) {
+    if (fired_ && !let_in_) (void)co_await given_back_.wait(deadline);
+}
+
+Result<Json> DestinationFrames::give_back(bool last) {
+    Json parts = Json::array();
+    std::size_t room = limits::frames_given_back_bytes_max;
+    bool more = false;
+    for (std::size_t index = 0; index < nics_.size(); ++index) {
+        auto& nic = nics_[index];
+        if (nic.gate && closed_) TRY_VOID(nic.gate->open());
+        TRY(auto caught, netmove::catch_frames(*nic.tap, netmove::caught_bytes_max - nic.bytes));
+        for (auto& frame : caught.frames) {
+            if (netmove::Gate::is_own(frame)) continue;
+            nic.bytes += frame.size();
+            nic.frames.push_back(std::move(frame));
+        }
+        auto const batch = room == 0 ? 0 : netmove::frames_within(nic.frames, room);
+        auto const now = std::span(nic.frames).first(batch);
+        auto const wire = netmove::to_wire(now);
+        room -= std::min(room, wire.size());
+        if (!now.empty()) {
+            parts.add(Json::object({{"nic", index}, {"frames", core::to_base64(wire)}}));
+        }
+        for (auto const& frame : now) nic.bytes -= frame.size();
+        nic.frames.erase(nic.frames.begin(),
+                         nic.frames.begin() + static_cast<std::ptrdiff_t>(batch));
+        more = more || !nic.frames.empty();
+    }
+    closed_ = false;
+    if (last && !more) given_back_.set();
+    return Json::object({{"frames", parts}, {"more", more}});
+}
+
+void DestinationFrames::remove() {
+    for (auto& nic : nics_) {
+        auto const removed = netmove::Gate::remove(*nic.netlink, nic.tap->name());
+        if (!removed) core::log::debug("{}", removed.error().sentence());
+    }
+    nics_.clear();
+}
+
+Json DestinationFrames::report() const {
+    return Json::object({{"replayed", static_cast<std::uint64_t>(replayed_)},
+                         {"waited", static_cast<std::uint64_t>(waited_)},
+                         {"late", static_cast<std::uint64_t>(late_)},
+                         {"lost", static_cast<std::uint64_t>(lost_)}});
+}
+
+}  // namespace sidecar

@@ -1,0 +1,353 @@
+#include <poll.h>
+#include <sys/epoll.h>
+
+#include "core/base64.hpp"
+#include "core/log.hpp"
+#include "qmp/vm.hpp"
+#include "sidecar/handover/frames.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+namespace {
+
+/// Of QEMU's object that records what it reads from a NIC's tap.
+std::string filter_id(std::size_t nic) { return fmt::format("sidecar-frames-{}", nic); }
+
+/// Of a virtio-net, the first of each pair (virtio 1.2, 5.1.2).
+constexpr unsigned receive_queue = 0;
+
+bool is_from(netmove::CaughtFrame const& frame, netmove::MacAddress const& mac) {
+    constexpr std::size_t source_at = netmove::virtio_header_size + 6;
+    return std::equal(mac.bytes.begin(), mac.bytes.end(), frame.begin() + source_at);
+}
+
+}  // namespace
+
+Task<Result<SourceFrames::Recording>> SourceFrames::begin_recording(std::size_t nic,
+                                                                    Deadline deadline) {
+    auto const& interface = guest_.nics[nic]->interface;
+    auto const path = fmt::format("{}/frames-{}.pcap", guest_.paths.run(guest_.name), nic);
+    CO_TRY_VOID(injector(nic));  // begin() has no time to open it
+    CO_TRY(auto sent, netmove::FrameRecorder::open(*guest_.netlink, interface.tap));
+    CO_TRY(auto read, netmove::ReadRecorder::make(path));
+    auto const added = co_await qmp::object_add(*guest_.client,
+                                                Json::object({{"qom-type", "filter-dump"},
+                                                              {"id", filter_id(nic)},
+                                                              {"netdev", interface.netdev},
+                                                              {"queue", "tx"},
+                                                              {"file", path}}),
+                                                deadline);
+    CO_TRY_VOID(read.opened());
+    CO_TRY_VOID(added);
+    auto device = co_await virtio_device(interface.netdev, deadline);
+    co_return Recording{nic, std::move(sent), std::move(read), std::move(device)};
+}
+
+Task<std::string> SourceFrames::virtio_device(std::string netdev, Deadline deadline) {
+    auto const devices = co_await qmp::query_virtio(*guest_.client, "virtio-net", deadline);
+    if (!devices) co_return "";
+    for (auto const& path : *devices) {
+        auto const parent = path.substr(0, path.rfind('/'));
+        auto const its = co_await qmp::qom_get(*guest_.client, parent, "netdev", deadline);
+        if (its && its->text_or("") == netdev) co_return path;
+    }
+    co_return "";
+}
+
+Task<void> SourceFrames::record(Deadline deadline) {
+    if (!recordings_.empty()) co_return;
+    for (std::size_t nic = 0; nic < guest_.nics.size(); ++nic) {
+        auto recording = co_await begin_recording(nic, deadline);
+        if (recording) {
+            recordings_.push_back(std::move(*recording));
+        } else {
+            core::log::info("guest={} up to two frames for {} may be lost at STOP: {}", guest_.name,
+                            guest_.nics[nic]->interface.mac.text(), recording.error().sentence());
+        }
+    }
+    recorders_stop_ = std::stop_source();
+    for (std::size_t which = 0; which < recordings_.size(); ++which) {
+        recorders_.spawn(keep_recording(which, true));
+        recorders_.spawn(keep_recording(which, false));
+    }
+}
+
+Task<void> SourceFrames::keep_recording(std::size_t which, bool sent) {
+    auto const deadline = Deadline::never(recorders_stop_.get_token());
+    for (;;) {
+        auto& recording = recordings_[which];
+        int const fd = sent ? recording.sent.descriptor() : recording.read.descriptor();
+        if (!co_await guest_.loop.poll(fd, POLLIN, deadline)) co_return;
+        auto const taken = sent ? recording.sent.take_in() : recording.read.take_in();
+        if (!taken) {
+            core::log::warning("guest={} {}", guest_.name, taken.error().sentence());
+            co_return;
+        }
+    }
+}
+
+Task<void> SourceFrames::end_recording(Deadline deadline) {
+    recorders_stop_.request_stop();
+    co_await recorders_.join();
+    recordings_.clear();
+    for (std::size_t nic = 0; nic < guest_.nics.size(); ++nic) {
+        (void)co_await qmp::object_del(*guest_.client, filter_id(nic), deadline);
+    }
+}
+
+/// What QEMU has read since it took the guest for stopped, before what is in the rings. Of a guest
+/// that stays, only what QEMU will not give it: it may run again already.
+void SourceFrames::recover(bool guest_stays) {
+    if (std::exchange(recovered_, true)) return;
+    for (auto& recording : recordings_) {
+        (void)recording.read.take_in();
+        auto read = guest_stays ? recording.read.thrown_away() : recording.read.read_last();
+        if (recording.held) read.insert(read.begin(), *recording.held);
+        auto frames = netmove::matching(read, recording.sent.frames());
+        auto& nic = nics_[recording.nic];
+        nic.recovered = frames.size();
+        // What it read last, it keeps.
+        nic.qemu_has_one =
+            !guest_stays && !frames.empty() && netmove::same_frame(read.back(), frames.back());
+        for (auto& frame : frames) nic.bytes += frame.size();
+        nic.frames.insert(nic.frames.begin(), std::make_move_iterator(frames.begin()),
+                          std::make_move_iterator(frames.end()));
+    }
+}
+
+// Kept open: the kernel closes a packet socket in 15 ms (synchronize_net), which nobody has who
+// has stopped a guest.
+Result<netmove::Injector const*> SourceFrames::injector(std::size_t nic) {
+    auto known = injectors_.find(nic);
+    if (known == injectors_.end()) {
+        TRY(auto made, netmove::Injector::open(*guest_.netlink, guest_.nics[nic]->tap.name()));
+        known = injectors_.emplace(nic, std::move(made)).first;
+    }
+    return &known->second;
+}
+
+/// Beside the pause's other work, and at once: QEMU may let the guest go on by itself. (Behind two
+/// commands, one after the other, QEMU's main loop has read what it keeps instead.)
+Task<void> SourceFrames::look_for_held(std::size_t which) {
+    auto const waits =
+        co_await qmp::virtio_queue_waits(*guest_.client, recordings_[which].device, receive_queue,
+                                         Deadline::after(limits::queue_answer));
+    auto& recording = recordings_[which];
+    (void)recording.read.take_in();
+    if (!waits) core::log::debug("guest={} {}", guest_.name, waits.error().sentence());
+    if (waits && *waits) recording.held = recording.read.before_last();
+}
+
+// QEMU reads one frame more from each tap: let it be one that nobody misses. Whatever it reads
+// instead was sent before, and is recorded.
+void SourceFrames::begin() {
+    for (std::size_t which = 0; which < recordings_.size(); ++which) {
+        auto& recording = recordings_[which];
+        (void)recording.read.note_stop();
+        if (auto const ring = injector(recording.nic)) {
+            (void)(*ring)->put(netmove::Gate::own_frame());
+        }
+        (void)recording.sent.take_in();
+        if (!recording.device.empty()) recorders_.spawn(look_for_held(which));
+    }
+    recorders_stop_.request_stop();
+    nics_.assign(guest_.nics.size(), {});
+    for (std::size_t index = 0; index < nics_.size(); ++index) {
+        auto const link = guest_.netlink->link(guest_.nics[index]->tap.name());
+        if (link) nics_[index].dropped_before = link->dropped;
+    }
+}
+
+/// What waits in the rings; how many frames that were.
+Result<std::size_t> SourceFrames::take() {
+    std::size_t taken = 0;
+    for (std::size_t index = 0; index < nics_.size(); ++index) {
+        auto& nic = nics_[index];
+        TRY(auto caught,
+            netmove::catch_frames(guest_.nics[index]->tap, netmove::caught_bytes_max - nic.bytes));
+        taken += caught.frames.size() + caught.dropped;
+        for (auto& frame : caught.frames) {
+            if (netmove::Gate::is_own(frame)) continue;
+            // Its own frames, now sent from elsewhere: they would tell it of a double.
+            if (is_from(frame, guest_.nics[index]->interface.mac)) continue;
+            nic.bytes += frame.size();
+            nic.frames.push_back(std::move(frame));
+        }
+        nic.dropped += caught.dropped;
+    }
+    return taken;
+}
+
+Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadline deadline) {
+    for (std::size_t index = 0; index < nics_.size(); ++index) {
+        auto& nic = nics_[index];
+        while (nic.sent < nic.frames.size()) {
+            auto const rest = std::span(nic.frames).subspan(nic.sent);
+            auto const batch = rest.first(netmove::frames_within(rest, limits::frames_bytes_max));
+            auto const message =
+                Json::object({{"nic", index},
+                              {"first", static_cast<std::uint64_t>(nic.sent)},
+                              {"frames", core::to_base64(netmove::to_wire(batch))}});
+            bool const last = batch.size() == rest.size();
+            if (answered && last) {  // in order: whoever has this has those before
+                CO_TRY_VOID(co_await peer.request("frames", message, deadline));
+            } else {
+                CO_TRY_VOID(co_await peer.notify("frames", message, deadline));
+            }
+            nic.sent += batch.size();
+        }
+    }
+    co_return Result<>{};
+}
+
+Task<Result<Json>> SourceFrames::send(PeerChannel& peer, Deadline deadline) {
+    nics_.resize(guest_.nics.size());  // after a restart there was no begin()
+    co_await recorders_.join();
+    recover(false);
+    CO_TRY_VOID(take());
+    for (auto& nic : nics_) nic.sent = 0;
+    CO_TRY_VOID(co_await send_rest(peer, false, deadline));
+    Json counts = Json::array();
+    for (auto const& nic : nics_) counts.add(static_cast<std::uint64_t>(nic.frames.size()));
+    co_return counts;
+}
+
+/// One descriptor that is readable when a frame waits in any ring.
+Result<core::Fd> SourceFrames::any_ring() const {
+    core::Fd all(epoll_create1(EPOLL_CLOEXEC));
+    if (!all) return core::fail_errno(errno, "cannot watch the taps of {}", guest_.name);
+    for (auto const& nic : guest_.nics) {
+        for (int queue = 0; queue < nic->tap.queues(); ++queue) {
+            epoll_event wanted{};
+            wanted.events = EPOLLIN;
+            if (epoll_ctl(all.get(), EPOLL_CTL_ADD, nic->tap.descriptor(queue), &wanted) < 0) {
+                return core::fail_errno(errno, "cannot watch the tap {}", nic->tap.name());
+            }
+        }
+    }
+    return all;
+}
+
+/// A bridge of this host still sends a guest's frames to its tap here.
+Result<bool> SourceFrames::known_here() const {
+    for (auto const& nic : guest_.nics) {
+        TRY(auto const link, guest_.netlink->find_link(nic->tap.name()));
+        if (!link || link->master == 0) continue;
+        TRY(auto const table, guest_.netlink->fdb(link->master));
+        for (auto const& entry : table) {
+            if (entry.mac == nic->interface.mac && entry.port == link->index) return true;
+        }
+    }
+    return false;
+}
+
+Task<Result<>> SourceFrames::follow(PeerChannel& peer, Deadline deadline) {
+    if (guest_.nics.empty()) co_return Result<>{};
+    CO_TRY(auto const rings, any_ring());
+    std::size_t before = 0;
+    for (auto const& nic : nics_) before += nic.frames.size();
+    while (!deadline.passed()) {
+        auto const silence = deadline.sooner(limits::straggler_silence);
+        auto const came = co_await guest_.loop.poll(rings.get(), POLLIN, silence);
+        if (!came && came.error().code != Errc::timed_out) co_return std::unexpected(came.error());
+        CO_TRY(auto const taken, take());
+        CO_TRY_VOID(co_await send_rest(peer, true, deadline));
+        if (came && taken == 0) break;  // a tap that is gone is readable for ever
+        if (came) continue;
+        CO_TRY(bool const still, known_here());
+        if (!still) break;
+    }
+    for (auto const& nic : nics_) late_ += nic.frames.size();
+    late_ -= before;
+    count_dropped();
+    co_return Result<>{};
+}
+
+void SourceFrames::count_dropped() {
+    for (std::size_t index = 0; index < nics_.size(); ++index) {
+        auto const link = guest_.netlink->find_link(guest_.nics[index]->tap.name());
+        if (!link || !*link || (*link)->dropped < nics_[index].dropped_before) continue;
+        nics_[index].dropped += (*link)->dropped - nics_[index].dropped_before;
+        nics_[index].dropped_before = (*link)->dropped;
+    }
+}
+
+Task<Result<>> SourceFrames::put_back() {
+    recorders_stop_.request_stop();
+    co_await recorders_.join();
+    nics_.resize(guest_.nics.size());
+    recover(true);
+    bool any = false;
+    for (auto const& nic : nics_) any = any || nic.frames.size() > (nic.qemu_has_one ? 1 : 0);
+    // What came since belongs behind what is put back. Else the rings are as they were, and QEMU's.
+    if (any) CO_TRY_VOID(take());
+    for (std::size_t index = 0; index < nics_.size(); ++index) {
+        auto& nic = nics_[index];
+        CO_TRY(auto const* const ring, injector(index));
+        for (std::size_t frame = 0; frame < nic.frames.size(); ++frame) {
+            if (nic.qemu_has_one && frame + 1 == nic.recovered) continue;
+            CO_TRY(bool const put, ring->put(nic.frames[frame]));
+            ++(put ? returned_ : nic.dropped);
+        }
+        nic = {};
+    }
+    co_return Result<>{};
+}
+
+Result<> SourceFrames::take_back(Json const& answer) {
+    for (auto const& part : answer["frames"].elements()) {
+        TRY(auto const index, part.integer("nic"));
+        if (index < 0 || static_cast<std::size_t>(index) >= guest_.nics.size()) {
+            return fail(Errc::protocol, "the destination has frames of NIC {}, which is none",
+                        index);
+        }
+        TRY(auto const text, part.text("frames"));
+        TRY(auto const bytes, core::from_base64(text));
+        TRY(auto const frames, netmove::from_wire(bytes));
+        TRY(auto const* const ring, injector(static_cast<std::size_t>(index)));
+        nics_.resize(guest_.nics.size());
+        for (auto const& frame : frames) {
+            TRY(bool const put, ring->put(frame));
+            ++(put ? returned_ : nics_[static_cast<std::size_t>(index)].dropped);
+        }
+    }
+    return {};
+}
+
+void SourceFrames::remove_gates() {
+    for (auto const& nic : guest_.nics) {
+        auto const removed = netmove::Gate::remove(*guest_.netlink, nic->tap.name());
+        if (!removed) core::log::debug("guest={} {}", guest_.name, removed.error().sentence());
+    }
+}
+
+Json SourceFrames::report() const {
+    std::uint64_t caught = 0;
+    std::uint64_t dropped = 0;
+    std::uint64_t recovered = 0;
+    for (auto const& nic : nics_) {
+        caught += nic.frames.size();
+        recovered += nic.recovered;
+        dropped += nic.dropped;
+    }
+    auto made = Json::object({{"caught", caught},
+                              {"recovered", recovered},
+                              {"late", static_cast<std::uint64_t>(late_)},
+                              {"dropped", dropped},
+                              {"returned", static_cast<std::uint64_t>(returned_)}});
+    if (replayed_.is_object()) {
+        made.set("replayed", replayed_["replayed"].integer_or(0));
+        made.set("waited", replayed_["waited"].integer_or(0));
+        made.set("lost", replayed_["lost"].integer_or(0));
+    }
+    return made;
+}
+
+}  // namespace sidecar

@@ -1,0 +1,115 @@
+#include "sidecar/host/paths.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+
+#include "core/fd.hpp"
+
+namespace sidecar {
+
+using core::Errc;
+using core::fail;
+using core::fail_errno;
+using core::Result;
+
+Paths Paths::defaults() {
+    auto const variable = [](char const* name, char const* fallback) {
+        char const* value = std::getenv(name);
+        return std::string(value != nullptr && *value != '\0' ? value : fallback);
+    };
+    return {variable("SIDECAR_RUN_DIR", "/run/sidecar"),
+            variable("SIDECAR_STATE_DIR", "/var/lib/sidecar")};
+}
+
+std::string own_program() {
+    std::error_code error;
+    auto const path = std::filesystem::read_symlink("/proc/self/exe", error);
+    std::string name = error ? std::string("/proc/self/exe") : path.string();
+    // After an upgrade the file we came from is gone; the one in its place is to be started.
+    constexpr std::string_view gone = " (deleted)";
+    if (name.ends_with(gone)) name.resize(name.size() - gone.size());
+    return name;
+}
+
+Result<> make_directory(std::string const& path) {
+    auto const parent = std::filesystem::path(path).parent_path().string();
+    struct stat existing{};
+    if (stat(path.c_str(), &existing) == 0) {
+        if (S_ISDIR(existing.st_mode)) return {};
+        return fail(Errc::invalid, "{} is in the way: it is not a directory", path);
+    }
+    if (!parent.empty() && parent != path) TRY_VOID(make_directory(parent));
+    if (mkdir(path.c_str(), 0700) < 0 && errno != EEXIST) {
+        return fail_errno(errno, "cannot make the directory {}", path);
+    }
+    return {};
+}
+
+Result<> check_guest_name(std::string const& name) {
+    constexpr std::size_t length_max =
+        64;  // leaves room for the socket paths, which the kernel limits to 107
+    constexpr std::string_view allowed =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.";
+    if (name.empty() || name.size() > length_max || name.front() == '.' || name.front() == '-' ||
+        name.find_first_not_of(allowed) != std::string::npos) {
+        return fail(
+            Errc::invalid,
+            "`{}` is no guest name: use letters, digits, `-`, `_` and `.`, at most {} of them",
+            name, length_max);
+    }
+    return {};
+}
+
+namespace {
+
+Result<> write_new(std::string const& path, std::string const& text, unsigned mode, bool sync) {
+    auto const temporary = path + ".new";
+    core::Fd file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode));
+    if (!file) return fail_errno(errno, "cannot write {}", path);
+    std::size_t written = 0;
+    while (written < text.size()) {
+        auto const part = write(file.get(), text.data() + written, text.size() - written);
+        if (part < 0) return fail_errno(errno, "cannot write {}", path);
+        written += static_cast<std::size_t>(part);
+    }
+    if (sync && fsync(file.get()) < 0) return fail_errno(errno, "cannot write {}", path);
+    if (rename(temporary.c_str(), path.c_str()) < 0)
+        return fail_errno(errno, "cannot write {}", path);
+    return {};
+}
+
+}  // namespace
+
+Result<> write_replacing(std::string const& path, std::string const& text) {
+    return write_new(path, text, 0600, false);
+}
+
+Result<> write_durably(std::string const& path, std::string const& text, unsigned mode) {
+    TRY_VOID(write_new(path, text, mode, true));
+    auto const parent = std::filesystem::path(path).parent_path();
+    core::Fd directory(open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!directory || fsync(directory.get()) < 0)
+        return fail_errno(errno, "cannot sync {}", parent.string());
+    return {};
+}
+
+Result<std::string> read_file(std::string const& path, std::size_t bytes_max) {
+    core::Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file) return fail_errno(errno, "cannot read {}", path);
+    std::string text;
+    char buffer[4096];
+    for (;;) {
+        auto const got = read(file.get(), buffer, sizeof buffer);
+        if (got < 0) return fail_errno(errno, "cannot read {}", path);
+        if (got == 0) return text;
+        text.append(buffer, static_cast<std::size_t>(got));
+        if (text.size() > bytes_max)
+            return fail(Errc::invalid, "{} is longer than {} bytes", path, bytes_max);
+    }
+}
+
+}  // namespace sidecar

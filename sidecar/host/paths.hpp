@@ -1,0 +1,58 @@
+// sidecar/ is the program: it may use every room, and no room uses it.
+//
+// Paths: where a host keeps things. The run directory (sockets, keys; gone after a boot) and the
+// state directory (journals; must survive power loss), each with one directory per guest, all 0700.
+#pragma once
+
+#include <string>
+
+#include "core/result.hpp"
+
+namespace sidecar {
+
+struct Paths {
+    std::string run_directory;  ///< default /run/sidecar, or $SIDECAR_RUN_DIR
+    std::string state_directory;  ///< default /var/lib/sidecar, or $SIDECAR_STATE_DIR
+
+    static Paths defaults();
+    [[nodiscard]] std::string run(std::string const& guest) const {
+        return run_directory + "/" + guest;
+    }
+    [[nodiscard]] std::string state(std::string const& guest) const {
+        return state_directory + "/" + guest;
+    }
+    /// Of all guests of the host; no guest can have that name.
+    [[nodiscard]] std::string file_hashes() const { return state_directory + "/.file-hashes"; }
+    /// The records of `sidecar network`; no guest can have that name either.
+    [[nodiscard]] std::string networks() const { return state_directory + "/.networks"; }
+    [[nodiscard]] std::string control_socket(std::string const& guest) const {
+        return run(guest) + "/control.sock";
+    }
+    /// There while we may have frozen the guest's file systems: it holds the agent's socket.
+    [[nodiscard]] std::string frozen_mark(std::string const& guest) const {
+        return run(guest) + "/frozen";
+    }
+    [[nodiscard]] std::string qmp_socket(std::string const& guest) const {
+        return run(guest) + "/qmp.sock";
+    }
+};
+
+/// This program's own file, for starting it again as another process.
+std::string own_program();
+
+/// Makes a directory and its parents, 0700.
+core::Result<> make_directory(std::string const& path);
+
+/// A guest's name becomes file names: letters, digits, `-`, `_`, `.`, at most 64, no leading dot or
+/// dash.
+core::Result<> check_guest_name(std::string const& name);
+
+/// Writes `text` to `path` durably: a temporary file in the same directory, fsync, rename, fsync of
+/// the directory.
+core::Result<> write_durably(std::string const& path, std::string const& text,
+                             unsigned mode = 0600);
+/// The same without fsync: whole or not there, for as long as the host runs.
+core::Result<> write_replacing(std::string const& path, std::string const& text);
+core::Result<std::string> read_file(std::string const& path, std::size_t bytes_max);
+
+}  // namespace sidecar

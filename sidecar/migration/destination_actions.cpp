@@ -1,0 +1,545 @@
+// The ports of the destination's driver: each function is one action of the machine. What `prepare`
+// is about to make is written down first, so that `destroy` finds it after a restart too.
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "qmp/block.hpp"
+#include "qmp/migration.hpp"
+#include "qmp/vm.hpp"
+#include "sidecar/guest/destination_launch.hpp"
+#include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/run_state.hpp"
+#include "sidecar/host/keys.hpp"
+#include "sidecar/host/mac_moves.hpp"
+#include "sidecar/migration/destination_migration.hpp"
+#include "sidecar/migration/ram_stream.hpp"
+#include "storage/image.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+using machine::destination::Event;
+using machine::destination::Qemu;
+using machine::destination::Record;
+
+/// What this migration_id may have made, and what whoever finds it unfinished may therefore remove:
+/// nothing any more once the guest is owned.
+Result<> DestinationMigration::write_incoming() const {
+    Json images = Json::array();
+    for (auto const& image : made_images_) {
+        if (!owns_guest()) images.add(image);
+    }
+    auto const text =
+        Json::object({{"migration_id", migration_id_},
+                      {"description", description_.to_json()},
+                      {"images", images},
+                      {"pid", guest_ ? static_cast<std::int64_t>(guest_->process.pid()) : 0},
+                      {"nbd_port", nbd_port_},
+                      {"ram_port", ram_port_},
+                      {"generation", static_cast<std::int64_t>(generation_)},
+                      {"qmp_socket", paths_.qmp_socket(name_)}})
+            .dump_pretty();
+    return write_durably(incoming_path(), text + "\n");
+}
+
+Task<Result<>> DestinationMigration::prepare() {
+    if (guest_) co_return co_await prepare_again();
+    CO_TRY_VOID(make_directory(paths_.run(name_)));
+    CO_TRY_VOID(make_directory(paths_.state(name_)));
+    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description_,
+                                   Deadline::after(limits::check_timeout)));
+    CO_TRY_VOID(check_compared());
+    for (auto const& disk : description_.disks)
+        made_images_.push_back(map_path(options_.maps, disk.path));
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await make_disks());
+    CO_TRY_VOID(co_await start_qemu());
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await open_endpoints());
+    CO_TRY_VOID(co_await listen_for_ram());
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(frames_.prepare(*guest_));
+    co_return co_await movers_.prepare(Deadline::after(limits::prepare_timeout));
+}
+
+/// QEMU had died while the disks were copied into it; they are there, and so is the key.
+Task<Result<>> DestinationMigration::prepare_again() {
+    if (generation_ >= limits::qemu_restarts_max) {
+        co_return fail(Errc::refused, "QEMU on the destination has died {} times",
+                       limits::qemu_restarts_max + 1);
+    }
+    core::log::warning("guest={} migration_id={} {}: starting it again", name_, migration_id_,
+                       failure_ ? failure_->sentence() : "QEMU has died");
+    ++generation_;
+    co_await close_hasher();
+    target_.reset();
+    movers_ = netmove::MoverSet();
+    frames_.remove();
+    if (guest_->client) co_await guest_->client->close();
+    guest_->nics.clear();  // with these the taps go, and can be made again
+    if (key_.empty()) key_ = read_key(key_directory());
+    ram_begun_ = false;
+    qmp_over_.reset();
+    CO_TRY_VOID(co_await start_qemu());
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await open_endpoints());
+    CO_TRY_VOID(co_await listen_for_ram());
+    CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(frames_.prepare(*guest_));
+    CO_TRY_VOID(co_await movers_.prepare(Deadline::after(limits::prepare_timeout)));
+    failure_.reset();
+    co_return Result<>{};
+}
+
+Task<Result<>> DestinationMigration::make_disks() {
+    for (std::size_t index = 0; index < description_.disks.size(); ++index) {
+        auto const& disk = description_.disks[index];
+        storage::CreateOptions settings;
+        if (disk.format == "qcow2") settings.layout = disk.layout;
+        if (!disk.bases.empty()) {
+            settings.backing_file = backing_name(map_path(options_.maps, disk.bases[0].path),
+                                                 made_images_[index], disk.base_is_relative);
+            settings.backing_format = disk.bases[0].format;
+        }
+        CO_TRY_VOID(co_await storage::create_image(loop_, made_images_[index], disk.format,
+                                                   disk.virtual_bytes, settings,
+                                                   Deadline::after(limits::prepare_timeout)));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> DestinationMigration::start_qemu() {
+    guest_ = std::make_unique<Guest>(loop_, paths_, name_, Guest::Prepared{});
+    if (!description_.interfaces.empty()) {
+        CO_TRY(auto netlink, netmove::Netlink::open());
+        guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
+        if (generation_ == 0) {
+            CO_TRY(description_.interfaces,
+                   map_interfaces(*guest_->netlink, options_.maps, description_.interfaces));
+        }
+    }
+    CO_TRY_VOID(co_await start_here(*guest_, options_.maps, description_, true, movers_));
+    watchers_.spawn(watch_qemu());
+    watchers_.spawn(watch_process());
+    co_return Result<>{};
+}
+
+Task<Result<>> DestinationMigration::open_endpoints() {
+    auto const deadline = Deadline::after(limits::prepare_timeout);
+    auto& client = *guest_->client;
+    if (!key_.empty()) {
+        CO_TRY_VOID(write_key(key_directory(), key_));
+        CO_TRY_VOID(
+            co_await add_key_object(client, key_directory(), "server", migration_id_, deadline));
+    }
+    if (description_.disks.empty()) co_return Result<>{};
+    CO_TRY_VOID(co_await find_target());
+    CO_TRY(nbd_port_,
+           co_await target_->open("", key_.empty() ? "" : key_object(migration_id_), deadline));
+    co_return Result<>{};
+}
+
+/// The disks, found again in this QEMU by the names their devices have in both.
+Task<Result<>> DestinationMigration::find_target() {
+    auto& client = *guest_->client;
+    CO_TRY(auto const here,
+           co_await qmp::query_block(client, Deadline::after(limits::qmp_timeout)));
+    std::vector<storage::TargetDisk> disks;
+    export_names_.clear();
+    for (std::size_t index = 0; index < description_.disks.size(); ++index) {
+        auto const& wanted = description_.disks[index];
+        auto const same =
+            std::find_if(here.begin(), here.end(), [&](qmp::BlockDevice const& device) {
+                return device.inserted && device.device == wanted.device &&
+                       device.qdev == wanted.qdev;
+            });
+        if (same == here.end()) {
+            co_return fail(Errc::refused, "disk {} is not found in the destination's QEMU",
+                           wanted.name);
+        }
+        if (!wanted.bases.empty()) {
+            CO_TRY_VOID(co_await check_opened_over(client, same->node_name, options_.maps, wanted,
+                                                   Deadline::after(limits::qmp_timeout)));
+        }
+        export_names_.push_back(fmt::format("sidecar-{}-{}", migration_id_, index));
+        disks.push_back({same->node_name, export_names_.back()});
+    }
+    target_disks_ = disks;
+    target_ = std::make_unique<storage::Target>(loop_, client, std::move(disks));
+    co_return Result<>{};
+}
+
+Task<Result<>> DestinationMigration::listen_for_ram() {
+    auto const deadline = Deadline::after(limits::prepare_timeout);
+    auto& client = *guest_->client;
+    CO_TRY_VOID(co_await qmp::migrate_set_capabilities(
+        client, {{"events", true}, {"return-path", true}, {"late-block-activate", true}},
+        deadline));
+    CO_TRY_VOID(co_await qmp::migrate_set_parameters(
+        client, Json::object({{"tls-creds", key_.empty() ? "" : key_object(migration_id_)}}),
+        deadline));
+    auto listening = co_await qmp::migrate_incoming(client, "tcp:[::]:0", deadline);
+    if (!listening)
+        CO_TRY_VOID(
+            co_await qmp::migrate_incoming(client, "tcp:0.0.0.0:0", deadline));  // no IPv6 here
+    CO_TRY(auto const address, co_await qmp::incoming_address(client, deadline));
+    ram_port_ = std::atoi(address["port"].text_or("0").c_str());
+    if (ram_port_ <= 0)
+        co_return fail(Errc::protocol, "QEMU does not say on which port it waits for the RAM");
+    co_return Result<>{};
+}
+
+Task<void> DestinationMigration::watch_qemu() {
+    auto events = guest_->client->subscribe({"RESUME", "MIGRATION"});
+    for (;;) {
+        auto const event = co_await events.next(Deadline::never(watchers_stop_.get_token()));
+        if (!event) break;
+        if (event->name == "RESUME") resumed_at_ = event->received;
+        if (event->name != "MIGRATION") continue;
+        auto const status = event->data["status"].text_or("");
+        core::log::debug("guest={} migration_id={} incoming qemu migration={}", name_,
+                         migration_id_, status);
+        if (status != "setup") ram_begun_ = true;
+        if (status == "completed") post(machine::destination::event(Event::Kind::qemu_loaded));
+    }
+    qmp_over_.set();
+}
+
+Task<void> DestinationMigration::watch_process() {
+    auto const ended = co_await core::wait_exit(loop_, guest_->process,
+                                                Deadline::never(watchers_stop_.get_token()));
+    if (!ended && ended.error().code == Errc::cancelled) co_return;
+    // Its last events are still to be read: whether RAM had begun to come.
+    auto const heard = co_await qmp_over_.wait(Deadline::after(limits::qmp_timeout));
+    if (!failure_) {
+        auto const words = qmp::last_words(paths_.run(name_) + "/qemu.log");
+        failure_ = fail(Errc::closed, "QEMU on the destination has ended{}{}",
+                        words.empty() ? "" : ": ", words)
+                       .error();
+    }
+    post(machine::destination::qemu_gone(heard && !ram_begun_ ? Qemu::waiting : Qemu::gone));
+}
+
+/// The source's connections were cut. While QEMU is there nothing changes that the machine knows
+/// of: the exports stay open.
+Task<Result<Json>> DestinationMigration::reexport() {
+    using machine::destination::Phase;
+    if (state_.phase == Phase::qemu_lost || state_.phase == Phase::preparing) {
+        co_return co_await ask_machine("prepare",
+                                       machine::destination::event(Event::Kind::prepare_requested));
+    }
+    if (state_.phase != Phase::prepared) {
+        co_return fail(Errc::refused, "the disks cannot be offered again now: {}",
+                       machine::destination::name(state_.phase));
+    }
+    if (!target_) {  // a sidecar before us had opened them; we closed its exports when we came
+        CO_TRY_VOID(co_await find_target());
+        target_->adopt();
+    }
+    CO_TRY_VOID(co_await target_->reexport(Deadline::after(limits::qmp_timeout)));
+    co_await close_hasher();  // its connections were cut as well
+    co_return endpoints();
+}
+
+Task<Result<Json>> DestinationMigration::fire(Json arguments) {
+    using machine::destination::Phase;
+    if (state_.phase != Phase::prepared && state_.phase != Phase::sealed) {
+        co_return fail(Errc::refused, "the network cannot be moved here now: {}",
+                       machine::destination::name(state_.phase));
+    }
+    if (!realtime_) {  // a repeated `fire` is no reason to begin again
+        realtime_.emplace();
+        watchers_.spawn(limit_realtime());
+    }
+    auto const sent = arguments["interfaces"].elements();
+    for (std::size_t nic = 0; nic < guest_->nics.size(); ++nic) {
+        auto& interface = guest_->nics[nic]->interface;
+        if (nic < sent.size()) {
+            CO_TRY(auto const now, netmove::GuestInterface::from_json(sent[nic]));
+            interface.addresses = now.addresses;
+            interface.router = now.router;
+        }
+        movers_.update(nic, interface);
+    }
+    frames_.close();
+    if (movers_.fired().empty()) journal_.note_move(wall_ms());
+    CO_TRY_VOID(movers_.fire());
+    co_return Json::object();
+}
+
+/// A source that dies behind `fire` leaves the guest stopped there, and us waiting.
+Task<void> DestinationMigration::limit_realtime() {
+    (void)co_await core::sleep_for(loop_, limits::pause_max, watchers_stop_.get_token());
+    realtime_.reset();
+}
+
+/// What came here for the guest goes back to it; with `last`, nothing more does.
+Result<Json> DestinationMigration::return_frames(Json const& arguments) {
+    using machine::destination::Phase;
+    if (state_.phase == Phase::owning || owns_guest()) {
+        return fail(Errc::refused, "the destination owns the guest");
+    }
+    bool const last = arguments["last"].boolean_or(true);
+    if (last && !movers_.fired().empty()) journal_.note_move(wall_ms());
+    TRY_VOID(last ? movers_.rollback() : Result<>{});
+    return frames_.give_back(last);
+}
+
+/// What the source's host tracks of the guest's connections.
+Result<Json> DestinationMigration::track(Json const& arguments) {
+    using machine::destination::Phase;
+    auto const phase = state_.phase;
+    bool const sensible = phase == Phase::prepared || phase == Phase::sealed ||
+                          phase == Phase::owning || phase == Phase::running || owns_guest();
+    if (!sensible) {
+        return fail(Errc::refused, "no connections are taken here now: {}",
+                    machine::destination::name(phase));
+    }
+    return tracking_.take(guest_.get(), arguments);
+}
+
+Task<Result<>> DestinationMigration::seal() {
+    if (!target_) co_return Result<>{};
+    CO_TRY_VOID(co_await target_->seal(Deadline::after(limits::paused_request_timeout)));
+    co_await close_hasher();
+    co_return Result<>{};
+}
+
+Result<> DestinationMigration::record(std::string what, std::string outcome) {
+    return journal_.record({migration_id_, "destination", std::move(what), std::move(outcome), ""});
+}
+
+Task<Result<>> DestinationMigration::start_guest() {
+    co_await frames_.deliver_frames(Deadline::after(limits::frames_patience));
+    auto const done =
+        co_await ensure_running(*guest_->client, Deadline::after(limits::rollback_timeout));
+    if (done && !resumed_at_) resumed_at_ = core::Clock::now();
+    realtime_.reset();
+    co_return done;
+}
+
+Task<Result<>> DestinationMigration::announce_network() {
+    // Fired already at the source's STOP; after a restart, or when that was lost, now at the
+    // latest.
+    CO_TRY_VOID(movers_.fire());
+    watchers_.spawn(settle_network());
+    co_return Result<>{};
+}
+
+Task<void> DestinationMigration::settle_network() {
+    auto const settled = co_await movers_.settle(
+        Deadline::after(limits::prepare_timeout, watchers_stop_.get_token()));
+    if (!settled)
+        core::log::warning("guest={} announcing again failed: {}", name_,
+                           settled.error().sentence());
+}
+
+Task<Result<>> DestinationMigration::destroy() {
+    // A migration that is undone ends QEMU here before the source can ask for what came meanwhile.
+    if (peers_ > 0) co_await frames_.given_back(Deadline::after(limits::give_back_patience));
+    realtime_.reset();
+    auto const rolled_back = movers_.rollback();
+    if (!rolled_back) core::log::warning("guest={} {}", name_, rolled_back.error().sentence());
+    if (guest_ && guest_->process) {
+        (void)guest_->process.signal(
+            SIGKILL);  // it never ran the guest; closed: it is gone already
+        CO_TRY_VOID(co_await core::wait_exit(loop_, guest_->process,
+                                             Deadline::after(limits::rollback_timeout)));
+    }
+    CO_TRY_VOID(co_await kill_recorded());
+    movers_ = netmove::MoverSet();
+    frames_.remove();
+    tracking_.undo();
+    co_await close_hasher();
+    target_.reset();
+    if (guest_) {
+        if (guest_->client) co_await guest_->client->close();
+        guest_->nics.clear();
+    }
+    for (auto const& image : made_images_) {
+        if (::unlink(image.c_str()) < 0 && errno != ENOENT) {
+            co_return core::fail_errno(errno, "cannot remove {}", image);
+        }
+    }
+    remove_key(key_directory());
+    std::error_code ignored;  // found again, and overwritten, by the next migration of this guest
+    std::filesystem::remove(incoming_path(), ignored);
+    co_return Result<>{};
+}
+
+/// After a restart that could not join the QEMU an earlier sidecar had prepared: by its pid, when
+/// that process still is the one (it names an image that was made for it).
+Task<Result<>> DestinationMigration::kill_recorded() {
+    if (recorded_pid_ <= 0 || (guest_ && guest_->process)) co_return Result<>{};
+    auto const process = core::Process::open(recorded_pid_);
+    auto const argv = core::command_line(recorded_pid_);
+    if (!process || !argv) co_return Result<>{};
+    bool const ours = std::any_of(argv->begin(), argv->end(), [&](std::string const& word) {
+        return std::any_of(made_images_.begin(), made_images_.end(), [&](std::string const& image) {
+            return word.find(image) != std::string::npos;
+        });
+    });
+    if (!ours) co_return Result<>{};
+    (void)process->signal(SIGKILL);
+    CO_TRY_VOID(
+        co_await core::wait_exit(loop_, *process, Deadline::after(limits::rollback_timeout)));
+    co_return Result<>{};
+}
+
+Task<Result<>> DestinationMigration::record_end() {
+    // Once the end is recorded the journal may speak of another migration: then only this file
+    // would say whose images these are.
+    if (owns_guest()) CO_TRY_VOID(write_incoming());
+    co_return record("ended", owns_guest() ? "owner" : "aborted");
+}
+
+Task<Result<>> DestinationMigration::finish() {
+    if (!owns_guest()) co_return Result<>{};
+    std::error_code ignored;
+    if (!guest_ || !guest_->client) {
+        std::filesystem::remove(incoming_path(), ignored);
+        co_return Result<>{};
+    }
+    auto const deadline = Deadline::after(limits::rollback_timeout);
+    if (target_) {
+        CO_TRY_VOID(co_await target_->stop_server(deadline));
+    } else {
+        (void)co_await qmp::nbd_server_stop(*guest_->client,
+                                            deadline);  // a killed sidecar's; else refused
+    }
+    co_await RamStream(*guest_).put_back(deadline);
+    (void)co_await qmp::object_del(*guest_->client, key_object(migration_id_),
+                                   deadline);  // refused when plaintext
+    remove_key(key_directory());
+    for (auto const& image : made_images_) {
+        if (auto const removed = storage::remove_tombstones(image); removed) {
+            for (auto const& path : *removed)
+                core::log::info("guest={} removed the stale {}", name_, path);
+        }
+    }
+    CO_TRY_VOID(guest_->write_manifest());
+    std::filesystem::remove(incoming_path(), ignored);
+    co_return Result<>{};
+}
+
+bool DestinationMigration::owned_unfinished(Paths const& paths, std::string const& guest,
+                                            Journal::Entry const& last) {
+    if (last.role != "destination") return false;
+    return last.record == "owner" || (last.outcome == "owner" && anything_left(paths, guest));
+}
+
+bool DestinationMigration::anything_left(Paths const& paths, std::string const& guest) {
+    return access(incoming_path(paths, guest).c_str(), F_OK) == 0;
+}
+
+Task<Result<>> DestinationMigration::find_after_restart() {
+    auto const& last = journal_.last();
+    if (last.role != "destination" || last.migration_id != migration_id_) {
+        if (access(incoming_path().c_str(), F_OK) != 0)
+            co_return Result<>{};  // a new migration: nothing to find
+    }
+    auto record_found = Record::none;
+    if (last.migration_id == migration_id_ && last.role == "destination") {
+        if (last.record == "owner") record_found = Record::owner;
+        if (last.record == "aborted") record_found = Record::aborted;
+        if (last.record == "ended")
+            record_found = last.outcome == "owner" ? Record::ended_owner : Record::ended_aborted;
+        if (owned_unfinished(paths_, name_, last))
+            record_found = Record::owner;  // `finish` is to come
+    }
+    auto qemu = Qemu::gone;
+    if (access(incoming_path().c_str(), F_OK) == 0) {
+        CO_TRY(auto const text, read_file(incoming_path(), limits::manifest_bytes_max));
+        CO_TRY(auto const known, Json::parse(text));
+        if (known["migration_id"].text_or("") != migration_id_)
+            co_return co_await clear_earlier(known);
+        CO_TRY(description_, Description::from_json(known["description"]));
+        for (auto const& image : known["images"].elements())
+            made_images_.push_back(image.text_or(""));
+        recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
+        nbd_port_ = static_cast<int>(known["nbd_port"].integer_or(0));
+        ram_port_ = static_cast<int>(known["ram_port"].integer_or(0));
+        generation_ = static_cast<unsigned>(known["generation"].integer_or(0));
+        auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_pid_);
+        if (!joined)
+            core::log::info("guest={} migration_id={} {}", name_, migration_id_,
+                            joined.error().sentence());
+        if (joined) qemu = *joined;
+    }
+    post(machine::destination::restarted(record_found, qemu));
+    co_return Result<>{};
+}
+
+/// What an earlier migration into this host left when its sidecar was killed and its source never
+/// came back. It was never owned here: accept_peer refuses a new migration_id behind an OWNER that
+/// has no end, and behind one that has nothing is listed (record_end).
+Task<Result<>> DestinationMigration::clear_earlier(Json known) {
+    auto const& last = journal_.last();
+    if (last.role == "destination" && last.migration_id == known["migration_id"].text_or("") &&
+        last.outcome == "owner") {
+        co_return fail(Errc::refused,
+                       "a guest named {} came into this host in migration {}, and its sidecar was "
+                       "killed: `sidecar attach {}` there ends that first",
+                       name_, last.migration_id, name_);
+    }
+    core::log::warning("guest={} migration_id={} removing what migration {} left here", name_,
+                       migration_id_, known["migration_id"].text_or("?"));
+    for (auto const& image : known["images"].elements()) made_images_.push_back(image.text_or(""));
+    recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
+    auto const destroyed = co_await destroy();
+    remove_key(paths_.run(name_) + "/keys-" + known["migration_id"].text_or("?"));
+    made_images_.clear();
+    recorded_pid_ = 0;
+    co_return destroyed;
+}
+
+/// The QEMU that an earlier sidecar prepared, if it is still there.
+Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
+    CO_TRY(auto process, core::Process::open(pid));
+    CO_TRY(auto argv, core::command_line(pid));
+    CO_TRY(auto line, qmp::CommandLine::parse(argv));
+    CO_TRY(auto client,
+           co_await qmp::Client::connect(loop_, socket, Deadline::after(limits::qmp_timeout)));
+    guest_ = std::make_unique<Guest>(loop_, paths_, name_, Guest::Prepared{});
+    guest_->process = std::move(process);
+    guest_->client = std::move(client);
+    guest_->command_line = std::move(line);
+    guest_->working_directory = "/";
+    if (!description_.interfaces.empty()) {
+        CO_TRY(auto netlink, netmove::Netlink::open());
+        guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
+        CO_TRY(auto taps, netmove::Tap::duplicate_from(pid));
+        for (std::size_t index = 0; index < taps.size() && index < description_.interfaces.size();
+             ++index) {
+            auto interface = description_.interfaces[index];
+            interface.tap = taps[index].name();
+            CO_TRY_VOID(add_nic(*guest_, std::move(interface), std::move(taps[index]), movers_));
+        }
+        CO_TRY_VOID(frames_.find(*guest_));
+    }
+    watchers_.spawn(watch_qemu());
+    watchers_.spawn(watch_process());
+    auto const deadline = Deadline::after(limits::qmp_timeout);
+    CO_TRY(auto const exports, co_await qmp::query_block_exports(*guest_->client, deadline));
+    for (auto const& one :
+         exports) {  // whatever stood open is closed before anything else is decided
+        CO_TRY_VOID(co_await qmp::block_export_del(*guest_->client, one.id,
+                                                   qmp::ExportRemoval::hard, deadline));
+    }
+    CO_TRY(auto const migration, co_await qmp::query_migrate(*guest_->client, deadline));
+    ram_begun_ = !migration.status.empty() && migration.status != "setup";
+    CO_TRY(auto const status, co_await qmp::query_status(*guest_->client, deadline));
+    if (status.running) co_return Qemu::running;
+    co_return status.status == "inmigrate" ? Qemu::waiting : Qemu::loaded;
+}
+
+}  // namespace sidecar

@@ -1,0 +1,89 @@
+// The verb `base` of `migrate --base`: the hash of a file that shall lie under a disk here as it
+// does at the source. It changes nothing and asks the machine nothing. A whole file is read once,
+// however often it is asked for, and its hash remembered; the answer says how far that is.
+#include <algorithm>
+
+#include "core/log.hpp"
+#include "sidecar/guest/preflight.hpp"
+#include "sidecar/migration/destination_migration.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+Task<Result<Json>> DestinationMigration::hash_base(Json arguments) {
+    CO_TRY(auto const request, BaseRequest::from_json(arguments));
+    auto const path = map_path(options_.maps, request.path);
+    if (request.length > 0) {
+        CO_TRY(auto const hash,
+               co_await storage::hash_part(loop_, path, request.offset, request.length,
+                                           Deadline::after(limits::base_patience)));
+        co_return Json::object({{"sha256", hash}});
+    }
+    auto base = base_hashes_[path];
+    if (!base || (base->finished.is_set() && !still_right(*base, path))) {
+        if (base_hashes_.size() > limits::base_hashes_max) {
+            base_hashes_.erase(path);
+            co_return fail(Errc::refused, "these are more than {} bases", limits::base_hashes_max);
+        }
+        base = base_hashes_[path] = std::make_shared<BaseHash>(loop_);
+        watchers_.spawn(read_base(path, base));
+    }
+    auto const waited = co_await base->finished.wait(Deadline::after(limits::base_answer));
+    if (!waited) co_return Json::object({{"done_bytes", base->done_bytes}});
+    if (!base->hash) co_return std::unexpected(base->hash.error());
+    co_return Json::object({{"sha256", base->hash->sha256}});
+}
+
+bool DestinationMigration::still_right(BaseHash const& base, std::string const& path) {
+    auto const here = storage::identity_of(path);
+    return base.hash && here && base.hash->identity == *here;
+}
+
+/// Ends early when this sidecar does.
+Task<void> DestinationMigration::read_base(std::string path, std::shared_ptr<BaseHash> into) {
+    storage::HashMemory const memory(paths_.file_hashes());
+    auto const begun = std::chrono::system_clock::now();
+    auto const here = storage::identity_of(path);
+    auto const known = here ? memory.find(*here) : std::nullopt;
+    if (known) {
+        into->hash = storage::FileHash{*here, *known};
+    } else {
+        into->hash = co_await storage::hash_file(
+            loop_, path, into->done_bytes,
+            Deadline::after(limits::base_hash_timeout, watchers_stop_.get_token()));
+        if (into->hash) memory.remember(*into->hash, begun);
+    }
+    core::log::debug("guest={} base={} {}", name_, path,
+                     into->hash ? into->hash->sha256 : into->hash.error().sentence());
+    into->finished.set();
+}
+
+/// Before anything is made over the bases: that they are what was compared, and were the same.
+Result<> DestinationMigration::check_compared() const {
+    storage::HashMemory const memory(paths_.file_hashes());
+    for (auto const& disk : description_.disks) {
+        for (auto const& base : disk.bases) {
+            auto const path = map_path(options_.maps, base.path);
+            TRY(auto const here, storage::identity_of(path));
+            auto hash = memory.find(here);
+            auto const read = base_hashes_.find(path);
+            if (!hash && read != base_hashes_.end() && still_right(*read->second, path)) {
+                hash = read->second->hash->sha256;
+            }
+            if (hash && !base.sha256.empty() && *hash == base.sha256) continue;
+            return fail(Errc::refused,
+                        "the base {} of disk {} is not what was compared, or was changed since: "
+                        "migrate again",
+                        path, disk.name);
+        }
+    }
+    return {};
+}
+
+}  // namespace sidecar

@@ -1,0 +1,307 @@
+#include "sidecar/migration/destination_migration.hpp"
+
+#include "core/log.hpp"
+#include "sidecar/guest/preflight.hpp"
+#include "sidecar/host/keys.hpp"
+#include "sidecar/host/test_hooks.hpp"
+#include "sidecar/migration/action_result.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+using machine::ActionResult;
+using machine::destination::Action;
+using machine::destination::Event;
+using machine::destination::Phase;
+
+namespace {
+
+constexpr std::size_t events_max = 256;
+
+bool is_record(Action action) {
+    return action == Action::record_owner || action == Action::record_aborted ||
+           action == Action::record_end;
+}
+
+bool is_reply(Action action) {
+    return action == Action::reply_prepared || action == Action::reply_sealed ||
+           action == Action::reply_ack || action == Action::reply_aborted ||
+           action == Action::reply_refused;
+}
+
+}  // namespace
+
+DestinationMigration::DestinationMigration(core::Loop& loop, Paths paths, std::string guest,
+                                           std::string migration_id, Journal& journal,
+                                           ServeOptions options)
+    : loop_(loop),
+      paths_(std::move(paths)),
+      name_(std::move(guest)),
+      migration_id_(std::move(migration_id)),
+      journal_(journal),
+      options_(std::move(options)),
+      events_(loop, events_max),
+      looked_(loop),
+      finished_(loop),
+      no_peer_(loop),
+      actions_(loop),
+      watchers_(loop),
+      hasher_turn_(loop, 1),
+      frames_(loop),
+      qmp_over_(loop) {}
+
+DestinationMigration::~DestinationMigration() = default;
+
+void DestinationMigration::post(Event event) {
+    if (!events_.push(event))
+        core::log::error("guest={} event queue full: {}", name_, describe(event));
+}
+
+Task<void> DestinationMigration::run(std::stop_token token) {
+    found_ = co_await find_after_restart();
+    if (!found_)
+        core::log::error("guest={} migration_id={} {}", name_, migration_id_,
+                         found_.error().sentence());
+    looked_.set();
+    for (;;) {
+        auto const event = co_await events_.pop(Deadline::never(token));
+        if (!event) break;
+        auto const before = state_.phase;
+        auto step = machine::destination::step(state_, *event);
+        state_ = step.state;
+        core::log::debug("guest={} migration_id={} event=\"{}\" state=\"{}\"", name_, migration_id_,
+                         describe(*event), describe(state_));
+        if (state_.phase != before) {
+            core::log::info("guest={} migration_id={} incoming phase={}", name_, migration_id_,
+                            machine::destination::name(state_.phase));
+        }
+        for (auto const action : step.actions) actions_.spawn(run_action(action));
+        if (state_.phase == Phase::done) finished_.set();
+    }
+    co_await actions_.join();
+    co_await close_hasher();
+    watchers_stop_.request_stop();
+    co_await watchers_.join();
+}
+
+Task<void> DestinationMigration::run_action(Action action) {
+    core::log::debug("guest={} migration_id={} incoming action={}", name_, migration_id_,
+                     machine::destination::name(action));
+    stop_for_test(machine::destination::name(action));
+    auto result = is_reply(action) ? reply(action) : co_await perform(action);
+    if (!result && !is_reply(action)) {
+        result.error().while_doing(
+            fmt::format("{} at the destination", machine::destination::name(action)));
+        core::log::warning("guest={} migration_id={} {}", name_, migration_id_,
+                           result.error().sentence());
+        if (!failure_) failure_ = result.error();
+        (void)co_await core::sleep_for(
+            loop_, limits::retry_pause_min);  // before the machine may ask again
+    }
+    post(machine::destination::action_ended(action, action_result_of(result, is_record(action))));
+}
+
+Task<Result<>> DestinationMigration::perform(Action action) {
+    switch (action) {
+        case Action::prepare:
+            return prepare();
+        case Action::seal:
+            return seal();
+        case Action::start_guest:
+            return start_guest();
+        case Action::announce_network:
+            return announce_network();
+        case Action::destroy:
+            return destroy();
+        case Action::record_end:
+            return record_end();
+        case Action::finish:
+            return finish();
+        default:
+            return [](Result<> made) -> Task<Result<>> {
+                co_return made;
+            }(record(action == Action::record_owner ? "owner" : "aborted", ""));
+    }
+}
+
+/// Answers every waiting request whose verb is among `verbs` (space-separated). closed: nobody
+/// waits.
+Result<> DestinationMigration::answer(std::string_view verbs, Result<Json> const& result) {
+    bool any = false;
+    for (auto* waiting : waiting_) {
+        if (waiting->answered.is_set() || verbs.find(waiting->verb) == std::string_view::npos)
+            continue;
+        waiting->answer = result;
+        waiting->answered.set();
+        any = true;
+    }
+    if (!any) return fail(Errc::closed, "nobody waits for this answer");
+    return {};
+}
+
+/// Where the source finds what was prepared.
+Json DestinationMigration::endpoints() const {
+    Json exports = Json::array();
+    for (auto const& name : export_names_) exports.add(name);
+    return Json::object({{"nbd_port", nbd_port_},
+                         {"ram_port", ram_port_},
+                         {"exports", exports},
+                         {"generation", static_cast<std::int64_t>(generation_)}});
+}
+
+Result<> DestinationMigration::reply(Action action) {
+    auto const why = failure_ ? failure_->sentence() : std::string("it had been given up");
+    switch (action) {
+        case Action::reply_prepared:
+            return answer("prepare", endpoints());
+        case Action::reply_sealed:
+            return answer("seal", Json::object({{"sealed", true}}));
+        case Action::reply_ack: {
+            auto owner = Json::object({{"answer", "owner"},
+                                       {"frames", frames_.report()},
+                                       {"conntrack", tracking_.report()}});
+            if (resumed_at_) {
+                owner.set("resume_to_answer_ms", std::chrono::duration<double, std::milli>(
+                                                     core::Clock::now() - *resumed_at_)
+                                                     .count());
+            }
+            return answer("commit", owner);
+        }
+        case Action::reply_aborted:
+            return answer("commit abort", Json::object({{"answer", "aborted"}, {"why", why}}));
+        default:
+            return answer(
+                "prepare seal abort",
+                std::unexpected(
+                    failure_ ? *failure_
+                             : fail(Errc::refused, "the destination owns the guest").error()));
+    }
+}
+
+Task<Result<Json>> DestinationMigration::ask_machine(std::string verb, Event event) {
+    // The machine answers the last question only. An `abort` behind a `seal` under way would leave
+    // the `seal`, and with it its connection, waiting for what never comes.
+    for (auto* earlier : waiting_) {
+        if (earlier->answered.is_set() || earlier->verb == verb) continue;
+        earlier->answer =
+            fail(Errc::cancelled, "the source asked `{}` while this was under way", verb);
+        earlier->answered.set();
+    }
+    Waiting waiting(loop_, std::move(verb));
+    waiting_.push_back(&waiting);
+    post(event);
+    // The source has its own, shorter limit; this one only keeps a forgotten request from living
+    // for ever.
+    auto const waited =
+        co_await waiting.answered.wait(Deadline::after(limits::prepare_timeout * 2));
+    waiting_.remove(&waiting);
+    if (!waited) co_return std::unexpected(waited.error());
+    co_return waiting.answer;
+}
+
+Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments) {
+    using Kind = Event::Kind;
+    // What an earlier migration left here is gone before anything is compared.
+    CO_TRY_VOID(co_await looked_.wait(Deadline::after(limits::prepare_timeout)));
+    // Who does not know what is here must not answer, least of all COMMIT.
+    if (!found_) co_return std::unexpected(found_.error());
+    if (verb == "check" || verb == "prepare") {
+        CO_TRY(auto description, Description::from_json(arguments["description"]));
+        if (description.guest != name_ || description.migration_id != migration_id_) {
+            co_return fail(Errc::protocol,
+                           "the description is of another guest or migration than the hello");
+        }
+        bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
+        if (verb == "check") {
+            CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description,
+                                           Deadline::after(limits::check_timeout)));
+            CO_TRY(auto const vxlan, vxlan_ends_here(options_.maps, description));
+            co_return Json::object({{"ok", true},
+                                    {"verify", true},
+                                    {"base", true},
+                                    {"conntrack", true},
+                                    {"vxlan", vxlan}});
+        }
+        auto const key = arguments["key"].text_or("");
+        if (key.empty() ? !plain_here : !is_key(key)) {
+            co_return fail(Errc::protocol, "the migration's key is missing or no key");
+        }
+        if (state_.phase == Phase::idle) {
+            description_ = std::move(description);
+            key_ = key;
+        }
+        co_return co_await ask_machine("prepare",
+                                       machine::destination::event(Kind::prepare_requested));
+    }
+    if (verb == "reexport") co_return co_await reexport();
+    if (verb == "base") co_return co_await hash_base(arguments);
+    if (verb == "hash") co_return co_await hash(arguments);
+    if (verb == "fire") co_return co_await fire(arguments);
+    if (verb == "frames") co_return frames_.take(arguments);
+    if (verb == "return_frames") co_return return_frames(arguments);
+    if (verb == "conntrack") co_return track(arguments);
+    if (verb == "seal")
+        co_return co_await ask_machine("seal", machine::destination::event(Kind::seal_requested));
+    if (verb == "commit") {
+        frames_.expect(arguments["frames"]);
+        co_return co_await ask_machine("commit",
+                                       machine::destination::event(Kind::commit_received));
+    }
+    if (verb == "abort")
+        co_return co_await ask_machine("abort", machine::destination::event(Kind::abort_requested));
+    co_return fail(Errc::protocol, "`{}` is nothing a source may ask", verb);
+}
+
+void DestinationMigration::peer_attached() {
+    ++silence_generation_;
+    no_peer_.reset();
+    if (peers_++ == 0) post(machine::destination::event(Event::Kind::peer_back));
+}
+
+void DestinationMigration::peer_detached() {
+    if (--peers_ > 0) return;
+    no_peer_.set();
+    post(machine::destination::event(Event::Kind::peer_lost));
+    watchers_.spawn(wait_for_source(++silence_generation_));
+}
+
+bool DestinationMigration::untouched() const {
+    return peers_ == 0 && state_ == machine::destination::State{};
+}
+
+bool DestinationMigration::only_copying() const {
+    bool const disks = state_.phase == Phase::prepared || state_.phase == Phase::qemu_lost;
+    return disks && !ram_begun_;
+}
+
+void DestinationMigration::abandon() {
+    if (peers_ > 0 || !only_copying()) return;
+    failure_ = fail(Errc::timed_out, "the source began another migration").error();
+    post(machine::destination::event(Event::Kind::peer_silent_too_long));
+}
+
+Task<void> DestinationMigration::wait_for_source(std::size_t generation) {
+    auto patience = limits::destination_patience;
+    if (only_copying()) patience = limits::destination_patience_copying;
+    if (!co_await core::sleep_for(loop_, patience, watchers_stop_.get_token())) co_return;
+    if (generation != silence_generation_) co_return;  // it came back meanwhile
+    if (!failure_) {
+        failure_ =
+            fail(Errc::timed_out, "the source was silent for {} s", patience.count()).error();
+    }
+    post(machine::destination::event(Event::Kind::peer_silent_too_long));
+}
+
+Json DestinationMigration::status() const {
+    return Json::object({{"phase", std::string("incoming ") +
+                                       std::string(machine::destination::name(state_.phase))},
+                         {"migration_id", migration_id_},
+                         {"state", machine::destination::describe(state_)}});
+}
+
+}  // namespace sidecar

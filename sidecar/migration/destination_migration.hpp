@@ -1,0 +1,182 @@
+// DestinationMigration: the destination's driver. It feeds the source's requests and what its QEMU
+// does into the destination machine, runs each action, and answers the source when the machine says
+// so. It decides nothing.
+#pragma once
+
+#include <list>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/priority.hpp"
+#include "netmove/mover.hpp"
+#include "sidecar/channel/connection.hpp"
+#include "sidecar/guest/description.hpp"
+#include "sidecar/guest/guest.hpp"
+#include "sidecar/handover/frames.hpp"
+#include "sidecar/handover/tracking.hpp"
+#include "sidecar/host/journal.hpp"
+#include "sidecar/machine/destination.hpp"
+#include "storage/hasher.hpp"
+#include "storage/target.hpp"
+
+namespace sidecar {
+
+class DestinationMigration {
+public:
+    DestinationMigration(core::Loop& loop, Paths paths, std::string guest, std::string migration_id,
+                         Journal& journal, ServeOptions options);
+    ~DestinationMigration();
+
+    /// Runs the machine until stopped; its end is told by finished(). Goes on answering afterwards.
+    core::Task<void> run(std::stop_token token);
+    /// One request of the source.
+    core::Task<core::Result<core::Json>> handle(std::string verb, core::Json arguments);
+    void peer_attached();
+    void peer_detached();
+
+    /// Set when the machine is done: the guest is ours, or nothing of it is left.
+    [[nodiscard]] core::Event& finished() { return finished_; }
+    /// Set while no source is connected: whoever comes to ask how it ended is still answered.
+    [[nodiscard]] core::Event& no_peer() { return no_peer_; }
+    [[nodiscard]] bool owns_guest() const { return machine::destination::owns_guest(state_); }
+    /// Nothing was made, asked for or recorded: a source that only checked, and left.
+    [[nodiscard]] bool untouched() const;
+    /// The guest's source asks for another migration: this one, whose source has gone away while it
+    /// copied, is given up.
+    void abandon();
+    [[nodiscard]] std::string const& migration_id() const { return migration_id_; }
+    [[nodiscard]] core::Json status() const;
+    /// Whether the journal says that `guest` came in and is owned here, and a killed sidecar left
+    /// the rest undone: a new one with that migration_id ends it, without the source.
+    static bool owned_unfinished(Paths const& paths, std::string const& guest,
+                                 Journal::Entry const& last);
+    /// Whether anything that an incoming migration made, or its QEMU, may still be there.
+    static bool anything_left(Paths const& paths, std::string const& guest);
+    /// The guest that runs here now. Once, after finished() with owns_guest().
+    std::unique_ptr<Guest> take_guest() { return std::move(guest_); }
+
+private:
+    using Action = machine::destination::Action;
+    using Event = machine::destination::Event;
+    using ActionResult = machine::ActionResult;
+    template <class T = void>
+    using Outcome = core::Task<core::Result<T>>;
+
+    // A request of the source whose answer the machine decides.
+    struct Waiting {
+        Waiting(core::Loop& loop, std::string verb_) : verb(std::move(verb_)), answered(loop) {}
+        std::string verb;
+        core::Event answered;
+        core::Result<core::Json> answer = core::fail(core::Errc::closed, "no answer");
+    };
+
+    core::Task<void> run_action(Action action);
+    core::Task<core::Result<>> perform(Action action);
+    core::Result<> reply(Action action);
+    core::Result<> answer(std::string_view verbs, core::Result<core::Json> const& result);
+    core::Task<core::Result<core::Json>> ask_machine(std::string verb, Event event);
+    void post(Event event);
+
+    // The ports: destination_actions.cpp
+    Outcome<> prepare();
+    Outcome<> prepare_again();
+    Outcome<> make_disks();
+    Outcome<> start_qemu();
+    Outcome<> open_endpoints();
+    Outcome<> listen_for_ram();
+    Outcome<> seal();
+    core::Result<> record(std::string what, std::string outcome);
+    Outcome<> start_guest();
+    Outcome<> announce_network();
+    Outcome<> destroy();
+    Outcome<> kill_recorded();
+    Outcome<> record_end();
+    Outcome<> finish();
+    Outcome<core::Json> fire(core::Json arguments);
+    core::Result<core::Json> return_frames(core::Json const& arguments);
+    core::Result<core::Json> track(core::Json const& arguments);
+    Outcome<core::Json> reexport();
+    [[nodiscard]] core::Json endpoints() const;
+    Outcome<core::Json> hash(core::Json arguments);
+    // Comparing bases: destination_bases.cpp
+    struct BaseHash {
+        explicit BaseHash(core::Loop& loop) : finished(loop) {}
+        std::uint64_t done_bytes = 0;
+        core::Event finished;
+        core::Result<storage::FileHash> hash = core::fail(core::Errc::closed, "not known yet");
+    };
+    Outcome<core::Json> hash_base(core::Json arguments);
+    core::Task<void> read_base(std::string path, std::shared_ptr<BaseHash> into);
+    static bool still_right(BaseHash const& base, std::string const& path);
+    core::Result<> check_compared() const;
+    Outcome<std::shared_ptr<storage::Hasher>> open_hasher(core::Deadline deadline);
+    Outcome<> make_hasher(core::Deadline deadline);
+    core::Task<void> close_hasher();
+    Outcome<> find_target();
+    Outcome<> find_after_restart();
+    Outcome<> clear_earlier(core::Json known);
+    Outcome<machine::destination::Qemu> rejoin(std::string socket, pid_t pid);
+    core::Result<> write_incoming() const;
+    core::Task<void> watch_qemu();
+    core::Task<void> watch_process();
+    [[nodiscard]] bool only_copying() const;
+    core::Task<void> wait_for_source(std::size_t generation);
+    core::Task<void> settle_network();
+    core::Task<void> limit_realtime();
+    [[nodiscard]] std::string key_directory() const {
+        return paths_.run(name_) + "/keys-" + migration_id_;
+    }
+    static std::string incoming_path(Paths const& paths, std::string const& guest) {
+        return paths.state(guest) + "/incoming.json";
+    }
+    [[nodiscard]] std::string incoming_path() const { return incoming_path(paths_, name_); }
+
+    core::Loop& loop_;
+    Paths paths_;
+    std::string name_;
+    std::string migration_id_;
+    Journal& journal_;
+    ServeOptions options_;
+    machine::destination::State state_;
+    core::Queue<Event> events_;
+    core::Event looked_;  ///< find_after_restart is over, and `found_` is what came of it.
+    core::Result<> found_;
+    core::Event finished_;
+    core::Event no_peer_;
+    core::TaskGroup actions_;
+    core::TaskGroup watchers_;
+    std::stop_source watchers_stop_;
+    std::list<Waiting*> waiting_;
+    std::size_t peers_ = 0;
+    std::size_t silence_generation_ = 0;
+
+    Description description_;
+    std::string key_;
+    pid_t recorded_pid_ = 0;  ///< Of the QEMU an earlier sidecar prepared.
+    std::vector<std::string>
+        made_images_;  ///< Written down before they are made; removed by destroy.
+    std::unique_ptr<Guest> guest_;
+    std::unique_ptr<storage::Target> target_;
+    std::vector<storage::TargetDisk> target_disks_;
+    std::map<std::string, std::shared_ptr<BaseHash>> base_hashes_;  ///< By path here.
+    std::shared_ptr<storage::Hasher> hasher_;  ///< From the first `hash` until the exports go.
+    core::Semaphore hasher_turn_;  ///< One at a time opens or closes it.
+    netmove::MoverSet movers_;
+    DestinationFrames frames_;
+    DestinationTracking tracking_;
+    /// Of QEMU, counted: what an earlier one had taken and not flushed may be lost.
+    unsigned generation_ = 0;
+    bool ram_begun_ = false;  ///< To come into this QEMU.
+    core::Event qmp_over_;  ///< Everything that this QEMU has told was heard.
+    int nbd_port_ = 0;
+    int ram_port_ = 0;
+    std::vector<std::string> export_names_;
+    std::optional<core::Clock::time_point> resumed_at_;
+    std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
+    std::optional<core::Error> failure_;
+};
+
+}  // namespace sidecar

@@ -1,0 +1,469 @@
+// The ports of the source's driver: each function is one action of the machine, run through the
+// room that does it. All are idempotent, because after a lost answer or a restart the machine asks
+// again.
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "netmove/bridge_mover.hpp"
+#include "netmove/vxlan_mover.hpp"
+#include "qmp/block.hpp"
+#include "qmp/vm.hpp"
+#include "sidecar/guest/guest_drift.hpp"
+#include "sidecar/guest/run_state.hpp"
+#include "sidecar/host/keys.hpp"
+#include "sidecar/host/mac_moves.hpp"
+#include "sidecar/host/test_hooks.hpp"
+#include "sidecar/migration/hash_request.hpp"
+#include "sidecar/migration/source_migration.hpp"
+#include "storage/image.hpp"
+#include "storage/verify.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+using machine::ActionResult;
+
+namespace {
+
+std::string record_path(Paths const& paths, std::string const& guest) {
+    return paths.state(guest) + "/migration.json";
+}
+
+Json addresses_of(std::vector<std::unique_ptr<Nic>> const& nics) {
+    Json all = Json::array();
+    for (auto const& nic : nics) all.add(nic->interface.to_json());
+    return all;
+}
+
+}  // namespace
+
+std::string SourceMigration::key_directory() const {
+    return guest_.paths.run(guest_.name) + "/keys-" + migration_id_;
+}
+
+Task<Result<>> SourceMigration::check() {
+    warning_ = why_too_soon(journal_.last().moves, wall_ms());
+    if (!warning_.empty()) core::log::warning("guest={} {}", guest_.name, warning_);
+    CO_TRY(description_, co_await describe(guest_, migration_id_, options_.bases,
+                                           RunStatePolicy::running, within(limits::check_timeout)));
+    // A sidecar that has to take this guest over knows its addresses without waiting for it to
+    // speak.
+    CO_TRY_VOID(guest_.write_manifest());
+    CO_TRY_VOID(co_await peer_->connect(within(limits::connect_timeout)));
+    watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
+    auto const arguments =
+        Json::object({{"description", description_.to_json()}, {"encrypted", encrypted()}});
+    CO_TRY(auto const checked,
+           co_await peer_->request("check", arguments, within(limits::check_timeout)));
+    if (options_.verify && !checked["verify"].boolean_or(false)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for --verify",
+                       options_.destination);
+    }
+    if (!options_.bases.empty() && !checked["base"].boolean_or(false)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
+                       options_.destination);
+    }
+    tracking_there_ = checked["conntrack"].boolean_or(false);
+    CO_TRY_VOID(co_await check_vxlan(checked["vxlan"]));
+    CO_TRY_VOID(co_await compare_bases());
+    co_return make_tables();
+}
+
+Task<Result<Json>> SourceMigration::check_only() {
+    auto checked = co_await check();
+    remove_tables();
+    Json lines = Json::array();
+    if (checked) {
+        lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",
+                              guest_.name, description_.qemu_version, description_.machine_type,
+                              description_.ram_bytes >> 20));
+        for (auto const& disk : description_.disks) {
+            lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
+                                  disk.name, disk.format, disk.virtual_bytes >> 20,
+                                  disk.allocated_bytes >> 20));
+        }
+        for (auto const& disk : description_.disks) {
+            for (auto const& base : disk.bases) {
+                lines.add(
+                    fmt::format("base {} of disk {}: the same file at the destination, "
+                                "SHA-256 {}",
+                                base.path, disk.name, base.sha256));
+            }
+        }
+        for (auto const& interface : description_.interfaces) {
+            lines.add(fmt::format("interface {}: tap {} on bridge {}, {} addresses known",
+                                  interface.mac.text(), interface.tap,
+                                  interface.bridge.empty() ? "(none)" : interface.bridge,
+                                  interface.addresses.size()));
+        }
+        for (auto const& line : vteps_.lines()) lines.add(line);
+        if (!warning_.empty()) lines.add("warning: " + warning_);
+        lines.add(
+            fmt::format("destination {}: reached, authenticated, ready", options_.destination));
+    }
+    co_await vteps_.end();
+    watchers_stop_.request_stop();
+    co_await watchers_.join();
+    if (!checked) co_return std::unexpected(checked.error());
+    co_return Json::object({{"checked", lines}});
+}
+
+Task<Result<>> SourceMigration::record(std::string what, std::string outcome) {
+    co_return journal_.record(
+        {migration_id_, "source", std::move(what), std::move(outcome), options_.destination});
+}
+
+Task<Result<>> SourceMigration::record_begin() {
+    CO_TRY_VOID(write_record({}));
+    CO_TRY(watchdog_, Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path()));
+    co_return co_await record("begun", "");
+}
+
+Result<> SourceMigration::write_record(Json const& throttle) const {
+    auto made = Json::object({{"migration_id", migration_id_},
+                              {"options", options_.to_json()},
+                              {"description", description_.to_json()}});
+    if (!throttle.is_null()) made.set("throttle", throttle);
+    return write_durably(record_path(guest_.paths, guest_.name), made.dump_pretty() + "\n");
+}
+
+Result<Json> SourceMigration::read_record(Paths const& paths, std::string const& guest) {
+    auto const path = record_path(paths, guest);
+    if (access(path.c_str(), F_OK) != 0) return Json();
+    TRY(auto const text, read_file(path, limits::manifest_bytes_max));
+    return Json::parse(text);
+}
+
+Task<Result<>> SourceMigration::prepare_destination() {
+    // After a restart: the connection comes up meanwhile, and QEMU there has the key already.
+    CO_TRY_VOID(co_await peer_->reached(within(limits::connect_timeout)));
+    if (encrypted() && key_.empty()) key_ = read_key(key_directory());
+    if (encrypted() && key_.empty()) {
+        key_ = core::random_hex(32);
+        CO_TRY_VOID(write_key(key_directory(), key_));
+    }
+    auto const arguments = Json::object({{"description", description_.to_json()}, {"key", key_}});
+    CO_TRY(auto const reply,
+           co_await peer_->request("prepare", arguments, within(limits::prepare_timeout)));
+    co_return take_endpoints(reply);
+}
+
+/// Where the destination's QEMU is found, which `prepare` and `reexport` answer.
+Result<> SourceMigration::take_endpoints(Json const& reply) {
+    TRY(auto const nbd_port, reply.integer("nbd_port"));
+    TRY(auto const ram_port, reply.integer("ram_port"));
+    TRY(auto const generation, reply.integer("generation"));
+    constexpr int port_max = 65535;
+    if (nbd_port < 0 || nbd_port > port_max || ram_port <= 0 || ram_port > port_max ||
+        generation < 0 || generation > limits::qemu_restarts_max) {
+        return fail(Errc::protocol, "the destination named the impossible ports {} and {}",
+                    nbd_port, ram_port);
+    }
+    nbd_port_ = static_cast<int>(nbd_port);
+    ram_port_ = static_cast<int>(ram_port);
+    generation_ = static_cast<unsigned>(generation);
+    export_names_.clear();
+    for (auto const& name : reply["exports"].elements()) export_names_.push_back(name.text_or(""));
+    if (export_names_.size() != description_.disks.size()) {
+        return fail(Errc::protocol, "the destination exports {} disks of {}", export_names_.size(),
+                    description_.disks.size());
+    }
+    return {};
+}
+
+void SourceMigration::make_movers() {
+    movers_ = netmove::MoverSet();
+    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
+        auto const& nic = guest_.nics[index];
+        if (nic->interface.bridge.empty()) continue;  // no L2 of ours to move it on
+        if (index < description_.interfaces.size()) {
+            auto const& described = description_.interfaces[index];
+            if (described.vxlan_source && described.vxlan_destination) {
+                movers_.add(netmove::vxlan_mover_source(*guest_.netlink, described), index);
+            }
+        }
+        movers_.add(netmove::bridge_mover_source(loop_, *guest_.netlink, nic->tap, nic->interface),
+                    index);
+    }
+}
+
+Task<Result<>> SourceMigration::prepare_network() {
+    make_movers();
+    // Disks are copied for hours: who was there at the check must be there still.
+    if (!vteps_.empty()) {
+        CO_TRY_VOID(co_await vteps_.prepare(vxlan_moves(), within(limits::prepare_timeout)));
+    }
+    co_return co_await movers_.prepare(within(limits::prepare_timeout));
+}
+
+Task<Result<>> SourceMigration::start_ram() {
+    CO_TRY_VOID(check_no_job());
+    // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
+    // more.
+    CO_TRY_VOID(
+        co_await check_same_guest(*guest_.client, description_, within(limits::qmp_timeout)));
+    if (mirror_) CO_TRY_VOID(co_await mirror_->arm(within(limits::prepare_timeout)));
+    if (encrypted()) {
+        CO_TRY_VOID(co_await add_key_object(*guest_.client, key_directory(), "client",
+                                            migration_id_, within(limits::qmp_timeout)));
+    }
+    auto const shares = bandwidth_shares(true);
+    if (mirror_) mirror_->set_bandwidth(shares.disks);
+    RamStreamOptions options{.host = peer_->host(),
+                             .port = std::to_string(ram_port_),
+                             .tls_creds = encrypted() ? key_object(migration_id_) : "",
+                             .tls_hostname = key_user,
+                             .downtime_limit_ms = options_.downtime_limit_ms,
+                             .bandwidth = shares.ram,
+                             .hold = mirror_ != nullptr || !guest_.nics.empty(),
+                             .before_stop = [this]() -> Task<void> {
+                                 co_await tracking_.refresh(*peer_,
+                                                            within(limits::conntrack_patience));
+                                 co_await frames_.record(within(limits::qmp_timeout));
+                             }};
+    tracking_.begin(tracking_there_);
+    co_await tracking_.send_all(*peer_, within(limits::conntrack_patience));
+    if (mirror_) keep_converged_.spawn(mirror_->keep_converged(keep_converged_stop_.get_token()));
+    CO_TRY_VOID(co_await ram_.start(std::move(options), within(limits::connect_timeout)));
+    keep_converged_.spawn(ram_.watch(mirror_.get(), keep_converged_stop_.get_token()));
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::fire_network() {
+    frames_.begin();
+    guest_.take_in_addresses();
+    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
+        movers_.update(index, guest_.nics[index]->interface);
+    }
+    CO_TRY_VOID(movers_.fire());
+    // Before the first frame comes there.
+    co_await tracking_.send_changes(*peer_, within(limits::paused_request_timeout));
+    CO_TRY_VOID(co_await peer_->request("fire",
+                                        Json::object({{"interfaces", addresses_of(guest_.nics)}}),
+                                        within(limits::paused_request_timeout)));
+    fired_at_ = core::Clock::now();
+    journal_.note_move(wall_ms());
+    fired_.set();
+    vteps_.repoint_fdb(machine::Side::destination);  // now that it would take their frames
+    for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size();
+         ++nic) {
+        description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
+    }
+    if (tracking_.incomplete()) {
+        co_await tracking_.send_difference(*peer_, within(limits::conntrack_pause_max));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::seal_destination() {
+    if (stop_at_) timeline_.set("copied_ms", ms_between(*stop_at_, core::Clock::now()));
+    CO_TRY_VOID(co_await peer_->request("seal", {}, within(limits::paused_request_timeout)));
+    if (stop_at_) timeline_.set("sealed_ms", ms_between(*stop_at_, core::Clock::now()));
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::continue_migration() {
+    // While the last delta is read: a snapshot since then would have got the writes we look for.
+    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_,
+                                          within(limits::paused_request_timeout)));
+    if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(within(limits::pause_max)));
+    // QEMU 7.2 that is cancelled while it saves device state resumes its guest over inactive disks
+    // and dies of the first write. So a network that cannot be moved must be known before; mostly
+    // it has moved while the delta was read.
+    CO_TRY_VOID(co_await fired_.wait(within(limits::paused_request_timeout)));
+    co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
+                                             within(limits::paused_request_timeout));
+}
+
+Task<ActionResult> SourceMigration::commit() {
+    if (stop_at_) timeline_.set("committed_ms", ms_between(*stop_at_, core::Clock::now()));
+    auto const deadline = Deadline::after(limits::commit_timeout);
+    // Over a long line something may still be on its way: follow_frames() then.
+    if (vteps_.repointed() && core::Clock::now() >= all_arrived_at()) release_network();
+    co_await tracking_.send_changes(*peer_, deadline);
+    auto const caught = co_await frames_.send(*peer_, deadline);
+    if (!caught) {
+        // The guest is worth more than its frames.
+        core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
+                           caught.error().sentence());
+    }
+    auto const reply = co_await peer_->request(
+        "commit", Json::object({{"frames", caught ? *caught : Json::array()}}), deadline);
+    auto const now = core::Clock::now();
+    if (!reply) {
+        core::log::warning("guest={} migration_id={} COMMIT is not answered: {}", guest_.name,
+                           migration_id_, reply.error().sentence());
+        co_return ActionResult::unknown;
+    }
+    if ((*reply)["answer"].text_or("") == "aborted") {
+        note_failure(
+            fail(Errc::refused, "the destination had given up: {}", (*reply)["why"].text_or(""))
+                .error());
+        co_return ActionResult::aborted;
+    }
+    if ((*reply)["answer"].text_or("") != "owner") co_return ActionResult::unknown;
+    vteps_.repoint_fdb(
+        machine::Side::destination);  // after a restart nobody knows whether they were
+    frames_.note((*reply)["frames"]);
+    if (reply->has("conntrack")) tracking_.note((*reply)["conntrack"]);
+    forwarding_.spawn(follow_frames());
+    if (stop_at_ && (*reply).has("resume_to_answer_ms")) {
+        // Both terms are measured on one clock each; half a round trip is what the answer took to
+        // get here.
+        downtime_ms_ = ms_between(*stop_at_, now) - (*reply)["resume_to_answer_ms"].number_or(0) -
+                       peer_->rtt_ms() / 2;
+    }
+    co_return ActionResult::acked;
+}
+
+Task<Result<>> SourceMigration::cancel_migration() {
+    if (qemu_gone_) co_return Result<>{};
+    co_return co_await ram_.cancel(Deadline::after(limits::rollback_timeout));
+}
+
+Task<Result<>> SourceMigration::resume_source() {
+    if (qemu_gone_) co_return fail(Errc::closed, "QEMU has ended");
+    if (stopped_by_others_) co_return Result<>{};  // and theirs to continue
+    co_return co_await ensure_running(*guest_.client, Deadline::after(limits::rollback_timeout));
+}
+
+// What the destination has announced, ours announces away; an announcement that may still be on its
+// way must not come behind it, so then the destination is heard first. Its half is undone last: it
+// catches what still goes there. Nothing here waits for a destination that does not answer.
+Task<Result<>> SourceMigration::rollback_network() {
+    auto const deadline = Deadline::after(limits::paused_request_timeout / 4);
+    if (movers_.empty()) make_movers();  // after a restart
+    bool const announced_there = fired_at_.has_value();
+    if (announced_there) journal_.note_move(wall_ms());
+    auto const early = announced_there ? movers_.rollback() : Result<>{};
+    vteps_.repoint_fdb(machine::Side::source);
+    auto back = co_await frames_.put_back();
+    if (back) back = co_await take_back_frames(false, deadline);
+    auto const undone = announced_there ? early : movers_.rollback();
+    if (!vteps_.empty() && co_await vteps_.wait_repointed(deadline)) {
+        (void)co_await core::sleep_for(loop_, limits::arrival_margin);
+    }
+    if (back) back = co_await take_back_frames(true, deadline);
+    if (!back) core::log::debug("guest={} frames: {}", guest_.name, back.error().sentence());
+    co_return undone;
+}
+
+Task<Result<>> SourceMigration::take_back_frames(bool last, Deadline deadline) {
+    for (int answers = 0; answers < limits::give_back_answers_max; ++answers) {
+        CO_TRY(auto const answer,
+               co_await peer_->request("return_frames", Json::object({{"last", last}}), deadline));
+        CO_TRY_VOID(frames_.take_back(answer));
+        if (!answer["more"].boolean_or(false)) break;
+    }
+    co_return Result<>{};
+}
+
+void SourceMigration::release_network() {
+    auto const released = movers_.release();
+    released_ = true;
+    if (!released) core::log::warning("guest={} {}", guest_.name, released.error().sentence());
+}
+
+/// When the last frame that was sent to the guest's old place has come there.
+core::Clock::time_point SourceMigration::all_arrived_at() const {
+    auto const fired = fired_at_.value_or(core::Clock::now());
+    return std::max(fired, vteps_.repointed_at().value_or(fired)) + limits::arrival_margin +
+           core::milliseconds(static_cast<long>(2 * peer_->rtt_ms()));
+}
+
+Task<void> SourceMigration::follow_frames() {
+    core::TaskGroup beside(loop_);
+    if (!released_) beside.spawn(release_when_arrived());
+    auto limit = limits::straggler_patience;
+    if (!vteps_.repointed()) limit += limits::vtep_patience;
+    auto const patience = Deadline::after(limit);
+    tracking_.follow(*peer_, patience);
+    auto const followed = co_await frames_.follow(*peer_, patience);
+    co_await tracking_.end_following();
+    if (!followed) {
+        core::log::warning("guest={} what came late was not sent after it: {}", guest_.name,
+                           followed.error().sentence());
+    }
+    co_await beside.join();
+}
+
+Task<void> SourceMigration::release_when_arrived() {
+    co_await wait_for_vteps();
+    (void)co_await core::sleep_for(loop_, all_arrived_at() - core::Clock::now());
+    release_network();
+}
+
+Task<Result<>> SourceMigration::abort_destination() {
+    // The guest runs here again; there is time for the other host to come back, or for its `serve`
+    // to start a sidecar in the place of one that died.
+    if (!destination_fenced_) {
+        (void)co_await peer_->reached(Deadline::after(limits::abort_patience));
+    }
+    CO_TRY_VOID(co_await peer_->request("abort", {}, Deadline::after(limits::rollback_timeout)));
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::drop_network() {
+    if (guest_.client && !qemu_gone_) {
+        co_await frames_.end_recording(Deadline::after(limits::qmp_timeout));
+    }
+    movers_ = netmove::MoverSet();
+    if (!vteps_.empty()) {
+        auto const back = co_await vteps_.wait_repointed(Deadline::after(limits::vtep_patience));
+        if (!back) core::log::error("guest={} {}", guest_.name, back.error().sentence());
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::tombstone_disks() {
+    for (auto const& disk : description_.disks) {
+        CO_TRY_VOID(storage::tombstone(disk.path, migration_id_));
+        core::log::info("guest={} migration_id={} disk={} the stale image is now {}", guest_.name,
+                        migration_id_, disk.name,
+                        storage::tombstone_path(disk.path, migration_id_));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::quit_source() {
+    co_await stop_keeping_converged();
+    if (mirror_) (void)co_await mirror_->drop(Deadline::after(limits::rollback_timeout));
+    remove_key(key_directory());
+    if (qemu_gone_) co_return Result<>{};
+    co_await ram_.refresh(Deadline::after(limits::qmp_timeout));
+    (void)co_await qmp::quit(*guest_.client, Deadline::after(limits::qmp_timeout));
+    auto const ended =
+        co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout));
+    if (ended) co_return Result<>{};
+    CO_TRY_VOID(
+        guest_.process.signal(SIGKILL));  // the destination owns the guest: nothing here is needed
+    CO_TRY_VOID(
+        co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout)));
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::settle_network() {
+    co_await forwarding_.join();
+    auto const settled = co_await movers_.settle(Deadline::after(limits::rollback_timeout));
+    frames_.remove_gates();
+    co_await tracking_.remove(Deadline::after(limits::conntrack_patience));
+    co_return settled;
+}
+
+Task<Result<>> SourceMigration::record_end() {
+    CO_TRY_VOID(co_await record("ended", std::string(machine::name(state_.outcome))));
+    remove_key(key_directory());
+    std::error_code
+        ignored;  // the journal has the last word; a record left over is overwritten by the next
+    std::filesystem::remove(record_path(guest_.paths, guest_.name), ignored);
+    co_return Result<>{};
+}
+
+}  // namespace sidecar

@@ -1,0 +1,404 @@
+#include "sidecar/migration/source_migration.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/log.hpp"
+#include "qmp/vm.hpp"
+#include "sidecar/host/test_hooks.hpp"
+#include "sidecar/migration/action_result.hpp"
+#include "storage/image.hpp"
+
+namespace sidecar {
+
+using core::Errc;
+using core::Json;
+using core::Result;
+using core::Task;
+using machine::ActionResult;
+using machine::source::Action;
+using machine::source::Event;
+using machine::source::Phase;
+using machine::source::State;
+
+namespace {
+
+// Events not yet looked at: actions in flight and QEMU's few; more is a machine that runs wild.
+constexpr std::size_t events_max = 256;
+
+bool is_record(Action action) {
+    return action == Action::record_begin || action == Action::record_commit ||
+           action == Action::record_rollback || action == Action::record_end;
+}
+
+/// Where the guest runs now, in the operator's words.
+std::string_view whereabouts(State const& state) {
+    switch (state.guest) {
+        case machine::Guest::source:
+            return "the guest runs on the source";
+        case machine::Guest::destination:
+            return "the guest runs on the destination";
+        case machine::Guest::unknown:
+            return "the guest is paused until the destination answers";
+        case machine::Guest::crashed_source:
+            return "the guest's QEMU on the source has ended";
+    }
+    return "";
+}
+
+}  // namespace
+
+SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions options,
+                                 std::string migration_id)
+    : guest_(guest),
+      journal_(journal),
+      options_(std::move(options)),
+      migration_id_(std::move(migration_id)),
+      loop_(guest.loop),
+      events_(guest.loop, events_max),
+      decided_(guest.loop),
+      actions_(guest.loop),
+      watchers_(guest.loop),
+      keep_converged_(guest.loop),
+      ram_(guest),
+      vteps_(guest.loop, {options_.vteps, options_.tls, guest.name, migration_id_}),
+      frames_(guest),
+      tracking_(guest),
+      forwarding_(guest.loop),
+      resumed_(guest.loop),
+      fired_(guest.loop) {
+    started_ = core::Clock::now();
+    peer_ = std::make_unique<PeerChannel>(
+        loop_, PeerChannel::Config{options_.destination, options_.tls, guest_.name, migration_id_},
+        [this](bool up) { peer_changed(up); });
+}
+
+SourceMigration::~SourceMigration() = default;
+
+void SourceMigration::follow(ProgressSink sink) {
+    sink_ = std::move(sink);
+    if (!std::exchange(suspended_, false)) return;
+    if (peer_lost_at_) peer_lost_at_ = core::Clock::now();
+    decided_.reset();
+    resumed_.set();
+}
+
+Task<Json> SourceMigration::run(ProgressSink sink) {
+    return drive(machine::source::event(Event::Kind::migrate_requested), std::move(sink));
+}
+
+Task<Json> SourceMigration::recover(ProgressSink sink) {
+    using machine::source::Record;
+    recovered_ = true;
+    auto const known = read_record(guest_.paths, guest_.name);
+    if (known) {
+        auto described = Description::from_json((*known)["description"]);
+        if (described) description_ = std::move(*described);
+    }
+    auto const& word = journal_.last().record;
+    auto const found = word == "committed"     ? Record::committed
+                       : word == "rolled_back" ? Record::rolled_back
+                       : word == "begun"       ? Record::begun
+                                               : Record::none;
+    auto qemu = co_await look_at_qemu();
+    if (found == Record::begun && qemu == machine::source::Qemu::running && read_copy_record()) {
+        auto guarded = Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path());
+        if (guarded) {
+            watchdog_ = std::move(*guarded);
+            qemu = machine::source::Qemu::copying;
+        }
+    }
+    vteps_.begin_unknown(vxlan_moves());
+    watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
+    co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
+}
+
+/// What QEMU is doing. `gone` only when its process has ended: a QEMU that does not answer is asked
+/// again.
+Task<machine::source::Qemu> SourceMigration::look_at_qemu() {
+    using machine::source::Qemu;
+    while (guest_.client && guest_.process.running()) {
+        auto const deadline = core::Deadline::after(limits::qmp_timeout);
+        auto const status = co_await qmp::query_status(*guest_.client, deadline);
+        auto const migration = co_await qmp::query_migrate(*guest_.client, deadline);
+        if (status && migration) {
+            bool const ram_under_way =
+                migration->status == "setup" || migration->status == "active";
+            if (status->running) co_return ram_under_way ? Qemu::migrating : Qemu::running;
+            co_return status->status == "finish-migrate" ? Qemu::paused_pre_switchover
+                                                         : Qemu::postmigrate;
+        }
+        core::log::warning("guest={} QEMU does not say what it does: {}", guest_.name,
+                           (status ? migration.error() : status.error()).sentence());
+        (void)co_await core::sleep_for(loop_, limits::retry_pause_max);
+        (void)co_await guest_.reconnect(core::Deadline::after(limits::qmp_timeout));
+    }
+    qemu_gone_ = true;
+    co_return Qemu::gone;
+}
+
+Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
+    sink_ = std::move(sink);
+    watchers_.spawn(watch_qemu());
+    watchers_.spawn(watch_process());
+    watchers_.spawn(tick());
+    post(first);
+    enter(Phase::idle);
+    while (state_.phase != Phase::done) {
+        auto const event = co_await events_.pop(core::Deadline::never());
+        auto const before = state_.phase;
+        auto step = machine::source::step(state_, *event);
+        state_ = step.state;
+        core::log::debug("guest={} migration_id={} event=\"{}\" state=\"{}\"", guest_.name,
+                         migration_id_, machine::source::describe(*event),
+                         machine::source::describe(state_));
+        if (state_.phase != before) enter(state_.phase);
+        for (auto const action : step.actions) {
+            if (action == Action::interrupt) {
+                actions_stop_.request_stop();
+                actions_stop_ = std::stop_source();
+            }
+            actions_.spawn(run_action(action));
+        }
+    }
+    co_await actions_.join();
+    co_await forwarding_.join();
+    co_await vteps_.end();
+    watchers_stop_.request_stop();
+    co_await watchers_.join();
+    if (watchdog_) co_await watchdog_->end(loop_);
+    decided_.set();
+    co_return report();
+}
+
+void SourceMigration::post(Event event) {
+    // A full queue would mean that the machine does not keep up with a handful of events: a bug to
+    // be seen.
+    if (!events_.push(event))
+        core::log::error("guest={} event queue full: {}", guest_.name, describe(event));
+}
+
+void SourceMigration::enter(Phase phase) {
+    auto const now = core::Clock::now();
+    if (!phases_.empty()) phases_.back().end = now;
+    phases_.push_back({std::string(machine::source::name(phase)), now, now});
+    core::log::info("guest={} migration_id={} phase={}", guest_.name, migration_id_,
+                    machine::source::name(phase));
+    if (phase == Phase::in_doubt && !in_doubt_since_) in_doubt_since_ = now;
+    // Before anything is asked for that only another phase may do: see copy_record.cpp.
+    if (phase != Phase::preparing && phase != Phase::copying && phase != Phase::idle) {
+        remove_copy_record();
+        remove_tables();
+    }
+    // Nothing waits for us while only disks are copied; from then on the guest's pause does.
+    nice_.reset();
+    if (phase == Phase::copying) nice_.emplace(limits::copy_nice_steps);
+    if (phase == Phase::settling) realtime_.reset();  // it runs there
+    if (sink_ && phase != Phase::idle) sink_(progress());
+}
+
+void SourceMigration::note_failure(core::Error error) {
+    core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_, error.sentence());
+    if (!failure_) failure_ = std::move(error);
+}
+
+Task<void> SourceMigration::run_action(Action action) {
+    if (auto const failed = failures_in_a_row_[action]; failed > 0) {
+        auto const pause =
+            std::min(limits::retry_pause_min * (1 << std::min(failed, 6)), limits::retry_pause_max);
+        (void)co_await core::sleep_for(loop_, pause);
+    }
+    auto const ending = co_await perform(action);
+    bool const good = ending == ActionResult::ok || ending == ActionResult::acked ||
+                      ending == ActionResult::aborted;
+    failures_in_a_row_[action] = good ? 0 : failures_in_a_row_[action] + 1;
+    post(machine::source::action_ended(action, ending));
+}
+
+Task<ActionResult> SourceMigration::perform(Action action) {
+    core::log::debug("guest={} migration_id={} action={}", guest_.name, migration_id_,
+                     machine::source::name(action));
+    stop_for_test(machine::source::name(action));
+    Result<> result;
+    switch (action) {
+        case Action::send_commit:
+            co_return co_await commit();
+        case Action::interrupt:
+            break;
+        case Action::check:
+        case Action::record_begin:
+        case Action::prepare_destination:
+        case Action::prepare_network:
+        case Action::prepare_storage:
+        case Action::copy_disks:
+        case Action::start_ram:
+            result = co_await prepare_or_begin(action);
+            break;
+        case Action::fire_network:
+        case Action::list_final:
+        case Action::copy_final:
+        case Action::seal_destination:
+        case Action::continue_migration:
+        case Action::record_commit:
+            result = co_await switch_over(action);
+            break;
+        case Action::cancel_migration:
+        case Action::resume_source:
+        case Action::rollback_network:
+        case Action::abort_destination:
+        case Action::drop_storage:
+        case Action::drop_network:
+        case Action::record_rollback:
+            result = co_await undo(action);
+            break;
+        case Action::tombstone_disks:
+        case Action::settle_network:
+        case Action::quit_source:
+        case Action::record_end:
+        case Action::finish:
+            result = co_await end(action);
+            break;
+    }
+    auto const ending = action_result_of(result, is_record(action));
+    if (!result) {
+        auto error = std::move(result.error());
+        bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
+        error.while_doing(
+            fmt::format("{} ({})", machine::source::name(action), whereabouts(state_)));
+        if (ours) core::log::debug("guest={} {}", guest_.name, error.sentence());
+        if (!ours) note_failure(std::move(error));
+    }
+    // A check that got no answer has still touched nothing: the machine calls that refused.
+    co_return action == Action::check&& ending == ActionResult::unknown ? ActionResult::failed
+                                                                        : ending;
+}
+
+Task<Result<>> SourceMigration::prepare_or_begin(Action action) {
+    switch (action) {
+        case Action::check:
+            return check();
+        case Action::record_begin:
+            return record_begin();
+        case Action::prepare_destination:
+            return prepare_destination();
+        case Action::prepare_network:
+            return prepare_network();
+        case Action::prepare_storage:
+            return prepare_storage();
+        case Action::copy_disks:
+            return copy_disks();
+        default:
+            return start_ram();
+    }
+}
+
+Task<Result<>> SourceMigration::switch_over(Action action) {
+    switch (action) {
+        case Action::fire_network:
+            return fire_network();
+        case Action::list_final:
+            return list_final();
+        case Action::copy_final:
+            return copy_final();
+        case Action::seal_destination:
+            return seal_destination();
+        case Action::continue_migration:
+            return continue_migration();
+        default:
+            if (watchdog_)
+                watchdog_->released();  // from here on only the other side's word brings it back
+            return record("committed", "");
+    }
+}
+
+Task<Result<>> SourceMigration::undo(Action action) {
+    switch (action) {
+        case Action::cancel_migration:
+            return cancel_migration();
+        case Action::resume_source:
+            return resume_source();
+        case Action::rollback_network:
+            return rollback_network();
+        case Action::abort_destination:
+            return abort_destination();
+        case Action::drop_storage:
+            return drop_storage();
+        case Action::drop_network:
+            return drop_network();
+        default:
+            return record("rolled_back", "");
+    }
+}
+
+Task<Result<>> SourceMigration::end(Action action) {
+    switch (action) {
+        case Action::tombstone_disks:
+            return tombstone_disks();
+        case Action::settle_network:
+            return settle_network();
+        case Action::quit_source:
+            return quit_source();
+        case Action::record_end:
+            return record_end();
+        default:
+            return []() -> Task<Result<>> { co_return Result<>{}; }();
+    }
+}
+
+Json SourceMigration::set(MigrationChanges const& changes) {
+    if (changes.bandwidth) options_.bandwidth = *changes.bandwidth;
+    if (changes.downtime_limit_ms) options_.downtime_limit_ms = *changes.downtime_limit_ms;
+    if (mirror_) mirror_->set_downtime_limit(core::milliseconds(options_.downtime_limit_ms));
+    ram_.set_downtime_limit_ms(options_.downtime_limit_ms);
+    auto const shares = bandwidth_shares(ram_.started_at().has_value());
+    if (mirror_) mirror_->set_bandwidth(shares.disks);
+    ram_.set_bandwidth(shares.ram);
+    core::log::info("guest={} migration_id={} bandwidth={} downtime_limit_ms={}", guest_.name,
+                    migration_id_, options_.bandwidth, options_.downtime_limit_ms);
+    return Json::object(
+        {{"bandwidth", options_.bandwidth}, {"downtime_limit_ms", options_.downtime_limit_ms}});
+}
+
+/// One budget for all: the disks have it alone until RAM flows; then they have what keeps them
+/// near, twice what the guest writes, within an eighth and a half, and RAM has the rest. 0: no
+/// limit.
+SourceMigration::Shares SourceMigration::bandwidth_shares(bool ram_flows) const {
+    std::uint64_t const all = options_.bandwidth;
+    if (!mirror_ || !ram_flows || all == 0) return {all, all};
+    auto const needed = 2 * mirror_->convergence().dirty_bytes_per_second;
+    auto const disks = std::clamp(needed, all / 8, all / 2);
+    return {disks, all - disks};
+}
+
+Result<> SourceMigration::cancel() {
+    if (!machine::source::may_cancel(state_)) {
+        return core::fail(Errc::refused, "it is too late to cancel: the migration is {}",
+                          machine::source::name(state_.phase));
+    }
+    post(machine::source::event(Event::Kind::cancel_requested));
+    return {};
+}
+
+Result<> SourceMigration::resolve(machine::Side owner) {
+    if (!machine::source::may_resolve(state_)) {
+        return core::fail(Errc::refused, "nothing is in doubt: the migration is {}",
+                          machine::source::name(state_.phase));
+    }
+    for (auto const& disk : description_.disks) {
+        auto const tombstone = storage::tombstone_path(disk.path, migration_id_);
+        if (owner == machine::Side::source && access(tombstone.c_str(), F_OK) == 0) {
+            return core::fail(Errc::refused,
+                              "the destination had acknowledged: {} is there, so it owns the guest",
+                              tombstone);
+        }
+    }
+    core::log::warning(
+        "guest={} migration_id={} the operator says: owner is the {}, the other side is fenced",
+        guest_.name, migration_id_, machine::name(owner));
+    destination_fenced_ = owner == machine::Side::source;
+    post(machine::source::operator_resolved(owner));
+    return {};
+}
+
+}  // namespace sidecar

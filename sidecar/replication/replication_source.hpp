@@ -1,0 +1,115 @@
+// ReplicationSource: the source's driver of `sidecar replicate`: a round, a pause, a round, until
+// it is told to end, or one round. One connection to the destination for each; between rounds
+// nothing of it is in QEMU but a dirty bitmap for each disk. Used by the guest's session.
+//
+// Invariant: a round that fails, for whatever reason, costs the guest nothing and loses nothing:
+// it is told by status(), and the next round owes what it owed.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "sidecar/channel/peer.hpp"
+#include "sidecar/guest/description.hpp"
+#include "sidecar/guest/guest.hpp"
+#include "sidecar/host/settings.hpp"
+#include "sidecar/replication/guest_freeze.hpp"
+#include "storage/disk_replicator.hpp"
+
+namespace sidecar {
+
+class ReplicationSource {
+public:
+    /// `guest` must outlive it, and stay what it is: no migration meanwhile. `go_on`: an earlier
+    /// sidecar began it, so a destination that cannot be reached at first does not end it.
+    ReplicationSource(Guest& guest, ReplicationSettings settings, bool go_on);
+    ~ReplicationSource();
+
+    /// Checks the guest, begins the bitmaps, and makes rounds until stop(). Ends at once when it
+    /// cannot even begin.
+    core::Task<void> run();
+    /// Set when the destination has taken the first round in, or has not: failure() says which.
+    [[nodiscard]] core::Event& begun() { return begun_; }
+    /// Set when run() ends, soon after a `once` has come to its end.
+    [[nodiscard]] core::Event& ended() { return ended_; }
+    /// Why the replication could not begin, or the one round failed.
+    [[nodiscard]] std::optional<core::Error> const& failure() const { return failure_; }
+    /// Ends run() soon; a round under way is given up.
+    void stop() { stop_.request_stop(); }
+    /// After run() has ended: takes everything out of QEMU.
+    core::Task<core::Result<>> drop();
+    /// After drop(): the copy at the destination goes.
+    core::Task<core::Result<>> forget_copy();
+
+    // A hand-over, after the one round of a guest that is off: replication_hand_over.cpp, in this
+    // order.
+    /// Ends QEMU. Fails with refused, and the guest is not handed over, when it was started since
+    /// its point was taken.
+    core::Task<core::Result<>> end_guest();
+    /// The images here get names by which nothing starts them. Undone when it fails.
+    core::Result<> set_images_aside();
+    /// From now on the destination may start the guest without a word of the operator's.
+    core::Task<core::Result<>> tell_handed_over();
+    [[nodiscard]] std::string const& migration_id() const { return migration_id_; }
+
+    [[nodiscard]] core::Json status() const;
+    /// The last point that the destination has; null: none.
+    [[nodiscard]] core::Json last_point() const;
+    /// For a person: what its points will be.
+    [[nodiscard]] std::string freezing() const;
+
+    /// The settings of a replication that an earlier sidecar kept up for `guest`, after what it
+    /// left in QEMU was taken out. None: there was none.
+    static core::Task<core::Result<std::optional<ReplicationSettings>>> take_over(Guest& guest);
+    /// No later sidecar begins it again.
+    static void forget_record(Paths const& paths, std::string const& guest);
+
+private:
+    core::Task<core::Result<>> begin();
+    core::Task<core::Result<>> round();
+    core::Task<core::Result<>> copy_round(PeerChannel& peer, std::stop_token token);
+    core::Task<core::Result<>> renew_client();
+    core::Task<core::Result<>> look_at_guest();
+    Consistency consistency();
+    core::Task<core::Result<>> ask_once(std::string verb, core::Json arguments);
+    core::Task<void> wait_for_next(core::Clock::time_point next, std::stop_token token);
+    void find_agent();
+    void make_copy();
+    PeerChannel::Config peer_config() const;
+    [[nodiscard]] bool encrypted() const {
+        return settings_.tls.mode != core::TlsConfig::Mode::plaintext;
+    }
+    [[nodiscard]] std::string key_directory() const {
+        return guest_.paths.run(guest_.name) + "/keys-" + migration_id_;
+    }
+
+    struct LastPoint {
+        unsigned number = 0;
+        core::Clock::time_point taken_at{};
+        std::uint64_t copied_bytes = 0;
+        core::milliseconds took{0};
+        Consistency consistency;
+    };
+
+    Guest& guest_;
+    core::Loop& loop_;
+    ReplicationSettings settings_;
+    bool go_on_;
+    std::string migration_id_;
+    Description description_;
+    std::unique_ptr<GuestFreeze> freeze_;  ///< Before copy_, which points to it.
+    std::unique_ptr<storage::DiskReplicator> copy_;
+    unsigned base_ = 0;  ///< The bitmap holds all that was written since that point; 0: not so.
+    std::optional<LastPoint> last_;
+    std::string doing_ = "beginning";
+    std::string last_error_;
+    unsigned failures_ = 0;  ///< In a row.
+    std::optional<core::Error> failure_;
+    std::optional<qmp::Subscription> resumes_;  ///< Of the guest, since the round began.
+    bool resumed_ = false;
+    core::Event begun_;
+    core::Event ended_;
+    std::stop_source stop_;
+};
+
+}  // namespace sidecar

@@ -1,0 +1,337 @@
+#include "sidecar/replication/replication_target.hpp"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <ctime>
+
+#include "core/log.hpp"
+#include "qmp/launch.hpp"
+#include "qmp/vm.hpp"
+#include "sidecar/guest/orphaned_qemu.hpp"
+#include "sidecar/guest/preflight.hpp"
+#include "sidecar/host/keys.hpp"
+#include "sidecar/host/limits.hpp"
+#include "sidecar/host/test_hooks.hpp"
+#include "storage/image.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::fail_errno;
+using core::Json;
+using core::Result;
+using core::Task;
+
+namespace {
+
+std::string qmp_socket(Paths const& paths, std::string const& guest) {
+    return paths.run(guest) + "/replica.sock";
+}
+
+}  // namespace
+
+Task<Result<>> end_left_replica(core::Loop& loop, Paths paths, std::string guest) {
+    auto const deadline = Deadline::after(limits::qmp_timeout);
+    auto left = co_await qmp::Client::connect(loop, qmp_socket(paths, guest), deadline);
+    if (!left && left.error().code == Errc::closed) co_return Result<>{};  // there is none
+    if (!left) co_return std::unexpected(std::move(left.error()));
+    core::log::warning("guest={} ending the QEMU of a round that was cut", guest);
+    co_return co_await end_left_qemu(loop, **left, deadline);
+}
+
+ReplicationTarget::ReplicationTarget(core::Loop& loop, Paths paths, std::string guest,
+                                     std::string replication_id, Journal const& journal,
+                                     ServeOptions options)
+    : loop_(loop),
+      paths_(std::move(paths)),
+      name_(std::move(guest)),
+      replication_id_(std::move(replication_id)),
+      journal_(journal),
+      options_(std::move(options)),
+      turn_(loop, 1) {}
+
+ReplicationTarget::~ReplicationTarget() = default;
+
+Task<Result<Json>> ReplicationTarget::handle(std::string verb, Json arguments) {
+    CO_TRY_VOID(co_await turn_.acquire(Deadline::after(limits::fold_timeout)));
+    Result<Json> answer = fail(Errc::protocol, "`{}` is nothing a replication may ask", verb);
+    if (verb == "replicate_begin") answer = co_await begin(std::move(arguments));
+    if (verb == "replicate_complete") answer = co_await complete(std::move(arguments));
+    if (verb == "replicate_hand_over") answer = take_over(arguments);
+    if (verb == "forget_replica") answer = co_await forget();
+    turn_.release();
+    if (!answer && answer.error().os == ENOSPC) {
+        answer.error().what +=
+            "; make room there: the points that are there stay whole, and the next round goes on";
+    }
+    if (!answer) {
+        core::log::warning("guest={} replication={} {}", name_, replication_id_,
+                           answer.error().sentence());
+    }
+    co_return answer;
+}
+
+Task<void> ReplicationTarget::end() {
+    co_await stop_qemu();
+    if (record_ && number_ != 0 && record_->base != 0) {
+        for (auto const& image : record_->images) {
+            (void)storage::remove_points(image, record_->overlays);  // else by the next round
+        }
+    }
+    number_ = 0;
+    remove_key(key_directory());
+}
+
+Result<> ReplicationTarget::check_not_failed_over() const {
+    auto const& last = journal_.last();
+    bool const by_journal = last.role == "replica" && last.outcome == "failed_over" &&
+                            last.migration_id == replication_id_;
+    bool const by_record = record_ && record_->replication_id == replication_id_ &&
+                           (record_->failed_over_at != 0 || record_->chosen);
+    if (!by_journal && !by_record) return {};
+    return fail(Errc::refused,
+                "{} was failed over to this host: it runs, or has run, here, and its old source "
+                "must not run it any more",
+                name_);
+}
+
+Result<> ReplicationTarget::check_same_disks(Description const& now) const {
+    auto const& before = record_->description.disks;
+    bool same = before.size() == now.disks.size();
+    for (std::size_t i = 0; same && i < before.size(); ++i) {
+        same = before[i].format == now.disks[i].format &&
+               before[i].virtual_bytes == now.disks[i].virtual_bytes &&
+               record_->images[i] == map_path(options_.maps, now.disks[i].path);
+    }
+    if (same) return {};
+    return fail(
+        Errc::refused,
+        "the disks of {} are not those of its copy on this host any more: end the replication "
+        "with `sidecar replicate {} --stop --forget` and begin it anew",
+        name_, name_);
+}
+
+/// A guest that this host has no copy of yet: checked as if it were to be migrated.
+Task<Result<>> ReplicationTarget::take_in(Description description) {
+    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description,
+                                   Deadline::after(limits::check_timeout)));
+    ReplicaRecord made;
+    made.replication_id = replication_id_;
+    made.maps = options_.maps;
+    for (auto const& disk : description.disks) {
+        made.images.push_back(map_path(options_.maps, disk.path));
+    }
+    made.description = std::move(description);
+    // Before the first image: whoever finds one without a point knows whose it is.
+    CO_TRY_VOID(made.write(paths_, name_));
+    record_ = std::move(made);
+    co_return Result<>{};
+}
+
+Task<Result<>> ReplicationTarget::make_images() {
+    for (std::size_t i = 0; i < record_->images.size(); ++i) {
+        auto const& disk = record_->description.disks[i];
+        if (access(record_->images[i].c_str(), F_OK) == 0) continue;  // of a first round, cut
+        storage::CreateOptions settings;
+        if (disk.format == "qcow2") settings.layout = disk.layout;
+        CO_TRY_VOID(co_await storage::create_image(loop_, record_->images[i], disk.format,
+                                                   disk.virtual_bytes, settings,
+                                                   Deadline::after(limits::prepare_timeout)));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> ReplicationTarget::make_overlays() {
+    auto const below = record_->overlays.empty() ? 0 : record_->last();
+    for (std::size_t i = 0; i < record_->images.size(); ++i) {
+        CO_TRY_VOID(co_await storage::create_point(loop_, record_->disk(i), number_, below,
+                                                   Deadline::after(limits::prepare_timeout)));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> ReplicationTarget::start_qemu() {
+    auto overlays = record_->overlays;
+    if (record_->base != 0) overlays.push_back(number_);
+    std::vector<std::string> words{options_.maps.qemu.empty() ? record_->description.argv.front()
+                                                              : options_.maps.qemu};
+    for (auto const* word :
+         {"-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S"}) {
+        words.emplace_back(word);
+    }
+    std::vector<storage::TargetDisk> disks;
+    export_names_.clear();
+    for (std::size_t i = 0; i < record_->images.size(); ++i) {
+        for (auto& node : storage::chain_options(record_->disk(i), overlays, i)) {
+            words.insert(words.end(), {"-blockdev", std::move(node)});
+        }
+        export_names_.push_back(fmt::format("sidecar-{}-{}", replication_id_, i));
+        disks.push_back({storage::chain_node(i), export_names_.back()});
+    }
+    CO_TRY(auto const given, qmp::CommandLine::parse(words));
+    CO_TRY(auto line, given.for_launch({qmp::qmp_fd_in_qemu, {}}));
+    qmp::LaunchRequest request{std::move(line),
+                               {},
+                               qmp_socket(paths_, name_),
+                               paths_.run(name_) + "/replica.log",
+                               "/",
+                               false};
+    CO_TRY(auto launched, co_await qmp::launch(loop_, std::move(request),
+                                               Deadline::after(limits::prepare_timeout)));
+    qemu_ = std::move(launched.process);
+    client_ = std::move(launched.client);
+    target_ = std::make_unique<storage::Target>(loop_, *client_, std::move(disks));
+    co_return Result<>{};
+}
+
+Task<Result<>> ReplicationTarget::open_endpoints(std::string key) {
+    auto const deadline = Deadline::after(limits::prepare_timeout);
+    if (!key.empty()) {
+        CO_TRY_VOID(write_key(key_directory(), key));
+        CO_TRY_VOID(co_await add_key_object(*client_, key_directory(), "server", replication_id_,
+                                            deadline));
+    }
+    CO_TRY(nbd_port_,
+           co_await target_->open("", key.empty() ? "" : key_object(replication_id_), deadline));
+    co_return Result<>{};
+}
+
+Task<void> ReplicationTarget::stop_qemu() {
+    target_.reset();
+    if (client_) {
+        (void)qemu_.signal(SIGKILL);  // it runs no guest; a round that counts has ended it itself
+        (void)co_await core::wait_exit(loop_, qemu_, Deadline::after(limits::rollback_timeout));
+        co_await client_->close();
+    }
+    client_.reset();
+    qemu_ = core::Process();
+}
+
+Task<Result<Json>> ReplicationTarget::begin(Json arguments) {
+    CO_TRY(auto description, Description::from_json(arguments["description"]));
+    if (description.guest != name_ || description.migration_id != replication_id_) {
+        co_return fail(Errc::protocol, "the description is of another guest or replication");
+    }
+    auto const key = arguments["key"].text_or("");
+    bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
+    if (key.empty() ? !plain_here : !is_key(key)) {
+        co_return fail(Errc::protocol, "the round's key is missing or no key");
+    }
+    CO_TRY_VOID(make_directory(paths_.run(name_)));
+    co_await stop_qemu();
+    number_ = 0;
+    CO_TRY_VOID(co_await end_left_replica(loop_, paths_, name_));
+    CO_TRY(record_, ReplicaRecord::read(paths_, name_));
+    CO_TRY_VOID(check_not_failed_over());
+    if (record_ && record_->failed_over_at != 0)
+        record_.reset();  // of a replication before this one
+    if (!record_) CO_TRY_VOID(co_await take_in(description));
+    CO_TRY_VOID(check_same_disks(description));
+    if (record_->handed_over != 0) {  // its source has it again
+        record_->handed_over = 0;
+        CO_TRY_VOID(record_->write(paths_, name_));
+    }
+    if (record_->base != 0) {
+        auto const deadline = Deadline::after(limits::fold_timeout, stop_.get_token());
+        CO_TRY_VOID(co_await fold_replica(loop_, paths_, name_, *record_, 1, deadline));
+    }
+    // What the source still knows to be written since is all that is needed, if it is since a point
+    // that this copy has.
+    auto const known = arguments["base"].integer_or(0);
+    bool const full = record_->replication_id != replication_id_ || record_->base == 0 ||
+                      known <= 0 || known > static_cast<std::int64_t>(record_->last());
+    if (stop_.stop_requested()) co_return fail(Errc::cancelled, "the guest is being failed over");
+    number_ = record_->last() + 1;
+    CO_TRY_VOID(record_->base == 0 ? co_await make_images() : co_await make_overlays());
+    CO_TRY_VOID(co_await start_qemu());
+    CO_TRY_VOID(co_await open_endpoints(key));
+    coming_ = std::move(description);
+    Json exports = Json::array();
+    for (auto const& name : export_names_) exports.add(name);
+    co_return Json::object({{"number", static_cast<std::int64_t>(number_)},
+                            {"full", full},
+                            {"nbd_port", nbd_port_},
+                            {"exports", exports}});
+}
+
+Task<Result<Json>> ReplicationTarget::complete(Json arguments) {
+    if (number_ == 0 || arguments["number"].integer_or(0) != static_cast<std::int64_t>(number_)) {
+        co_return fail(Errc::refused, "no round {} is under way here",
+                       arguments["number"].integer_or(0));
+    }
+    auto const deadline = Deadline::after(limits::prepare_timeout);
+    CO_TRY_VOID(co_await target_->seal(deadline));
+    CO_TRY_VOID(co_await qmp::quit(*client_, deadline));
+    CO_TRY_VOID(
+        co_await core::wait_exit(loop_, qemu_, deadline));  // it has flushed and closed them
+    co_await stop_qemu();
+    for (auto const& image : record_->images) {
+        auto const written = record_->base == 0 ? image : storage::point_path(image, number_);
+        CO_TRY_VOID(co_await storage::sync_image(loop_, written, deadline));
+    }
+    stop_for_test("replicate_complete");
+    auto next = *record_;
+    next.replication_id = replication_id_;
+    next.description = coming_;
+    next.maps = options_.maps;
+    if (next.base == 0) {
+        next.base = number_;
+    } else {
+        next.overlays.push_back(number_);
+    }
+    auto const age = std::max<std::int64_t>(0, arguments["age_ms"].integer_or(0));
+    next.points.push_back(
+        {number_, static_cast<std::int64_t>(std::time(nullptr)) - age / 1000,
+         static_cast<std::uint64_t>(std::max<std::int64_t>(0, arguments["bytes"].integer_or(0))),
+         Consistency::from(arguments["consistency"].text_or(""), arguments["why"].text_or(""))});
+    if (next.points.size() > 2) next.points.erase(next.points.begin());
+    CO_TRY_VOID(next.write(paths_, name_));  // the moment in which the point exists
+    record_ = std::move(next);
+    number_ = 0;
+    core::log::info("guest={} replication={} point={} complete", name_, replication_id_,
+                    record_->last());
+    co_return Json::object({{"number", static_cast<std::int64_t>(record_->last())}});
+}
+
+/// The source cannot start the guest any more: no operator's word is needed for a failover.
+Result<Json> ReplicationTarget::take_over(Json const& arguments) {
+    TRY(record_, ReplicaRecord::read(paths_, name_));
+    TRY_VOID(check_not_failed_over());
+    auto const number = arguments["number"].integer_or(0);
+    if (!record_ || record_->replication_id != replication_id_ || number <= 0 ||
+        number != static_cast<std::int64_t>(record_->last())) {
+        return fail(Errc::refused, "point {} of replication {} is not the last that is here",
+                    number, replication_id_);
+    }
+    record_->handed_over = record_->last();
+    TRY_VOID(record_->write(paths_, name_));
+    core::log::info("guest={} replication={} handed over with point {}", name_, replication_id_,
+                    number);
+    return Json::object();
+}
+
+Task<Result<Json>> ReplicationTarget::forget() {
+    co_await stop_qemu();
+    number_ = 0;
+    CO_TRY_VOID(co_await end_left_replica(loop_, paths_, name_));
+    CO_TRY(record_, ReplicaRecord::read(paths_, name_));
+    CO_TRY_VOID(check_not_failed_over());
+    if (!record_) co_return Json::object();
+    if (record_->failed_over_at == 0) {
+        for (auto const& image : record_->images) {
+            CO_TRY_VOID(storage::remove_points(image, {}));
+            if (unlink(image.c_str()) < 0 && errno != ENOENT) {
+                co_return fail_errno(errno, "cannot remove {}", image);
+            }
+        }
+        CO_TRY_VOID(ReplicaRecord::remove(paths_, name_));
+    }
+    record_.reset();
+    co_return Json::object();
+}
+
+}  // namespace sidecar
