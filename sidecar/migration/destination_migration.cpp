@@ -122,12 +122,25 @@ Task<Result<>> DestinationMigration::perform(Action action) {
             return record_end();
         case Action::finish:
             return finish();
-        default:
-            return [](Result<> made) -> Task<Result<>> {
-                co_return made;
-            }(record(action == Action::record_owner ? "owner" : "aborted", ""));
+        case Action::record_owner:
+            return record_now("owner");
+        case Action::record_aborted:
+            return record_now("aborted");
+        case Action::reply_prepared:
+        case Action::reply_sealed:
+        case Action::reply_ack:
+        case Action::reply_aborted:
+        case Action::reply_refused:
+            break;  // reply() has answered
     }
+    return nothing_to_do();
 }
+
+Task<Result<>> DestinationMigration::record_now(std::string what) {
+    co_return record(std::move(what), "");
+}
+
+Task<Result<>> DestinationMigration::nothing_to_do() { co_return Result<>{}; }
 
 /// Answers every waiting request whose verb is among `verbs` (space-separated). closed: nobody
 /// waits.
@@ -174,13 +187,24 @@ Result<> DestinationMigration::reply(Action action) {
         }
         case Action::reply_aborted:
             return answer("commit abort", Json::object({{"answer", "aborted"}, {"why", why}}));
-        default:
+        case Action::reply_refused:
             return answer(
                 "prepare seal abort",
                 std::unexpected(
                     failure_ ? *failure_
                              : fail(Errc::refused, "the destination owns the guest").error()));
+        case Action::prepare:
+        case Action::seal:
+        case Action::record_owner:
+        case Action::start_guest:
+        case Action::announce_network:
+        case Action::record_aborted:
+        case Action::destroy:
+        case Action::record_end:
+        case Action::finish:
+            break;
     }
+    return {};  // no reply: perform() runs it
 }
 
 Task<Result<Json>> DestinationMigration::ask_machine(std::string verb, Event event) {

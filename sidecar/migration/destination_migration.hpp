@@ -89,6 +89,8 @@ private:
     Outcome<> listen_for_ram();
     Outcome<> seal();
     core::Result<> record(std::string what, std::string outcome);
+    Outcome<> record_now(std::string what);
+    static Outcome<> nothing_to_do();
     Outcome<> start_guest();
     Outcome<> announce_network();
     Outcome<> destroy();

@@ -282,6 +282,12 @@ Task<Result<>> SourceMigration::continue_migration() {
                                              within(limits::paused_request_timeout));
 }
 
+/// From here on only the destination's answer, or an operator, may bring the guest back.
+Task<Result<>> SourceMigration::record_commit() {
+    if (watchdog_) watchdog_->released();
+    return record("committed", "");
+}
+
 Task<ActionResult> SourceMigration::commit() {
     if (stop_at_) timeline_.set("committed_ms", ms_between(*stop_at_, core::Clock::now()));
     auto const deadline = Deadline::after(limits::commit_timeout);

@@ -220,46 +220,8 @@ Task<ActionResult> SourceMigration::perform(Action action) {
     core::log::debug("guest={} migration_id={} action={}", guest_.name, migration_id_,
                      machine::source::name(action));
     stop_for_test(machine::source::name(action));
-    Result<> result;
-    switch (action) {
-        case Action::send_commit:
-            co_return co_await commit();
-        case Action::interrupt:
-            break;
-        case Action::check:
-        case Action::record_begin:
-        case Action::prepare_destination:
-        case Action::prepare_network:
-        case Action::prepare_storage:
-        case Action::copy_disks:
-        case Action::start_ram:
-            result = co_await prepare_or_begin(action);
-            break;
-        case Action::fire_network:
-        case Action::list_final:
-        case Action::copy_final:
-        case Action::seal_destination:
-        case Action::continue_migration:
-        case Action::record_commit:
-            result = co_await switch_over(action);
-            break;
-        case Action::cancel_migration:
-        case Action::resume_source:
-        case Action::rollback_network:
-        case Action::abort_destination:
-        case Action::drop_storage:
-        case Action::drop_network:
-        case Action::record_rollback:
-            result = co_await undo(action);
-            break;
-        case Action::tombstone_disks:
-        case Action::settle_network:
-        case Action::quit_source:
-        case Action::record_end:
-        case Action::finish:
-            result = co_await end(action);
-            break;
-    }
+    if (action == Action::send_commit) co_return co_await commit();
+    auto result = co_await port(action);
     auto const ending = action_result_of(result, is_record(action));
     if (!result) {
         auto error = std::move(result.error());
@@ -274,7 +236,7 @@ Task<ActionResult> SourceMigration::perform(Action action) {
                                                                         : ending;
 }
 
-Task<Result<>> SourceMigration::prepare_or_begin(Action action) {
+Task<Result<>> SourceMigration::port(Action action) {
     switch (action) {
         case Action::check:
             return check();
@@ -288,13 +250,8 @@ Task<Result<>> SourceMigration::prepare_or_begin(Action action) {
             return prepare_storage();
         case Action::copy_disks:
             return copy_disks();
-        default:
+        case Action::start_ram:
             return start_ram();
-    }
-}
-
-Task<Result<>> SourceMigration::switch_over(Action action) {
-    switch (action) {
         case Action::fire_network:
             return fire_network();
         case Action::list_final:
@@ -305,15 +262,8 @@ Task<Result<>> SourceMigration::switch_over(Action action) {
             return seal_destination();
         case Action::continue_migration:
             return continue_migration();
-        default:
-            if (watchdog_)
-                watchdog_->released();  // from here on only the other side's word brings it back
-            return record("committed", "");
-    }
-}
-
-Task<Result<>> SourceMigration::undo(Action action) {
-    switch (action) {
+        case Action::record_commit:
+            return record_commit();
         case Action::cancel_migration:
             return cancel_migration();
         case Action::resume_source:
@@ -326,13 +276,8 @@ Task<Result<>> SourceMigration::undo(Action action) {
             return drop_storage();
         case Action::drop_network:
             return drop_network();
-        default:
+        case Action::record_rollback:
             return record("rolled_back", "");
-    }
-}
-
-Task<Result<>> SourceMigration::end(Action action) {
-    switch (action) {
         case Action::tombstone_disks:
             return tombstone_disks();
         case Action::settle_network:
@@ -341,10 +286,15 @@ Task<Result<>> SourceMigration::end(Action action) {
             return quit_source();
         case Action::record_end:
             return record_end();
-        default:
-            return []() -> Task<Result<>> { co_return Result<>{}; }();
+        case Action::send_commit:  // perform() has done it: it ends in more ways than these
+        case Action::interrupt:  // drive() has done it
+        case Action::finish:
+            return nothing_to_do();
     }
+    return nothing_to_do();
 }
+
+Task<Result<>> SourceMigration::nothing_to_do() { co_return Result<>{}; }
 
 Json SourceMigration::set(MigrationChanges const& changes) {
     if (changes.bandwidth) options_.bandwidth = *changes.bandwidth;

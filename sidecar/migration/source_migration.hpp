@@ -84,10 +84,8 @@ private:
     core::Task<void> run_action(Action action);
     core::Task<ActionResult> perform(Action action);
     core::Task<ActionResult> commit();
-    Outcome<> prepare_or_begin(Action action);
-    Outcome<> switch_over(Action action);
-    Outcome<> undo(Action action);
-    Outcome<> end(Action action);
+    Outcome<> port(Action action);
+    static Outcome<> nothing_to_do();
     void post(Event event);
     void enter(Phase phase);
     void note_failure(core::Error error);
@@ -154,6 +152,7 @@ private:
     Outcome<> copy_final();
     Outcome<> seal_destination();
     Outcome<> continue_migration();
+    Outcome<> record_commit();
     Outcome<> cancel_migration();
     Outcome<> resume_source();
     Outcome<> rollback_network();
