@@ -58,6 +58,55 @@ Result<Process> Process::open(pid_t pid) {
     return Process(pid, Fd(pidfd));
 }
 
+namespace {
+
+/// What is in a small file of /proc; empty when it cannot be read.
+std::string text_of(std::string const& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::ostringstream text;
+    text << file.rdbuf();
+    return text.str();
+}
+
+}  // namespace
+
+Result<ProcessIdentity> Process::identity() const {
+    auto const stat = text_of(fmt::format("/proc/{}/stat", pid_));
+    // The name in field 2 may hold spaces and parentheses: count from its end.
+    auto const name_end = stat.rfind(')');
+    ProcessIdentity found{pid_};
+    if (name_end != std::string::npos) {
+        constexpr int fields_before_start = 19;  // fields 3 to 21
+        std::istringstream fields(stat.substr(name_end + 1));
+        std::string skipped;
+        for (int field = 0; field < fields_before_start; ++field) fields >> skipped;
+        fields >> found.start_ticks;
+    }
+    found.boot_id = text_of("/proc/sys/kernel/random/boot_id");
+    found.boot_id.resize(found.boot_id.find_last_not_of('\n') + 1);
+    if (found.start_ticks == 0 || !running()) return fail(Errc::closed, "process {} is gone", pid_);
+    return found;
+}
+
+Result<Process> Process::open(ProcessIdentity const& recorded) {
+    TRY(auto process, open(recorded.pid));
+    TRY(auto const found, process.identity());
+    if (found == recorded) return process;
+    return fail(Errc::closed, "process {} is gone: another process has its number", recorded.pid);
+}
+
+void ProcessIdentity::add_to(Json& json) const {
+    json.set("pid", static_cast<std::int64_t>(pid))
+        .set("start_ticks", static_cast<std::int64_t>(start_ticks))
+        .set("boot_id", boot_id);
+}
+
+ProcessIdentity ProcessIdentity::from_json(Json const& json) {
+    return {static_cast<pid_t>(json["pid"].integer_or(-1)),
+            static_cast<std::uint64_t>(json["start_ticks"].integer_or(0)),
+            json["boot_id"].text_or("")};
+}
+
 bool Process::running() const {
     if (!pidfd_) return false;
     pollfd entry{pidfd_.get(), POLLIN, 0};

@@ -5,11 +5,13 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/fd.hpp"
+#include "core/json.hpp"
 #include "core/loop.hpp"
 
 namespace core {
@@ -25,6 +27,19 @@ struct SpawnOptions {
     std::string working_directory;  ///< Empty: ours.
 };
 
+/// Which process a recorded number means. The kernel uses numbers again; the start time tells two
+/// processes of one boot apart.
+struct ProcessIdentity {
+    pid_t pid = -1;
+    std::uint64_t start_ticks = 0;  ///< Since boot, in clock ticks: field 22 of /proc/PID/stat.
+    std::string boot_id = {};  ///< /proc/sys/kernel/random/boot_id
+
+    /// Adds `pid`, `start_ticks` and `boot_id` to an object.
+    void add_to(Json& json) const;
+    static ProcessIdentity from_json(Json const& json);
+    friend bool operator==(ProcessIdentity const&, ProcessIdentity const&) = default;
+};
+
 class Process {
 public:
     Process() = default;
@@ -32,7 +47,12 @@ public:
 
     /// A process that somebody else started. Fails with closed when there is no such process.
     static Result<Process> open(pid_t pid);
+    /// The same process as recorded. Fails with closed when it has ended, also when another process
+    /// has its number.
+    static Result<Process> open(ProcessIdentity const& recorded);
 
+    /// To be recorded. Fails when the process has ended.
+    [[nodiscard]] Result<ProcessIdentity> identity() const;
     [[nodiscard]] pid_t pid() const { return pid_; }
     [[nodiscard]] int pidfd() const { return pidfd_.get(); }
     explicit operator bool() const { return static_cast<bool>(pidfd_); }

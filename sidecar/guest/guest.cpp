@@ -217,6 +217,18 @@ netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& opt
     return option.ifname.empty() && index < taps.size() ? &taps[index] : nullptr;
 }
 
+/// The QEMU of this monitor. One that we launched is known by the manifest: the socket was bound by
+/// its sidecar, whose credentials the kernel may report for it.
+Result<core::Process> process_of(qmp::Client& client, Json const& manifest) {
+    if (client.socket_path() != manifest["qmp_socket"].text_or("") || !manifest.has("pid")) {
+        return core::Process::open(client.peer_pid());
+    }
+    auto recorded = core::Process::open(core::ProcessIdentity::from_json(manifest));
+    if (recorded || recorded.error().code != Errc::closed) return recorded;
+    return fail(Errc::refused, "the QEMU that answers there is not the recorded one: {}",
+                recorded.error().what);
+}
+
 }  // namespace
 
 Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths, std::string name,
@@ -231,13 +243,9 @@ Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths
     }
     CO_TRY(auto client,
            co_await qmp::Client::connect(loop, socket, Deadline::after(limits::qmp_timeout)));
-    pid_t pid = client->peer_pid();
-    // The monitor of a QEMU we launched was bound by us: the peer's credentials are those of the
-    // sidecar then.
-    if (socket == manifest["qmp_socket"].text_or(""))
-        pid = static_cast<pid_t>(manifest["pid"].integer_or(pid));
     auto found = [&]() -> Result<Prepared> {
-        TRY(auto process, core::Process::open(pid));
+        TRY(auto process, process_of(*client, manifest));
+        auto const pid = process.pid();
         TRY(auto const argv, core::command_line(pid));
         TRY(auto line, qmp::CommandLine::parse(argv));
         std::error_code error;
@@ -254,7 +262,7 @@ Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths
     }
     auto guest = std::make_unique<Guest>(loop, paths, name, std::move(*found));
     guest->client = std::move(client);
-    auto nics = co_await guest->find_nics(pid, options, manifest);
+    auto nics = co_await guest->find_nics(guest->process.pid(), options, manifest);
     if (nics) nics = guest->write_manifest();
     if (!nics) {
         co_await guest->client->close();
@@ -326,12 +334,12 @@ Task<void> Guest::close() {
 Result<> Guest::write_manifest() const {
     Json interfaces = Json::array();
     for (auto const& nic : nics) interfaces.add(nic->interface.to_json());
-    auto const manifest = Json::object({{"guest", name},
-                                        {"pid", static_cast<std::int64_t>(process.pid())},
-                                        {"qmp_socket", client->socket_path()},
-                                        {"argv", strings(command_line.argv())},
-                                        {"working_directory", working_directory},
-                                        {"interfaces", interfaces}});
+    auto manifest = Json::object({{"guest", name},
+                                  {"qmp_socket", client->socket_path()},
+                                  {"argv", strings(command_line.argv())},
+                                  {"working_directory", working_directory},
+                                  {"interfaces", interfaces}});
+    if (auto const running = process.identity(); running) running->add_to(manifest);
     return write_durably(manifest_path(paths, name), manifest.dump_pretty() + "\n");
 }
 

@@ -31,8 +31,8 @@ Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string co
     TRY(auto const manifest, read_manifest(paths, guest));
     TRY(auto const record, SourceMigration::read_record(paths, guest));
     TRY(auto netlink, netmove::Netlink::open());
-    TRY(auto const taps,
-        netmove::Tap::duplicate_from(static_cast<pid_t>(manifest["pid"].integer_or(0))));
+    TRY(auto const qemu, core::Process::open(core::ProcessIdentity::from_json(manifest)));
+    TRY(auto const taps, netmove::Tap::duplicate_from(qemu.pid()));
     for (auto const& entry : record["description"]["interfaces"].elements()) {
         TRY(auto const interface, netmove::GuestInterface::from_json(entry));
         for (auto const& tap : taps) {

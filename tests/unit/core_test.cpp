@@ -137,6 +137,31 @@ TEST_CASE("json: limits, exactness, missing members") {
     CHECK(Json::object({{"n", 5}, {"s", "a/b"}}).dump() == R"({"n":5,"s":"a/b"})");
 }
 
+TEST_CASE("a recorded process is opened only while it is that process") {
+    auto loop = make_loop();
+    auto process = spawn({"/bin/sh", "-c", "exec sleep 100"}, {});
+    REQUIRE(process);
+    auto recorded = process->identity();
+    REQUIRE(recorded);
+    auto json = Json::object({{"other", 1}});
+    recorded->add_to(json);
+    CHECK(ProcessIdentity::from_json(json) == *recorded);
+    CHECK(Process::open(*recorded));
+    auto started_before = *recorded;
+    --started_before.start_ticks;
+    auto of_another_boot = *recorded;
+    of_another_boot.boot_id.back() = '?';
+    for (auto const& other : {started_before, of_another_boot, ProcessIdentity{recorded->pid}}) {
+        auto const opened = Process::open(other);
+        REQUIRE_FALSE(opened);
+        CHECK(opened.error().code == Errc::closed);
+    }
+    REQUIRE(process->signal(SIGKILL));
+    REQUIRE(loop->run(wait_exit(*loop, *process, Deadline::after(std::chrono::seconds(5)))));
+    CHECK_FALSE(Process::open(*recorded));
+    CHECK_FALSE(process->identity());
+}
+
 TEST_CASE("spawn reports what cannot be started, passes descriptors, and waits for the end") {
     auto loop = make_loop();
     auto missing = spawn({"/nonexistent/program"}, {});
