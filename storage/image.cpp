@@ -183,14 +183,16 @@ std::string layout_text(Qcow2Layout const& layout) {
 
 }  // namespace
 
-Task<Result<>> create_image(core::Loop& loop, std::string path, std::string format,
-                            std::uint64_t virtual_bytes, CreateOptions options, Deadline deadline) {
+Task<Result<InodeIdentity>> create_image(core::Loop& loop, std::string path, std::string format,
+                                         std::uint64_t virtual_bytes, CreateOptions options,
+                                         Deadline deadline) {
     if (format != "raw" && format != "qcow2") {
         co_return fail(Errc::invalid, "cannot create a disk of format {}: only raw and qcow2",
                        format);
     }
     Fd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, options.mode));
     if (!file) co_return fail_errno(errno, "cannot create the disk {}", path);
+    CO_TRY(auto const identity, identity_of(file.get()));
     Result<> made;
     if (format == "raw") {
         if (ftruncate(file.get(), static_cast<off_t>(virtual_bytes)) < 0) {
@@ -215,8 +217,9 @@ Task<Result<>> create_image(core::Loop& loop, std::string path, std::string form
     }
     if (made && fsync(file.get()) < 0) made = fail_errno(errno, "cannot sync the disk {}", path);
     if (made) made = sync_directory_of(path);
-    if (!made) (void)unlink(path.c_str());
-    co_return made;
+    if (made) co_return identity;
+    (void)remove_if_same(path, identity);
+    co_return std::unexpected(std::move(made.error()));
 }
 
 Result<std::uint64_t> free_bytes(std::string const& directory) {

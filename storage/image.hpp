@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/loop.hpp"
+#include "storage/owned_file.hpp"
 
 namespace storage {
 
@@ -48,11 +49,13 @@ struct CreateOptions {
     unsigned mode = 0600;  ///< Permissions of the new file.
 };
 
-/// Makes a new, empty, sparse image; a file that is already there is never touched (io, EEXIST).
-/// Format raw or qcow2. What it made is removed again when it fails half way.
-core::Task<core::Result<>> create_image(core::Loop& loop, std::string path, std::string format,
-                                        std::uint64_t virtual_bytes, CreateOptions options,
-                                        core::Deadline deadline);
+/// Creates a new, empty, sparse image, raw or qcow2. Fails with io, EEXIST, when the file exists,
+/// and does not touch it. When it fails later, it removes the file that it created.
+core::Task<core::Result<InodeIdentity>> create_image(core::Loop& loop, std::string path,
+                                                     std::string format,
+                                                     std::uint64_t virtual_bytes,
+                                                     CreateOptions options,
+                                                     core::Deadline deadline);
 
 /// fsync of the directory the file is in.
 core::Result<> sync_directory_of(std::string const& path);

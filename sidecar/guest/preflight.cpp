@@ -94,7 +94,21 @@ Result<> check_files(HostMaps const& maps, Description const& description) {
     return {};
 }
 
-Result<> check_disks(HostMaps const& maps, Description const& description) {
+/// The bytes that a leftover image at `path` occupies; none: what is there is no leftover.
+Result<std::optional<std::uint64_t>> leftover_bytes(
+    std::vector<storage::OwnedFile> const& leftovers, std::string const& path) {
+    for (auto const& file : leftovers) {
+        if (file.path != path) continue;
+        TRY(bool const there, file.is_there());
+        if (!there) continue;
+        TRY(auto const bytes, storage::allocated_bytes(path));
+        return std::optional(bytes);
+    }
+    return std::optional<std::uint64_t>();
+}
+
+Result<> check_disks(HostMaps const& maps, Description const& description,
+                     std::vector<storage::OwnedFile> const& leftovers) {
     std::map<dev_t, std::pair<std::string, std::uint64_t>> by_device;
     for (auto const& disk : description.disks) {
         auto const path = map_path(maps, disk.path);
@@ -111,8 +125,9 @@ Result<> check_disks(HostMaps const& maps, Description const& description) {
             return fail(Errc::refused, "disk {} cannot be made in {} on the destination: {}",
                         disk.name, directory, std::strerror(errno));
         }
+        TRY(auto const freed, leftover_bytes(leftovers, path));
         struct stat existing{};
-        if (lstat(path.c_str(), &existing) == 0) {
+        if (!freed && lstat(path.c_str(), &existing) == 0) {
             auto const busy = storage::in_use(path);
             return fail(Errc::refused,
                         "{} (for disk {}) is on the destination already{}: remove it first", path,
@@ -120,7 +135,7 @@ Result<> check_disks(HostMaps const& maps, Description const& description) {
         }
         auto& place = by_device[entry.st_dev];
         place.first = directory;
-        place.second += disk.allocated_bytes;
+        place.second += disk.allocated_bytes - std::min(disk.allocated_bytes, freed.value_or(0));
     }
     for (auto const& [device, place] : by_device) {
         TRY(auto const free, storage::free_bytes(place.first));
@@ -275,10 +290,11 @@ Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description cons
 }
 
 Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
-                         Description const& description, Deadline deadline) {
+                         Description const& description, std::vector<storage::OwnedFile> leftovers,
+                         Deadline deadline) {
     CO_TRY(auto const manifest, read_manifest(paths, description.guest));
     if (!manifest.is_null()) {
-        auto const process = core::Process::open(static_cast<pid_t>(manifest["pid"].integer_or(0)));
+        auto const process = core::Process::open(core::ProcessIdentity::from_json(manifest));
         if (process && process->running()) {
             co_return fail(Errc::refused, "a guest named {} runs on the destination already",
                            description.guest);
@@ -295,7 +311,7 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_bases(maps, description));
     CO_TRY_VOID(map_command_line(maps, description, taps));
     CO_TRY_VOID(check_files(maps, description));
-    CO_TRY_VOID(check_disks(maps, description));
+    CO_TRY_VOID(check_disks(maps, description, leftovers));
     CO_TRY_VOID(check_memory(description));
     CO_TRY_VOID(check_network(maps, description));
     co_return co_await check_qemu(loop, qemu_program(maps, description), description.machine_type,

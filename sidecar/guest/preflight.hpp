@@ -10,6 +10,7 @@
 #include "qmp/command_line.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/host/settings.hpp"
+#include "storage/owned_file.hpp"
 
 namespace sidecar {
 
@@ -37,8 +38,11 @@ core::Result<qmp::CommandLine> map_command_line(HostMaps const& maps,
 
 /// Fails with refused, saying what to do, when this host cannot receive the guest: no QEMU or
 /// machine type, a file missing, an image in the way, too little disk or memory, no bridge, no
-/// privilege. Touches nothing.
+/// privilege. Touches nothing. `leftovers`: images that are removed before those of this guest are
+/// created.
 core::Task<core::Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
-                                     Description const& description, core::Deadline deadline);
+                                     Description const& description,
+                                     std::vector<storage::OwnedFile> leftovers,
+                                     core::Deadline deadline);
 
 }  // namespace sidecar

@@ -15,6 +15,7 @@
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/mac_moves.hpp"
+#include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/destination_migration.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "storage/image.hpp"
@@ -31,35 +32,49 @@ using machine::destination::Event;
 using machine::destination::Qemu;
 using machine::destination::Record;
 
-/// What this migration_id may have made, and what whoever finds it unfinished may therefore remove:
-/// nothing any more once the guest is owned.
-Result<> DestinationMigration::write_incoming() const {
-    Json images = Json::array();
-    for (auto const& image : made_images_) {
-        if (!owns_guest()) images.add(image);
+Result<std::vector<storage::OwnedFile>> DestinationMigration::images_from_json(Json const& list) {
+    std::vector<storage::OwnedFile> images;
+    for (auto const& one : list.elements()) {
+        TRY(auto image, storage::OwnedFile::from_json(one));
+        images.push_back(std::move(image));
     }
-    auto const text =
-        Json::object({{"migration_id", migration_id_},
-                      {"description", description_.to_json()},
-                      {"images", images},
-                      {"pid", guest_ ? static_cast<std::int64_t>(guest_->process.pid()) : 0},
-                      {"nbd_port", nbd_port_},
-                      {"ram_port", ram_port_},
-                      {"generation", static_cast<std::int64_t>(generation_)},
-                      {"qmp_socket", paths_.qmp_socket(name_)}})
-            .dump_pretty();
-    return write_durably(incoming_path(), text + "\n");
+    return images;
+}
+
+/// Records what this migration has created, for the sidecar that finds it unfinished. Once the
+/// guest is owned here, that is nothing: its images and its QEMU must stay.
+Result<> DestinationMigration::write_incoming() {
+    Json images = Json::array();
+    for (auto const& image : images_) {
+        if (!owns_guest()) images.add(image.to_json());
+    }
+    auto record = Json::object({{"migration_id", migration_id_},
+                                {"description", description_.to_json()},
+                                {"images", images},
+                                {"owned", owns_guest()},
+                                {"nbd_port", nbd_port_},
+                                {"ram_port", ram_port_},
+                                {"generation", static_cast<std::int64_t>(generation_)},
+                                {"qmp_socket", paths_.qmp_socket(name_)}});
+    if (guest_ && guest_->process) {
+        if (auto const qemu = guest_->process.identity(); qemu) qemu->add_to(record);
+    }
+    incoming_is_ours_ = true;
+    return write_durably(incoming_path(), record.dump_pretty() + "\n");
 }
 
 Task<Result<>> DestinationMigration::prepare() {
     if (guest_) co_return co_await prepare_again();
+    CO_TRY_VOID(co_await clear_earlier());
     CO_TRY_VOID(make_directory(paths_.run(name_)));
     CO_TRY_VOID(make_directory(paths_.state(name_)));
-    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description_,
+    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description_, {},
                                    Deadline::after(limits::check_timeout)));
     CO_TRY_VOID(check_compared());
-    for (auto const& disk : description_.disks)
-        made_images_.push_back(map_path(options_.maps, disk.path));
+    images_.clear();
+    for (auto const& disk : description_.disks) {
+        images_.push_back({map_path(options_.maps, disk.path)});
+    }
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await make_disks());
     CO_TRY_VOID(co_await start_qemu());
@@ -100,6 +115,8 @@ Task<Result<>> DestinationMigration::prepare_again() {
     co_return Result<>{};
 }
 
+/// In the order of storage/owned_file.hpp: a file that exists already is not touched, and a crash
+/// at any point leaves only files that the record identifies.
 Task<Result<>> DestinationMigration::make_disks() {
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
@@ -107,12 +124,19 @@ Task<Result<>> DestinationMigration::make_disks() {
         if (disk.format == "qcow2") settings.layout = disk.layout;
         if (!disk.bases.empty()) {
             settings.backing_file = backing_name(map_path(options_.maps, disk.bases[0].path),
-                                                 made_images_[index], disk.base_is_relative);
+                                                 images_[index].path, disk.base_is_relative);
             settings.backing_format = disk.bases[0].format;
         }
-        CO_TRY_VOID(co_await storage::create_image(loop_, made_images_[index], disk.format,
-                                                   disk.virtual_bytes, settings,
-                                                   Deadline::after(limits::prepare_timeout)));
+        CO_TRY(images_[index].identity,
+               co_await storage::create_image(
+                   loop_, storage::unfinished_path(images_[index].path, migration_id_), disk.format,
+                   disk.virtual_bytes, settings, Deadline::after(limits::prepare_timeout)));
+    }
+    stop_for_test("record_images");
+    CO_TRY_VOID(write_incoming());
+    stop_for_test("publish_images");
+    for (auto const& image : images_) {
+        CO_TRY_VOID(storage::publish(image.path, migration_id_));
     }
     co_return Result<>{};
 }
@@ -355,7 +379,7 @@ Task<Result<>> DestinationMigration::destroy() {
         CO_TRY_VOID(co_await core::wait_exit(loop_, guest_->process,
                                              Deadline::after(limits::rollback_timeout)));
     }
-    CO_TRY_VOID(co_await kill_recorded());
+    CO_TRY_VOID(co_await kill_recorded(recorded_qemu_));
     movers_ = netmove::MoverSet();
     frames_.remove();
     tracking_.undo();
@@ -365,30 +389,34 @@ Task<Result<>> DestinationMigration::destroy() {
         if (guest_->client) co_await guest_->client->close();
         guest_->nics.clear();
     }
-    for (auto const& image : made_images_) {
-        if (::unlink(image.c_str()) < 0 && errno != ENOENT) {
-            co_return core::fail_errno(errno, "cannot remove {}", image);
-        }
-    }
+    CO_TRY_VOID(remove_images(images_, migration_id_));
     remove_key(key_directory());
-    std::error_code ignored;  // found again, and overwritten, by the next migration of this guest
-    std::filesystem::remove(incoming_path(), ignored);
+    if (incoming_is_ours_) {
+        std::error_code ignored;  // a record that stays is found by the next migration
+        std::filesystem::remove(incoming_path(), ignored);
+    }
     co_return Result<>{};
 }
 
-/// After a restart that could not join the QEMU an earlier sidecar had prepared: by its pid, when
-/// that process still is the one (it names an image that was made for it).
-Task<Result<>> DestinationMigration::kill_recorded() {
-    if (recorded_pid_ <= 0 || (guest_ && guest_->process)) co_return Result<>{};
-    auto const process = core::Process::open(recorded_pid_);
-    auto const argv = core::command_line(recorded_pid_);
-    if (!process || !argv) co_return Result<>{};
-    bool const ours = std::any_of(argv->begin(), argv->end(), [&](std::string const& word) {
-        return std::any_of(made_images_.begin(), made_images_.end(), [&](std::string const& image) {
-            return word.find(image) != std::string::npos;
-        });
-    });
-    if (!ours) co_return Result<>{};
+/// Removes those of `images` that the migration `id` created, and no other file.
+Result<> DestinationMigration::remove_images(std::vector<storage::OwnedFile> const& images,
+                                             std::string const& id) const {
+    for (auto const& image : images) {
+        TRY(bool const other, storage::remove_owned(image, id));
+        if (other) {
+            core::log::info("guest={} migration_id={} leaving {}: this migration did not create it",
+                            name_, id, image.path);
+        }
+    }
+    return {};
+}
+
+/// Ends the QEMU that an earlier sidecar recorded, when this one could not join it. The recorded
+/// start time tells it from a process that got its number later.
+Task<Result<>> DestinationMigration::kill_recorded(core::ProcessIdentity recorded) {
+    if (recorded.pid <= 0 || (guest_ && guest_->process)) co_return Result<>{};
+    auto const process = core::Process::open(recorded);
+    if (!process) co_return Result<>{};  // it has ended
     (void)process->signal(SIGKILL);
     CO_TRY_VOID(
         co_await core::wait_exit(loop_, *process, Deadline::after(limits::rollback_timeout)));
@@ -420,8 +448,8 @@ Task<Result<>> DestinationMigration::finish() {
     (void)co_await qmp::object_del(*guest_->client, key_object(migration_id_),
                                    deadline);  // refused when plaintext
     remove_key(key_directory());
-    for (auto const& image : made_images_) {
-        if (auto const removed = storage::remove_tombstones(image); removed) {
+    for (auto const& image : images_) {
+        if (auto const removed = storage::remove_tombstones(image.path); removed) {
             for (auto const& path : *removed)
                 core::log::info("guest={} removed the stale {}", name_, path);
         }
@@ -460,16 +488,18 @@ Task<Result<>> DestinationMigration::find_after_restart() {
     if (access(incoming_path().c_str(), F_OK) == 0) {
         CO_TRY(auto const text, read_file(incoming_path(), limits::manifest_bytes_max));
         CO_TRY(auto const known, Json::parse(text));
-        if (known["migration_id"].text_or("") != migration_id_)
-            co_return co_await clear_earlier(known);
+        if (known["migration_id"].text_or("") != migration_id_) {
+            earlier_ = known;  // cleared by `prepare`: a `check` changes nothing
+            co_return check_earlier();
+        }
+        incoming_is_ours_ = true;
         CO_TRY(description_, Description::from_json(known["description"]));
-        for (auto const& image : known["images"].elements())
-            made_images_.push_back(image.text_or(""));
-        recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
+        CO_TRY(images_, images_from_json(known["images"]));
+        recorded_qemu_ = core::ProcessIdentity::from_json(known);
         nbd_port_ = static_cast<int>(known["nbd_port"].integer_or(0));
         ram_port_ = static_cast<int>(known["ram_port"].integer_or(0));
         generation_ = static_cast<unsigned>(known["generation"].integer_or(0));
-        auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_pid_);
+        auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_qemu_);
         if (!joined)
             core::log::info("guest={} migration_id={} {}", name_, migration_id_,
                             joined.error().sentence());
@@ -479,32 +509,47 @@ Task<Result<>> DestinationMigration::find_after_restart() {
     co_return Result<>{};
 }
 
-/// What an earlier migration into this host left when its sidecar was killed and its source never
-/// came back. It was never owned here: accept_peer refuses a new migration_id behind an OWNER that
-/// has no end, and behind one that has nothing is listed (record_end).
-Task<Result<>> DestinationMigration::clear_earlier(Json known) {
+/// An earlier migration of this guest may be cleared only if its guest was not owned here. After
+/// OWNER, accept_peer refuses another migration until the end is recorded, and from then on the
+/// record says `owned` (record_end).
+Result<> DestinationMigration::check_earlier() const {
+    auto const id = earlier_["migration_id"].text_or("");
+    TRY_VOID(check_guest_name(id));  // it becomes part of file names
     auto const& last = journal_.last();
-    if (last.role == "destination" && last.migration_id == known["migration_id"].text_or("") &&
-        last.outcome == "owner") {
-        co_return fail(Errc::refused,
-                       "a guest named {} came into this host in migration {}, and its sidecar was "
-                       "killed: `sidecar attach {}` there ends that first",
-                       name_, last.migration_id, name_);
-    }
+    bool const by_journal =
+        last.role == "destination" && last.migration_id == id && last.outcome == "owner";
+    if (!by_journal && !earlier_["owned"].boolean_or(false)) return {};
+    return fail(Errc::refused,
+                "a guest named {} came into this host in migration {}, and its sidecar was "
+                "killed: `sidecar attach {}` there ends that first",
+                name_, id, name_);
+}
+
+/// Removes what an earlier migration of this guest left, whose sidecar was killed and whose source
+/// did not come back.
+Task<Result<>> DestinationMigration::clear_earlier() {
+    if (earlier_.is_null()) co_return Result<>{};
+    CO_TRY_VOID(check_earlier());
+    auto const id = earlier_["migration_id"].text_or("");
     core::log::warning("guest={} migration_id={} removing what migration {} left here", name_,
-                       migration_id_, known["migration_id"].text_or("?"));
-    for (auto const& image : known["images"].elements()) made_images_.push_back(image.text_or(""));
-    recorded_pid_ = static_cast<pid_t>(known["pid"].integer_or(0));
-    auto const destroyed = co_await destroy();
-    remove_key(paths_.run(name_) + "/keys-" + known["migration_id"].text_or("?"));
-    made_images_.clear();
-    recorded_pid_ = 0;
-    co_return destroyed;
+                       migration_id_, id);
+    CO_TRY(auto const images, images_from_json(earlier_["images"]));
+    CO_TRY_VOID(co_await kill_recorded(core::ProcessIdentity::from_json(earlier_)));
+    CO_TRY_VOID(remove_images(images, id));
+    remove_key(paths_.run(name_) + "/keys-" + id);
+    std::error_code error;
+    if (std::filesystem::remove(incoming_path(), error); error) {
+        co_return core::fail_errno(error.value(), "cannot remove {}", incoming_path());
+    }
+    earlier_ = Json();
+    co_return Result<>{};
 }
 
 /// The QEMU that an earlier sidecar prepared, if it is still there.
-Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket, pid_t pid) {
-    CO_TRY(auto process, core::Process::open(pid));
+Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket,
+                                                core::ProcessIdentity recorded) {
+    CO_TRY(auto process, core::Process::open(recorded));
+    auto const pid = process.pid();
     CO_TRY(auto argv, core::command_line(pid));
     CO_TRY(auto line, qmp::CommandLine::parse(argv));
     CO_TRY(auto client,

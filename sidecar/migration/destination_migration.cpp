@@ -242,7 +242,9 @@ Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments
         }
         bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
         if (verb == "check") {
+            CO_TRY(auto leftovers, images_from_json(earlier_["images"]));
             CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description,
+                                           std::move(leftovers),
                                            Deadline::after(limits::check_timeout)));
             CO_TRY(auto const vxlan, vxlan_ends_here(options_.maps, description));
             co_return Json::object({{"ok", true},

@@ -20,6 +20,7 @@
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/destination.hpp"
 #include "storage/hasher.hpp"
+#include "storage/owned_file.hpp"
 #include "storage/target.hpp"
 
 namespace sidecar {
@@ -94,7 +95,9 @@ private:
     Outcome<> start_guest();
     Outcome<> announce_network();
     Outcome<> destroy();
-    Outcome<> kill_recorded();
+    Outcome<> kill_recorded(core::ProcessIdentity recorded);
+    core::Result<> remove_images(std::vector<storage::OwnedFile> const& images,
+                                 std::string const& id) const;
     Outcome<> record_end();
     Outcome<> finish();
     Outcome<core::Json> fire(core::Json arguments);
@@ -119,9 +122,11 @@ private:
     core::Task<void> close_hasher();
     Outcome<> find_target();
     Outcome<> find_after_restart();
-    Outcome<> clear_earlier(core::Json known);
-    Outcome<machine::destination::Qemu> rejoin(std::string socket, pid_t pid);
-    core::Result<> write_incoming() const;
+    [[nodiscard]] core::Result<> check_earlier() const;
+    Outcome<> clear_earlier();
+    static core::Result<std::vector<storage::OwnedFile>> images_from_json(core::Json const& list);
+    Outcome<machine::destination::Qemu> rejoin(std::string socket, core::ProcessIdentity recorded);
+    core::Result<> write_incoming();
     core::Task<void> watch_qemu();
     core::Task<void> watch_process();
     [[nodiscard]] bool only_copying() const;
@@ -157,9 +162,10 @@ private:
 
     Description description_;
     std::string key_;
-    pid_t recorded_pid_ = 0;  ///< Of the QEMU an earlier sidecar prepared.
-    std::vector<std::string>
-        made_images_;  ///< Written down before they are made; removed by destroy.
+    core::Json earlier_;  ///< incoming.json of another migration; `prepare` clears what it names.
+    bool incoming_is_ours_ = false;  ///< incoming.json is of this migration.
+    core::ProcessIdentity recorded_qemu_;  ///< The QEMU that an earlier sidecar prepared.
+    std::vector<storage::OwnedFile> images_;  ///< Recorded before they are created.
     std::unique_ptr<Guest> guest_;
     std::unique_ptr<storage::Target> target_;
     std::vector<storage::TargetDisk> target_disks_;

@@ -117,7 +117,7 @@ Result<> ReplicationTarget::check_same_disks(Description const& now) const {
 
 /// A guest that this host has no copy of yet: checked as if it were to be migrated.
 Task<Result<>> ReplicationTarget::take_in(Description description) {
-    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description,
+    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, {},
                                    Deadline::after(limits::check_timeout)));
     ReplicaRecord made;
     made.replication_id = replication_id_;

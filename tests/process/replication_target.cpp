@@ -5,13 +5,11 @@
 
 #include <algorithm>
 
-#include "core/stream.hpp"
 #include "qmp/vm.hpp"
-#include "sidecar/channel/connection.hpp"
 #include "sidecar/replication/replica_record.hpp"
 #include "storage/disk_replicator.hpp"
+#include "tests/process/incoming.hpp"
 #include "tests/process/storage_pair.hpp"
-#include "tests/support/lab.hpp"
 
 using namespace storage_lab;
 using core::Json;
@@ -21,52 +19,6 @@ namespace {
 
 constexpr std::size_t disk_count = 2;
 constexpr char const* guest = "web1";
-
-/// One connection of a source to a `sidecar incoming` of its own, as `serve` makes them.
-class Incoming {
-public:
-    Incoming(Runner& runner, Directory const& directory, sidecar::Paths const& paths,
-             std::string const& mirror)
-        : daemon_("incoming-" + lab::unique_suffix(),
-                  {lab::program("sidecar"), "incoming", guest, "--plaintext", "--run-dir",
-                   paths.run_directory, "--state-dir", paths.state_directory, "--map-path",
-                   directory.path("from") + "=" + directory.path("to")},
-                  {}, directory.text()) {
-        lab::wait_until("the control socket", 20s, [&] {
-            return !daemon_.running() || lab::accepts(paths.control_socket(guest));
-        });
-        auto socket = runner.must(
-            core::connect_unix(runner.loop(), paths.control_socket(guest), Deadline::after(limit)));
-        messages_ = std::make_unique<sidecar::Messages>(
-            runner.loop(), core::plain_stream(runner.loop(), std::move(socket), "incoming"));
-        runner.must(ask("peer", Json::object({{"migration_id", mirror}, {"role", "replicate"}})));
-    }
-    Task<Result<Json>> ask(std::string verb, Json arguments) {
-        CO_TRY_VOID(co_await messages_->send(
-            Json::object({{"id", ++id_}, {"verb", verb}, {"arguments", arguments}}),
-            Deadline::after(limit)));
-        for (;;) {
-            CO_TRY(auto const answer, co_await messages_->receive(Deadline::after(limit)));
-            if (answer["id"].integer_or(0) != id_) continue;  // a heartbeat
-            if (answer.has("result")) co_return answer["result"];
-            co_return std::unexpected(sidecar::error_from_json(answer["error"]));
-        }
-    }
-    /// The source is gone: the process ends by itself.
-    void hang_up() {
-        messages_.reset();
-        REQUIRE(daemon_.wait(20s) == 0);
-    }
-    void kill() {
-        daemon_.kill();
-        messages_.reset();
-    }
-
-private:
-    lab::Daemon daemon_;
-    std::unique_ptr<sidecar::Messages> messages_;
-    std::int64_t id_ = 0;
-};
 
 /// A source with two disks, and the directories of a destination.
 class Mirrored {
@@ -83,6 +35,10 @@ public:
     }
     ~Mirrored() { (void)runner.loop().run(copy.drop(soon())); }
 
+    Incoming connect(std::string const& replication) {
+        auto const map = directory.path("from") + "=" + directory.path("to");
+        return {runner, directory.text(), paths, {guest, replication, true, {"--map-path", map}}};
+    }
     void write(std::string const& line) {
         for (std::size_t i = 0; i < disk_count; ++i) runner.must(source.device_io(i, line));
     }
@@ -104,7 +60,7 @@ public:
     }
     /// A whole round; its number.
     std::int64_t round() {
-        Incoming to(runner, directory, paths, description.migration_id);
+        auto to = connect(description.migration_id);
         auto const reply = begin(to);
         auto const number = reply["number"].integer_or(0);
         runner.must(copy_to(reply));
@@ -117,7 +73,7 @@ public:
     }
     /// A round that comes to nothing, at its begin or later; why.
     core::Error failed_round() {
-        Incoming to(runner, directory, paths, description.migration_id);
+        auto to = connect(description.migration_id);
         auto const reply = runner.loop().run(
             to.ask("replicate_begin",
                    Json::object({{"description", description.to_json()}, {"base", base}})));
@@ -273,7 +229,7 @@ TEST_CASE("replica: the last point and the one before it outlive whatever ends a
             DYNAMIC_SECTION("QEMU " << version << ", " << format) {
                 Mirrored mirrored(binary, format);
                 auto const connect = [&](std::string const& mirror) {
-                    return Incoming(mirrored.runner, mirrored.directory, mirrored.paths, mirror);
+                    return mirrored.connect(mirror);
                 };
                 three_points(mirrored);
                 {
@@ -324,7 +280,7 @@ TEST_CASE("replica: a destination without space fails the round, and nothing els
             SmallDisk room(mirrored.directory.path("to"), "size=80m");
             {
                 INFO("in the first copy");
-                Incoming to(mirrored.runner, mirrored.directory, mirrored.paths, "m1");
+                auto to = mirrored.connect("m1");
                 auto const reply = mirrored.begin(to);
                 room.resize("size=6m");
                 (void)mirrored.runner.must_fail(mirrored.copy_to(reply));
@@ -392,7 +348,7 @@ TEST_CASE("replica: a failover that is killed goes on to the point it chose", "[
                 REQUIRE(qemu->signal(SIGKILL));
                 REQUIRE(again.wait(20s) == 0);
                 INFO("the old source is refused");
-                Incoming to(mirrored.runner, mirrored.directory, mirrored.paths, "m1");
+                auto to = mirrored.connect("m1");
                 auto const refused = mirrored.runner.must_fail(
                     to.ask("replicate_begin",
                            Json::object({{"description", mirrored.description.to_json()},

@@ -1,0 +1,87 @@
+// One connection of a source to a `sidecar incoming` of its own, as `serve` starts them. Used by
+// the tests of the destination that need no guest: they send its requests themselves.
+#pragma once
+
+#include "core/stream.hpp"
+#include "sidecar/channel/connection.hpp"
+#include "sidecar/host/paths.hpp"
+#include "tests/process/storage_lab.hpp"
+#include "tests/support/lab.hpp"
+
+namespace storage_lab {
+
+struct IncomingOptions {
+    std::string guest = "web1";
+    std::string migration_id = "m1";
+    bool replicate = false;  ///< The role in the hello.
+    lab::Argv more = {};     ///< Further options of `sidecar incoming`.
+    std::vector<std::string> environment = {};
+};
+
+class Incoming {
+public:
+    Incoming(Runner& runner, std::string const& directory, sidecar::Paths const& paths,
+             IncomingOptions const& options)
+        : daemon_("incoming-" + lab::unique_suffix(), line(paths, options),
+                  {"", options.environment}, directory) {
+        auto const socket_path = paths.control_socket(options.guest);
+        lab::wait_until("the control socket", std::chrono::seconds(20),
+                        [&] { return !daemon_.running() || lab::accepts(socket_path); });
+        auto socket = runner.must(
+            core::connect_unix(runner.loop(), socket_path, core::Deadline::after(limit)));
+        messages_ = std::make_unique<sidecar::Messages>(
+            runner.loop(), core::plain_stream(runner.loop(), std::move(socket), "incoming"));
+        auto hello = core::Json::object({{"migration_id", options.migration_id}});
+        if (options.replicate) hello.set("role", "replicate");
+        runner.must(ask("peer", hello));
+    }
+    core::Task<core::Result<core::Json>> ask(std::string verb, core::Json arguments) {
+        CO_TRY_VOID(co_await send(std::move(verb), std::move(arguments)));
+        co_return co_await answer();
+    }
+    core::Task<core::Result<>> send(std::string verb, core::Json arguments) {
+        co_return co_await messages_->send(
+            core::Json::object({{"id", ++id_}, {"verb", verb}, {"arguments", arguments}}),
+            core::Deadline::after(limit));
+    }
+    /// To the last request.
+    core::Task<core::Result<core::Json>> answer() {
+        for (;;) {
+            CO_TRY(auto const reply, co_await messages_->receive(core::Deadline::after(limit)));
+            if (reply["id"].integer_or(0) != id_) continue;  // a heartbeat
+            if (reply.has("result")) co_return reply["result"];
+            co_return std::unexpected(sidecar::error_from_json(reply["error"]));
+        }
+    }
+    /// The source is gone: the process ends by itself.
+    void hang_up() {
+        messages_.reset();
+        REQUIRE(daemon_.wait(std::chrono::seconds(20)) == 0);
+    }
+    void kill() {
+        daemon_.kill();
+        messages_.reset();
+    }
+    /// Waits until it stops at the hook of SIDECAR_TEST_STOP_AT.
+    void wait_stopped() {
+        lab::wait_until("the test hook", std::chrono::seconds(20), [&] {
+            auto const stat = lab::read_file(fmt::format("/proc/{}/stat", daemon_.pid()));
+            return stat.find(") T ") != std::string::npos;
+        });
+    }
+    void go_on() { daemon_.signal(SIGCONT); }
+
+private:
+    static lab::Argv line(sidecar::Paths const& paths, IncomingOptions const& options) {
+        lab::Argv argv{lab::program("sidecar"), "incoming",           options.guest,
+                       "--plaintext",           "--run-dir",          paths.run_directory,
+                       "--state-dir",           paths.state_directory};
+        argv.insert(argv.end(), options.more.begin(), options.more.end());
+        return argv;
+    }
+    lab::Daemon daemon_;
+    std::unique_ptr<sidecar::Messages> messages_;
+    std::int64_t id_ = 0;
+};
+
+}  // namespace storage_lab
