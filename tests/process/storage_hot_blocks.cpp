@@ -85,7 +85,7 @@ TEST_CASE("hot_blocks: what the bulk pass left out is still owed when its link w
                 while (mirror.progress().copied_bytes < 24 * mib) {
                     CO_TRY_VOID(co_await core::sleep_for(pair.runner().loop(), 1ms));
                 }
-                co_return co_await pair.target().reexport(soon());
+                co_return co_await pair.cut_connections();
             };
             std::vector<Task<Result<>>> both;
             both.push_back(whole_move(pair, mirror, 1, write_late));

@@ -64,7 +64,7 @@ TEST_CASE("mirror: connections that are cut are made anew, and nothing is copied
                         CO_TRY_VOID(co_await core::sleep_for(pair.runner().loop(), 1ms));
                     }
                     cut = true;
-                    co_return co_await pair.target().reexport(soon());
+                    co_return co_await pair.cut_connections();
                 };
                 std::vector<Task<Result<>>> both;
                 both.push_back(whole_move(pair, mirror, count));

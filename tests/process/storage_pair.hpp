@@ -90,11 +90,21 @@ public:
         where_.port = fmt::format("{}", port);
     }
 
-    /// For MirrorOptions::renew.
+    /// For MirrorOptions::reexport. Refused during a cut: two at once take each other's exports.
     Task<Result<storage::Reexported>> reexport(Deadline deadline) {
-        if (!target_) co_return core::fail(core::Errc::closed, "it is just being started again");
+        if (!target_ || cutting_) {
+            co_return core::fail(core::Errc::closed, "the destination is not ready");
+        }
         CO_TRY_VOID(co_await target_->reexport(std::move(deadline)));
         co_return storage::Reexported{where_.port, generation_};
+    }
+    /// Ends all connections to the destination's exports, as a cut link does; new ones are
+    /// possible.
+    Task<Result<>> cut_connections() {
+        cutting_ = true;
+        auto done = co_await target_->reexport(soon());
+        cutting_ = false;
+        co_return done;
     }
     /// The destination's QEMU dies; another one, with the same disks, is there a moment later.
     Task<Result<>> replace_destination() {
@@ -157,6 +167,7 @@ private:
     Directory directory_;
     Runner runner_;
     unsigned generation_ = 0;
+    bool cutting_ = false;
     std::vector<TestDisk> from_;
     std::vector<TestDisk> to_;
     unsigned layers_above_base_ = 0;

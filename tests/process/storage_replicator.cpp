@@ -222,7 +222,7 @@ TEST_CASE("warm copy: a round that was cut owes what it owed", "[storage][warm]"
                 while (scene.copy.copied_bytes() < 2 * mib) {
                     CO_TRY_VOID(co_await core::sleep_for(loop, 1ms));
                 }
-                co_return co_await scene.pair.target().reexport(soon());
+                co_return co_await scene.pair.cut_connections();
             };
             auto const round = [&]() -> Task<Result<>> {
                 auto const done = co_await scene.round(false);

@@ -309,7 +309,7 @@ TEST_CASE("verify: connections that are cut in the middle of it are made anew",
                 [&](std::size_t, std::vector<Extent> const&) {
                     auto const cut = [](Pair& both, bool wanted) -> Task<Result<>> {
                         if (!wanted) co_return Result<>{};
-                        CO_TRY_VOID(co_await both.target().reexport(soon()));
+                        CO_TRY_VOID(co_await both.cut_connections());
                         co_return core::fail(core::Errc::closed, "cut");
                     };
                     return cut(pair, !std::exchange(done, true));
