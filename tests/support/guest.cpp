@@ -147,9 +147,10 @@ void Guest::add_agent(Argv& argv, Host const& host) const {
 
 Argv Guest::command_line(Host const& host, Host const& disks_of) const {
     // no_timer_check: on a busy machine an emulated timer may be too late for the kernel's test of
-    // it at boot, which then panics.
+    // it at boot, which then panics. edd, cryptomgr: less time to boot.
     std::string append = fmt::format(
-        "console=ttyS0 quiet panic=-1 no_timer_check witness.ram_rate={} witness.alive_ms={}",
+        "console=ttyS0 quiet panic=-1 no_timer_check edd=off cryptomgr.notests"
+        " witness.ram_rate={} witness.alive_ms={}",
         options_.ram_rate, options_.alive_ms);
     Argv argv{qemu(),
               "-name",

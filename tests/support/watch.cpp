@@ -5,6 +5,7 @@ namespace lab {
 namespace {
 
 constexpr Milliseconds first_answers_limit = 30s;
+constexpr int sessions_hz = 100;
 
 Argv watch_line(Guest const& guest, int udp_hz) {
     Argv argv{program("witness-client"), "watch", "--json", "--seconds", "3600", "--udp-hz",
@@ -23,6 +24,11 @@ Watch::Watch(Lab const& lab, Guest const& guest, int udp_hz)
         if (auto const ended = client_.wait(0ms)) throw Failure("watch ended: " + client_.err());
         return client_.err().find("watching") != std::string::npos;
     });
+}
+
+Watch Watch::of_sessions(Lab const& lab, Guest const& guest) {
+    (void)guest.ask(core::Json::object({{"cmd", "rate"}, {"tcp_rate", sessions_hz}}));
+    return {lab, guest, sessions_hz};
 }
 
 core::Json Watch::finish() {

@@ -15,6 +15,10 @@ public:
     /// each family.
     Watch(Lab const& lab, Guest const& guest, int udp_hz = default_udp_hz);
 
+    /// A tenth of all packets: for a test that counts sessions and no packets, since each packet
+    /// takes an emulated guest's processor.
+    static Watch of_sessions(Lab const& lab, Guest const& guest);
+
     /// Ends the watching; what it saw: one member per family, see witness-client --help.
     core::Json finish();
 

@@ -31,7 +31,7 @@ void wait_copying(Scene& scene, Daemon& migration) {
 TEST_CASE("cancel: while copying, the guest stays, nothing is left, it can be moved again",
           "[vm][cancel]") {
     Scene scene({.guest = slow_guest(), .link_mbit = slow_mbit});
-    Watch watch(scene.net(), scene.guest());
+    auto watch = Watch::of_sessions(scene.net(), scene.guest());
     auto migration = scene.start_migration(scene.a());
     wait_copying(scene, migration);
     auto const cancelled = scene.sidecar(scene.a(), {"cancel", scene.guest().name()});

@@ -87,7 +87,7 @@ core::Json conntrack_of(Migration const& ended) { return ended.report["network"]
 TEST_CASE("conntrack: sessions through stateful filters live, there and back", "[vm][conntrack]") {
     GuestOptions const guest{};
     Scene scene({.guest = guest, .furnish = guard});
-    Watch watch(scene.net(), scene.guest());
+    auto watch = Watch::of_sessions(scene.net(), scene.guest());
     std::vector<Session> sessions;
     for (auto const* address : {guest_ip4, guest_ip6}) sessions.emplace_back(scene.net(), address);
     for (auto const* from : {&scene.a(), &scene.b()}) {
@@ -116,7 +116,7 @@ TEST_CASE("conntrack: a migration that is undone leaves nothing tracked at the d
     GuestOptions const guest{};
     Scene scene(
         {.guest = guest, .run_environment = {"SIDECAR_TEST_STOP_AT=list_final"}, .furnish = guard});
-    Watch watch(scene.net(), scene.guest());
+    auto watch = Watch::of_sessions(scene.net(), scene.guest());
     auto migration = scene.start_migration(scene.a());
     auto const held = scene.wait_stopped(scene.a());
     CHECK(tracked(scene.b()) > 0);

@@ -95,7 +95,7 @@ std::vector<std::unique_ptr<Capture>> captures(Lab const& lab,
 void there_and_back(std::vector<Network> const& networks, GuestOptions const& guest) {
     Scene scene(with(networks, guest));
     auto const running = captures(scene.net(), networks);
-    Watch watch(scene.net(), scene.guest());
+    auto watch = Watch::of_sessions(scene.net(), scene.guest());
     {
         INFO("there");
         expect::moves(scene, scene.a());

@@ -12,7 +12,7 @@ namespace {
 
 void there_and_back(GuestOptions const& guest) {
     Scene scene({.guest = guest, .serve_environment = {"SIDECAR_TEST_STOP_AT=start_guest"}});
-    Watch watch(scene.net(), scene.guest());
+    auto watch = Watch::of_sessions(scene.net(), scene.guest());
     {
         INFO("there");
         expect::moves_and_disks_are_equal(scene, scene.a());
