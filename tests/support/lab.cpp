@@ -239,6 +239,11 @@ void Lab::link(Host const& host, bool up) {
     ip(host.netns, {"link", "set", "up0", up ? "up" : "down"});
 }
 
+std::vector<std::string> qemus(std::string const& usual) {
+    if (std::getenv("SIDECAR_TEST_ALL")) return {"7.2", "10.0"};
+    return {usual};
+}
+
 std::string why_impossible() {
     if (geteuid() != 0) return "network namespaces and taps need root: run the tests as root";
     if (access("/dev/net/tun", R_OK | W_OK) != 0)

@@ -83,6 +83,10 @@ private:
     core::Fd gone_;  ///< End of file: the reaper has cleaned up.
 };
 
+/// The QEMU versions ("7.2", "10.0") of a test that is the same with each: both in a full run
+/// (SIDECAR_TEST_ALL is set: scripts/test --all), else only `usual`. For Catch2's GENERATE.
+std::vector<std::string> qemus(std::string const& usual);
+
 /// Why this machine cannot run the lab (no root, no namespaces, no guest), or an empty string.
 std::string why_impossible();
 

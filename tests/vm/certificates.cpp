@@ -30,7 +30,7 @@ void refused(Scene& scene, fs::path const& tls_directory, std::string const& to,
 }  // namespace
 
 TEST_CASE("certificates: there and back", "[vm][certificates]") {
-    for (auto const* qemu : {"7.2", "10.0"}) {
+    for (auto const& qemu : qemus("10.0")) {
         DYNAMIC_SECTION("QEMU " << qemu) {
             Scene scene({.guest = {.qemu = qemu}, .certificates = true});
             expect::moves(scene, scene.a());

@@ -72,7 +72,7 @@ std::uint64_t allocated(fs::path const& image) {
 }  // namespace
 
 TEST_CASE("changes: a snapshot taken while the disks are copied", "[vm][changes]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("10.0")));
     INFO("QEMU " << version);
     Copying copying({.qemu = version});
     copying.qemu().execute("blockdev-snapshot-sync", snapshot(copying.scene));
@@ -98,7 +98,7 @@ TEST_CASE("changes: a snapshot taken while the guest is stopped", "[vm][changes]
 }
 
 TEST_CASE("changes: a device plugged in while the disks are copied", "[vm][changes]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("7.2")));
     INFO("QEMU " << version);
     Copying copying({.qemu = version, .hot_slot = true});
     {
@@ -135,7 +135,7 @@ TEST_CASE("changes: the guest is stopped by an operator while the disks are copi
 }
 
 TEST_CASE("changes: the guest is stopped by an operator while its RAM travels", "[vm][changes]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("10.0")));
     INFO("QEMU " << version);
     Copying copying({.qemu = version});
     wait_until("RAM to travel", Scene::migration_limit, [&] {
@@ -151,7 +151,7 @@ TEST_CASE("changes: the guest is stopped by an operator while its RAM travels", 
 }
 
 TEST_CASE("changes: a resize is refused by QEMU, and the move goes on", "[vm][changes]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("7.2")));
     INFO("QEMU " << version);
     Copying copying({.qemu = version});
     auto const bytes =
@@ -184,7 +184,7 @@ TEST_CASE("changes: the guest reboots while the disks are copied", "[vm][changes
 
 TEST_CASE("changes: a storm of discards while the disks are copied, thin stays thin",
           "[vm][changes]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("10.0")));
     auto const format = GENERATE(as<std::string>(), "raw", "qcow2");
     INFO("QEMU " << version << ", " << format);
     // The guest writes to the first 16 MiB; the storm is in the 24 behind, which are random bytes.

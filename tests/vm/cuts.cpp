@@ -93,25 +93,24 @@ void outlives(Cut cut, double share, std::string const& qemu, std::string const&
     expect::nothing_left_after_move(scene, scene.a(), scene.b());
 }
 
-/// The other two kinds are the campaign's.
-void both_kinds_outlive(Cut cut) {
-    auto const [qemu, format] =
-        GENERATE(table<std::string, std::string>({{"7.2", "raw"}, {"10.0", "qcow2"}}));
-    outlives(cut, 0.6, qemu, format);
+/// 7.2 with raw, 10.0 with qcow2; the campaign has the other two.
+void each_kind_outlives(Cut cut, std::string const& usual_qemu) {
+    auto const qemu = GENERATE_COPY(from_range(qemus(usual_qemu)));
+    outlives(cut, 0.6, qemu, qemu == "7.2" ? "raw" : "qcow2");
 }
 
 }  // namespace
 
 TEST_CASE("cuts: the link is cut while copying, and the copy goes on where it was", "[vm][cut]") {
-    both_kinds_outlive(Cut::link);
+    each_kind_outlives(Cut::link, "7.2");
 }
 TEST_CASE("cuts: the source's sidecar is killed while copying, and another goes on", "[vm][cut]") {
-    both_kinds_outlive(Cut::source_sidecar);
+    each_kind_outlives(Cut::source_sidecar, "10.0");
 }
 
 TEST_CASE("cuts: the destination's QEMU is killed while copying, and started again",
           "[vm][cut][fault]") {
-    both_kinds_outlive(Cut::destination_qemu);
+    each_kind_outlives(Cut::destination_qemu, "10.0");
 }
 
 TEST_CASE("cuts: a link that stays down ends the command, and --resume goes on", "[vm][cut]") {

@@ -9,7 +9,7 @@ namespace {
 
 void moves_once(GuestOptions const& guest) {
     Scene scene({.guest = guest});
-    Watch watch(scene.net(), scene.guest());
+    auto watch = Watch::of_sessions(scene.net(), scene.guest());
     expect::moves(scene, scene.a());
     must_have_kept_sessions(watch.finish(), guest);
 }
@@ -23,7 +23,7 @@ TEST_CASE("kinds: a guest that has IPv6 only", "[vm][kinds]") {
 }
 
 TEST_CASE("kinds: hosts without IPv6", "[vm][kinds]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("10.0")));
     Scene scene({.guest = {.qemu = version}, .hosts_ipv6 = false});
     REQUIRE(scene.b().address() == scene.b().ip4);
     expect::moves(scene, scene.a());
@@ -31,7 +31,7 @@ TEST_CASE("kinds: hosts without IPv6", "[vm][kinds]") {
 }
 
 TEST_CASE("kinds: a QEMU that was started plainly is attached to, and moved", "[vm][kinds]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("7.2")));
     Scene scene({.guest = {.qemu = version}, .start_guest = false});
     auto const& guest = scene.guest();
     auto const socket = scene.a().directory / "admin.sock";
@@ -41,7 +41,7 @@ TEST_CASE("kinds: a QEMU that was started plainly is attached to, and moved", "[
     guest.wait_alive();
     guest.learn();
     scene.attach_guest(scene.a(), {"--qmp", socket});
-    Watch watch(scene.net(), guest);
+    auto watch = Watch::of_sessions(scene.net(), guest);
     auto const ended = scene.migrate(scene.a());
     INFO(ended.text());
     REQUIRE(ended.exit_status == 0);

@@ -99,7 +99,7 @@ void change(fs::path const& image, std::uint64_t begin, std::uint64_t end) {
 }  // namespace
 
 TEST_CASE("verify: a raw disk moves and is identical", "[vm][verify][move]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("7.2")));
     Scene scene({.guest = {.qemu = version}});
     moves_verified(scene, scene.a());
     moves_verified(scene, scene.b());
@@ -131,7 +131,7 @@ TEST_CASE("verify: the source's sidecar is killed while it copies, and another g
 }
 
 TEST_CASE("verify: three qcow2 disks move and are identical", "[vm][verify]") {
-    auto const version = GENERATE(as<std::string>(), "7.2", "10.0");
+    auto const version = GENERATE(from_range(qemus("10.0")));
     Scene scene({.guest = {.qemu = version, .format = "qcow2", .disks = 3}});
     moves_verified(scene, scene.a());
 }
