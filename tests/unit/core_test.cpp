@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "core/json.hpp"
+#include "core/log.hpp"
 #include "core/priority.hpp"
 #include "core/process.hpp"
 #include "core/sync.hpp"
@@ -135,6 +136,22 @@ TEST_CASE("json: limits, exactness, missing members") {
     CHECK_FALSE(Json::parse(std::string(100000, '[')));
     CHECK(Json::parse(std::string(60, '[') + std::string(60, ']')));
     CHECK(Json::object({{"n", 5}, {"s", "a/b"}}).dump() == R"({"n":5,"s":"a/b"})");
+}
+
+TEST_CASE("log: what a peer sends is one line, without control characters") {
+    Pipe pipe;
+    Fd const stderr_before(fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3));
+    REQUIRE(dup2(pipe.writer.get(), STDERR_FILENO) == STDERR_FILENO);
+    log::error("peer says \"{}\"", "no\n00:00:00.000Z error a second line\x1b[2J\x7f \xc3\xbc");
+    REQUIRE(dup2(stderr_before.get(), STDERR_FILENO) == STDERR_FILENO);
+    char text[256] = {};
+    auto const got = ::read(pipe.reader.get(), text, sizeof text);
+    REQUIRE(got > 0);
+    std::string const line(text, static_cast<std::size_t>(got));
+    CHECK(
+        line.ends_with("peer says \"no\\n00:00:00.000Z error a second line\\x1b[2J\\x7f "
+                       "\xc3\xbc\"\n"));
+    CHECK(std::ranges::count(line, '\n') == 1);
 }
 
 TEST_CASE("a recorded process is opened only while it is that process") {
