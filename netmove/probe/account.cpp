@@ -8,6 +8,7 @@ namespace netmove {
 namespace {
 
 constexpr double us_per_ms = 1e3;
+constexpr std::uint64_t ns_per_us = 1000;
 
 std::uint64_t above(std::uint64_t whole, std::uint64_t part) {
     return whole > part ? whole - part : 0;
@@ -122,6 +123,22 @@ ProbeAccount::Delay ProbeAccount::delay() const {
         return all[(all.size() - 1) * per_mille / 1000] / us_per_ms;
     };
     return {at(0), at(500), at(990), at(1000)};
+}
+
+std::vector<ProbeAccount::Silence> ProbeAccount::silences(std::uint64_t longer_than_ns) const {
+    std::vector<std::uint64_t> arrivals;
+    arrivals.reserve(answered_ + 1);
+    for (auto const& sample : samples_) {
+        if (sample.delay_us != 0) arrivals.push_back(sample.sent_ns + sample.delay_us * ns_per_us);
+    }
+    std::ranges::sort(arrivals);
+    if (!arrivals.empty() && ended_ns_ > arrivals.back()) arrivals.push_back(ended_ns_);
+    std::vector<Silence> made;
+    for (std::size_t i = 1; i < arrivals.size(); ++i) {
+        auto const span = arrivals[i] - arrivals[i - 1];
+        if (span > longer_than_ns) made.push_back({arrivals[i - 1], span});
+    }
+    return made;
 }
 
 std::vector<ProbeAccount::Loss> ProbeAccount::losses() const {

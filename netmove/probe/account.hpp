@@ -77,6 +77,11 @@ public:
         std::uint64_t there = 0;  ///< Of these on the way there, as far as can be told...
         std::uint64_t back = 0;  ///< ...and on the way back.
     };
+    /// A time in which no answer arrived.
+    struct Silence {
+        std::uint64_t at_ns = 0;  ///< When the answer before it arrived.
+        std::uint64_t ns = 0;
+    };
     struct Delay {
         double min_ms = 0;
         double median_ms = 0;
@@ -113,6 +118,8 @@ public:
     [[nodiscard]] Delay delay() const;  ///< All 0 without an answer.
     /// In the order of their numbers; exact where answers arrived in order around a loss.
     [[nodiscard]] std::vector<Loss> losses() const;
+    /// Times without an arrival that are longer than `longer_than_ns`, in their order.
+    [[nodiscard]] std::vector<Silence> silences(std::uint64_t longer_than_ns) const;
 
 private:
     [[nodiscard]] std::uint64_t answers_sent() const { return known_.seen + known_.duplicated; }

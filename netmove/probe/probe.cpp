@@ -15,6 +15,9 @@ namespace {
 constexpr double ns_per_ms = 1e6;
 // Losses that are listed one by one in the JSON report; all are counted.
 constexpr std::size_t losses_max = 1000;
+// The shortest silence that is listed, or two periods if that is longer; and how many are.
+constexpr core::milliseconds silence_min{10};
+constexpr std::size_t silences_max = 1000;
 
 double ms(std::uint64_t ns) { return static_cast<double>(ns / 1000) / 1000; }
 double ms(core::Clock::duration span) {
@@ -68,7 +71,18 @@ Json losses_json(std::vector<ProbeAccount::Loss> const& losses) {
     return list;
 }
 
-Json udp_json(ProbeReport::Target const& target) {
+Json silences_json(ProbeAccount const& account, core::Clock::duration period) {
+    auto const least = std::max<core::Clock::duration>(silence_min, 2 * period);
+    auto const least_ns = std::chrono::nanoseconds(least).count();
+    auto list = Json::array();
+    for (auto const& one : account.silences(static_cast<std::uint64_t>(least_ns))) {
+        if (list.size() == silences_max) break;
+        list.add(Json::object({{"at_ms", ms(one.at_ns)}, {"ms", ms(one.ns)}}));
+    }
+    return list;
+}
+
+Json udp_json(ProbeReport::Target const& target, core::Clock::duration period) {
     auto const& account = target.udp;
     auto const delay = account.delay();
     auto const& hiccups = target.hiccups;
@@ -91,7 +105,8 @@ Json udp_json(ProbeReport::Target const& target) {
                                   {"foreign", account.foreign()}})},
          {"echo", Json::object({{"overflowed", std::uint64_t{account.known().overflowed}},
                                 {"unsent", std::uint64_t{account.known().unsent}}})},
-         {"losses", losses_json(account.losses())}});
+         {"losses", losses_json(account.losses())},
+         {"silences", silences_json(account, period)}});
 }
 
 Json tcp_json(ProbeTcpFigures const& tcp) {
@@ -205,7 +220,8 @@ bool ProbeReport::measured() const {
 Json ProbeReport::json() const {
     auto list = Json::array();
     for (auto const& target : targets) {
-        auto one = Json::object({{"address", target.address.text()}, {"udp", udp_json(target)}});
+        auto one = Json::object(
+            {{"address", target.address.text()}, {"udp", udp_json(target, settings.period)}});
         if (target.tcp) one.set("tcp", tcp_json(*target.tcp));
         list.add(one);
     }

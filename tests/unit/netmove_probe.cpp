@@ -151,6 +151,20 @@ TEST_CASE("probe: what is lost there is told apart from what is lost on the way 
     CHECK_FALSE(pair.account.complete());
 }
 
+TEST_CASE("probe: a silence is a time without any answer", "[probe]") {
+    Pair pair;
+    for (int i = 0; i < 10; ++i) pair.round();
+    auto const quiet = pair.account.samples().back().sent_ns;
+    for (int i = 0; i < 29; ++i) (void)pair.send();
+    pair.round();
+    pair.round();
+    auto const silences = pair.account.silences(10 * ms);
+    REQUIRE(silences.size() == 1);
+    CHECK(silences[0].at_ns == quiet + pair.account.samples().front().delay_us * 1000);
+    CHECK(silences[0].ns == 30 * ms);
+    CHECK(pair.account.silences(30 * ms).empty());
+}
+
 TEST_CASE("probe: twice and out of order, in each direction", "[probe]") {
     Pair pair;
     pair.round();
