@@ -218,7 +218,10 @@ Task<Result<Json>> Client::call(std::string command, Json arguments, core::Fd fd
     unsent_.push_back({std::move(bytes), std::move(fd)});
     has_unsent_.set();
 
+    auto const asked_at = Clock::now();
     auto waited = co_await call.done.wait(deadline);
+    std::chrono::duration<double, std::milli> const took = Clock::now() - asked_at;
+    core::log::debug("qmp={} command={} took_ms={:.1f}", socket_path_, command, took.count());
     calls_.erase(id);  // a reply that comes later finds nobody and is dropped
     Result<Json> outcome = Json();
     if (call.outcome) {

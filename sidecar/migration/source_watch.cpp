@@ -297,6 +297,7 @@ Json SourceMigration::report() const {
     if (stop_at_ && fired_at_)
         made.set("stop_to_fire_ms", rounded(ms_between(*stop_at_, *fired_at_)));
     // On the wall's clock, beside which others can lay what they saw (`sidecar probe --report`).
+    made.set("started_at_ms", rounded(wall_ms(started_)));
     if (stop_at_) made.set("stopped_at_ms", rounded(wall_ms(*stop_at_)));
     if (fired_at_) made.set("fired_at_ms", rounded(wall_ms(*fired_at_)));
     if (stop_at_ && downtime_ms_)
