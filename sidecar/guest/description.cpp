@@ -11,6 +11,7 @@
 #include "qmp/schema.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
+#include "sidecar/guest/qemu_schema.hpp"
 #include "sidecar/host/limits.hpp"
 #include "storage/image.hpp"
 
@@ -143,7 +144,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
                                    Deadline deadline) {
     auto& client = *guest.client;
     CO_TRY_VOID(co_await check_idle(client, standing, deadline));
-    CO_TRY(auto const schema, co_await qmp::query_schema(client, deadline));
+    CO_TRY(auto const schema, co_await schema_of(guest, deadline));
     CO_TRY_VOID(check_features(schema, client.version()));
     Description description;
     description.guest = guest.name;

@@ -8,6 +8,7 @@
 #include "core/log.hpp"
 #include "netmove/network.hpp"
 #include "qmp/vm.hpp"
+#include "sidecar/guest/qemu_schema.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
@@ -202,6 +203,7 @@ Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Paths paths
         guest->nics.push_back(std::move(*nic));
     }
     CO_TRY_VOID(guest->write_manifest());
+    co_await keep_schema(*guest, true, Deadline::after(limits::qmp_timeout));
     co_return guest;
 }
 
@@ -268,6 +270,7 @@ Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths
         co_await guest->client->close();
         co_return std::unexpected(nics.error());
     }
+    co_await keep_schema(*guest, true, Deadline::after(limits::qmp_timeout));
     co_return guest;
 }
 

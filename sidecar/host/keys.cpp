@@ -21,6 +21,18 @@ namespace {
 constexpr char const* server_priority =
     "NORMAL:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305:%SERVER_PRECEDENCE";
 
+// The group ffdhe2048 of RFC 7919. A QEMU that finds no file of them makes parameters of its own
+// for a server's key, which takes its main loop a second; TLS 1.3 does not use them.
+constexpr char const* dh_parameters =
+    "-----BEGIN DH PARAMETERS-----\n"
+    "MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz\n"
+    "+8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a\n"
+    "87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7\n"
+    "YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi\n"
+    "7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD\n"
+    "ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==\n"
+    "-----END DH PARAMETERS-----\n";
+
 }  // namespace
 
 bool is_key(std::string const& hex) {
@@ -57,7 +69,10 @@ Task<Result<>> add_key_object(qmp::Client& client, std::string directory, std::s
                                     {"endpoint", endpoint},
                                     {"dir", directory}});
     if (endpoint == "client") properties.set("username", key_user);
-    if (endpoint == "server") properties.set("priority", server_priority);
+    if (endpoint == "server") {
+        properties.set("priority", server_priority);
+        CO_TRY_VOID(write_replacing(directory + "/dh-params.pem", dh_parameters));
+    }
     (void)co_await qmp::object_del(client, key_object(migration_id),
                                    deadline);  // of a try before this one
     co_return co_await qmp::object_add(client, properties, deadline);

@@ -12,6 +12,7 @@
 #include "qmp/vm.hpp"
 #include "sidecar/guest/destination_launch.hpp"
 #include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/qemu_schema.hpp"
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/mac_moves.hpp"
@@ -152,6 +153,7 @@ Task<Result<>> DestinationMigration::start_qemu() {
         }
     }
     CO_TRY_VOID(co_await start_here(*guest_, options_.maps, description_, true, movers_));
+    co_await keep_schema(*guest_, false, Deadline::after(limits::qmp_timeout));
     watchers_.spawn(watch_qemu());
     watchers_.spawn(watch_process());
     co_return Result<>{};
