@@ -6,6 +6,7 @@
 #include "qmp/vm.hpp"
 #include "sidecar/host/keys.hpp"
 #include "tests/process/qmp_support.hpp"
+#include "tests/support/command.hpp"
 
 namespace {
 
@@ -44,6 +45,12 @@ std::string cipher_of(int socket, std::string const& key_hex) {
     return name;
 }
 
+/// Processor time that a process has used.
+double processor_ms(pid_t pid) {
+    auto const text = lab::read_file(fmt::format("/proc/{}/schedstat", pid));
+    return std::stod(text) / 1e6;
+}
+
 }  // namespace
 
 TEST_CASE("key: QEMU protects what it is sent by AES, which processors do themselves") {
@@ -68,5 +75,19 @@ TEST_CASE("key: QEMU protects what it is sent by AES, which processors do themse
         auto const socket = get(qemu.run(core::connect_unix(qemu.loop(), path, soon())));
         fcntl(socket.get(), F_SETFL, fcntl(socket.get(), F_GETFL) & ~O_NONBLOCK);
         CHECK(cipher_of(socket.get(), key) == "AES-128-GCM");
+    }
+}
+
+TEST_CASE("key: QEMU makes no Diffie-Hellman parameters for a server's key") {
+    for (auto const& program : qemus()) {
+        CAPTURE(program);
+        Qemu qemu(program);
+        auto const directory = qemu.file("keys");
+        REQUIRE(sidecar::write_key(directory, core::random_hex(32)));
+        auto const before_ms = processor_ms(qemu.process().pid());
+        REQUIRE(
+            qemu.run(sidecar::add_key_object(qemu.client(), directory, "server", "e1", soon())));
+        // Safe primes of 2048 bits take 200 ms at the very least, and seconds mostly.
+        CHECK(processor_ms(qemu.process().pid()) - before_ms < 100);
     }
 }
