@@ -199,6 +199,9 @@ Result<std::unique_ptr<AddressWatcher>> AddressWatcher::open(core::Loop& loop,
     TRY_VOID(set_option(socket.get(), SOL_PACKET, PACKET_AUXDATA, 1));
     TRY_VOID(set_option(socket.get(), SOL_SOCKET, SO_RCVBUF, socket_buffer_size));
     TRY_VOID(Filter(mac, {}).attach(socket.get()));
+    // The kernel copies each frame to the guest for a packet socket before it asks that socket's
+    // filter. A kernel without this option (before 4.20) leaves them to the filter.
+    (void)set_option(socket.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, 1);
     sockaddr_ll place{};
     place.sll_family = AF_PACKET;
     place.sll_protocol = htons(ETH_P_ALL);
