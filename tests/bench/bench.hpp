@@ -66,6 +66,10 @@ Result distance(Options const& options);
 /// processor; floor: the same guest when nothing is copied.
 Result guest_impact(Options const& options);
 
+/// What a guest loses by a sidecar that has nothing to do, started by `run` or attached: bulk TCP
+/// through its echo, round trip, disk writes; and the sidecar's RSS and wake-ups. Peer: plain QEMU.
+Result idle(Options const& options);
+
 /// What a client sees while a guest is moved there and back: datagrams lost, twice and out of
 /// order in each direction and family, gaps, TCP. Peer: QEMU's mirror and migrate with
 /// announce-self; floor: the same guest for as long without any migration.
@@ -73,6 +77,9 @@ Result handover(Options const& options);
 /// The part of it that is about bulk TCP: what a stream carried before, and how long after RESUME
 /// it carries that again.
 std::vector<Row> handover_bulk(std::string const& qemu, int moves);
+/// The part about silences: each above 10 ms that a client sees in a whole move, by phase. Peer:
+/// QEMU moving RAM alone; floor: the same with an idle disk.
+std::vector<Row> handover_silence(std::string const& qemu, int moves);
 /// The part that is what the papers measured: a telephone call in each family, and its timeline.
 std::vector<Row> handover_call(std::string const& qemu, int moves);
 

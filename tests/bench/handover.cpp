@@ -27,6 +27,8 @@ constexpr int moves_at_20_khz = 10;
 constexpr auto control_limit = 200s;
 /// Each costs the start of a QEMU and what follows a killed one.
 constexpr int rollbacks_max = 10;
+/// Each costs the start of two QEMUs for the peer; medians of so many hold still.
+constexpr int silence_moves_max = 8;
 constexpr std::array families = {"ipv4", "ipv6"};
 constexpr std::array ways = {"there", "back"};
 /// Of `network.frames` in a report.
@@ -328,6 +330,10 @@ Result handover(Options const& options) {
         if (options.wants(qemu + " bulk")) {
             auto const bulk = handover_bulk(qemu, moves);
             result.rows.insert(result.rows.end(), bulk.begin(), bulk.end());
+        }
+        if (options.wants(qemu + " silence")) {
+            auto const silence = handover_silence(qemu, std::min(moves, silence_moves_max));
+            result.rows.insert(result.rows.end(), silence.begin(), silence.end());
         }
         if (options.wants(qemu + " call")) {
             auto const call = handover_call(qemu, moves);

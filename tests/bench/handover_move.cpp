@@ -95,7 +95,7 @@ Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from) {
     lab::Qmp source(scene.guest().probe_socket(from));
     auto migration = scene.start_migration(from);
     lab::Qmp destination(scene.guest().probe_socket(to));
-    Moved moved{standstill(source, destination, lab::Scene::migration_limit), 0, {}};
+    Moved moved{standstill(source, destination, lab::Scene::migration_limit), 0, {}, {}};
     auto const full = tap_drops(scene.guest(), from);
     auto const ended = lab::Scene::finish(migration);
     if (ended.exit_status != 0) throw lab::Failure(ended.text());
@@ -103,6 +103,7 @@ Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from) {
     moved.network_ms = arrival.at_ms() - moved.at.stopped_ms;
     auto const network = ended.report["network"];
     moved.frames = network["frames"];
+    moved.report = ended.report;
     fmt::print(
         stderr,
         "  ours: {:.1f} ms downtime, network moved {:.1f} ms after STOP (the report: {:.1f}); "
@@ -128,7 +129,7 @@ Moved undo_with_sidecar(lab::Scene& scene, std::string const& status) {
         },
         lab::Scene::migration_limit);
     double const gone_ms = kill_and_see_end(victim);
-    Moved moved{standstill(source, source), 0, {}};
+    Moved moved{standstill(source, source), 0, {}, {}};
     auto const ended = lab::Scene::finish(migration);
     if (ended.exit_status != 1) throw lab::Failure(ended.text());
     pass(handover_settle);
@@ -152,7 +153,7 @@ Moved move_with_qemu(Pair const& pair) {
     lab::Qmp source(pair.guest.probe_socket(pair.net.a()));
     lab::Qmp destination(pair.guest.probe_socket(pair.net.b()));
     Arrival arrival(pair.net, pair.net.b());
-    Moved moved{mirror_and_migrate(pair, source, destination, true), 0, {}};
+    Moved moved{mirror_and_migrate(pair, source, destination, true), 0, {}, {}};
     auto const full = tap_drops(pair.guest, pair.net.a());
     pass(handover_settle);
     moved.network_ms = arrival.at_ms() - moved.at.stopped_ms;

@@ -44,6 +44,7 @@ struct Moved {
     /// learnt where it is.
     double network_ms = 0;
     core::Json frames = {};  ///< Of our report: `network.frames`.
+    core::Json report = {};  ///< All of it.
     [[nodiscard]] double downtime_ms() const { return at.resumed_ms - at.stopped_ms; }
 };
 

@@ -20,10 +20,13 @@ struct Benchmark {
     char const* name;
     bench::Result (*measure)(bench::Options const& options);
 };
-constexpr Benchmark benchmarks[] = {
-    {"switchover", bench::switchover},     {"bulk", bench::bulk},
-    {"convergence", bench::convergence},   {"distance", bench::distance},
-    {"guest-impact", bench::guest_impact}, {"handover", bench::handover}};
+constexpr Benchmark benchmarks[] = {{"switchover", bench::switchover},
+                                    {"bulk", bench::bulk},
+                                    {"convergence", bench::convergence},
+                                    {"distance", bench::distance},
+                                    {"guest-impact", bench::guest_impact},
+                                    {"handover", bench::handover},
+                                    {"idle", bench::idle}};
 
 double median(std::vector<double> samples) {
     if (samples.empty()) return 0;
