@@ -42,7 +42,7 @@ std::string converse(core::Fd const& socket, std::string const& line, Millisecon
 // TCG memory access"), and its own plain migration breaks a guest now and then. 8 KiB more take the
 // other path. KVM is not concerned.
 std::string ram_size(GuestOptions const& options) {
-    std::uint64_t const more_kib = options.qemu == "7.2" ? 8 : 0;
+    std::uint64_t const more_kib = options.qemu == "7.2" && !options.kvm ? 8 : 0;
     return fmt::format("{}K", options.ram_mib * 1024 + more_kib);
 }
 
@@ -158,7 +158,7 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
               "-M",
               "q35",
               "-accel",
-              "tcg",
+              options_.kvm ? "kvm" : "tcg",
               "-m",
               ram_size(options_),
               "-smp",
@@ -178,6 +178,7 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
         argv.push_back(std::move(option));
         argv.push_back(std::move(value));
     };
+    if (options_.kvm) add("-cpu", "host");
     if (options_.iothread) add("-object", "iothread,id=io0");
     if (options_.hot_slot) add("-device", "pcie-root-port,id=rp0,chassis=1");
     std::string const discard = !options_.discard   ? ""
@@ -213,7 +214,8 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
 std::string Guest::add_interfaces(Argv& argv) const {
     // Vectors: one for each direction of each queue, one for its configuration, one for control.
     bool const many = options_.queues > 1;
-    auto const tap_more = many ? fmt::format(",queues={}", options_.queues) : "";
+    auto const tap_more = std::string(options_.vhost ? ",vhost=on" : "") +
+                          (many ? fmt::format(",queues={}", options_.queues) : "");
     auto const mq = many ? fmt::format(",mq=on,vectors={}", 2 * options_.queues + 2) : "";
     auto const add = [&](std::string const& id, std::string const& tap_options,
                          std::string const& mac) {

@@ -29,6 +29,8 @@ struct GuestOptions {
     /// Not on the lab's bridge: one interface for each family that it has, on the bridges v4 and
     /// v6.
     bool networks = false;
+    bool kvm = false;  ///< Real KVM, which scripts/kvm-ring has; else emulation.
+    bool vhost = false;  ///< Frames between its interface and the tap are the kernel's (vhost-net).
     int queues = 1;  ///< Of its interface, and so many processors, of which each uses one.
     std::uint64_t disk_mib = 128;
     std::uint64_t random_mib = 24;  ///< So much of each disk, from its start, holds random bytes.

@@ -1,0 +1,77 @@
+// Under real KVM: there and back, with QEMU's own network thread and with the kernel's (vhost-net).
+// Run by scripts/kvm-ring in a machine that has /dev/kvm, whose processors are emulated: it shows
+// that a move works there, and nothing about its speed. RAM is a multiple of 256 KiB, which QEMU's
+// emulation would not carry (tests/support/guest.cpp).
+#include <catch2/catch.hpp>
+
+#include <unistd.h>
+
+#include <iostream>
+
+#include "tests/vm/expect.hpp"
+
+using namespace lab;
+
+namespace {
+
+constexpr std::int64_t moves = 4;
+/// As many as the machine carries without a loss while nothing moves.
+constexpr char const* probe_period_ms = "50";
+constexpr auto probe_end_limit = 30s;
+
+std::int64_t lost(core::Json const& seen) {
+    auto const udp = seen["udp"];
+    return udp["there"]["lost"].integer_or(-1) + udp["back"]["lost"].integer_or(-1);
+}
+
+/// Datagrams that were lost in four moves; all else must hold.
+std::int64_t lost_there_and_back(bool vhost) {
+    REQUIRE(access("/dev/kvm", R_OK | W_OK) == 0);
+    if (vhost) REQUIRE(access("/dev/vhost-net", R_OK | W_OK) == 0);
+    Scene scene({.guest = {.qemu = "7.2",
+                           .blockdev = true,
+                           .kvm = true,
+                           .vhost = vhost,
+                           .disk_mib = 256,
+                           .rate = 100,
+                           .ram_mib = 256,
+                           .alive_ms = 1000}});
+    std::cout << "the guest runs" << std::endl;
+    Daemon probe("probe",
+                 {program("sidecar"), "probe", "--json", "-", "--period", probe_period_ms,
+                  guest_ip4, guest_ip6},
+                 {scene.net().client_netns(), {}}, scene.net().directory());
+    for (std::int64_t i = 0; i < moves; ++i) {
+        INFO("move " << i + 1);
+        auto const moved = scene.migrate(i % 2 == 0 ? scene.a() : scene.b());
+        INFO(moved.text());
+        REQUIRE(moved.exit_status == 0);
+        std::cout << "move " << i + 1 << ": downtime " << moved.report["downtime_ms"].number_or(-1)
+                  << " ms" << std::endl;
+    }
+    scene.guest().must_be_alive();
+    scene.guest().must_be_whole();
+    probe.signal(SIGINT);
+    REQUIRE(probe.wait(probe_end_limit) == 0);
+    std::int64_t all = 0;
+    for (auto const& seen : parse_json(probe.out())["addresses"].elements()) {
+        INFO(seen.dump());
+        REQUIRE(seen["udp"]["answered"].integer_or(0) > 0);
+        CHECK(seen["tcp"]["ended"].integer_or(-1) == 0);
+        CHECK(seen["tcp"]["wrong"].integer_or(-1) == 0);
+        all += lost(seen);
+        std::cout << seen["address"].text_or("") << ": " << lost(seen) << " of "
+                  << seen["udp"]["sent"].integer_or(0) << " datagrams lost" << std::endl;
+    }
+    return all;
+}
+
+}  // namespace
+
+TEST_CASE("kvm: there and back twice", "[.][kvm]") { CHECK(lost_there_and_back(false) == 0); }
+
+// Known: with vhost-net one frame may be lost at each end of a move (docs/network.md). How many it
+// was is printed.
+TEST_CASE("kvm: there and back twice, vhost-net", "[.][kvm]") {
+    CHECK(lost_there_and_back(true) <= 2 * moves);
+}
