@@ -258,6 +258,8 @@ std::string_view name(Event::Kind kind) {
             return "peer_back";
         case Event::Kind::peer_silent_too_long:
             return "peer_silent_too_long";
+        case Event::Kind::ram_not_converging:
+            return "ram_not_converging";
         case Event::Kind::downtime_limit_exceeded:
             return "downtime_limit_exceeded";
         case Event::Kind::operator_resolved:

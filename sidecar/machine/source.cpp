@@ -315,10 +315,10 @@ void copying(Builder& builder, Event const& event) {
 /// us at pre-switchover: the destination's disks are not final, so the guest stays.
 void converging(Builder& builder, Event const& event) {
     bool const stops = event.kind == Kind::stop_seen || event.kind == Kind::pre_switchover_seen;
-    bool const failed = event.kind == Kind::peer_silent_too_long ||
-                        event.kind == Kind::migration_failed ||
-                        event.kind == Kind::migration_completed ||
-                        ended_badly(event, Action::start_ram) || (stops && !builder.state.peer_up);
+    bool const failed =
+        event.kind == Kind::peer_silent_too_long || event.kind == Kind::ram_not_converging ||
+        event.kind == Kind::migration_failed || event.kind == Kind::migration_completed ||
+        ended_badly(event, Action::start_ram) || (stops && !builder.state.peer_up);
     if (gives_up(builder, event, failed) || !stops) {
         return;
     }

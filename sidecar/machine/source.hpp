@@ -126,6 +126,8 @@ struct Event {
         peer_lost,  ///< Channel closed or heartbeat missed.
         peer_back,  ///< Channel authenticated again.
         peer_silent_too_long,  ///< peer_lost, and the patience of the copying phase is over.
+        /// RAM is dirtied faster than it can be sent, and what may be done about it is done.
+        ram_not_converging,
         downtime_limit_exceeded,  ///< STOP is longer ago than the pause limit.
         /// `side` owns the guest, says the operator, the other side being fenced.
         operator_resolved,

@@ -360,6 +360,23 @@ TEST_CASE("a restarted sidecar decides from journal and QEMU alone", "[sim][sour
     }
 }
 
+TEST_CASE("RAM that does not converge ends the migration while RAM is sent, and only then",
+          "[sim][source]") {
+    Scene scene = at(Phase::converging);
+    scene.ok(Action::start_ram);
+    Actions const asked = scene.tell(Kind::ram_not_converging);
+    CHECK(std::ranges::count(asked, Action::cancel_migration) == 1);
+    scene.drain();
+    CHECK(scene.state.outcome == Outcome::failed);
+    CHECK(scene.state.guest == Guest::source);
+    CHECK(exit_status(scene.state.outcome) == 1);
+    // QEMU stopped the guest in the same moment: then RAM did converge.
+    for (Phase phase : {Phase::stopped, Phase::switching, Phase::committed}) {
+        INFO(name(phase));
+        CHECK(at(phase).tell(Kind::ram_not_converging).empty());
+    }
+}
+
 TEST_CASE("a source QEMU that dies before COMMIT is a crash at the source, after it a move",
           "[sim][source]") {
     for (Phase phase : {Phase::copying, Phase::converging, Phase::stopped, Phase::switching}) {

@@ -97,11 +97,12 @@ void from_bits(EnumSet<E>& value, std::uint64_t bits) {
 }
 
 /// In the order of Move.
-constexpr std::array<std::string_view, 36> move_names{
+constexpr std::array<std::string_view, 37> move_names{
     "operator: migrate",
     "operator: cancel",
     "the pause limit is exceeded",
     "source sidecar: peer silent too long",
+    "source sidecar: RAM does not converge",
     "destination sidecar: peer silent too long",
     "operator fences the destination: to source",
     "operator: to destination",

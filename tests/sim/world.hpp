@@ -108,6 +108,7 @@ enum class Move : std::uint8_t {
     cancel_requested,
     downtime_limit_exceeded,
     source_patience_over,
+    ram_not_converging,
     destination_patience_over,
     operator_fences_for_source,
     operator_resolves_to_destination,

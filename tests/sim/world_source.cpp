@@ -299,19 +299,19 @@ void operator_moves(Moves& moves) {
         next.world.requested = true;
         tell_source(next, src::event(Kind::migrate_requested), moves.mutation);
     }
-    if (src::may_cancel(from.source)) {
-        moves.source_event(Nature::fault, {.move = Move::cancel_requested},
-                           src::event(Kind::cancel_requested));
+    auto const fault = [&](Move move, Kind kind) {
+        moves.source_event(Nature::fault, {.move = move}, src::event(kind));
+    };
+    if (src::may_cancel(from.source)) fault(Move::cancel_requested, Kind::cancel_requested);
+    bool const paused = phase == src::Phase::stopped || phase == src::Phase::switching;
+    if (paused) fault(Move::downtime_limit_exceeded, Kind::downtime_limit_exceeded);
+    bool const converging = phase == src::Phase::converging;
+    if (converging || phase == src::Phase::checking || phase == src::Phase::preparing ||
+        phase == src::Phase::copying) {
+        fault(Move::source_patience_over, Kind::peer_silent_too_long);
     }
-    if (phase == src::Phase::stopped || phase == src::Phase::switching) {
-        moves.source_event(Nature::fault, {.move = Move::downtime_limit_exceeded},
-                           src::event(Kind::downtime_limit_exceeded));
-    }
-    if (phase == src::Phase::checking || phase == src::Phase::preparing ||
-        phase == src::Phase::copying || phase == src::Phase::converging) {
-        moves.source_event(Nature::fault, {.move = Move::source_patience_over},
-                           src::event(Kind::peer_silent_too_long));
-    }
+    // The model has no rates: the verdict on RAM may come at any moment.
+    if (converging) fault(Move::ram_not_converging, Kind::ram_not_converging);
     // An operator's word comes once, and never against a disk that carries the tombstone.
     if (!src::may_resolve(from.source) || from.world.fenced || from.world.tombstone) {
         return;
