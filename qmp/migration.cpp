@@ -1,5 +1,7 @@
 #include "qmp/migration.hpp"
 
+#include <algorithm>
+
 #include "qmp/command.hpp"
 #include "qmp/limits.hpp"
 #include "qmp/vm.hpp"
@@ -48,6 +50,8 @@ Task<Result<MigrationInfo>> query_migrate(Client& client, Deadline deadline) {
     info.ram_dirty_pages_per_second = count_of(ram["dirty-pages-rate"]);
     info.ram_page_bytes = count_of(ram["page-size"]);
     info.ram_mbit_per_second = ram["mbps"].number_or(0);
+    info.cpu_throttle_percent =
+        static_cast<int>(std::min<std::uint64_t>(100, count_of(reply["cpu-throttle-percentage"])));
     info.total_ms = count_of(reply["total-time"]);
     info.setup_ms = count_of(reply["setup-time"]);
     info.downtime_ms = count_of(reply["downtime"]);

@@ -25,6 +25,7 @@ struct MigrationInfo {
     std::uint64_t ram_dirty_pages_per_second = 0;
     std::uint64_t ram_page_bytes = 0;
     double ram_mbit_per_second = 0;
+    int cpu_throttle_percent = 0;  ///< Of capability auto-converge; 0: the guest runs freely.
     std::uint64_t total_ms = 0;
     std::uint64_t setup_ms = 0;
     std::uint64_t downtime_ms = 0;

@@ -41,9 +41,9 @@ public:
     /// Waits until it is up; at once when it is.
     core::Task<core::Result<>> reached(core::Deadline deadline);
     [[nodiscard]] bool up() const { return connection_ != nullptr && connection_->open(); }
-    /// The guest is stopped, or no longer: a silent peer counts as lost sooner.
-    void set_paused(bool paused) {
-        auto const patience = paused ? limits::heartbeat_silence_paused : limits::heartbeat_silence;
+    /// How long the peer may be silent before it counts as lost: less while the guest is stopped.
+    /// For this connection; the next one begins with limits::heartbeat_silence.
+    void set_patience(core::milliseconds patience) {
         if (connection_) connection_->set_patience(patience);
     }
     [[nodiscard]] double rtt_ms() const { return rtt_ms_; }

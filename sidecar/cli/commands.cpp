@@ -209,9 +209,10 @@ Task<int> set_command(core::Loop& loop, Options options) {
     auto const answer = co_await ask(loop, options, "set", options.changes.to_json());
     if (!answer) co_return complain(answer.error());
     auto const rate = (*answer)["bandwidth"].integer_or(0);
-    fmt::print("{}: bandwidth {}, downtime-limit {} ms\n", options.guest,
+    fmt::print("{}: bandwidth {}, downtime-limit {} ms, converge-limit {} s\n", options.guest,
                rate == 0 ? "unlimited" : human_bytes(rate) + "/s",
-               (*answer)["downtime_limit_ms"].integer_or(0));
+               (*answer)["downtime_limit_ms"].integer_or(0),
+               (*answer)["converge_limit_s"].integer_or(0));
     co_return 0;
 }
 

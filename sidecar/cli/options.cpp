@@ -3,9 +3,9 @@
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 
 #include "netmove/address.hpp"
 #include "netmove/probe/account.hpp"
@@ -61,51 +61,48 @@ Result<std::vector<std::pair<std::string, std::string>>> pairs(
     return all;
 }
 
-/// "100M", "12.5MiB", "1G": bytes, with decimal (k, M, G) or binary (Ki, Mi, Gi) multiples.
 // Faster than a hundred thousand a second no program sends one by one; slower than one in ten
 // seconds measures nothing.
 constexpr double probe_period_least_ms = 0.01;
 constexpr double probe_period_most_ms = 10000;
 
-Result<std::uint64_t> parse_bytes(std::string const& text) {
-    std::size_t used = 0;
-    double number = 0;
-    try {
-        number = std::stod(text, &used);
-    } catch (std::exception const&) {
-        used = 0;
-    }
-    std::string unit = text.substr(used);
-    for (char const* tail : {"/s", "B"}) {
-        if (unit.ends_with(tail)) unit.resize(unit.size() - std::string(tail).size());
-    }
-    double factor = 0;
-    constexpr std::pair<char const*, double> units[] = {
-        {"", 1},    {"k", 1e3},     {"K", 1e3},        {"M", 1e6},
-        {"G", 1e9}, {"Ki", 1024.0}, {"Mi", 1048576.0}, {"Gi", 1073741824.0}};
-    for (auto const& [name, value] : units) {
-        if (unit == name) factor = value;
-    }
-    if (used == 0 || factor == 0 || number < 0 || number * factor > 1e15) {
-        return fail(Errc::invalid, "`{}` is no rate: write bytes per second, as 100M or 12MiB",
-                    text);
-    }
-    return static_cast<std::uint64_t>(number * factor);
+/// RATE: "100M", "12Mi", "1GiB": bytes per second, with decimal (k, M, G) or binary (Ki, Mi, Gi)
+/// multiples. Becomes the plain number.
+CLI::AsSizeValue rate() { return CLI::AsSizeValue(true); }
+
+/// DURATION: "60s", "60", "5m", "1h". Becomes seconds.
+CLI::AsNumberWithUnit duration() {
+    return CLI::AsNumberWithUnit(std::map<std::string, int>{{"s", 1}, {"m", 60}, {"h", 3600}},
+                                 CLI::AsNumberWithUnit::CASE_SENSITIVE, "s, m or h");
+}
+CLI::Range seconds_range(std::chrono::seconds min, std::chrono::seconds max) {
+    return CLI::Range(static_cast<int>(min.count()), static_cast<int>(max.count()));
 }
 
-/// "60s", "60", "5m", "1h": within what limits.hpp allows.
-Result<int> parse_seconds(std::string const& text) {
-    int number = 0;
-    auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-    std::string const unit(end, text.data() + text.size());
-    int const factor = unit.empty() || unit == "s" ? 1 : unit == "m" ? 60 : unit == "h" ? 3600 : 0;
-    auto const seconds = std::int64_t{number} * factor;
-    if (error != std::errc() || factor == 0 || seconds < limits::replicate_every_min.count() ||
-        seconds > limits::replicate_every_max.count()) {
-        return fail(Errc::invalid, "`{}` is no interval: write 60s, 5m or 1h, from {} s to {} s",
-                    text, limits::replicate_every_min.count(), limits::replicate_every_max.count());
+CLI::Range bandwidth_range() { return CLI::Range(std::int64_t{0}, limits::bandwidth_max); }
+CLI::Range converge_limit_range() {
+    return seconds_range(limits::converge_limit_min, limits::converge_limit_max);
+}
+CLI::Range downtime_limit_range() {
+    return CLI::Range(limits::downtime_limit_min_ms, limits::downtime_limit_max_ms);
+}
+
+/// The value of one setting of `set`, as an option with the same validators would take it.
+template <class Value>
+Result<Value> setting_value(std::string const& name, std::string text,
+                            std::vector<CLI::Validator> const& validators) {
+    std::string why = text.empty() ? "it has no value" : "";
+    try {
+        for (auto const& validator : validators) {
+            if (why.empty()) why = validator(text);
+        }
+    } catch (CLI::ValidationError const& error) {
+        why = error.what();
     }
-    return static_cast<int>(seconds);
+    Value value{};
+    if (why.empty() && !CLI::detail::lexical_cast(text, value)) why = "no number: " + text;
+    if (why.empty()) return value;
+    return fail(Errc::invalid, "{}: {}", name, why);
 }
 
 /// Everything CLI11 fills, and the finishing of it into Options.
@@ -120,9 +117,6 @@ struct Parser {
     SecurityFlags replicate_security;
     std::vector<std::string> map_paths;
     std::vector<std::string> map_bridges;
-    std::string bandwidth = "0";
-    std::string replicate_bandwidth = "0";
-    std::string every = "60s";
     bool no_freeze = false;
     std::string throttle = "auto";
     std::string progress;
@@ -229,21 +223,30 @@ struct Parser {
             ->allow_extra_args(false);
         migrate
             ->add_option("--downtime-limit", chosen.downtime_limit_ms,
-                         "Pause aimed for, in milliseconds")
-            ->check(CLI::Range(limits::downtime_limit_least_ms, limits::downtime_limit_most_ms))
+                         "Milliseconds that the guest may be stopped; what takes longer is undone")
+            ->check(downtime_limit_range())
+            ->capture_default_str();
+        migrate
+            ->add_option("--converge-limit", chosen.converge_limit_s,
+                         "How long RAM may take to converge: seconds, or 10m, 1h")
+            ->transform(duration())
+            ->check(converge_limit_range())
             ->capture_default_str();
         migrate
             ->add_option("--link-timeout", chosen.link_timeout_s,
                          "Seconds to wait for a destination that is not to be reached; then the "
                          "copy waits for --resume")
-            ->check(CLI::Range(1, limits::link_timeout_most_s))
+            ->check(CLI::Range(limits::link_timeout_min_s, limits::link_timeout_most_s))
             ->capture_default_str();
-        migrate->add_option("--bandwidth", bandwidth,
-                            "Limit for disks and RAM together, bytes per second (100M); 0: none");
+        migrate
+            ->add_option("--bandwidth", chosen.bandwidth,
+                         "Limit for disks and RAM together, bytes per second (100M); 0: none")
+            ->transform(rate())
+            ->check(bandwidth_range());
         migrate
             ->add_option("--throttle", throttle,
-                         "Slow down a guest that writes faster than its disks can be copied: "
-                         "auto or never")
+                         "Slow down a guest that writes faster than its disks or RAM can be "
+                         "copied: auto or never")
             ->check(CLI::IsMember({"auto", "never"}))
             ->capture_default_str();
         migrate
@@ -260,8 +263,11 @@ struct Parser {
                               "HOST[:PORT] of a `sidecar serve`");
         replicate_security.add_to(*replicate);
         auto* interval = replicate->add_option(
-            "--every", every, "From the begin of a round to that of the next: seconds, or 5m, 1h");
-        interval->capture_default_str();
+            "--every", options.replicate.every_s,
+            "From the begin of a round to that of the next: seconds, or 5m, 1h");
+        interval->transform(duration())
+            ->check(seconds_range(limits::replicate_every_min, limits::replicate_every_max))
+            ->capture_default_str();
         auto* agent =
             replicate->add_option("--guest-agent", options.replicate.guest_agent,
                                   "Socket of the guest's agent (default: as QEMU's command "
@@ -278,8 +284,11 @@ struct Parser {
                        "With --once: a guest that is off belongs to DESTINATION then, and is set "
                        "aside here")
             ->needs(once);
-        replicate->add_option("--bandwidth", replicate_bandwidth,
-                              "Limit, bytes per second (100M); 0: none");
+        replicate
+            ->add_option("--bandwidth", options.replicate.bandwidth,
+                         "Limit, bytes per second (100M); 0: none")
+            ->transform(rate())
+            ->check(bandwidth_range());
         auto* stop = replicate->add_flag("--stop", options.replicate_stop,
                                          "End the replicate; the copy at the destination stays");
         replicate
@@ -299,7 +308,9 @@ struct Parser {
         status->add_option("GUEST", options.guest, "Only this one");
         status->add_flag("--json", options.json, "As JSON");
         set = with_guest("set", "Change a migration that is under way");
-        set->add_option("SETTING", settings, "bandwidth=RATE, downtime-limit=MS")->required();
+        set->add_option("SETTING", settings,
+                        "bandwidth=RATE, downtime-limit=MS, converge-limit=DURATION")
+            ->required();
         cancel = with_guest("cancel", "Cancel the migration of a guest; it stays where it is");
         resolve = with_guest("resolve",
                              "Decide a migration that is in doubt, the other host being fenced");
@@ -355,23 +366,21 @@ Result<> Parser::read_settings() {
         auto const equals = setting.find('=');
         auto const name = setting.substr(0, equals);
         auto const value = equals == std::string::npos ? "" : setting.substr(equals + 1);
+        auto& changes = options.changes;
         if (name == "bandwidth") {
-            TRY(options.changes.bandwidth, parse_bytes(value));
+            TRY(changes.bandwidth,
+                setting_value<std::uint64_t>(name, value, {rate(), bandwidth_range()}));
         } else if (name == "downtime-limit") {
-            int ms = 0;
-            auto const [end, error] =
-                std::from_chars(value.data(), value.data() + value.size(), ms);
-            bool const whole = error == std::errc() && end == value.data() + value.size();
-            if (!whole || ms < limits::downtime_limit_least_ms ||
-                ms > limits::downtime_limit_most_ms) {
-                return fail(Errc::invalid,
-                            "downtime-limit is a number of milliseconds from {} to {}",
-                            limits::downtime_limit_least_ms, limits::downtime_limit_most_ms);
-            }
-            options.changes.downtime_limit_ms = ms;
+            TRY(changes.downtime_limit_ms,
+                setting_value<int>(name, value, {downtime_limit_range()}));
+        } else if (name == "converge-limit") {
+            TRY(changes.converge_limit_s,
+                setting_value<int>(name, value, {duration(), converge_limit_range()}));
         } else {
             return fail(Errc::invalid,
-                        "`{}` cannot be set: write bandwidth=RATE or downtime-limit=MS", setting);
+                        "`{}` cannot be set: write bandwidth=RATE, downtime-limit=MS or "
+                        "converge-limit=DURATION",
+                        setting);
         }
     }
     return {};
@@ -400,7 +409,6 @@ Result<> Parser::finish_migrate() {
                     limits::vteps_max);
     }
     TRY(chosen.tls, migrate_security.chosen());
-    TRY(chosen.bandwidth, parse_bytes(bandwidth));
     chosen.throttle = throttle == "auto";
     if (!chosen.with_storage) {
         return fail(Errc::invalid,
@@ -418,8 +426,6 @@ Result<> Parser::finish_replicate() {
                     "`replicate` needs a DESTINATION: HOST[:PORT] of a `sidecar serve`, or --stop");
     }
     TRY(chosen.tls, replicate_security.chosen());
-    TRY(chosen.bandwidth, parse_bytes(replicate_bandwidth));
-    TRY(chosen.every_s, parse_seconds(every));
     chosen.freeze = !no_freeze;
     // The guest's sidecar, which connects to it, has another working directory.
     if (!chosen.guest_agent.empty()) {

@@ -83,6 +83,11 @@ void ProgressView::draw(Json const& line) {
         text += "  verifying";
     } else if (line.has("rate_bytes_per_second") && phase == "copying") {
         text += fmt::format("  {}/s", human_bytes(line["rate_bytes_per_second"].integer_or(0)));
+    } else if (line["cpu_throttle_percent"].integer_or(0) > 0 && phase == "converging") {
+        text += fmt::format("  RAM: {}/s dirtied, {}/s sent, processors slowed by {} %",
+                            human_bytes(line["ram_dirty_bytes_per_second"].integer_or(0)),
+                            human_bytes(line["ram_transfer_bytes_per_second"].integer_or(0)),
+                            line["cpu_throttle_percent"].integer_or(0));
     }
     if (line.has("eta_ms") && phase == "copying")
         text += fmt::format("  {} left", duration(line["eta_ms"].integer_or(0)));

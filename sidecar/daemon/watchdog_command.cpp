@@ -3,8 +3,11 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <span>
+
 #include "core/log.hpp"
 #include "core/process.hpp"
+#include "sidecar/guest/watchdog.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/migration/bring_back.hpp"
 #include "sidecar/replication/guest_freeze.hpp"
@@ -13,12 +16,11 @@ namespace sidecar {
 
 using core::Deadline;
 using core::Errc;
+using core::Result;
 using core::Task;
 
 namespace {
 
-/// Beyond the pause limit, which the sidecar itself keeps: only a sidecar that hangs gets here.
-constexpr auto watchdog_margin = std::chrono::milliseconds(500);
 /// Tries to get hold of journal and QEMU after the sidecar's end; another sidecar may be there
 /// first.
 constexpr int recovery_tries_max = 20;
@@ -35,23 +37,35 @@ Task<bool> thaw(core::Loop& loop, Paths const& paths, std::string const& guest) 
 /// How the sidecar ended.
 enum class SidecarEnd { quit, lost, hung };
 
-/// Reads the sidecar's words until it ends, says goodbye, or hangs: is silent for `limit` after it
-/// said that the guest is stopped.
-Task<SidecarEnd> listen(core::Loop& loop, int pipe_fd, core::milliseconds limit) {
+/// One message, whole; false when the pipe ended.
+Task<Result<bool>> hear(core::Loop& loop, int pipe_fd, WatchdogMessage& message,
+                        Deadline deadline) {
+    auto bytes = std::as_writable_bytes(std::span(&message, 1));
+    while (!bytes.empty()) {
+        CO_TRY(auto const got, co_await loop.read(pipe_fd, bytes, deadline));
+        if (got == 0) co_return false;
+        bytes = bytes.subspan(static_cast<std::size_t>(got));
+    }
+    co_return true;
+}
+
+/// Reads the sidecar's words until it ends, says goodbye, or hangs: is silent for longer than it
+/// said that the guest may be stopped.
+Task<SidecarEnd> listen(core::Loop& loop, int pipe_fd) {
     auto deadline = Deadline::never();
     for (;;) {
-        std::byte word{};
-        auto const got = co_await loop.read(pipe_fd, {&word, 1}, deadline);
-        if (!got && got.error().code == Errc::timed_out) co_return SidecarEnd::hung;
-        if (!got || *got == 0) co_return SidecarEnd::lost;
-        switch (static_cast<char>(word)) {
-            case 'S':
-                deadline = Deadline::after(limit);
+        WatchdogMessage message;
+        auto const heard = co_await hear(loop, pipe_fd, message, deadline);
+        if (!heard && heard.error().code == Errc::timed_out) co_return SidecarEnd::hung;
+        if (!heard || !*heard) co_return SidecarEnd::lost;
+        switch (message.word) {
+            case WatchdogWord::stopped:
+                deadline = Deadline::after(core::milliseconds(message.limit_ms));
                 break;
-            case 'R':
+            case WatchdogWord::released:
                 deadline = Deadline::never();
                 break;
-            default:
+            case WatchdogWord::quit:
                 co_return SidecarEnd::quit;
         }
     }
@@ -64,10 +78,7 @@ Task<int> watchdog_command(core::Loop& loop, Paths paths, std::string guest, std
     auto const sidecar = core::Process::open(getppid());
     core::Fd pipe(pipe_fd);
     bool const thaws = qmp_socket.empty();
-    auto const word =
-        co_await listen(loop, pipe.get(),
-                        thaws ? core::milliseconds(limits::agent_watchdog_limit)
-                              : core::milliseconds(limits::pause_max + watchdog_margin));
+    auto const word = co_await listen(loop, pipe.get());
     if (word == SidecarEnd::quit) co_return 0;
     if (word == SidecarEnd::hung && sidecar) {
         core::log::error("watchdog guest={} stopped for too long and its sidecar hangs: killing it",

@@ -45,14 +45,14 @@ Result<std::unique_ptr<Watchdog>> Watchdog::start(Paths const& paths, std::strin
     return watchdog;
 }
 
-void Watchdog::say(char word) {
+void Watchdog::say(WatchdogMessage const& message) {
     // A pipe that is full or broken means a watchdog that is gone; the migration does not depend on
     // it.
-    [[maybe_unused]] auto written = ::write(pipe_.get(), &word, 1);
+    [[maybe_unused]] auto written = ::write(pipe_.get(), &message, sizeof(message));
 }
 
 Task<void> Watchdog::end(core::Loop& loop) {
-    say('Q');
+    say({WatchdogWord::quit});
     pipe_.reset();
     (void)co_await core::wait_exit(loop, process_, Deadline::after(limits::rollback_timeout));
 }

@@ -5,6 +5,7 @@
 // file systems are frozen: it thaws them.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -13,6 +14,13 @@
 #include "sidecar/host/paths.hpp"
 
 namespace sidecar {
+
+/// What the sidecar says through the pipe.
+enum class WatchdogWord : std::uint32_t { stopped, released, quit };
+struct WatchdogMessage {
+    WatchdogWord word = WatchdogWord::quit;
+    std::uint32_t limit_ms = 0;  ///< `stopped`: how much longer the guest may be.
+};
 
 class Watchdog {
 public:
@@ -24,15 +32,18 @@ public:
     static core::Result<std::unique_ptr<Watchdog>> start_thawing(Paths const& paths,
                                                                  std::string const& guest);
     [[nodiscard]] bool running() const { return process_.running(); }
-    /// The guest was stopped: the clock runs.
-    void stopped() { say('S'); }
+    /// The guest is stopped, and must not be for longer than `limit` from now on. Said again, it
+    /// replaces what was said.
+    void stopped(core::milliseconds limit) {
+        say({WatchdogWord::stopped, static_cast<std::uint32_t>(limit.count())});
+    }
     /// It runs again, or COMMIT is about to be recorded: the clock stands.
-    void released() { say('R'); }
+    void released() { say({WatchdogWord::released}); }
     /// Over: it leaves without doing anything, and is waited for.
     core::Task<void> end(core::Loop& loop);
 
 private:
-    void say(char word);
+    void say(WatchdogMessage const& message);
     core::Fd pipe_;
     core::Process process_;
 };

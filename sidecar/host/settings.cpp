@@ -1,9 +1,5 @@
 #include "sidecar/host/settings.hpp"
 
-#include <algorithm>
-
-#include "sidecar/host/limits.hpp"
-
 namespace sidecar {
 
 using core::Errc;
@@ -12,26 +8,64 @@ using core::Json;
 using core::Result;
 using core::TlsConfig;
 
+namespace {
+
+/// The number of that name, or `otherwise` when there is none. Fails with invalid when it is out of
+/// range, or no number.
+Result<std::int64_t> number_in(Json const& json, char const* name, std::int64_t otherwise,
+                               std::int64_t min, std::int64_t max) {
+    if (!json.has(name)) return otherwise;
+    TRY(auto const number, json.integer(name));
+    if (number < min || number > max) {
+        return fail(Errc::invalid, "`{}` is {}, not between {} and {}", name, number, min, max);
+    }
+    return number;
+}
+
+Result<std::uint64_t> bandwidth_from(Json const& json) {
+    TRY(auto const rate, number_in(json, "bandwidth", 0, 0, limits::bandwidth_max));
+    return static_cast<std::uint64_t>(rate);
+}
+
+Result<int> downtime_limit_from(Json const& json) {
+    TRY(auto const ms, number_in(json, "downtime_limit_ms", limits::downtime_limit_default_ms,
+                                 limits::downtime_limit_min_ms, limits::downtime_limit_max_ms));
+    return static_cast<int>(ms);
+}
+
+Result<int> converge_limit_from(Json const& json) {
+    TRY(auto const seconds,
+        number_in(json, "converge_limit_s", limits::converge_limit_default.count(),
+                  limits::converge_limit_min.count(), limits::converge_limit_max.count()));
+    return static_cast<int>(seconds);
+}
+
+Result<int> link_timeout_from(Json const& json) {
+    TRY(auto const seconds, number_in(json, "link_timeout_s", MigrateOptions().link_timeout_s,
+                                      limits::link_timeout_min_s, limits::link_timeout_most_s));
+    return static_cast<int>(seconds);
+}
+
+}  // namespace
+
 Json MigrationChanges::to_json() const {
     auto made = Json::object();
     if (bandwidth) made.set("bandwidth", *bandwidth);
     if (downtime_limit_ms) made.set("downtime_limit_ms", *downtime_limit_ms);
+    if (converge_limit_s) made.set("converge_limit_s", *converge_limit_s);
     return made;
 }
 
 Result<MigrationChanges> MigrationChanges::from_json(Json const& wire) {
     MigrationChanges made;
     if (wire.has("bandwidth")) {
-        TRY(auto const rate, wire.integer("bandwidth"));
-        if (rate < 0) return fail(Errc::invalid, "{} is no bandwidth", rate);
-        made.bandwidth = static_cast<std::uint64_t>(rate);
+        TRY(made.bandwidth, bandwidth_from(wire));
     }
     if (wire.has("downtime_limit_ms")) {
-        TRY(auto const ms, wire.integer("downtime_limit_ms"));
-        if (ms < limits::downtime_limit_least_ms || ms > limits::downtime_limit_most_ms) {
-            return fail(Errc::invalid, "{} ms is no pause that can be asked for", ms);
-        }
-        made.downtime_limit_ms = static_cast<int>(ms);
+        TRY(made.downtime_limit_ms, downtime_limit_from(wire));
+    }
+    if (wire.has("converge_limit_s")) {
+        TRY(made.converge_limit_s, converge_limit_from(wire));
     }
     return made;
 }
@@ -56,6 +90,7 @@ Json MigrateOptions::to_json() const {
                          {"bases", base_list},
                          {"vteps", vtep_list},
                          {"downtime_limit_ms", downtime_limit_ms},
+                         {"converge_limit_s", converge_limit_s},
                          {"link_timeout_s", link_timeout_s},
                          {"bandwidth", bandwidth},
                          {"throttle", throttle}});
@@ -71,10 +106,10 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     for (auto const& base : json["bases"].elements()) made.bases.push_back(base.text_or(""));
     for (auto const& vtep : json["vteps"].elements()) made.vteps.push_back(vtep.text_or(""));
     if (made.vteps.size() > limits::vteps_max) return fail(Errc::invalid, "too many VTEPs");
-    made.downtime_limit_ms = static_cast<int>(json["downtime_limit_ms"].integer_or(300));
-    made.link_timeout_s = static_cast<int>(std::clamp<std::int64_t>(
-        json["link_timeout_s"].integer_or(30), 1, limits::link_timeout_most_s));
-    made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
+    TRY(made.downtime_limit_ms, downtime_limit_from(json));
+    TRY(made.converge_limit_s, converge_limit_from(json));
+    TRY(made.link_timeout_s, link_timeout_from(json));
+    TRY(made.bandwidth, bandwidth_from(json));
     made.throttle = json["throttle"].boolean_or(true);
     return made;
 }
@@ -101,7 +136,7 @@ Result<ReplicationSettings> ReplicationSettings::from_json(Json const& json) {
         return fail(Errc::invalid, "{} s is no interval of a replication", every);
     }
     made.every_s = static_cast<int>(every);
-    made.bandwidth = static_cast<std::uint64_t>(json["bandwidth"].integer_or(0));
+    TRY(made.bandwidth, bandwidth_from(json));
     made.freeze = json["freeze"].boolean_or(true);
     made.guest_agent = json["guest_agent"].text_or("");
     made.once = json["once"].boolean_or(false);

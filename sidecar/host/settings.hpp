@@ -11,6 +11,7 @@
 
 #include "core/json.hpp"
 #include "core/tls.hpp"
+#include "sidecar/host/limits.hpp"
 #include "sidecar/host/paths.hpp"
 
 namespace sidecar {
@@ -49,10 +50,11 @@ struct MigrateOptions {
     bool verify = false;  ///< Compare what arrived with what was sent.
     std::vector<std::string> bases;  ///< Backing files that the destination has too; absolute.
     std::vector<std::string> vteps;  ///< HOST[:PORT] of the other hosts of the guest's VXLAN.
-    int downtime_limit_ms = 300;
+    int downtime_limit_ms = limits::downtime_limit_default_ms;  ///< No pause is longer.
+    int converge_limit_s = limits::converge_limit_default.count();  ///< From RAM's begin to STOP.
     int link_timeout_s = 30;  ///< A lost destination is waited for; then for `--resume`.
     std::uint64_t bandwidth = 0;  ///< Bytes per second for disks and RAM together; 0: no limit.
-    bool throttle = true;  ///< A guest that writes too fast is slowed down.
+    bool throttle = true;  ///< A guest that dirties disks or RAM too fast is slowed down.
 
     [[nodiscard]] core::Json to_json() const;  ///< What the guest's sidecar must know.
     static core::Result<MigrateOptions> from_json(core::Json const& json);
@@ -77,6 +79,7 @@ struct ReplicationSettings {
 struct MigrationChanges {
     std::optional<std::uint64_t> bandwidth;  ///< As MigrateOptions::bandwidth.
     std::optional<int> downtime_limit_ms;
+    std::optional<int> converge_limit_s;
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MigrationChanges> from_json(core::Json const& wire);
 };

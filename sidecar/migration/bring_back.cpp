@@ -19,10 +19,13 @@ using core::Task;
 
 namespace {
 
-/// The limits that the record says the user had.
-Task<Result<>> unthrottle(qmp::Client& client, Paths paths, std::string guest, Deadline deadline) {
+/// The limits of the disks and the migration settings that the record says the user had.
+Task<Result<>> restore_settings(qmp::Client& client, Paths paths, std::string guest,
+                                Deadline deadline) {
     CO_TRY(auto const record, SourceMigration::read_record(paths, guest));
-    co_return co_await Throttle::put_back(client, record["throttle"], deadline);
+    auto const disks = co_await Throttle::put_back(client, record["throttle"], deadline);
+    auto const ram = co_await RamStream::restore(client, record["ram_settings"], deadline);
+    co_return disks ? ram : disks;
 }
 
 /// The addresses were fired to the other host at STOP: they come back with the guest. What is known
@@ -76,11 +79,13 @@ Task<bool> bring_back(core::Loop& loop, Paths paths, std::string guest, std::str
         }
     }
     auto const resumed = co_await ensure_running(**client, deadline);
-    auto const unthrottled = co_await unthrottle(**client, paths, guest, deadline);
+    auto const restored = co_await restore_settings(**client, paths, guest, deadline);
     co_await (*client)->close();
-    if (!unthrottled) {
-        core::log::error("watchdog guest={} its disks are still throttled: {}", guest,
-                         unthrottled.error().sentence());
+    if (!restored) {
+        core::log::error(
+            "watchdog guest={} limits of its disks or settings of its QEMU are still "
+            "the migration's: {}",
+            guest, restored.error().sentence());
     }
     if (!resumed) {
         core::log::error("watchdog guest={} could not resume it: {}", guest,

@@ -282,6 +282,8 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
         co_return fail(Errc::refused, "the network cannot be moved here now: {}",
                        machine::destination::name(state_.phase));
     }
+    CO_TRY(auto const told, MigrationChanges::from_json(arguments));
+    if (told.downtime_limit_ms) downtime_limit_ = core::milliseconds(*told.downtime_limit_ms);
     if (!realtime_) {  // a repeated `fire` is no reason to begin again
         realtime_.emplace();
         watchers_.spawn(limit_realtime());
@@ -304,7 +306,7 @@ Task<Result<Json>> DestinationMigration::fire(Json arguments) {
 
 /// A source that dies behind `fire` leaves the guest stopped there, and us waiting.
 Task<void> DestinationMigration::limit_realtime() {
-    (void)co_await core::sleep_for(loop_, limits::pause_max, watchers_stop_.get_token());
+    (void)co_await core::sleep_for(loop_, downtime_limit_, watchers_stop_.get_token());
     realtime_.reset();
 }
 
@@ -335,7 +337,7 @@ Result<Json> DestinationMigration::track(Json const& arguments) {
 
 Task<Result<>> DestinationMigration::seal() {
     if (!target_) co_return Result<>{};
-    CO_TRY_VOID(co_await target_->seal(Deadline::after(limits::paused_request_timeout)));
+    CO_TRY_VOID(co_await target_->seal(Deadline::after(downtime_limit_)));
     co_await close_hasher();
     co_return Result<>{};
 }
@@ -446,7 +448,7 @@ Task<Result<>> DestinationMigration::finish() {
         (void)co_await qmp::nbd_server_stop(*guest_->client,
                                             deadline);  // a killed sidecar's; else refused
     }
-    co_await RamStream(*guest_).put_back(deadline);
+    co_await RamStream::reset_incoming(*guest_, deadline);
     (void)co_await qmp::object_del(*guest_->client, key_object(migration_id_),
                                    deadline);  // refused when plaintext
     remove_key(key_directory());

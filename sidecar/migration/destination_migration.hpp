@@ -184,6 +184,7 @@ private:
     std::vector<std::string> export_names_;
     std::optional<core::Clock::time_point> resumed_at_;
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
+    core::milliseconds downtime_limit_{limits::downtime_limit_default_ms};  ///< `fire` says it.
     std::optional<core::Error> failure_;
 };
 

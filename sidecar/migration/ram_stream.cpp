@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "core/log.hpp"
 #include "core/stream.hpp"
@@ -45,25 +46,64 @@ constexpr std::int64_t brake_bandwidth_min = 1'000'000;
 constexpr std::uint64_t passes_needed = 3;
 constexpr std::chrono::milliseconds raise_interval{1000};
 
+// The limit follows the disks' prediction only when that differs by more than this part of it: a
+// command to QEMU is not free.
+constexpr int limit_slack_divisor = 10;
+
+// QEMU must know before `migrate` that it may slow processors down (capability auto-converge), and
+// then does so by its own rule. Until we want it, it may take no more than one percent, and only
+// from a guest that dirties more than it sends. (It is not told of a lower limit than 1 and 100.)
+constexpr int cpu_throttle_held_percent = 1;
+constexpr int trigger_held_percent = 100;
+// QEMU's own default: a step whenever a second's dirty pages exceed half of what was sent, twice.
+constexpr int trigger_percent = 50;
+// The first step, and the steps after it: towards what the arithmetic wants, but not all at once.
+constexpr int cpu_throttle_first_percent_max = 60;
+constexpr int cpu_throttle_step_percent_min = 10;
+constexpr int cpu_throttle_step_percent_max = 30;
+
 constexpr char const* socket_name = "sidecar-ram";
 
-std::vector<qmp::Capability> const ours{{"events", true},
-                                        {"return-path", true},
-                                        {"pause-before-switchover", true},
-                                        {"late-block-activate", true}};
+std::vector<qmp::Capability> capabilities_for(bool throttle) {
+    return {{"events", true},
+            {"return-path", true},
+            {"pause-before-switchover", true},
+            {"late-block-activate", true},
+            {"auto-converge", throttle}};
+}
 
-// What start() changes, and QEMU's defaults for it.
-Json defaults() {
-    return Json::object({{"max-bandwidth", std::int64_t{128} << 20},
-                         {"downtime-limit", 300},
-                         {"tls-creds", ""},
-                         {"tls-hostname", ""}});
+// What start() and watch() change.
+constexpr char const* number_names[] = {"max-bandwidth",        "downtime-limit",
+                                        "cpu-throttle-initial", "cpu-throttle-increment",
+                                        "max-cpu-throttle",     "throttle-trigger-threshold"};
+constexpr char const* text_names[] = {"tls-creds", "tls-hostname"};
+
+/// What restore() takes.
+Json settings_of(Json const& parameters, std::vector<qmp::Capability> const& capabilities) {
+    auto found = Json::object();
+    for (auto const* name : number_names) {
+        if (parameters.has(name)) found.set(name, parameters[name].integer_or(0));
+    }
+    for (auto const* name : text_names) found.set(name, parameters[name].text_or(""));
+    auto states = Json::object();
+    for (auto const& [name, on] : capabilities_for(true)) {
+        states.set(name, std::ranges::find(capabilities, qmp::Capability(name, true)) !=
+                             capabilities.end());
+    }
+    return Json::object({{"parameters", found}, {"capabilities", states}});
 }
 
 }  // namespace
 
 int RamStream::first_limit_ms() const {
-    return std::max(limit_min_ms, options_.downtime_limit_ms / 16);
+    auto const budget = static_cast<int>(budget_.count());
+    return std::min(budget, std::max(limit_min_ms, budget / 16));
+}
+
+void RamStream::share_pause(storage::Mirror const* disks) {
+    auto const planned = limits::downtime_planned(options_.downtime_limit);
+    auto const predicted = disks ? disks->convergence().predicted : core::milliseconds(0);
+    budget_ = std::max(limits::downtime_ram_min(options_.downtime_limit), planned - predicted);
 }
 
 Json RamStream::limits_for(RamPhase ram_phase, int limit_ms) const {
@@ -75,22 +115,46 @@ Json RamStream::limits_for(RamPhase ram_phase, int limit_ms) const {
         auto const part = static_cast<std::int64_t>(bytes_per_second_ / brake_divisor);
         bandwidth = std::min(bandwidth, std::max(brake_bandwidth_min, part));
     }
-    return Json::object({{"downtime-limit", limit_ms}, {"max-bandwidth", bandwidth}});
+    auto parameters = Json::object({{"downtime-limit", limit_ms}, {"max-bandwidth", bandwidth}});
+    if (options_.throttle) add_cpu_throttle(parameters);
+    return parameters;
+}
+
+void RamStream::add_cpu_throttle(Json& parameters) const {
+    int first = cpu_throttle_held_percent;
+    int step = cpu_throttle_held_percent;
+    int most = cpu_throttle_held_percent;
+    if (slowing_down_) {
+        int const wanted = convergence_.wanted_throttle_percent();
+        first = std::min(wanted, cpu_throttle_first_percent_max);
+        step = std::clamp(wanted - info_.cpu_throttle_percent, cpu_throttle_step_percent_min,
+                          cpu_throttle_step_percent_max);
+        most = machine::RamConvergence::cpu_throttle_percent_max;
+    }
+    parameters.set("cpu-throttle-initial", first)
+        .set("cpu-throttle-increment", step)
+        .set("max-cpu-throttle", most)
+        .set("throttle-trigger-threshold", slowing_down_ ? trigger_percent : trigger_held_percent);
 }
 
 Task<Result<>> RamStream::start(RamStreamOptions options, Deadline deadline) {
     options_ = std::move(options);
     auto& client = *guest_.client;
-    CO_TRY(found_, co_await qmp::query_migrate_parameters(client, deadline));
-    CO_TRY(found_capabilities_, co_await qmp::query_migrate_capabilities(client, deadline));
+    CO_TRY(auto const parameters, co_await qmp::query_migrate_parameters(client, deadline));
+    CO_TRY(auto const capabilities, co_await qmp::query_migrate_capabilities(client, deadline));
+    auto const found = settings_of(parameters, capabilities);
+    if (options_.record) CO_TRY_VOID(options_.record(found));
+    found_ = found;
+    share_pause(nullptr);
     ram_phase_ = options_.hold ? RamPhase::free : RamPhase::released;
     bandwidth_ = options_.bandwidth;
     limit_ms_ = options_.hold ? limit_held_ms : first_limit_ms();
-    CO_TRY_VOID(co_await qmp::migrate_set_capabilities(client, ours, deadline));
-    auto parameters = limits_for(ram_phase_, limit_ms_);
-    parameters.set("tls-creds", options_.tls_creds);
-    parameters.set("tls-hostname", options_.tls_hostname);  // needed beside fd:, unused by PSK
-    CO_TRY_VOID(co_await qmp::migrate_set_parameters(client, parameters, deadline));
+    CO_TRY_VOID(co_await qmp::migrate_set_capabilities(client, capabilities_for(options_.throttle),
+                                                       deadline));
+    auto changed = limits_for(ram_phase_, limit_ms_);
+    changed.set("tls-creds", options_.tls_creds);
+    changed.set("tls-hostname", options_.tls_hostname);  // needed beside fd:, unused by PSK
+    CO_TRY_VOID(co_await qmp::migrate_set_parameters(client, changed, deadline));
     // Connected here and handed over: a QEMU that connects by itself cannot be cancelled while it
     // does.
     CO_TRY(socket_,
@@ -108,14 +172,56 @@ Task<void> RamStream::watch(storage::Mirror* disks, std::stop_token stop) {
         auto const now = Clock::now();
         if (ram_phase_ == RamPhase::free) note_rate(before, now - looked_at);
         looked_at = now;
-        core::log::debug("guest={} ram remaining={} syncs={} limit_ms={}", guest_.name,
-                         info_.ram_remaining_bytes, info_.ram_dirty_sync_count, limit_ms_);
+        core::log::debug("guest={} ram remaining={} syncs={} limit_ms={} cpu_throttle={}",
+                         guest_.name, info_.ram_remaining_bytes, info_.ram_dirty_sync_count,
+                         limit_ms_, info_.cpu_throttle_percent);
+        share_pause(disks);
         if (ram_phase_ == RamPhase::free && stop_is_near()) {
             if (disks) disks->expect_stop();
-            co_await change(RamPhase::throttled, limit_ms_, stop);
+            (void)co_await change(RamPhase::throttled, limit_ms_, stop);
         }
-        if (bandwidth_ != options_.bandwidth) co_await change(ram_phase_, limit_ms_, stop);
+        if (bandwidth_ != options_.bandwidth) (void)co_await change(ram_phase_, limit_ms_, stop);
+        co_await look_at_convergence(stop);
         co_await allow_switchover(!disks || disks->settled(), stop);
+    }
+}
+
+Task<void> RamStream::look_at_convergence(std::stop_token stop) {
+    // While the disks make their last round RAM is slow for our sake: that says nothing.
+    if (info_.status != "active" || ram_phase_ == RamPhase::throttled) co_return;
+    if (stop.stop_requested()) co_return;
+    auto const since = std::chrono::duration_cast<core::milliseconds>(Clock::now() - *started_at_);
+    machine::RamSample const sample{
+        .at = since,
+        .passes = info_.ram_dirty_sync_count,
+        .remaining_bytes = info_.ram_remaining_bytes,
+        .transferred_bytes = info_.ram_transferred_bytes,
+        .dirty_bytes_per_second = info_.ram_dirty_pages_per_second * info_.ram_page_bytes,
+        .cpu_throttle_percent = info_.cpu_throttle_percent};
+    auto const verdict =
+        convergence_.look(sample, {budget_, options_.converge_limit, options_.throttle});
+    switch (verdict) {
+        case machine::RamVerdict::converging:
+            break;
+        case machine::RamVerdict::throttle: {
+            if (slowing_down_ && cpu_throttle_percent_ == info_.cpu_throttle_percent) break;
+            bool const first = !std::exchange(slowing_down_, true);
+            cpu_throttle_percent_ = info_.cpu_throttle_percent;
+            auto const& now = arithmetic();
+            core::log::info(
+                "guest={} ram {} dirty_bytes_per_second={} transfer_bytes_per_second={} "
+                "predicted_pause_ms={} cpu_throttle_percent={}",
+                guest_.name, first ? "does not converge: the guest is slowed down" : "slower",
+                now.dirty_bytes_per_second, now.transfer_bytes_per_second,
+                now.predicted_pause.count(), now.cpu_throttle_percent);
+            if (!co_await change(ram_phase_, limit_ms_, stop)) cpu_throttle_percent_ = -1;
+            break;
+        }
+        case machine::RamVerdict::give_up:
+            if (!std::exchange(given_up_, true) && options_.not_converging) {
+                options_.not_converging();
+            }
+            break;
     }
 }
 
@@ -144,23 +250,29 @@ Task<void> RamStream::allow_switchover(bool disks_ready, std::stop_token stop) {
     bool const waited = now - raised_at_ >= raise_interval;
     if (ram_phase_ == RamPhase::throttled && (disks_ready || waited)) {
         if (options_.before_stop) co_await options_.before_stop();
-        co_await change(RamPhase::released, first_limit_ms(), stop);
-    } else if (ram_phase_ == RamPhase::released && waited &&
-               limit_ms_ < options_.downtime_limit_ms) {
-        co_await change(RamPhase::released, std::min(options_.downtime_limit_ms, limit_ms_ * 2),
-                        stop);
+        (void)co_await change(RamPhase::released, first_limit_ms(), stop);
+        co_return;
+    }
+    if (ram_phase_ != RamPhase::released) co_return;
+    auto const budget = static_cast<int>(budget_.count());
+    int const slack = std::max(1, budget / limit_slack_divisor);
+    if (limit_ms_ > budget + slack) {
+        (void)co_await change(RamPhase::released, budget, stop);
+    } else if (waited && limit_ms_ < budget - slack) {
+        (void)co_await change(RamPhase::released, std::min(budget, limit_ms_ * 2), stop);
     }
 }
 
-Task<void> RamStream::change(RamPhase ram_phase, int limit_ms, std::stop_token stop) {
+Task<bool> RamStream::change(RamPhase ram_phase, int limit_ms, std::stop_token stop) {
     auto const set =
         co_await qmp::migrate_set_parameters(*guest_.client, limits_for(ram_phase, limit_ms),
                                              Deadline::after(limits::qmp_timeout, stop));
-    if (!set) co_return;  // the next look tries again
+    if (!set) co_return false;
     ram_phase_ = ram_phase;
     bandwidth_ = options_.bandwidth;
     limit_ms_ = limit_ms;
     raised_at_ = Clock::now();
+    co_return true;
 }
 
 Task<Result<>> RamStream::cancel(Deadline deadline) {
@@ -170,26 +282,32 @@ Task<Result<>> RamStream::cancel(Deadline deadline) {
     co_return Result<>{};
 }
 
-Task<void> RamStream::put_back(Deadline deadline) {
+Task<Result<>> RamStream::put_back(Deadline deadline) {
     socket_.reset();
-    auto parameters = defaults();
+    return restore(*guest_.client, found_, std::move(deadline));
+}
+
+Task<Result<>> RamStream::restore(qmp::Client& client, Json settings, Deadline deadline) {
+    if (settings.is_null()) co_return Result<>{};
     std::vector<qmp::Capability> capabilities;
-    for (auto const& [name, on] : ours) capabilities.emplace_back(name, false);
-    if (!found_.is_null()) {
-        for (auto const* name : {"max-bandwidth", "downtime-limit"}) {
-            if (found_.has(name)) parameters.set(name, found_[name].integer_or(0));
-        }
-        for (auto& [name, on] : capabilities) {
-            on = std::ranges::find(found_capabilities_, qmp::Capability(name, true)) !=
-                 found_capabilities_.end();
-        }
+    for (auto const& [name, on] : settings["capabilities"].members()) {
+        capabilities.emplace_back(name, on.boolean_or(false));
     }
-    auto const set = co_await qmp::migrate_set_parameters(*guest_.client, parameters, deadline);
-    auto const capable =
-        co_await qmp::migrate_set_capabilities(*guest_.client, capabilities, deadline);
-    if (!set || !capable) {
-        core::log::warning("guest={} QEMU's migration settings could not be put back: {}",
-                           guest_.name, (set ? capable : set).error().sentence());
+    auto const set = co_await qmp::migrate_set_parameters(client, settings["parameters"], deadline);
+    auto const capable = co_await qmp::migrate_set_capabilities(client, capabilities, deadline);
+    co_return set ? capable : set;
+}
+
+Task<void> RamStream::reset_incoming(Guest& guest, Deadline deadline) {
+    auto const settings =
+        Json::object({{"parameters", Json::object({{"tls-creds", ""}, {"tls-hostname", ""}})},
+                      {"capabilities", Json::object({{"events", false},
+                                                     {"return-path", false},
+                                                     {"late-block-activate", false}})}});
+    auto const reset = co_await restore(*guest.client, settings, std::move(deadline));
+    if (!reset) {
+        core::log::warning("guest={} QEMU's migration settings could not be restored: {}",
+                           guest.name, reset.error().sentence());
     }
 }
 

@@ -121,16 +121,17 @@ Task<Result<>> SourceMigration::record(std::string what, std::string outcome) {
 }
 
 Task<Result<>> SourceMigration::record_begin() {
-    CO_TRY_VOID(write_record({}));
+    CO_TRY_VOID(write_record());
     CO_TRY(watchdog_, Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path()));
     co_return co_await record("begun", "");
 }
 
-Result<> SourceMigration::write_record(Json const& throttle) const {
+Result<> SourceMigration::write_record() const {
     auto made = Json::object({{"migration_id", migration_id_},
                               {"options", options_.to_json()},
                               {"description", description_.to_json()}});
-    if (!throttle.is_null()) made.set("throttle", throttle);
+    if (!throttle_record_.is_null()) made.set("throttle", throttle_record_);
+    if (!ram_record_.is_null()) made.set("ram_settings", ram_record_);
     return write_durably(record_path(guest_.paths, guest_.name), made.dump_pretty() + "\n");
 }
 
@@ -220,14 +221,22 @@ Task<Result<>> SourceMigration::start_ram() {
                              .port = std::to_string(ram_port_),
                              .tls_creds = encrypted() ? key_object(migration_id_) : "",
                              .tls_hostname = key_user,
-                             .downtime_limit_ms = options_.downtime_limit_ms,
+                             .downtime_limit = downtime_limit(),
+                             .converge_limit = std::chrono::seconds(options_.converge_limit_s),
                              .bandwidth = shares.ram,
+                             .throttle = options_.throttle,
                              .hold = mirror_ != nullptr || !guest_.nics.empty(),
                              .before_stop = [this]() -> Task<void> {
                                  co_await tracking_.refresh(*peer_,
                                                             within(limits::conntrack_patience));
                                  co_await frames_.record(within(limits::qmp_timeout));
-                             }};
+                             },
+                             .record =
+                                 [this](Json const& settings) {
+                                     ram_record_ = settings;
+                                     return write_record();
+                                 },
+                             .not_converging = [this] { ram_not_converging(); }};
     tracking_.begin(tracking_there_);
     co_await tracking_.send_all(*peer_, within(limits::conntrack_patience));
     if (mirror_) keep_converged_.spawn(mirror_->keep_converged(keep_converged_stop_.get_token()));
@@ -244,10 +253,12 @@ Task<Result<>> SourceMigration::fire_network() {
     }
     CO_TRY_VOID(movers_.fire());
     // Before the first frame comes there.
-    co_await tracking_.send_changes(*peer_, within(limits::paused_request_timeout));
-    CO_TRY_VOID(co_await peer_->request("fire",
-                                        Json::object({{"interfaces", addresses_of(guest_.nics)}}),
-                                        within(limits::paused_request_timeout)));
+    co_await tracking_.send_changes(*peer_, within_pause());
+    CO_TRY_VOID(
+        co_await peer_->request("fire",
+                                Json::object({{"interfaces", addresses_of(guest_.nics)},
+                                              {"downtime_limit_ms", options_.downtime_limit_ms}}),
+                                within_pause()));
     fired_at_ = core::Clock::now();
     journal_.note_move(wall_ms());
     fired_.set();
@@ -264,22 +275,20 @@ Task<Result<>> SourceMigration::fire_network() {
 
 Task<Result<>> SourceMigration::seal_destination() {
     if (stop_at_) timeline_.set("copied_ms", ms_between(*stop_at_, core::Clock::now()));
-    CO_TRY_VOID(co_await peer_->request("seal", {}, within(limits::paused_request_timeout)));
+    CO_TRY_VOID(co_await peer_->request("seal", {}, within_pause()));
     if (stop_at_) timeline_.set("sealed_ms", ms_between(*stop_at_, core::Clock::now()));
     co_return Result<>{};
 }
 
 Task<Result<>> SourceMigration::continue_migration() {
     // While the last delta is read: a snapshot since then would have got the writes we look for.
-    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_,
-                                          within(limits::paused_request_timeout)));
-    if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(within(limits::pause_max)));
+    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_, within_pause()));
+    if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(within_pause()));
     // QEMU 7.2 that is cancelled while it saves device state resumes its guest over inactive disks
     // and dies of the first write. So a network that cannot be moved must be known before; mostly
     // it has moved while the delta was read.
-    CO_TRY_VOID(co_await fired_.wait(within(limits::paused_request_timeout)));
-    co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
-                                             within(limits::paused_request_timeout));
+    CO_TRY_VOID(co_await fired_.wait(within_pause()));
+    co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover", within_pause());
 }
 
 /// From here on only the destination's answer, or an operator, may bring the guest back.
@@ -344,7 +353,7 @@ Task<Result<>> SourceMigration::resume_source() {
 // way must not come behind it, so then the destination is heard first. Its half is undone last: it
 // catches what still goes there. Nothing here waits for a destination that does not answer.
 Task<Result<>> SourceMigration::rollback_network() {
-    auto const deadline = Deadline::after(limits::paused_request_timeout / 4);
+    auto const deadline = Deadline::after(limits::return_frames_timeout);
     if (movers_.empty()) make_movers();  // after a restart
     bool const announced_there = fired_at_.has_value();
     if (announced_there) journal_.note_move(wall_ms());

@@ -61,6 +61,7 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       actions_(guest.loop),
       watchers_(guest.loop),
       keep_converged_(guest.loop),
+      downtime_limit_changed_(guest.loop),
       ram_(guest),
       vteps_(guest.loop, {options_.vteps, options_.tls, guest.name, migration_id_}),
       frames_(guest),
@@ -299,15 +300,27 @@ Task<Result<>> SourceMigration::nothing_to_do() { co_return Result<>{}; }
 Json SourceMigration::set(MigrationChanges const& changes) {
     if (changes.bandwidth) options_.bandwidth = *changes.bandwidth;
     if (changes.downtime_limit_ms) options_.downtime_limit_ms = *changes.downtime_limit_ms;
-    if (mirror_) mirror_->set_downtime_limit(core::milliseconds(options_.downtime_limit_ms));
-    ram_.set_downtime_limit_ms(options_.downtime_limit_ms);
+    if (changes.converge_limit_s) options_.converge_limit_s = *changes.converge_limit_s;
+    if (mirror_) mirror_->set_downtime_limit(limits::downtime_disks(downtime_limit()));
+    ram_.set_downtime_limit(downtime_limit());
+    ram_.set_converge_limit(std::chrono::seconds(options_.converge_limit_s));
+    downtime_limit_changed_.set();  // for a pause that is under way
     auto const shares = bandwidth_shares(ram_.started_at().has_value());
     if (mirror_) mirror_->set_bandwidth(shares.disks);
     ram_.set_bandwidth(shares.ram);
-    core::log::info("guest={} migration_id={} bandwidth={} downtime_limit_ms={}", guest_.name,
-                    migration_id_, options_.bandwidth, options_.downtime_limit_ms);
-    return Json::object(
-        {{"bandwidth", options_.bandwidth}, {"downtime_limit_ms", options_.downtime_limit_ms}});
+    core::log::info(
+        "guest={} migration_id={} bandwidth={} downtime_limit_ms={} converge_limit_s={}",
+        guest_.name, migration_id_, options_.bandwidth, options_.downtime_limit_ms,
+        options_.converge_limit_s);
+    // A sidecar that goes on with the copy must know it. Not in the pause: that is no time for it.
+    if (mirror_ && (state_.phase == Phase::copying || state_.phase == Phase::converging)) {
+        if (auto const written = write_record(); !written) {
+            core::log::warning("guest={} {}", guest_.name, written.error().sentence());
+        }
+    }
+    return Json::object({{"bandwidth", options_.bandwidth},
+                         {"downtime_limit_ms", options_.downtime_limit_ms},
+                         {"converge_limit_s", options_.converge_limit_s}});
 }
 
 /// One budget for all: the disks have it alone until RAM flows; then they have what keeps them

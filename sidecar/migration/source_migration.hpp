@@ -95,10 +95,12 @@ private:
     core::Task<void> watch_process();
     core::Task<void> tick();
     core::Task<void> limit_pause();
+    [[nodiscard]] bool pause_is_limited() const;
     core::Task<void> ask_why_stopped();
     core::Task<void> watch_guest(core::LinkedStop& copying);
     core::Task<machine::source::Qemu> look_at_qemu();
     void peer_changed(bool up);
+    void ram_not_converging();
     struct Shares {
         std::uint64_t disks;
         std::uint64_t ram;
@@ -107,6 +109,7 @@ private:
     [[nodiscard]] core::Json progress() const;
     /// The arithmetic of the disks as it stands, beside it what became of it.
     [[nodiscard]] core::Json arithmetic() const;
+    [[nodiscard]] core::Json ram_arithmetic() const;
     [[nodiscard]] core::Json disks_report() const;
 
     // What a later sidecar needs to go on with the copy: copy_record.cpp
@@ -139,8 +142,9 @@ private:
     Outcome<> wait_for_resume();
     [[nodiscard]] bool peer_silent() const;
     void note_step(storage::ConvergenceReport const& now);
-    core::Result<> write_record(core::Json const& throttle) const;
+    core::Result<> write_record() const;
     Outcome<> remove_throttle(core::Deadline deadline);
+    core::Task<void> restore_ram_settings(core::Deadline deadline);
     Outcome<storage::Reexported> reexport_disks(core::Deadline deadline);
     core::Result<> take_endpoints(core::Json const& reply);
     core::Result<> make_tables();
@@ -176,6 +180,11 @@ private:
     [[nodiscard]] core::Deadline within(core::Clock::duration limit) const {
         return core::Deadline::after(limit, actions_stop_.get_token());
     }
+    [[nodiscard]] core::milliseconds downtime_limit() const {
+        return core::milliseconds(options_.downtime_limit_ms);
+    }
+    /// For a step of the pause: until its limit.
+    [[nodiscard]] core::Deadline within_pause() const;
     [[nodiscard]] std::string key_directory() const;
     void make_movers();
     [[nodiscard]] bool encrypted() const {
@@ -214,6 +223,9 @@ private:
     bool hash_asked_ = false;
     bool final_hash_asked_ = false;
     std::optional<Throttle> throttle_;
+    core::Json throttle_record_;  ///< The disks' limits before ours; null: nothing was changed.
+    core::Json ram_record_;  ///< The same of QEMU's migration settings.
+    core::Event downtime_limit_changed_;
     std::optional<core::ScopedNice> nice_;  ///< While nothing but disks is copied.
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
     RamStream ram_;

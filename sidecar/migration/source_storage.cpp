@@ -45,8 +45,10 @@ Task<Result<>> SourceMigration::prepare_storage() {
     }
     std::vector<std::string> nodes;
     for (auto const& disk : disks) nodes.push_back(disk.node);
-    throttle_.emplace(*guest_.client, std::move(nodes),
-                      [this](Json const& found) { return write_record(found); });
+    throttle_.emplace(*guest_.client, std::move(nodes), [this](Json const& found) {
+        throttle_record_ = found;
+        return write_record();
+    });
     storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
                                      encrypted() ? key_user : "",
                                      encrypted() ? key_file(key_directory()) : ""};
@@ -63,7 +65,7 @@ storage::MirrorOptions SourceMigration::mirror_options() {
     settings.directory = guest_.paths.run(guest_.name);
     settings.migration_id = migration_id_;
     settings.qemu = guest_.process.pid();
-    settings.downtime_limit = core::milliseconds(options_.downtime_limit_ms);
+    settings.downtime_limit = limits::downtime_disks(downtime_limit());
     settings.reexport = [this](Deadline deadline) { return reexport_disks(std::move(deadline)); };
     if (options_.verify) {
         settings.hash = [this](std::size_t disk, std::vector<storage::Extent> ranges,
@@ -172,12 +174,12 @@ Task<Result<>> SourceMigration::copy_until_converged(std::stop_token token) {
             co_return fail(
                 Errc::refused,
                 "the guest writes {:.1f} MB/s{} and the destination takes {:.1f} MB/s: the "
-                "pause would be {} ms, above "
-                "--downtime-limit {}; allow a longer pause or move it when it writes less",
+                "pause would be {} ms, above the {} ms that --downtime-limit {} plans for it; "
+                "allow a longer pause or move it when it writes less",
                 static_cast<double>(now.dirty_bytes_per_second) / 1e6,
                 slowed ? ", slowed down as far as may be," : "",
                 static_cast<double>(now.rate_bytes_per_second) / 1e6, now.predicted.count(),
-                options_.downtime_limit_ms);
+                limits::downtime_disks(downtime_limit()).count(), options_.downtime_limit_ms);
         }
         ++stagnations;
     }
@@ -193,13 +195,13 @@ Task<Result<>> SourceMigration::list_final() {
     keep_converged_stop_.request_stop();  // STOP has done so, if it was seen
     if (!mirror_) co_return Result<>{};
     if (stop_at_) timeline_.set("listing_ms", ms_between(*stop_at_, core::Clock::now()));
-    co_return co_await mirror_->list_final(within(limits::pause_max));
+    co_return co_await mirror_->list_final(within_pause());
 }
 
 Task<Result<>> SourceMigration::copy_final() {
     if (!mirror_) co_return Result<>{};
     if (stop_at_) timeline_.set("copying_ms", ms_between(*stop_at_, core::Clock::now()));
-    auto copied = co_await mirror_->copy_final(within(limits::pause_max));
+    auto copied = co_await mirror_->copy_final(within_pause());
     auto const parts = mirror_->report();
     timeline_.set("final_status_ms", static_cast<std::int64_t>(parts.final_status.count()));
     timeline_.set("final_copy_ms", static_cast<std::int64_t>(parts.final_copy.count()));
@@ -215,6 +217,22 @@ Task<Result<>> SourceMigration::remove_throttle(Deadline deadline) {
     co_return co_await Throttle::put_back(*guest_.client, record["throttle"], deadline);
 }
 
+/// Those that start_ram() found, or what the record of a sidecar that died says.
+Task<void> SourceMigration::restore_ram_settings(Deadline deadline) {
+    auto restored = co_await ram_.put_back(deadline);
+    if (restored && recovered_ && !ram_.started_at()) {
+        auto const record = read_record(guest_.paths, guest_.name);
+        if (record) {
+            restored = co_await RamStream::restore(*guest_.client, (*record)["ram_settings"],
+                                                   std::move(deadline));
+        }
+    }
+    if (!restored) {
+        core::log::warning("guest={} QEMU's migration settings could not be restored: {}",
+                           guest_.name, restored.error().sentence());
+    }
+}
+
 Task<Result<>> SourceMigration::drop_storage() {
     co_await stop_keeping_converged();
     Result<> dropped;
@@ -227,7 +245,7 @@ Task<Result<>> SourceMigration::drop_storage() {
                                                     guest_.paths.run(guest_.name), deadline);
     }
     remove_key(key_directory());
-    if (!qemu_gone_) co_await ram_.put_back(deadline);
+    if (!qemu_gone_) co_await restore_ram_settings(deadline);
     if (!qemu_gone_ && encrypted()) {
         (void)co_await qmp::object_del(*guest_.client, key_object(migration_id_),
                                        deadline);  // refused when never added

@@ -49,15 +49,15 @@ Task<void> SourceMigration::watch_qemu() {
             stop_at_ = event->received;
             realtime_.emplace();
             keep_converged_stop_.request_stop();
-            peer_->set_paused(true);
-            if (watchdog_) watchdog_->stopped();
+            peer_->set_patience(limits::heartbeat_silence_paused(downtime_limit()));
             watchers_.spawn(limit_pause());
             watchers_.spawn(ask_why_stopped());
             post(machine::source::event(Event::Kind::stop_seen));
         } else if (event->name == "RESUME") {
             realtime_.reset();
-            peer_->set_paused(false);
+            peer_->set_patience(limits::heartbeat_silence);
             if (watchdog_) watchdog_->released();
+            if (stop_at_ && !downtime_ms_) downtime_ms_ = ms_between(*stop_at_, event->received);
             post(machine::source::event(Event::Kind::guest_resumed));
         } else if (event->name == "JOB_STATUS_CHANGE") {
             auto const status = event->data["status"].text_or("");
@@ -95,23 +95,80 @@ Task<void> SourceMigration::watch_process() {
     post(machine::source::event(Event::Kind::qemu_gone));
 }
 
+/// Ends the pause at its limit, which `set` may change meanwhile.
 Task<void> SourceMigration::limit_pause() {
-    if (!co_await core::sleep_for(loop_, limits::pause_max, watchers_stop_.get_token())) co_return;
+    auto const token = watchers_stop_.get_token();
+    for (;;) {
+        auto const left = *stop_at_ + downtime_limit() - core::Clock::now();
+        if (watchdog_ && pause_is_limited()) {
+            watchdog_->stopped(
+                std::max(core::milliseconds(0),
+                         std::chrono::ceil<core::milliseconds>(left) + limits::watchdog_margin));
+        }
+        downtime_limit_changed_.reset();
+        auto const changed =
+            co_await downtime_limit_changed_.wait(core::Deadline::after(left, token));
+        if (token.stop_requested()) co_return;
+        if (!changed) break;
+        peer_->set_patience(limits::heartbeat_silence_paused(downtime_limit()));
+    }
     realtime_.reset();
-    if (state_.phase == Phase::stopped || state_.phase == Phase::switching) {
-        note_failure(core::fail(Errc::timed_out, "the guest was stopped for {} ms, the limit",
-                                limits::pause_max.count())
+    if (pause_is_limited()) {
+        note_failure(core::fail(Errc::timed_out,
+                                "the guest was stopped for {} ms, which is --downtime-limit",
+                                options_.downtime_limit_ms)
                          .error());
         post(machine::source::event(Event::Kind::downtime_limit_exceeded));
     }
+}
+
+/// Not when the guest runs again, when it was stopped by others, and once COMMIT is about to be
+/// recorded: then the watchdog was released, too.
+bool SourceMigration::pause_is_limited() const {
+    bool const before_commit =
+        state_.phase == Phase::converging || state_.phase == Phase::stopped ||
+        (state_.phase == Phase::switching && !state_.in_flight.contains(Action::record_commit));
+    return before_commit && !downtime_ms_ && !stopped_by_others_;
+}
+
+core::Deadline SourceMigration::within_pause() const {
+    auto const end = stop_at_.value_or(core::Clock::now()) + downtime_limit();
+    return core::Deadline(end + limits::downtime_step_margin, actions_stop_.get_token());
+}
+
+void SourceMigration::ram_not_converging() {
+    auto const now = ram_.arithmetic();
+    auto const slowed =
+        now.cpu_throttle_percent > 0
+            ? fmt::format(", its processors slowed down by {} percent,", now.cpu_throttle_percent)
+            : "";
+    auto const verdict =
+        now.predicted_pause > ram_.budget()
+            ? fmt::format(
+                  "the pause would be {} ms, above the {} ms that --downtime-limit {} "
+                  "plans for it",
+                  now.predicted_pause.count(), ram_.budget().count(), options_.downtime_limit_ms)
+            : fmt::format("{} passes are not enough within --converge-limit", now.passes);
+    note_failure(
+        core::fail(Errc::timed_out,
+                   "RAM does not converge: the guest dirties {:.1f} MB/s{} ({:.1f} MB in the last "
+                   "pass) and the link takes {:.1f} MB/s: {}; allow a longer pause, more "
+                   "--bandwidth or a longer "
+                   "--converge-limit ({} s), or move it when it does less (the guest runs on the "
+                   "source)",
+                   static_cast<double>(now.dirty_bytes_per_second) / 1e6, slowed,
+                   static_cast<double>(now.dirty_bytes) / 1e6,
+                   static_cast<double>(now.transfer_bytes_per_second) / 1e6, verdict,
+                   options_.converge_limit_s)
+            .error());
+    post(machine::source::event(Event::Kind::ram_not_converging));
 }
 
 /// STOP comes from the migration, or from somebody else (an operator, an I/O error): then the guest
 /// must not run at the destination either.
 Task<void> SourceMigration::ask_why_stopped() {
     auto const status = co_await qmp::query_status(
-        *guest_.client,
-        core::Deadline::after(limits::paused_request_timeout, watchers_stop_.get_token()));
+        *guest_.client, core::Deadline::after(limits::qmp_timeout, watchers_stop_.get_token()));
     if (!status || status->status == "finish-migrate" || status->status == "postmigrate") co_return;
     if (state_.phase != Phase::stopped && state_.phase != Phase::converging) co_return;
     if (status->running) co_return;
@@ -214,6 +271,13 @@ Json SourceMigration::progress() const {
         line.set("ram_transferred_bytes", ram_.info().ram_transferred_bytes);
         line.set("ram_remaining_bytes", ram_.info().ram_remaining_bytes);
     }
+    if (ram_.started_at()) {
+        auto const& ram = ram_.arithmetic();
+        line.set("ram_dirty_bytes_per_second", ram.dirty_bytes_per_second);
+        line.set("ram_transfer_bytes_per_second", ram.transfer_bytes_per_second);
+        line.set("ram_predicted_downtime_ms", std::int64_t{ram.predicted_pause.count()});
+        line.set("cpu_throttle_percent", ram.cpu_throttle_percent);
+    }
     return line;
 }
 
@@ -229,7 +293,20 @@ void SourceMigration::note_step(storage::ConvergenceReport const& now) {
                              {"throttle_bytes_per_second", throttle ? Json(*throttle) : Json()}}));
 }
 
+Json SourceMigration::ram_arithmetic() const {
+    auto const& now = ram_.arithmetic();
+    return Json::object({{"passes", now.passes},
+                         {"dirty_bytes", now.dirty_bytes},
+                         {"dirty_bytes_per_second", now.dirty_bytes_per_second},
+                         {"transfer_bytes_per_second", now.transfer_bytes_per_second},
+                         {"predicted_downtime_ms", std::int64_t{now.predicted_pause.count()}},
+                         {"budget_ms", std::int64_t{ram_.budget().count()}},
+                         {"cpu_throttle_percent", now.cpu_throttle_percent},
+                         {"converging", now.converging}});
+}
+
 Json SourceMigration::arithmetic() const {
+    if (!mirror_) return Json::object({{"ram", ram_arithmetic()}});
     auto const now = mirror_->convergence();
     auto const throttle = throttle_->bytes_per_second();
     auto plan = Json::object({{"delta_bytes", now.delta_bytes},
@@ -239,6 +316,7 @@ Json SourceMigration::arithmetic() const {
                               {"hot_bytes", now.hot_bytes},
                               {"throttle_bytes_per_second", throttle ? Json(*throttle) : Json()},
                               {"steps", steps_}});
+    if (ram_.started_at()) plan.set("ram", ram_arithmetic());
     auto const parts = mirror_->report();
     std::uint64_t final_bytes = 0;
     for (auto const& disk : parts.disks) final_bytes += disk.final_bytes;
@@ -253,7 +331,7 @@ Json SourceMigration::arithmetic() const {
 
 Json SourceMigration::status() const {
     auto now = progress();
-    if (mirror_) now.set("convergence", arithmetic());
+    if (mirror_ || ram_.started_at()) now.set("convergence", arithmetic());
     if (suspended_) now.set("waiting", failure_->sentence());
     now.set("migration_id", migration_id_).set("destination", options_.destination);
     now.set("state", machine::source::describe(state_));
@@ -293,6 +371,7 @@ Json SourceMigration::report() const {
         made.set("error", failure_->sentence());
     if (recovered_) made.set("recovered", true);
     if (!warning_.empty()) made.set("warning", warning_);
+    made.set("downtime_limit_ms", options_.downtime_limit_ms);
     if (downtime_ms_) made.set("downtime_ms", rounded(*downtime_ms_));
     if (stop_at_ && fired_at_)
         made.set("stop_to_fire_ms", rounded(ms_between(*stop_at_, *fired_at_)));
@@ -311,7 +390,7 @@ Json SourceMigration::report() const {
                                  {"ms", rounded(ms_between(phase.start, end))}}));
     }
     made.set("phases", phases);
-    if (mirror_) made.set("convergence", arithmetic());
+    if (mirror_ || ram_.started_at()) made.set("convergence", arithmetic());
     if (mirror_) made.set("link_cuts", mirror_->report().cuts);
     if (mirror_ && mirror_->report().verify) made.set("verify", mirror_->report().verify->json());
     made.set("disks", disks_report());

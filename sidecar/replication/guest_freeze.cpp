@@ -102,7 +102,7 @@ Task<Result<>> GuestFreeze::freeze(Deadline deadline) {
     CO_TRY_VOID(start_watch());
     CO_TRY_VOID(write_replacing(guest_.paths.frozen_mark(guest_.name), socket_));
     talk_ = std::move(talk);
-    watchdog_->stopped();
+    watchdog_->stopped(limits::agent_watchdog_limit);
     auto const count = co_await talk_->agent->freeze(deadline.sooner(limits::agent_freeze_timeout));
     stop_for_test("frozen");
     talk_->refused = !count && count.error().code == Errc::refused;

@@ -76,14 +76,20 @@ std::string left_in_settings(Qmp& qemu) {
     for (auto const& one : qemu.execute("query-migrate-capabilities").elements()) {
         auto const name = one["capability"].text_or("");
         bool const ours = name == "events" || name == "return-path" ||
-                          name == "pause-before-switchover" || name == "late-block-activate";
+                          name == "pause-before-switchover" || name == "late-block-activate" ||
+                          name == "auto-converge";
         if (ours && one["state"].boolean_or(false)) left += "capability: " + name + "\n";
     }
     auto const found = qemu.execute("query-migrate-parameters");
-    auto const defaults = Json::object(
-        {{"max-bandwidth", std::int64_t{128} << 20}, {"downtime-limit", 300}, {"tls-creds", ""}});
-    for (auto const* name : {"max-bandwidth", "downtime-limit", "tls-creds"}) {
-        if (found[name].dump() != defaults[name].dump()) {
+    auto const defaults = Json::object({{"max-bandwidth", std::int64_t{128} << 20},
+                                        {"downtime-limit", 300},
+                                        {"cpu-throttle-initial", 20},
+                                        {"cpu-throttle-increment", 10},
+                                        {"max-cpu-throttle", 99},
+                                        {"throttle-trigger-threshold", 50},
+                                        {"tls-creds", ""}});
+    for (auto const& [name, value] : defaults.members()) {
+        if (found[name].dump() != value.dump()) {
             left += fmt::format("parameter: {} is {}\n", name, found[name].dump());
         }
     }

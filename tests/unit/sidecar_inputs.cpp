@@ -52,6 +52,108 @@ TEST_CASE("options: migrate") {
     CHECK(sidecar::MigrateOptions().throttle);
     CHECK(again->tls.path == "k");
     CHECK_FALSE(again->verify);
+    CHECK(again->converge_limit_s == 600);
+}
+
+TEST_CASE("options: one default and one range of --downtime-limit and --converge-limit") {
+    CHECK(sidecar::MigrateOptions().downtime_limit_ms == 1000);
+    CHECK(sidecar::MigrateOptions().converge_limit_s == 600);
+    auto const usage = [](char const* option, char const* value) {
+        return is_usage_error(
+            {"migrate", "--with-storage", "w", "h", "--plaintext", option, value});
+    };
+    for (auto const* value : {"19", "60001", "1s", "-20", ""}) {
+        INFO(value);
+        CHECK(usage("--downtime-limit", value));
+        CHECK(is_usage_error({"set", "w", "downtime-limit=" + std::string(value)}));
+    }
+    for (auto const* value : {"9s", "25h", "86401", "soon", "10x", "", "99999999999999999999"}) {
+        INFO(value);
+        CHECK(usage("--converge-limit", value));
+        CHECK(is_usage_error({"set", "w", "converge-limit=" + std::string(value)}));
+    }
+    auto const parsed = parse({"migrate", "--with-storage", "w", "h", "--plaintext",
+                               "--converge-limit", "2m", "--downtime-limit", "60000"});
+    auto const* options = std::get_if<Options>(&parsed);
+    REQUIRE(options != nullptr);
+    CHECK(options->migrate.converge_limit_s == 120);
+    CHECK(options->migrate.downtime_limit_ms == 60000);
+    auto const changed =
+        parse({"set", "w", "converge-limit=1h", "downtime-limit=20", "bandwidth=12MiB"});
+    options = std::get_if<Options>(&changed);
+    REQUIRE(options != nullptr);
+    CHECK(options->changes.converge_limit_s == 3600);
+    CHECK(options->changes.downtime_limit_ms == 20);
+    CHECK(options->changes.bandwidth == std::uint64_t{12} << 20);
+}
+
+TEST_CASE("options: a rate has decimal or binary multiples") {
+    auto const rate = [](std::string const& text) -> std::optional<std::uint64_t> {
+        auto const parsed =
+            parse({"migrate", "--with-storage", "w", "h", "--plaintext", "--bandwidth", text});
+        auto const* options = std::get_if<Options>(&parsed);
+        return options ? std::optional(options->migrate.bandwidth) : std::nullopt;
+    };
+    CHECK(rate("0") == 0);
+    CHECK(rate("4M") == 4'000'000);
+    CHECK(rate("4MB") == 4'000'000);
+    CHECK(rate("64k") == 64'000);
+    CHECK(rate("1GiB") == std::uint64_t{1} << 30);
+    CHECK(rate("2Ki") == 2048);
+    for (auto const* wrong : {"fast", "-4M", "4X", "", "2000T", "99999999999999999999G"}) {
+        INFO(wrong);
+        CHECK(rate(wrong) == std::nullopt);
+        CHECK(is_usage_error({"set", "w", "bandwidth=" + std::string(wrong)}));
+    }
+}
+
+TEST_CASE("settings that arrive at the guest's sidecar are held against their ranges") {
+    auto const wire = [] {
+        sidecar::MigrateOptions good;
+        good.destination = "h";
+        return good.to_json();
+    };
+    CHECK(MigrateOptions::from_json(wire()));
+    struct Case {
+        char const* name;
+        std::vector<std::int64_t> wrong;
+    };
+    std::vector<Case> const cases{{"downtime_limit_ms", {-1, 0, 19, 60001, std::int64_t{1} << 33}},
+                                  {"converge_limit_s", {-1, 0, 9, 86401}},
+                                  {"link_timeout_s", {-1, 0, 3601}},
+                                  {"bandwidth", {-1, std::int64_t{1} << 60}}};
+    for (auto const& one : cases) {
+        for (auto const value : one.wrong) {
+            INFO(one.name << " " << value);
+            auto const told = MigrateOptions::from_json(wire().set(one.name, value));
+            REQUIRE_FALSE(told);
+            CHECK(told.error().sentence().find(one.name) != std::string::npos);
+            if (std::string(one.name) == "link_timeout_s") continue;  // `set` has none
+            CHECK_FALSE(sidecar::MigrationChanges::from_json(Json::object({{one.name, value}})));
+        }
+        CHECK_FALSE(MigrateOptions::from_json(wire().set(one.name, "many")));
+    }
+    auto replication = sidecar::ReplicationSettings{};
+    replication.destination = "h";
+    CHECK_FALSE(ReplicationSettings::from_json(replication.to_json().set("bandwidth", -1)));
+}
+
+TEST_CASE("the planned pause is shared: disks and RAM never have more than it together") {
+    namespace limits = sidecar::limits;
+    for (int const ms : {20, 50, 333, 1000, 60000}) {
+        INFO(ms);
+        core::milliseconds const limit(ms);
+        CHECK(limits::downtime_disks(limit) + limits::downtime_ram_min(limit) ==
+              limits::downtime_planned(limit));
+        CHECK(limits::downtime_planned(limit) < limit);
+        CHECK(limits::downtime_disks(limit).count() > 0);
+        CHECK(limits::downtime_ram_min(limit).count() > 0);
+    }
+    using namespace std::chrono_literals;
+    CHECK(limits::downtime_planned(1000ms) == 300ms);
+    // A peer that answers its heartbeats is not lost, however short the pause may be.
+    CHECK(limits::heartbeat_silence_paused(20ms) >= 2 * limits::heartbeat_interval);
+    CHECK(limits::heartbeat_silence_paused(60000ms) <= limits::heartbeat_silence);
 }
 
 TEST_CASE("options: mirror and failover") {

@@ -122,7 +122,7 @@ TEST_CASE("converge: without leave to slow it down it is refused, and said why",
     CHECK(refused.exit_status == 1);
     auto const why = refused.report["error"].text_or("");
     CHECK(why.find("the guest writes") != std::string::npos);
-    CHECK(why.find("--downtime-limit 300") != std::string::npos);
+    CHECK(why.find("--downtime-limit 1000") != std::string::npos);
     CHECK(refused.report["convergence"].has("throttle_bytes_per_second"));
     CHECK(refused.report["convergence"]["throttle_bytes_per_second"].is_null());
     CHECK(limits_on(scene, scene.a()) == before);

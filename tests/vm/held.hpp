@@ -8,8 +8,10 @@
 #include "tests/support/scene.hpp"
 
 /// A scene whose source sidecar stands still just before `action`, and the migration it does.
+/// Unless `more` says otherwise, its guest may be stopped for longer than a busy test machine
+/// needs.
 struct Held {
-    explicit Held(std::string const& action, lab::Argv const& more = {},
+    explicit Held(std::string const& action, lab::Argv const& more = {"--downtime-limit", "4000"},
                   lab::GuestOptions const& guest = {})
         : scene({.guest = guest, .run_environment = {"SIDECAR_TEST_STOP_AT=" + action}}),
           migration(scene.start_migration(scene.a(), more)) {

@@ -163,7 +163,7 @@ TEST_CASE("verify: a byte changed at the destination while it is copied is found
 
 TEST_CASE("verify: a byte changed in the last delta is found", "[vm][verify]") {
     GuestOptions const guest{.rate = 500};
-    Held held("verify_final", {"--verify"}, guest);
+    Held held("verify_final", {"--verify", "--downtime-limit", "4000"}, guest);
     // Which blocks the last delta has nobody knows beforehand; all are where the guest writes.
     auto const end = guest.span_mib << 20;
     change(held.scene.guest().image(held.scene.b(), 0), 5, end);
