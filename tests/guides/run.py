@@ -26,6 +26,7 @@ NOT_RUN = {"on the build machine", "in the guest"}  # the build is done; the tes
 # What of a host is its own. The lower layer is the machine's directory.
 OVERLAYS = ("/etc", "/srv", "/var", "/usr/local")
 EMPTY = ("/run", "/tmp")
+GUEST_DIRECTORY = "/usr/local/share/test-guest"  # kernel and initramfs of the test guest, in each host
 
 HOST_INIT = r"""
 set -e
@@ -36,13 +37,13 @@ for directory in {overlays}; do
     mount -t overlay overlay -o "lowerdir=$directory,upperdir=$1$directory/upper,workdir=$1$directory/work" "$directory"
 done
 install -m 755 "$2" /usr/local/bin/sidecar
-[ -z "$3" ] || {{ mkdir -p "$1/guest" && cp "$3/vmlinuz" "$3/initramfs.cpio.gz" "$1/guest/"; }}
+[ -z "$3" ] || {{ mkdir -p {guest} && cp "$3/vmlinuz" "$3/initramfs.cpio.gz" {guest}/; }}
 for directory in {empty}; do mount -t tmpfs tmpfs "$directory"; done
 ip link set lo up
 sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 echo ready
 exec sleep infinity
-""".format(overlays=" ".join(OVERLAYS), empty=" ".join(EMPTY))
+""".format(overlays=" ".join(OVERLAYS), empty=" ".join(EMPTY), guest=GUEST_DIRECTORY)
 
 
 def end_with_parent():
@@ -220,12 +221,10 @@ def probe(lab):
     bridge_and_addresses(lab)
     run_guide("two-hosts", lab, only="23")
     # The guide's guest runs an operating system with an echo: the test guest does.
-    host = lab.hosts["host a"]
-    guest = host.scratch / "guest"
-    host.run(f"""
+    lab.hosts["host a"].run(f"""
         truncate -s 64M /srv/vm/web1.raw
         sidecar run web1 --bridge br0 -- qemu-system-x86_64 -M q35 -accel tcg -m 262136K -nodefaults -nographic \\
-            -kernel {guest}/vmlinuz -initrd {guest}/initramfs.cpio.gz \\
+            -kernel {GUEST_DIRECTORY}/vmlinuz -initrd {GUEST_DIRECTORY}/initramfs.cpio.gz \\
             -append 'console=ttyS0 quiet panic=-1 no_timer_check witness.disk=vda witness.net=eth0,ip4=192.0.2.10/24,ip6=2001:db8::10/64' \\
             -serial file:/var/log/serial -drive if=none,id=d0,file=/srv/vm/web1.raw,format=raw \\
             -device virtio-blk-pci,drive=d0 -netdev tap,id=n0,ifname=web1,script=no,downscript=no \\
