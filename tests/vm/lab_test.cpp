@@ -52,6 +52,10 @@ TEST_CASE("lab: is removed even when its test is killed", "[vm][lab]") {
     if (doomed == 0) {
         Lab lab;
         Daemon sleeper("sleeper", {"sleep", "1000"}, lab.a().place(), lab.a().logs);
+        // `ip netns exec` enters the namespace before it becomes `sleep`: only then the lab finds
+        // it.
+        auto const comm = fmt::format("/proc/{}/comm", sleeper.pid());
+        wait_until("the sleeper", 10s, [&] { return read_file(comm) == "sleep\n"; });
         std::string const names = lab.a().netns + "\n" + lab.directory().string();
         (void)!write(writer.get(), names.data(), names.size());
         kill(getpid(), SIGKILL);
