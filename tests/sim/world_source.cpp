@@ -398,11 +398,8 @@ void monitor_moves(Moves& moves) {
             moves.source_event(Nature::fault, {.move = Move::qmp_silent_too_long},
                                src::event(Kind::qmp_silent_too_long));
         }
-    } else if (world.destination_up && from.source.resources.contains(src::Resource::ram) &&
-               phase >= src::Phase::converging && phase <= src::Phase::rolling_back &&
+    } else if (phase >= src::Phase::preparing && phase <= src::Phase::rolling_back &&
                phase != src::Phase::committed && phase != src::Phase::settling) {
-        // Before RAM starts a loss only ends actions, which alone.cpp explores; and two faults at
-        // once, this one and a dead destination sidecar, would double the states.
         Node& lost = moves.add(Nature::fault, {.move = Move::qmp_lost});
         lost.world.qmp_down = true;
         tell_source(lost, src::event(Kind::qmp_lost), moves.mutation);
