@@ -43,8 +43,11 @@ Task<Result<std::unique_ptr<Connection>>> reach(core::Loop& loop, Options const&
     if (!socket) {
         auto const last = Journal::peek(options.paths.state(options.guest));
         std::string hint;
-        if (last && last->outcome == "moved")
-            hint = fmt::format("; it moved to {} in migration {}", last->peer, last->migration_id);
+        if (!last) hint = "; " + last.error().sentence();
+        if (last && last->moved_away()) {
+            hint = fmt::format("; it moved to {} in migration {}", last->source()->peer,
+                               last->migration_id);
+        }
         co_return fail(
             Errc::refused,
             "no sidecar of a guest `{}` runs here ({}: {}){}; `sidecar status` lists those that do",

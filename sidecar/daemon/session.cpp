@@ -82,18 +82,19 @@ Result<> Session::listen() {
 Task<Result<>> Session::run(std::stop_token terminate) {
     CO_TRY_VOID(open_journal());
     auto const& last = journal_->last();
-    if (last.role == "source" && last.record == "committed") {
+    auto const* left = last.source();
+    if (left != nullptr && left->record == SourceEntry::Record::committed) {
         co_return fail(Errc::refused,
                        "a migration of {} to {} (migration_id {}) is in doubt: the guest may run "
                        "there; ask that "
                        "host, then `sidecar resolve`",
-                       name_, last.peer, last.migration_id);
+                       name_, left->peer, last.migration_id);
     }
     auto guest = co_await Guest::launch(loop_, paths_, name_, options_.run);
-    if (!guest && last.role == "source" && last.outcome == "moved") {
+    if (!guest && last.moved_away()) {
         guest.error().what +=
             fmt::format(" [{} moved to {} in migration {}: its images here are IMAGE.moved-{}]",
-                        name_, last.peer, last.migration_id, last.migration_id);
+                        name_, left->peer, last.migration_id, last.migration_id);
     }
     if (!guest) co_return std::unexpected(guest.error());
     stay_with(std::move(*guest));
@@ -105,9 +106,7 @@ Task<Result<>> Session::run(std::stop_token terminate) {
 Task<Result<>> Session::attach(std::stop_token terminate) {
     CO_TRY_VOID(co_await wait_for_journal());
     auto const last = journal_->last();
-    bool const unfinished =
-        last.role == "source" &&
-        (last.record == "begun" || last.record == "committed" || last.record == "rolled_back");
+    bool const unfinished = last.source_unfinished();
     if (DestinationMigration::owned_unfinished(paths_, name_, last)) {
         co_return co_await take_over_incoming(last.migration_id, terminate);
     }
@@ -130,7 +129,7 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
         if (settings) {
             core::log::warning(
                 "guest={} migration_id={} going on with a migration that was left in `{}`", name_,
-                last.migration_id, last.record);
+                last.migration_id, last.record_name());
             source_ =
                 std::make_unique<SourceMigration>(*guest_, *journal_, *settings, last.migration_id);
             tasks_.spawn(run_migration(*source_, nullptr, true));
@@ -325,13 +324,12 @@ Task<Result<Json>> Session::accept_peer(Connection& from, Json arguments) {
     if (!destination_) {
         if (guest_) co_return fail(Errc::refused, "a guest named {} runs here already", name_);
         auto const& last = journal_->last();
-        bool const open = !last.record.empty() && last.record != "ended" && last.record != "begun";
-        if (open && last.migration_id != migration_id) {
+        if (last.must_be_ended_first() && last.migration_id != migration_id) {
             co_return fail(
                 Errc::refused,
                 "an earlier migration of {} (migration_id {}) is not ended on this host: its "
                 "record is `{}`",
-                name_, last.migration_id, last.record);
+                name_, last.migration_id, last.record_name());
         }
         destination_ = std::make_unique<DestinationMigration>(loop_, paths_, name_, migration_id,
                                                               *journal_, options_.serve);

@@ -52,8 +52,11 @@ Task<bool> bring_back(core::Loop& loop, Paths paths, std::string guest, std::str
         co_return journal.error().code == Errc::refused;
     }
     auto last = journal->last();
-    if (last.role != "source" || (last.record != "begun" && last.record != "rolled_back"))
-        co_return true;
+    auto* const left = std::get_if<SourceEntry>(&last.what);
+    bool const ours_to_decide =
+        left != nullptr && (left->record == SourceEntry::Record::begun ||
+                            left->record == SourceEntry::Record::rolled_back);
+    if (!ours_to_decide) co_return true;
     auto client =
         co_await qmp::Client::connect(loop, qmp_socket, Deadline::after(limits::qmp_timeout));
     if (!client) {
@@ -66,9 +69,9 @@ Task<bool> bring_back(core::Loop& loop, Paths paths, std::string guest, std::str
                                          deadline);  // what came of it, query-status tells
     auto const status = co_await qmp::query_status(**client, deadline);
     if (status && !status->running && status->status != "finish-migrate" &&
-        last.record == "begun") {
+        left->record == SourceEntry::Record::begun) {
         // The migration had completed: from here on no COMMIT of this migration_id may ever count.
-        last.record = "rolled_back";
+        left->record = SourceEntry::Record::rolled_back;
         if (auto const recorded = journal->record(last); !recorded) {
             core::log::error("watchdog guest={} {}", guest, recorded.error().sentence());
             co_await (*client)->close();

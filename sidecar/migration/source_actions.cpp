@@ -115,15 +115,14 @@ Task<Result<Json>> SourceMigration::check_only() {
     co_return Json::object({{"checked", lines}});
 }
 
-Task<Result<>> SourceMigration::record(std::string what, std::string outcome) {
-    co_return journal_.record(
-        {migration_id_, "source", std::move(what), std::move(outcome), options_.destination});
+Task<Result<>> SourceMigration::record(SourceEntry::Record what, SourceEntry::Outcome outcome) {
+    co_return journal_.record({migration_id_, SourceEntry{what, outcome, options_.destination}});
 }
 
 Task<Result<>> SourceMigration::record_begin() {
     CO_TRY_VOID(write_record({}));
     CO_TRY(watchdog_, Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path()));
-    co_return co_await record("begun", "");
+    co_return co_await record(SourceEntry::Record::begun);
 }
 
 Result<> SourceMigration::write_record(Json const& throttle) const {
@@ -285,7 +284,7 @@ Task<Result<>> SourceMigration::continue_migration() {
 /// From here on only the destination's answer, or an operator, may bring the guest back.
 Task<Result<>> SourceMigration::record_commit() {
     if (watchdog_) watchdog_->released();
-    return record("committed", "");
+    return record(SourceEntry::Record::committed);
 }
 
 Task<ActionResult> SourceMigration::commit() {
@@ -463,8 +462,31 @@ Task<Result<>> SourceMigration::settle_network() {
     co_return settled;
 }
 
+namespace {
+
+SourceEntry::Outcome outcome_of(machine::Outcome outcome) {
+    using enum SourceEntry::Outcome;
+    switch (outcome) {
+        case machine::Outcome::none:
+            return none;
+        case machine::Outcome::moved:
+            return moved;
+        case machine::Outcome::failed:
+            return failed;
+        case machine::Outcome::refused:
+            return refused;
+        case machine::Outcome::cancelled:
+            return cancelled;
+        case machine::Outcome::in_doubt:
+            return in_doubt;
+    }
+    std::unreachable();
+}
+
+}  // namespace
+
 Task<Result<>> SourceMigration::record_end() {
-    CO_TRY_VOID(co_await record("ended", std::string(machine::name(state_.outcome))));
+    CO_TRY_VOID(co_await record(SourceEntry::Record::ended, outcome_of(state_.outcome)));
     remove_key(key_directory());
     std::error_code
         ignored;  // the journal has the last word; a record left over is overwritten by the next

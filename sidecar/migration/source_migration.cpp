@@ -88,6 +88,24 @@ Task<Json> SourceMigration::run(ProgressSink sink) {
     return drive(machine::source::event(Event::Kind::migrate_requested), std::move(sink));
 }
 
+/// What the journal says of this migration, as the machine knows it.
+machine::source::Record SourceMigration::recorded() const {
+    using machine::source::Record;
+    auto const* entry = journal_.last().source();
+    if (entry == nullptr) return Record::none;
+    switch (entry->record) {
+        case SourceEntry::Record::begun:
+            return Record::begun;
+        case SourceEntry::Record::committed:
+            return Record::committed;
+        case SourceEntry::Record::rolled_back:
+            return Record::rolled_back;
+        case SourceEntry::Record::ended:
+            return Record::none;
+    }
+    std::unreachable();
+}
+
 Task<Json> SourceMigration::recover(ProgressSink sink) {
     using machine::source::Record;
     recovered_ = true;
@@ -96,11 +114,7 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
         auto described = Description::from_json((*known)["description"]);
         if (described) description_ = std::move(*described);
     }
-    auto const& word = journal_.last().record;
-    auto const found = word == "committed"     ? Record::committed
-                       : word == "rolled_back" ? Record::rolled_back
-                       : word == "begun"       ? Record::begun
-                                               : Record::none;
+    auto const found = recorded();
     auto qemu = co_await look_at_qemu();
     if (found == Record::begun && qemu == machine::source::Qemu::running && read_copy_record()) {
         auto guarded = Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path());
@@ -277,7 +291,7 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::drop_network:
             return drop_network();
         case Action::record_rollback:
-            return record("rolled_back", "");
+            return record(SourceEntry::Record::rolled_back);
         case Action::tombstone_disks:
             return tombstone_disks();
         case Action::settle_network:

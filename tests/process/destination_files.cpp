@@ -169,7 +169,8 @@ TEST_CASE("destination files: of two guests with one image path, the second give
 
 TEST_CASE("destination files: what a killed sidecar created goes with the next migration",
           "[destination-files]") {
-    for (std::string const at : {"record_images", "publish_images", "reply_prepared"}) {
+    for (std::string const at :
+         {"record_images", "publish_images", "record_qemu", "reply_prepared"}) {
         DYNAMIC_SECTION("killed at " << at) {
             Destination here;
             auto killed = here.connect({.environment = {"SIDECAR_TEST_STOP_AT=" + at}});
