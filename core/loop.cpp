@@ -271,7 +271,7 @@ void Loop::submit(Op& op) {
             io_uring_prep_connect(sqe, request.fd, static_cast<sockaddr*>(address), length);
             break;
         case Op::Kind::fdatasync:
-            io_uring_prep_fsync(sqe, request.fd, IORING_FSYNC_DATASYNC);
+            io_uring_prep_fsync(sqe, request.fd, length == 0 ? IORING_FSYNC_DATASYNC : 0);
             break;
         case Op::Kind::sendmsg:
             io_uring_prep_sendmsg(sqe, request.fd, static_cast<msghdr*>(address), MSG_NOSIGNAL);

@@ -113,8 +113,12 @@ Result<> check_name_free(Links const& links, std::string const& interface) {
 
 Result<> check_kernel() {
     TRY(auto nft, Nft::open());
-    auto const tried = nft.try_out(trial_rules());
-    if (tried || tried.error().os == EPERM) return tried;
+    auto tried = nft.try_out(trial_rules());
+    if (tried) return tried;
+    if (tried.error().os == EPERM) {
+        tried.error().code = Errc::refused;  // nothing was touched
+        return tried;
+    }
     return fail(Errc::refused,
                 "this kernel cannot have the rules that keep the protocols apart (it needs "
                 "CONFIG_NF_TABLES_BRIDGE and CONFIG_NF_TABLES_NETDEV): {}",

@@ -101,7 +101,7 @@ struct NetworkRecord {
 core::Result<NetworkRecord> record_for(Netlink& netlink, NetworkDefinition const& definition,
                                        std::vector<NetworkRecord> const& others);
 
-/// Whether this kernel, and this user, can have the rules at all; refused, or no privilege.
+/// Whether this kernel, and this user, can have the rules at all; fails with refused.
 core::Result<> check_kernel();
 
 /// Why this host cannot have the network, before anything is touched: fails with refused.

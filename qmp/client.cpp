@@ -121,6 +121,7 @@ Client::Client(Loop& loop, core::Fd socket, std::string socket_path)
       read_buffer_(read_bytes),
       has_unsent_(loop),
       ended_(loop),
+      reopened_(loop),
       idle_(loop),
       fd_turn_(loop, 1),
       scope_(loop) {
@@ -178,8 +179,58 @@ Task<Result<>> Client::greet(Deadline deadline) {
     co_return Result<>{};
 }
 
+/// Says `qmp_capabilities` before the reader and the writer run: no other command may come first.
+Task<Result<>> Client::negotiate(Deadline deadline) {
+    std::uint64_t const id = next_id_++;
+    CO_TRY_VOID(co_await send({encode("qmp_capabilities", {}, id), core::Fd()}));
+    for (;;) {
+        CO_TRY(auto message, co_await read_message(deadline));
+        auto const* reply = std::get_if<Return>(&message);
+        if (reply != nullptr && reply->id == id) co_return Result<>{};
+        CO_TRY_VOID(dispatch(std::move(message)));
+    }
+}
+
+Task<Result<>> Client::reconnect(Deadline deadline) {
+    Inside const inside(*this);
+    cut(fmt::format("we connect to the monitor {} again", socket_path_));
+    co_await scope_.join();
+    unsent_.clear();
+    unsent_bytes_ = 0;
+    deadline = deadline.sooner(greeting_timeout);
+    auto socket = co_await core::connect_unix(loop_, socket_path_, deadline);
+    if (!socket) co_return std::unexpected(no_monitor(socket_path_, std::move(socket.error())));
+    socket_ = std::move(*socket);
+    framer_ = Framer();
+    stop_ = std::stop_source();
+    auto greeted = co_await greet(deadline);
+    if (greeted) greeted = co_await negotiate(deadline);
+    if (!greeted) {
+        socket_.reset();  // QEMU may take its next client at once
+        co_return greeted;
+    }
+    why_closed_.reset();
+    ended_.reset();
+    scope_.spawn(read_loop(*this));
+    scope_.spawn(write_loop(*this));
+    reopened_.set();
+    co_return Result<>{};
+}
+
+void Client::expect_reconnect(bool expected) {
+    reconnects_ = expected;
+    if (!expected) reopened_.set();
+}
+
+void Client::cut(std::string why) { end({Errc::closed, 0, std::move(why), {}}); }
+
 Task<Result<Json>> Client::execute(std::string command, Json arguments, Deadline deadline) {
-    return call(std::move(command), std::move(arguments), core::Fd(), std::move(deadline));
+    Inside const inside(*this);
+    for (;;) {
+        auto reply = co_await call(command, arguments, core::Fd(), deadline);
+        bool const cut_off = !reply && reply.error().code == Errc::closed;
+        if (!cut_off || !reconnects_ || !command.starts_with("query-")) co_return reply;
+    }
 }
 
 Task<Result<Json>> Client::execute_with_fd(std::string command, Json arguments, int fd,
@@ -203,6 +254,17 @@ Task<Result<Json>> Client::call(std::string command, Json arguments, core::Fd fd
     Inside const inside(*this);
     if (deadline.stopped())
         co_return core::fail(Errc::cancelled, "cancelled before {} was sent", command);
+    while (why_closed_ && reconnects_) {
+        reopened_.reset();
+        auto const reopened = co_await reopened_.wait(deadline);
+        if (!reopened && reopened.error().code == Errc::cancelled) {
+            co_return core::fail(Errc::cancelled, "cancelled before {} was sent", command);
+        }
+        if (!reopened) {
+            co_return core::fail(Errc::timed_out, "QEMU did not answer {} in time: {}", command,
+                                 why_closed_ ? why_closed_->what : "");
+        }
+    }
     if (why_closed_) {
         co_return core::fail(Errc::closed, "cannot send {}: {}", command, why_closed_->what);
     }
@@ -372,7 +434,7 @@ void Client::end(core::Error why) {
     if (why_closed_) return;
     if (why.code == Errc::cancelled) why.code = Errc::closed;
     why_closed_ = std::move(why);
-    shutdown(socket_.get(), SHUT_RDWR);  // QEMU may take its next client at once
+    if (socket_) shutdown(socket_.get(), SHUT_RDWR);  // QEMU may take its next client at once
     for (auto const& [id, call] : calls_) {
         if (!call->outcome) call->outcome = core::fail(Errc::closed, "{}", why_closed_->what);
         call->done.set();
@@ -394,6 +456,7 @@ Task<Result<>> Client::wait_closed(Deadline deadline) {
 }
 
 Task<void> Client::close() {
+    expect_reconnect(false);
     end({Errc::closed, 0, fmt::format("we closed the monitor {}", socket_path_), {}});
     co_await scope_.join();
     // Callers that were just woken still look at their Call through us.

@@ -93,6 +93,17 @@ public:
     /// Events from now on: all, or those of these names.
     Subscription subscribe(std::vector<std::string> names = {});
 
+    /// Connects again after the connection has ended, QEMU being alive; references to this client
+    /// stay valid. Ends a connection that is still open. Subscriptions from before have ended:
+    /// subscribe again, then ask QEMU's state, since events may be missing. Fails as connect does;
+    /// one caller at a time.
+    Task<Result<>> reconnect(Deadline deadline);
+    /// While set, a command that finds the connection ended waits for reconnect() within its
+    /// deadline, and a query that was cut off is sent again. Only for an owner that reconnects.
+    void expect_reconnect(bool expected);
+    /// Ends the connection as if QEMU had: for a QEMU that does not answer.
+    void cut(std::string why);
+
     [[nodiscard]] bool open() const { return !why_closed_.has_value(); }
     /// The QEMU at the other end, by SO_PEERCRED; 0 when it is in a foreign pid namespace. For the
     /// connection made by launch() it is ourselves: use Launched::process there.
@@ -138,6 +149,7 @@ private:
     static Task<Result<std::unique_ptr<Client>>> reach(Loop& loop, std::string const& socket_path,
                                                        Deadline deadline);
     Task<Result<>> greet(Deadline deadline);
+    Task<Result<>> negotiate(Deadline deadline);
     Task<Result<Message>> read_message(Deadline deadline);
     Task<Result<Json>> call(std::string command, Json arguments, core::Fd fd, Deadline deadline);
     static Task<void> read_loop(Client& client);
@@ -160,6 +172,8 @@ private:
     std::size_t unsent_bytes_ = 0;
     core::Event has_unsent_;
     core::Event ended_;
+    core::Event reopened_;  ///< Set by reconnect(), and when none is expected any more.
+    bool reconnects_ = false;
     core::Event idle_;
     core::Semaphore fd_turn_;
     std::size_t inside_ = 0;

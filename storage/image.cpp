@@ -35,7 +35,6 @@ constexpr off_t qemu_lock_bytes_begin = 100;
 constexpr off_t qemu_lock_bytes_length = 200;
 
 // Between the name of a disk and the migration_id in which it moved away.
-constexpr std::string_view tombstone_mark = ".moved-";
 
 struct Output {
     int status = 0;
@@ -99,23 +98,6 @@ Task<Result<Output>> qemu_img(core::Loop& loop, std::vector<std::string> argumen
 
 // As qemu-img wants it: "a:b" would be taken for a protocol.
 std::string plain(std::string const& path) { return path.starts_with('/') ? path : "./" + path; }
-
-bool exists(std::string const& path) {
-    struct stat status{};
-    return lstat(path.c_str(), &status) == 0;
-}
-
-Result<> move_file(std::string const& from, std::string const& to) {
-    struct stat status{};
-    if (lstat(from.c_str(), &status) == 0 && S_ISBLK(status.st_mode)) {
-        return fail(Errc::invalid, "{} is a block device: it cannot be marked by its name", from);
-    }
-    if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) < 0) {
-        if (errno == ENOENT && exists(to)) return sync_directory_of(to);  // done before
-        return fail_errno(errno, "cannot rename {} to {}", from, to);
-    }
-    return sync_directory_of(to);
-}
 
 }  // namespace
 
@@ -252,36 +234,6 @@ Result<bool> in_use(std::string const& path) {
         return fail_errno(errno, "cannot ask for the locks of {}", path);
     }
     return lock.l_type != F_UNLCK;
-}
-
-std::string tombstone_path(std::string const& path, std::string const& migration_id) {
-    return path + std::string(tombstone_mark) + migration_id;
-}
-
-Result<> tombstone(std::string const& path, std::string const& migration_id) {
-    return move_file(path, tombstone_path(path, migration_id));
-}
-
-Result<> untombstone(std::string const& path, std::string const& migration_id) {
-    return move_file(tombstone_path(path, migration_id), path);
-}
-
-Result<std::vector<std::string>> remove_tombstones(std::string const& path) {
-    auto directory = std::filesystem::path(path).parent_path();
-    if (directory.empty()) directory = ".";
-    auto const prefix =
-        std::filesystem::path(path).filename().string() + std::string(tombstone_mark);
-    std::vector<std::string> removed;
-    std::error_code error;
-    auto entry = std::filesystem::directory_iterator(directory, error);
-    for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-        if (!entry->path().filename().string().starts_with(prefix)) continue;
-        auto const name = entry->path().string();
-        if (unlink(name.c_str()) < 0) return fail_errno(errno, "cannot remove {}", name);
-        removed.push_back(name);
-    }
-    if (error) return fail_errno(error.value(), "cannot list {}", directory.string());
-    return removed;
 }
 
 }  // namespace storage

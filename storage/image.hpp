@@ -1,6 +1,5 @@
-// Image files of a host: what they are, making them at the destination, and marking a source's disk
-// as moved. Used by `serve`, which creates the destination's disks, and by the source when a
-// migration has committed.
+// Image files of a host: what they are, and making them at the destination. Used by both sides of a
+// migration and by replication. The names of a source's stale images: stale_image.hpp.
 #pragma once
 
 #include <cstdint>
@@ -70,16 +69,5 @@ core::Result<std::uint64_t> allocated_bytes(std::string const& path);
 /// Whether another process holds the image, as QEMU itself would find out: the OFD lock bytes QEMU
 /// sets. Only for files; a block device is reported as free.
 core::Result<bool> in_use(std::string const& path);
-
-/// What `tombstone` makes of PATH: PATH.moved-ID.
-std::string tombstone_path(std::string const& path, std::string const& migration_id);
-/// Renames PATH to PATH.moved-ID and syncs the directory: the stale disk cannot be started by
-/// its name. Ok also when that has already happened. Block devices cannot be renamed: invalid.
-core::Result<> tombstone(std::string const& path, std::string const& migration_id);
-/// Puts the disk of `migration_id` back under its name (operator resolved to the source). Ok when
-/// it is there already.
-core::Result<> untombstone(std::string const& path, std::string const& migration_id);
-/// Removes every PATH.moved-*; returns what was removed.
-core::Result<std::vector<std::string>> remove_tombstones(std::string const& path);
 
 }  // namespace storage

@@ -28,12 +28,15 @@ class Listener : public Handler {
 public:
     explicit Listener(ProgressView* view) : view_(view) {}
     Task<Result<Json>> handle(Connection&, std::string verb, Json arguments) override {
+        if (verb == "progress") phase_ = arguments["phase"].text_or("");
         if (verb == "progress" && view_ != nullptr) view_->show(arguments);
         co_return Json();
     }
+    [[nodiscard]] std::string const& phase() const { return phase_; }
 
 private:
     ProgressView* view_;
+    std::string phase_;
 };
 
 Task<Result<std::unique_ptr<Connection>>> reach(core::Loop& loop, Options const& options,
@@ -83,9 +86,8 @@ void tell_tracking(Json const& tracked) {
 
 void tell(Json const& report) {
     auto const outcome = report["outcome"].text_or("");
-    if (report.has("warning")) {
-        fmt::print(stderr, "warning: {}\n", report["warning"].text_or(""));
-    }
+    for (auto const& line : report["warnings"].elements())
+        fmt::print(stderr, "warning: {}\n", line.text_or(""));
     if (outcome == "moved") {
         std::int64_t copied = 0;
         for (auto const& disk : report["disks"].elements())
@@ -113,14 +115,25 @@ void tell(Json const& report) {
                outcome == "in_doubt" ? "; when the other host is fenced: `sidecar resolve`" : "");
 }
 
-Task<void> cancel_when_interrupted(core::Event& interrupted, Connection& connection,
-                                   ProgressView& view, std::stop_token token) {
-    if (!co_await interrupted.wait(Deadline::never(token))) co_return;
-    auto const answer =
-        co_await connection.request("cancel", {}, Deadline::after(limits::qmp_timeout));
-    view.clear();
-    if (!answer) fmt::print(stderr, "{}\n", answer.error().sentence());
-    if (answer) fmt::print(stderr, "cancelling...\n");
+/// The command ends, and the migration does not.
+int leave(Options const& options, std::string const& phase) {
+    auto const known = known_outcome(phase);
+    fmt::print(stderr,
+               "interrupted: {}; the sidecar goes on with the migration{}: `sidecar status {}`\n",
+               known.where, phase.empty() ? "" : fmt::format(" ({})", phase), options.guest);
+    return known.exit_status;
+}
+
+/// Its journal outlives a sidecar, and no write of it comes after the end of its connections.
+int tell_of_dead_sidecar(Options const& options) {
+    auto const last = Journal::peek(options.paths.state(options.guest));
+    auto const known = last ? known_outcome_of_dead(last->role, last->record, last->outcome)
+                            : KnownOutcome{"its journal cannot be read", machine::exit_in_doubt};
+    fmt::print(stderr,
+               "error: the sidecar of {} ended during the migration: {}; `sidecar attach {}` "
+               "finishes or undoes the rest\n",
+               options.guest, known.where, options.guest);
+    return known.exit_status;
 }
 
 }  // namespace
@@ -142,15 +155,24 @@ int complain(Error const& error) {
     fmt::print(stderr, "error: {}\n", error.sentence());
     switch (error.code) {
         case Errc::invalid:
-            return usage;
+            return machine::exit_usage;
+        case Errc::refused:
+            return machine::exit_refused;
+        case Errc::cancelled:
+            return machine::exit_cancelled;
+        case Errc::io:
         case Errc::closed:
-            return failed;
-        default:
-            return refused;
+        case Errc::timed_out:
+        case Errc::protocol:
+        case Errc::qemu_refused:
+        case Errc::nbd:
+        case Errc::netlink:
+            return machine::exit_failed;
     }
+    return machine::exit_failed;
 }
 
-Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interrupted) {
+Task<int> migrate_command(core::Loop& loop, Options options, Interrupts& interrupts) {
     auto const& wanted = options.migrate;
     // Whatever the sidecar would find wrong with the key only later is found here, as a matter of
     // usage.
@@ -171,27 +193,23 @@ Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interr
     if (!connection) co_return complain(connection.error());
     core::TaskGroup scope(loop);
     std::stop_source stop;
+    std::stop_source give_up;
     scope.spawn((*connection)->run({}));
-    scope.spawn(cancel_when_interrupted(interrupted, **connection, view, stop.get_token()));
+    scope.spawn(cancel_when_interrupted(interrupts, **connection, view, give_up, stop.get_token()));
     auto const report =
-        co_await (*connection)->request("migrate", settings.to_json(), Deadline::never());
+        co_await (*connection)
+            ->request("migrate", settings.to_json(), Deadline::never(give_up.get_token()));
     view.clear();
     stop.request_stop();
     (*connection)->close();
     co_await scope.join();
-    if (!report && report.error().code == Errc::closed) {
-        fmt::print(stderr,
-                   "error: the sidecar of {} ended during the migration; `sidecar attach {}` finds "
-                   "out where "
-                   "the guest is and goes on\n",
-                   options.guest, options.guest);
-        co_return in_doubt;
-    }
+    if (!report && give_up.stop_requested()) co_return leave(options, listener.phase());
+    if (!report && report.error().code == Errc::closed) co_return tell_of_dead_sidecar(options);
     if (!report) co_return complain(report.error());
     if (report->has("checked")) {
         for (auto const& line : (*report)["checked"].elements())
             fmt::print("[ OK ] {}\n", line.text_or(""));
-        co_return moved;
+        co_return machine::exit_moved;
     }
     if (!options.report_file.empty()) {
         auto const written = write_durably(options.report_file, report->dump_pretty() + "\n", 0644);
@@ -202,7 +220,7 @@ Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interr
     } else {
         tell(*report);
     }
-    co_return static_cast<int>((*report)["exit_status"].integer_or(failed));
+    co_return static_cast<int>((*report)["exit_status"].integer_or(machine::exit_failed));
 }
 
 Task<int> set_command(core::Loop& loop, Options options) {

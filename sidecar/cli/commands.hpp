@@ -3,23 +3,17 @@
 #pragma once
 
 #include "sidecar/channel/connection.hpp"
+#include "sidecar/cli/interrupt.hpp"
 #include "sidecar/cli/options.hpp"
+#include "sidecar/machine/common.hpp"
 
 namespace sidecar {
 
-/// The exit statuses of every command.
-enum ExitStatus : int {
-    moved = 0,
-    failed = 1,
-    usage = 2,
-    refused = 3,
-    in_doubt = 4,
-    cancelled = 5
-};
+// Each returns a machine::ExitStatus.
 
-/// Asks for the migration, shows its progress, writes the report. An interrupt (SIGINT, SIGTERM)
-/// cancels the migration and waits for its end.
-core::Task<int> migrate_command(core::Loop& loop, Options options, core::Event& interrupted);
+/// Asks for the migration, shows its progress, writes the report. interrupt.hpp says what SIGINT
+/// and SIGTERM do.
+core::Task<int> migrate_command(core::Loop& loop, Options options, Interrupts& interrupts);
 core::Task<int> status_command(core::Loop& loop, Options options);
 core::Task<int> set_command(core::Loop& loop, Options options);
 core::Task<int> cancel_command(core::Loop& loop, Options options);

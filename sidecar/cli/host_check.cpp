@@ -88,7 +88,7 @@ Task<int> check_command(core::Loop& loop, Options options) {
         }
     }
     if (options.json) fmt::print("{}\n", Json::object({{"ok", good}, {"findings", all}}).dump());
-    co_return good ? 0 : static_cast<int>(refused);
+    co_return good ? 0 : int{machine::exit_refused};
 }
 
 }  // namespace sidecar

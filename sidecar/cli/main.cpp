@@ -22,18 +22,13 @@ using core::Deadline;
 using core::Result;
 using core::Task;
 
-struct Interrupts {
-    explicit Interrupts(core::Loop& loop) : event(loop) {}
-    std::stop_source terminate;  ///< For daemons.
-    core::Event event;           ///< For commands.
-};
-
 Task<void> watch_signals(core::Loop& loop, int fd, Interrupts& interrupts, std::stop_token done) {
     signalfd_siginfo info{};
     auto const buffer = std::as_writable_bytes(std::span(&info, 1));
     if (!co_await loop.read(fd, buffer, Deadline::never(done))) co_return;
-    interrupts.event.set();
+    interrupts.first.set();
     interrupts.terminate.request_stop();
+    if (co_await loop.read(fd, buffer, Deadline::never(done))) interrupts.second.set();
 }
 
 /// SIGINT and SIGTERM come as reads of the loop; SIGPIPE never: a broken connection is an error of
@@ -53,7 +48,7 @@ Task<int> daemon(Task<Result<>> task) {
     if (result) co_return 0;
     // A daemon fails only before it begins: a QEMU that is gone, or would not start, is a refusal.
     int const status = complain(result.error());
-    co_return status == failed ? refused : status;
+    co_return status == machine::exit_failed ? int{machine::exit_refused} : status;
 }
 
 Task<int> at_once(int status) { co_return status; }
@@ -77,9 +72,9 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
         case Command::failover:
             return daemon(session.failover(terminate));
         case Command::replicate:
-            return replicate_command(loop, options, interrupts.event);
+            return replicate_command(loop, options, interrupts.first);
         case Command::migrate:
-            return migrate_command(loop, options, interrupts.event);
+            return migrate_command(loop, options, interrupts);
         case Command::status:
             return status_command(loop, options);
         case Command::set:

@@ -163,7 +163,7 @@ Result<int> create(NetworkOptions const& options, Paths const& paths) {
         complain(made.error());
         fmt::print(stderr, "`sidecar network create {}` goes on, `delete` removes what was made\n",
                    definition.name);
-        return failed;
+        return machine::exit_failed;
     }
     fmt::print("{}: {}, bridge {}, uplink {}\n", definition.name, role(definition), definition.name,
                wire(definition));
@@ -262,7 +262,7 @@ Result<int> check(NetworkOptions const& options, Paths const& paths) {
             Json::object({{"name", network}, {"ok", differences.empty()}, {"differences", told}}));
     }
     if (options.json) fmt::print("{}\n", all.dump());
-    return good ? 0 : static_cast<int>(failed);
+    return good ? 0 : static_cast<int>(machine::exit_failed);
 }
 
 // ---- delete -------------------------------------------------------------------------------------

@@ -160,6 +160,8 @@ struct Parser {
         run->add_option("--address", options.run.addresses,
                         "An address of the guest; without, they are learned from its traffic")
             ->allow_extra_args(false);
+        run->add_flag("--new-guest", options.run.new_guest,
+                      "The guest of this name moved away, and the name is used for another one");
         run->footer(
             "After `--`: QEMU's command line, as `sidecar run web1 -- qemu-system-x86_64 -m 512 "
             "...`");

@@ -82,7 +82,7 @@ Task<int> echo(core::Loop& loop, ProbeOptions const& options, std::stop_token in
     auto const made = netmove::ProbeEcho::open(loop, options.listen, options.port);
     if (!made) {
         (void)complain(made.error());
-        co_return failed;
+        co_return machine::exit_failed;
     }
     fmt::print(stderr, "echoing probes on port {}\n", options.port);
     co_await (*made)->run(std::move(interrupted));
@@ -112,18 +112,18 @@ Task<int> probe_command(core::Loop& loop, Options options, std::stop_token inter
     auto const report = co_await netmove::probe(loop, settings, std::move(addresses), deadline);
     if (!report) {
         (void)complain(report.error());
-        co_return failed;
+        co_return machine::exit_failed;
     }
     if (auto const written = write_report(chosen, *report); !written) {
         (void)complain(written.error());
-        co_return failed;
+        co_return machine::exit_failed;
     }
     if (report->measured()) co_return 0;
     fmt::print(stderr,
                "error: an address never answered: run `sidecar probe --echo` there, and let port "
                "{} of UDP and TCP through\n",
                settings.port);
-    co_return failed;
+    co_return machine::exit_failed;
 }
 
 }  // namespace sidecar

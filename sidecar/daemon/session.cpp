@@ -8,6 +8,7 @@
 
 #include "core/log.hpp"
 #include "qmp/vm.hpp"
+#include "sidecar/migration/source_images.hpp"
 
 namespace sidecar {
 
@@ -79,24 +80,39 @@ Result<> Session::listen() {
     return {};
 }
 
+/// What the journal and the images' names say: may a QEMU be started for this guest?
+Result<> Session::check_may_run() {
+    auto const& last = journal_->last();
+    bool const left_here = last.role == "source";
+    if (left_here && last.record == "committed") {
+        return fail(Errc::refused,
+                    "a migration of {} to {} (migration_id {}) is in doubt: the guest may run "
+                    "there; ask that host, then `sidecar resolve`",
+                    name_, last.peer, last.migration_id);
+    }
+    if (left_here && last.outcome == "moved" && !options_.run.new_guest) {
+        return fail(Errc::refused,
+                    "{} moved to {} in migration {}, and its images here are IMAGE.moved-{}: start "
+                    "it there, or bring it back with `sidecar migrate`. If the name is for another "
+                    "guest now: `sidecar run --new-guest`",
+                    name_, last.peer, last.migration_id, last.migration_id);
+    }
+    if (left_here && (last.record == "begun" || last.record == "rolled_back"))
+        TRY_VOID(restore_recorded_images(paths_, name_, last.migration_id));
+    return check_no_stale_image(paths_, options_.run.qemu);
+}
+
 Task<Result<>> Session::run(std::stop_token terminate) {
     CO_TRY_VOID(open_journal());
-    auto const& last = journal_->last();
-    if (last.role == "source" && last.record == "committed") {
-        co_return fail(Errc::refused,
-                       "a migration of {} to {} (migration_id {}) is in doubt: the guest may run "
-                       "there; ask that "
-                       "host, then `sidecar resolve`",
-                       name_, last.peer, last.migration_id);
+    CO_TRY_VOID(check_may_run());
+    CO_TRY(auto guest, co_await Guest::launch(loop_, paths_, name_, options_.run));
+    stay_with(std::move(guest));
+    if (journal_->last().outcome == "moved") {  // --new-guest: not of this one
+        auto last = journal_->last();
+        last.outcome = "none";
+        if (auto const recorded = journal_->record(std::move(last)); !recorded)
+            core::log::warning("guest={} {}", name_, recorded.error().sentence());
     }
-    auto guest = co_await Guest::launch(loop_, paths_, name_, options_.run);
-    if (!guest && last.role == "source" && last.outcome == "moved") {
-        guest.error().what +=
-            fmt::format(" [{} moved to {} in migration {}: its images here are IMAGE.moved-{}]",
-                        name_, last.peer, last.migration_id, last.migration_id);
-    }
-    if (!guest) co_return std::unexpected(guest.error());
-    stay_with(std::move(*guest));
     ReplicationSource::forget_record(paths_, name_);  // of a QEMU before this one
     CO_TRY_VOID(listen());
     co_return co_await stay(terminate);

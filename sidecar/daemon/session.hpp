@@ -56,6 +56,7 @@ private:
     [[nodiscard]] core::Json copy_status() const;
     core::Task<void> settle_network();
 
+    core::Result<> check_may_run();
     core::Result<> open_journal();
     core::Task<core::Result<>> wait_for_journal();
     core::Result<> listen();

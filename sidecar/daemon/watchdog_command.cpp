@@ -21,9 +21,12 @@ using core::Task;
 
 namespace {
 
-/// Tries to get hold of journal and QEMU after the sidecar's end; another sidecar may be there
+/// Tries to thaw a guest's file systems after the sidecar's end; another sidecar may be there
 /// first.
 constexpr int recovery_tries_max = 20;
+/// How long another sidecar must hold the journal until the watchdog leaves the guest to it: by
+/// then it has a watchdog of its own.
+constexpr std::chrono::seconds handed_over_after{60};
 
 /// True when there is nothing more to do.
 Task<bool> thaw(core::Loop& loop, Paths const& paths, std::string const& guest) {
@@ -71,6 +74,22 @@ Task<SidecarEnd> listen(core::Loop& loop, int pipe_fd) {
     }
 }
 
+/// Tries until the guest is back, as long as QEMU lives: one that does not answer now may do so
+/// later, with its guest stopped, and nobody else would resume it.
+Task<void> bring_back_at_last(core::Loop& loop, Paths const& paths, std::string const& guest,
+                              std::string const& qmp_socket) {
+    auto pause = limits::retry_pause_min;
+    auto const begun = core::Clock::now();
+    for (;;) {
+        auto const tried = co_await bring_back(loop, paths, guest, qmp_socket);
+        if (tried == BringBack::done) co_return;
+        bool const long_held = core::Clock::now() - begun > handed_over_after;
+        if (tried == BringBack::other_sidecar && long_held) co_return;
+        (void)co_await core::sleep_for(loop, pause);
+        pause = std::min(pause * 2, limits::retry_pause_max);
+    }
+}
+
 }  // namespace
 
 Task<int> watchdog_command(core::Loop& loop, Paths paths, std::string guest, std::string qmp_socket,
@@ -88,11 +107,12 @@ Task<int> watchdog_command(core::Loop& loop, Paths paths, std::string guest, std
     // The pipe ends before the process has: only its real end frees the journal and the monitor.
     if (sidecar)
         (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
+    if (!thaws) {
+        co_await bring_back_at_last(loop, paths, guest, qmp_socket);
+        co_return 0;
+    }
     for (int attempt = 0; attempt < recovery_tries_max; ++attempt) {
-        if (thaws ? co_await thaw(loop, paths, guest)
-                  : co_await bring_back(loop, paths, guest, qmp_socket)) {
-            co_return 0;
-        }
+        if (co_await thaw(loop, paths, guest)) co_return 0;
         (void)co_await core::sleep_for(loop, limits::retry_pause_min * (attempt + 1));
     }
     co_return 1;

@@ -324,10 +324,7 @@ void Guest::take_in_addresses() {
 }
 
 Task<Result<>> Guest::reconnect(Deadline deadline) {
-    auto const socket = client->socket_path();
-    co_await client->close();
-    CO_TRY(client, co_await qmp::Client::connect(loop, socket, deadline));
-    co_return Result<>{};
+    co_return co_await client->reconnect(std::move(deadline));
 }
 
 Task<void> Guest::close() {

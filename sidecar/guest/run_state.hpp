@@ -1,14 +1,20 @@
-// Making sure that the guest runs on this QEMU: after a cancelled or failed migration, or one that
-// completed and was not committed. Used by the source's driver and by the watchdog, which may not
-// both exist at a time.
+// Making sure that the guest runs on this QEMU. Used by both drivers and by the watchdog; the source's
+// driver and the watchdog never exist at the same time.
 #pragma once
 
 #include "qmp/client.hpp"
 
 namespace sidecar {
 
-/// Ok only when query-status says `running`. Continues a paused or postmigrate guest; waits out a
-/// migration that is still being cancelled.
+enum class RunState : std::uint8_t { running, stopped_by_others };
+
+/// The destination's guest, started with -S: ok only when query-status says `running`.
 core::Task<core::Result<>> ensure_running(qmp::Client& client, core::Deadline deadline);
+
+/// The source's guest after a migration that was cancelled, failed, or completed and was not
+/// committed: continues a `postmigrate` guest, and waits out a migration that is still being
+/// cancelled. A guest that another has stopped (`paused`, `io-error`, ...) is not continued. (QEMU
+/// 7.2 forgets that a guest was stopped before its migration: it is then continued like any other.)
+core::Task<core::Result<RunState>> run_after_migration(qmp::Client& client, core::Deadline deadline);
 
 }  // namespace sidecar

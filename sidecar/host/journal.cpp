@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <array>
 #include <cerrno>
@@ -95,8 +96,7 @@ Result<Journal> Journal::open(std::string const& directory) {
     TRY_VOID(make_directory(directory));
     Journal journal;
     journal.path_ = directory + "/journal";
-    journal.file_.reset(
-        ::open(journal.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_DSYNC, 0600));
+    journal.file_.reset(::open(journal.path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!journal.file_) return fail_errno(errno, "cannot open the journal {}", journal.path_);
     if (flock(journal.file_.get(), LOCK_EX | LOCK_NB) < 0) {
         if (errno == EWOULDBLOCK) {
@@ -115,6 +115,8 @@ Result<Journal> Journal::open(std::string const& directory) {
             return fail_errno(errno, "cannot sync {}", journal.path_);
     }
     TRY(auto const slot, newest(journal.file_.get(), journal.path_));
+    // What is read may be only in the page cache, after a sync that failed.
+    if (slot.sequence > 0) TRY_VOID(journal.write(encode(slot), slot.sequence));
     journal.sequence_ = slot.sequence;
     journal.last_ = slot.entry;
     return journal;
@@ -130,13 +132,23 @@ Result<> Journal::record(Entry entry) {
     Slot slot{sequence_ + 1, std::move(entry)};
     auto const text = encode(slot);
     if (text.size() != slot_bytes) return fail(Errc::invalid, "the journal entry is too long");
-    auto const at = static_cast<off_t>((slot.sequence % 2) * slot_bytes);
-    auto const written = pwrite(file_.get(), text.data(), text.size(), at);
-    if (written != static_cast<ssize_t>(text.size())) {
-        return fail_errno(written < 0 ? errno : ENOSPC, "cannot write the journal {}", path_);
-    }
+    TRY_VOID(write(text, slot.sequence));
     sequence_ = slot.sequence;
     last_ = std::move(slot.entry);
+    return {};
+}
+
+// Written and synced apart, so that an error tells which of the two it was. After a sync that
+// failed the kernel may take the page for clean: the whole is written again, never only synced.
+Result<> Journal::write(std::string const& slot, std::uint64_t sequence) {
+    auto const at = static_cast<off_t>((sequence % 2) * slot_bytes);
+    auto const written = pwrite(file_.get(), slot.data(), slot.size(), at);
+    may_be_recorded_ = written > 0;
+    if (written != static_cast<ssize_t>(slot.size())) {
+        return fail_errno(written < 0 ? errno : ENOSPC, "cannot write the journal {}", path_);
+    }
+    if (fdatasync(file_.get()) < 0) return fail_errno(errno, "cannot sync the journal {}", path_);
+    may_be_recorded_ = false;
     return {};
 }
 

@@ -31,6 +31,13 @@ constexpr int copy_nice_steps = 10;
 constexpr seconds connect_timeout{10};
 /// One QMP command that changes nothing slow.
 constexpr seconds qmp_timeout{10};
+/// How often a migration looks whether QEMU still answers; a query takes it some 0.1 ms.
+constexpr seconds qmp_look_interval{2};
+/// Reconnecting to a lost monitor fails for so long: then the migration is given up. A QEMU whose
+/// main loop waits for a disk may be silent for a few seconds.
+constexpr seconds qmp_silence_max{10};
+/// The caller of `migrate` waits no longer than this for a rollback; the sidecar goes on with it.
+constexpr seconds rollback_patience{60};
 /// The destination's answer to `check`: it starts QEMU's binary to ask for its machine types.
 constexpr seconds check_timeout{30};
 /// Destination: creating disks and starting QEMU.
@@ -96,6 +103,9 @@ constexpr milliseconds commit_timeout{5000};
 /// In doubt for longer than this: whoever asked for the migration is told, and an operator is
 /// needed.
 constexpr seconds doubt_patience{10};
+/// An interrupted `migrate` that came too late to cancel waits so long for the outcome: the answer
+/// to COMMIT, and what the source has to tidy up.
+constexpr seconds outcome_patience{60};
 /// Undoing one thing: fresh for each, and not stopped by a cancel.
 constexpr seconds rollback_timeout{15};
 /// How long the undoing waits for a destination that cannot be reached, once the guest runs on the

@@ -28,6 +28,7 @@ struct RunOptions {
     std::vector<std::string>
         addresses;  ///< The guest's, on its first interface; others are learned.
     std::vector<std::string> qemu;  ///< argv of QEMU.
+    bool new_guest = false;  ///< The guest of this name moved away; this is another one.
 };
 
 struct AttachOptions {

@@ -19,33 +19,51 @@ enum class ActionResult : std::uint8_t {
     unknown, ///< The answer was lost or timed out: it may or may not have happened.
     acked,   ///< send_commit only: the destination has recorded OWNER.
     aborted, ///< send_commit only: the destination has recorded ABORTED, durably.
+    /// copy_disks only: the destination was unreachable for the link timeout; the copy is kept.
+    link_lost,
 };
 
 /// What came out of a migration, as recorded in the journal and told by the exit status.
 enum class Outcome : std::uint8_t {
-    none,      ///< Still under way (or never begun).
-    moved,     ///< The guest belongs to the destination.
-    failed,    ///< The guest belongs to the source (where it may have crashed: see Guest).
-    refused,   ///< Refused before anything was touched.
-    cancelled, ///< The operator cancelled; the guest belongs to the source.
+    none,  ///< Still under way (or never begun).
+    moved,  ///< The guest belongs to the destination.
+    failed,  ///< The guest belongs to the source (where it may have crashed: see Guest).
+    refused,  ///< A check said no, and nothing was touched.
+    cancelled,  ///< The operator cancelled; the guest belongs to the source.
     in_doubt,  ///< COMMIT is recorded and unanswered: the guest stays paused until it is.
+    suspended,  ///< The copy waits for `migrate --resume`; the guest runs on the source.
 };
 
 /// Where the guest is, as far as the source knows.
 enum class Guest : std::uint8_t {
-    source,         ///< It runs, or is about to be resumed, on the source.
-    destination,    ///< The destination owns it.
-    unknown,        ///< COMMIT was recorded and nothing has answered yet.
+    source,  ///< It runs, or is about to be resumed, on the source.
+    destination,  ///< The destination owns it.
+    unknown,  ///< COMMIT was recorded and nothing has answered yet.
     /// Its QEMU went away while the source owned it; the source's disk is the valid one.
     crashed_source,
+    stopped_source,  ///< Another stopped it on the source, and continues it: we do not.
+    silent_source,  ///< On the source, whose QEMU does not answer: it may be paused.
 };
 
 /// One end of a migration.
 enum class Side : std::uint8_t { source, destination };
 
-/// The exit status of `sidecar migrate` for `outcome`: 0 moved, 1 failed, 3 refused, 4 in doubt,
-/// 5 cancelled. `none` counts as failed: a migration that never ended has not moved the guest.
-[[nodiscard]] int exit_status(Outcome outcome);
+/// The exit statuses of every command.
+enum ExitStatus : int {
+    exit_moved = 0,  ///< Other commands: done.
+    exit_failed = 1,  ///< migrate: the guest runs on the source.
+    exit_usage = 2,
+    exit_refused = 3,  ///< A check said no, and nothing was touched.
+    exit_in_doubt = 4,  ///< The guest is paused.
+    exit_cancelled = 5,  ///< The guest runs on the source.
+    exit_suspended = 6,  ///< The copy waits for its link; the guest runs on the source.
+    /// A second SIGINT ended the command; the sidecar goes on. As a shell has it: 128 + SIGINT.
+    exit_interrupted = 130,
+};
+
+/// The exit status of `sidecar migrate` for `outcome`. `none` counts as failed: a migration that
+/// never ended has not moved the guest.
+[[nodiscard]] ExitStatus exit_status(Outcome outcome);
 
 [[nodiscard]] std::string_view name(ActionResult result);
 [[nodiscard]] std::string_view name(Outcome outcome);
@@ -75,4 +93,4 @@ private:
     std::uint32_t bits_ = 0;
 };
 
-} // namespace sidecar::machine
+}  // namespace sidecar::machine

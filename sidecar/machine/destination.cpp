@@ -136,7 +136,7 @@ void abort(Builder& builder) {
 /// What makes the destination give up while nothing is recorded and OWNER is not under way.
 [[nodiscard]] bool gives_up(Event const& event) {
     return event.kind == Kind::abort_requested || event.kind == Kind::peer_silent_too_long ||
-           event.kind == Kind::qemu_gone;
+           event.kind == Kind::qemu_gone || event.kind == Kind::qemu_silent_too_long;
 }
 
 // ---- running ------------------------------------------------------------------------------------

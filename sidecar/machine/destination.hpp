@@ -80,6 +80,8 @@ struct Event {
         peer_lost,  ///< Channel closed or heartbeat missed: changes nothing by itself.
         peer_back,  ///< Channel authenticated again: changes nothing, the source asks.
         peer_silent_too_long,  ///< peer_lost for longer than the destination's patience.
+        qemu_silent_too_long,  ///< QEMU's monitor is lost, and reconnecting has failed for the
+                               ///< limit.
         /// A new sidecar found `record` and `qemu`. First event of a fresh State.
         restarted,
     };

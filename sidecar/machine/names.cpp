@@ -7,21 +7,23 @@
 
 namespace sidecar::machine {
 
-int exit_status(Outcome outcome) {
+ExitStatus exit_status(Outcome outcome) {
     switch (outcome) {
         case Outcome::moved:
-            return 0;
+            return exit_moved;
         case Outcome::none:
         case Outcome::failed:
-            return 1;
+            return exit_failed;
         case Outcome::refused:
-            return 3;
+            return exit_refused;
         case Outcome::in_doubt:
-            return 4;
+            return exit_in_doubt;
         case Outcome::cancelled:
-            return 5;
+            return exit_cancelled;
+        case Outcome::suspended:
+            return exit_suspended;
     }
-    return 1;
+    return exit_failed;
 }
 
 std::string_view name(ActionResult result) {
@@ -36,6 +38,8 @@ std::string_view name(ActionResult result) {
             return "acked";
         case ActionResult::aborted:
             return "aborted";
+        case ActionResult::link_lost:
+            return "link_lost";
     }
     return "?";
 }
@@ -54,6 +58,8 @@ std::string_view name(Outcome outcome) {
             return "cancelled";
         case Outcome::in_doubt:
             return "in_doubt";
+        case Outcome::suspended:
+            return "suspended";
     }
     return "?";
 }
@@ -68,6 +74,10 @@ std::string_view name(Guest guest) {
             return "unknown";
         case Guest::crashed_source:
             return "crashed_source";
+        case Guest::stopped_source:
+            return "stopped_source";
+        case Guest::silent_source:
+            return "silent_source";
     }
     return "?";
 }
@@ -118,6 +128,8 @@ std::string_view name(Phase phase) {
             return "preparing";
         case Phase::copying:
             return "copying";
+        case Phase::suspended:
+            return "suspended";
         case Phase::converging:
             return "converging";
         case Phase::stopped:
@@ -166,12 +178,16 @@ std::string_view name(Action action) {
             return "continue_migration";
         case Action::record_commit:
             return "record_commit";
+        case Action::set_images_aside:
+            return "set_images_aside";
         case Action::send_commit:
             return "send_commit";
         case Action::record_rollback:
             return "record_rollback";
         case Action::interrupt:
             return "interrupt";
+        case Action::restore_images:
+            return "restore_images";
         case Action::cancel_migration:
             return "cancel_migration";
         case Action::resume_source:
@@ -222,6 +238,10 @@ std::string_view name(Qemu qemu) {
             return "copying";
         case Qemu::migrating:
             return "migrating";
+        case Qemu::stopping:
+            return "stopping";
+        case Qemu::stopped:
+            return "stopped";
         case Qemu::paused_pre_switchover:
             return "paused_pre_switchover";
         case Qemu::postmigrate:
@@ -252,6 +272,16 @@ std::string_view name(Event::Kind kind) {
             return "guest_resumed";
         case Event::Kind::qemu_gone:
             return "qemu_gone";
+        case Event::Kind::qmp_lost:
+            return "qmp_lost";
+        case Event::Kind::qmp_silent_too_long:
+            return "qmp_silent_too_long";
+        case Event::Kind::guest_stopped_by_others:
+            return "guest_stopped_by_others";
+        case Event::Kind::resume_requested:
+            return "resume_requested";
+        case Event::Kind::suspended_too_long:
+            return "suspended_too_long";
         case Event::Kind::peer_lost:
             return "peer_lost";
         case Event::Kind::peer_back:
@@ -264,6 +294,8 @@ std::string_view name(Event::Kind kind) {
             return "downtime_limit_exceeded";
         case Event::Kind::operator_resolved:
             return "operator_resolved";
+        case Event::Kind::qmp_back:
+            return "qmp_back";
         case Event::Kind::restarted:
             return "restarted";
     }
@@ -282,6 +314,8 @@ std::string_view name(Resource resource) {
             return "ram";
         case Resource::fired:
             return "fired";
+        case Resource::images_aside:
+            return "images_aside";
     }
     return "?";
 }
@@ -309,6 +343,9 @@ std::string describe(Event const& event) {
         case Event::Kind::operator_resolved:
             add(name(event.side));
             break;
+        case Event::Kind::qmp_back:
+            add(name(event.qemu));
+            break;
         case Event::Kind::restarted:
             add(name(event.record));
             add(name(event.qemu));
@@ -326,7 +363,8 @@ std::string describe(State const& state) {
     append(text, "guest", name(state.guest));
     append(text, "record", name(state.record));
     append(text, "in_flight", names_of(state.in_flight, action_count));
-    append(text, "made", names_of(state.resources, static_cast<unsigned>(Resource::fired) + 1));
+    append(text, "made",
+           names_of(state.resources, static_cast<unsigned>(Resource::images_aside) + 1));
     if (state.operator_decision != OperatorDecision::none) {
         append(text, "word", name(state.operator_decision));
     }
@@ -335,9 +373,18 @@ std::string describe(State const& state) {
     append_flag(text, "sealed", state.sealed);
     append_flag(text, "cancelled", state.cancelled);
     append_flag(text, "commit_unknown", state.commit_unknown);
+    append_flag(text, "commit_sent", state.commit_sent);
     append_flag(text, "void_commit", state.void_commit);
+    append_flag(text, "rollback_failed", state.rollback_failed);
+    append_flag(text, "destination_aborted", state.destination_aborted);
+    append_flag(text, "images_aside", state.images_aside);
+    append_flag(text, "failed_before", state.failures != 0);
     append_flag(text, "guest_ran", state.guest_ran);
     append_flag(text, "qemu_gone", state.qemu_gone);
+    append_flag(text, "qmp_down", !state.qmp_up);
+    append_flag(text, "qmp_silent", state.qmp_silent);
+    append_flag(text, "guest_stopped", state.guest_stopped);
+    append_flag(text, "suspending", state.suspending);
     append_flag(text, "tombstoned", state.tombstoned);
     return text;
 }
@@ -456,6 +503,8 @@ std::string_view name(Event::Kind kind) {
             return "peer_back";
         case Event::Kind::peer_silent_too_long:
             return "peer_silent_too_long";
+        case Event::Kind::qemu_silent_too_long:
+            return "qemu_silent_too_long";
         case Event::Kind::restarted:
             return "restarted";
     }

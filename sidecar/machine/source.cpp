@@ -6,10 +6,14 @@
 // never by how far we got.
 //
 // Choices where the design leaves one:
-// - record_commit that ended `unknown` may be durable. COMMIT has not been sent, so nobody else can
-//   have acted on it, but a restart would read it and go forward; hence only going forward is
-//   consistent: it is asked for again until `ok`, the guest paused, and a later `failed` does not
-//   count. A first `failed` is certain: the guest goes back to running on the source.
+// - record_commit that ended `failed` certainly left no COMMIT: the guest goes on at the source.
+// One
+//   that ended `unknown` may be durable: it is asked for `tries_max` times. Then COMMIT, which was
+//   never sent, is made void: by ROLLBACK here, or by ABORTED at the destination, which answers a
+//   later COMMIT with it. The guest goes on at the source when one of the two is durable.
+// - COMMIT is sent only when the images are set aside. They get their names back when COMMIT is
+//   void, and before the guest can run.
+// - After the destination's answer what fails `tries_max` times is left: the guest has moved.
 // - A restart that finds QEMU completed or gone but no COMMIT records ROLLBACK before anything
 //   else: the dead sidecar's COMMIT, never sent, may still be on its way to the disk, and ROLLBACK
 //   outranks it. A restart that finds COMMIT recorded but the guest running (only somebody's hand
@@ -18,7 +22,8 @@
 
 #include <utility>
 
-#include "sidecar/machine/step_builder.hpp"
+#include "sidecar/machine/source_endings.hpp"
+#include "sidecar/machine/source_notes.hpp"
 
 namespace sidecar::machine::source {
 
@@ -26,151 +31,7 @@ namespace {
 
 using Kind = Event::Kind;
 
-struct Builder : StepBuilder<State, Action> {
-    /// Asks whatever is in flight to end soon.
-    void interrupt_others() {
-        if (!state.in_flight.empty()) {
-            ask_once(Action::interrupt);
-        }
-    }
-    /// Asks for an action that makes something: from now on it may exist.
-    void make(Action action, Resource resource) {
-        state.resources.insert(resource);
-        ask(action);
-    }
-};
-
-// ---- what an event tells, whatever the phase ----------------------------------------------------
-
-/// What the end of an action tells of records and of things made or removed.
-void note_result(State& state, Action action, ActionResult result) {
-    bool const ok = result == ActionResult::ok;
-    if (action == Action::record_begin && result != ActionResult::failed) {
-        state.record = Record::begun;  // unknown: it may be there, so it must be closed
-    }
-    if (action == Action::record_commit && result == ActionResult::unknown) {
-        state.commit_unknown = true;
-    }
-    if (!ok) {
-        return;
-    }
-    switch (action) {
-        case Action::record_commit:
-            state.record = Record::committed;
-            break;
-        case Action::record_rollback:
-            state.record = Record::rolled_back;
-            state.void_commit = false;
-            break;
-        case Action::record_end:
-            state.record = Record::ended;
-            break;
-        case Action::seal_destination:
-            state.sealed = true;
-            break;
-        case Action::cancel_migration:
-            state.cancelled = true;
-            break;
-        case Action::resume_source:
-            state.resources.erase(Resource::ram);
-            break;
-        case Action::rollback_network:
-            state.resources.erase(Resource::fired);
-            break;
-        case Action::drop_storage:
-            state.resources.erase(Resource::storage);
-            break;
-        case Action::drop_network:
-            state.resources.erase(Resource::network);
-            break;
-        case Action::tombstone_disks:
-            state.tombstoned = true;
-            break;
-        case Action::settle_network:
-            state.resources.erase(Resource::network);
-            break;
-        case Action::quit_source:
-            state.resources.erase(Resource::storage);
-            state.resources.erase(Resource::ram);
-            break;
-        default:
-            break;
-    }
-}
-
-void note(State& state, Event const& event) {
-    switch (event.kind) {
-        case Kind::action_ended:
-            note_result(state, event.action, event.result);
-            break;
-        case Kind::peer_lost:
-            state.peer_up = false;
-            break;
-        case Kind::peer_back:
-            state.peer_up = true;
-            break;
-        case Kind::qemu_gone:
-            state.qemu_gone = true;
-            break;
-        case Kind::pre_switchover_seen:
-            state.pre_switchover = true;
-            break;
-        case Kind::guest_resumed:
-            state.guest_ran |= state.phase == Phase::switching;
-            break;
-        default:
-            break;
-    }
-}
-
-// ---- rolling back -------------------------------------------------------------------------------
-
-/// Undoes what may have been made: the guest and its addresses first and side by side, then, once
-/// nothing forward is in flight any more, the rest, newest first.
-void continue_rollback(Builder& builder) {
-    State& state = builder.state;
-    if (state.void_commit || state.record == Record::committed) {
-        builder.ask_once(Action::record_rollback);  // nothing may run before COMMIT is void
-        return;
-    }
-    if (state.qemu_gone) {
-        state.guest = Guest::crashed_source;
-        state.resources.erase(Resource::ram);
-    }
-    bool const ram_busy = builder.busy(Action::start_ram) ||
-                          builder.busy(Action::cancel_migration) ||
-                          builder.busy(Action::resume_source);
-    if (state.resources.contains(Resource::ram) && !ram_busy) {
-        builder.ask(state.cancelled ? Action::resume_source : Action::cancel_migration);
-    }
-    if (state.resources.contains(Resource::fired) && !builder.busy(Action::fire_network)) {
-        builder.ask_once(Action::rollback_network);
-    }
-    if (!state.in_flight.empty()) {
-        return;
-    }
-    if (state.resources.contains(Resource::destination)) {
-        builder.ask(Action::abort_destination);
-    } else if (state.resources.contains(Resource::storage)) {
-        builder.ask(Action::drop_storage);
-    } else if (state.resources.contains(Resource::network)) {
-        builder.ask(Action::drop_network);
-    } else if (state.record != Record::none && state.record != Record::ended) {
-        builder.ask(Action::record_end);
-    } else {
-        builder.ask(Action::finish);
-    }
-}
-
-/// The guest stays. What is in flight is asked to end; cancel_migration does not wait for it.
-void roll_back(Builder& builder, Outcome outcome) {
-    builder.state.phase = Phase::rolling_back;
-    builder.state.outcome = outcome;
-    builder.state.guest = Guest::source;
-    builder.state.operator_decision = OperatorDecision::none;
-    builder.interrupt_others();
-    continue_rollback(builder);
-}
+// ---- giving up ----------------------------------------------------------------------------------
 
 /// Every phase before COMMIT ends in this way when the operator cancels, when QEMU is gone, or when
 /// `failed`. Returns whether it did.
@@ -179,7 +40,7 @@ bool gives_up(Builder& builder, Event const& event, bool failed) {
         roll_back(builder, Outcome::cancelled);
         return true;
     }
-    if (failed || event.kind == Kind::qemu_gone) {
+    if (failed || event.kind == Kind::qemu_gone || event.kind == Kind::qmp_silent_too_long) {
         roll_back(builder, Outcome::failed);
         return true;
     }
@@ -190,38 +51,7 @@ bool gives_up(Builder& builder, Event const& event, bool failed) {
 [[nodiscard]] bool fails_while_stopped(Event const& event) {
     return event.kind == Kind::peer_lost || event.kind == Kind::peer_silent_too_long ||
            event.kind == Kind::downtime_limit_exceeded || event.kind == Kind::migration_failed ||
-           event.kind == Kind::guest_resumed;
-}
-
-// ---- settling -----------------------------------------------------------------------------------
-
-/// Only forward: the stale disk is marked before anything else, then the rest, each until it is ok.
-void continue_settling(Builder& builder) {
-    State& state = builder.state;
-    if (!state.in_flight.empty()) {
-        return;
-    }
-    if (!state.tombstoned) {
-        builder.ask(Action::tombstone_disks);
-    } else if (state.resources.contains(Resource::network)) {
-        builder.ask(Action::settle_network);
-    } else if (state.resources.contains(Resource::ram)) {
-        builder.ask(Action::quit_source);
-    } else if (state.record != Record::ended) {
-        builder.ask(Action::record_end);
-    } else {
-        builder.ask(Action::finish);
-    }
-}
-
-void settle(Builder& builder) {
-    builder.state.phase = Phase::settling;
-    builder.state.outcome = Outcome::moved;
-    builder.state.guest = Guest::destination;
-    builder.state.resources.erase(Resource::fired);  // the addresses are where they belong
-    builder.state.resources.erase(Resource::destination);  // and so is the guest
-    builder.interrupt_others();
-    continue_settling(builder);
+           event.kind == Kind::guest_resumed || event.kind == Kind::guest_stopped_by_others;
 }
 
 // ---- one function per phase ---------------------------------------------------------------------
@@ -240,11 +70,17 @@ void resume_from_journal(Builder& builder, Event const& event) {
     }
     bool const guest_runs =
         event.qemu == Qemu::running || event.qemu == Qemu::copying || event.qemu == Qemu::migrating;
+    bool const may_have_completed =
+        event.qemu == Qemu::postmigrate || event.qemu == Qemu::stopped || event.qemu == Qemu::gone;
+    if (may_have_completed || event.record == Record::committed) {
+        state.resources.insert(Resource::images_aside);
+    }
     if (event.record == Record::committed && !guest_runs) {
         state.phase = Phase::in_doubt;
         state.outcome = Outcome::in_doubt;
         state.guest = Guest::unknown;
-        builder.ask(Action::send_commit);
+        state.commit_sent = true;
+        send_commit(builder);
         return;
     }
     if (event.record == Record::begun && event.qemu == Qemu::copying) {
@@ -252,7 +88,8 @@ void resume_from_journal(Builder& builder, Event const& event) {
         builder.ask(Action::prepare_destination);
         return;
     }
-    bool const may_have_completed = event.qemu == Qemu::postmigrate || event.qemu == Qemu::gone;
+    state.commit_sent = event.record == Record::committed;
+    state.guest_stopped = event.qemu == Qemu::stopped;
     state.void_commit = event.record == Record::begun && may_have_completed;
     roll_back(builder, Outcome::failed);
 }
@@ -272,7 +109,8 @@ void checking(Builder& builder, Event const& event) {
         return;
     }
     if (ended_badly(event, Action::check) || ended_badly(event, Action::record_begin)) {
-        roll_back(builder, Outcome::refused);
+        bool const refused = event.action == Action::check && event.result == ActionResult::failed;
+        roll_back(builder, refused ? Outcome::refused : Outcome::failed);
     } else if (ended_ok(event, Action::check)) {
         builder.ask(Action::record_begin);
     } else if (ended_ok(event, Action::record_begin)) {
@@ -299,15 +137,37 @@ void preparing(Builder& builder, Event const& event) {
     }
 }
 
+/// A destination that is unreachable for too long suspends the copy: what was copied is kept.
 void copying(Builder& builder, Event const& event) {
-    bool const failed =
-        event.kind == Kind::peer_silent_too_long || ended_badly(event, Action::copy_disks);
-    if (gives_up(builder, event, failed)) {
+    State& state = builder.state;
+    if (event.kind == Kind::peer_silent_too_long) {
+        state.suspending = true;
+        builder.interrupt_others();
         return;
     }
-    if (ended_ok(event, Action::copy_disks)) {
-        builder.state.phase = Phase::converging;
+    bool const suspends = ended(event, Action::copy_disks) &&
+                          (state.suspending || event.result == ActionResult::link_lost);
+    if (gives_up(builder, event, !suspends && ended_badly(event, Action::copy_disks))) {
+        return;
+    }
+    if (suspends) {
+        state.phase = Phase::suspended;
+        state.outcome = Outcome::suspended;
+        state.suspending = false;
+    } else if (ended_ok(event, Action::copy_disks)) {
+        state.phase = Phase::converging;
         builder.make(Action::start_ram, Resource::ram);
+    }
+}
+
+void suspended(Builder& builder, Event const& event) {
+    if (gives_up(builder, event, event.kind == Kind::suspended_too_long)) {
+        return;
+    }
+    if (event.kind == Kind::resume_requested) {
+        builder.state.phase = Phase::copying;
+        builder.state.outcome = Outcome::none;
+        builder.ask(Action::copy_disks);
     }
 }
 
@@ -318,7 +178,8 @@ void converging(Builder& builder, Event const& event) {
     bool const failed =
         event.kind == Kind::peer_silent_too_long || event.kind == Kind::ram_not_converging ||
         event.kind == Kind::migration_failed || event.kind == Kind::migration_completed ||
-        ended_badly(event, Action::start_ram) || (stops && !builder.state.peer_up);
+        event.kind == Kind::guest_stopped_by_others || ended_badly(event, Action::start_ram) ||
+        (stops && !builder.state.peer_up);
     if (gives_up(builder, event, failed) || !stops) {
         return;
     }
@@ -346,31 +207,35 @@ void stopped(Builder& builder, Event const& event) {
     }
 }
 
-/// record_commit is under way: only its end counts, because it may be durable already.
+/// COMMIT is being recorded, and the images are being set aside: only the ends of the two count,
+/// because COMMIT may be durable already.
 void recording_commit(Builder& builder, Event const& event) {
-    if (!ended(event, Action::record_commit)) {
-        return;
+    State& state = builder.state;
+    bool const not_recorded = ended_badly(event, Action::record_commit);
+    if (not_recorded) {
+        ++state.failures;
     }
-    if (event.result == ActionResult::ok) {
-        if (builder.state.guest_ran) {
-            roll_back(builder,
-                      Outcome::failed);  // somebody resumed it: COMMIT is void and never sent
-            return;
-        }
-        builder.state.phase = Phase::committed;
-        builder.state.guest = Guest::unknown;
-        builder.ask(Action::send_commit);
-    } else if (event.result == ActionResult::failed && !builder.state.commit_unknown) {
-        roll_back(builder, Outcome::failed);
-    } else {
+    bool const hopeless = !state.commit_unknown || state.failures == tries_max;
+    if (ended_badly(event, Action::set_images_aside) || (not_recorded && hopeless)) {
+        roll_back(builder, Outcome::failed);  // COMMIT was never sent
+    } else if (not_recorded) {
         builder.ask(Action::record_commit);
+    } else if (state.record != Record::committed || !state.images_aside) {
+        return;
+    } else if (state.guest_ran) {
+        roll_back(builder, Outcome::failed);  // somebody resumed it: COMMIT is void and never sent
+    } else {
+        state.phase = Phase::committed;
+        state.guest = Guest::unknown;
+        state.commit_sent = true;
+        builder.ask(Action::send_commit);
     }
 }
 
 /// Three things end side by side: the delta and then the seal, QEMU's device state, the network.
 /// COMMIT needs them all.
 void switching(Builder& builder, Event const& event) {
-    if (builder.busy(Action::record_commit) || ended(event, Action::record_commit)) {
+    if (builder.state.resources.contains(Resource::images_aside)) {
         recording_commit(builder, event);
         return;
     }
@@ -386,7 +251,10 @@ void switching(Builder& builder, Event const& event) {
     if (ended_ok(event, Action::copy_final)) {
         builder.ask(Action::seal_destination);
     }
-    if (builder.state.completed && builder.state.sealed && !builder.busy(Action::fire_network)) {
+    State const& state = builder.state;
+    // Without its monitor the sidecar would not see that another resumed the guest.
+    if (state.completed && state.sealed && state.qmp_up && !builder.busy(Action::fire_network)) {
+        builder.make(Action::set_images_aside, Resource::images_aside);
         builder.ask(Action::record_commit);
     }
 }
@@ -404,9 +272,7 @@ void answer_to_commit(Builder& builder, ActionResult result) {
     } else {
         state.phase = Phase::in_doubt;
         state.outcome = Outcome::in_doubt;
-        if (state.peer_up) {
-            builder.ask(Action::send_commit);
-        }
+        send_commit(builder);
     }
 }
 
@@ -426,52 +292,16 @@ void committed(Builder& builder, Event const& event) {
 }
 
 void in_doubt(Builder& builder, Event const& event) {
-    if (event.kind == Kind::peer_back) {
-        builder.ask_once(Action::send_commit);
+    if (event.kind == Kind::peer_back || ended(event, Action::set_images_aside)) {
+        send_commit(builder);
     } else {
         committed(builder, event);
     }
 }
 
-void rolling_back(Builder& builder, Event const& event) {
-    if (ended(event, Action::abort_destination) &&
-        (event.result != ActionResult::unknown || !builder.state.peer_up)) {
-        // Refused or out of reach: the destination's own patience removes what is left there.
-        builder.state.resources.erase(Resource::destination);
-    }
-    if (ended_badly(event, Action::resume_source)) {
-        builder.state.cancelled =
-            false;  // a migration may still hold the guest: cancel again first
-    }
-    if (ended(event, Action::finish)) {
-        builder.state.phase = Phase::done;
-        return;
-    }
-    continue_rollback(builder);
-}
-
-void settling(Builder& builder, Event const& event) {
-    if (ended(event, Action::finish)) {
-        builder.state.phase = Phase::done;
-        return;
-    }
-    continue_settling(builder);
-}
-
-}  // namespace
-
-Step step(State const& state, Event const& event) {
-    Builder builder{{.state = state, .actions = {}}};
-    bool const result = event.kind == Kind::action_ended;
-    bool const repeated = event.kind == Kind::pre_switchover_seen && state.pre_switchover;
-    if (repeated || (result && !state.in_flight.contains(event.action))) {
-        return {.state = state, .actions = {}};
-    }
-    if (result) {
-        builder.state.in_flight.erase(event.action);
-    }
-    note(builder.state, event);
-    switch (state.phase) {
+/// One event in the phase that it finds, noted already.
+void take(Builder& builder, Event const& event) {
+    switch (builder.state.phase) {
         case Phase::idle:
             idle(builder, event);
             break;
@@ -483,6 +313,9 @@ Step step(State const& state, Event const& event) {
             break;
         case Phase::copying:
             copying(builder, event);
+            break;
+        case Phase::suspended:
+            suspended(builder, event);
             break;
         case Phase::converging:
             converging(builder, event);
@@ -508,6 +341,36 @@ Step step(State const& state, Event const& event) {
         case Phase::done:
             break;
     }
+}
+
+}  // namespace
+
+Step step(State const& state, Event const& event) {
+    if (event.kind == Kind::qmp_back) {
+        // First what was missed, in a machine that is connected; then the event itself.
+        State back = state;
+        note(back, event);
+        Builder builder{{.state = back, .actions = {}}};
+        auto const kind = missed(back, event.qemu);
+        bool const known = kind == Kind::pre_switchover_seen && back.pre_switchover;
+        Event const heard = kind && !known ? source::event(*kind) : event;
+        note(builder.state, heard);
+        take(builder, heard);
+        return {.state = builder.state, .actions = std::move(builder.actions)};
+    }
+    Builder builder{{.state = state, .actions = {}}};
+    bool const result = event.kind == Kind::action_ended;
+    bool const repeated = event.kind == Kind::pre_switchover_seen && state.pre_switchover;
+    if (repeated || (result && !state.in_flight.contains(event.action))) {
+        return {.state = state, .actions = {}};
+    }
+    if (result) {
+        builder.state.in_flight.erase(event.action);
+    }
+    if (under_way(state)) {
+        note(builder.state, event);
+    }
+    take(builder, event);
     return {.state = builder.state, .actions = std::move(builder.actions)};
 }
 
@@ -520,18 +383,27 @@ bool may_cancel(State const& state) {
         case Phase::checking:
         case Phase::preparing:
         case Phase::copying:
+        case Phase::suspended:
         case Phase::converging:
         case Phase::stopped:
             return true;
         case Phase::switching:
-            return !state.in_flight.contains(Action::record_commit);
-        default:
+            return !state.resources.contains(Resource::images_aside);
+        case Phase::idle:
+        case Phase::committed:
+        case Phase::settling:
+        case Phase::rolling_back:
+        case Phase::in_doubt:
+        case Phase::done:
             return false;
     }
+    return false;
 }
 
 bool may_resolve(State const& state) {
-    return state.phase == Phase::committed || state.phase == Phase::in_doubt;
+    bool const cannot_be_void =
+        state.phase == Phase::rolling_back && commit_may_count(state) && !state.commit_sent;
+    return state.phase == Phase::committed || state.phase == Phase::in_doubt || cannot_be_void;
 }
 
 }  // namespace sidecar::machine::source

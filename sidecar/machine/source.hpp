@@ -20,6 +20,7 @@ enum class Phase : std::uint8_t {
     checking,     ///< Both ends are compared; then the journal's first record is written.
     preparing,    ///< Destination, movers and bitmaps are made.
     copying,      ///< Bulk pass and rounds; the guest runs.
+    suspended,    ///< The destination is unreachable; what was copied waits for `--resume`.
     converging,   ///< RAM pre-copy; the guest runs until STOP.
     stopped,  ///< STOP was seen: network fired; which blocks are owed is read at pre-switchover.
     /// The last delta and the seal, beside migrate-continue and `completed`; then the COMMIT
@@ -39,9 +40,10 @@ enum class Phase : std::uint8_t {
 /// - One holder of the journal at a time: a new sidecar and the watchdog read it under its lock,
 /// and
 ///   wait for the lock of the one that died rather than give up.
-/// - The watchdog acts only when the sidecar is dead: journal `begun`, it cancels, and continues a
-///   completed QEMU behind a durable ROLLBACK (needless where no write of the dead can land late);
-///   journal `rolled_back`, it continues; any other journal, it does nothing.
+/// - qmp_lost is posted when the monitor's connection ends or QEMU does not answer in time. The
+///   driver then reconnects until that succeeds or QEMU has ended, reads what QEMU does, and posts
+///   qmp_back. From a loss to qmp_back no other event of QEMU is posted, but qemu_gone.
+/// - The watchdog acts only when the sidecar is dead, and as watchdog.hpp says.
 /// - An operator's word is refused once the disks carry the tombstone.
 ///
 /// What the machine asks of the driver. Each ends in exactly one Event::Kind::action_ended, also
@@ -49,12 +51,13 @@ enum class Phase : std::uint8_t {
 /// has already happened ends in `ok`. The machine sees no clock: when it asks again for what just
 /// failed, the driver waits (with growing pauses) before it runs it.
 enum class Action : std::uint8_t {
-    check,  ///< Compare both ends; touches nothing. failed: refused.
+    check,  ///< Compare both ends; touches nothing. failed: refused; unknown: could not compare.
     record_begin,  ///< Durable: migration_id and destination. Before anything is made.
     prepare_destination,  ///< Peer: disks, QEMU `-S -incoming defer`, exports, its movers.
     prepare_network,  ///< Source-side movers, proved end to end.
     prepare_storage,  ///< Bitmap b0 on every disk, NBD server.
-    /// Bulk and rounds until the delta is near; outlives short cuts of the link.
+    /// Bulk and rounds until the delta is near; outlives short cuts of the link. link_lost: it did
+    /// not come back within the link timeout.
     copy_disks,
     start_ram,  ///< Final export armed, capabilities set, `migrate` answered.
     fire_network,  ///< At STOP: addresses go to the destination, both families or neither.
@@ -63,11 +66,18 @@ enum class Action : std::uint8_t {
     copy_final,  ///< The last delta, and a flush at the destination. Runs beside QEMU's own end.
     seal_destination,  ///< Peer flushes and deletes its exports; ok only when confirmed deleted.
     continue_migration,  ///< `migrate-continue` answered; `completed`/`failed` come as events.
-    record_commit,  ///< Durable COMMIT.
+    record_commit,  ///< Durable COMMIT. Runs beside set_images_aside.
+    /// Every image of the source is renamed IMAGE.leaving-ID, durably: no QEMU can open it by its
+    /// name. Only when QEMU has completed, because a failed migration may reopen a file by its
+    /// name.
+    set_images_aside,
     send_commit,  ///< acked | aborted | unknown. One try: waits for one answer, bounded.
     /// Durable: COMMIT is void. Only after ABORTED, an operator's word, or when it was never sent.
     record_rollback,
     interrupt,  ///< Ask every action in flight to end soon. Ends `ok` at once.
+    /// The images have their names again, durably. Before the guest can run on the source. ok also
+    /// when they had never lost them.
+    restore_images,
     /// `migrate_cancel` answered; no effect when QEMU has completed. ok also when none runs.
     cancel_migration,
     /// ok only when query-status says `running`: waits out finish-migrate, `cont` in postmigrate.
@@ -77,7 +87,7 @@ enum class Action : std::uint8_t {
     abort_destination,
     drop_storage,  ///< Bitmaps, exports, NBD server of the source. ok when its QEMU is gone.
     drop_network,  ///< Source-side movers.
-    tombstone_disks,  ///< The source's disks are marked stale for this migration_id.
+    tombstone_disks,  ///< The images are renamed IMAGE.moved-ID, from whichever name they have.
     settle_network,  ///< Stragglers forwarded until idle, then source-side movers removed.
     quit_source,  ///< QEMU `quit`; ok when its process has ended.
     record_end,  ///< Durable: the final outcome.
@@ -103,9 +113,11 @@ enum class Qemu : std::uint8_t {
     /// that back before it does anything else: behind this nothing was fired and no RAM travels.)
     copying,
     migrating,  ///< Guest runs, RAM pre-copy under way.
+    stopping,  ///< finish-migrate, before pre-switchover.
     /// finish-migrate, at pre-switchover or in device state; `migrate_cancel` may still help.
     paused_pre_switchover,
     postmigrate,  ///< Completed: `cont` would start the guest.
+    stopped,  ///< Another stopped the guest (paused, io-error, ...), and continues it.
     gone,  ///< No QEMU.
 };
 
@@ -122,7 +134,13 @@ struct Event {
         /// QMP MIGRATION failed or cancelled: QEMU has restarted the guest or will.
         migration_failed,
         guest_resumed,  ///< QMP RESUME.
+        /// The guest stopped, and not because of the migration: an operator, an I/O error.
+        guest_stopped_by_others,
         qemu_gone,  ///< The source QEMU's process ended.
+        qmp_lost,  ///< QEMU's monitor closed or does not answer.
+        qmp_silent_too_long,  ///< qmp_lost, and reconnecting has failed for the limit.
+        resume_requested,  ///< The operator continues a suspended copy.
+        suspended_too_long,  ///< A suspended copy was not continued within its limit.
         peer_lost,  ///< Channel closed or heartbeat missed.
         peer_back,  ///< Channel authenticated again.
         peer_silent_too_long,  ///< peer_lost, and the patience of the copying phase is over.
@@ -131,6 +149,7 @@ struct Event {
         downtime_limit_exceeded,  ///< STOP is longer ago than the pause limit.
         /// `side` owns the guest, says the operator, the other side being fenced.
         operator_resolved,
+        qmp_back,  ///< Connected again; `qemu` is what it does now. Tells what was missed.
         /// A new sidecar found `record` in the journal and `qemu` in QEMU. First event of a fresh
         /// State.
         restarted,
@@ -154,7 +173,10 @@ struct Event {
 [[nodiscard]] constexpr Event restarted(Record record, Qemu qemu) {
     return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu};
 }
-/// An event that carries nothing: every kind but the three above.
+[[nodiscard]] constexpr Event qmp_back(Qemu qemu) {
+    return {.kind = Event::Kind::qmp_back, .qemu = qemu};
+}
+/// An event that carries nothing: every kind but the four above.
 [[nodiscard]] constexpr Event event(Event::Kind kind) { return {.kind = kind}; }
 
 /// Things that may exist because an action that makes them was asked for; each has one undoing
@@ -165,7 +187,15 @@ enum class Resource : std::uint8_t {
     storage,  ///< prepare_storage; drop_storage (quit_source when moved).
     ram,  ///< start_ram; cancel_migration, then resume_source.
     fired,  ///< fire_network; rollback_network.
+    images_aside,  ///< set_images_aside; restore_images (tombstone_disks when moved).
 };
+
+/// Tries of record_commit, and of each action that only tidies up.
+inline constexpr unsigned tries_max = 2;
+
+/// Whether the migration has its outcome without `action`: what fails `tries_max` times is left
+/// undone, and the report says so.
+[[nodiscard]] bool only_tidies_up(Action action);
 
 /// What an operator has said of a migration in doubt.
 enum class OperatorDecision : std::uint8_t { none, to_source, to_destination };
@@ -176,7 +206,8 @@ struct State {
     Phase phase = Phase::idle;
     Outcome outcome = Outcome::none;
     Guest guest = Guest::source;
-    Record record = Record::none;  ///< Last record known durable (begun also when it may be).
+    Record record = Record::none;  ///< Last record known durable (begun also when it may be, ended
+                                   ///< also when given up).
     OperatorDecision operator_decision =
         OperatorDecision::none;  ///< The operator's word; waits for send_commit to end.
     EnumSet<Action> in_flight;  ///< PendingRequest for and not ended.
@@ -185,12 +216,22 @@ struct State {
     bool pre_switchover = false;  ///< pre-switchover was seen.
     bool completed = false;  ///< RAM and device state are at the destination (postmigrate).
     bool sealed = false;  ///< The destination confirmed that its exports are gone.
+    bool images_aside = false;  ///< set_images_aside ended ok: COMMIT may be sent.
     bool cancelled = false;  ///< Rolling back: QEMU has no migration any more.
-    bool commit_unknown = false;  ///< record_commit ended unknown once: only its `ok` settles it.
-    bool void_commit = false;  ///< A COMMIT never sent may reach the disk late: ROLLBACK first.
+    bool commit_unknown = false;  ///< record_commit ended unknown: COMMIT may be durable.
+    bool commit_sent = false;  ///< COMMIT was sent, or may have been by a sidecar before this one.
+    bool void_commit = false;  ///< A COMMIT never sent may be durable: it must be made void first.
+    bool rollback_failed = false;  ///< The last record_rollback did: the destination is asked next.
+    bool destination_aborted = false;  ///< It has recorded ABORTED, which makes COMMIT void.
+    /// Times in a row that what is asked for again and again has ended badly; see tries_max.
+    std::uint8_t failures = 0;
     bool guest_ran = false;  ///< RESUME was seen after STOP: COMMIT must not be sent.
     bool qemu_gone = false;  ///< The source's QEMU has ended.
-    bool tombstoned = false;  ///< tombstone_disks ended ok.
+    bool qmp_up = true;  ///< Assumed until qmp_lost, also after `restarted`.
+    bool qmp_silent = false;  ///< qmp_silent_too_long, and no qmp_back since.
+    bool guest_stopped = false;  ///< Another stopped the guest: only they continue it.
+    bool suspending = false;  ///< Copying ends, to be suspended.
+    bool tombstoned = false;  ///< tombstone_disks ended ok, or was given up.
 
     friend auto operator<=>(State const&, State const&) = default;
 };
@@ -212,8 +253,12 @@ struct Step {
 /// yet, and record_commit has not been asked for.
 [[nodiscard]] bool may_cancel(State const& state);
 
-/// Whether operator_resolved would be obeyed: COMMIT is durable and unanswered.
+/// Whether operator_resolved would be obeyed: COMMIT is durable and unanswered, or may be durable
+/// and can be made void nowhere. The guest is paused until then.
 [[nodiscard]] bool may_resolve(State const& state);
+
+/// Whether COMMIT may be durable, and is neither acknowledged nor void: the guest is paused.
+[[nodiscard]] bool commit_may_count(State const& state);
 
 [[nodiscard]] std::string_view name(Phase phase);
 [[nodiscard]] std::string_view name(Action action);

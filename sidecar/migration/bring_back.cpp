@@ -3,10 +3,12 @@
 #include "core/log.hpp"
 #include "netmove/bridge_mover.hpp"
 #include "qmp/migration.hpp"
-#include "qmp/vm.hpp"
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/machine/watchdog.hpp"
+#include "sidecar/migration/qemu_state.hpp"
+#include "sidecar/migration/source_images.hpp"
 #include "sidecar/migration/source_migration.hpp"
 #include "sidecar/migration/throttle.hpp"
 
@@ -18,6 +20,9 @@ using core::Result;
 using core::Task;
 
 namespace {
+
+/// Cancel, record, resume; and each once more when QEMU was still on its way.
+constexpr int bring_back_steps_max = 8;
 
 /// The limits of the disks and the migration settings that the record says the user had.
 Task<Result<>> restore_settings(qmp::Client& client, Paths paths, std::string guest,
@@ -46,39 +51,71 @@ Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string co
     return {};
 }
 
+machine::source::Record source_record(std::string_view word) {
+    using machine::source::Record;
+    return word == "begun"         ? Record::begun
+           : word == "committed"   ? Record::committed
+           : word == "rolled_back" ? Record::rolled_back
+                                   : Record::none;
+}
+
+/// Does what the watchdog's rule says, step by step, until it says that nothing is left to do.
+Task<Result<>> follow_the_rule(qmp::Client& client, Journal& journal, std::string const& guest,
+                               Deadline deadline) {
+    using machine::watchdog::Action;
+    auto last = journal.last();
+    for (int steps = 0; steps < bring_back_steps_max; ++steps) {
+        CO_TRY(auto const qemu, co_await qemu_state(client, deadline));
+        auto const action = machine::watchdog::next(source_record(last.record), qemu);
+        core::log::warning("watchdog guest={} qemu={} action={}", guest,
+                           machine::source::name(qemu), machine::watchdog::name(action));
+        switch (action) {
+            case Action::leave:
+                co_return Result<>{};
+            case Action::cancel_migration:
+                CO_TRY_VOID(co_await qmp::cancel_migration(client, deadline));
+                break;
+            case Action::record_rollback:
+                last.record = "rolled_back";
+                CO_TRY_VOID(journal.record(last));
+                break;
+            case Action::resume_guest:
+                CO_TRY_VOID(co_await run_after_migration(client, deadline));
+                break;
+        }
+    }
+    co_return core::fail(Errc::timed_out, "QEMU did not come to rest in {} steps",
+                         bring_back_steps_max);
+}
+
 }  // namespace
 
-Task<bool> bring_back(core::Loop& loop, Paths paths, std::string guest, std::string qmp_socket) {
+Task<BringBack> bring_back(core::Loop& loop, Paths paths, std::string guest,
+                           std::string qmp_socket) {
     auto journal = Journal::open(paths.state(guest));
     if (!journal) {
-        core::log::info("watchdog guest={} another sidecar is there: nothing to do", guest);
-        co_return journal.error().code == Errc::refused;
+        core::log::info("watchdog guest={} {}", guest, journal.error().sentence());
+        co_return journal.error().code == Errc::refused ? BringBack::other_sidecar
+                                                        : BringBack::not_yet;
     }
-    auto last = journal->last();
+    auto const& last = journal->last();
     if (last.role != "source" || (last.record != "begun" && last.record != "rolled_back"))
-        co_return true;
+        co_return BringBack::done;
     auto client =
         co_await qmp::Client::connect(loop, qmp_socket, Deadline::after(limits::qmp_timeout));
     if (!client) {
         core::log::warning("watchdog guest={} {}", guest, client.error().sentence());
-        co_return client.error().code ==
-            Errc::closed;  // QEMU has ended: nothing left to bring back
+        // QEMU has ended: nothing is left to bring back.
+        co_return client.error().code == Errc::closed ? BringBack::done : BringBack::not_yet;
+    }
+    // Before the guest can run: `cont` may open its images by their names.
+    if (auto const restored = restore_recorded_images(paths, guest, last.migration_id); !restored) {
+        core::log::error("watchdog guest={} {}", guest, restored.error().sentence());
+        co_await (*client)->close();
+        co_return BringBack::not_yet;
     }
     auto const deadline = Deadline::after(limits::rollback_timeout);
-    (void)co_await qmp::cancel_migration(**client,
-                                         deadline);  // what came of it, query-status tells
-    auto const status = co_await qmp::query_status(**client, deadline);
-    if (status && !status->running && status->status != "finish-migrate" &&
-        last.record == "begun") {
-        // The migration had completed: from here on no COMMIT of this migration_id may ever count.
-        last.record = "rolled_back";
-        if (auto const recorded = journal->record(last); !recorded) {
-            core::log::error("watchdog guest={} {}", guest, recorded.error().sentence());
-            co_await (*client)->close();
-            co_return false;
-        }
-    }
-    auto const resumed = co_await ensure_running(**client, deadline);
+    auto const back = co_await follow_the_rule(**client, *journal, guest, deadline);
     auto const restored = co_await restore_settings(**client, paths, guest, deadline);
     co_await (*client)->close();
     if (!restored) {
@@ -87,17 +124,17 @@ Task<bool> bring_back(core::Loop& loop, Paths paths, std::string guest, std::str
             "the migration's: {}",
             guest, restored.error().sentence());
     }
-    if (!resumed) {
+    if (!back) {
         core::log::error("watchdog guest={} could not resume it: {}", guest,
-                         resumed.error().sentence());
-        co_return false;
+                         back.error().sentence());
+        co_return BringBack::not_yet;
     }
-    core::log::warning("watchdog guest={} the guest runs on the source again", guest);
+    core::log::warning("watchdog guest={} the guest is the source's again", guest);
     if (auto const announced = announce_from_here(loop, paths, guest); !announced) {
         core::log::error("watchdog guest={} its addresses could not be announced: {}", guest,
                          announced.error().sentence());
     }
-    co_return true;
+    co_return BringBack::done;
 }
 
 }  // namespace sidecar

@@ -1,6 +1,7 @@
 // What the watchdog of a migration does when the source's sidecar is dead: cancel the migration and
-// resume the guest, unless COMMIT is recorded. Used by daemon/watchdog_command.cpp. It acts only
-// with the guest's journal locked, so never beside another sidecar.
+// resume the guest, unless COMMIT is recorded (machine/watchdog.hpp has the rule). Used by
+// daemon/watchdog_command.cpp. It acts only with the guest's journal locked, so never beside
+// another sidecar.
 #pragma once
 
 #include <string>
@@ -11,9 +12,15 @@
 
 namespace sidecar {
 
-/// One try. True when nothing is left to do: the guest runs here, is not ours to resume, or has
-/// another sidecar.
-core::Task<bool> bring_back(core::Loop& loop, Paths paths, std::string guest,
-                            std::string qmp_socket);
+/// What came of one try.
+enum class BringBack {
+    done,  ///< Nothing is left to do: the guest runs here, or is not ours to resume.
+    other_sidecar,  ///< Another sidecar holds the journal, and decides.
+    not_yet,  ///< QEMU does not answer, or a step failed: try again.
+};
+
+/// One try: does what machine::watchdog::next() says until nothing is left to do.
+core::Task<BringBack> bring_back(core::Loop& loop, Paths paths, std::string guest,
+                                 std::string qmp_socket);
 
 }  // namespace sidecar

@@ -20,6 +20,7 @@
 #include "sidecar/migration/destination_migration.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "storage/image.hpp"
+#include "storage/stale_image.hpp"
 
 namespace sidecar {
 
@@ -222,22 +223,6 @@ Task<Result<>> DestinationMigration::listen_for_ram() {
     if (ram_port_ <= 0)
         co_return fail(Errc::protocol, "QEMU does not say on which port it waits for the RAM");
     co_return Result<>{};
-}
-
-Task<void> DestinationMigration::watch_qemu() {
-    auto events = guest_->client->subscribe({"RESUME", "MIGRATION"});
-    for (;;) {
-        auto const event = co_await events.next(Deadline::never(watchers_stop_.get_token()));
-        if (!event) break;
-        if (event->name == "RESUME") resumed_at_ = event->received;
-        if (event->name != "MIGRATION") continue;
-        auto const status = event->data["status"].text_or("");
-        core::log::debug("guest={} migration_id={} incoming qemu migration={}", name_,
-                         migration_id_, status);
-        if (status != "setup") ram_begun_ = true;
-        if (status == "completed") post(machine::destination::event(Event::Kind::qemu_loaded));
-    }
-    qmp_over_.set();
 }
 
 Task<void> DestinationMigration::watch_process() {

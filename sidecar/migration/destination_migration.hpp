@@ -57,7 +57,10 @@ public:
     /// Whether anything that an incoming migration made, or its QEMU, may still be there.
     static bool anything_left(Paths const& paths, std::string const& guest);
     /// The guest that runs here now. Once, after finished() with owns_guest().
-    std::unique_ptr<Guest> take_guest() { return std::move(guest_); }
+    std::unique_ptr<Guest> take_guest() {
+        if (guest_ && guest_->client) guest_->client->expect_reconnect(false);
+        return std::move(guest_);
+    }
 
 private:
     using Action = machine::destination::Action;
@@ -127,7 +130,10 @@ private:
     static core::Result<std::vector<storage::OwnedFile>> images_from_json(core::Json const& list);
     Outcome<machine::destination::Qemu> rejoin(std::string socket, core::ProcessIdentity recorded);
     core::Result<> write_incoming();
+    // QEMU's monitor: destination_monitor.cpp
     core::Task<void> watch_qemu();
+    void hear_migration(std::string const& status);
+    core::Task<bool> reconnect_qemu(unsigned generation);
     core::Task<void> watch_process();
     [[nodiscard]] bool only_copying() const;
     core::Task<void> wait_for_source(std::size_t generation);

@@ -17,7 +17,7 @@
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/hash_request.hpp"
 #include "sidecar/migration/source_migration.hpp"
-#include "storage/image.hpp"
+#include "storage/stale_image.hpp"
 #include "storage/verify.hpp"
 
 namespace sidecar {
@@ -53,6 +53,9 @@ Task<Result<>> SourceMigration::check() {
     if (!warning_.empty()) core::log::warning("guest={} {}", guest_.name, warning_);
     CO_TRY(description_, co_await describe(guest_, migration_id_, options_.bases,
                                            RunStatePolicy::running, within(limits::check_timeout)));
+    for (auto const& path : image_paths()) {
+        CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
+    }
     // A sidecar that has to take this guest over knows its addresses without waiting for it to
     // speak.
     CO_TRY_VOID(guest_.write_manifest());
@@ -294,7 +297,10 @@ Task<Result<>> SourceMigration::continue_migration() {
 /// From here on only the destination's answer, or an operator, may bring the guest back.
 Task<Result<>> SourceMigration::record_commit() {
     if (watchdog_) watchdog_->released();
-    return record("committed", "");
+    // The sync of the images' directories runs beside this one, which blocks the loop: one turn
+    // hands it to the kernel.
+    (void)co_await core::sleep_for(loop_, {});
+    co_return co_await record("committed", "");
 }
 
 Task<ActionResult> SourceMigration::commit() {
@@ -345,8 +351,11 @@ Task<Result<>> SourceMigration::cancel_migration() {
 
 Task<Result<>> SourceMigration::resume_source() {
     if (qemu_gone_) co_return fail(Errc::closed, "QEMU has ended");
-    if (stopped_by_others_) co_return Result<>{};  // and theirs to continue
-    co_return co_await ensure_running(*guest_.client, Deadline::after(limits::rollback_timeout));
+    CO_TRY(auto const state, co_await run_after_migration(
+                                 *guest_.client, Deadline::after(limits::rollback_timeout)));
+    if (state == RunState::running) co_return Result<>{};
+    post(machine::source::event(machine::source::Event::Kind::guest_stopped_by_others));
+    co_return fail(Errc::refused, "another stopped the guest: it stays stopped");
 }
 
 // What the destination has announced, ours announces away; an announcement that may still be on its
@@ -435,6 +444,22 @@ Task<Result<>> SourceMigration::drop_network() {
         if (!back) core::log::error("guest={} {}", guest_.name, back.error().sentence());
     }
     co_return Result<>{};
+}
+
+std::vector<std::string> SourceMigration::image_paths() const {
+    std::vector<std::string> paths;
+    for (auto const& disk : description_.disks) paths.push_back(disk.path);
+    return paths;
+}
+
+Task<Result<>> SourceMigration::set_images_aside() {
+    auto aside = co_await storage::set_images_aside(loop_, image_paths(), migration_id_);
+    if (stop_at_) timeline_.set("set_aside_ms", ms_between(*stop_at_, core::Clock::now()));
+    co_return aside;
+}
+
+Task<Result<>> SourceMigration::restore_images() {
+    co_return storage::restore_images(image_paths(), migration_id_);
 }
 
 Task<Result<>> SourceMigration::tombstone_disks() {

@@ -5,10 +5,10 @@
 #include <algorithm>
 
 #include "core/log.hpp"
-#include "qmp/vm.hpp"
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/action_result.hpp"
-#include "storage/image.hpp"
+#include "sidecar/migration/qemu_state.hpp"
+#include "storage/stale_image.hpp"
 
 namespace sidecar {
 
@@ -34,6 +34,7 @@ bool is_record(Action action) {
 
 /// Where the guest runs now, in the operator's words.
 std::string_view whereabouts(State const& state) {
+    if (machine::source::commit_may_count(state)) return "the guest is paused";
     switch (state.guest) {
         case machine::Guest::source:
             return "the guest runs on the source";
@@ -43,6 +44,10 @@ std::string_view whereabouts(State const& state) {
             return "the guest is paused until the destination answers";
         case machine::Guest::crashed_source:
             return "the guest's QEMU on the source has ended";
+        case machine::Guest::stopped_source:
+            return "the guest is on the source, where another stopped it";
+        case machine::Guest::silent_source:
+            return "the guest is on the source, whose QEMU does not answer";
     }
     return "";
 }
@@ -67,7 +72,6 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       frames_(guest),
       tracking_(guest),
       forwarding_(guest.loop),
-      resumed_(guest.loop),
       fired_(guest.loop) {
     started_ = core::Clock::now();
     peer_ = std::make_unique<PeerChannel>(
@@ -79,10 +83,13 @@ SourceMigration::~SourceMigration() = default;
 
 void SourceMigration::follow(ProgressSink sink) {
     sink_ = std::move(sink);
-    if (!std::exchange(suspended_, false)) return;
+    if (state_.phase != Phase::suspended) return;
     if (peer_lost_at_) peer_lost_at_ = core::Clock::now();
+    silence_told_ = false;
+    ++suspensions_;  // the limit of this one is over
+    failure_.reset();
     decided_.reset();
-    resumed_.set();
+    post(machine::source::event(Event::Kind::resume_requested));
 }
 
 Task<Json> SourceMigration::run(ProgressSink sink) {
@@ -103,36 +110,33 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
                        : word == "begun"       ? Record::begun
                                                : Record::none;
     auto qemu = co_await look_at_qemu();
-    if (found == Record::begun && qemu == machine::source::Qemu::running && read_copy_record()) {
+    // Were this sidecar to die as well, nobody else would bring the guest back.
+    if (qemu != machine::source::Qemu::gone) {
         auto guarded = Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path());
-        if (guarded) {
-            watchdog_ = std::move(*guarded);
-            qemu = machine::source::Qemu::copying;
-        }
+        if (guarded) watchdog_ = std::move(*guarded);
+    }
+    if (found == Record::begun && qemu == machine::source::Qemu::running && watchdog_ &&
+        read_copy_record()) {
+        qemu = machine::source::Qemu::copying;
     }
     vteps_.begin_unknown(vxlan_moves());
     watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
 }
 
-/// What QEMU is doing. `gone` only when its process has ended: a QEMU that does not answer is asked
-/// again.
+/// What QEMU is doing. `gone` only when its process has ended. One that does not answer for too
+/// long may have completed: then the machine undoes most.
 Task<machine::source::Qemu> SourceMigration::look_at_qemu() {
     using machine::source::Qemu;
+    auto const begun = core::Clock::now();
     while (guest_.client && guest_.process.running()) {
-        auto const deadline = core::Deadline::after(limits::qmp_timeout);
-        auto const status = co_await qmp::query_status(*guest_.client, deadline);
-        auto const migration = co_await qmp::query_migrate(*guest_.client, deadline);
-        if (status && migration) {
-            bool const ram_under_way =
-                migration->status == "setup" || migration->status == "active";
-            if (status->running) co_return ram_under_way ? Qemu::migrating : Qemu::running;
-            co_return status->status == "finish-migrate" ? Qemu::paused_pre_switchover
-                                                         : Qemu::postmigrate;
-        }
+        auto const qemu =
+            co_await qemu_state(*guest_.client, core::Deadline::after(limits::qmp_timeout));
+        if (qemu) co_return *qemu;
         core::log::warning("guest={} QEMU does not say what it does: {}", guest_.name,
-                           (status ? migration.error() : status.error()).sentence());
-        (void)co_await core::sleep_for(loop_, limits::retry_pause_max);
+                           qemu.error().sentence());
+        if (core::Clock::now() - begun > limits::qmp_silence_max) co_return Qemu::postmigrate;
+        (void)co_await core::sleep_for(loop_, limits::retry_pause_min);
         (void)co_await guest_.reconnect(core::Deadline::after(limits::qmp_timeout));
     }
     qemu_gone_ = true;
@@ -186,9 +190,10 @@ void SourceMigration::enter(Phase phase) {
     phases_.push_back({std::string(machine::source::name(phase)), now, now});
     core::log::info("guest={} migration_id={} phase={}", guest_.name, migration_id_,
                     machine::source::name(phase));
-    if (phase == Phase::in_doubt && !in_doubt_since_) in_doubt_since_ = now;
+    if (machine::source::commit_may_count(state_) && !in_doubt_since_) in_doubt_since_ = now;
     // Before anything is asked for that only another phase may do: see copy_record.cpp.
-    if (phase != Phase::preparing && phase != Phase::copying && phase != Phase::idle) {
+    bool const copies = phase == Phase::copying || phase == Phase::suspended;
+    if (phase != Phase::preparing && !copies && phase != Phase::idle) {
         remove_copy_record();
         remove_tables();
     }
@@ -196,6 +201,7 @@ void SourceMigration::enter(Phase phase) {
     nice_.reset();
     if (phase == Phase::copying) nice_.emplace(limits::copy_nice_steps);
     if (phase == Phase::settling) realtime_.reset();  // it runs there
+    if (phase == Phase::suspended) note_suspension();
     if (sink_ && phase != Phase::idle) sink_(progress());
 }
 
@@ -223,8 +229,15 @@ Task<ActionResult> SourceMigration::perform(Action action) {
     stop_for_test(machine::source::name(action));
     if (action == Action::send_commit) co_return co_await commit();
     auto result = co_await port(action);
-    auto const ending = action_result_of(result, is_record(action));
+    if (action == Action::copy_disks && !result && link_down_) co_return ActionResult::link_lost;
+    auto ending = action_result_of(result, is_record(action) && journal_.may_be_recorded());
+    if (action == Action::check && !result) {  // only a check that says no is a refusal
+        bool const refused =
+            result.error().code == Errc::refused || result.error().code == Errc::invalid;
+        ending = refused ? ActionResult::failed : ActionResult::unknown;
+    }
     if (!result) {
+        last_errors_[action] = result.error().sentence();
         auto error = std::move(result.error());
         bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
         error.while_doing(
@@ -232,9 +245,7 @@ Task<ActionResult> SourceMigration::perform(Action action) {
         if (ours) core::log::debug("guest={} {}", guest_.name, error.sentence());
         if (!ours) note_failure(std::move(error));
     }
-    // A check that got no answer has still touched nothing: the machine calls that refused.
-    co_return action == Action::check&& ending == ActionResult::unknown ? ActionResult::failed
-                                                                        : ending;
+    co_return ending;
 }
 
 Task<Result<>> SourceMigration::port(Action action) {
@@ -287,6 +298,10 @@ Task<Result<>> SourceMigration::port(Action action) {
             return quit_source();
         case Action::record_end:
             return record_end();
+        case Action::set_images_aside:
+            return set_images_aside();
+        case Action::restore_images:
+            return restore_images();
         case Action::send_commit:  // perform() has done it: it ends in more ways than these
         case Action::interrupt:  // drive() has done it
         case Action::finish:
@@ -348,8 +363,12 @@ Result<> SourceMigration::resolve(machine::Side owner) {
         return core::fail(Errc::refused, "nothing is in doubt: the migration is {}",
                           machine::source::name(state_.phase));
     }
-    for (auto const& disk : description_.disks) {
-        auto const tombstone = storage::tombstone_path(disk.path, migration_id_);
+    if (owner == machine::Side::destination && state_.phase == Phase::rolling_back) {
+        return core::fail(Errc::refused,
+                          "COMMIT was never sent: the guest can only be the source's");
+    }
+    for (auto const& path : image_paths()) {
+        auto const tombstone = storage::tombstone_path(path, migration_id_);
         if (owner == machine::Side::source && access(tombstone.c_str(), F_OK) == 0) {
             return core::fail(Errc::refused,
                               "the destination had acknowledged: {} is there, so it owns the guest",

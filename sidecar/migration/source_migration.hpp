@@ -90,13 +90,23 @@ private:
     void enter(Phase phase);
     void note_failure(core::Error error);
 
-    // Watching: source_watch.cpp
+    // QEMU's monitor: source_monitor.cpp
     core::Task<void> watch_qemu();
+    void hear(qmp::Event const& event);
+    core::Task<bool> reconnect_qemu();
+    core::Task<bool> tell_what_was_missed();
+    core::Task<void> watch_answers();
+    core::Task<void> limit_silence(unsigned loss);
+    core::Task<void> limit_pause(core::Clock::time_point stopped_at);
+    core::Task<void> ask_why_stopped();
+    void note_stop(core::Clock::time_point at);
+    void note_running(core::Clock::time_point at);
+    void tell_of_a_long_rollback();
+    [[nodiscard]] core::Error silent_error() const;
+    // Watching: source_watch.cpp
     core::Task<void> watch_process();
     core::Task<void> tick();
-    core::Task<void> limit_pause();
     [[nodiscard]] bool pause_is_limited() const;
-    core::Task<void> ask_why_stopped();
     core::Task<void> watch_guest(core::LinkedStop& copying);
     core::Task<machine::source::Qemu> look_at_qemu();
     void peer_changed(bool up);
@@ -111,6 +121,7 @@ private:
     [[nodiscard]] core::Json arithmetic() const;
     [[nodiscard]] core::Json ram_arithmetic() const;
     [[nodiscard]] core::Json disks_report() const;
+    [[nodiscard]] std::vector<std::string> warnings() const;
 
     // What a later sidecar needs to go on with the copy: copy_record.cpp
     [[nodiscard]] std::string copy_record_path() const;
@@ -139,7 +150,8 @@ private:
     Outcome<> copy_disks();
     Outcome<> copy_until_converged(std::stop_token token);
     Outcome<> copy_watched();
-    Outcome<> wait_for_resume();
+    core::Task<void> limit_suspension();
+    void note_suspension();
     [[nodiscard]] bool peer_silent() const;
     void note_step(storage::ConvergenceReport const& now);
     core::Result<> write_record() const;
@@ -172,6 +184,9 @@ private:
     Outcome<> abort_destination();
     Outcome<> drop_storage();
     Outcome<> drop_network();
+    [[nodiscard]] std::vector<std::string> image_paths() const;
+    Outcome<> set_images_aside();
+    Outcome<> restore_images();
     Outcome<> tombstone_disks();
     Outcome<> quit_source();
     Outcome<> settle_network();
@@ -245,10 +260,11 @@ private:
     std::vector<std::string> export_names_;
     std::optional<core::Error> changed_;  ///< What the guest did that ends the copy.
     bool link_down_ = false;  ///< What ended the last try to copy.
-    bool suspended_ = false;  ///< Nothing is tried until `resumed_`.
-    core::Event resumed_;
+    unsigned suspensions_ = 0;
     bool qemu_gone_ = false;
-    bool stopped_by_others_ = false;  ///< While RAM migrated; only they may continue it.
+    bool guest_stopped_ = false;  ///< By the migration, and not resumed here since.
+    std::optional<core::Clock::time_point> qmp_lost_at_;  ///< Until the monitor is back.
+    unsigned qmp_losses_ = 0;
     bool recovered_ = false;
     std::optional<storage::CopyProgress>
         resume_;  ///< The copy of an earlier sidecar is gone on with.
@@ -258,7 +274,9 @@ private:
     std::string warning_;  ///< Of the check: why another time would be better.
     std::optional<core::Error> failure_;  ///< The first; what the operator is told.
     std::map<Action, int> failures_in_a_row_;
+    std::map<Action, std::string> last_errors_;  ///< For what is left undone.
     std::optional<core::Clock::time_point> peer_lost_at_;
+    bool silence_told_ = false;  ///< That the peer is silent for too long, to the machine.
 
     // For the report.
     struct PhaseTime {

@@ -107,36 +107,35 @@ Task<Result<std::string>> SourceMigration::hash_destination(std::size_t disk,
 Task<Result<>> SourceMigration::copy_disks() {
     if (!mirror_) co_return Result<>{};
     write_copy_record();  // at once: a sidecar killed before the next tick has copied something
-    for (;;) {
-        auto copied = co_await copy_watched();
-        if (copied || !link_down_) co_return copied;
-        CO_TRY_VOID(co_await wait_for_resume());
-    }
+    co_return co_await copy_watched();
 }
 
-/// The destination is not to be reached, and may be tomorrow: the guest runs, its bitmaps hold what
-/// it writes, and whoever asked for the migration is told.
-Task<Result<>> SourceMigration::wait_for_resume() {
-    auto const lost = fail(Errc::timed_out,
-                           "{} was not to be reached for {} s: what was copied is kept for {} "
-                           "minutes; `sidecar migrate --resume {}` goes on, `sidecar cancel {}` "
-                           "gives up (the guest runs on the source)",
-                           options_.destination, options_.link_timeout_s,
-                           limits::suspended_patience.count() / 60, guest_.name, guest_.name)
-                          .error();
-    core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_, lost.sentence());
-    failure_ = lost;
-    resumed_.reset();
-    suspended_ = true;
+/// What was copied is kept, and the guest's bitmaps hold what it writes; the caller of `migrate`
+/// gets this sentence.
+void SourceMigration::note_suspension() {
+    failure_ =
+        fail(Errc::timed_out,
+             "{} was unreachable for {} s: the copy is suspended and kept for {} minutes; `sidecar "
+             "migrate --resume {}` goes on, `sidecar cancel {}` gives up (the guest runs on the "
+             "source)",
+             options_.destination, options_.link_timeout_s, limits::suspended_patience.count() / 60,
+             guest_.name, guest_.name)
+            .error();
+    core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
+                       failure_->sentence());
+    ++suspensions_;
+    watchers_.spawn(limit_suspension());
     decided_.set();
-    auto const resumed = co_await resumed_.wait(within(limits::suspended_patience));
-    suspended_ = false;
-    if (!resumed) co_return std::unexpected(resumed.error());
-    failure_.reset();
-    co_return Result<>{};
 }
 
-/// One try, until the guest changes or the destination was not to be reached for too long.
+Task<void> SourceMigration::limit_suspension() {
+    auto const which = suspensions_;
+    if (!co_await core::sleep_for(loop_, limits::suspended_patience, watchers_stop_.get_token()))
+        co_return;
+    if (which == suspensions_) post(machine::source::event(Event::Kind::suspended_too_long));
+}
+
+/// Until the guest changes or the link is lost for too long.
 Task<Result<>> SourceMigration::copy_watched() {
     link_down_ = false;
     core::LinkedStop stop(actions_stop_.get_token());
@@ -146,7 +145,7 @@ Task<Result<>> SourceMigration::copy_watched() {
     stop.request_stop();
     co_await looking.join();
     if (changed_) co_return std::unexpected(*changed_);
-    link_down_ = !copied && (link_down_ || mirror_->link_lost());
+    link_down_ = !copied && mirror_->link_lost();
     co_return copied;
 }
 

@@ -1,11 +1,14 @@
-// What the source's driver watches while a migration is under way (QEMU's events, its process, the
-// peer, time), and what it tells about it: progress and the report.
+// What the source's driver watches while a migration is under way (QEMU's process, the guest's
+// devices, the peer, time), and its reports. QEMU's monitor is watched in source_monitor.cpp.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "core/log.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/migration/source_migration.hpp"
+#include "storage/stale_image.hpp"
 
 namespace sidecar {
 
@@ -33,102 +36,17 @@ double wall_ms(core::Clock::time_point at) {
 
 }  // namespace
 
-Task<void> SourceMigration::watch_qemu() {
-    if (!guest_.client) co_return;  // found gone by a restarted sidecar
-    auto events = guest_.client->subscribe({"STOP", "RESUME", "MIGRATION", "JOB_STATUS_CHANGE"});
-    for (;;) {
-        auto const event = co_await events.next(core::Deadline::never(watchers_stop_.get_token()));
-        if (!event) {
-            if (event.error().code == Errc::cancelled) co_return;
-            core::log::warning("guest={} the connection to QEMU ended: {}", guest_.name,
-                               event.error().what);
-            co_return;  // when its process ended too, watch_process says so; else every action
-                        // fails and undoes
-        }
-        if (event->name == "STOP" && ram_.started_at()) {
-            stop_at_ = event->received;
-            realtime_.emplace();
-            keep_converged_stop_.request_stop();
-            peer_->set_patience(limits::heartbeat_silence_paused(downtime_limit()));
-            watchers_.spawn(limit_pause());
-            watchers_.spawn(ask_why_stopped());
-            post(machine::source::event(Event::Kind::stop_seen));
-        } else if (event->name == "RESUME") {
-            realtime_.reset();
-            peer_->set_patience(limits::heartbeat_silence);
-            if (watchdog_) watchdog_->released();
-            if (stop_at_ && !downtime_ms_) downtime_ms_ = ms_between(*stop_at_, event->received);
-            post(machine::source::event(Event::Kind::guest_resumed));
-        } else if (event->name == "JOB_STATUS_CHANGE") {
-            auto const status = event->data["status"].text_or("");
-            if (status != "concluded" && status != "null") job_ = event->data["id"].text_or("?");
-        } else if (event->name == "MIGRATION") {
-            auto const status = event->data["status"].text_or("");
-            core::log::debug("guest={} qemu migration={}", guest_.name, status);
-            if (stop_at_)
-                timeline_.set(status + "_ms", rounded(ms_between(*stop_at_, event->received)));
-            if (status == "pre-switchover")
-                post(machine::source::event(Event::Kind::pre_switchover_seen));
-            if (status == "completed") {
-                ram_completed_at_ = event->received;
-                post(machine::source::event(Event::Kind::migration_completed));
-            }
-            if (status == "failed" || status == "cancelled") {
-                if (status == "failed" && state_.phase != Phase::rolling_back) {
-                    note_failure(core::fail(Errc::qemu_refused, "QEMU's migration failed").error());
-                }
-                post(machine::source::event(Event::Kind::migration_failed));
-            }
-        }
-    }
-}
-
 Task<void> SourceMigration::watch_process() {
     if (qemu_gone_) co_return;
     auto const ended = co_await core::wait_exit(loop_, guest_.process,
                                                 core::Deadline::never(watchers_stop_.get_token()));
     if (!ended && ended.error().code == Errc::cancelled) co_return;
     qemu_gone_ = true;
+    if (guest_.client) guest_.client->expect_reconnect(false);
     if (state_.phase != Phase::settling) {
         note_failure(core::fail(Errc::closed, "QEMU on the source has ended").error());
     }
     post(machine::source::event(Event::Kind::qemu_gone));
-}
-
-/// Ends the pause at its limit, which `set` may change meanwhile.
-Task<void> SourceMigration::limit_pause() {
-    auto const token = watchers_stop_.get_token();
-    for (;;) {
-        auto const left = *stop_at_ + downtime_limit() - core::Clock::now();
-        if (watchdog_ && pause_is_limited()) {
-            watchdog_->stopped(
-                std::max(core::milliseconds(0),
-                         std::chrono::ceil<core::milliseconds>(left) + limits::watchdog_margin));
-        }
-        downtime_limit_changed_.reset();
-        auto const changed =
-            co_await downtime_limit_changed_.wait(core::Deadline::after(left, token));
-        if (token.stop_requested()) co_return;
-        if (!changed) break;
-        peer_->set_patience(limits::heartbeat_silence_paused(downtime_limit()));
-    }
-    realtime_.reset();
-    if (pause_is_limited()) {
-        note_failure(core::fail(Errc::timed_out,
-                                "the guest was stopped for {} ms, which is --downtime-limit",
-                                options_.downtime_limit_ms)
-                         .error());
-        post(machine::source::event(Event::Kind::downtime_limit_exceeded));
-    }
-}
-
-/// Not when the guest runs again, when it was stopped by others, and once COMMIT is about to be
-/// recorded: then the watchdog was released, too.
-bool SourceMigration::pause_is_limited() const {
-    bool const before_commit =
-        state_.phase == Phase::converging || state_.phase == Phase::stopped ||
-        (state_.phase == Phase::switching && !state_.in_flight.contains(Action::record_commit));
-    return before_commit && !downtime_ms_ && !stopped_by_others_;
 }
 
 core::Deadline SourceMigration::within_pause() const {
@@ -164,24 +82,6 @@ void SourceMigration::ram_not_converging() {
     post(machine::source::event(Event::Kind::ram_not_converging));
 }
 
-/// STOP comes from the migration, or from somebody else (an operator, an I/O error): then the guest
-/// must not run at the destination either.
-Task<void> SourceMigration::ask_why_stopped() {
-    auto const status = co_await qmp::query_status(
-        *guest_.client, core::Deadline::after(limits::qmp_timeout, watchers_stop_.get_token()));
-    if (!status || status->status == "finish-migrate" || status->status == "postmigrate") co_return;
-    if (state_.phase != Phase::stopped && state_.phase != Phase::converging) co_return;
-    if (status->running) co_return;
-    stopped_by_others_ = true;
-    if (watchdog_) watchdog_->released();
-    note_failure(core::fail(Errc::refused,
-                            "the guest was stopped by somebody else (QEMU says {}), and stays so: "
-                            "continue it, and migrate again",
-                            status->status)
-                     .error());
-    post(machine::source::event(Event::Kind::downtime_limit_exceeded));
-}
-
 bool SourceMigration::peer_silent() const {
     return peer_lost_at_ &&
            core::Clock::now() - *peer_lost_at_ > std::chrono::seconds(options_.link_timeout_s);
@@ -189,11 +89,6 @@ bool SourceMigration::peer_silent() const {
 
 Task<void> SourceMigration::watch_guest(core::LinkedStop& copying) {
     while (co_await core::sleep_for(loop_, limits::guest_look_interval, copying.token())) {
-        if (peer_silent()) {
-            link_down_ = true;
-            copying.request_stop();
-            break;
-        }
         auto same =
             co_await check_same_guest(*guest_.client, description_,
                                       core::Deadline::after(limits::qmp_timeout, copying.token()));
@@ -206,30 +101,27 @@ Task<void> SourceMigration::watch_guest(core::LinkedStop& copying) {
 }
 
 void SourceMigration::peer_changed(bool up) {
-    if (!up) {
-        peer_lost_at_ = core::Clock::now();
-    } else {
-        peer_lost_at_.reset();
-    }
+    peer_lost_at_ = up ? std::nullopt : std::optional(core::Clock::now());
+    silence_told_ = false;
     post(machine::source::event(up ? Event::Kind::peer_back : Event::Kind::peer_lost));
 }
 
 Task<void> SourceMigration::tick() {
     while (co_await core::sleep_for(loop_, tick_interval, watchers_stop_.get_token())) {
-        // While disks are copied that is for watch_guest(), which keeps what was copied.
-        if (peer_silent() && (state_.phase != Phase::copying || !mirror_)) {
-            peer_lost_at_.reset();
-            note_failure(core::fail(Errc::timed_out,
-                                    "the destination was not to be reached for {} s",
-                                    options_.link_timeout_s)
-                             .error());
+        if (peer_silent() && !std::exchange(silence_told_, true)) {
+            // A copy is suspended: enter() says so.
+            if (state_.phase != Phase::copying) {
+                note_failure(core::fail(Errc::timed_out, "the destination was unreachable for {} s",
+                                        options_.link_timeout_s)
+                                 .error());
+            }
             post(machine::source::event(Event::Kind::peer_silent_too_long));
         }
-        if (in_doubt_since_ && core::Clock::now() - *in_doubt_since_ > limits::doubt_patience &&
-            !decided_.is_set()) {
+        tell_of_a_long_rollback();
+        if (in_doubt_since_ && machine::source::commit_may_count(state_) &&
+            core::Clock::now() - *in_doubt_since_ > limits::doubt_patience && !decided_.is_set()) {
             core::log::error(
-                "guest={} migration_id={} in doubt: the destination does not answer COMMIT; the "
-                "guest "
+                "guest={} migration_id={} in doubt: COMMIT is neither answered nor void; the guest "
                 "stays paused",
                 guest_.name, migration_id_);
             decided_.set();
@@ -332,7 +224,7 @@ Json SourceMigration::arithmetic() const {
 Json SourceMigration::status() const {
     auto now = progress();
     if (mirror_ || ram_.started_at()) now.set("convergence", arithmetic());
-    if (suspended_) now.set("waiting", failure_->sentence());
+    if (state_.phase == Phase::suspended) now.set("waiting", failure_->sentence());
     now.set("migration_id", migration_id_).set("destination", options_.destination);
     now.set("state", machine::source::describe(state_));
     now.set("may_cancel", machine::source::may_cancel(state_));
@@ -356,21 +248,67 @@ Json SourceMigration::disks_report() const {
     return list;
 }
 
+/// One line for each thing that is not as it should be although the outcome stands.
+std::vector<std::string> SourceMigration::warnings() const {
+    using machine::source::Action;
+    std::vector<std::string> lines;
+    if (!warning_.empty()) lines.push_back(warning_);
+    auto const why = [this](Action action) {
+        auto const found = last_errors_.find(action);
+        return found == last_errors_.end() ? std::string("no reason is known") : found->second;
+    };
+    // The machine repeats an action until it ends ok, or gives it up.
+    auto const left = [this](Action action) {
+        auto const found = failures_in_a_row_.find(action);
+        return state_.phase == Phase::done && found != failures_in_a_row_.end() &&
+               found->second > 0;
+    };
+    if (left(Action::tombstone_disks)) {
+        std::vector<std::string> names;
+        for (auto const& path : image_paths())
+            names.push_back(storage::stale_name(path, migration_id_));
+        lines.push_back(
+            fmt::format("the stale images could not be marked as moved ({}); do not start them: {}",
+                        why(Action::tombstone_disks), fmt::join(names, ", ")));
+    }
+    if (left(Action::settle_network)) {
+        lines.push_back(fmt::format("the network of the source is not tidied up: {}",
+                                    why(Action::settle_network)));
+    }
+    if (left(Action::quit_source)) {
+        lines.push_back(
+            fmt::format("QEMU on the source (pid {}) could not be ended, end it and never "
+                        "continue its guest: {}",
+                        guest_.process.pid(), why(Action::quit_source)));
+    }
+    if (left(Action::record_end)) {
+        lines.push_back(
+            fmt::format("the journal on the source does not say that the migration is "
+                        "over, `sidecar attach {}` there records it: {}",
+                        guest_.name, why(Action::record_end)));
+    }
+    return lines;
+}
+
 Json SourceMigration::report() const {
-    bool const doubtful = state_.phase == Phase::in_doubt || state_.phase == Phase::committed;
+    bool const doubtful = machine::source::commit_may_count(state_);
     auto const outcome = doubtful ? machine::Outcome::in_doubt : state_.outcome;
-    auto const exit = machine::exit_status(suspended_ ? machine::Outcome::in_doubt : outcome);
-    auto made =
-        Json::object({{"guest", guest_.name},
-                      {"migration_id", migration_id_},
-                      {"destination", options_.destination},
-                      {"outcome", suspended_ ? "waiting" : std::string(machine::name(outcome))},
-                      {"guest_is_on", std::string(machine::name(state_.guest))},
-                      {"exit_status", exit}});
+    auto const guest = doubtful ? machine::Guest::unknown : state_.guest;
+    int const exit = machine::exit_status(outcome);
+    auto made = Json::object({{"guest", guest_.name},
+                              {"migration_id", migration_id_},
+                              {"destination", options_.destination},
+                              {"outcome", std::string(machine::name(outcome))},
+                              {"guest_is_on", std::string(machine::name(guest))},
+                              {"exit_status", exit}});
     if (failure_ && state_.outcome != machine::Outcome::moved)
         made.set("error", failure_->sentence());
     if (recovered_) made.set("recovered", true);
-    if (!warning_.empty()) made.set("warning", warning_);
+    if (auto const lines = warnings(); !lines.empty()) {
+        auto list = Json::array();
+        for (auto const& line : lines) list.add(line);
+        made.set("warnings", list).set("warning", fmt::format("{}", fmt::join(lines, "; ")));
+    }
     made.set("downtime_limit_ms", options_.downtime_limit_ms);
     if (downtime_ms_) made.set("downtime_ms", rounded(*downtime_ms_));
     if (stop_at_ && fired_at_)

@@ -7,7 +7,7 @@
 #include "qmp/vm.hpp"
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/replication/replication_source.hpp"
-#include "storage/image.hpp"
+#include "storage/stale_image.hpp"
 
 namespace sidecar {
 

@@ -23,12 +23,12 @@ public:
     Incoming(Runner& runner, std::string const& directory, sidecar::Paths const& paths,
              IncomingOptions const& options)
         : daemon_("incoming-" + lab::unique_suffix(), line(paths, options),
-                  {"", options.environment}, directory) {
-        auto const socket_path = paths.control_socket(options.guest);
+                  {"", options.environment}, directory),
+          socket_path_(paths.control_socket(options.guest)) {
         lab::wait_until("the control socket", std::chrono::seconds(20),
-                        [&] { return !daemon_.running() || lab::accepts(socket_path); });
+                        [&] { return !daemon_.running() || lab::accepts(socket_path_); });
         auto socket = runner.must(
-            core::connect_unix(runner.loop(), socket_path, core::Deadline::after(limit)));
+            core::connect_unix(runner.loop(), socket_path_, core::Deadline::after(limit)));
         messages_ = std::make_unique<sidecar::Messages>(
             runner.loop(), core::plain_stream(runner.loop(), std::move(socket), "incoming"));
         auto hello = core::Json::object({{"migration_id", options.migration_id}});
@@ -47,7 +47,12 @@ public:
     /// To the last request.
     core::Task<core::Result<core::Json>> answer() {
         for (;;) {
-            CO_TRY(auto const reply, co_await messages_->receive(core::Deadline::after(limit)));
+            auto const received = co_await messages_->receive(core::Deadline::after(limit));
+            if (!received) {
+                UNSCOPED_INFO("the incoming sidecar said: " << daemon_.err());
+                co_return std::unexpected(received.error());
+            }
+            auto const& reply = *received;
             if (reply["id"].integer_or(0) != id_) continue;  // a heartbeat
             if (reply.has("result")) co_return reply["result"];
             co_return std::unexpected(sidecar::error_from_json(reply["error"]));
@@ -61,6 +66,9 @@ public:
     void kill() {
         daemon_.kill();
         messages_.reset();
+        // The kernel keeps the listener of a killed process until its io_uring is torn down, some
+        // milliseconds later: the next one here must not be looked for there.
+        lab::fs::remove(socket_path_);
     }
     /// Waits until it stops at the hook of SIDECAR_TEST_STOP_AT.
     void wait_stopped() {
@@ -80,6 +88,7 @@ private:
         return argv;
     }
     lab::Daemon daemon_;
+    std::string socket_path_;
     std::unique_ptr<sidecar::Messages> messages_;
     std::int64_t id_ = 0;
 };

@@ -326,7 +326,7 @@ TEST_CASE("replica: a failover that is killed goes on to the point it chose", "[
                 lab::wait_until("the choice", 20s, [&] { return mirrored.record().chosen != 0; });
                 killed.kill();
                 // Killed once more, with QEMU started and not yet let go.
-                auto late = mirrored.failover(words, {"SIDECAR_TEST_STOP_AT=let_go"});
+                auto late = mirrored.failover(words, {"SIDECAR_TEST_STOP_AT=start_guest"});
                 lab::wait_until("the manifest", 30s, [&] { return mirrored.has_manifest(); });
                 late.kill();
                 lab::fs::remove(mirrored.manifest());

@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "storage/image.hpp"
+#include "storage/stale_image.hpp"
 #include "tests/process/storage_lab.hpp"
 
 using namespace storage_lab;
@@ -132,4 +133,76 @@ TEST_CASE("image: a tombstone takes the name away, once and for each migration_i
     REQUIRE(removed);
     CHECK(removed->size() == 1);
     CHECK(lab::read_file(path) == "second");
+}
+
+TEST_CASE("image: set aside, restored and marked, each as often as asked", "[storage][image]") {
+    Directory directory;
+    Runner runner;
+    lab::fs::create_directory(directory.path("store"));
+    auto const plain = directory.path("plain");
+    auto const link = directory.path("link");
+    auto const file = directory.path("store/file");
+    lab::write_file(plain, "plain");
+    lab::write_file(file, "linked");
+    lab::fs::create_symlink("store/file", link);
+    std::vector<std::string> const paths{plain, link};
+    auto const aside = [&] {
+        return runner.loop().run(storage::set_images_aside(runner.loop(), paths, "e1"));
+    };
+    for (int twice = 0; twice < 2; ++twice) {
+        REQUIRE(aside());
+        CHECK_FALSE(lab::fs::exists(plain));
+        CHECK_FALSE(lab::fs::exists(link));  // it leads to nothing
+        CHECK(lab::read_file(file + ".leaving-e1") == "linked");
+        CHECK(storage::stale_name(link, "e1") == file + ".leaving-e1");
+    }
+    for (int twice = 0; twice < 2; ++twice) {
+        REQUIRE(storage::restore_images(paths, "e1"));
+        CHECK(lab::read_file(plain) == "plain");
+        CHECK(lab::read_file(link) == "linked");
+    }
+    REQUIRE(aside());
+    for (int twice = 0; twice < 2; ++twice) {
+        for (auto const& path : paths) REQUIRE(storage::tombstone(path, "e1"));
+        REQUIRE(aside());  // a restart asks for it again
+        CHECK(lab::read_file(file + ".moved-e1") == "linked");
+        CHECK_FALSE(lab::fs::is_symlink(link));  // free for the guest that comes back
+    }
+    for (auto const& path : paths) CHECK_FALSE(storage::restore_images({path}, "e1").has_value());
+    for (auto const& path : paths) REQUIRE(storage::remove_tombstones(path));
+    CHECK(lab::fs::is_empty(directory.path("store")));
+    CHECK_FALSE(lab::fs::is_symlink(link + ".moved-e1"));
+}
+
+TEST_CASE("image: one whose name is taken meanwhile keeps what is there", "[storage][image]") {
+    Directory directory;
+    Runner runner;
+    auto const first = directory.path("first");
+    auto const second = directory.path("second");
+    lab::write_file(first, "first");
+    lab::write_file(second, "second");
+    std::vector<std::string> const paths{first, second};
+    REQUIRE(runner.loop().run(storage::set_images_aside(runner.loop(), paths, "e1")));
+    lab::write_file(first, "other");
+    CHECK_FALSE(storage::restore_images(paths, "e1").has_value());
+    CHECK(lab::read_file(first) == "other");
+    CHECK(lab::read_file(first + ".leaving-e1") == "first");
+    CHECK(lab::read_file(second) == "second");
+}
+
+TEST_CASE("image: what could not be renamed is refused by name", "[storage][image]") {
+    Directory directory;
+    auto const path = directory.path("disk");
+    lab::write_file(path, "disk");
+    REQUIRE(storage::check_can_be_set_aside(path, "e1"));
+    lab::fs::create_hard_link(path, directory.path("other"));
+    auto const linked = storage::check_can_be_set_aside(path, "e1");
+    REQUIRE_FALSE(linked);
+    CHECK(linked.error().code == core::Errc::refused);
+    CHECK(linked.error().what.find(path) != std::string::npos);
+    CHECK(linked.error().what.find("2 hard links") != std::string::npos);
+    lab::fs::remove(directory.path("other"));
+    auto const longest = directory.path(std::string(250, 'x'));
+    lab::write_file(longest, "disk");
+    CHECK_FALSE(storage::check_can_be_set_aside(longest, "e1").has_value());
 }

@@ -20,9 +20,9 @@ using sidecar::machine::Side;
 
 namespace {
 
-constexpr std::array<ActionResult, 5> endings{ActionResult::ok, ActionResult::failed,
+constexpr std::array<ActionResult, 6> endings{ActionResult::ok,      ActionResult::failed,
                                               ActionResult::unknown, ActionResult::acked,
-                                              ActionResult::aborted};
+                                              ActionResult::aborted, ActionResult::link_lost};
 
 std::vector<src::Event> source_events() {
     std::vector<src::Event> events;
@@ -38,6 +38,9 @@ std::vector<src::Event> source_events() {
             events.push_back(src::action_ended(static_cast<src::Action>(action), result));
         }
     }
+    for (unsigned qemu = 0; qemu <= static_cast<unsigned>(src::Qemu::gone); ++qemu) {
+        events.push_back(src::qmp_back(static_cast<src::Qemu>(qemu)));
+    }
     for (unsigned record = 0; record <= static_cast<unsigned>(src::Record::ended); ++record) {
         for (unsigned qemu = 0; qemu <= static_cast<unsigned>(src::Qemu::gone); ++qemu) {
             events.push_back(
@@ -51,7 +54,7 @@ std::vector<dst::Event> destination_events() {
     std::vector<dst::Event> events;
     using Kind = dst::Event::Kind;
     for (auto kind = static_cast<unsigned>(Kind::prepare_requested);
-         kind <= static_cast<unsigned>(Kind::peer_silent_too_long); ++kind) {
+         kind <= static_cast<unsigned>(Kind::qemu_silent_too_long); ++kind) {
         events.push_back(dst::event(static_cast<Kind>(kind)));
     }
     events.push_back(dst::qemu_gone(dst::Qemu::waiting));
@@ -82,15 +85,29 @@ std::string wrong(src::State const& before, src::State const& after, src::Action
         case Action::record_commit:
             return after.sealed && after.completed ? "" : "COMMIT before all is there";
         case Action::send_commit:
-            return committed && !after.guest_ran
+            return committed && !after.guest_ran && after.images_aside
                        ? ""
                        : "COMMIT sent too early, or of a guest that ran on";
         case Action::resume_source:
         case Action::cancel_migration:
-        case Action::rollback_network:
-            return committed || after.void_commit || after.in_flight.contains(Action::record_commit)
-                       ? "the guest brought back behind COMMIT"
+            if (!after.qmp_up) {
+                return "asked of a QEMU that is not connected";
+            }
+            if (action == Action::resume_source && after.guest_stopped) {
+                return "a guest resumed that another stopped";
+            }
+            if (after.resources.contains(src::Resource::images_aside)) {
+                return "the guest brought back before its images";
+            }
+            [[fallthrough]];
+        case Action::restore_images:
+        case Action::rollback_network: {
+            bool const may_count = committed || after.void_commit;
+            return (may_count && !after.destination_aborted) ||
+                           after.in_flight.contains(Action::record_commit)
+                       ? "the guest brought back after COMMIT"
                        : "";
+        }
         case Action::record_rollback:
             return committed || after.void_commit ? "" : "nothing to void";
         case Action::tombstone_disks:

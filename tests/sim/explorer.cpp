@@ -176,7 +176,7 @@ private:
 
     bool accept_end(Node const& node, std::uint32_t index) {
         ++report_.endings;
-        report_.moved += node.world.tombstone ? 1U : 0U;
+        report_.moved += node.world.images == Images::moved ? 1U : 0U;
         std::string broken = broken_at_end(node);
         if (broken.empty()) {
             broken = broken_second_migration(node);

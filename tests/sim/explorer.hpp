@@ -21,7 +21,7 @@ constexpr bool sanitized = false;
 /// Three times what there is to see; so that a mistake in the model ends in a failure and not in
 /// all of the machine's memory. With sanitizers the search is for faults of the code, all of which
 /// is seen long before the end, and takes ten times as long.
-constexpr std::size_t states_max = sanitized ? 300'000 : 20'000'000;
+constexpr std::size_t states_max = sanitized ? 300'000 : 60'000'000;
 
 /// What an exploration found.
 struct Report {

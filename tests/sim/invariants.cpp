@@ -7,25 +7,29 @@ namespace sim {
 
 namespace {
 
-bool guest_runs_at_source(World const& world) { return executes(world.source_qemu); }
+bool guest_runs_at_source(World const& world) { return executes(world); }
 bool guest_runs_at_destination(World const& world) {
     return world.destination_qemu == DestinationQemu::running;
 }
 
 /// Whether the guest belongs to the destination at the end of everything.
 bool moved(World const& world) {
-    return world.fenced ? world.tombstone : is_owner(world.destination_journal);
+    return world.fenced ? world.images != Images::named : is_owner(world.destination_journal);
 }
 
 std::string broken_at_end_moved(Node const& node) {
     World const& world = node.world;
-    if (world.source_qemu != SourceQemu::gone) {
+    if (world.source_qemu != SourceQemu::gone && !world.untidy) {
         return "I6: moved, and the source's QEMU is left over";
     }
-    if (!world.tombstone) {
-        return "I5: moved, and the source's disks carry no tombstone";
+    if (executes(world)) {
+        return "I1: moved, and the guest runs on the source";
     }
-    if (world.source_storage || world.source_movers || world.destination_exports) {
+    if (world.images == Images::named || (world.images == Images::leaving && !world.untidy)) {
+        return "I5: moved, and the source's images are not marked";
+    }
+    bool const untidy = (world.source_storage || world.source_movers) && !world.untidy;
+    if (untidy || world.destination_exports) {
         return "I6: moved, and bitmaps, exports or movers are left over";
     }
     if (world.network_at != Side::destination) {
@@ -42,11 +46,12 @@ std::string broken_at_end_moved(Node const& node) {
 
 std::string broken_at_end_kept(Node const& node) {
     World const& world = node.world;
-    if (!guest_runs_at_source(world) && world.source_qemu != SourceQemu::gone) {
+    if (!guest_runs_at_source(world) && world.source_qemu != SourceQemu::gone &&
+        !world.others_stopped) {
         return "I3: the guest belongs to the source, and is paused for ever";
     }
-    if (world.tombstone) {
-        return "I5: the guest belongs to the source, whose disks carry a tombstone";
+    if (world.images != Images::named) {
+        return "I5: the guest belongs to the source, and its images have no names";
     }
     if (world.source_storage || world.source_movers) {
         return "I6: not moved, and bitmaps, exports or movers are left over at the source";
@@ -66,8 +71,10 @@ std::string broken_at_end_kept(Node const& node) {
     Outcome const outcome = node.source.outcome;
     bool const told =
         outcome == Outcome::failed || outcome == Outcome::refused || outcome == Outcome::cancelled;
-    bool const placed =
-        node.source.guest == Guest::source || node.source.guest == Guest::crashed_source;
+    Guest const kept = world.others_stopped ? Guest::stopped_source : Guest::source;
+    bool const ended = world.source_qemu == SourceQemu::gone;  // perhaps after the migration
+    bool const placed = node.source.guest == kept || node.source.guest == Guest::crashed_source ||
+                        (ended && node.source.guest == Guest::stopped_source);
     return told && placed ? "" : "I10: not moved, and the source says something else";
 }
 
@@ -104,6 +111,13 @@ std::string broken_in(Node const& node) {
             return "I5: the destination runs while its disks are exported";
         }
     }
+    if (guest_runs_at_source(world) && world.images != Images::named) {
+        return "I5: the guest runs on the source, and its images have no names";
+    }
+    bool const may_be_sent = world.commit_sent && world.source_journal == src::Record::committed;
+    if (may_be_sent && world.images == Images::named) {
+        return "I5: COMMIT was sent, and the stale images can be opened by their names";
+    }
     src::Phase const phase = node.source.phase;
     bool const before_stop = phase >= src::Phase::checking && phase <= src::Phase::converging;
     if (before_stop && world.network_at != Side::source) {
@@ -121,8 +135,9 @@ std::string broken_by_step(Node const& before, Node const& after) {
     World const& was = before.world;
     World const& is = after.world;
     bool const source_starts = !guest_runs_at_source(was) && guest_runs_at_source(is);
-    if (source_starts && is.source_journal == src::Record::committed) {
-        return "I2: the source continues behind COMMIT";
+    bool const refused = is_aborted(is.destination_journal) || is.fenced;
+    if (source_starts && is.source_journal == src::Record::committed && !refused) {
+        return "I2: the source continues after COMMIT";
     }
     bool const voided = was.source_journal == src::Record::committed &&
                         is.source_journal == src::Record::rolled_back;
@@ -149,7 +164,9 @@ std::string broken_at_end(Node const& node) {
     if (destination != dst::Phase::done && destination != dst::Phase::idle) {
         return "I6: the destination's machine waits for ever";
     }
-    if (world.source_journal != src::Record::none && world.source_journal != src::Record::ended) {
+    bool const open =
+        world.source_journal != src::Record::none && world.source_journal != src::Record::ended;
+    if (open && !world.untidy) {
         return "I6: the source's journal is left open";
     }
     if (world.destination_journal == dst::Record::owner ||
@@ -172,7 +189,7 @@ std::string broken_second_migration(Node const& node) {
     at.world.source_movers = world.source_movers;
     at.world.destination_made = world.destination_made;
     at.world.destination_exports = world.destination_exports;
-    at.world.tombstone = world.tombstone;
+    at.world.images = world.images;
     constexpr int steps_max = 200; // several times what a migration takes
     std::vector<Transition> steps;
     for (int step = 0; step < steps_max; ++step) {

@@ -40,6 +40,18 @@ void destination_moves(Moves& moves); // world_destination.cpp
 void source_qemu_moves(Moves& moves);      // world_source.cpp
 void destination_qemu_moves(Moves& moves); // world_destination.cpp
 
+// What the source's actions do, and its QEMU: world_source_effects.cpp
+
+/// Whether `action` changes nothing in the world by itself.
+bool only_tells(src::Action action);
+bool migration_active(SourceQemu qemu);
+/// The guest of the source's QEMU runs.
+void resume(World& world);
+/// Every record has its own place in the journal; the highest one counts.
+void record(World& world, src::Record written);
+/// Does what `action` does. Returns false when it cannot happen as the world is.
+bool takes_effect(World& world, src::Action action);
+
 [[nodiscard]] inline bool ended(DestinationQemu qemu) {
     return qemu == DestinationQemu::gone || qemu == DestinationQemu::gone_waiting;
 }

@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <algorithm>
+
 using namespace sidecar::machine;
 using namespace sidecar::machine::source;
 using Kind = Event::Kind;
@@ -67,7 +69,7 @@ Scene at(Phase phase) {
           Action::prepare_storage, Action::copy_disks, Action::start_ram, Kind::stop_seen,
           Action::fire_network, Kind::pre_switchover_seen, Action::list_final, Action::copy_final,
           Action::continue_migration, Action::seal_destination, Kind::migration_completed,
-          Action::record_commit);
+          Action::set_images_aside, Action::record_commit);
     if (phase == Phase::in_doubt) {
         scene.tell(Kind::peer_lost);
         scene.ends(Action::send_commit, ActionResult::unknown);
@@ -122,8 +124,11 @@ TEST_CASE("a migration without a fault asks for its actions in the order of the 
     CHECK(scene.ok(Action::copy_final) == Actions{Action::seal_destination});
     CHECK(scene.tell(Kind::migration_completed).empty());
     CHECK(scene.ok(Action::seal_destination).empty());
-    CHECK(scene.ok(Action::fire_network) == Actions{Action::record_commit});
-    CHECK(scene.ok(Action::record_commit) == Actions{Action::send_commit});
+    CHECK(scene.ok(Action::fire_network) ==
+          Actions{Action::set_images_aside, Action::record_commit});  // beside each other
+    CHECK(scene.ok(Action::record_commit).empty());
+    CHECK(scene.state.phase == Phase::switching);
+    CHECK(scene.ok(Action::set_images_aside) == Actions{Action::send_commit});
     CHECK(scene.state.phase == Phase::committed);
     CHECK(scene.state.guest == Guest::unknown);
     CHECK(scene.ends(Action::send_commit, ActionResult::acked) == Actions{Action::tombstone_disks});
@@ -211,27 +216,34 @@ TEST_CASE("cancel is refused from the moment COMMIT is being recorded", "[sim][s
 }
 
 TEST_CASE("a failed check is a refusal: nothing was touched", "[sim][source]") {
-    for (ActionResult result : {ActionResult::failed, ActionResult::unknown}) {
+    struct Row {
+        ActionResult result;
+        Outcome outcome;
+        ExitStatus exit;
+    };
+    for (Row const& row :
+         {Row{ActionResult::failed, Outcome::refused, exit_refused},
+          Row{ActionResult::unknown, Outcome::failed, exit_failed}}) {  // it could not be checked
         Scene scene = at(Phase::checking);
-        CHECK(scene.ends(Action::check, result) == Actions{Action::finish});
+        CHECK(scene.ends(Action::check, row.result) == Actions{Action::finish});
         scene.drain();
-        CHECK(scene.state.outcome == Outcome::refused);
+        CHECK(scene.state.outcome == row.outcome);
         CHECK(scene.state.resources.empty());
-        CHECK(exit_status(scene.state.outcome) == 3);
+        CHECK(exit_status(scene.state.outcome) == row.exit);
     }
 }
 
-TEST_CASE("a journal that cannot be written is a refusal; one that may be written is closed again",
+TEST_CASE("a journal that cannot be written is a failure; one that may be written is closed again",
           "[sim][source]") {
     Scene failed = at(Phase::checking);
     failed.ok(Action::check);
     CHECK(failed.ends(Action::record_begin, ActionResult::failed) == Actions{Action::finish});
-    CHECK(failed.state.outcome == Outcome::refused);
+    CHECK(failed.state.outcome == Outcome::failed);
 
     Scene unknown = at(Phase::checking);
     unknown.ok(Action::check);
     CHECK(unknown.ends(Action::record_begin, ActionResult::unknown) == Actions{Action::record_end});
-    CHECK(unknown.state.outcome == Outcome::refused);
+    CHECK(unknown.state.outcome == Outcome::failed);
 }
 
 TEST_CASE("the pause limit, a lost peer and a failed migration bring the guest back while stopped",
@@ -252,7 +264,7 @@ TEST_CASE("the pause limit, a lost peer and a failed migration bring the guest b
 }
 
 TEST_CASE("a lost peer is borne while the guest runs, until patience is over", "[sim][source]") {
-    for (Phase phase : {Phase::preparing, Phase::copying, Phase::converging}) {
+    for (Phase phase : {Phase::preparing, Phase::converging}) {
         INFO(name(phase));
         Scene scene = at(phase);
         CHECK(scene.tell(Kind::peer_lost).empty());
@@ -269,6 +281,105 @@ TEST_CASE("a lost peer is borne while the guest runs, until patience is over", "
     CHECK_FALSE(stops.state.resources.contains(Resource::fired));
 }
 
+TEST_CASE("a copy whose destination is unreachable is suspended, and resumed, undone or cancelled",
+          "[sim][source]") {
+    auto const suspend = [] {
+        Scene scene = at(Phase::copying);
+        CHECK(scene.tell(Kind::peer_silent_too_long) == Actions{Action::interrupt});
+        scene.ok(Action::interrupt);
+        scene.ends(Action::copy_disks, ActionResult::unknown);
+        CHECK(scene.state.phase == Phase::suspended);
+        CHECK(scene.state.outcome == Outcome::suspended);
+        CHECK(scene.state.guest == Guest::source);
+        CHECK(exit_status(scene.state.outcome) == 6);
+        return scene;
+    };
+    Scene resumed = suspend();
+    CHECK(resumed.tell(Kind::resume_requested) == Actions{Action::copy_disks});
+    CHECK(resumed.state.outcome == Outcome::none);
+    CHECK(resumed.ok(Action::copy_disks) == Actions{Action::start_ram});
+
+    Scene undone = suspend();
+    undone.tell(Kind::suspended_too_long);
+    undone.drain();
+    CHECK(undone.state.outcome == Outcome::failed);
+
+    Scene cancelled = suspend();
+    cancelled.tell(Kind::cancel_requested);
+    cancelled.drain();
+    CHECK(cancelled.state.outcome == Outcome::cancelled);
+
+    Scene data_link = at(Phase::copying);
+    data_link.ends(Action::copy_disks, ActionResult::link_lost);
+    CHECK(data_link.state.phase == Phase::suspended);
+}
+
+TEST_CASE("a lost monitor is regained with what was missed, in every phase", "[sim][source][qmp]") {
+    auto const back = [](Phase phase, Qemu qemu) {
+        Scene scene = at(phase);
+        CHECK(scene.tell(Kind::qmp_lost).empty());
+        scene.tell(qmp_back(qemu));
+        CHECK(scene.state.qmp_up);
+        return scene;
+    };
+    CHECK(back(Phase::copying, Qemu::running).state.phase == Phase::copying);
+    CHECK(back(Phase::converging, Qemu::migrating).state.phase == Phase::converging);
+    CHECK(back(Phase::converging, Qemu::stopping).log == Actions{Action::fire_network});
+    Scene const stopped = back(Phase::converging, Qemu::paused_pre_switchover);
+    CHECK(stopped.log == Actions{Action::fire_network, Action::list_final});
+    CHECK(back(Phase::stopped, Qemu::paused_pre_switchover).log.back() == Action::list_final);
+    for (Phase phase : {Phase::converging, Phase::stopped, Phase::switching}) {
+        INFO(name(phase));
+        CHECK(back(phase, Qemu::running).state.phase == Phase::rolling_back);
+    }
+    CHECK(back(Phase::converging, Qemu::postmigrate).state.phase == Phase::rolling_back);
+    CHECK(back(Phase::switching, Qemu::postmigrate).state.completed);
+    // Neither goes on to COMMIT.
+    Scene silent = at(Phase::switching);
+    silent.ok(Action::continue_migration);
+    silent.ok(Action::copy_final);
+    silent.tell(Kind::migration_completed);
+    silent.tell(Kind::qmp_lost);
+    CHECK(silent.ok(Action::seal_destination).empty());
+    silent.tell(qmp_back(Qemu::postmigrate));
+    CHECK(silent.state.in_flight.contains(Action::record_commit));
+}
+
+TEST_CASE("while the source's QEMU is silent the destination is aborted before anything else",
+          "[sim][source][qmp]") {
+    Scene scene = at(Phase::converging);
+    scene.ok(Action::start_ram);
+    scene.tell(Kind::qmp_lost);
+    CHECK(scene.tell(Kind::qmp_silent_too_long) == Actions{Action::abort_destination});
+    CHECK(scene.state.phase == Phase::rolling_back);
+    CHECK(scene.state.guest == Guest::silent_source);
+    CHECK(scene.ok(Action::abort_destination).empty());
+    // It answers at last: now the guest.
+    CHECK(scene.tell(qmp_back(Qemu::paused_pre_switchover)) == Actions{Action::cancel_migration});
+    scene.drain();
+    CHECK(scene.state.outcome == Outcome::failed);
+    CHECK(scene.state.guest == Guest::source);
+}
+
+TEST_CASE("a guest that another stopped is not resumed, and said to be stopped",
+          "[sim][source][stopped]") {
+    for (Phase phase : {Phase::converging, Phase::stopped}) {
+        INFO(name(phase));
+        Scene scene = at(phase);
+        scene.tell(Kind::guest_stopped_by_others);
+        CHECK(scene.state.phase == Phase::rolling_back);
+        scene.drain();
+        CHECK(std::ranges::find(scene.log, Action::resume_source) == scene.log.end());
+        CHECK(scene.state.outcome == Outcome::failed);
+        CHECK(scene.state.guest == Guest::stopped_source);
+    }
+    Scene continued = at(Phase::copying);
+    CHECK(continued.tell(Kind::guest_stopped_by_others).empty());
+    continued.tell(Kind::guest_resumed);
+    continued.tell(Kind::cancel_requested);
+    CHECK(continued.state.guest == Guest::source);
+}
+
 TEST_CASE("COMMIT that certainly was not recorded ends on the source, one that may be is repeated",
           "[sim][source][commit]") {
     Scene failed = recording_commit();
@@ -276,12 +387,90 @@ TEST_CASE("COMMIT that certainly was not recorded ends on the source, one that m
     CHECK(failed.state.phase == Phase::rolling_back);
 
     Scene unknown = recording_commit();
+    unknown.ok(Action::set_images_aside);
     CHECK(unknown.ends(Action::record_commit, ActionResult::unknown) ==
-          Actions{Action::record_commit});
-    CHECK(unknown.ends(Action::record_commit, ActionResult::failed) ==
           Actions{Action::record_commit});
     CHECK(unknown.tell(Kind::downtime_limit_exceeded).empty());
     CHECK(unknown.ok(Action::record_commit) == Actions{Action::send_commit});
+}
+
+TEST_CASE("COMMIT that may be recorded is made void after some tries, here or at the destination",
+          "[sim][source][commit]") {
+    auto const unknown_each_time = [] {
+        Scene scene = recording_commit();
+        scene.ok(Action::set_images_aside);
+        for (unsigned attempt = 1; attempt < tries_max; ++attempt) {
+            CHECK(scene.ends(Action::record_commit, ActionResult::unknown) ==
+                  Actions{Action::record_commit});
+        }
+        CHECK(scene.ends(Action::record_commit, ActionResult::unknown) ==
+              Actions{Action::record_rollback});
+        CHECK(scene.state.phase == Phase::rolling_back);
+        CHECK(may_resolve(scene.state));
+        return scene;
+    };
+    Actions const bring_back{Action::restore_images, Action::rollback_network};
+
+    Scene here = unknown_each_time();
+    CHECK(here.ok(Action::record_rollback) == bring_back);
+    CHECK(here.ok(Action::restore_images) == Actions{Action::cancel_migration});
+    here.drain();
+    CHECK(here.state.outcome == Outcome::failed);
+    CHECK(here.state.guest == Guest::source);
+
+    Scene there = unknown_each_time();
+    CHECK(there.ends(Action::record_rollback, ActionResult::unknown) ==
+          Actions{Action::abort_destination});
+    CHECK(there.ends(Action::abort_destination, ActionResult::unknown) ==
+          Actions{Action::record_rollback});
+    CHECK(there.ends(Action::record_rollback, ActionResult::failed) ==
+          Actions{Action::abort_destination});
+    CHECK(there.ok(Action::abort_destination) == bring_back);
+    // The journal cannot be written: that ends the migration no less.
+    for (Action action :
+         {Action::restore_images, Action::rollback_network, Action::cancel_migration,
+          Action::resume_source, Action::drop_storage, Action::drop_network}) {
+        there.ok(action);
+    }
+    for (unsigned attempt = 1; attempt < tries_max; ++attempt) {
+        CHECK(there.ends(Action::record_end, ActionResult::failed) == Actions{Action::record_end});
+    }
+    CHECK(there.ends(Action::record_end, ActionResult::failed) == Actions{Action::finish});
+
+    Scene fenced = unknown_each_time();
+    fenced.ends(Action::record_rollback, ActionResult::failed);
+    fenced.ends(Action::abort_destination, ActionResult::unknown);
+    fenced.ends(Action::record_rollback, ActionResult::failed);
+    CHECK(fenced.tell(operator_resolved(Side::source)) == bring_back);
+}
+
+TEST_CASE("images that cannot be set aside keep the guest on the source", "[sim][source][commit]") {
+    Scene scene = recording_commit();
+    CHECK(scene.ends(Action::set_images_aside, ActionResult::failed) == Actions{Action::interrupt});
+    CHECK(scene.ok(Action::record_commit) == Actions{Action::record_rollback});
+    CHECK(scene.ok(Action::interrupt).empty());
+    CHECK(scene.ok(Action::record_rollback) ==
+          Actions{Action::restore_images, Action::rollback_network});
+    CHECK(scene.ok(Action::restore_images) == Actions{Action::cancel_migration});
+    scene.drain();
+    CHECK(scene.state.outcome == Outcome::failed);
+}
+
+TEST_CASE("what fails again and again after the answer is left, and the guest has moved",
+          "[sim][source]") {
+    Scene scene = at(Phase::committed);
+    scene.ends(Action::send_commit, ActionResult::acked);
+    Actions const order{Action::tombstone_disks, Action::settle_network, Action::quit_source,
+                        Action::record_end, Action::finish};
+    for (std::size_t index = 0; index + 1 < order.size(); ++index) {
+        for (unsigned attempt = 1; attempt < tries_max; ++attempt) {
+            CHECK(scene.ends(order[index], ActionResult::failed) == Actions{order[index]});
+        }
+        CHECK(scene.ends(order[index], ActionResult::unknown) == Actions{order[index + 1]});
+    }
+    scene.ok(Action::finish);
+    CHECK(scene.state.phase == Phase::done);
+    CHECK(scene.state.outcome == Outcome::moved);
 }
 
 TEST_CASE("in doubt: COMMIT is sent again when the peer is back, and its answer decides",
@@ -301,7 +490,7 @@ TEST_CASE("in doubt: COMMIT is sent again when the peer is back, and its answer 
     CHECK(aborted.ends(Action::send_commit, ActionResult::aborted) ==
           Actions{Action::record_rollback});
     CHECK(aborted.ok(Action::record_rollback) ==
-          Actions{Action::cancel_migration, Action::rollback_network});
+          Actions{Action::restore_images, Action::rollback_network});
     aborted.drain();
     CHECK(aborted.state.outcome == Outcome::failed);
     CHECK(aborted.state.guest == Guest::source);
@@ -334,6 +523,7 @@ TEST_CASE("a restarted sidecar decides from journal and QEMU alone", "[sim][sour
         Actions first;
     };
     Actions const back{Action::cancel_migration, Action::rollback_network};
+    Actions const names_first{Action::restore_images, Action::rollback_network};
     std::vector<Row> const rows{
         {Record::none, Qemu::running, Phase::idle, {}},
         {Record::ended, Qemu::running, Phase::idle, {}},
@@ -343,14 +533,17 @@ TEST_CASE("a restarted sidecar decides from journal and QEMU alone", "[sim][sour
         {Record::begun, Qemu::paused_pre_switchover, Phase::rolling_back, back},
         {Record::begun, Qemu::postmigrate, Phase::rolling_back, {Action::record_rollback}},
         {Record::begun, Qemu::gone, Phase::rolling_back, {Action::record_rollback}},
-        {Record::committed, Qemu::postmigrate, Phase::in_doubt, {Action::send_commit}},
-        {Record::committed, Qemu::paused_pre_switchover, Phase::in_doubt, {Action::send_commit}},
-        {Record::committed, Qemu::gone, Phase::in_doubt, {Action::send_commit}},
+        {Record::committed, Qemu::postmigrate, Phase::in_doubt, {Action::set_images_aside}},
+        {Record::committed,
+         Qemu::paused_pre_switchover,
+         Phase::in_doubt,
+         {Action::set_images_aside}},
+        {Record::committed, Qemu::gone, Phase::in_doubt, {Action::set_images_aside}},
         {Record::committed, Qemu::running, Phase::rolling_back, {Action::record_rollback}},
         {Record::committed, Qemu::copying, Phase::rolling_back, {Action::record_rollback}},
-        {Record::rolled_back, Qemu::postmigrate, Phase::rolling_back, back},
+        {Record::rolled_back, Qemu::postmigrate, Phase::rolling_back, names_first},
         {Record::rolled_back, Qemu::copying, Phase::rolling_back, back},
-        {Record::rolled_back, Qemu::gone, Phase::rolling_back, {Action::rollback_network}},
+        {Record::rolled_back, Qemu::gone, Phase::rolling_back, names_first},
     };
     for (Row const& row : rows) {
         INFO(name(row.record) << " " << name(row.qemu));

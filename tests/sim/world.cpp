@@ -52,12 +52,15 @@ private:
 template <typename N, typename Visit>
 void each_field(N& node, Visit visit) {
     auto& s = node.source;
-    visit(s.phase, 4), visit(s.outcome, 3), visit(s.guest, 2), visit(s.record, 3);
-    visit(s.operator_decision, 2), visit(s.in_flight, src::action_count), visit(s.resources, 5);
+    visit(s.phase, 4), visit(s.outcome, 3), visit(s.guest, 3), visit(s.record, 3);
+    visit(s.operator_decision, 2), visit(s.in_flight, src::action_count), visit(s.resources, 6);
     visit(s.peer_up, 1), visit(s.pre_switchover, 1), visit(s.completed, 1), visit(s.sealed, 1),
         visit(s.cancelled, 1);
-    visit(s.commit_unknown, 1), visit(s.void_commit, 1), visit(s.guest_ran, 1);
-    visit(s.qemu_gone, 1), visit(s.tombstoned, 1);
+    visit(s.commit_unknown, 1), visit(s.commit_sent, 1), visit(s.void_commit, 1);
+    visit(s.rollback_failed, 1), visit(s.destination_aborted, 1), visit(s.guest_ran, 1);
+    visit(s.qemu_gone, 1), visit(s.images_aside, 1), visit(s.tombstoned, 1);
+    visit(s.failures, 2), visit(s.qmp_up, 1), visit(s.qmp_silent, 1);
+    visit(s.guest_stopped, 1), visit(s.suspending, 1);
     auto& d = node.destination;
     visit(d.phase, 4), visit(d.record, 3), visit(d.in_flight, dst::action_count);
     visit(d.pending_request, 3), visit(d.loaded, 1), visit(d.exports_gone, 1),
@@ -71,8 +74,9 @@ void each_field(N& node, Visit visit) {
     visit(w.destination_up, 1), visit(w.commit_in_air, 1), visit(w.commit_sent, 1),
         visit(w.source_storage, 1);
     visit(w.source_movers, 1), visit(w.destination_made, 1), visit(w.destination_exports, 1);
-    visit(w.data_complete, 1), visit(w.tombstone, 1), visit(w.fenced, 1), visit(w.requested, 1),
-        visit(w.copy_noted, 1);
+    visit(w.data_complete, 1), visit(w.images, 2), visit(w.untidy, 1), visit(w.fenced, 1),
+        visit(w.requested, 1), visit(w.copy_noted, 1), visit(w.qmp_down, 1),
+        visit(w.others_stopped, 1);
 }
 
 template <typename T>
@@ -97,11 +101,18 @@ void from_bits(EnumSet<E>& value, std::uint64_t bits) {
 }
 
 /// In the order of Move.
-constexpr std::array<std::string_view, 37> move_names{
+constexpr std::array<std::string_view, 46> move_names{
     "operator: migrate",
     "operator: cancel",
     "the pause limit is exceeded",
     "source sidecar: peer silent too long",
+    "operator: migrate --resume",
+    "source sidecar: suspended too long",
+    "source sidecar: QMP lost",
+    "source sidecar: QMP back",
+    "source sidecar: QMP silent too long",
+    "another stops the guest at the source",
+    "another continues the guest at the source",
     "source sidecar: RAM does not converge",
     "destination sidecar: peer silent too long",
     "operator fences the destination: to source",
@@ -116,6 +127,7 @@ constexpr std::array<std::string_view, 37> move_names{
     "destination QEMU has loaded the stream",
     "kill -9 destination QEMU",
     "destination sidecar hears of its QEMU",
+    "destination sidecar: QMP silent too long",
     "request arrives:",
     "request arrives, and will again:",
     "request lost:",
@@ -132,6 +144,7 @@ constexpr std::array<std::string_view, 37> move_names{
     "destination sidecar starts",
     "the dead sidecar's COMMIT reaches the disk",
     "the dead sidecar's COMMIT never reaches the disk",
+    "watchdog cancels the migration",
     "watchdog records ROLLBACK",
     "watchdog resumes the guest",
     "source host starts the guest from its disk",
@@ -248,9 +261,13 @@ std::string describe(Node const& node) {
     flag(world.destination_made, "destination_made");
     flag(world.destination_exports, "destination_exports");
     flag(world.data_complete, "data_complete");
-    flag(world.tombstone, "tombstone");
+    flag(world.images == Images::leaving, "images_leaving");
+    flag(world.images == Images::moved, "images_moved");
+    flag(world.untidy, "untidy");
     flag(world.copy_noted, "copy_noted");
     flag(world.fenced, "fenced");
+    flag(world.qmp_down, "qmp_down");
+    flag(world.others_stopped, "others_stopped");
     for (unsigned index = 0; index < request_names.size(); ++index) {
         flag(world.requests.contains(static_cast<Request>(index)), request_names.at(index));
     }
@@ -274,10 +291,16 @@ std::string_view name(Mutation mutation) {
             return "COMMIT sent before it is durable";
         case Mutation::aborted_sent_before_durable:
             return "ABORTED answered before it is durable";
-        case Mutation::stale_disk_started:
-            return "source host starts the guest from its stale disk";
+        case Mutation::stale_disk_named:
+            return "the images keep their names until the destination has answered";
         case Mutation::watchdog_records_nothing:
             return "watchdog continues a completed QEMU without recording ROLLBACK";
+        case Mutation::unknown_commit_is_failed:
+            return "a COMMIT that may be durable is taken for one that is not there";
+        case Mutation::silence_is_aborted:
+            return "a destination that does not answer is taken for ABORTED";
+        case Mutation::guest_before_images:
+            return "the guest goes on before its images have their names again";
     }
     return "?";
 }

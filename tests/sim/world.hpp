@@ -46,6 +46,13 @@ enum class DestinationQemu : std::uint8_t {
     gone_waiting,  ///< Gone, and it had not told of any RAM.
 };
 
+/// The source's disk images: can a QEMU open them by their names?
+enum class Images : std::uint8_t {
+    named,
+    leaving,  ///< IMAGE.leaving-ID
+    moved,  ///< IMAGE.moved-ID
+};
+
 /// What the source asks of the destination, and what it may hear.
 enum class Request : std::uint8_t { prepare, seal, commit, abort };
 enum class Reply : std::uint8_t { prepared, sealed, ack, aborted, refused };
@@ -58,8 +65,11 @@ enum class Mutation : std::uint8_t {
     source_resumes_on_silence,  ///< It takes no answer for ABORTED.
     commit_sent_before_durable,
     aborted_sent_before_durable,
-    stale_disk_started,  ///< The source's host starts the guest from its disk after COMMIT.
+    stale_disk_named,  ///< The images keep their names until the destination has answered.
     watchdog_records_nothing,  ///< It continues a completed QEMU without ROLLBACK in the journal.
+    unknown_commit_is_failed,  ///< A COMMIT whose sync failed is taken for one that is not there.
+    silence_is_aborted,  ///< A COMMIT that may be durable is void when the destination is silent.
+    guest_before_images,  ///< The guest goes on although its images could not be renamed back.
 };
 
 struct World {
@@ -81,12 +91,16 @@ struct World {
     bool destination_made = false;  ///< Disks, taps, movers, keys at the destination.
     bool destination_exports = false;  ///< Writable exports at the destination.
     bool data_complete = false;  ///< The destination's disks equal the source's at STOP.
-    bool tombstone = false;
+    Images images = Images::named;
+    bool untidy = false;  ///< The source's sidecar has given up to tidy up.
     bool ram_started = false;  ///< start_ram is in flight, and has happened.
     bool continued = false;  ///< continue_migration is in flight, and has happened.
     bool copy_noted = false;  ///< The source's sidecar died while copying, and left how far it was.
     bool fenced = false;  ///< The destination's host was fenced by an operator.
     bool requested = false;  ///< The one migration explored was asked for.
+    /// The source's sidecar is not connected to its QEMU: it hears nothing and asks nothing.
+    bool qmp_down = false;
+    bool others_stopped = false;  ///< Another stopped the guest at the source.
 
     friend bool operator==(World const&, World const&) = default;
 };
@@ -108,6 +122,13 @@ enum class Move : std::uint8_t {
     cancel_requested,
     downtime_limit_exceeded,
     source_patience_over,
+    resume_requested,
+    suspended_too_long,
+    qmp_lost,
+    qmp_back,
+    qmp_silent_too_long,
+    others_stop_guest,
+    others_continue_guest,
     ram_not_converging,
     destination_patience_over,
     operator_fences_for_source,
@@ -122,6 +143,7 @@ enum class Move : std::uint8_t {
     destination_qemu_loads,
     destination_qemu_killed,
     destination_told,
+    destination_qemu_silent,
     request_delivered,
     request_repeated,
     request_lost,
@@ -138,6 +160,7 @@ enum class Move : std::uint8_t {
     destination_sidecar_starts,
     late_write_lands,
     late_write_lost,
+    watchdog_cancels,
     watchdog_records,
     watchdog_resumes,
     host_starts_guest,
@@ -168,8 +191,10 @@ void transitions(Node const& node, Mutation mutation, std::vector<Transition>& l
 void tell_source(Node& node, src::Event const& event, Mutation mutation);
 void tell_destination(Node& node, dst::Event const& event, Mutation mutation);
 
-[[nodiscard]] inline bool executes(SourceQemu qemu) {
-    return qemu == SourceQemu::running || qemu == SourceQemu::migrating;
+[[nodiscard]] inline bool executes(World const& world) {
+    bool const may =
+        world.source_qemu == SourceQemu::running || world.source_qemu == SourceQemu::migrating;
+    return may && !world.others_stopped;
 }
 [[nodiscard]] inline bool is_owner(dst::Record record) {
     return record == dst::Record::owner || record == dst::Record::ended_owner;

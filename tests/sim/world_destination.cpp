@@ -195,6 +195,11 @@ void patience_moves(Moves& moves) {
                       (phase == src::Phase::done || phase == src::Phase::idle);
     moves.destination_event(over ? Nature::healthy : Nature::fault,
                             {.move = Move::destination_patience_over}, silence);
+    DestinationQemu const qemu = from.world.destination_qemu;
+    if (qemu != DestinationQemu::none && !ended(qemu) && moves.mutation == Mutation::none) {
+        moves.destination_event(Nature::fault, {.move = Move::destination_qemu_silent},
+                                dst::event(Kind::qemu_silent_too_long));
+    }
 }
 
 dst::Qemu qemu_found(DestinationQemu qemu) {

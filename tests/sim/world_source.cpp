@@ -1,6 +1,7 @@
 // The source's half of the model world: its actions, QEMU, the sidecar's deaths, the operator.
 // Part of world.hpp. A local action in flight may end ok, failed, or unknown having happened or
 // not, and its sidecar may die with it having happened or not, all of it at any later moment.
+#include "sidecar/machine/watchdog.hpp"
 #include "tests/sim/moves.hpp"
 
 #include <algorithm>
@@ -31,127 +32,6 @@ Request request_of(Action action) {
     }
 }
 
-/// Whether `action` changes nothing in the world by itself.
-bool only_tells(Action action) {
-    return action == Action::check || action == Action::interrupt || action == Action::finish;
-}
-
-bool migration_active(SourceQemu qemu) {
-    return qemu == SourceQemu::migrating || qemu == SourceQemu::stopping ||
-           qemu == SourceQemu::pre_switchover || qemu == SourceQemu::device;
-}
-
-void resume(World& world) {
-    world.source_qemu = SourceQemu::running;
-    world.data_complete = false; // the guest writes again
-}
-
-/// QMP commands. Returns false when QEMU in its present state refuses.
-bool qmp_takes_effect(World& world, Action action) {
-    switch (action) {
-        case Action::prepare_storage:
-            world.source_storage = true;
-            return world.source_qemu != SourceQemu::gone;
-        case Action::start_ram:
-            if (world.source_qemu != SourceQemu::running ||
-                world.destination_qemu != DestinationQemu::waiting) {
-                return false;
-            }
-            world.destination_qemu = DestinationQemu::receiving;
-            world.source_qemu = SourceQemu::migrating;
-            world.source_told = SourceQemu::migrating; // so that a failure is heard of as one
-            return true;
-        case Action::continue_migration:
-            if (world.source_qemu != SourceQemu::pre_switchover) {
-                return false;
-            }
-            world.source_qemu = SourceQemu::device;
-            return true;
-        case Action::cancel_migration:
-            if (migration_active(world.source_qemu)) {
-                resume(world);
-            }
-            return world.source_qemu != SourceQemu::gone;
-        case Action::resume_source:
-            if (world.source_qemu == SourceQemu::postmigrate) {
-                resume(world);
-            }
-            return executes(world.source_qemu);
-        case Action::quit_source:
-            world.source_qemu = SourceQemu::gone;
-            world.source_told = SourceQemu::gone;
-            world.source_storage = false;
-            return true;
-        default:
-            return false;
-    }
-}
-
-/// Copies need a destination to write to; the last one also a guest that holds still.
-bool copy_takes_effect(World& world, Action action) {
-    bool const writable = world.destination_exports && takes_blocks(world.destination_qemu);
-    if (action == Action::copy_disks) {
-        return writable && executes(world.source_qemu);
-    }
-    bool const still = world.source_qemu == SourceQemu::pre_switchover ||
-                       world.source_qemu == SourceQemu::device ||
-                       world.source_qemu == SourceQemu::postmigrate;
-    if (!writable || !still) {
-        return false;
-    }
-    world.data_complete = true;
-    return true;
-}
-
-/// Every record has its own place in the journal; the highest one counts.
-void record(World& world, src::Record written) {
-    world.source_journal = std::max(world.source_journal, written);
-}
-
-/// Does what `action` does. Returns false when it cannot happen as the world is.
-bool takes_effect(World& world, Action action) {
-    switch (action) {
-        case Action::record_begin:
-            record(world, src::Record::begun);
-            return true;
-        case Action::record_commit:
-            record(world, src::Record::committed);
-            return true;
-        case Action::record_rollback:
-            record(world, src::Record::rolled_back);
-            return true;
-        case Action::record_end:
-            record(world, src::Record::ended);
-            return true;
-        case Action::prepare_network:
-            world.source_movers = true;
-            return true;
-        case Action::list_final:
-            return world.source_qemu == SourceQemu::pre_switchover;
-        case Action::copy_disks:
-        case Action::copy_final:
-            return copy_takes_effect(world, action);
-        case Action::fire_network:
-            world.network_at = Side::destination;
-            return true;
-        case Action::rollback_network:
-            world.network_at = Side::source;
-            return true;
-        case Action::drop_storage:
-            world.source_storage = false;
-            return true;
-        case Action::drop_network:
-        case Action::settle_network:
-            world.source_movers = false;
-            return true;
-        case Action::tombstone_disks:
-            world.tombstone = true;
-            return true;
-        default:
-            return qmp_takes_effect(world, action);
-    }
-}
-
 /// Where an action that has happened and not ended is kept; null for those that do both in one
 /// step, because nobody but their own sidecar can see the difference.
 bool* happened_bit(World& world, Action action) {
@@ -177,14 +57,49 @@ Node& end_action(Moves& moves, Nature nature, Label label, World const& world) {
     return next;
 }
 
+/// Whether it is a command to QEMU, or needs one.
+bool asks_qemu(Action action) {
+    return action == Action::prepare_storage || action == Action::copy_disks ||
+           action == Action::start_ram || action == Action::list_final ||
+           action == Action::continue_migration || action == Action::cancel_migration ||
+           action == Action::resume_source || action == Action::drop_storage;
+}
+
 void local_action_moves(Moves& moves, Action action) {
     World const& world = moves.from.world;
     auto const what = code(action);
+    if (world.qmp_down && asks_qemu(action)) {
+        // Its command may have reached QEMU before: then it has happened already, or does now.
+        World after = world;
+        bool* const bit = happened_bit(after, action);
+        bool const has_happened = bit != nullptr && *bit;
+        end_action(moves, Nature::healthy,
+                   {.what = what, .result = ActionResult::unknown, .happened = has_happened},
+                   world);
+        return;
+    }
+    if (action == Action::resume_source && world.others_stopped && !executes(world) &&
+        world.source_qemu == SourceQemu::running) {
+        // query-status shows that another has stopped the guest: it is not continued.
+        Node& told = moves.add(Nature::healthy, {.move = Move::source_ends,
+                                                 .what = what,
+                                                 .result = ActionResult::failed,
+                                                 .happened = true});
+        tell_source(told, src::event(Kind::guest_stopped_by_others), moves.mutation);
+        tell_source(told, src::action_ended(action, ActionResult::failed), moves.mutation);
+        return;
+    }
+    if (action == Action::copy_disks && moves.mutation == Mutation::none) {
+        end_action(moves, Nature::fault, {.what = what, .result = ActionResult::link_lost}, world);
+    }
     World after = world;
     bool* const bit = happened_bit(after, action);
     bool const split = bit != nullptr;
     bool const has_happened = split && *bit;
     bool const possible = has_happened || only_tells(action) || takes_effect(after, action);
+    if (action == Action::set_images_aside && moves.mutation == Mutation::stale_disk_named) {
+        after = world;
+    }
     if (possible && split && !has_happened) {
         *bit = true;
         moves.add(Nature::healthy, {.move = Move::source_happens, .what = what}).world = after;
@@ -307,13 +222,18 @@ void operator_moves(Moves& moves) {
     if (paused) fault(Move::downtime_limit_exceeded, Kind::downtime_limit_exceeded);
     bool const converging = phase == src::Phase::converging;
     if (converging || phase == src::Phase::checking || phase == src::Phase::preparing ||
-        phase == src::Phase::copying) {
+        (phase == src::Phase::copying && !from.source.suspending)) {
         fault(Move::source_patience_over, Kind::peer_silent_too_long);
+    }
+    if (phase == src::Phase::suspended) {
+        fault(Move::resume_requested, Kind::resume_requested);
+        moves.source_event(Nature::healthy, {.move = Move::suspended_too_long},
+                           src::event(Kind::suspended_too_long));
     }
     // The model has no rates: the verdict on RAM may come at any moment.
     if (converging) fault(Move::ram_not_converging, Kind::ram_not_converging);
     // An operator's word comes once, and never against a disk that carries the tombstone.
-    if (!src::may_resolve(from.source) || from.world.fenced || from.world.tombstone) {
+    if (!src::may_resolve(from.source) || from.world.fenced || from.world.images == Images::moved) {
         return;
     }
     Node& fenced = moves.add(Nature::fault, {.move = Move::operator_fences_for_source});
@@ -330,13 +250,14 @@ void operator_moves(Moves& moves) {
     }
 }
 
-src::Qemu qemu_found(SourceQemu qemu) {
-    switch (qemu) {
+src::Qemu qemu_found(World const& world) {
+    switch (world.source_qemu) {
         case SourceQemu::running:
-            return src::Qemu::running;
+            return world.others_stopped ? src::Qemu::stopped : src::Qemu::running;
         case SourceQemu::migrating:
-            return src::Qemu::migrating;
+            return world.others_stopped ? src::Qemu::stopped : src::Qemu::migrating;
         case SourceQemu::stopping:
+            return src::Qemu::stopping;
         case SourceQemu::pre_switchover:
         case SourceQemu::device:
             return src::Qemu::paused_pre_switchover;
@@ -353,7 +274,9 @@ Node& sidecar_dies(Moves& moves, Label label) {
     label.move = Move::source_sidecar_dies;
     Node& next = moves.add(Nature::fault, label);
     // Written while it copies, removed when it leaves that phase.
-    next.world.copy_noted = moves.from.source.phase == src::Phase::copying;
+    next.world.copy_noted = moves.from.source.phase == src::Phase::copying ||
+                            moves.from.source.phase == src::Phase::suspended;
+    next.world.qmp_down = false;
     next.source = {};
     next.world.source_up = false;
     next.world.ram_started = false;
@@ -390,6 +313,14 @@ void death_moves(Moves& moves) {
     }
 }
 
+/// The watchdog gives the images their names back, then continues the guest.
+void watchdog_resumes(World& world) {
+    if (world.images == Images::leaving) {
+        world.images = Images::named;
+    }
+    resume(world);
+}
+
 /// Dead: the watchdog acts on what the journal says, and a new sidecar starts. What has completed
 /// is continued only behind ROLLBACK, because COMMIT may still land.
 void dead_sidecar_moves(Moves& moves) {
@@ -397,28 +328,38 @@ void dead_sidecar_moves(Moves& moves) {
     auto const watchdog = [&](Move move) -> World& {
         return moves.add(Nature::healthy, {.move = move}).world;
     };
-    bool const begun = world.source_journal == src::Record::begun;
-    if (world.source_qemu != SourceQemu::postmigrate) {
-        if (begun && migration_active(world.source_qemu) && !executes(world.source_qemu)) {
-            resume(watchdog(Move::watchdog_resumes));
-        }
-    } else if (begun && moves.mutation == Mutation::watchdog_records_nothing) {
-        resume(watchdog(Move::watchdog_resumes));
-    } else if (begun) {
-        record(watchdog(Move::watchdog_records), src::Record::rolled_back);
-    } else if (world.source_journal == src::Record::rolled_back) {
-        resume(watchdog(Move::watchdog_resumes));
+    using sidecar::machine::watchdog::next;
+    using Rule = sidecar::machine::watchdog::Action;
+    switch (next(world.source_journal, qemu_found(world))) {
+        case Rule::leave:
+            break;
+        case Rule::cancel_migration:
+            watchdog_resumes(watchdog(Move::watchdog_cancels));
+            break;
+        case Rule::record_rollback:
+            if (moves.mutation == Mutation::watchdog_records_nothing) {
+                watchdog_resumes(watchdog(Move::watchdog_resumes));
+            } else {
+                record(watchdog(Move::watchdog_records), src::Record::rolled_back);
+            }
+            break;
+        case Rule::resume_guest:
+            watchdog_resumes(watchdog(Move::watchdog_resumes));
+            break;
     }
     auto const starts = [&](Move move, src::Qemu found) {
         Node& next = moves.add(Nature::heal, {.move = move});
         next.world.source_up = true;
         next.world.source_told = world.source_qemu;
         next.world.copy_noted = false;
+        // What is open is done once more, all of it; what is over stays as it is.
+        next.world.untidy &= world.source_journal == src::Record::ended;
         tell_source(next, src::restarted(world.source_journal, found), moves.mutation);
     };
-    starts(Move::source_sidecar_starts, qemu_found(world.source_qemu));
+    bool const begun = world.source_journal == src::Record::begun;
+    starts(Move::source_sidecar_starts, qemu_found(world));
     // It may have died before it had written anything down.
-    if (world.copy_noted && begun && qemu_found(world.source_qemu) == src::Qemu::running) {
+    if (world.copy_noted && begun && qemu_found(world) == src::Qemu::running) {
         starts(Move::source_sidecar_resumes, src::Qemu::copying);
     }
 }
@@ -449,21 +390,62 @@ void sidecar_moves(Moves& moves) {
     }
 }
 
-/// A host that starts guests asks the sidecar first: its journal is closed and no tombstone stands.
-/// The mutation starts whatever disk it finds.
+/// The monitor's connection, and those who stop and continue the guest without us.
+void monitor_moves(Moves& moves) {
+    Node const& from = moves.from;
+    World const& world = from.world;
+    src::Phase const phase = from.source.phase;
+    bool const gone = world.source_qemu == SourceQemu::gone;
+    if (!world.source_up || gone || !src::under_way(from.source) ||
+        moves.mutation != Mutation::none) {
+        return;
+    }
+    if (world.qmp_down) {
+        Node& back = moves.add(Nature::heal, {.move = Move::qmp_back});
+        back.world.qmp_down = false;
+        back.world.source_told = world.source_qemu;
+        tell_source(back, src::qmp_back(qemu_found(world)), moves.mutation);
+        if (!from.source.qmp_silent) {
+            moves.source_event(Nature::fault, {.move = Move::qmp_silent_too_long},
+                               src::event(Kind::qmp_silent_too_long));
+        }
+    } else if (world.destination_up && phase == src::Phase::stopped) {
+        // Bounded: at any other moment alone.cpp explores the loss for the machine by itself. Here
+        // the guest is paused, and each further moment would double the states.
+        Node& lost = moves.add(Nature::fault, {.move = Move::qmp_lost});
+        lost.world.qmp_down = true;
+        tell_source(lost, src::event(Kind::qmp_lost), moves.mutation);
+    }
+    if (executes(world) && world.destination_up && phase == src::Phase::converging) {
+        Node& next = moves.add(Nature::fault, {.move = Move::others_stop_guest});
+        next.world.others_stopped = true;
+        if (!world.qmp_down) {
+            tell_source(next, src::event(Kind::guest_stopped_by_others), moves.mutation);
+        }
+    } else if (world.others_stopped && !world.qmp_down) {
+        Node& next = moves.add(Nature::fault, {.move = Move::others_continue_guest});
+        next.world.others_stopped = false;
+        tell_source(next, src::event(Kind::guest_resumed), moves.mutation);
+    }
+}
+
+/// A host that starts guests asks the sidecar first: its journal is closed and the images have
+/// their names. Once COMMIT may have been sent, an autostart or a plain QEMU asks nothing but the
+/// names.
 void host_moves(Moves& moves) {
     World const& world = moves.from.world;
-    if (world.source_qemu != SourceQemu::gone) {
+    if (world.source_qemu != SourceQemu::gone ||
+        moves.from.source.guest == sidecar::machine::Guest::stopped_source) {
         return;
     }
     src::Phase const phase = moves.from.source.phase;
     bool const over = phase == src::Phase::done || phase == src::Phase::idle;
     bool const closed =
         world.source_journal == src::Record::none || world.source_journal == src::Record::ended;
-    bool const allowed = world.source_up && over && closed && !world.tombstone;
-    bool const stale = moves.mutation == Mutation::stale_disk_started &&
-                       world.source_journal == src::Record::committed;
-    if (allowed || stale) {
+    bool const named = world.images == Images::named;
+    bool const allowed = world.source_up && over && closed;
+    bool const asks_nothing = world.commit_sent && world.source_journal == src::Record::committed;
+    if (named && (allowed || asks_nothing)) {
         World& next = moves.add(Nature::fault, {.move = Move::host_starts_guest}).world;
         resume(next);
         next.source_told = SourceQemu::running;  // a QEMU of its own: the sidecar starts with it
@@ -521,6 +503,21 @@ void tell_source(Node& node, src::Event const& event, Mutation mutation) {
         event == src::action_ended(Action::send_commit, ActionResult::unknown)) {
         heard.result = ActionResult::aborted;
     }
+    auto const taken_for = [&](Mutation weaker, Action action, ActionResult was, ActionResult is) {
+        if (mutation == weaker && event == src::action_ended(action, was)) {
+            heard.result = is;
+        }
+    };
+    taken_for(Mutation::unknown_commit_is_failed, Action::record_commit, ActionResult::unknown,
+              ActionResult::failed);
+    taken_for(Mutation::silence_is_aborted, Action::abort_destination, ActionResult::unknown,
+              ActionResult::ok);
+    taken_for(Mutation::guest_before_images, Action::restore_images, ActionResult::failed,
+              ActionResult::ok);
+    bool const last_try = heard.kind == Kind::action_ended && heard.result != ActionResult::ok &&
+                          src::only_tidies_up(heard.action) &&
+                          node.source.failures + 1U == src::tries_max;
+    node.world.untidy |= last_try;
     src::Step step = src::step(node.source, heard);
     node.source = step.state;
     for (Action action : step.actions) {
@@ -561,6 +558,7 @@ void source_moves(Moves& moves) {
         operator_moves(moves);
     }
     sidecar_moves(moves);
+    monitor_moves(moves);
     host_moves(moves);
 }
 
@@ -591,8 +589,10 @@ void source_qemu_moves(Moves& moves) {
         World& next = moves.add(Nature::fault, {.move = Move::source_qemu_killed}).world;
         next.source_qemu = SourceQemu::gone;
         next.source_storage = false;
+        next.qmp_down = false;
+        next.others_stopped = false;
     }
-    if (world.source_up && qemu != world.source_told) {
+    if (world.source_up && qemu != world.source_told && !world.qmp_down) {
         tell_of_qemu(moves.add(Nature::healthy, {.move = Move::source_told}), moves.mutation);
     }
 }

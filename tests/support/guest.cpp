@@ -354,6 +354,18 @@ void compare_images(fs::path const& one, std::string const& format, fs::path con
     must_run({"qemu-img", "compare", "-U", "--image-opts", opened(one), opened(other)});
 }
 
+fs::path image_left(fs::path const& image) {
+    if (fs::exists(image)) return image;
+    for (auto const& entry : fs::directory_iterator(image.parent_path())) {
+        auto const path = entry.path().string();
+        if (path.starts_with(image.string() + ".leaving-") ||
+            path.starts_with(image.string() + ".moved-")) {
+            return entry.path();
+        }
+    }
+    throw Failure("the source's image " + image.string() + " is gone");
+}
+
 fs::path moved_image(fs::path const& image) {
     for (auto const& entry : fs::directory_iterator(image.parent_path())) {
         if (entry.path().string().starts_with(image.string() + ".moved-")) return entry.path();

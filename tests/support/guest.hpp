@@ -115,6 +115,8 @@ void compare_images(fs::path const& one, std::string const& format, fs::path con
 /// backing file: behind an offset qemu-img takes what an overlay lacks for zeros.
 void compare_images(fs::path const& one, std::string const& format, fs::path const& other,
                     std::uint64_t from);
+/// An image of the source while its guest leaves: under its name, or already set aside.
+fs::path image_left(fs::path const& image);
 /// Where the source set an image of a guest that has left it aside, by whatever migration_id.
 fs::path moved_image(fs::path const& image);
 

@@ -121,8 +121,11 @@ void Scene::end_serve(Host const& host) { (&host == &a() ? serve_a_ : serve_b_)-
 
 void Scene::kill_serve(Host const& host) { (&host == &a() ? serve_a_ : serve_b_)->kill(); }
 
-void Scene::run_guest(Host const& host, std::vector<std::string> const& environment) {
-    Argv argv = sidecar_line({"run", guest_.name(), "--bridge", bridge, "--"});
+void Scene::run_guest(Host const& host, std::vector<std::string> const& environment,
+                      Argv const& more) {
+    Argv argv = sidecar_line({"run", guest_.name(), "--bridge", bridge});
+    argv.insert(argv.end(), more.begin(), more.end());
+    argv.emplace_back("--");
     auto const qemu = guest_.command_line(host);
     argv.insert(argv.end(), qemu.begin(), qemu.end());
     guest_sidecar_.emplace("run", std::move(argv), host.place(environment), host.logs);
@@ -139,10 +142,11 @@ void Scene::run_guest(Host const& host, std::vector<std::string> const& environm
     guest_.learn();
 }
 
-void Scene::attach_guest(Host const& host, Argv const& more) {
+void Scene::attach_guest(Host const& host, Argv const& more,
+                         std::vector<std::string> const& environment) {
     Argv argv = sidecar_line({"attach", guest_.name()});
     argv.insert(argv.end(), more.begin(), more.end());
-    guest_sidecar_.emplace("attach", std::move(argv), host.place(), host.logs);
+    guest_sidecar_.emplace("attach", std::move(argv), host.place(environment), host.logs);
     wait_until("`sidecar attach` to answer", ready_limit, [&] {
         if (auto const ended = guest_sidecar_->wait(0ms)) {
             throw Failure(fmt::format("`attach` ended with {}: {}", *ended, guest_sidecar_->err()));

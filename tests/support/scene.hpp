@@ -66,9 +66,11 @@ public:
     /// The guest's own sidecar as this scene started it (`run`, or the last `attach`).
     [[nodiscard]] Daemon& first_sidecar() { return *guest_sidecar_; }
     /// Starts the guest afresh on `host` with `sidecar run`, and waits until it is alive.
-    void run_guest(Host const& host, std::vector<std::string> const& environment = {});
+    void run_guest(Host const& host, std::vector<std::string> const& environment = {},
+                   Argv const& more = {});
     /// `sidecar attach GUEST`, after its sidecar died; returns once it answers.
-    void attach_guest(Host const& host, Argv const& more = {});
+    void attach_guest(Host const& host, Argv const& more = {},
+                      std::vector<std::string> const& environment = {});
     void start_serve(Host const& host, std::vector<std::string> const& environment = {},
                      Argv const& more = {});
     /// `serve` to which the host's images lie on a file system of `mib` MiB.

@@ -122,7 +122,7 @@ void interrupted(Scene& scene) {
         return status && (*status)["replicate"]["copied_bytes"].integer_or(0) > 1 << 20;
     });
     command.signal(SIGINT);
-    CHECK(command.wait(end_limit) == 3);
+    CHECK(command.wait(end_limit) == 5);
     CHECK(says(command.err(), "cancelled"));
     CHECK(left_in_qemu(scene.guest(), scene.a()) == "");
     CHECK(state_on(scene, scene.a()) == "running");

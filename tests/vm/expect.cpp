@@ -170,8 +170,8 @@ void moves_and_disks_are_equal(Scene& scene, Host const& from) {
     CHECK_FALSE(scene.guest().runs_on(from));
     CHECK_FALSE(scene.guest().runs_on(to));
     for (int disk = 0; disk < scene.guest().options().disks; ++disk) {
-        lab::compare_images(scene.guest().image(from, disk), scene.guest().options().format,
-                            scene.guest().image(to, disk));
+        lab::compare_images(lab::image_left(scene.guest().image(from, disk)),
+                            scene.guest().options().format, scene.guest().image(to, disk));
     }
     lab::signal_process(held, SIGCONT);
     auto const ended = Scene::finish(running);

@@ -166,7 +166,7 @@ TEST_CASE("faults: a guest that came in is never taken for what a killed sidecar
     for (auto const& entry : fs::directory_iterator(scene.a().images)) {
         fs::rename(entry.path(), guest.image(scene.a(), 0));
     }
-    scene.run_guest(scene.a());
+    scene.run_guest(scene.a(), {}, {"--new-guest"});
     auto const ended = scene.migrate(scene.a());
     INFO(ended.text());
     CHECK(ended.exit_status == 3);

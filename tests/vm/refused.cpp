@@ -113,8 +113,8 @@ TEST_CASE("refused: what is not there", "[vm][refused]") {
     with({"attach", "other"}, {2, 3}, "other");
     with({"cancel", "nobody"}, {2, 3}, "nobody");
     with({"cancel", "web1"}, {2, 3}, "");
-    with(migrate("web1", "[" + scene.b().ip6 + "]:9", key(scene)), {3}, scene.b().ip6);
-    with(migrate("web1", "[fd77::99]", key(scene)), {3}, "fd77::99");
+    with(migrate("web1", "[" + scene.b().ip6 + "]:9", key(scene)), {1}, scene.b().ip6);
+    with(migrate("web1", "[fd77::99]", key(scene)), {1}, "fd77::99");
     with(migrate("web1", "host.invalid", key(scene)), {2, 3}, "host.invalid");
     scene.guest().must_be_whole();
 }

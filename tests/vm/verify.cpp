@@ -116,7 +116,7 @@ TEST_CASE("verify: the source's sidecar is killed while it copies, and another g
         return (*noted)["disks"].elements()[0]["offset"].integer_or(0) > 30 << 20;
     });
     scene.first_sidecar().kill();
-    CHECK(Scene::finish(migration).exit_status == 4);
+    CHECK(Scene::finish(migration).exit_status == 1);
     scene.attach_guest(scene.a());
     auto following = scene.follow_migration(scene.a());
     CHECK(scene.sidecar(scene.a(), {"set", "web1", "bandwidth=0"}).exit_status == 0);

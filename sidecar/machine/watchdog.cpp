@@ -1,0 +1,41 @@
+#include "sidecar/machine/watchdog.hpp"
+
+namespace sidecar::machine::watchdog {
+
+Action next(source::Record record, source::Qemu qemu) {
+    using source::Qemu;
+    using source::Record;
+    if (record != Record::begun && record != Record::rolled_back) {
+        return Action::leave;  // nothing is under way, or only the destination may answer
+    }
+    switch (qemu) {
+        case Qemu::running:
+        case Qemu::copying:
+        case Qemu::stopped:  // by others, who continue it
+        case Qemu::gone:
+            return Action::leave;
+        case Qemu::migrating:  // else QEMU would stop the guest later, with nobody there
+        case Qemu::stopping:
+        case Qemu::paused_pre_switchover:
+            return Action::cancel_migration;
+        case Qemu::postmigrate:
+            return record == Record::begun ? Action::record_rollback : Action::resume_guest;
+    }
+    return Action::leave;
+}
+
+std::string_view name(Action action) {
+    switch (action) {
+        case Action::leave:
+            return "leave";
+        case Action::cancel_migration:
+            return "cancel_migration";
+        case Action::record_rollback:
+            return "record_rollback";
+        case Action::resume_guest:
+            return "resume_guest";
+    }
+    return "?";
+}
+
+}  // namespace sidecar::machine::watchdog

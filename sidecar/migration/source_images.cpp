@@ -1,0 +1,92 @@
+#include "sidecar/migration/source_images.hpp"
+
+#include <sys/stat.h>
+
+#include <filesystem>
+
+#include "core/log.hpp"
+#include "qmp/command_line.hpp"
+#include "sidecar/guest/description.hpp"
+#include "sidecar/host/journal.hpp"
+#include "sidecar/migration/source_migration.hpp"
+#include "storage/stale_image.hpp"
+
+namespace sidecar {
+
+using core::Errc;
+using core::fail;
+using core::Result;
+
+namespace {
+
+/// The disks of the migration that the guest's sidecar recorded; none when it recorded another.
+Result<std::vector<std::string>> recorded_images(Paths const& paths, std::string const& guest,
+                                                 std::string const& migration_id) {
+    std::vector<std::string> images;
+    TRY(auto const record, SourceMigration::read_record(paths, guest));
+    if (record.is_null() || record["migration_id"].text_or("") != migration_id) return images;
+    TRY(auto const description, Description::from_json(record["description"]));
+    for (auto const& disk : description.disks) images.push_back(disk.path);
+    return images;
+}
+
+/// Whether both names lead to one file, or to one place where none is.
+bool same_image(std::string const& one, std::string const& other) {
+    auto const first = storage::image_file(one);
+    auto const second = storage::image_file(other);
+    if (first == second) return true;
+    struct stat a{};
+    struct stat b{};
+    return stat(first.c_str(), &a) == 0 && stat(second.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
+Result<> check_not_in_doubt(Paths const& paths, std::string const& image) {
+    std::error_code error;
+    for (auto const& entry : std::filesystem::directory_iterator(paths.state_directory, error)) {
+        auto const guest = entry.path().filename().string();
+        auto const last = Journal::peek(entry.path().string());
+        if (!last || last->role != "source" || last->record != "committed") continue;
+        auto const images = recorded_images(paths, guest, last->migration_id);
+        if (!images) {
+            core::log::warning("guest={} {}", guest, images.error().sentence());
+            continue;
+        }
+        for (auto const& path : *images) {
+            bool const same = same_image(path, image) ||
+                              same_image(storage::leaving_path(path, last->migration_id), image);
+            if (!same) continue;
+            return fail(Errc::refused,
+                        "{} is a disk of {}, whose migration to {} (migration_id {}) is in doubt: "
+                        "the guest may run there; ask that host, then `sidecar resolve {}`",
+                        image, guest, last->peer, last->migration_id, guest);
+        }
+    }
+    return {};
+}
+
+}  // namespace
+
+Result<> restore_recorded_images(Paths const& paths, std::string const& guest,
+                                 std::string const& migration_id) {
+    TRY(auto const images, recorded_images(paths, guest, migration_id));
+    return storage::restore_images(images, migration_id);
+}
+
+Result<> check_no_stale_image(Paths const& paths, std::vector<std::string> const& argv) {
+    auto const line = qmp::CommandLine::parse(argv);
+    if (!line) return {};  // for the launch to refuse, in its own words
+    for (auto const& disk : line->disks()) {
+        if (!disk.local || disk.file_name.empty()) continue;
+        if (storage::has_stale_name(disk.file_name)) {
+            return fail(Errc::refused,
+                        "{} is the stale disk of a guest that moved away, or is moving (its name "
+                        "says in which migration): it is not started",
+                        disk.file_name);
+        }
+        TRY_VOID(check_not_in_doubt(paths, disk.file_name));
+    }
+    return {};
+}
+
+}  // namespace sidecar

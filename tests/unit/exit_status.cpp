@@ -1,0 +1,60 @@
+// The exit statuses, as docs/man/sidecar.1 lists them.
+#include <catch2/catch.hpp>
+
+#include "sidecar/cli/commands.hpp"
+#include "sidecar/machine/source.hpp"
+
+using namespace sidecar;
+using machine::Outcome;
+using machine::source::Phase;
+
+TEST_CASE("exit status: of a migration's outcome", "[exit]") {
+    std::pair<Outcome, int> const rows[] = {{Outcome::moved, 0},    {Outcome::none, 1},
+                                            {Outcome::failed, 1},   {Outcome::refused, 3},
+                                            {Outcome::in_doubt, 4}, {Outcome::cancelled, 5}};
+    for (auto const& [outcome, status] : rows) {
+        INFO(machine::name(outcome));
+        CHECK(machine::exit_status(outcome) == status);
+    }
+}
+
+TEST_CASE("exit status: 3 is for a check that said no, and for nothing else", "[exit]") {
+    using core::Errc;
+    std::pair<Errc, int> const rows[] = {
+        {Errc::io, 1},       {Errc::closed, 1},       {Errc::timed_out, 1}, {Errc::cancelled, 5},
+        {Errc::protocol, 1}, {Errc::qemu_refused, 1}, {Errc::nbd, 1},       {Errc::netlink, 1},
+        {Errc::refused, 3},  {Errc::invalid, 2}};
+    for (auto const& [code, status] : rows) {
+        INFO(core::name(code));
+        CHECK(complain({code, 0, "a test", {}}) == status);
+    }
+}
+
+TEST_CASE("exit status: of a command that ends before the migration does", "[exit]") {
+    std::pair<Phase, int> const rows[] = {{Phase::checking, 130}, {Phase::preparing, 130},
+                                          {Phase::copying, 130},  {Phase::converging, 130},
+                                          {Phase::stopped, 130},  {Phase::switching, 130},
+                                          {Phase::committed, 4},  {Phase::in_doubt, 4},
+                                          {Phase::settling, 0},   {Phase::rolling_back, 1}};
+    for (auto const& [phase, status] : rows) {
+        INFO(name(phase));
+        CHECK(known_outcome(name(phase)).exit_status == status);
+    }
+    CHECK(known_outcome("").exit_status == 130);
+}
+
+TEST_CASE("exit status: of a command whose sidecar ended during the migration", "[exit]") {
+    struct Row {
+        char const* role;
+        char const* record;
+        char const* outcome;
+        int status;
+    };
+    for (Row const& row :
+         {Row{"", "", "", 1}, Row{"source", "begun", "", 1}, Row{"source", "rolled_back", "", 1},
+          Row{"source", "committed", "", 4}, Row{"source", "ended", "moved", 0},
+          Row{"source", "ended", "failed", 1}, Row{"destination", "ended", "owner", 1}}) {
+        INFO(row.role << " " << row.record << " " << row.outcome);
+        CHECK(known_outcome_of_dead(row.role, row.record, row.outcome).exit_status == row.status);
+    }
+}
