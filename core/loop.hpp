@@ -135,6 +135,15 @@ public:
     Op sendmsg(int fd, msghdr const* message, Deadline deadline);
     Op recvmsg(int fd, msghdr* message, Deadline deadline);
 
+    struct [[nodiscard]] NextTurn {
+        Loop& loop;
+        [[nodiscard]] bool await_ready() const noexcept { return false; }
+        void await_suspend(std::coroutine_handle<> waiter) const { loop.post(waiter); }
+        void await_resume() const noexcept {}
+    };
+    /// Suspends until the next turn, so that a long piece of work does not hold up everything else.
+    NextTurn next_turn() { return {*this}; }
+
     /// Resumes `waiter` in the next turn. May be called from callbacks; never runs anything itself.
     void post(std::coroutine_handle<> waiter) { ready_.push_back(waiter); }
     void arm(Timer& timer, Clock::time_point at);

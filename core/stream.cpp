@@ -3,8 +3,6 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -107,27 +105,6 @@ Task<Result<>> read_exactly(Stream& stream, std::span<std::byte> buffer, Deadlin
 
 std::unique_ptr<Stream> plain_stream(Loop& loop, Fd socket, std::string peer) {
     return std::make_unique<PlainStream>(loop, std::move(socket), std::move(peer));
-}
-
-Task<Result<Fd>> connect_tcp(Loop& loop, std::string host, std::string port, Deadline deadline) {
-    CO_TRY(auto const addresses, look_up(host, port, 0));
-    Error last{Errc::invalid, 0, fmt::format("`{}` has no address", host), {}};
-    for (addrinfo const* entry = addresses.get(); entry != nullptr; entry = entry->ai_next) {
-        Fd socket(::socket(entry->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-        if (!socket) {
-            last = fail_errno(errno, "cannot make a socket").error();
-            continue;
-        }
-        int const on = 1;
-        setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        auto connected =
-            co_await loop.connect(socket.get(), entry->ai_addr, entry->ai_addrlen, deadline);
-        if (connected) co_return std::move(socket);
-        last = connected.error();
-        if (last.code == Errc::cancelled) break;
-    }
-    last.what = fmt::format("cannot reach {} port {}: {}", host, port, last.what);
-    co_return std::unexpected(std::move(last));
 }
 
 Result<Fd> listen_tcp(std::string const& host, std::string const& port) {

@@ -8,6 +8,7 @@
 
 #include "core/fd.hpp"
 #include "core/loop.hpp"
+#include "core/resolve.hpp"
 
 namespace core {
 
@@ -28,10 +29,8 @@ Task<Result<>> read_exactly(Stream& stream, std::span<std::byte> buffer, Deadlin
 /// A connected socket as a stream, without encryption.
 std::unique_ptr<Stream> plain_stream(Loop& loop, Fd socket, std::string peer);
 
-/// Connects to "host:port", "[v6]:port" or a list of addresses the name resolves to, in order.
-/// The name is looked up by the system's resolver (blocking, before anything is started).
-Task<Result<Fd>> connect_tcp(Loop& loop, std::string host, std::string port, Deadline deadline);
-/// Listens on host:port ("" = any address, both families; port "0" = the kernel chooses).
+/// Listens on host:port ("" = any address, both families; port "0" = the kernel chooses). A name is
+/// looked up by the system's resolver, which may block: only before the loop has anything to do.
 Result<Fd> listen_tcp(std::string const& host, std::string const& port);
 /// The port a listening socket got.
 Result<int> local_port(int socket);

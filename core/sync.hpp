@@ -1,6 +1,6 @@
-// What coroutines of one loop wait on besides the kernel: Event, Semaphore, sleep, and TaskGroup,
-// which joins tasks. All wake-ups go through Loop::post, so that setting one never runs foreign
-// code in the caller's stack.
+// What coroutines of one loop wait on besides the kernel: Event, Semaphore, sleep, TaskGroup, which
+// joins tasks, and CallGate, which keeps an object as long as callers are in it. All wake-ups go
+// through Loop::post, so that setting one never runs foreign code in the caller's stack.
 #pragma once
 
 #include <deque>
@@ -72,6 +72,9 @@ private:
 class Event {
 public:
     explicit Event(Loop& loop) : loop_(loop) {}
+    ~Event() { assert(waiters_.empty()); }  // who waits here would look at it again
+    Event(Event const&) = delete;
+    Event& operator=(Event const&) = delete;
     void set() {
         set_ = true;
         while (!waiters_.empty()) waiters_.front()->wake();
@@ -92,6 +95,7 @@ private:
 class Semaphore {
 public:
     Semaphore(Loop& loop, std::size_t count) : loop_(loop), free_(count) {}
+    ~Semaphore() { assert(waiters_.empty()); }
     /// After success the caller holds one place and gives it back with release().
     Task<Result<>> acquire(Deadline deadline) {
         while (free_ == 0) {
@@ -194,6 +198,46 @@ private:
 
     Loop& loop_;
     std::size_t running_ = 0;
+    Event idle_;
+};
+
+/// The callers that are inside an object's coroutines. Each holds the gate while it may look at the
+/// object again; its owner closes the gate before it frees the object.
+class CallGate {
+public:
+    explicit CallGate(Loop& loop) : idle_(loop) {}
+    ~CallGate() { assert(inside_ == 0); }
+    CallGate(CallGate const&) = delete;
+    CallGate& operator=(CallGate const&) = delete;
+
+    class [[nodiscard]] Hold {
+    public:
+        explicit Hold(CallGate& gate) : gate_(gate) { ++gate_.inside_; }
+        ~Hold() {
+            if (--gate_.inside_ == 0) gate_.idle_.set();
+        }
+        Hold(Hold const&) = delete;
+        Hold& operator=(Hold const&) = delete;
+
+    private:
+        CallGate& gate_;
+    };
+
+    /// A caller that finds it closed leaves at once.
+    [[nodiscard]] bool closed() const { return closed_; }
+    /// Waits until the last caller has left. What they wait for must have been woken before, or
+    /// have a deadline.
+    Task<void> close() {
+        closed_ = true;
+        while (inside_ != 0) {
+            idle_.reset();
+            (void)co_await idle_.wait(Deadline::never());
+        }
+    }
+
+private:
+    std::size_t inside_ = 0;
+    bool closed_ = false;
     Event idle_;
 };
 

@@ -22,6 +22,11 @@ constexpr char const* priority_psk =
     "+CHACHA20-POLY1305";
 constexpr char const* priority_x509 = "NORMAL:-VERS-ALL:+VERS-TLS1.3";
 
+/// Bytes that are received, and alerts that are passed over, before others have their turn: a peer
+/// that sends as fast as we read must not keep the loop.
+constexpr std::size_t bytes_in_a_row_max = 256 * 1024;
+constexpr int alerts_max = 16;
+
 std::unexpected<Error> tls_error(Errc code, std::string_view what, int error) {
     return fail(code, "{}: {}", what, gnutls_strerror(error));
 }
@@ -141,7 +146,7 @@ public:
 
     Task<Result<>> handshake(TlsCredentials::Side side, std::string host_name, Deadline deadline) {
         CO_TRY_VOID(set_up(side, host_name));
-        for (;;) {
+        for (int passed_over = 0;; ++passed_over) {
             int const error = gnutls_handshake(session_);
             if (error == GNUTLS_E_SUCCESS) break;
             if (gnutls_error_is_fatal(error) != 0) {
@@ -149,7 +154,12 @@ public:
                                               error);  // tells the other side why; best effort
                 co_return handshake_failed(error);
             }
-            if (error == GNUTLS_E_AGAIN) CO_TRY_VOID(co_await ready(deadline));
+            if (error == GNUTLS_E_AGAIN) {
+                --passed_over;
+                CO_TRY_VOID(co_await ready(deadline));
+            } else if (passed_over >= alerts_max) {
+                co_return handshake_failed(error);
+            }
         }
         // TLS 1.3 tells a client of a refused key or certificate only after its own handshake has
         // ended; the first read then fails with the alert. Nothing was sent that such a server
@@ -158,30 +168,41 @@ public:
     }
 
     Task<Result<std::size_t>> read_some(std::span<std::byte> buffer, Deadline deadline) override {
-        for (;;) {
+        if (in_a_row_ >= bytes_in_a_row_max) {
+            in_a_row_ = 0;
+            co_await loop_.next_turn();
+        }
+        for (int passed_over = 0;; ++passed_over) {
             auto const got = gnutls_record_recv(session_, buffer.data(), buffer.size());
-            if (got > 0) co_return static_cast<std::size_t>(got);
+            if (got > 0) {
+                in_a_row_ += static_cast<std::size_t>(got);
+                co_return static_cast<std::size_t>(got);
+            }
             if (got == 0) co_return fail(Errc::closed, "{} closed the connection", peer_);
             auto const error = static_cast<int>(got);
             if (error == GNUTLS_E_AGAIN) {
+                in_a_row_ = 0;
+                --passed_over;
                 CO_TRY_VOID(co_await ready(deadline));
-            } else if (error != GNUTLS_E_INTERRUPTED && gnutls_error_is_fatal(error) != 0) {
+            } else if (gnutls_error_is_fatal(error) != 0 || passed_over >= alerts_max) {
                 co_return lost(error);
             }
         }
     }
 
     Task<Result<>> write_all(std::span<std::byte const> bytes, Deadline deadline) override {
-        while (!bytes.empty()) {
+        for (int passed_over = 0; !bytes.empty(); ++passed_over) {
             auto const sent = gnutls_record_send(session_, bytes.data(), bytes.size());
             if (sent > 0) {
+                passed_over = 0;
                 bytes = bytes.subspan(static_cast<std::size_t>(sent));
                 continue;
             }
             auto const error = static_cast<int>(sent);
             if (error == GNUTLS_E_AGAIN) {
+                passed_over = 0;
                 CO_TRY_VOID(co_await loop_.poll(socket_.get(), POLLOUT, deadline));
-            } else if (error != GNUTLS_E_INTERRUPTED && gnutls_error_is_fatal(error) != 0) {
+            } else if (gnutls_error_is_fatal(error) != 0 || passed_over >= alerts_max) {
                 co_return lost(error);
             }
         }
@@ -260,6 +281,7 @@ private:
     std::shared_ptr<TlsCredentials> credentials_;
     std::string peer_;
     gnutls_session_t session_ = nullptr;
+    std::size_t in_a_row_ = 0;  ///< Bytes received since the loop had its last turn.
 
 public:
     /// Plaintext credentials: give the socket back untouched.

@@ -1,6 +1,7 @@
 #include "sidecar/channel/connection.hpp"
 
 #include <array>
+#include <cassert>
 
 namespace sidecar {
 
@@ -15,42 +16,92 @@ using core::Task;
 namespace {
 // Requests being answered at once for one connection; more is not how our commands or peers behave.
 constexpr std::size_t answers_in_flight_max = 64;
+constexpr std::size_t length_bytes = 4;
+constexpr std::uint8_t kind_with_bytes = 1;
+static_assert(limits::message_bytes_max + length_bytes < (1U << 24));
+
+std::size_t number_in(std::span<std::byte const, length_bytes> bytes) {
+    std::size_t number = 0;
+    for (auto const byte : bytes) number = number << 8 | static_cast<std::size_t>(byte);
+    return number;
+}
+
+void add_number(Bytes& to, std::size_t number) {
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        to.push_back(static_cast<std::uint8_t>(number >> shift));
+    }
+}
 }  // namespace
 
-Task<Result<Json>> Messages::receive(Deadline deadline) {
-    std::array<std::byte, 4> head{};
+Task<Result<Message>> Messages::receive(Deadline deadline) {
+    std::array<std::byte, length_bytes> head{};
     CO_TRY_VOID(co_await read_exactly(*stream_, head, deadline));
-    std::size_t length = 0;
-    for (auto const byte : head) length = length << 8 | static_cast<std::size_t>(byte);
-    if (length == 0 || length > limits::message_bytes_max) {
-        co_return fail(Errc::protocol, "{} sent a message of {} bytes; the limit is {}",
-                       stream_->peer(), length, limits::message_bytes_max);
+    auto const kind = static_cast<std::uint8_t>(head[0]);
+    head[0] = std::byte{0};
+    std::size_t length = number_in(head);
+    std::size_t text_length = length;
+    if (kind == kind_with_bytes) {
+        CO_TRY_VOID(co_await read_exactly(*stream_, head, deadline));
+        text_length = number_in(head);
+        length -= std::min(length, length_bytes);
     }
-    std::string text(length, '\0');
+    if (kind > kind_with_bytes || text_length == 0 || text_length > length ||
+        length > limits::message_bytes_max) {
+        co_return fail(Errc::protocol, "{} sent a message of {} bytes; the limit is {}",
+                       stream_->peer(), std::max(length, text_length), limits::message_bytes_max);
+    }
+    std::string text(text_length, '\0');
     CO_TRY_VOID(co_await read_exactly(*stream_, std::as_writable_bytes(std::span(text)), deadline));
+    Message message;
+    message.bytes.resize(length - text_length);
+    CO_TRY_VOID(co_await read_exactly(*stream_, std::as_writable_bytes(std::span(message.bytes)),
+                                      deadline));
     auto parsed = Json::parse(text);
     if (!parsed) {
         co_return std::unexpected(
             std::move(parsed.error())
                 .while_doing(fmt::format("reading a message of {}", stream_->peer())));
     }
-    co_return parsed;
+    message.json = std::move(*parsed);
+    co_return message;
+}
+
+Result<Bytes> encode(Json const& message, Bytes const& bytes) {
+    auto const text = message.dump();
+    auto const length = text.size() + bytes.size();
+    if (length > limits::message_bytes_max) {
+        return fail(Errc::invalid, "a message of {} bytes is too long to be sent", length);
+    }
+    Bytes frame;
+    frame.reserve(2 * length_bytes + length);
+    if (bytes.empty()) {
+        add_number(frame, text.size());
+    } else {
+        add_number(frame, length_bytes + length);
+        frame[0] = kind_with_bytes;
+        add_number(frame, text.size());
+    }
+    frame.insert(frame.end(), text.begin(), text.end());
+    frame.insert(frame.end(), bytes.begin(), bytes.end());
+    return frame;
+}
+
+Task<Result<>> Messages::write(std::span<std::uint8_t const> bytes, Deadline deadline) {
+    return stream_->write_all(std::as_bytes(bytes), std::move(deadline));
 }
 
 Task<Result<>> Messages::send(Json message, Deadline deadline) {
-    auto const text = message.dump();
-    if (text.size() > limits::message_bytes_max) {
-        co_return fail(Errc::invalid, "a message of {} bytes is too long to be sent", text.size());
-    }
-    std::string frame;
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        frame.push_back(static_cast<char>(text.size() >> shift & 0xFF));
-    }
-    frame += text;
-    CO_TRY_VOID(co_await turn_.acquire(deadline));
-    auto sent = co_await stream_->write_all(std::as_bytes(std::span(frame)), deadline);
-    turn_.release();
-    co_return sent;
+    CO_TRY(auto const bytes, encode(message));
+    co_return co_await write(bytes, deadline);
+}
+
+Task<Result<Json>> Messages::ask_packed(protocol::Verb verb, Json arguments, Deadline deadline) {
+    CO_TRY_VOID(co_await send(
+        Json::object({{"id", 1}, {"verb", protocol::name(verb)}, {"arguments", arguments}}),
+        deadline));
+    CO_TRY(auto const answer, co_await receive(deadline));
+    if (answer.json.has("result")) co_return answer.json["result"];
+    co_return std::unexpected(error_from_json(answer.json["error"]));
 }
 
 Json error_to_json(Error const& error) {
@@ -67,41 +118,74 @@ Error error_from_json(Json const& error) {
     return made;
 }
 
+namespace {
+
+bool is_remote(protocol::Role role) {
+    switch (role) {
+        case protocol::Role::source:
+        case protocol::Role::replication_source:
+        case protocol::Role::vtep_source:
+        case protocol::Role::destination:
+            return true;
+        case protocol::Role::command:
+        case protocol::Role::sidecar:
+            return false;
+    }
+    return false;
+}
+
+}  // namespace
+
 Connection::Connection(core::Loop& loop, std::unique_ptr<Messages> messages, Handler& handler,
-                       bool heartbeats)
+                       protocol::Role other)
     : loop_(loop),
       messages_(std::move(messages)),
       handler_(handler),
-      heartbeats_(heartbeats),
-      scope_(loop) {
+      other_(other),
+      beating_(is_remote(other)),
+      scope_(loop),
+      callers_(loop),
+      has_unsent_(loop) {
     last_heard_ = core::Clock::now();
 }
 
 Task<void> Connection::run(std::stop_token token) {
     core::LinkedStop outer(token);
     std::stop_callback forward(outer.token(), [this] { stop_.request_stop(); });
-    if (heartbeats_) scope_.spawn(beat());
+    scope_.spawn(write_messages());
+    if (beating_) scope_.spawn(beat());
     for (;;) {
         auto message = co_await messages_->receive(Deadline::never(stop_.get_token()));
         auto handled = message ? dispatch(std::move(*message)) : std::unexpected(message.error());
         if (!handled) {
-            if (ended_because_.what.empty()) ended_because_ = handled.error();
+            lose(std::move(handled.error()));
             break;
         }
     }
-    open_ = false;
-    stop_.request_stop();
     for (auto& [id, pending] : pending_) {
         pending->answer = fail(Errc::closed, "the connection to {} was lost", peer());
         pending->answered.set();
     }
+    for (auto const& unsent : std::exchange(outbox_, {})) {
+        unsent->outcome = fail(Errc::closed, "the connection to {} was lost", peer());
+        unsent->written.set();
+    }
     co_await scope_.join();
+    // Those that were just woken look at the connection once more.
+    co_await callers_.close();
 }
 
-Result<> Connection::dispatch(Json message) {
+void Connection::lose(core::Error why) {
+    if (open_ && ended_because_.what.empty()) ended_because_ = std::move(why);
+    open_ = false;
+    stop_.request_stop();
+}
+
+Result<> Connection::dispatch(Message received) {
+    auto& message = received.json;
     last_heard_ = core::Clock::now();
     if (message.has("beat")) {
-        scope_.spawn(send_quietly(Json::object({{"beaten", message["beat"]}})));
+        echo(message["beat"]);
         return {};
     }
     if (message.has("beaten")) {
@@ -117,13 +201,14 @@ Result<> Connection::dispatch(Json message) {
         if (scope_.running() > answers_in_flight_max) {
             return fail(Errc::protocol, "{} asks too much at once", peer());
         }
-        scope_.spawn(answer(id, message["verb"].text_or(""), message["arguments"]));
+        scope_.spawn(answer(id, message["verb"].text_or(""),
+                            {message["arguments"], std::move(received.bytes)}));
         return {};
     }
     auto const pending = pending_.find(id);
     if (pending == pending_.end()) return {};  // a late answer to a request that timed out
     if (message.has("result")) {
-        pending->second->answer = message["result"];
+        pending->second->answer = protocol::Packed{message["result"], std::move(received.bytes)};
     } else if (message.has("error")) {
         pending->second->answer = std::unexpected(error_from_json(message["error"]));
     } else {
@@ -133,64 +218,149 @@ Result<> Connection::dispatch(Json message) {
     return {};
 }
 
-Task<void> Connection::answer(std::int64_t id, std::string verb, Json arguments) {
-    auto result = co_await handler_.handle(*this, verb, arguments);
+Task<void> Connection::answer(std::int64_t id, std::string verb, protocol::Packed arguments) {
+    auto const known = protocol::verb_from(verb);
+    Result<protocol::Packed> result =
+        fail(Errc::protocol, "`{}` may not be asked by a {}", verb, protocol::name(other_));
+    if (known && protocol::may_ask(other_, *known)) {
+        result = co_await handler_.handle(
+            *this, {*known, std::move(arguments.json), std::move(arguments.bytes)});
+    }
     if (id == 0) co_return;
     Json reply = Json::object({{"id", id}});
     if (result) {
-        reply.set("result", result->is_null() ? Json::object() : *result);
+        reply.set("result", result->json.is_null() ? Json::object() : result->json);
     } else {
         reply.set("error", error_to_json(result.error()));
     }
-    co_await send_quietly(reply);
+    // A failed write ends the connection, and run() reports that.
+    (void)co_await deliver(std::move(reply), result ? std::move(result->bytes) : Bytes(),
+                           Deadline::never());
 }
 
-Task<void> Connection::send_quietly(Json message) {
-    // A failed send shows as the end of the stream in run(); nobody else waits for it.
-    (void)co_await messages_->send(message,
-                                   Deadline::after(limits::connect_timeout, stop_.get_token()));
+/// Hands a message to write_messages() and waits until it is written. At the deadline a message
+/// that is not begun is taken back; one that is begun is written to its end, so that the stream
+/// stays whole.
+Task<Result<>> Connection::deliver(Json message, Bytes bytes, Deadline deadline) {
+    if (!open_) co_return fail(Errc::closed, "the connection to {} was lost", peer());
+    CO_TRY(auto encoded, encode(message, bytes));
+    auto const unsent = push(std::move(encoded));
+    auto const waited = co_await unsent->written.wait(deadline);
+    if (unsent->written.is_set()) co_return unsent->outcome;
+    std::erase(outbox_, unsent);
+    co_return waited;
+}
+
+std::shared_ptr<Connection::Unsent> Connection::push(Bytes bytes) {
+    auto const& made = outbox_.emplace_back(std::make_shared<Unsent>(loop_, std::move(bytes)));
+    has_unsent_.set();
+    return made;
+}
+
+/// The only writer. A peer that does not read for as long as it may be silent counts as lost.
+Task<void> Connection::write_messages() {
+    auto const token = stop_.get_token();
+    while (!token.stop_requested()) {
+        if (outbox_.empty()) {
+            has_unsent_.reset();
+            (void)co_await has_unsent_.wait(Deadline::never(token));
+            continue;
+        }
+        auto const unsent = outbox_.front();
+        outbox_.pop_front();
+        unsent->begun = true;
+        writing_ = unsent;
+        auto const deadline = beating_ ? Deadline::after(patience_, token) : Deadline::never(token);
+        unsent->outcome = co_await messages_->write(unsent->bytes, deadline);
+        if (!unsent->outcome) {
+            auto why = unsent->outcome.error();
+            if (why.code == Errc::cancelled) {
+                why.what = fmt::format("the connection to {} was lost", peer());
+            } else if (why.code == Errc::timed_out) {
+                why.what = fmt::format("{} has not read for {} ms", peer(), patience_.count());
+            }
+            why.code = Errc::closed;
+            unsent->outcome = std::unexpected(why);
+            lose(std::move(why));
+        }
+        unsent->written.set();
+        writing_.reset();
+    }
+}
+
+Task<void> Connection::flush(Deadline deadline) {
+    core::CallGate::Hold const inside(callers_);
+    auto const last = outbox_.empty() ? writing_ : outbox_.back();
+    if (last) (void)co_await last->written.wait(deadline);
+}
+
+/// At most one echo waits to be written: a newer beat takes its place.
+void Connection::echo(Json const& beat) {
+    auto bytes = encode(Json::object({{"beaten", beat}}));
+    if (!bytes) return;
+    if (!echo_ || echo_->written.is_set()) {
+        echo_ = push(std::move(*bytes));
+    } else if (!echo_->begun) {
+        echo_->bytes = std::move(*bytes);
+    }
 }
 
 Task<void> Connection::beat() {
+    std::shared_ptr<Unsent> last;
     while (!stop_.stop_requested()) {
         auto const slept =
             co_await core::sleep_for(loop_, limits::heartbeat_interval, stop_.get_token());
         if (!slept) co_return;
         if (core::Clock::now() - last_heard_ > patience_) {
-            ended_because_ =
-                fail(Errc::closed, "{} has been silent for {} ms", peer(), patience_.count())
-                    .error();
-            stop_.request_stop();
+            lose(fail(Errc::closed, "{} has been silent for {} ms", peer(), patience_.count())
+                     .error());
             co_return;
         }
+        if (last && !last->written.is_set()) continue;  // the stream is full
+        auto bytes = encode(Json::object({{"beat", ++beat_}}));
+        if (!bytes) continue;
         beat_sent_ = core::Clock::now();
-        co_await send_quietly(Json::object({{"beat", ++beat_}}));
+        last = push(std::move(*bytes));
     }
 }
 
-Task<Result<Json>> Connection::request(std::string verb, Json arguments, Deadline deadline) {
+void Connection::accept(protocol::Role remote) {
+    assert(other_ == protocol::Role::command && is_remote(remote));
+    other_ = remote;
+    beating_ = true;
+    last_heard_ = core::Clock::now();
+    scope_.spawn(beat());
+}
+
+Task<Result<protocol::Packed>> Connection::ask(protocol::Verb verb, protocol::Packed arguments,
+                                               Deadline deadline) {
+    core::CallGate::Hold const inside(callers_);
     if (!open_) co_return fail(Errc::closed, "the connection to {} was lost", peer());
     auto const id = next_id_++;
     Pending pending(loop_);
     pending_[id] = &pending;
-    auto sent = co_await messages_->send(
-        Json::object({{"id", id}, {"verb", verb}, {"arguments", std::move(arguments)}}), deadline);
+    auto sent = co_await deliver(
+        Json::object(
+            {{"id", id}, {"verb", protocol::name(verb)}, {"arguments", std::move(arguments.json)}}),
+        std::move(arguments.bytes), deadline);
     Result<> waited;
     if (sent) waited = co_await pending.answered.wait(deadline);
     pending_.erase(id);
     if (!sent) co_return std::unexpected(sent.error());
     if (!waited) {
-        waited.error().what =
-            fmt::format("{} did not answer `{}`: {}", peer(), verb, waited.error().what);
+        waited.error().what = fmt::format("{} did not answer `{}`: {}", peer(),
+                                          protocol::name(verb), waited.error().what);
         co_return std::unexpected(waited.error());
     }
     co_return std::move(pending.answer);
 }
 
-Task<Result<>> Connection::notify(std::string verb, Json arguments, Deadline deadline) {
-    if (!open_) co_return fail(Errc::closed, "the connection to {} was lost", peer());
-    co_return co_await messages_->send(
-        Json::object({{"verb", verb}, {"arguments", std::move(arguments)}}), deadline);
+Task<Result<>> Connection::tell(protocol::Verb verb, protocol::Packed arguments,
+                                Deadline deadline) {
+    core::CallGate::Hold const inside(callers_);
+    co_return co_await deliver(
+        Json::object({{"verb", protocol::name(verb)}, {"arguments", std::move(arguments.json)}}),
+        std::move(arguments.bytes), deadline);
 }
 
 }  // namespace sidecar

@@ -1,7 +1,10 @@
-// Connection: requests and answers as length-prefixed JSON (a 32-bit big-endian length, then the
-// text) over a stream: between two sidecars (TLS, through `serve`) and between a command and a
-// sidecar (a unix socket).
+// Connection: requests and answers over a stream: between two sidecars (TLS, through `serve`) and
+// between a command and a sidecar (a unix socket). What is asked is in protocol.hpp.
 //
+// A message is a head of 32 bits (big-endian; 8 bits of kind, 24 bits of length) and a body:
+//   kind 0   JSON text
+//   kind 1   32 bits, the length of the JSON text; the text; bytes that belong to it
+// The JSON is one of
 //   {"id":7,"verb":"prepare","arguments":{...}}   ->   {"id":7,"result":{...}} |
 //   {"id":7,"error":{"code","what"}}
 //   {"verb":"progress","arguments":{...}}              a notification: no answer
@@ -11,6 +14,7 @@
 // another shape ends the connection.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
 #include <string>
@@ -18,22 +22,43 @@
 #include "core/json.hpp"
 #include "core/stream.hpp"
 #include "core/sync.hpp"
+#include "sidecar/channel/protocol.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
 
-/// Whole messages on a stream. Sending is serialised; one receiver.
+using Bytes = protocol::Bytes;
+
+/// A message as it is on the wire. Fails with invalid when it is longer than the limit.
+core::Result<Bytes> encode(core::Json const& message, Bytes const& bytes = {});
+
+struct Message {
+    core::Json json;
+    Bytes bytes;  ///< Of kind 1.
+};
+
+/// Whole messages on a stream. One receiver and one sender at a time.
 class Messages {
 public:
-    Messages(core::Loop& loop, std::unique_ptr<core::Stream> stream)
-        : stream_(std::move(stream)), turn_(loop, 1) {}
-    core::Task<core::Result<core::Json>> receive(core::Deadline deadline);
+    explicit Messages(std::unique_ptr<core::Stream> stream) : stream_(std::move(stream)) {}
+    core::Task<core::Result<Message>> receive(core::Deadline deadline);
+    /// After an error, also timed_out and cancelled, the stream is of no more use.
     core::Task<core::Result<>> send(core::Json message, core::Deadline deadline);
+    /// What encode() made; it must outlive the call.
+    core::Task<core::Result<>> write(std::span<std::uint8_t const> bytes, core::Deadline deadline);
+    /// One request that is the only use of the stream.
+    template <class Request>
+    core::Task<core::Result<typename Request::Answer>> ask(Request request,
+                                                           core::Deadline deadline) {
+        CO_TRY(auto const answer, co_await ask_packed(Request::verb, request.to_json(), deadline));
+        co_return Request::Answer::from_json(answer);
+    }
     [[nodiscard]] core::Stream& stream() { return *stream_; }
 
 private:
+    core::Task<core::Result<core::Json>> ask_packed(protocol::Verb verb, core::Json arguments,
+                                                    core::Deadline deadline);
     std::unique_ptr<core::Stream> stream_;
-    core::Semaphore turn_;
 };
 
 /// Errors cross a connection as {"code","what"}; the receiver gets an Error of the same kind.
@@ -47,30 +72,48 @@ class Connection;
 class Handler {
 public:
     virtual ~Handler() = default;
-    /// Called for requests and notifications (whose result is dropped).
-    virtual core::Task<core::Result<core::Json>> handle(Connection& from, std::string verb,
-                                                        core::Json arguments) = 0;
+    /// Called for requests and notifications (whose result is dropped) that protocol::may_ask()
+    /// allows to the role of the other side.
+    virtual core::Task<core::Result<protocol::Packed>> handle(Connection& from,
+                                                              protocol::Call call) = 0;
 };
 
 class Connection {
 public:
+    /// `other`: who is at the other end, and so what is taken from there. With remote roles the
+    /// connection has heartbeats.
     Connection(core::Loop& loop, std::unique_ptr<Messages> messages, Handler& handler,
-               bool heartbeats);
+               protocol::Role other);
 
-    /// Reads and answers until the stream ends, `token` is stopped, or (with heartbeats) the other
-    /// side has been silent for longer than set_patience() allows. Everything it started has ended
-    /// when it returns.
+    /// Reads, writes and answers until the stream ends, `token` is stopped, or (with heartbeats)
+    /// the other side was silent, or did not read, for longer than set_patience() allows. Then
+    /// every caller gets closed. When it returns, everything that it started has ended and no
+    /// caller is in the connection any more: it may be freed.
     core::Task<void> run(std::stop_token token);
-    core::Task<core::Result<core::Json>> request(std::string verb, core::Json arguments,
-                                                 core::Deadline deadline);
-    core::Task<core::Result<>> notify(std::string verb, core::Json arguments,
-                                      core::Deadline deadline);
+    /// Sends a request and waits for its answer. Fails with what the other side says, with
+    /// protocol when the answer is none, or with closed, timed_out, cancelled: it may then have had
+    /// its effect there.
+    template <class Request>
+    core::Task<core::Result<typename Request::Answer>> request(Request request,
+                                                               core::Deadline deadline) {
+        CO_TRY(auto answer,
+               co_await ask(Request::verb, protocol::pack(std::move(request)), deadline));
+        co_return protocol::unpack<typename Request::Answer>(answer.json, std::move(answer.bytes));
+    }
+    /// Without an answer; before any later request of this connection.
+    template <class Request>
+    core::Task<core::Result<>> notify(Request request, core::Deadline deadline) {
+        return tell(Request::verb, protocol::pack(std::move(request)), std::move(deadline));
+    }
+    /// The command at the other end was `serve`: from now on a remote sidecar is, and counts as
+    /// lost when it is silent too long. Once, while run() runs.
+    void accept(protocol::Role remote);
+    [[nodiscard]] protocol::Role other() const { return other_; }
     /// How long the other side may be silent; limits::heartbeat_silence unless set.
     void set_patience(core::milliseconds patience) { patience_ = patience; }
-    /// From now on the other side counts as lost when it is silent too long. Once, while run()
-    /// runs.
-    void start_heartbeats() { scope_.spawn(beat()); }
-    /// Ends run() soon.
+    /// Waits until what was sent and answered so far is written: before close(), for last answers.
+    core::Task<void> flush(core::Deadline deadline);
+    /// Ends run() soon. What is not written yet is lost.
     void close() { stop_.request_stop(); }
     [[nodiscard]] bool open() const { return open_; }
     /// Why it ended; meaningful once open() is false.
@@ -79,31 +122,51 @@ public:
     [[nodiscard]] double rtt_ms() const { return rtt_ms_; }
     [[nodiscard]] std::string peer() const { return messages_->stream().peer(); }
 
-    /// Set once by the control server: this connection carries a remote sidecar, not a local
-    /// command.
-    bool remote = false;
-
 private:
     struct Pending {
         explicit Pending(core::Loop& loop) : answered(loop) {}
         core::Event answered;
-        core::Result<core::Json> answer = core::fail(core::Errc::closed, "the connection was lost");
+        core::Result<protocol::Packed> answer =
+            core::fail(core::Errc::closed, "the connection was lost");
     };
-    core::Result<> dispatch(core::Json message);
-    core::Task<void> answer(std::int64_t id, std::string verb, core::Json arguments);
-    core::Task<void> send_quietly(core::Json message);
+    /// Shared by the caller, who may leave at its deadline, and write_messages().
+    struct Unsent {
+        Unsent(core::Loop& loop, Bytes bytes_) : bytes(std::move(bytes_)), written(loop) {}
+        Bytes bytes;
+        bool begun = false;
+        core::Event written;
+        core::Result<> outcome;  ///< Once `written` is set.
+    };
+    core::Task<core::Result<protocol::Packed>> ask(protocol::Verb verb, protocol::Packed arguments,
+                                                   core::Deadline deadline);
+    core::Task<core::Result<>> tell(protocol::Verb verb, protocol::Packed arguments,
+                                    core::Deadline deadline);
+    core::Result<> dispatch(Message message);
+    core::Task<void> answer(std::int64_t id, std::string verb, protocol::Packed arguments);
+    core::Task<core::Result<>> deliver(core::Json message, Bytes bytes, core::Deadline deadline);
+    std::shared_ptr<Unsent> push(Bytes bytes);
+    core::Task<void> write_messages();
     core::Task<void> beat();
+    void echo(core::Json const& beat);
+    void lose(core::Error why);
 
     core::Loop& loop_;
     std::unique_ptr<Messages> messages_;
     Handler& handler_;
-    bool heartbeats_;
+    protocol::Role other_;
+    bool beating_;
     core::milliseconds patience_ = limits::heartbeat_silence;
     bool open_ = true;
     core::Error ended_because_;
     core::TaskGroup scope_;
+    core::CallGate callers_;  ///< In request(), notify() and flush().
     std::stop_source stop_;
     std::map<std::int64_t, Pending*> pending_;
+    /// In order. Each caller and answer has at most one in it, and so have beats and echoes.
+    std::deque<std::shared_ptr<Unsent>> outbox_;
+    std::shared_ptr<Unsent> writing_;
+    core::Event has_unsent_;
+    std::shared_ptr<Unsent> echo_;  ///< The last.
     std::int64_t next_id_ = 1;
     std::int64_t beat_ = 0;
     core::Clock::time_point beat_sent_{};

@@ -1,5 +1,7 @@
 #include "sidecar/channel/peer.hpp"
 
+#include <algorithm>
+
 #include "core/log.hpp"
 #include "sidecar/host/settings.hpp"
 
@@ -8,20 +10,8 @@ namespace sidecar {
 using core::Deadline;
 using core::Errc;
 using core::fail;
-using core::Json;
 using core::Result;
 using core::Task;
-
-namespace {
-
-bool tells_feature(Json const& hello, std::string_view feature) {
-    for (auto const& one : hello["features"].elements()) {
-        if (one.text_or("") == feature) return true;
-    }
-    return false;
-}
-
-}  // namespace
 
 PeerChannel::PeerChannel(core::Loop& loop, Config config, std::function<void(bool)> changed)
     : loop_(loop), config_(std::move(config)), changed_(std::move(changed)), back_(loop) {}
@@ -36,21 +26,15 @@ Task<Result<>> PeerChannel::connect(Deadline deadline) {
 Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
     using Side = core::TlsCredentials::Side;
     CO_TRY(auto const address, core::split_host_port(config_.destination, default_port));
-    host_ = address.first;
     if (!credentials_) {
         CO_TRY(credentials_, core::TlsCredentials::load(config_.tls, Side::client));
     }
-    CO_TRY(auto socket, co_await core::connect_tcp(loop_, address.first, address.second, deadline));
+    CO_TRY(auto socket, co_await reach(address.first, address.second, deadline));
     CO_TRY(auto stream, co_await core::secure(loop_, std::move(socket), credentials_, Side::client,
-                                              host_, deadline));
-    auto messages = std::make_unique<Messages>(loop_, std::move(stream));
-    auto hello = Json::object({{"hello", "sidecar"},
-                               {"version", protocol_version},
-                               {"features", Json::array({"bridge", "nbd", "psk"})},
-                               {"guest", config_.guest},
-                               {"migration_id", config_.migration_id}});
-    if (!config_.role.empty()) hello.set("role", config_.role);
-    auto const sent = co_await messages->send(hello, deadline);
+                                              address.first, deadline));
+    auto messages = std::make_unique<Messages>(std::move(stream));
+    protocol::Hello const hello{config_.guest, config_.migration_id, config_.role};
+    auto const sent = co_await messages->send(hello.to_json(), deadline);
     // In TLS 1.3 our side of the handshake is over before the other has looked at who we are: its
     // refusal may meet the hello or the answer.
     auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
@@ -61,20 +45,36 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
                        config_.destination);
     }
     if (!answer) co_return std::unexpected(std::move(answer.error()));
-    if (answer->has("refused")) {
-        co_return fail(Errc::refused, "{} refuses: {}", config_.destination,
-                       (*answer)["refused"].text_or(""));
+    if (auto const refusal = protocol::Refusal::from_json(answer->json)) {
+        co_return fail(Errc::refused, "{} refuses: {}", config_.destination, refusal->why);
     }
-    if ((*answer)["version"].integer_or(0) != protocol_version) {
-        co_return fail(Errc::refused,
-                       "{} speaks version {} of the protocol, this host {}: use the same release",
-                       config_.destination, (*answer)["version"].integer_or(0), protocol_version);
+    auto welcome = protocol::Welcome::from_json(answer->json);
+    if (!welcome) {
+        co_return std::unexpected(
+            std::move(welcome.error()).while_doing("greeting " + config_.destination));
     }
-    if (config_.role == "vtep" && !tells_feature(*answer, "vtep")) {
+    features_ = std::move(welcome->features);
+    if (config_.role == protocol::Role::vtep_source && !offers(protocol::Feature::vtep)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --vtep",
                        config_.destination);
     }
-    co_return std::make_unique<Connection>(loop_, std::move(messages), *this, true);
+    co_return std::make_unique<Connection>(loop_, std::move(messages), *this,
+                                           protocol::Role::destination);
+}
+
+/// The name is looked up once: later the guest may be stopped, and the resolver dead. The address
+/// that answered last is tried first.
+Task<Result<core::Fd>> PeerChannel::reach(std::string host, std::string port, Deadline deadline) {
+    if (addresses_.empty()) {
+        CO_TRY(addresses_, co_await core::resolve(loop_, host, port, deadline));
+    }
+    CO_TRY(auto socket, co_await core::connect_tcp(
+                            loop_, addresses_, fmt::format("{} port {}", host, port), deadline));
+    CO_TRY(auto const answered, core::peer_address(socket.get()));
+    host_ = answered.host();
+    auto const at = std::ranges::find(addresses_, host_, &core::SocketAddress::host);
+    if (at != addresses_.end()) std::rotate(addresses_.begin(), at, at + 1);
+    co_return std::move(socket);
 }
 
 Task<void> PeerChannel::keep(std::stop_token token) {
@@ -120,19 +120,13 @@ Task<Result<>> PeerChannel::reached(Deadline deadline) {
     co_return Result<>{};
 }
 
-Task<Result<Json>> PeerChannel::request(std::string verb, Json arguments, Deadline deadline) {
-    if (!up()) co_return fail(Errc::closed, "there is no connection to {}", config_.destination);
-    co_return co_await connection_->request(std::move(verb), std::move(arguments), deadline);
+std::unexpected<core::Error> PeerChannel::no_connection() const {
+    return fail(Errc::closed, "there is no connection to {}", config_.destination);
 }
 
-Task<Result<>> PeerChannel::notify(std::string verb, Json arguments, Deadline deadline) {
-    if (!up()) co_return fail(Errc::closed, "there is no connection to {}", config_.destination);
-    co_return co_await connection_->notify(std::move(verb), std::move(arguments), deadline);
-}
-
-Task<Result<Json>> PeerChannel::handle(Connection&, std::string verb, Json) {
+Task<Result<protocol::Packed>> PeerChannel::handle(Connection&, protocol::Call call) {
     co_return fail(Errc::protocol, "a destination asks nothing of the source, yet it asked `{}`",
-                   verb);
+                   protocol::name(call.verb));
 }
 
 }  // namespace sidecar

@@ -12,9 +12,6 @@
 
 namespace sidecar {
 
-/// Version of the messages. Both sides must speak the same; features are listed beside it.
-constexpr int protocol_version = 1;
-
 class PeerChannel : public Handler {
 public:
     struct Config {
@@ -22,7 +19,7 @@ public:
         core::TlsConfig tls;
         std::string guest;
         std::string migration_id;
-        std::string role = {};  ///< "replicate": a round of a replication; "vtep": see vteps.hpp.
+        protocol::Role role = protocol::Role::source;  ///< Ours, for the other side.
     };
     /// `changed(up)` is called when an established channel is lost and when it is back.
     PeerChannel(core::Loop& loop, Config config, std::function<void(bool)> changed);
@@ -33,11 +30,22 @@ public:
     core::Task<core::Result<>> connect(core::Deadline deadline);
     /// Keeps the channel until stopped: reconnects with growing pauses. Joined by its owner.
     core::Task<void> keep(std::stop_token token);
-    core::Task<core::Result<core::Json>> request(std::string verb, core::Json arguments,
-                                                 core::Deadline deadline);
-    /// Without an answer; before any later request of the same connection.
-    core::Task<core::Result<>> notify(std::string verb, core::Json arguments,
-                                      core::Deadline deadline);
+    /// As of Connection; closed at once while there is no connection.
+    template <class Request>
+    core::Task<core::Result<typename Request::Answer>> request(Request request,
+                                                               core::Deadline deadline) {
+        if (!up()) co_return no_connection();
+        co_return co_await connection_->request(std::move(request), std::move(deadline));
+    }
+    template <class Request>
+    core::Task<core::Result<>> notify(Request request, core::Deadline deadline) {
+        if (!up()) co_return no_connection();
+        co_return co_await connection_->notify(std::move(request), std::move(deadline));
+    }
+    /// What the other side's release can do; known after connect().
+    [[nodiscard]] bool offers(protocol::Feature feature) const {
+        return features_.contains(feature);
+    }
     /// Waits until it is up; at once when it is.
     core::Task<core::Result<>> reached(core::Deadline deadline);
     [[nodiscard]] bool up() const { return connection_ != nullptr && connection_->open(); }
@@ -47,18 +55,24 @@ public:
         if (connection_) connection_->set_patience(patience);
     }
     [[nodiscard]] double rtt_ms() const { return rtt_ms_; }
-    /// Where the destination's data ports are: the host part of the destination.
+    /// Where the destination's data ports are: the address that answered last, as digits, so that
+    /// nobody has to look a name up. Empty before the first connection.
     [[nodiscard]] std::string const& host() const { return host_; }
 
 private:
     core::Task<core::Result<std::unique_ptr<Connection>>> dial(core::Deadline deadline);
-    core::Task<core::Result<core::Json>> handle(Connection& from, std::string verb,
-                                                core::Json arguments) override;
+    core::Task<core::Result<core::Fd>> reach(std::string host, std::string port,
+                                             core::Deadline deadline);
+    core::Task<core::Result<protocol::Packed>> handle(Connection& from,
+                                                      protocol::Call call) override;
+    [[nodiscard]] std::unexpected<core::Error> no_connection() const;
 
     core::Loop& loop_;
     Config config_;
     std::function<void(bool)> changed_;
+    std::vector<core::SocketAddress> addresses_;  ///< Of the destination; looked up once.
     std::string host_;
+    protocol::Features features_;  ///< Of the other side.
     std::shared_ptr<core::TlsCredentials> credentials_;
     std::unique_ptr<Connection> connection_;
     core::Event back_;  ///< Set by a reconnect.

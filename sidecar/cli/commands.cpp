@@ -23,14 +23,16 @@ using core::Task;
 
 namespace {
 
-/// A command's end of a control socket: shows the progress that arrives, answers nothing.
+/// A command's end of a control socket: shows the progress that arrives.
 class Listener : public Handler {
 public:
     explicit Listener(ProgressView* view) : view_(view) {}
-    Task<Result<Json>> handle(Connection&, std::string verb, Json arguments) override {
-        if (verb == "progress") phase_ = arguments["phase"].text_or("");
-        if (verb == "progress" && view_ != nullptr) view_->show(arguments);
-        co_return Json();
+    Task<Result<protocol::Packed>> handle(Connection&, protocol::Call call) override {
+        if (call.verb == protocol::Verb::progress) {
+            phase_ = call.arguments["phase"].text_or("");
+            if (view_ != nullptr) view_->show(call.arguments);
+        }
+        co_return protocol::Packed{};
     }
     [[nodiscard]] std::string const& phase() const { return phase_; }
 
@@ -39,27 +41,9 @@ private:
     std::string phase_;
 };
 
-Task<Result<std::unique_ptr<Connection>>> reach(core::Loop& loop, Options const& options,
-                                                Handler& handler) {
-    auto const path = options.paths.control_socket(options.guest);
-    auto socket = co_await core::connect_unix(loop, path, Deadline::after(limits::connect_timeout));
-    if (!socket) {
-        auto const last = Journal::peek(options.paths.state(options.guest));
-        std::string hint;
-        if (last && last->outcome == "moved")
-            hint = fmt::format("; it moved to {} in migration {}", last->peer, last->migration_id);
-        co_return fail(
-            Errc::refused,
-            "no sidecar of a guest `{}` runs here ({}: {}){}; `sidecar status` lists those that do",
-            options.guest, path, socket.error().what, hint);
-    }
-    auto messages = std::make_unique<Messages>(
-        loop, core::plain_stream(loop, std::move(*socket), options.guest));
-    co_return std::make_unique<Connection>(loop, std::move(messages), handler, false);
-}
-
-Task<Result<Json>> ask(core::Loop& loop, Options options, std::string verb, Json arguments) {
-    return ask_sidecar(loop, std::move(options), std::move(verb), std::move(arguments),
+template <class Request>
+Task<Result<typename Request::Answer>> ask(core::Loop& loop, Options options, Request request) {
+    return ask_sidecar(loop, std::move(options), std::move(request),
                        Deadline::after(limits::qmp_timeout * 2));
 }
 
@@ -138,17 +122,24 @@ int tell_of_dead_sidecar(Options const& options) {
 
 }  // namespace
 
-Task<Result<Json>> ask_sidecar(core::Loop& loop, Options options, std::string verb, Json arguments,
-                               Deadline deadline) {
-    Listener listener(nullptr);
-    CO_TRY(auto connection, co_await reach(loop, options, listener));
-    core::TaskGroup scope(loop);
-    scope.spawn(connection->run({}));
-    auto answer =
-        co_await connection->request(std::move(verb), std::move(arguments), std::move(deadline));
-    connection->close();
-    co_await scope.join();
-    co_return answer;
+Task<Result<std::unique_ptr<Connection>>> reach_sidecar(core::Loop& loop, Options const& options,
+                                                        Handler& handler) {
+    auto const path = options.paths.control_socket(options.guest);
+    auto socket = co_await core::connect_unix(loop, path, Deadline::after(limits::connect_timeout));
+    if (!socket) {
+        auto const last = Journal::peek(options.paths.state(options.guest));
+        std::string hint;
+        if (last && last->outcome == "moved")
+            hint = fmt::format("; it moved to {} in migration {}", last->peer, last->migration_id);
+        co_return fail(
+            Errc::refused,
+            "no sidecar of a guest `{}` runs here ({}: {}){}; `sidecar status` lists those that do",
+            options.guest, path, socket.error().what, hint);
+    }
+    auto messages =
+        std::make_unique<Messages>(core::plain_stream(loop, std::move(*socket), options.guest));
+    co_return std::make_unique<Connection>(loop, std::move(messages), handler,
+                                           protocol::Role::sidecar);
 }
 
 int complain(Error const& error) {
@@ -189,53 +180,53 @@ Task<int> migrate_command(core::Loop& loop, Options options, Interrupts& interru
         settings.tls.path = std::filesystem::absolute(settings.tls.path, error).string();
     ProgressView view(options.progress);
     Listener listener(&view);
-    auto connection = co_await reach(loop, options, listener);
+    auto connection = co_await reach_sidecar(loop, options, listener);
     if (!connection) co_return complain(connection.error());
     core::TaskGroup scope(loop);
     std::stop_source stop;
     std::stop_source give_up;
     scope.spawn((*connection)->run({}));
     scope.spawn(cancel_when_interrupted(interrupts, **connection, view, give_up, stop.get_token()));
-    auto const report =
+    auto const answer =
         co_await (*connection)
-            ->request("migrate", settings.to_json(), Deadline::never(give_up.get_token()));
+            ->request(protocol::Migrate{settings}, Deadline::never(give_up.get_token()));
     view.clear();
     stop.request_stop();
     (*connection)->close();
     co_await scope.join();
-    if (!report && give_up.stop_requested()) co_return leave(options, listener.phase());
-    if (!report && report.error().code == Errc::closed) co_return tell_of_dead_sidecar(options);
-    if (!report) co_return complain(report.error());
-    if (report->has("checked")) {
-        for (auto const& line : (*report)["checked"].elements())
+    if (!answer && give_up.stop_requested()) co_return leave(options, listener.phase());
+    if (!answer && answer.error().code == Errc::closed) co_return tell_of_dead_sidecar(options);
+    if (!answer) co_return complain(answer.error());
+    auto const& report = answer->json;
+    if (report.has("checked")) {
+        for (auto const& line : report["checked"].elements())
             fmt::print("[ OK ] {}\n", line.text_or(""));
         co_return machine::exit_moved;
     }
     if (!options.report_file.empty()) {
-        auto const written = write_durably(options.report_file, report->dump_pretty() + "\n", 0644);
+        auto const written = write_durably(options.report_file, report.dump_pretty() + "\n", 0644);
         if (!written) fmt::print(stderr, "warning: {}\n", written.error().sentence());
     }
     if (options.json) {
-        fmt::print("{}\n", report->dump());
+        fmt::print("{}\n", report.dump());
     } else {
-        tell(*report);
+        tell(report);
     }
-    co_return static_cast<int>((*report)["exit_status"].integer_or(machine::exit_failed));
+    co_return static_cast<int>(report["exit_status"].integer_or(machine::exit_failed));
 }
 
 Task<int> set_command(core::Loop& loop, Options options) {
-    auto const answer = co_await ask(loop, options, "set", options.changes.to_json());
+    auto const answer = co_await ask(loop, options, protocol::Set{options.changes});
     if (!answer) co_return complain(answer.error());
-    auto const rate = (*answer)["bandwidth"].integer_or(0);
+    auto const rate = static_cast<std::int64_t>(answer->bandwidth);
     fmt::print("{}: bandwidth {}, downtime-limit {} ms, converge-limit {} s\n", options.guest,
-               rate == 0 ? "unlimited" : human_bytes(rate) + "/s",
-               (*answer)["downtime_limit_ms"].integer_or(0),
-               (*answer)["converge_limit_s"].integer_or(0));
+               rate == 0 ? "unlimited" : human_bytes(rate) + "/s", answer->downtime_limit_ms,
+               answer->converge_limit_s);
     co_return 0;
 }
 
 Task<int> cancel_command(core::Loop& loop, Options options) {
-    auto const answer = co_await ask(loop, options, "cancel", {});
+    auto const answer = co_await ask(loop, options, protocol::Cancel{});
     if (!answer) co_return complain(answer.error());
     fmt::print("the migration of {} is being cancelled; the guest stays on the source\n",
                options.guest);
@@ -250,8 +241,10 @@ Task<int> resolve_command(core::Loop& loop, Options options) {
                  "copies would run")
                 .error());
     }
-    auto const answer =
-        co_await ask(loop, options, "resolve", Json::object({{"to", options.resolve_to}}));
+    auto const answer = co_await ask(
+        loop, options,
+        protocol::Resolve{options.resolve_to == "source" ? protocol::Owner::source
+                                                         : protocol::Owner::destination});
     if (!answer) co_return complain(answer.error());
     fmt::print("recorded: the {} owns {}\n", options.resolve_to, options.guest);
     co_return 0;
@@ -305,7 +298,8 @@ Task<int> status_command(core::Loop& loop, Options options) {
     for (auto const& guest : guests) {
         auto one = options;
         one.guest = guest;
-        auto answer = co_await ask(loop, one, "status", {});
+        auto told = co_await ask(loop, one, protocol::Status{});
+        auto answer = told ? Result<Json>(told->json) : std::unexpected(told.error());
         if (!answer) {
             auto copy = copy_status(options.paths, guest);
             if (!copy.is_null()) answer = std::move(copy);

@@ -27,10 +27,31 @@ int network_command(Options const& options);
 /// Begins or ends the replication of a guest. An interrupt ends one that is just beginning, and a
 /// `--once`.
 core::Task<int> replicate_command(core::Loop& loop, Options options, core::Event& interrupted);
+/// A connection of its own to the guest's sidecar. Fails with refused when there is none.
+core::Task<core::Result<std::unique_ptr<Connection>>> reach_sidecar(core::Loop& loop,
+                                                                    Options const& options,
+                                                                    Handler& handler);
+/// A command's end of a control socket, when it wants no progress.
+class NoProgress : public Handler {
+public:
+    core::Task<core::Result<protocol::Packed>> handle(Connection&, protocol::Call) override {
+        co_return protocol::Packed{};
+    }
+};
 /// One request to the guest's sidecar.
-core::Task<core::Result<core::Json>> ask_sidecar(core::Loop& loop, Options options,
-                                                 std::string verb, core::Json arguments,
-                                                 core::Deadline deadline);
+template <class Request>
+core::Task<core::Result<typename Request::Answer>> ask_sidecar(core::Loop& loop, Options options,
+                                                               Request request,
+                                                               core::Deadline deadline) {
+    NoProgress listener;
+    CO_TRY(auto connection, co_await reach_sidecar(loop, options, listener));
+    core::TaskGroup scope(loop);
+    scope.spawn(connection->run({}));
+    auto answer = co_await connection->request(std::move(request), std::move(deadline));
+    connection->close();
+    co_await scope.join();
+    co_return answer;
+}
 /// What `status` tells of the copy of a guest that has no sidecar here; null: there is none.
 core::Json copy_status(Paths const& paths, std::string const& guest);
 /// The lines of `status` about a replication, at either end.

@@ -40,7 +40,7 @@ Task<void> cancel_when_interrupted(Interrupts& interrupts, Connection& connectio
     if (!co_await interrupts.first.wait(Deadline::never(done))) co_return;
     auto patience = Deadline::never(done);
     auto const answer =
-        co_await connection.request("cancel", {}, Deadline::after(limits::qmp_timeout, done));
+        co_await connection.request(protocol::Cancel{}, Deadline::after(limits::qmp_timeout, done));
     view.clear();
     if (answer) {
         fmt::print(stderr, "cancelling... (interrupt again to leave it to the sidecar)\n");

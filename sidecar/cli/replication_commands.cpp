@@ -27,16 +27,15 @@ std::string point_text(Json const& point) {
 Task<void> stop_when_interrupted(core::Loop& loop, Options options, core::Event& interrupted,
                                  std::stop_token token) {
     if (!co_await interrupted.wait(Deadline::never(token))) co_return;
-    auto const answer =
-        co_await ask_sidecar(loop, options, "replicate", Json::object({{"stop", true}}),
-                             Deadline::after(limits::prepare_timeout * 2));
+    auto const answer = co_await ask_sidecar(loop, options, protocol::ReplicateStop{},
+                                             Deadline::after(limits::prepare_timeout * 2));
     if (!answer) fmt::print(stderr, "{}\n", answer.error().sentence());
 }
 
-void tell_once(Options const& options, Json const& answer) {
+void tell_once(Options const& options, protocol::ReplicateAnswer const& answer) {
     auto const& settings = options.replicate;
     fmt::print("{} at {}: point {}\n", options.guest, settings.destination,
-               point_text(answer["point"]));
+               point_text(answer.point));
     if (settings.hand_over) {
         fmt::print("it is handed over and ended here: `sidecar failover {}` there starts it\n",
                    options.guest);
@@ -47,10 +46,9 @@ void tell_once(Options const& options, Json const& answer) {
 
 Task<int> replicate_command(core::Loop& loop, Options options, core::Event& interrupted) {
     if (options.replicate_stop) {
-        auto const answer = co_await ask_sidecar(
-            loop, options, "replicate",
-            Json::object({{"stop", true}, {"forget", options.replicate_forget}}),
-            Deadline::after(limits::prepare_timeout * 2));
+        auto const answer =
+            co_await ask_sidecar(loop, options, protocol::ReplicateStop{options.replicate_forget},
+                                 Deadline::after(limits::prepare_timeout * 2));
         if (!answer) co_return complain(answer.error());
         fmt::print("{} is not replicated any more; its copy {}\n", options.guest,
                    options.replicate_forget ? "is removed" : "stays");
@@ -69,7 +67,7 @@ Task<int> replicate_command(core::Loop& loop, Options options, core::Event& inte
     std::stop_source done;
     scope.spawn(stop_when_interrupted(loop, options, interrupted, done.get_token()));
     auto const answer = co_await ask_sidecar(
-        loop, options, "replicate", settings.to_json(),
+        loop, options, protocol::Replicate{settings},
         settings.once ? Deadline::never() : Deadline::after(limits::fold_timeout));
     done.request_stop();
     co_await scope.join();
@@ -80,7 +78,7 @@ Task<int> replicate_command(core::Loop& loop, Options options, core::Event& inte
         fmt::print(
             "{} is being replicated to {} every {} s; `sidecar status {}` tells its points\n",
             options.guest, settings.destination, settings.every_s, options.guest);
-        fmt::print("its points are {}\n", (*answer)["points_are"].text_or(""));
+        fmt::print("its points are {}\n", answer->points_are);
     }
     co_return 0;
 }

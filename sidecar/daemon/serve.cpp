@@ -16,7 +16,6 @@ using core::Deadline;
 using core::Errc;
 using core::fail;
 using core::fail_errno;
-using core::Json;
 using core::Result;
 using core::Task;
 using Security = core::TlsCredentials;
@@ -50,7 +49,7 @@ private:
     Task<void> receive(core::Fd socket);
     Task<Result<>> introduce(std::unique_ptr<Messages>& from);
     Task<Result<>> accept(Messages& source);
-    Task<Result<std::unique_ptr<Messages>>> reach(std::string guest, Json who);
+    Task<Result<std::unique_ptr<Messages>>> reach(std::string guest, protocol::Peer who);
     Task<Result<core::Fd>> start_incoming(std::string guest);
     Task<void> reap(core::Process process);
     Task<void> relay(core::Stream& from, core::Stream& to, std::stop_source& stop);
@@ -91,40 +90,29 @@ Task<void> Server::receive(core::Fd socket) {
         core::log::warning("serve: peer={} refused: {}", name, stream.error().sentence());
         co_return;
     }
-    auto source = std::make_unique<Messages>(loop_, std::move(*stream));
+    auto source = std::make_unique<Messages>(std::move(*stream));
     auto const introduced = co_await introduce(source);
     if (introduced) co_return;
     core::log::warning("serve: peer={} {}", name, introduced.error().sentence());
     if (!source) co_return;
-    (void)co_await source->send(Json::object({{"refused", introduced.error().sentence()}}),
+    (void)co_await source->send(protocol::Refusal{introduced.error().sentence()}.to_json(),
                                 Deadline::after(hello_timeout, token_));
 }
 
 /// Hello, the guest's sidecar, and then the relay until one side ends. Fails only before the relay.
 Task<Result<>> Server::introduce(std::unique_ptr<Messages>& from) {
     auto& source = *from;
-    CO_TRY(auto const hello, co_await source.receive(Deadline::after(hello_timeout, token_)));
-    if (hello["hello"].text_or("") != "sidecar")
-        co_return fail(Errc::protocol, "that was no hello of a sidecar");
-    if (hello["version"].integer_or(0) != protocol_version) {
-        co_return fail(Errc::refused,
-                       "version {} of the protocol, and this host speaks {}: use the same release",
-                       hello["version"].integer_or(0), protocol_version);
-    }
-    CO_TRY(auto const guest, hello.text("guest"));
-    CO_TRY(auto const migration_id, hello.text("migration_id"));
-    CO_TRY_VOID(check_guest_name(guest));
-    CO_TRY_VOID(check_guest_name(migration_id));
-    if (hello["role"].text_or("") == "vtep") {
+    CO_TRY(auto const message, co_await source.receive(Deadline::after(hello_timeout, token_)));
+    CO_TRY(auto const hello, protocol::Hello::from_json(message.json));
+    if (hello.role == protocol::Role::vtep_source) {
         CO_TRY_VOID(co_await accept(source));
-        core::log::info("serve: guest={} migration_id={} peer={} asks this host as a VTEP", guest,
-                        migration_id, source.stream().peer());
+        core::log::info("serve: guest={} migration_id={} peer={} asks this host as a VTEP",
+                        hello.guest, hello.migration_id, source.stream().peer());
         co_return co_await serve_vtep(loop_, std::move(from), token_);
     }
-    auto const who = Json::object({{"migration_id", migration_id},
-                                   {"from", source.stream().peer()},
-                                   {"role", hello["role"].text_or("")}});
-    CO_TRY(auto const sidecar, co_await reach(guest, who));
+    protocol::Peer const who{hello.migration_id, source.stream().peer(), hello.role,
+                             hello.features};
+    CO_TRY(auto const sidecar, co_await reach(hello.guest, who));
     CO_TRY_VOID(co_await accept(source));
     std::stop_source stop;
     std::stop_callback outer(token_, [&stop] { stop.request_stop(); });
@@ -136,11 +124,8 @@ Task<Result<>> Server::introduce(std::unique_ptr<Messages>& from) {
 }
 
 Task<Result<>> Server::accept(Messages& source) {
-    co_return co_await source.send(
-        Json::object({{"hello", "sidecar"},
-                      {"version", protocol_version},
-                      {"features", Json::array({"bridge", "nbd", "psk", "vtep"})}}),
-        Deadline::after(hello_timeout, token_));
+    co_return co_await source.send(protocol::Welcome{}.to_json(),
+                                   Deadline::after(hello_timeout, token_));
 }
 
 Task<void> Server::relay(core::Stream& from, core::Stream& to, std::stop_source& stop) {
@@ -158,7 +143,7 @@ Task<void> Server::relay(core::Stream& from, core::Stream& to, std::stop_source&
 
 /// A connection to the guest's sidecar that has accepted this peer; starts the sidecar when there
 /// is none.
-Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, Json who) {
+Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, protocol::Peer who) {
     core::Error last;
     for (int attempt = 0; attempt < reach_tries_max; ++attempt) {
         auto const path = options_.paths.control_socket(guest);
@@ -167,13 +152,11 @@ Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, Json wh
         if (!socket) socket = co_await start_incoming(guest);
         if (!socket) co_return std::unexpected(socket.error());
         auto messages =
-            std::make_unique<Messages>(loop_, core::plain_stream(loop_, std::move(*socket), guest));
+            std::make_unique<Messages>(core::plain_stream(loop_, std::move(*socket), guest));
         auto const deadline = Deadline::after(limits::qmp_timeout, token_);
-        auto const request = Json::object({{"id", 1}, {"verb", "peer"}, {"arguments", who}});
-        auto sent = co_await messages->send(request, deadline);
-        auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
-        if (answer && answer->has("result")) co_return messages;
-        last = answer ? error_from_json((*answer)["error"]) : answer.error();
+        auto const answer = co_await messages->ask(who, deadline);
+        if (answer) co_return messages;
+        last = answer.error();
         // One that is just ending says so, or is gone with our question unread.
         bool const ending = last.code == Errc::closed || last.os == ECONNRESET || last.os == EPIPE;
         if (!ending) break;

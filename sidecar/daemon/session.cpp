@@ -148,7 +148,7 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
                 "guest={} migration_id={} going on with a migration that was left in `{}`", name_,
                 last.migration_id, last.record);
             source_ =
-                std::make_unique<SourceMigration>(*guest_, *journal_, *settings, last.migration_id);
+                std::make_shared<SourceMigration>(*guest_, *journal_, *settings, last.migration_id);
             tasks_.spawn(run_migration(*source_, nullptr, true));
         } else {
             listening = std::unexpected(settings.error());
@@ -213,7 +213,10 @@ Task<Result<>> Session::stay(std::stop_token terminate) {
                         name_, name_);
     listener_.reset();
     ::unlink(paths_.control_socket(name_).c_str());
-    (void)co_await quiet_.wait(Deadline::after(last_answers_timeout));
+    auto const patience = Deadline::after(last_answers_timeout);
+    (void)co_await quiet_.wait(patience);
+    auto const last = connections_;  // each may end meanwhile
+    for (auto const& connection : last) co_await connection->flush(patience);
     stop_.request_stop();
     for (auto const& connection : connections_) connection->close();
     co_await stop_replication();
@@ -264,101 +267,134 @@ Task<void> Session::accept_connections() {
 }
 
 Task<void> Session::converse(core::Fd socket) {
-    auto messages = std::make_unique<Messages>(
-        loop_, core::plain_stream(loop_, std::move(socket), "local process"));
-    auto connection = std::make_shared<Connection>(loop_, std::move(messages), *this, false);
+    auto messages =
+        std::make_unique<Messages>(core::plain_stream(loop_, std::move(socket), "local process"));
+    auto connection =
+        std::make_shared<Connection>(loop_, std::move(messages), *this, protocol::Role::command);
     connections_.push_back(connection);
     co_await connection->run(stop_.get_token());
     connections_.remove(connection);
-    if (connection->remote && replication_target_) {
+    auto const who = connection->other();
+    if (who == protocol::Role::replication_source && replication_target_) {
         co_await replication_target_->end();
         replication_target_.reset();
         leave("the round of the replication is over");
     }
-    if (!connection->remote || !destination_) co_return;
+    if (who != protocol::Role::source || !destination_) co_return;
     destination_->peer_detached();
     if (destination_->untouched()) leave("the source asked for nothing");
 }
 
-Task<Result<Json>> Session::handle(Connection& from, std::string verb, Json arguments) {
+Task<Result<protocol::Packed>> Session::handle(Connection& from, protocol::Call call) {
     ++answering_;
     quiet_.reset();
-    auto result = co_await answer(from, std::move(verb), std::move(arguments));
+    auto result = co_await answer(from, std::move(call));
     if (--answering_ == 0) quiet_.set();
     co_return result;
 }
 
-Task<Result<Json>> Session::answer(Connection& from, std::string verb, Json arguments) {
-    if (from.remote && replication_target_)
-        co_return co_await replication_target_->handle(verb, arguments);
-    if (from.remote) {
-        if (!destination_) co_return fail(Errc::closed, "no migration into this host is under way");
-        co_return co_await destination_->handle(verb, arguments);
+Task<Result<protocol::Packed>> Session::answer(Connection& from, protocol::Call call) {
+    switch (from.other()) {
+        case protocol::Role::replication_source: {
+            if (!replication_target_) co_return fail(Errc::closed, "the round is over");
+            CO_TRY(auto request, protocol::parse<protocol::FromReplicationSource>(std::move(call)));
+            co_return co_await replication_target_->handle(std::move(request));
+        }
+        case protocol::Role::source: {
+            if (!destination_) {
+                co_return fail(Errc::closed, "no migration into this host is under way");
+            }
+            CO_TRY(auto request, protocol::parse<protocol::FromSource>(std::move(call)));
+            co_return co_await destination_->handle(std::move(request));
+        }
+        case protocol::Role::command: {
+            if (leaving_) co_return fail(Errc::closed, "the guest's sidecar is just ending");
+            CO_TRY(auto request, protocol::parse<protocol::FromCommand>(std::move(call)));
+            co_return co_await std::visit(
+                [this, &from](auto& one) { return protocol::packed(on(from, std::move(one))); },
+                request);
+        }
+        case protocol::Role::vtep_source:
+        case protocol::Role::destination:
+        case protocol::Role::sidecar:
+            break;
     }
-    if (leaving_) co_return fail(Errc::closed, "the guest's sidecar is just ending");
-    if (verb == "peer") co_return co_await accept_peer(from, arguments);
-    if (verb == "status") co_return co_await status();
-    if (verb == "replicate") co_return co_await replicate(arguments);
-    if (verb == "release") co_return co_await release();
-    if (verb == "migrate") co_return co_await migrate(from, arguments);
-    if (verb == "set") {
-        if (!source_ || !source_->under_way())
-            co_return fail(Errc::refused, "no migration of {} is under way", name_);
-        CO_TRY(auto const changes, MigrationChanges::from_json(arguments));
-        co_return source_->set(changes);
-    }
-    if (verb == "cancel") {
-        if (!source_ || !source_->under_way())
-            co_return fail(Errc::refused, "no migration of {} is under way", name_);
-        CO_TRY_VOID(source_->cancel());
-        co_return Json::object();
-    }
-    if (verb == "resolve") {
-        if (!source_ || !source_->under_way())
-            co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
-        CO_TRY_VOID(source_->resolve(arguments["to"].text_or("") == "source"
-                                         ? machine::Side::source
-                                         : machine::Side::destination));
-        co_return Json::object();
-    }
-    co_return fail(Errc::protocol, "`{}` is nothing a sidecar can do", verb);
+    co_return fail(Errc::protocol, "`{}` may not be asked here", protocol::name(call.verb));
 }
 
-Task<Result<Json>> Session::accept_peer(Connection& from, Json arguments) {
-    CO_TRY(auto const migration_id, arguments.text("migration_id"));
-    CO_TRY_VOID(check_guest_name(migration_id));
-    if (arguments["role"].text_or("") == "replicate")
-        co_return accept_replication(from, migration_id);
-    if (replication_target_)
-        co_return fail(Errc::closed, "a round of a replication is just ending");
-    if (destination_ && destination_->migration_id() != migration_id) {
+Result<> Session::check_under_way() const {
+    if (source_ && source_->under_way()) return {};
+    return fail(Errc::refused, "no migration of {} is under way", name_);
+}
+
+Task<Result<protocol::SetAnswer>> Session::on(Connection&, protocol::Set set) {
+    CO_TRY_VOID(check_under_way());
+    co_return source_->set(set.changes);
+}
+
+Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Cancel) {
+    CO_TRY_VOID(check_under_way());
+    CO_TRY_VOID(source_->cancel());
+    co_return protocol::Nothing{};
+}
+
+Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Resolve resolve) {
+    if (!source_ || !source_->under_way()) {
+        co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
+    }
+    CO_TRY_VOID(source_->resolve(resolve.to == protocol::Owner::source
+                                     ? machine::Side::source
+                                     : machine::Side::destination));
+    co_return protocol::Nothing{};
+}
+
+Task<Result<protocol::Nothing>> Session::on(Connection& from, protocol::Peer peer) {
+    switch (peer.role) {
+        case protocol::Role::source:
+            CO_TRY_VOID(accept_migration(from, peer));
+            break;
+        case protocol::Role::replication_source:
+            CO_TRY_VOID(accept_replication(from, peer.migration_id));
+            break;
+        case protocol::Role::command:
+        case protocol::Role::vtep_source:
+        case protocol::Role::destination:
+        case protocol::Role::sidecar:
+            co_return fail(Errc::protocol, "a {} asks no guest's sidecar",
+                           protocol::name(peer.role));
+    }
+    co_return protocol::Nothing{};
+}
+
+Result<> Session::accept_migration(Connection& from, protocol::Peer const& peer) {
+    if (replication_target_) return fail(Errc::closed, "a round of a replication is just ending");
+    if (destination_ && destination_->migration_id() != peer.migration_id) {
         if (!guest_) destination_->abandon();
         if (!guest_)
-            co_return fail(Errc::closed, "another migration of {} into this host is just ending",
-                           name_);
-        co_return fail(Errc::refused, "a guest named {} runs here already", name_);
+            return fail(Errc::closed, "another migration of {} into this host is just ending",
+                        name_);
+        return fail(Errc::refused, "a guest named {} runs here already", name_);
     }
     if (!destination_) {
-        if (guest_) co_return fail(Errc::refused, "a guest named {} runs here already", name_);
+        if (guest_) return fail(Errc::refused, "a guest named {} runs here already", name_);
         auto const& last = journal_->last();
         bool const open = !last.record.empty() && last.record != "ended" && last.record != "begun";
-        if (open && last.migration_id != migration_id) {
-            co_return fail(
+        if (open && last.migration_id != peer.migration_id) {
+            return fail(
                 Errc::refused,
                 "an earlier migration of {} (migration_id {}) is not ended on this host: its "
                 "record is `{}`",
                 name_, last.migration_id, last.record);
         }
-        destination_ = std::make_unique<DestinationMigration>(loop_, paths_, name_, migration_id,
-                                                              *journal_, options_.serve);
+        destination_ = std::make_unique<DestinationMigration>(
+            loop_, paths_, name_, peer.migration_id, *journal_, options_.serve);
         incoming_tasks_.spawn(run_incoming());
     }
-    from.remote = true;
-    from.start_heartbeats();
+    from.accept(protocol::Role::source);
     destination_->peer_attached();
-    core::log::info("guest={} migration_id={} peer={} state=attached", name_, migration_id,
-                    arguments["from"].text_or("?"));
-    co_return Json::object();
+    core::log::info("guest={} migration_id={} peer={} state=attached", name_, peer.migration_id,
+                    peer.from);
+    return {};
 }
 
 Task<void> Session::run_incoming() {
@@ -399,19 +435,21 @@ SourceMigration::ProgressSink Session::progress_to(Connection& from) {
 
 /// A migration that this sidecar has found, and goes on with by itself: whoever asks for that is
 /// told how it goes and how it ends.
-Task<Result<Json>> Session::follow(Connection& from) {
+Task<Result<protocol::Document>> Session::follow(Connection& from) {
     if (!source_ || !source_->under_way()) {
         co_return fail(Errc::refused,
                        "no migration of {} was left unfinished: leave --resume out to begin one",
                        name_);
     }
-    source_->follow(progress_to(from));
-    CO_TRY_VOID(co_await source_->decided().wait(Deadline::never(stop_.get_token())));
-    co_return source_->report();
+    auto const followed = source_;
+    followed->follow(progress_to(from));
+    CO_TRY_VOID(co_await followed->decided().wait(Deadline::never(stop_.get_token())));
+    co_return protocol::Document{followed->report()};
 }
 
-Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
-    if (arguments["resume"].boolean_or(false)) co_return co_await follow(from);
+Task<Result<protocol::Document>> Session::on(Connection& from, protocol::Migrate migrate) {
+    auto const& settings = migrate.options;
+    if (settings.resume) co_return co_await follow(from);
     if (!guest_ || migrating_) {
         co_return fail(Errc::refused, "another migration of {} is under way", name_);
     }
@@ -420,25 +458,39 @@ Task<Result<Json>> Session::migrate(Connection& from, Json arguments) {
                        "{} is being replicated: end that first with `sidecar replicate {} --stop`",
                        name_, name_);
     }
-    CO_TRY(auto const settings, MigrateOptions::from_json(arguments));
     if (!guest_->client) co_return fail(Errc::refused, "QEMU of {} has ended", name_);
-    if (!guest_->client->open())
+    migrating_ = true;  // from here on another command is refused
+    auto const ready = co_await be_ready_to_migrate();
+    if (!ready) {
+        migrating_ = false;
+        co_return std::unexpected(ready.error());
+    }
+    auto const migration =
+        std::make_shared<SourceMigration>(*guest_, *journal_, settings, new_migration_id());
+    if (settings.check_only) {
+        auto checked = co_await migration->check_only();
+        migrating_ = false;
+        if (!checked) co_return std::unexpected(std::move(checked.error()));
+        co_return protocol::Document{std::move(*checked)};
+    }
+    source_ = migration;
+    tasks_.spawn(run_migration(*migration, progress_to(from), false));
+    CO_TRY_VOID(co_await migration->decided().wait(Deadline::never(stop_.get_token())));
+    co_return protocol::Document{migration->report()};
+}
+
+Task<Result<>> Session::be_ready_to_migrate() {
+    if (!guest_->client->open()) {
         CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
+    }
     co_await stop_incoming();  // an earlier one's announcements and late answers are over now
     incoming_stop_ = std::stop_source();
-    auto migration =
-        std::make_unique<SourceMigration>(*guest_, *journal_, settings, new_migration_id());
-    if (settings.check_only) co_return co_await migration->check_only();
-    source_ = std::move(migration);
-    migrating_ = true;
-    tasks_.spawn(run_migration(*source_, progress_to(from), false));
-    CO_TRY_VOID(co_await source_->decided().wait(Deadline::never(stop_.get_token())));
-    co_return source_->report();
+    co_return Result<>{};
 }
 
 Task<void> Session::send_progress(std::weak_ptr<Connection> to, Json line) {
     if (auto const connection = to.lock()) {
-        (void)co_await connection->notify("progress", std::move(line),
+        (void)co_await connection->notify(protocol::Progress{std::move(line)},
                                           Deadline::after(limits::qmp_timeout, stop_.get_token()));
     }
     --progress_in_flight_;
@@ -462,7 +514,7 @@ Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::P
     leave("the guest has moved");
 }
 
-Task<Result<Json>> Session::status() {
+Task<Result<protocol::Document>> Session::on(Connection&, protocol::Status) {
     auto now = Json::object({{"guest", name_}});
     if (guest_) {
         auto qemu = Result<qmp::Status>(fail(Errc::closed, "QEMU has ended"));
@@ -487,7 +539,7 @@ Task<Result<Json>> Session::status() {
         now.set("migration", destination_->status());
     }
     if (!last_report_.is_null()) now.set("last_report", last_report_);
-    co_return now;
+    co_return protocol::Document{now};
 }
 
 }  // namespace sidecar

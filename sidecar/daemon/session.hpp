@@ -34,22 +34,30 @@ public:
     core::Task<core::Result<>> failover(std::stop_token terminate);
 
 private:
-    core::Task<core::Result<core::Json>> handle(Connection& from, std::string verb,
-                                                core::Json arguments) override;
-    core::Task<core::Result<core::Json>> answer(Connection& from, std::string verb,
-                                                core::Json arguments);
-    core::Task<core::Result<core::Json>> migrate(Connection& from, core::Json arguments);
-    core::Task<core::Result<core::Json>> follow(Connection& from);
+    core::Task<core::Result<protocol::Packed>> handle(Connection& from,
+                                                      protocol::Call call) override;
+    core::Task<core::Result<protocol::Packed>> answer(Connection& from, protocol::Call call);
+    // One request of a command each.
+    core::Task<core::Result<protocol::Document>> on(Connection& from, protocol::Migrate migrate);
+    core::Task<core::Result<protocol::SetAnswer>> on(Connection& from, protocol::Set set);
+    core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Cancel);
+    core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Resolve resolve);
+    core::Task<core::Result<protocol::Document>> on(Connection& from, protocol::Status);
+    core::Task<core::Result<protocol::ReplicateAnswer>> on(Connection& from,
+                                                           protocol::Replicate replicate);
+    core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::ReplicateStop stop);
+    core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Release);
+    core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Peer peer);
+    core::Result<> check_under_way() const;
+    core::Task<core::Result<>> be_ready_to_migrate();
+    core::Task<core::Result<protocol::Document>> follow(Connection& from);
     SourceMigration::ProgressSink progress_to(Connection& from);
-    core::Task<core::Result<core::Json>> accept_peer(Connection& from, core::Json arguments);
-    core::Task<core::Result<core::Json>> status();
-    core::Task<core::Result<core::Json>> replicate(core::Json arguments);
     core::Task<core::Result<>> hand_over();
-    core::Task<core::Result<core::Json>> end_replication(bool forget);
+    core::Task<core::Result<>> end_replication(bool forget);
     void thaw_what_is_left();
     core::Task<void> keep_thawing();
-    core::Task<core::Result<core::Json>> release();
-    core::Result<core::Json> accept_replication(Connection& from, std::string migration_id);
+    core::Result<> accept_migration(Connection& from, protocol::Peer const& peer);
+    core::Result<> accept_replication(Connection& from, std::string migration_id);
     core::Task<void> take_over_replication();
     core::Task<void> stop_replication();
     core::Task<core::Result<>> ask_replica_to_leave();
@@ -81,11 +89,11 @@ private:
     std::optional<Journal> journal_;
     core::Fd listener_;
     std::unique_ptr<Guest> guest_;
-    std::unique_ptr<SourceMigration> source_;
+    std::shared_ptr<SourceMigration> source_;  ///< Shared with those who wait for its report.
     std::unique_ptr<DestinationMigration> destination_;
     std::unique_ptr<ReplicationTarget>
         replication_target_;  ///< A round of a replication from elsewhere.
-    std::unique_ptr<ReplicationSource> replication_;  ///< A replication to elsewhere.
+    std::shared_ptr<ReplicationSource> replication_;  ///< A replication to elsewhere.
     core::TaskGroup replication_tasks_;  ///< Its run().
     netmove::MoverSet announcing_;  ///< After a failover.
     core::Json last_report_;
@@ -99,7 +107,7 @@ private:
     bool thawing_ = false;  ///< keep_thawing() runs.
     bool handing_over_ = false;
     core::Event handed_over_;  ///< ... is over.
-    bool migrating_ = false;  ///< A SourceMigration runs: `source_` must stay.
+    bool migrating_ = false;  ///< A SourceMigration runs, or is about to: `source_` must stay.
     core::TaskGroup tasks_;
     std::stop_source stop_;
     core::TaskGroup incoming_tasks_;

@@ -15,10 +15,13 @@ using core::Json;
 using core::Result;
 using core::Task;
 
-Task<Result<Json>> Session::replicate(Json arguments) {
-    if (arguments["stop"].boolean_or(false)) {
-        co_return co_await end_replication(arguments["forget"].boolean_or(false));
-    }
+Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::ReplicateStop stop) {
+    CO_TRY_VOID(co_await end_replication(stop.forget));
+    co_return protocol::Nothing{};
+}
+
+Task<Result<protocol::ReplicateAnswer>> Session::on(Connection&, protocol::Replicate replicate) {
+    auto const& settings = replicate.settings;
     if (!guest_ || !guest_->client) co_return fail(Errc::refused, "QEMU of {} has ended", name_);
     if (migrating_) co_return fail(Errc::refused, "a migration of {} is under way", name_);
     if (replication_) {
@@ -26,19 +29,19 @@ Task<Result<Json>> Session::replicate(Json arguments) {
                        "{} is being replicated already: `sidecar replicate {} --stop` ends that",
                        name_, name_);
     }
-    CO_TRY(auto const settings, ReplicationSettings::from_json(arguments));
     if (!guest_->client->open()) {
         CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
     }
-    replication_ = std::make_unique<ReplicationSource>(*guest_, settings, false);
-    replication_tasks_.spawn(replication_->run());
-    auto& enough = settings.once ? replication_->ended() : replication_->begun();
+    auto const begun = std::make_shared<ReplicationSource>(*guest_, settings, false);
+    replication_ = begun;
+    replication_tasks_.spawn(begun->run());
+    auto& enough = settings.once ? begun->ended() : begun->begun();
     CO_TRY_VOID(co_await enough.wait(Deadline::never(stop_.get_token())));
-    if (!replication_) co_return fail(Errc::cancelled, "the replication was ended");
-    auto answer = Json::object({{"points_are", replication_->freezing()}});
+    if (replication_ != begun) co_return fail(Errc::cancelled, "the replication was ended");
+    protocol::ReplicateAnswer answer{begun->freezing(), {}};
     Result<> done;
-    if (replication_->failure()) done = std::unexpected(*replication_->failure());
-    if (done && settings.once) answer.set("point", replication_->last_point());
+    if (begun->failure()) done = std::unexpected(*begun->failure());
+    if (done && settings.once) answer.point = begun->last_point();
     if (done && settings.hand_over) done = co_await hand_over();
     if (!done || settings.once) (void)co_await end_replication(false);
     if (!done) co_return std::unexpected(done.error());
@@ -69,7 +72,7 @@ Task<Result<>> Session::hand_over() {
     co_return done;
 }
 
-Task<Result<Json>> Session::end_replication(bool forget) {
+Task<Result<>> Session::end_replication(bool forget) {
     if (!replication_) co_return fail(Errc::refused, "{} is not being replicated", name_);
     if (handing_over_) co_return fail(Errc::refused, "{} is just being handed over", name_);
     replication_->stop();
@@ -80,7 +83,7 @@ Task<Result<Json>> Session::end_replication(bool forget) {
     thaw_what_is_left();
     ReplicationSource::forget_record(paths_, name_);
     if (forget) CO_TRY_VOID(co_await ending->forget_copy());
-    co_return Json::object();
+    co_return Result<>{};
 }
 
 /// The session ends. The record stays while QEMU does: a later sidecar goes on.
@@ -133,11 +136,11 @@ Task<void> Session::take_over_replication() {
     }
     core::log::warning("guest={} going on with the replication to {}", name_,
                        (*settings)->destination);
-    replication_ = std::make_unique<ReplicationSource>(*guest_, **settings, true);
+    replication_ = std::make_shared<ReplicationSource>(*guest_, **settings, true);
     replication_tasks_.spawn(replication_->run());
 }
 
-Result<Json> Session::accept_replication(Connection& from, std::string migration_id) {
+Result<> Session::accept_replication(Connection& from, std::string migration_id) {
     if (replication_target_)
         return fail(Errc::closed, "another round of a replication is just ending");
     auto const& last = journal_->last();
@@ -158,20 +161,19 @@ Result<Json> Session::accept_replication(Connection& from, std::string migration
     }
     replication_target_ = std::make_unique<ReplicationTarget>(
         loop_, paths_, name_, std::move(migration_id), *journal_, options_.serve);
-    from.remote = true;
-    from.start_heartbeats();
-    return Json::object();
+    from.accept(protocol::Role::replication_source);
+    return {};
 }
 
 /// A `failover` wants this guest: a round from its source ends, whatever it is at.
-Task<Result<Json>> Session::release() {
+Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Release) {
     if (guest_) co_return fail(Errc::refused, "a guest named {} runs here already", name_);
     if (destination_) {
         co_return fail(Errc::refused, "{} is just being migrated to this host", name_);
     }
     if (replication_target_) replication_target_->stop();
     leave("a failover of the guest begins");
-    co_return Json::object();
+    co_return protocol::Nothing{};
 }
 
 /// The copy of the guest that is here; null: there is none. By what is written down, whatever a
@@ -188,13 +190,9 @@ Task<Result<>> Session::ask_replica_to_leave() {
     auto const deadline = Deadline::after(limits::qmp_timeout);
     auto socket = co_await core::connect_unix(loop_, paths_.control_socket(name_), deadline);
     if (!socket) co_return Result<>{};  // nobody is there
-    Messages messages(loop_, core::plain_stream(loop_, std::move(*socket), name_));
-    CO_TRY_VOID(co_await messages.send(Json::object({{"id", 1}, {"verb", "release"}}), deadline));
-    auto const answer = co_await messages.receive(deadline);
-    if (answer && answer->has("error")) {
-        auto error = error_from_json((*answer)["error"]);
-        if (error.code == Errc::refused) co_return std::unexpected(std::move(error));
-    }
+    Messages messages(core::plain_stream(loop_, std::move(*socket), name_));
+    auto const left = co_await messages.ask(protocol::Release{}, deadline);
+    if (!left && left.error().code == Errc::refused) co_return std::unexpected(left.error());
     co_return Result<>{};
 }
 

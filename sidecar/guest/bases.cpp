@@ -179,27 +179,6 @@ Result<Base> Base::from_json(Json const& json) {
     return base;
 }
 
-Json BaseRequest::to_json() const {
-    return Json::object({{"path", path}, {"offset", offset}, {"length", length}});
-}
-
-Result<BaseRequest> BaseRequest::from_json(Json const& wire) {
-    BaseRequest made;
-    TRY(made.path, wire.text("path"));
-    TRY(auto const offset, wire.integer("offset"));
-    TRY(auto const length, wire.integer("length"));
-    if (made.path.empty() || made.path.front() != '/')
-        return fail(Errc::protocol, "base path {} is not absolute", made.path);
-    auto const most = static_cast<std::int64_t>(limits::base_part_bytes_max);
-    if (offset < 0 || length < 0 || length > most ||
-        offset % static_cast<std::int64_t>(limits::base_block_bytes) != 0) {
-        return fail(Errc::protocol, "{} bytes at {} are no part of a base", length, offset);
-    }
-    made.offset = static_cast<std::uint64_t>(offset);
-    made.length = static_cast<std::uint64_t>(length);
-    return made;
-}
-
 Task<Result<>> find_bases(Guest& guest, std::vector<std::string> wanted, Description& description,
                           Deadline deadline) {
     std::vector<bool> used(wanted.size());

@@ -32,17 +32,6 @@ struct Base {
     static core::Result<Base> from_json(core::Json const& json);
 };
 
-/// The peer's verb `base`: of which file the source wants to know the hash; of a part when `length`
-/// is not 0.
-struct BaseRequest {
-    std::string path;  ///< At the source.
-    std::uint64_t offset = 0;
-    std::uint64_t length = 0;
-
-    [[nodiscard]] core::Json to_json() const;
-    static core::Result<BaseRequest> from_json(core::Json const& wire);
-};
-
 /// Fills in what a description says of the disks' chains and layouts; `wanted` are the images that
 /// the operator named, absolute. Fails with refused when one is in no chain, when a chain goes on
 /// below it with an image that was not named, or when QEMU reads it otherwise than as a file.

@@ -241,8 +241,9 @@ std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
     return bridge;
 }
 
-Result<core::Json> vxlan_ends_here(HostMaps const& maps, Description const& description) {
-    auto out = core::Json::array();
+Result<std::vector<std::optional<netmove::VxlanEnd>>> vxlan_ends_here(
+    HostMaps const& maps, Description const& description) {
+    std::vector<std::optional<netmove::VxlanEnd>> out;
     if (description.interfaces.empty()) return out;
     TRY(auto netlink, netmove::Netlink::open());
     for (auto const& interface : description.interfaces) {
@@ -250,7 +251,7 @@ Result<core::Json> vxlan_ends_here(HostMaps const& maps, Description const& desc
         if (!interface.bridge.empty()) {
             TRY(end, netmove::vxlan_end(netlink, map_bridge(maps, interface.bridge)));
         }
-        out.add(end ? end->to_json() : core::Json());
+        out.push_back(end);
     }
     return out;
 }

@@ -21,7 +21,8 @@ std::string map_path(HostMaps const& maps, std::string const& path);
 std::string map_bridge(HostMaps const& maps, std::string const& bridge);
 
 /// The VXLAN ends of this host, one for each interface, or null: what `check` answers.
-core::Result<core::Json> vxlan_ends_here(HostMaps const& maps, Description const& description);
+core::Result<std::vector<std::optional<netmove::VxlanEnd>>> vxlan_ends_here(
+    HostMaps const& maps, Description const& description);
 
 /// The source's interfaces with this host's bridge and tap names; a tap name that is taken here
 /// becomes a free one.

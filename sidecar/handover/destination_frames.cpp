@@ -1,6 +1,5 @@
 #include <iterator>
 
-#include "core/base64.hpp"
 #include "core/log.hpp"
 #include "sidecar/handover/frames.hpp"
 
@@ -9,7 +8,6 @@ namespace sidecar {
 using core::Deadline;
 using core::Errc;
 using core::fail;
-using core::Json;
 using core::Result;
 using core::Task;
 
@@ -54,21 +52,17 @@ void DestinationFrames::close() {
     }
 }
 
-Result<Json> DestinationFrames::take(Json const& arguments) {
-    TRY(auto const index, arguments.integer("nic"));
-    TRY(auto const first, arguments.integer("first"));
-    TRY(auto const text, arguments.text("frames"));
-    if (index < 0 || static_cast<std::size_t>(index) >= nics_.size()) {
-        return fail(Errc::protocol, "the source sent frames of NIC {}, which is none", index);
+Result<protocol::FramesAnswer> DestinationFrames::take(protocol::Frames const& sent) {
+    if (sent.nic >= nics_.size()) {
+        return fail(Errc::protocol, "the source sent frames of NIC {}, which is none", sent.nic);
     }
-    auto& nic = nics_[static_cast<std::size_t>(index)];
-    if (first < 0 || static_cast<std::size_t>(first) > nic.taken) {
-        return fail(Errc::protocol, "the source sent frames from {} on, {} were before", first,
+    auto& nic = nics_[sent.nic];
+    if (sent.first > nic.taken) {
+        return fail(Errc::protocol, "the source sent frames from {} on, {} were before", sent.first,
                     nic.taken);
     }
-    TRY(auto const bytes, core::from_base64(text));
-    TRY(auto frames, netmove::from_wire(bytes));
-    auto const known = std::min(nic.taken - static_cast<std::size_t>(first), frames.size());
+    TRY(auto frames, netmove::from_wire(sent.bytes));
+    auto const known = std::min(nic.taken - sent.first, frames.size());
     auto const news = std::span(frames).subspan(known);
     for (auto const& frame : news) nic.bytes += frame.size();
     if (nic.bytes > netmove::caught_bytes_max) {
@@ -83,15 +77,12 @@ Result<Json> DestinationFrames::take(Json const& arguments) {
         std::move(news.begin(), news.end(), std::back_inserter(nic.frames));
     }
     came_.set();
-    return Json::object({{"taken", static_cast<std::uint64_t>(nic.taken)}});
+    return protocol::FramesAnswer{nic.taken};
 }
 
 bool DestinationFrames::complete() const {
-    auto const counts = expected_.elements();
-    for (std::size_t index = 0; index < counts.size() && index < nics_.size(); ++index) {
-        if (counts[index].integer_or(0) > static_cast<std::int64_t>(nics_[index].taken)) {
-            return false;
-        }
+    for (std::size_t index = 0; index < expected_.size() && index < nics_.size(); ++index) {
+        if (expected_[index] > nics_[index].taken) return false;
     }
     return true;
 }
@@ -132,10 +123,9 @@ Task<void> DestinationFrames::given_back(Deadline deadline) {
     if (fired_ && !let_in_) (void)co_await given_back_.wait(deadline);
 }
 
-Result<Json> DestinationFrames::give_back(bool last) {
-    Json parts = Json::array();
+Result<protocol::ReturnFramesAnswer> DestinationFrames::give_back(bool last) {
+    protocol::ReturnFramesAnswer answer;
     std::size_t room = limits::frames_given_back_bytes_max;
-    bool more = false;
     for (std::size_t index = 0; index < nics_.size(); ++index) {
         auto& nic = nics_[index];
         if (nic.gate && closed_) TRY_VOID(nic.gate->open());
@@ -150,16 +140,17 @@ Result<Json> DestinationFrames::give_back(bool last) {
         auto const wire = netmove::to_wire(now);
         room -= std::min(room, wire.size());
         if (!now.empty()) {
-            parts.add(Json::object({{"nic", index}, {"frames", core::to_base64(wire)}}));
+            answer.parts.push_back({index, wire.size()});
+            answer.bytes.insert(answer.bytes.end(), wire.begin(), wire.end());
         }
         for (auto const& frame : now) nic.bytes -= frame.size();
         nic.frames.erase(nic.frames.begin(),
                          nic.frames.begin() + static_cast<std::ptrdiff_t>(batch));
-        more = more || !nic.frames.empty();
+        answer.more = answer.more || !nic.frames.empty();
     }
     closed_ = false;
-    if (last && !more) given_back_.set();
-    return Json::object({{"frames", parts}, {"more", more}});
+    if (last && !answer.more) given_back_.set();
+    return answer;
 }
 
 void DestinationFrames::remove() {
@@ -170,11 +161,8 @@ void DestinationFrames::remove() {
     nics_.clear();
 }
 
-Json DestinationFrames::report() const {
-    return Json::object({{"replayed", static_cast<std::uint64_t>(replayed_)},
-                         {"waited", static_cast<std::uint64_t>(waited_)},
-                         {"late", static_cast<std::uint64_t>(late_)},
-                         {"lost", static_cast<std::uint64_t>(lost_)}});
+protocol::FramesReport DestinationFrames::report() const {
+    return {replayed_, waited_, late_, lost_};
 }
 
 }  // namespace sidecar

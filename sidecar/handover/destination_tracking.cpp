@@ -7,7 +7,6 @@ namespace sidecar {
 
 using core::Errc;
 using core::fail;
-using core::Json;
 using core::Result;
 
 namespace {
@@ -18,7 +17,7 @@ bool has(std::vector<netmove::Address> const& all, netmove::Address const& one) 
 
 }  // namespace
 
-Result<> DestinationTracking::take_addresses(Guest const* guest, Json const& arguments) {
+Result<> DestinationTracking::take_addresses(Guest const* guest, protocol::Conntrack const& sent) {
     if (guest == nullptr || !guest->netlink) {
         return fail(Errc::protocol, "the source names interfaces of a guest that has none here");
     }
@@ -26,49 +25,38 @@ Result<> DestinationTracking::take_addresses(Guest const* guest, Json const& arg
     host_addresses_.clear();
     for (auto const& one : here) host_addresses_.push_back(one.address);
     addresses_.clear();
-    auto const all = arguments["interfaces"].elements();
+    auto const& all = *sent.interfaces;
     if (all.size() > guest->nics.size()) {
         return fail(Errc::protocol, "the source names {} interfaces of {}", all.size(),
                     guest->nics.size());
     }
-    for (auto const& one : all) {
-        TRY(auto const interface, netmove::GuestInterface::from_json(one));
+    for (auto const& interface : all) {
         for (auto const& known : interface.addresses) {
             if (!has(host_addresses_, known.address)) addresses_.push_back(known.address);
         }
     }
-    gateways_ = Json::array();
-    for (auto const& one : arguments["gateways"].elements()) {
-        auto const address = netmove::Address::parse(one.text_or(""));
-        if (address && has(host_addresses_, *address)) gateways_.add(address->text());
+    gateways_.clear();
+    for (auto const& one : sent.gateways) {
+        auto const address = netmove::Address::parse(one);
+        if (address && has(host_addresses_, *address)) gateways_.push_back(address->text());
     }
     return {};
 }
 
-Result<Json> DestinationTracking::take(Guest const* guest, Json const& arguments) {
-    if (arguments.has("interfaces")) TRY_VOID(take_addresses(guest, arguments));
-    auto const sent = arguments["entries"].elements();
-    auto const gone = arguments["gone"].elements();
-    if (sent.size() > netmove::conntrack_batch_max || gone.size() > netmove::conntrack_batch_max) {
-        return fail(Errc::protocol, "the source sent more than {} connections at once",
-                    netmove::conntrack_batch_max);
-    }
-    if (restored_ + failed_.size() + sent.size() > 2 * netmove::conntrack_entries_max) {
+Result<protocol::TrackingReport> DestinationTracking::take(Guest const* guest,
+                                                           protocol::Conntrack const& sent) {
+    if (sent.interfaces) TRY_VOID(take_addresses(guest, sent));
+    if (restored_ + failed_.size() + sent.entries.size() > 2 * netmove::conntrack_entries_max) {
         return fail(Errc::protocol, "the source sent more than {} connections",
                     netmove::conntrack_entries_max);
     }
     std::vector<netmove::ConntrackEntry> entries;
-    for (auto const& one : sent) {
+    for (auto const& one : sent.entries) {
         auto entry = netmove::ConntrackEntry::from_json(one, addresses_);
         if (entry) entries.push_back(std::move(*entry));
         if (!entry && ++refused_ == 1) {
             core::log::warning("conntrack: {}", entry.error().sentence());
         }
-    }
-    std::vector<netmove::ConntrackKey> keys;
-    for (auto const& one : gone) {
-        TRY(auto key, netmove::ConntrackKey::from_json(one));
-        keys.push_back(std::move(key));
     }
     auto const opened = entries.empty() ? Result<>{} : open();
     for (auto const& entry : entries) {
@@ -79,7 +67,7 @@ Result<Json> DestinationTracking::take(Guest const* guest, Json const& arguments
         for (auto& [key, why] : conntrack_->restore(entries, host_addresses_).failed) {
             failed_.insert_or_assign(key, std::move(why));
         }
-        conntrack_->forget_restored(keys);
+        conntrack_->forget_restored(sent.gone);
         restored_ = conntrack_->restored();
     }
     return report();
@@ -100,20 +88,16 @@ void DestinationTracking::undo() {
     restored_ = 0;
 }
 
-Json DestinationTracking::report() const {
+protocol::TrackingReport DestinationTracking::report() const {
     std::map<std::string, std::uint64_t> reasons;
     for (auto const& [key, why] : failed_) {
         bool const room = reasons.contains(why) || reasons.size() < limits::conntrack_reasons_max;
         ++reasons[room ? why : "for other reasons"];
     }
     if (refused_ > 0) reasons["were none of this guest's"] += refused_;
-    Json list = Json::array();
-    for (auto const& [why, count] : reasons) {
-        list.add(Json::object({{"why", why}, {"entries", count}}));
-    }
-    return Json::object({{"restored", static_cast<std::uint64_t>(restored_)},
-                         {"failed", list},
-                         {"gateways", gateways_}});
+    protocol::TrackingReport made{restored_, {}, gateways_};
+    for (auto const& [why, count] : reasons) made.failed.push_back({why, count});
+    return made;
 }
 
 }  // namespace sidecar

@@ -10,10 +10,6 @@
 //   `cont`    before it the destination puts them into its rings and opens the gates
 //   after     what still comes to the old place is sent after them, until it is silent (late ones)
 //   rollback  the other way: what the destination has caught is answered to `return_frames`
-//
-// Verbs: frames {nic, first, frames: base64 of to_wire()} -> {taken}; first counts the frames of
-// that NIC, so that a repeated message changes nothing. return_frames {last} -> {frames: [{nic,
-// frames}], more}.
 #pragma once
 
 #include <map>
@@ -42,19 +38,20 @@ public:
     /// Takes what waits in the rings and sends all that was taken, without waiting for an answer.
     /// Repeated, what was sent before is sent again. How many frames of each NIC there are: for
     /// COMMIT.
-    core::Task<core::Result<core::Json>> send(PeerChannel& peer, core::Deadline deadline);
+    core::Task<core::Result<std::vector<std::uint64_t>>> send(PeerChannel& peer,
+                                                              core::Deadline deadline);
     /// Sends on what still comes, until nothing has come for a while and the bridges know the
     /// guest's new place.
     core::Task<core::Result<>> follow(PeerChannel& peer, core::Deadline deadline);
     /// The guest stays: what was taken goes back into its rings.
     core::Task<core::Result<>> put_back();
     /// And so does what the destination had caught: its answer to `return_frames`.
-    core::Result<> take_back(core::Json const& answer);
+    core::Result<> take_back(protocol::ReturnFramesAnswer const& answer);
     /// The gates that were before the rings when the guest came to this host.
     void remove_gates();
 
     /// What the destination said when it had the guest: `frames` of its answer to COMMIT.
-    void note(core::Json const& said) { replayed_ = said; }
+    void note(protocol::FramesReport const& said) { delivered_ = said; }
     /// {caught, recovered, late, dropped, returned, replayed, waited}: frames.
     [[nodiscard]] core::Json report() const;
 
@@ -99,7 +96,7 @@ private:
     std::stop_source recorders_stop_;
     std::size_t late_ = 0;
     std::size_t returned_ = 0;
-    core::Json replayed_;
+    std::optional<protocol::FramesReport> delivered_;
 };
 
 /// The destination's part.
@@ -115,20 +112,20 @@ public:
     /// Before the network is fired. Repeated: nothing.
     void close();
     /// `frames` of the source.
-    core::Result<core::Json> take(core::Json const& arguments);
+    core::Result<protocol::FramesAnswer> take(protocol::Frames const& sent);
     /// What COMMIT says was sent.
-    void expect(core::Json const& counts) { expected_ = counts; }
+    void expect(std::vector<std::uint64_t> counts) { expected_ = std::move(counts); }
     /// Before `cont`, once: puts what was sent into the rings, and opens the gates whatever became
     /// of that. Waits until the deadline for what is missing.
     core::Task<void> deliver_frames(core::Deadline deadline);
     /// The guest stays on the source: part of what came for it here, until `more` is false; with
     /// `last` nothing is asked for afterwards.
-    core::Result<core::Json> give_back(bool last);
+    core::Result<protocol::ReturnFramesAnswer> give_back(bool last);
     /// Before the taps go: waits until the source has asked for the last, if frames came here.
     core::Task<void> given_back(core::Deadline deadline);
     /// Of taps that stay when QEMU goes.
     void remove();
-    [[nodiscard]] core::Json report() const;
+    [[nodiscard]] protocol::FramesReport report() const;
 
 private:
     struct Nic {
@@ -148,7 +145,7 @@ private:
     std::vector<Nic> nics_;
     core::Event came_;
     core::Event given_back_;
-    core::Json expected_;
+    std::vector<std::uint64_t> expected_;  ///< Of each NIC.
     bool closed_ = false;
     bool fired_ = false;  ///< Frames may have come here.
     bool let_in_ = false;

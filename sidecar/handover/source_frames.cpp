@@ -1,7 +1,6 @@
 #include <poll.h>
 #include <sys/epoll.h>
 
-#include "core/base64.hpp"
 #include "core/log.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/handover/frames.hpp"
@@ -191,15 +190,12 @@ Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadlin
         while (nic.sent < nic.frames.size()) {
             auto const rest = std::span(nic.frames).subspan(nic.sent);
             auto const batch = rest.first(netmove::frames_within(rest, limits::frames_bytes_max));
-            auto const message =
-                Json::object({{"nic", index},
-                              {"first", static_cast<std::uint64_t>(nic.sent)},
-                              {"frames", core::to_base64(netmove::to_wire(batch))}});
+            protocol::Frames message{index, nic.sent, netmove::to_wire(batch)};
             bool const last = batch.size() == rest.size();
             if (answered && last) {  // in order: whoever has this has those before
-                CO_TRY_VOID(co_await peer.request("frames", message, deadline));
+                CO_TRY_VOID(co_await peer.request(std::move(message), deadline));
             } else {
-                CO_TRY_VOID(co_await peer.notify("frames", message, deadline));
+                CO_TRY_VOID(co_await peer.notify(std::move(message), deadline));
             }
             nic.sent += batch.size();
         }
@@ -207,15 +203,15 @@ Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadlin
     co_return Result<>{};
 }
 
-Task<Result<Json>> SourceFrames::send(PeerChannel& peer, Deadline deadline) {
+Task<Result<std::vector<std::uint64_t>>> SourceFrames::send(PeerChannel& peer, Deadline deadline) {
     nics_.resize(guest_.nics.size());  // after a restart there was no begin()
     co_await recorders_.join();
     recover(false);
     CO_TRY_VOID(take());
     for (auto& nic : nics_) nic.sent = 0;
     CO_TRY_VOID(co_await send_rest(peer, false, deadline));
-    Json counts = Json::array();
-    for (auto const& nic : nics_) counts.add(static_cast<std::uint64_t>(nic.frames.size()));
+    std::vector<std::uint64_t> counts;
+    for (auto const& nic : nics_) counts.push_back(nic.frames.size());
     co_return counts;
 }
 
@@ -301,21 +297,21 @@ Task<Result<>> SourceFrames::put_back() {
     co_return Result<>{};
 }
 
-Result<> SourceFrames::take_back(Json const& answer) {
-    for (auto const& part : answer["frames"].elements()) {
-        TRY(auto const index, part.integer("nic"));
-        if (index < 0 || static_cast<std::size_t>(index) >= guest_.nics.size()) {
+Result<> SourceFrames::take_back(protocol::ReturnFramesAnswer const& answer) {
+    auto rest = std::span(answer.bytes);
+    for (auto const& part : answer.parts) {
+        auto const index = part.nic;
+        if (index >= guest_.nics.size()) {
             return fail(Errc::protocol, "the destination has frames of NIC {}, which is none",
                         index);
         }
-        TRY(auto const text, part.text("frames"));
-        TRY(auto const bytes, core::from_base64(text));
-        TRY(auto const frames, netmove::from_wire(bytes));
-        TRY(auto const* const ring, injector(static_cast<std::size_t>(index)));
+        TRY(auto const frames, netmove::from_wire(rest.first(part.size)));
+        rest = rest.subspan(part.size);
+        TRY(auto const* const ring, injector(index));
         nics_.resize(guest_.nics.size());
         for (auto const& frame : frames) {
             TRY(bool const put, ring->put(frame));
-            ++(put ? returned_ : nics_[static_cast<std::size_t>(index)].dropped);
+            ++(put ? returned_ : nics_[index].dropped);
         }
     }
     return {};
@@ -342,10 +338,10 @@ Json SourceFrames::report() const {
                               {"late", static_cast<std::uint64_t>(late_)},
                               {"dropped", dropped},
                               {"returned", static_cast<std::uint64_t>(returned_)}});
-    if (replayed_.is_object()) {
-        made.set("replayed", replayed_["replayed"].integer_or(0));
-        made.set("waited", replayed_["waited"].integer_or(0));
-        made.set("lost", replayed_["lost"].integer_or(0));
+    if (delivered_) {
+        made.set("replayed", delivered_->replayed);
+        made.set("waited", delivered_->waited);
+        made.set("lost", delivered_->lost);
     }
     return made;
 }

@@ -119,49 +119,49 @@ Task<Result<>> SourceTracking::try_send_all(PeerChannel& peer, Deadline deadline
     co_return Result<>{};
 }
 
-Task<Result<>> SourceTracking::send(PeerChannel& peer, Json message, bool answered,
+Task<Result<>> SourceTracking::send(PeerChannel& peer, protocol::Conntrack message, bool answered,
                                     Deadline deadline) {
-    if (!answered) co_return co_await peer.notify("conntrack", std::move(message), deadline);
-    CO_TRY(auto const answer, co_await peer.request("conntrack", std::move(message), deadline));
-    note(answer);
+    if (!answered) co_return co_await peer.notify(std::move(message), deadline);
+    CO_TRY(auto answer, co_await peer.request(std::move(message), deadline));
+    note(std::move(answer));
     co_return Result<>{};
 }
 
-void SourceTracking::note(Json const& said) {
-    said_ = said;
-    for (auto const& one : said["gateways"].elements()) gateways_there_.insert(one.text_or(""));
+void SourceTracking::note(protocol::TrackingReport said) {
+    said_ = std::move(said);
+    gateways_there_.insert(said_.gateways.begin(), said_.gateways.end());
 }
 
 /// Whose connections the destination may take, and what it is asked of its addresses.
-Json SourceTracking::first_message() const {
-    Json interfaces = Json::array();
-    for (auto const& nic : guest_.nics) interfaces.add(nic->interface.to_json());
-    Json gateways = Json::array();
-    for (auto const& one : gateways_) gateways.add(one.text());
-    return Json::object({{"interfaces", interfaces}, {"gateways", gateways}});
+protocol::Conntrack SourceTracking::first_message() const {
+    protocol::Conntrack made;
+    made.interfaces.emplace();
+    for (auto const& nic : guest_.nics) made.interfaces->push_back(nic->interface);
+    for (auto const& one : gateways_) {
+        if (made.gateways.size() == limits::conntrack_gateways_max) break;
+        made.gateways.push_back(one.text());
+    }
+    return made;
 }
 
 Task<Result<>> SourceTracking::send_entries(PeerChannel& peer, std::vector<ConntrackEntry> entries,
                                             std::vector<ConntrackKey> gone, bool answered,
                                             Deadline deadline) {
     for (std::size_t at = 0, gone_at = 0; at < entries.size() || gone_at < gone.size();) {
-        Json list = Json::array();
+        auto message = told_ ? protocol::Conntrack() : first_message();
         for (auto const& one : next_of(entries, at)) {
             auto entry = one;
             entry.translated_to_host =
                 (entry.source_translated() && has(host_addresses_, entry.reply_destination)) ||
                 (entry.destination_translated() && has(host_addresses_, entry.key.destination));
-            list.add(entry.to_json());
+            message.entries.push_back(entry.to_json());
             sent_.insert_or_assign(entry.key, one);
         }
-        Json keys = Json::array();
         for (auto const& key : next_of(gone, gone_at)) {
-            keys.add(key.to_json());
+            message.gone.push_back(key);
             sent_.erase(key);
         }
-        auto message = told_ ? Json::object() : first_message();
         told_ = true;
-        message.set("entries", list).set("gone", keys);
         CO_TRY_VOID(co_await send(peer, std::move(message), answered, deadline));
     }
     co_return Result<>{};
@@ -276,7 +276,7 @@ Task<Result<>> SourceTracking::try_remove(Deadline deadline) {
 Json SourceTracking::report() const {
     if (sent_.empty() && missing_.empty() && beyond_ + not_carried_ + removed_ == 0) return {};
     auto made = Json::object({{"sent", static_cast<std::uint64_t>(sent_.size())},
-                              {"restored", said_["restored"].integer_or(0)},
+                              {"restored", said_.restored},
                               {"failed", Json::array()},
                               {"changed", static_cast<std::uint64_t>(changed_)},
                               {"removed", static_cast<std::uint64_t>(removed_)},
@@ -284,11 +284,11 @@ Json SourceTracking::report() const {
     std::chrono::duration<double, std::milli> const in_pause = in_pause_;
     made.set("in_pause_ms", static_cast<double>(std::int64_t(in_pause.count() * 1000)) / 1000);
     Json failed = Json::array();
-    for (auto const& one : said_["failed"].elements()) failed.add(one);
     auto const add = [&](std::size_t count, std::string const& why) {
         if (count == 0) return;
         failed.add(Json::object({{"why", why}, {"entries", static_cast<std::uint64_t>(count)}}));
     };
+    for (auto const& one : said_.failed) add(one.entries, one.why);
     add(beyond_, fmt::format("beyond the {} that travel", netmove::conntrack_entries_max));
     add(not_carried_, "of a protocol whose state is not carried");
     made.set("failed", failed);

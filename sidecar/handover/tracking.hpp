@@ -53,16 +53,16 @@ public:
     core::Task<void> remove(core::Deadline deadline);
 
     /// What the destination said when it had the guest.
-    void note(core::Json const& said);
+    void note(protocol::TrackingReport said);
     /// Null when nothing of the guest's is tracked.
     [[nodiscard]] core::Json report() const;
 
 private:
     [[nodiscard]] std::vector<netmove::Address> addresses() const;
-    [[nodiscard]] core::Json first_message() const;
+    [[nodiscard]] protocol::Conntrack first_message() const;
     core::Result<> look_at_host();
     core::Task<core::Result<>> try_send_all(PeerChannel& peer, core::Deadline deadline);
-    core::Task<core::Result<>> send(PeerChannel& peer, core::Json message, bool answered,
+    core::Task<core::Result<>> send(PeerChannel& peer, protocol::Conntrack message, bool answered,
                                     core::Deadline deadline);
     core::Task<core::Result<>> send_entries(PeerChannel& peer,
                                             std::vector<netmove::ConntrackEntry> entries,
@@ -93,7 +93,7 @@ private:
     core::Clock::duration in_pause_{};
     core::TaskGroup following_;
     std::stop_source following_stop_;
-    core::Json said_;
+    protocol::TrackingReport said_;
 };
 
 /// The destination's part.
@@ -101,19 +101,20 @@ class DestinationTracking {
 public:
     /// `conntrack` of the source; `guest` may have gone to its new owner. Entries of other
     /// addresses than the guest's are refused, and so are addresses that this host has itself.
-    core::Result<core::Json> take(Guest const* guest, core::Json const& arguments);
+    core::Result<protocol::TrackingReport> take(Guest const* guest,
+                                                protocol::Conntrack const& sent);
     /// The guest stays on the source.
     void undo();
-    [[nodiscard]] core::Json report() const;
+    [[nodiscard]] protocol::TrackingReport report() const;
 
 private:
-    core::Result<> take_addresses(Guest const* guest, core::Json const& arguments);
+    core::Result<> take_addresses(Guest const* guest, protocol::Conntrack const& sent);
     core::Result<> open();
 
     std::optional<netmove::Conntrack> conntrack_;
     std::vector<netmove::Address> addresses_;
     std::vector<netmove::Address> host_addresses_;
-    core::Json gateways_ = core::Json::array();  ///< Of the source's, those that are here too.
+    std::vector<std::string> gateways_;  ///< Of the source's, those that are here too.
     std::size_t refused_ = 0;  ///< Entries that were not to be taken for what they were.
     std::size_t restored_ = 0;
     std::map<netmove::ConntrackKey, std::string> failed_;

@@ -17,15 +17,11 @@ Vteps::Vteps(core::Loop& loop, Config config) : loop_(loop), progress_(loop), ta
         auto& vtep = vteps_.emplace_back(loop);
         vtep.host = host;
         vtep.channel = std::make_unique<PeerChannel>(
-            loop, PeerChannel::Config{host, config.tls, config.guest, config.migration_id, "vtep"},
+            loop,
+            PeerChannel::Config{host, config.tls, config.guest, config.migration_id,
+                                protocol::Role::vtep_source},
             [](bool) {});  // whoever asks notices
     }
-}
-
-Json Vteps::moves_json() const {
-    Json list = Json::array();
-    for (auto const& move : moves_) list.add(move.to_json());
-    return list;
 }
 
 Task<Result<>> Vteps::prepare(std::vector<netmove::VxlanMove> moves, Deadline deadline) {
@@ -46,9 +42,9 @@ Task<Result<>> Vteps::prepare_one(Vtep& vtep, Deadline deadline) {
     }
     CO_TRY_VOID(co_await vtep.channel->reached(deadline.sooner(limits::connect_timeout)));
     CO_TRY(auto const answer,
-           co_await vtep.channel->request("prepare", Json::object({{"moves", moves_json()}}),
+           co_await vtep.channel->request(protocol::VtepPrepare{moves_},
                                           deadline.sooner(limits::check_timeout)));
-    vtep.devices = answer["devices"].text_or("");
+    vtep.devices = answer.devices;
     co_return Result<>{};
 }
 
@@ -109,10 +105,11 @@ Task<void> Vteps::keep_told(Vtep& vtep) {
 
 Task<Result<>> Vteps::tell(Vtep& vtep, machine::Side to, Deadline deadline) {
     CO_TRY_VOID(co_await vtep.channel->reached(deadline));
-    auto const arguments =
-        Json::object({{"moves", moves_json()}, {"to", std::string(machine::name(to))}});
-    CO_TRY(auto const answer, co_await vtep.channel->request("repoint_fdb", arguments, deadline));
-    vtep.changed = answer["changed"].boolean_or(false);
+    auto const owner =
+        to == machine::Side::source ? protocol::Owner::source : protocol::Owner::destination;
+    CO_TRY(auto const answer,
+           co_await vtep.channel->request(protocol::VtepRepointFdb{moves_, owner}, deadline));
+    vtep.changed = answer.changed;
     co_return Result<>{};
 }
 

@@ -2,10 +2,9 @@
 // guest nor get it, but send to it (netmove/vxlan_mover.hpp). To the `sidecar serve` of each goes a
 // channel of its own, which is made and proved before anything is touched, and kept.
 //
-// Verbs: prepare {moves} -> {devices}: whether it can; touches nothing.
-//        turn {moves, to: "source"|"destination"} -> {changed}
-// Both name everything they need and may be repeated, so that a VTEP keeps nothing: one whose
-// source is gone stays as it was told last, until the next word of a sidecar of that guest.
+// It asks vtep_prepare, which touches nothing, and vtep_repoint_fdb (channel/protocol.hpp). A VTEP
+// keeps nothing: one whose source is gone stays as it was told last, until the next word of a
+// sidecar of that guest.
 //
 // Invariant: a VTEP was told last what is wanted, or is being told.
 #pragma once
@@ -76,7 +75,6 @@ private:
     core::Task<core::Result<>> prepare_one(Vtep& vtep, core::Deadline deadline);
     core::Task<void> keep_told(Vtep& vtep);
     core::Task<core::Result<>> tell(Vtep& vtep, machine::Side to, core::Deadline deadline);
-    [[nodiscard]] core::Json moves_json() const;
 
     core::Loop& loop_;
     std::list<Vtep> vteps_;

@@ -191,6 +191,8 @@ constexpr milliseconds conntrack_pause_max{200};
 /// Of connections that changed meanwhile, so many are asked for at once, at 10 us each; what is
 /// more follows with COMMIT.
 constexpr std::size_t conntrack_changes_max = 64;
+/// Addresses of the source's host that the guest may have as a router.
+constexpr std::size_t conntrack_gateways_max = 64;
 /// Kinds of reasons that a report names.
 constexpr std::size_t conntrack_reasons_max = 8;
 /// The guest agent's answer to what it need not wait for. An idle one takes a millisecond, one on a

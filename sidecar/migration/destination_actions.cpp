@@ -242,10 +242,10 @@ Task<void> DestinationMigration::watch_process() {
 
 /// The source's connections were cut. While QEMU is there nothing changes that the machine knows
 /// of: the exports stay open.
-Task<Result<Json>> DestinationMigration::reexport() {
+Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Reexport) {
     using machine::destination::Phase;
     if (state_.phase == Phase::qemu_lost || state_.phase == Phase::preparing) {
-        co_return co_await ask_machine("prepare",
+        co_return co_await ask_machine(protocol::Verb::prepare,
                                        machine::destination::event(Event::Kind::prepare_requested));
     }
     if (state_.phase != Phase::prepared) {
@@ -258,35 +258,33 @@ Task<Result<Json>> DestinationMigration::reexport() {
     }
     CO_TRY_VOID(co_await target_->reexport(Deadline::after(limits::qmp_timeout)));
     co_await close_hasher();  // its connections were cut as well
-    co_return endpoints();
+    co_return protocol::pack(endpoints());
 }
 
-Task<Result<Json>> DestinationMigration::fire(Json arguments) {
+Task<Result<protocol::Nothing>> DestinationMigration::on(protocol::Fire fire) {
     using machine::destination::Phase;
     if (state_.phase != Phase::prepared && state_.phase != Phase::sealed) {
         co_return fail(Errc::refused, "the network cannot be moved here now: {}",
                        machine::destination::name(state_.phase));
     }
-    CO_TRY(auto const told, MigrationChanges::from_json(arguments));
-    if (told.downtime_limit_ms) downtime_limit_ = core::milliseconds(*told.downtime_limit_ms);
+    downtime_limit_ = core::milliseconds(fire.downtime_limit_ms);
     if (!realtime_) {  // a repeated `fire` is no reason to begin again
         realtime_.emplace();
         watchers_.spawn(limit_realtime());
     }
-    auto const sent = arguments["interfaces"].elements();
+    auto const& sent = fire.interfaces;
     for (std::size_t nic = 0; nic < guest_->nics.size(); ++nic) {
         auto& interface = guest_->nics[nic]->interface;
         if (nic < sent.size()) {
-            CO_TRY(auto const now, netmove::GuestInterface::from_json(sent[nic]));
-            interface.addresses = now.addresses;
-            interface.router = now.router;
+            interface.addresses = sent[nic].addresses;
+            interface.router = sent[nic].router;
         }
         movers_.update(nic, interface);
     }
     frames_.close();
     if (movers_.fired().empty()) journal_.note_move(wall_ms());
     CO_TRY_VOID(movers_.fire());
-    co_return Json::object();
+    co_return protocol::Nothing{};
 }
 
 /// A source that dies behind `fire` leaves the guest stopped there, and us waiting.
@@ -296,28 +294,28 @@ Task<void> DestinationMigration::limit_realtime() {
 }
 
 /// What came here for the guest goes back to it; with `last`, nothing more does.
-Result<Json> DestinationMigration::return_frames(Json const& arguments) {
+Task<Result<protocol::ReturnFramesAnswer>> DestinationMigration::on(
+    protocol::ReturnFrames request) {
     using machine::destination::Phase;
     if (state_.phase == Phase::owning || owns_guest()) {
-        return fail(Errc::refused, "the destination owns the guest");
+        co_return fail(Errc::refused, "the destination owns the guest");
     }
-    bool const last = arguments["last"].boolean_or(true);
-    if (last && !movers_.fired().empty()) journal_.note_move(wall_ms());
-    TRY_VOID(last ? movers_.rollback() : Result<>{});
-    return frames_.give_back(last);
+    if (request.last && !movers_.fired().empty()) journal_.note_move(wall_ms());
+    CO_TRY_VOID(request.last ? movers_.rollback() : Result<>{});
+    co_return frames_.give_back(request.last);
 }
 
 /// What the source's host tracks of the guest's connections.
-Result<Json> DestinationMigration::track(Json const& arguments) {
+Task<Result<protocol::TrackingReport>> DestinationMigration::on(protocol::Conntrack sent) {
     using machine::destination::Phase;
     auto const phase = state_.phase;
     bool const sensible = phase == Phase::prepared || phase == Phase::sealed ||
                           phase == Phase::owning || phase == Phase::running || owns_guest();
     if (!sensible) {
-        return fail(Errc::refused, "no connections are taken here now: {}",
-                    machine::destination::name(phase));
+        co_return fail(Errc::refused, "no connections are taken here now: {}",
+                       machine::destination::name(phase));
     }
-    return tracking_.take(guest_.get(), arguments);
+    co_return tracking_.take(guest_.get(), sent);
 }
 
 Task<Result<>> DestinationMigration::seal() {

@@ -12,18 +12,16 @@ namespace sidecar {
 using core::Deadline;
 using core::Errc;
 using core::fail;
-using core::Json;
 using core::Result;
 using core::Task;
 
-Task<Result<Json>> DestinationMigration::hash_base(Json arguments) {
-    CO_TRY(auto const request, BaseRequest::from_json(arguments));
+Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {
     auto const path = map_path(options_.maps, request.path);
     if (request.length > 0) {
         CO_TRY(auto const hash,
                co_await storage::hash_part(loop_, path, request.offset, request.length,
                                            Deadline::after(limits::base_patience)));
-        co_return Json::object({{"sha256", hash}});
+        co_return protocol::HashBaseAnswer{hash, 0};
     }
     auto base = base_hashes_[path];
     if (!base || (base->finished.is_set() && !still_right(*base, path))) {
@@ -35,9 +33,9 @@ Task<Result<Json>> DestinationMigration::hash_base(Json arguments) {
         watchers_.spawn(read_base(path, base));
     }
     auto const waited = co_await base->finished.wait(Deadline::after(limits::base_answer));
-    if (!waited) co_return Json::object({{"done_bytes", base->done_bytes}});
+    if (!waited) co_return protocol::HashBaseAnswer{"", base->done_bytes};
     if (!base->hash) co_return std::unexpected(base->hash.error());
-    co_return Json::object({{"sha256", base->hash->sha256}});
+    co_return protocol::HashBaseAnswer{base->hash->sha256, 0};
 }
 
 bool DestinationMigration::still_right(BaseHash const& base, std::string const& path) {

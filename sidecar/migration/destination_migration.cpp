@@ -1,5 +1,7 @@
 #include "sidecar/migration/destination_migration.hpp"
 
+#include <algorithm>
+
 #include "core/log.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/keys.hpp"
@@ -18,6 +20,7 @@ using machine::ActionResult;
 using machine::destination::Action;
 using machine::destination::Event;
 using machine::destination::Phase;
+using protocol::Verb;
 
 namespace {
 
@@ -51,6 +54,7 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Paths paths, std::s
       no_peer_(loop),
       actions_(loop),
       watchers_(loop),
+      callers_(loop),
       hasher_turn_(loop, 1),
       frames_(loop),
       qmp_over_(loop) {}
@@ -84,8 +88,14 @@ Task<void> DestinationMigration::run(std::stop_token token) {
         if (state_.phase == Phase::done) finished_.set();
     }
     co_await actions_.join();
-    co_await close_hasher();
+    for (auto* waiting : waiting_) {
+        if (waiting->answered.is_set()) continue;
+        waiting->answer = fail(Errc::closed, "the destination's sidecar is ending");
+        waiting->answered.set();
+    }
     watchers_stop_.request_stop();
+    co_await callers_.close();
+    co_await close_hasher();
     co_await watchers_.join();
 }
 
@@ -142,12 +152,12 @@ Task<Result<>> DestinationMigration::record_now(std::string what) {
 
 Task<Result<>> DestinationMigration::nothing_to_do() { co_return Result<>{}; }
 
-/// Answers every waiting request whose verb is among `verbs` (space-separated). closed: nobody
-/// waits.
-Result<> DestinationMigration::answer(std::string_view verbs, Result<Json> const& result) {
+/// Answers every waiting request that is one of `verbs`. closed: nobody waits.
+Result<> DestinationMigration::answer(std::initializer_list<Verb> verbs,
+                                      Result<protocol::Packed> const& result) {
     bool any = false;
     for (auto* waiting : waiting_) {
-        if (waiting->answered.is_set() || verbs.find(waiting->verb) == std::string_view::npos)
+        if (waiting->answered.is_set() || std::ranges::find(verbs, waiting->verb) == verbs.end())
             continue;
         waiting->answer = result;
         waiting->answered.set();
@@ -158,38 +168,38 @@ Result<> DestinationMigration::answer(std::string_view verbs, Result<Json> const
 }
 
 /// Where the source finds what was prepared.
-Json DestinationMigration::endpoints() const {
-    Json exports = Json::array();
-    for (auto const& name : export_names_) exports.add(name);
-    return Json::object({{"nbd_port", nbd_port_},
-                         {"ram_port", ram_port_},
-                         {"exports", exports},
-                         {"generation", static_cast<std::int64_t>(generation_)}});
+protocol::Endpoints DestinationMigration::endpoints() const {
+    return {nbd_port_, ram_port_, export_names_, generation_};
+}
+
+/// Of an OWNER that is recorded.
+protocol::Verdict DestinationMigration::owner_verdict() const {
+    protocol::Verdict owner{
+        protocol::Owner::destination, "", frames_.report(), tracking_.report(), {}};
+    if (resumed_at_) {
+        std::chrono::duration<double, std::milli> const since = core::Clock::now() - *resumed_at_;
+        owner.resume_to_answer_ms = since.count();
+    }
+    return owner;
 }
 
 Result<> DestinationMigration::reply(Action action) {
-    auto const why = failure_ ? failure_->sentence() : std::string("it had been given up");
     switch (action) {
         case Action::reply_prepared:
-            return answer("prepare", endpoints());
+            return answer({Verb::prepare}, protocol::pack(endpoints()));
         case Action::reply_sealed:
-            return answer("seal", Json::object({{"sealed", true}}));
-        case Action::reply_ack: {
-            auto owner = Json::object({{"answer", "owner"},
-                                       {"frames", frames_.report()},
-                                       {"conntrack", tracking_.report()}});
-            if (resumed_at_) {
-                owner.set("resume_to_answer_ms", std::chrono::duration<double, std::milli>(
-                                                     core::Clock::now() - *resumed_at_)
-                                                     .count());
-            }
-            return answer("commit", owner);
+            return answer({Verb::seal}, protocol::pack(protocol::Nothing{}));
+        case Action::reply_ack:
+            return answer({Verb::commit}, protocol::pack(owner_verdict()));
+        case Action::reply_aborted: {
+            protocol::Verdict aborted;
+            aborted.owner = protocol::Owner::source;
+            aborted.why = failure_ ? failure_->sentence() : "it had been given up";
+            return answer({Verb::commit, Verb::abort}, protocol::pack(aborted));
         }
-        case Action::reply_aborted:
-            return answer("commit abort", Json::object({{"answer", "aborted"}, {"why", why}}));
         case Action::reply_refused:
             return answer(
-                "prepare seal abort",
+                {Verb::prepare, Verb::seal, Verb::abort},
                 std::unexpected(
                     failure_ ? *failure_
                              : fail(Errc::refused, "the destination owns the guest").error()));
@@ -207,16 +217,16 @@ Result<> DestinationMigration::reply(Action action) {
     return {};  // no reply: perform() runs it
 }
 
-Task<Result<Json>> DestinationMigration::ask_machine(std::string verb, Event event) {
-    // The machine answers the last question only. An `abort` behind a `seal` under way would leave
+Task<Result<protocol::Packed>> DestinationMigration::ask_machine(Verb verb, Event event) {
+    // The machine answers the last question only. An `abort` after a `seal` under way would leave
     // the `seal`, and with it its connection, waiting for what never comes.
     for (auto* earlier : waiting_) {
         if (earlier->answered.is_set() || earlier->verb == verb) continue;
-        earlier->answer =
-            fail(Errc::cancelled, "the source asked `{}` while this was under way", verb);
+        earlier->answer = fail(Errc::cancelled, "the source asked `{}` while this was under way",
+                               protocol::name(verb));
         earlier->answered.set();
     }
-    Waiting waiting(loop_, std::move(verb));
+    Waiting waiting(loop_, verb);
     waiting_.push_back(&waiting);
     post(event);
     // The source has its own, shorter limit; this one only keeps a forgotten request from living
@@ -228,59 +238,64 @@ Task<Result<Json>> DestinationMigration::ask_machine(std::string verb, Event eve
     co_return waiting.answer;
 }
 
-Task<Result<Json>> DestinationMigration::handle(std::string verb, Json arguments) {
-    using Kind = Event::Kind;
+Task<Result<protocol::Packed>> DestinationMigration::handle(protocol::FromSource request) {
+    core::CallGate::Hold const inside(callers_);
+    if (callers_.closed()) co_return fail(Errc::closed, "the destination's sidecar is ending");
     // What an earlier migration left here is gone before anything is compared.
     CO_TRY_VOID(co_await looked_.wait(Deadline::after(limits::prepare_timeout)));
     // Who does not know what is here must not answer, least of all COMMIT.
     if (!found_) co_return std::unexpected(found_.error());
-    if (verb == "check" || verb == "prepare") {
-        CO_TRY(auto description, Description::from_json(arguments["description"]));
-        if (description.guest != name_ || description.migration_id != migration_id_) {
-            co_return fail(Errc::protocol,
-                           "the description is of another guest or migration than the hello");
-        }
-        bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
-        if (verb == "check") {
-            CO_TRY(auto leftovers, images_from_json(earlier_["images"]));
-            CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description,
-                                           std::move(leftovers),
-                                           Deadline::after(limits::check_timeout)));
-            CO_TRY(auto const vxlan, vxlan_ends_here(options_.maps, description));
-            co_return Json::object({{"ok", true},
-                                    {"verify", true},
-                                    {"base", true},
-                                    {"conntrack", true},
-                                    {"vxlan", vxlan}});
-        }
-        auto const key = arguments["key"].text_or("");
-        if (key.empty() ? !plain_here : !is_key(key)) {
-            co_return fail(Errc::protocol, "the migration's key is missing or no key");
-        }
-        if (state_.phase == Phase::idle) {
-            description_ = std::move(description);
-            key_ = key;
-        }
-        co_return co_await ask_machine("prepare",
-                                       machine::destination::event(Kind::prepare_requested));
+    co_return co_await std::visit(
+        [this](auto& one) { return protocol::packed(on(std::move(one))); }, request);
+}
+
+Result<Description> DestinationMigration::description_from(Json const& json) const {
+    TRY(auto description, Description::from_json(json));
+    if (description.guest != name_ || description.migration_id != migration_id_) {
+        return fail(Errc::protocol,
+                    "the description is of another guest or migration than the hello");
     }
-    if (verb == "reexport") co_return co_await reexport();
-    if (verb == "base") co_return co_await hash_base(arguments);
-    if (verb == "hash") co_return co_await hash(arguments);
-    if (verb == "fire") co_return co_await fire(arguments);
-    if (verb == "frames") co_return frames_.take(arguments);
-    if (verb == "return_frames") co_return return_frames(arguments);
-    if (verb == "conntrack") co_return track(arguments);
-    if (verb == "seal")
-        co_return co_await ask_machine("seal", machine::destination::event(Kind::seal_requested));
-    if (verb == "commit") {
-        frames_.expect(arguments["frames"]);
-        co_return co_await ask_machine("commit",
-                                       machine::destination::event(Kind::commit_received));
+    return description;
+}
+
+Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check check) {
+    CO_TRY(auto const description, description_from(check.description));
+    CO_TRY(auto leftovers, images_from_json(earlier_["images"]));
+    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, std::move(leftovers),
+                                   Deadline::after(limits::check_timeout)));
+    CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
+    co_return protocol::CheckAnswer{std::move(vxlan)};
+}
+
+Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepare) {
+    CO_TRY(auto description, description_from(prepare.description));
+    bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
+    if (prepare.key.empty() && !plain_here) {
+        co_return fail(Errc::protocol, "the migration's key is missing");
     }
-    if (verb == "abort")
-        co_return co_await ask_machine("abort", machine::destination::event(Kind::abort_requested));
-    co_return fail(Errc::protocol, "`{}` is nothing a source may ask", verb);
+    if (state_.phase == Phase::idle) {
+        description_ = std::move(description);
+        key_ = prepare.key;
+    }
+    co_return co_await ask_machine(Verb::prepare,
+                                   machine::destination::event(Event::Kind::prepare_requested));
+}
+
+Task<Result<protocol::FramesAnswer>> DestinationMigration::on(protocol::Frames frames) {
+    co_return frames_.take(frames);
+}
+
+Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Seal) {
+    return ask_machine(Verb::seal, machine::destination::event(Event::Kind::seal_requested));
+}
+
+Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Commit commit) {
+    frames_.expect(std::move(commit.frames));
+    return ask_machine(Verb::commit, machine::destination::event(Event::Kind::commit_received));
+}
+
+Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Abort) {
+    return ask_machine(Verb::abort, machine::destination::event(Event::Kind::abort_requested));
 }
 
 void DestinationMigration::peer_attached() {
@@ -292,6 +307,7 @@ void DestinationMigration::peer_attached() {
 void DestinationMigration::peer_detached() {
     if (--peers_ > 0) return;
     no_peer_.set();
+    if (callers_.closed()) return;  // run() has ended
     post(machine::destination::event(Event::Kind::peer_lost));
     watchers_.spawn(wait_for_source(++silence_generation_));
 }

@@ -31,10 +31,11 @@ public:
                          Journal& journal, ServeOptions options);
     ~DestinationMigration();
 
-    /// Runs the machine until stopped; its end is told by finished(). Goes on answering afterwards.
+    /// Runs the machine until stopped, also after finished(), and answers requests meanwhile. When
+    /// it returns, no caller is in handle() any more.
     core::Task<void> run(std::stop_token token);
     /// One request of the source.
-    core::Task<core::Result<core::Json>> handle(std::string verb, core::Json arguments);
+    core::Task<core::Result<protocol::Packed>> handle(protocol::FromSource request);
     void peer_attached();
     void peer_detached();
 
@@ -71,17 +72,33 @@ private:
 
     // A request of the source whose answer the machine decides.
     struct Waiting {
-        Waiting(core::Loop& loop, std::string verb_) : verb(std::move(verb_)), answered(loop) {}
-        std::string verb;
+        Waiting(core::Loop& loop, protocol::Verb verb_) : verb(verb_), answered(loop) {}
+        protocol::Verb verb;
         core::Event answered;
-        core::Result<core::Json> answer = core::fail(core::Errc::closed, "no answer");
+        core::Result<protocol::Packed> answer = core::fail(core::Errc::closed, "no answer");
     };
 
     core::Task<void> run_action(Action action);
     core::Task<core::Result<>> perform(Action action);
     core::Result<> reply(Action action);
-    core::Result<> answer(std::string_view verbs, core::Result<core::Json> const& result);
-    core::Task<core::Result<core::Json>> ask_machine(std::string verb, Event event);
+    core::Result<> answer(std::initializer_list<protocol::Verb> verbs,
+                          core::Result<protocol::Packed> const& result);
+    Outcome<protocol::Packed> ask_machine(protocol::Verb verb, Event event);
+    core::Result<Description> description_from(core::Json const& json) const;
+
+    // One request of the source each; Packed: the machine decides the answer.
+    Outcome<protocol::CheckAnswer> on(protocol::Check check);
+    Outcome<protocol::Packed> on(protocol::Prepare prepare);
+    Outcome<protocol::Packed> on(protocol::Reexport);
+    Outcome<protocol::HashBaseAnswer> on(protocol::HashBase request);
+    Outcome<protocol::HashAnswer> on(protocol::Hash request);
+    Outcome<protocol::Nothing> on(protocol::Fire fire);
+    Outcome<protocol::FramesAnswer> on(protocol::Frames frames);
+    Outcome<protocol::ReturnFramesAnswer> on(protocol::ReturnFrames request);
+    Outcome<protocol::TrackingReport> on(protocol::Conntrack sent);
+    Outcome<protocol::Packed> on(protocol::Seal);
+    Outcome<protocol::Packed> on(protocol::Commit commit);
+    Outcome<protocol::Packed> on(protocol::Abort);
     void post(Event event);
 
     // The ports: destination_actions.cpp
@@ -103,12 +120,8 @@ private:
                                  std::string const& id) const;
     Outcome<> record_end();
     Outcome<> finish();
-    Outcome<core::Json> fire(core::Json arguments);
-    core::Result<core::Json> return_frames(core::Json const& arguments);
-    core::Result<core::Json> track(core::Json const& arguments);
-    Outcome<core::Json> reexport();
-    [[nodiscard]] core::Json endpoints() const;
-    Outcome<core::Json> hash(core::Json arguments);
+    [[nodiscard]] protocol::Endpoints endpoints() const;
+    [[nodiscard]] protocol::Verdict owner_verdict() const;
     // Comparing bases: destination_bases.cpp
     struct BaseHash {
         explicit BaseHash(core::Loop& loop) : finished(loop) {}
@@ -116,7 +129,6 @@ private:
         core::Event finished;
         core::Result<storage::FileHash> hash = core::fail(core::Errc::closed, "not known yet");
     };
-    Outcome<core::Json> hash_base(core::Json arguments);
     core::Task<void> read_base(std::string path, std::shared_ptr<BaseHash> into);
     static bool still_right(BaseHash const& base, std::string const& path);
     core::Result<> check_compared() const;
@@ -163,6 +175,7 @@ private:
     core::TaskGroup watchers_;
     std::stop_source watchers_stop_;
     std::list<Waiting*> waiting_;
+    core::CallGate callers_;  ///< In handle().
     std::size_t peers_ = 0;
     std::size_t silence_generation_ = 0;
 

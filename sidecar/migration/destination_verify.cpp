@@ -9,7 +9,6 @@
 #include "qmp/block.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/migration/destination_migration.hpp"
-#include "sidecar/migration/hash_request.hpp"
 #include "storage/limits.hpp"
 
 namespace sidecar {
@@ -17,17 +16,15 @@ namespace sidecar {
 using core::Deadline;
 using core::Errc;
 using core::fail;
-using core::Json;
 using core::Result;
 using core::Task;
 
-Task<Result<Json>> DestinationMigration::hash(Json arguments) {
-    CO_TRY(auto request, HashRequest::from_json(arguments));
+Task<Result<protocol::HashAnswer>> DestinationMigration::on(protocol::Hash request) {
     auto const deadline = Deadline::after(storage::limits::hash_answer);
     CO_TRY(auto const hasher, co_await open_hasher(deadline));
     CO_TRY(auto const hash,
            co_await hasher->hash(request.disk, std::move(request.ranges), deadline));
-    co_return Json::object({{"hash", hash}});
+    co_return protocol::HashAnswer{hash};
 }
 
 /// Opened once, by the first request; several come side by side.

@@ -15,7 +15,6 @@
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/mac_moves.hpp"
 #include "sidecar/host/test_hooks.hpp"
-#include "sidecar/migration/hash_request.hpp"
 #include "sidecar/migration/source_migration.hpp"
 #include "storage/stale_image.hpp"
 #include "storage/verify.hpp"
@@ -36,9 +35,9 @@ std::string record_path(Paths const& paths, std::string const& guest) {
     return paths.state(guest) + "/migration.json";
 }
 
-Json addresses_of(std::vector<std::unique_ptr<Nic>> const& nics) {
-    Json all = Json::array();
-    for (auto const& nic : nics) all.add(nic->interface.to_json());
+std::vector<netmove::GuestInterface> interfaces_of(std::vector<std::unique_ptr<Nic>> const& nics) {
+    std::vector<netmove::GuestInterface> all;
+    for (auto const& nic : nics) all.push_back(nic->interface);
     return all;
 }
 
@@ -61,20 +60,17 @@ Task<Result<>> SourceMigration::check() {
     CO_TRY_VOID(guest_.write_manifest());
     CO_TRY_VOID(co_await peer_->connect(within(limits::connect_timeout)));
     watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
-    auto const arguments =
-        Json::object({{"description", description_.to_json()}, {"encrypted", encrypted()}});
-    CO_TRY(auto const checked,
-           co_await peer_->request("check", arguments, within(limits::check_timeout)));
-    if (options_.verify && !checked["verify"].boolean_or(false)) {
+    CO_TRY(auto checked, co_await peer_->request(protocol::Check{description_.to_json()},
+                                                 within(limits::check_timeout)));
+    if (options_.verify && !peer_->offers(protocol::Feature::verify)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --verify",
                        options_.destination);
     }
-    if (!options_.bases.empty() && !checked["base"].boolean_or(false)) {
+    if (!options_.bases.empty() && !peer_->offers(protocol::Feature::base)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
                        options_.destination);
     }
-    tracking_there_ = checked["conntrack"].boolean_or(false);
-    CO_TRY_VOID(co_await check_vxlan(checked["vxlan"]));
+    CO_TRY_VOID(co_await check_vxlan(std::move(checked.vxlan)));
     CO_TRY_VOID(co_await compare_bases());
     co_return make_tables();
 }
@@ -153,28 +149,17 @@ Task<Result<>> SourceMigration::prepare_destination() {
         key_ = core::random_hex(32);
         CO_TRY_VOID(write_key(key_directory(), key_));
     }
-    auto const arguments = Json::object({{"description", description_.to_json()}, {"key", key_}});
-    CO_TRY(auto const reply,
-           co_await peer_->request("prepare", arguments, within(limits::prepare_timeout)));
-    co_return take_endpoints(reply);
+    CO_TRY(auto endpoints, co_await peer_->request(protocol::Prepare{description_.to_json(), key_},
+                                                   within(limits::prepare_timeout)));
+    co_return take_endpoints(std::move(endpoints));
 }
 
 /// Where the destination's QEMU is found, which `prepare` and `reexport` answer.
-Result<> SourceMigration::take_endpoints(Json const& reply) {
-    TRY(auto const nbd_port, reply.integer("nbd_port"));
-    TRY(auto const ram_port, reply.integer("ram_port"));
-    TRY(auto const generation, reply.integer("generation"));
-    constexpr int port_max = 65535;
-    if (nbd_port < 0 || nbd_port > port_max || ram_port <= 0 || ram_port > port_max ||
-        generation < 0 || generation > limits::qemu_restarts_max) {
-        return fail(Errc::protocol, "the destination named the impossible ports {} and {}",
-                    nbd_port, ram_port);
-    }
-    nbd_port_ = static_cast<int>(nbd_port);
-    ram_port_ = static_cast<int>(ram_port);
-    generation_ = static_cast<unsigned>(generation);
-    export_names_.clear();
-    for (auto const& name : reply["exports"].elements()) export_names_.push_back(name.text_or(""));
+Result<> SourceMigration::take_endpoints(protocol::Endpoints endpoints) {
+    nbd_port_ = endpoints.nbd_port;
+    ram_port_ = endpoints.ram_port;
+    generation_ = endpoints.generation;
+    export_names_ = std::move(endpoints.exports);
     if (export_names_.size() != description_.disks.size()) {
         return fail(Errc::protocol, "the destination exports {} disks of {}", export_names_.size(),
                     description_.disks.size());
@@ -240,7 +225,7 @@ Task<Result<>> SourceMigration::start_ram() {
                                      return write_record();
                                  },
                              .not_converging = [this] { ram_not_converging(); }};
-    tracking_.begin(tracking_there_);
+    tracking_.begin(peer_->offers(protocol::Feature::conntrack));
     co_await tracking_.send_all(*peer_, within(limits::conntrack_patience));
     if (mirror_) keep_converged_.spawn(mirror_->keep_converged(keep_converged_stop_.get_token()));
     CO_TRY_VOID(co_await ram_.start(std::move(options), within(limits::connect_timeout)));
@@ -257,11 +242,8 @@ Task<Result<>> SourceMigration::fire_network() {
     CO_TRY_VOID(movers_.fire());
     // Before the first frame comes there.
     co_await tracking_.send_changes(*peer_, within_pause());
-    CO_TRY_VOID(
-        co_await peer_->request("fire",
-                                Json::object({{"interfaces", addresses_of(guest_.nics)},
-                                              {"downtime_limit_ms", options_.downtime_limit_ms}}),
-                                within_pause()));
+    CO_TRY_VOID(co_await peer_->request(
+        protocol::Fire{interfaces_of(guest_.nics), options_.downtime_limit_ms}, within_pause()));
     fired_at_ = core::Clock::now();
     journal_.note_move(wall_ms());
     fired_.set();
@@ -278,7 +260,7 @@ Task<Result<>> SourceMigration::fire_network() {
 
 Task<Result<>> SourceMigration::seal_destination() {
     if (stop_at_) timeline_.set("copied_ms", ms_between(*stop_at_, core::Clock::now()));
-    CO_TRY_VOID(co_await peer_->request("seal", {}, within_pause()));
+    CO_TRY_VOID(co_await peer_->request(protocol::Seal{}, within_pause()));
     if (stop_at_) timeline_.set("sealed_ms", ms_between(*stop_at_, core::Clock::now()));
     co_return Result<>{};
 }
@@ -315,31 +297,28 @@ Task<ActionResult> SourceMigration::commit() {
         core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
                            caught.error().sentence());
     }
-    auto const reply = co_await peer_->request(
-        "commit", Json::object({{"frames", caught ? *caught : Json::array()}}), deadline);
+    protocol::Commit const message{caught ? *caught : std::vector<std::uint64_t>()};
+    auto const reply = co_await peer_->request(message, deadline);
     auto const now = core::Clock::now();
     if (!reply) {
         core::log::warning("guest={} migration_id={} COMMIT is not answered: {}", guest_.name,
                            migration_id_, reply.error().sentence());
         co_return ActionResult::unknown;
     }
-    if ((*reply)["answer"].text_or("") == "aborted") {
-        note_failure(
-            fail(Errc::refused, "the destination had given up: {}", (*reply)["why"].text_or(""))
-                .error());
+    if (reply->owner == protocol::Owner::source) {
+        note_failure(fail(Errc::refused, "the destination had given up: {}", reply->why).error());
         co_return ActionResult::aborted;
     }
-    if ((*reply)["answer"].text_or("") != "owner") co_return ActionResult::unknown;
     vteps_.repoint_fdb(
         machine::Side::destination);  // after a restart nobody knows whether they were
-    frames_.note((*reply)["frames"]);
-    if (reply->has("conntrack")) tracking_.note((*reply)["conntrack"]);
+    frames_.note(reply->frames);
+    tracking_.note(reply->conntrack);
     forwarding_.spawn(follow_frames());
-    if (stop_at_ && (*reply).has("resume_to_answer_ms")) {
+    if (stop_at_ && reply->resume_to_answer_ms) {
         // Both terms are measured on one clock each; half a round trip is what the answer took to
         // get here.
-        downtime_ms_ = ms_between(*stop_at_, now) - (*reply)["resume_to_answer_ms"].number_or(0) -
-                       peer_->rtt_ms() / 2;
+        downtime_ms_ =
+            ms_between(*stop_at_, now) - *reply->resume_to_answer_ms - peer_->rtt_ms() / 2;
     }
     co_return ActionResult::acked;
 }
@@ -381,10 +360,9 @@ Task<Result<>> SourceMigration::rollback_network() {
 
 Task<Result<>> SourceMigration::take_back_frames(bool last, Deadline deadline) {
     for (int answers = 0; answers < limits::give_back_answers_max; ++answers) {
-        CO_TRY(auto const answer,
-               co_await peer_->request("return_frames", Json::object({{"last", last}}), deadline));
+        CO_TRY(auto const answer, co_await peer_->request(protocol::ReturnFrames{last}, deadline));
         CO_TRY_VOID(frames_.take_back(answer));
-        if (!answer["more"].boolean_or(false)) break;
+        if (!answer.more) break;
     }
     co_return Result<>{};
 }
@@ -430,7 +408,8 @@ Task<Result<>> SourceMigration::abort_destination() {
     if (!destination_fenced_) {
         (void)co_await peer_->reached(Deadline::after(limits::abort_patience));
     }
-    CO_TRY_VOID(co_await peer_->request("abort", {}, Deadline::after(limits::rollback_timeout)));
+    CO_TRY_VOID(
+        co_await peer_->request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
 }
 

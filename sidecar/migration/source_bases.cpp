@@ -10,7 +10,6 @@ namespace sidecar {
 using core::Deadline;
 using core::Errc;
 using core::fail;
-using core::Json;
 using core::Result;
 using core::Task;
 
@@ -69,15 +68,14 @@ Task<Result<>> SourceMigration::hash_here(Base const& base, std::string& hash) {
 }
 
 Task<Result<>> SourceMigration::hash_there(Base const& base, std::string& hash) {
-    auto const question = BaseRequest{base.path}.to_json();
+    protocol::HashBase const question{base.path, 0, 0};
     auto const until = within(limits::base_hash_timeout);
     auto patience = until.sooner(limits::base_patience);
     while (!until.passed()) {
-        auto const reply =
-            co_await peer_->request("base", question, until.sooner(limits::base_patience));
+        auto const reply = co_await peer_->request(question, until.sooner(limits::base_patience));
         if (!reply) co_return std::unexpected(reply.error());
-        hash = (*reply)["sha256"].text_or("");
-        auto const done = static_cast<std::uint64_t>((*reply)["done_bytes"].integer_or(0));
+        hash = reply->sha256;
+        auto const done = reply->done_bytes;
         if (!hash.empty()) base_progress_.there_bytes = base.bytes;
         if (!hash.empty()) co_return Result<>{};
         if (done > base_progress_.there_bytes) patience = until.sooner(limits::base_patience);
@@ -98,9 +96,9 @@ Task<Result<std::uint64_t>> SourceMigration::first_difference(Base const& base) 
         auto const deadline = within(limits::base_patience);
         CO_TRY(auto const here,
                co_await storage::hash_part(loop_, base.path, offset, length, deadline));
-        auto const question = BaseRequest{base.path, offset, length}.to_json();
-        CO_TRY(auto const there, co_await peer_->request("base", question, deadline));
-        if (there["sha256"].text_or("") == here) {
+        protocol::HashBase const question{base.path, offset, length};
+        CO_TRY(auto const there, co_await peer_->request(question, deadline));
+        if (there.sha256 == here) {
             offset += length;
         } else if (length == block) {
             co_return offset;

@@ -312,7 +312,7 @@ Task<Result<>> SourceMigration::port(Action action) {
 
 Task<Result<>> SourceMigration::nothing_to_do() { co_return Result<>{}; }
 
-Json SourceMigration::set(MigrationChanges const& changes) {
+protocol::SetAnswer SourceMigration::set(MigrationChanges const& changes) {
     if (changes.bandwidth) options_.bandwidth = *changes.bandwidth;
     if (changes.downtime_limit_ms) options_.downtime_limit_ms = *changes.downtime_limit_ms;
     if (changes.converge_limit_s) options_.converge_limit_s = *changes.converge_limit_s;
@@ -333,9 +333,7 @@ Json SourceMigration::set(MigrationChanges const& changes) {
             core::log::warning("guest={} {}", guest_.name, written.error().sentence());
         }
     }
-    return Json::object({{"bandwidth", options_.bandwidth},
-                         {"downtime_limit_ms", options_.downtime_limit_ms},
-                         {"converge_limit_s", options_.converge_limit_s}});
+    return {options_.bandwidth, options_.downtime_limit_ms, options_.converge_limit_s};
 }
 
 /// One budget for all: the disks have it alone until RAM flows; then they have what keeps them

@@ -51,7 +51,7 @@ public:
     core::Task<core::Result<core::Json>> check_only();
 
     /// Takes effect at once; what holds from now on.
-    core::Json set(MigrationChanges const& changes);
+    protocol::SetAnswer set(MigrationChanges const& changes);
     /// Fails with refused when it is too late: COMMIT has been asked for.
     core::Result<> cancel();
     /// An operator's word, the other side being fenced. Fails with refused unless COMMIT is
@@ -158,7 +158,7 @@ private:
     Outcome<> remove_throttle(core::Deadline deadline);
     core::Task<void> restore_ram_settings(core::Deadline deadline);
     Outcome<storage::Reexported> reexport_disks(core::Deadline deadline);
-    core::Result<> take_endpoints(core::Json const& reply);
+    core::Result<> take_endpoints(protocol::Endpoints endpoints);
     core::Result<> make_tables();
     Outcome<std::string> hash_destination(std::size_t disk, std::vector<storage::Extent> ranges,
                                           core::Deadline deadline);
@@ -179,7 +179,7 @@ private:
     [[nodiscard]] core::Clock::time_point all_arrived_at() const;
     // source_vxlan.cpp
     [[nodiscard]] std::vector<netmove::VxlanMove> vxlan_moves() const;
-    Outcome<> check_vxlan(core::Json told);
+    Outcome<> check_vxlan(std::vector<std::optional<netmove::VxlanEnd>> there);
     core::Task<void> wait_for_vteps();
     Outcome<> abort_destination();
     Outcome<> drop_storage();
@@ -249,7 +249,6 @@ private:
     Vteps vteps_;
     SourceFrames frames_;
     SourceTracking tracking_;
-    bool tracking_there_ = false;  ///< The destination's sidecar takes tracked connections.
     bool released_ = false;  ///< The network, for good.
     core::TaskGroup forwarding_;  ///< From the destination's answer to COMMIT until settle_network.
     Description description_;

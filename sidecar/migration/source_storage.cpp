@@ -5,7 +5,6 @@
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/test_hooks.hpp"
-#include "sidecar/migration/hash_request.hpp"
 #include "sidecar/migration/source_migration.hpp"
 #include "storage/verify.hpp"
 
@@ -83,8 +82,8 @@ storage::MirrorOptions SourceMigration::mirror_options() {
 /// The destination's QEMU may be another one by now, with other ports.
 Task<Result<storage::Reexported>> SourceMigration::reexport_disks(Deadline deadline) {
     CO_TRY_VOID(co_await peer_->reached(deadline));
-    CO_TRY(auto const reply, co_await peer_->request("reexport", {}, deadline));
-    CO_TRY_VOID(take_endpoints(reply));
+    CO_TRY(auto endpoints, co_await peer_->request(protocol::Reexport{}, deadline));
+    CO_TRY_VOID(take_endpoints(std::move(endpoints)));
     co_return storage::Reexported{std::to_string(nbd_port_), generation_};
 }
 
@@ -94,10 +93,10 @@ Task<Result<std::string>> SourceMigration::hash_destination(std::size_t disk,
                                                             Deadline deadline) {
     if (!std::exchange(hash_asked_, true)) stop_for_test("verify_whole");
     if (stop_at_ && !std::exchange(final_hash_asked_, true)) stop_for_test("verify_final");
-    auto const arguments = HashRequest{disk, std::move(ranges)}.to_json();
+    protocol::Hash const request{disk, std::move(ranges)};
     for (int tries = 1;; ++tries) {
-        auto const reply = co_await peer_->request("hash", arguments, deadline);
-        if (reply) co_return reply->text("hash");
+        auto const reply = co_await peer_->request(request, deadline);
+        if (reply) co_return reply->hash;
         bool const again = reply.error().code == Errc::closed && !stop_at_;
         if (!again || tries >= limits::hash_tries_max) co_return std::unexpected(reply.error());
         CO_TRY_VOID(co_await peer_->reached(deadline.sooner(limits::peer_patience)));

@@ -8,7 +8,6 @@ namespace sidecar {
 using core::Deadline;
 using core::Errc;
 using core::fail;
-using core::Json;
 using core::Result;
 using core::Task;
 
@@ -23,14 +22,11 @@ std::vector<netmove::VxlanMove> SourceMigration::vxlan_moves() const {
     return out;
 }
 
-/// `told`: the destination's ends, one for each interface or null.
-Task<Result<>> SourceMigration::check_vxlan(Json told) {
-    auto const ends = told.elements();
+/// `there`: the destination's ends, one for each interface.
+Task<Result<>> SourceMigration::check_vxlan(std::vector<std::optional<netmove::VxlanEnd>> there) {
     for (std::size_t index = 0; index < description_.interfaces.size(); ++index) {
         auto& interface = description_.interfaces[index];
-        if (index < ends.size() && !ends[index].is_null()) {
-            CO_TRY(interface.vxlan_destination, netmove::VxlanEnd::from_json(ends[index]));
-        }
+        if (index < there.size() && there[index]) interface.vxlan_destination = there[index];
         CO_TRY_VOID(netmove::check_vxlan_ends(interface));
         if (!interface.vxlan_source || !interface.vxlan_destination) continue;
         CO_TRY(auto const device, netmove::vxlan_port(*guest_.netlink, interface.bridge));

@@ -14,7 +14,6 @@ namespace sidecar {
 using core::Deadline;
 using core::Errc;
 using core::fail;
-using core::Json;
 using core::Result;
 using core::Task;
 
@@ -64,9 +63,7 @@ Result<> ReplicationSource::set_images_aside() {
 Task<Result<>> ReplicationSource::tell_handed_over() {
     stop_for_test("tell_handed_over");
     if (!last_) co_return fail(Errc::invalid, "there is no point that could be handed over");
-    co_return co_await ask_once(
-        "replicate_hand_over",
-        Json::object({{"number", static_cast<std::int64_t>(last_->number)}}));
+    co_return co_await ask_once(protocol::ReplicateHandOver{last_->number});
 }
 
 }  // namespace sidecar

@@ -58,7 +58,8 @@ ReplicationSource::ReplicationSource(Guest& guest, ReplicationSettings settings,
 ReplicationSource::~ReplicationSource() = default;
 
 PeerChannel::Config ReplicationSource::peer_config() const {
-    return {settings_.destination, settings_.tls, guest_.name, migration_id_, "replicate"};
+    return {settings_.destination, settings_.tls, guest_.name, migration_id_,
+            protocol::Role::replication_source};
 }
 
 void ReplicationSource::make_copy() {
@@ -224,42 +225,29 @@ Task<Result<>> ReplicationSource::copy_round(PeerChannel& peer, std::stop_token 
     auto const key = encrypted() ? core::random_hex(32) : std::string();
     if (!key.empty()) CO_TRY_VOID(write_key(key_directory(), key));
     CO_TRY(auto const reply,
-           co_await peer.request("replicate_begin",
-                                 Json::object({{"description", description_.to_json()},
-                                               {"base", static_cast<std::int64_t>(base_)},
-                                               {"key", key}}),
+           co_await peer.request(protocol::ReplicateBegin{description_.to_json(), base_, key},
                                  Deadline::after(limits::fold_timeout, token)));
     begun_.set();
     doing_ = "copying";
-    CO_TRY(auto const number, reply.integer("number"));
-    CO_TRY(auto const port, reply.integer("nbd_port"));
-    if (port <= 0 || port > 65535 || number <= 0 || number > INT32_MAX) {
-        co_return fail(Errc::protocol, "the destination named the impossible port {} or point {}",
-                       port, number);
-    }
-    std::vector<std::string> exports;
-    for (auto const& name : reply["exports"].elements()) exports.push_back(name.text_or(""));
-    storage::Destination const destination{peer.host(), std::to_string(port),
+    auto const number = reply.number;
+    storage::Destination const destination{peer.host(), std::to_string(reply.nbd_port),
                                            encrypted() ? key_user : "",
                                            encrypted() ? key_file(key_directory()) : ""};
-    bool const full = base_ == 0 || reply["full"].boolean_or(true);
+    bool const full = base_ == 0 || reply.full;
     CO_TRY(auto const made,
-           co_await copy_->round(destination, exports, full, Deadline::never(token)));
+           co_await copy_->round(destination, reply.exports, full, Deadline::never(token)));
     auto const kind = consistency();
     doing_ = "completing";
-    CO_TRY_VOID(co_await peer.request("replicate_complete",
-                                      Json::object({{"number", number},
-                                                    {"age_ms", ms_since(made.taken_at)},
-                                                    {"bytes", made.copied_bytes},
-                                                    {"consistency", kind.kind},
-                                                    {"why", kind.why}}),
-                                      Deadline::after(limits::prepare_timeout * 2, token)));
-    last_ =
-        LastPoint{static_cast<unsigned>(number), made.taken_at, made.copied_bytes, made.took, kind};
+    protocol::ReplicateComplete const complete{number,
+                                               static_cast<std::uint64_t>(ms_since(made.taken_at)),
+                                               made.copied_bytes, kind.kind, kind.why};
+    CO_TRY_VOID(
+        co_await peer.request(complete, Deadline::after(limits::prepare_timeout * 2, token)));
+    last_ = LastPoint{number, made.taken_at, made.copied_bytes, made.took, kind};
     core::log::info("guest={} replication={} point={} full={} copied_bytes={} ms={} {}",
                     guest_.name, migration_id_, number, full, made.copied_bytes, made.took.count(),
                     kind.text());
-    base_ = static_cast<unsigned>(number);
+    base_ = number;
     auto accepted = co_await copy_->accept(Deadline::after(limits::qmp_timeout));
     // Which bitmaps there are is not known then: the next round begins with new ones, and full.
     if (!accepted) (void)co_await drop();
@@ -274,22 +262,7 @@ Task<Result<>> ReplicationSource::drop() {
     co_return dropped;
 }
 
-Task<Result<>> ReplicationSource::forget_copy() { return ask_once("forget_replica", {}); }
-
-/// By a connection of its own.
-Task<Result<>> ReplicationSource::ask_once(std::string verb, Json arguments) {
-    PeerChannel peer(loop_, peer_config(), [](bool) {});
-    CO_TRY_VOID(co_await peer.connect(Deadline::after(limits::connect_timeout)));
-    core::TaskGroup scope(loop_);
-    std::stop_source enough;
-    scope.spawn(peer.keep(enough.get_token()));
-    auto const answer =
-        co_await peer.request(verb, std::move(arguments), Deadline::after(limits::prepare_timeout));
-    enough.request_stop();
-    co_await scope.join();
-    if (!answer) co_return std::unexpected(answer.error());
-    co_return Result<>{};
-}
+Task<Result<>> ReplicationSource::forget_copy() { return ask_once(protocol::ReplicateForget{}); }
 
 Json ReplicationSource::status() const {
     auto now = Json::object({{"destination", settings_.destination},

@@ -71,7 +71,21 @@ private:
     core::Task<core::Result<>> renew_client();
     core::Task<core::Result<>> look_at_guest();
     Consistency consistency();
-    core::Task<core::Result<>> ask_once(std::string verb, core::Json arguments);
+    /// By a connection of its own.
+    template <class Request>
+    core::Task<core::Result<>> ask_once(Request request) {
+        PeerChannel peer(loop_, peer_config(), [](bool) {});
+        CO_TRY_VOID(co_await peer.connect(core::Deadline::after(limits::connect_timeout)));
+        core::TaskGroup scope(loop_);
+        std::stop_source enough;
+        scope.spawn(peer.keep(enough.get_token()));
+        auto const answer = co_await peer.request(std::move(request),
+                                                  core::Deadline::after(limits::prepare_timeout));
+        enough.request_stop();
+        co_await scope.join();
+        if (!answer) co_return std::unexpected(answer.error());
+        co_return core::Result<>{};
+    }
     core::Task<void> wait_for_next(core::Clock::time_point next, std::stop_token token);
     void find_agent();
     void make_copy();

@@ -22,7 +22,6 @@ using core::Deadline;
 using core::Errc;
 using core::fail;
 using core::fail_errno;
-using core::Json;
 using core::Result;
 using core::Task;
 
@@ -56,13 +55,10 @@ ReplicationTarget::ReplicationTarget(core::Loop& loop, Paths paths, std::string 
 
 ReplicationTarget::~ReplicationTarget() = default;
 
-Task<Result<Json>> ReplicationTarget::handle(std::string verb, Json arguments) {
+Task<Result<protocol::Packed>> ReplicationTarget::handle(protocol::FromReplicationSource request) {
     CO_TRY_VOID(co_await turn_.acquire(Deadline::after(limits::fold_timeout)));
-    Result<Json> answer = fail(Errc::protocol, "`{}` is nothing a replication may ask", verb);
-    if (verb == "replicate_begin") answer = co_await begin(std::move(arguments));
-    if (verb == "replicate_complete") answer = co_await complete(std::move(arguments));
-    if (verb == "replicate_hand_over") answer = take_over(arguments);
-    if (verb == "forget_replica") answer = co_await forget();
+    auto answer = co_await std::visit(
+        [this](auto& one) { return protocol::packed(on(std::move(one))); }, request);
     turn_.release();
     if (!answer && answer.error().os == ENOSPC) {
         answer.error().what +=
@@ -211,15 +207,14 @@ Task<void> ReplicationTarget::stop_qemu() {
     qemu_ = core::Process();
 }
 
-Task<Result<Json>> ReplicationTarget::begin(Json arguments) {
-    CO_TRY(auto description, Description::from_json(arguments["description"]));
+Task<Result<protocol::ReplicateBeginAnswer>> ReplicationTarget::on(protocol::ReplicateBegin begin) {
+    CO_TRY(auto description, Description::from_json(begin.description));
     if (description.guest != name_ || description.migration_id != replication_id_) {
         co_return fail(Errc::protocol, "the description is of another guest or replication");
     }
-    auto const key = arguments["key"].text_or("");
     bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
-    if (key.empty() ? !plain_here : !is_key(key)) {
-        co_return fail(Errc::protocol, "the round's key is missing or no key");
+    if (begin.key.empty() && !plain_here) {
+        co_return fail(Errc::protocol, "the round's key is missing");
     }
     CO_TRY_VOID(make_directory(paths_.run(name_)));
     co_await stop_qemu();
@@ -241,27 +236,20 @@ Task<Result<Json>> ReplicationTarget::begin(Json arguments) {
     }
     // What the source still knows to be written since is all that is needed, if it is since a point
     // that this copy has.
-    auto const known = arguments["base"].integer_or(0);
     bool const full = record_->replication_id != replication_id_ || record_->base == 0 ||
-                      known <= 0 || known > static_cast<std::int64_t>(record_->last());
+                      begin.base == 0 || begin.base > record_->last();
     if (stop_.stop_requested()) co_return fail(Errc::cancelled, "the guest is being failed over");
     number_ = record_->last() + 1;
     CO_TRY_VOID(record_->base == 0 ? co_await make_images() : co_await make_overlays());
     CO_TRY_VOID(co_await start_qemu());
-    CO_TRY_VOID(co_await open_endpoints(key));
+    CO_TRY_VOID(co_await open_endpoints(begin.key));
     coming_ = std::move(description);
-    Json exports = Json::array();
-    for (auto const& name : export_names_) exports.add(name);
-    co_return Json::object({{"number", static_cast<std::int64_t>(number_)},
-                            {"full", full},
-                            {"nbd_port", nbd_port_},
-                            {"exports", exports}});
+    co_return protocol::ReplicateBeginAnswer{number_, full, nbd_port_, export_names_};
 }
 
-Task<Result<Json>> ReplicationTarget::complete(Json arguments) {
-    if (number_ == 0 || arguments["number"].integer_or(0) != static_cast<std::int64_t>(number_)) {
-        co_return fail(Errc::refused, "no round {} is under way here",
-                       arguments["number"].integer_or(0));
+Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateComplete complete) {
+    if (number_ == 0 || complete.number != number_) {
+        co_return fail(Errc::refused, "no round {} is under way here", complete.number);
     }
     auto const deadline = Deadline::after(limits::prepare_timeout);
     CO_TRY_VOID(co_await target_->seal(deadline));
@@ -283,44 +271,42 @@ Task<Result<Json>> ReplicationTarget::complete(Json arguments) {
     } else {
         next.overlays.push_back(number_);
     }
-    auto const age = std::max<std::int64_t>(0, arguments["age_ms"].integer_or(0));
-    next.points.push_back(
-        {number_, static_cast<std::int64_t>(std::time(nullptr)) - age / 1000,
-         static_cast<std::uint64_t>(std::max<std::int64_t>(0, arguments["bytes"].integer_or(0))),
-         Consistency::from(arguments["consistency"].text_or(""), arguments["why"].text_or(""))});
+    next.points.push_back({number_,
+                           static_cast<std::int64_t>(std::time(nullptr)) -
+                               static_cast<std::int64_t>(complete.age_ms / 1000),
+                           complete.bytes, Consistency::from(complete.consistency, complete.why)});
     if (next.points.size() > 2) next.points.erase(next.points.begin());
     CO_TRY_VOID(next.write(paths_, name_));  // the moment in which the point exists
     record_ = std::move(next);
     number_ = 0;
     core::log::info("guest={} replication={} point={} complete", name_, replication_id_,
                     record_->last());
-    co_return Json::object({{"number", static_cast<std::int64_t>(record_->last())}});
+    co_return protocol::Nothing{};
 }
 
 /// The source cannot start the guest any more: no operator's word is needed for a failover.
-Result<Json> ReplicationTarget::take_over(Json const& arguments) {
-    TRY(record_, ReplicaRecord::read(paths_, name_));
-    TRY_VOID(check_not_failed_over());
-    auto const number = arguments["number"].integer_or(0);
-    if (!record_ || record_->replication_id != replication_id_ || number <= 0 ||
-        number != static_cast<std::int64_t>(record_->last())) {
-        return fail(Errc::refused, "point {} of replication {} is not the last that is here",
-                    number, replication_id_);
+Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateHandOver hand_over) {
+    CO_TRY(record_, ReplicaRecord::read(paths_, name_));
+    CO_TRY_VOID(check_not_failed_over());
+    auto const number = hand_over.number;
+    if (!record_ || record_->replication_id != replication_id_ || number != record_->last()) {
+        co_return fail(Errc::refused, "point {} of replication {} is not the last that is here",
+                       number, replication_id_);
     }
     record_->handed_over = record_->last();
-    TRY_VOID(record_->write(paths_, name_));
+    CO_TRY_VOID(record_->write(paths_, name_));
     core::log::info("guest={} replication={} handed over with point {}", name_, replication_id_,
                     number);
-    return Json::object();
+    co_return protocol::Nothing{};
 }
 
-Task<Result<Json>> ReplicationTarget::forget() {
+Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateForget) {
     co_await stop_qemu();
     number_ = 0;
     CO_TRY_VOID(co_await end_left_replica(loop_, paths_, name_));
     CO_TRY(record_, ReplicaRecord::read(paths_, name_));
     CO_TRY_VOID(check_not_failed_over());
-    if (!record_) co_return Json::object();
+    if (!record_) co_return protocol::Nothing{};
     if (record_->failed_over_at == 0) {
         for (auto const& image : record_->images) {
             CO_TRY_VOID(storage::remove_points(image, {}));
@@ -331,7 +317,7 @@ Task<Result<Json>> ReplicationTarget::forget() {
         CO_TRY_VOID(ReplicaRecord::remove(paths_, name_));
     }
     record_.reset();
-    co_return Json::object();
+    co_return protocol::Nothing{};
 }
 
 }  // namespace sidecar

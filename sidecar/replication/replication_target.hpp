@@ -13,6 +13,7 @@
 
 #include "core/process.hpp"
 #include "qmp/client.hpp"
+#include "sidecar/channel/protocol.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/replication/replica_record.hpp"
 #include "storage/target.hpp"
@@ -30,9 +31,8 @@ public:
                       Journal const& journal, ServeOptions options);
     ~ReplicationTarget();
 
-    /// One request of the source: replicate_begin, replicate_complete, replicate_hand_over,
-    /// forget_replica. One at a time.
-    core::Task<core::Result<core::Json>> handle(std::string verb, core::Json arguments);
+    /// One request of the source. One at a time.
+    core::Task<core::Result<protocol::Packed>> handle(protocol::FromReplicationSource request);
     /// The connection is gone: a round that is not complete comes to nothing.
     core::Task<void> end();
     /// What takes long is given up: the guest is wanted.
@@ -40,10 +40,10 @@ public:
     [[nodiscard]] bool round_under_way() const { return number_ != 0; }
 
 private:
-    core::Task<core::Result<core::Json>> begin(core::Json arguments);
-    core::Task<core::Result<core::Json>> complete(core::Json arguments);
-    core::Task<core::Result<core::Json>> forget();
-    core::Result<core::Json> take_over(core::Json const& arguments);
+    core::Task<core::Result<protocol::ReplicateBeginAnswer>> on(protocol::ReplicateBegin begin);
+    core::Task<core::Result<protocol::Nothing>> on(protocol::ReplicateComplete complete);
+    core::Task<core::Result<protocol::Nothing>> on(protocol::ReplicateHandOver hand_over);
+    core::Task<core::Result<protocol::Nothing>> on(protocol::ReplicateForget);
     core::Result<> check_not_failed_over() const;
     core::Result<> check_same_disks(Description const& now) const;
     core::Task<core::Result<>> take_in(Description description);

@@ -1,4 +1,4 @@
-// Fuzzing of what a remote peer may send (sidecar/connection.hpp, description.hpp, receiving.hpp)
+// Fuzzing of what a remote peer may send (channel/connection.hpp, channel/protocol.hpp, guest/)
 // with libFuzzer. Each line of the input becomes one message with its right length; after a first
 // byte of 0 the input is the stream itself. Holds that whatever is accepted is within its limits,
 // safe to be used in paths, and survives being sent on; and that every answer is a whole message.
@@ -12,7 +12,6 @@
 #include "core/sync.hpp"
 #include "sidecar/channel/connection.hpp"
 #include "sidecar/guest/preflight.hpp"
-#include "sidecar/migration/hash_request.hpp"
 #include "storage/limits.hpp"
 #include "storage/verify.hpp"
 
@@ -109,7 +108,7 @@ void check_description(Json const& json) {
     must(reread->incoming() == "defer" && reread->stopped_at_start());
 }
 
-void check_hash_request(sidecar::HashRequest const& request) {
+void check_hash_request(sidecar::protocol::Hash const& request) {
     must(request.disk < storage::limits::disks_max && !request.ranges.empty());
     must(request.ranges.size() <= storage::limits::hash_request_ranges_max);
     constexpr std::uint64_t disk_bytes = std::uint64_t{1} << 40;
@@ -120,59 +119,114 @@ void check_hash_request(sidecar::HashRequest const& request) {
         end = range.end();
     }
     must(storage::total_bytes(request.ranges) <= storage::limits::hash_request_bytes_max);
-    auto const again = sidecar::HashRequest::from_json(request.to_json());
+    auto const again = sidecar::protocol::Hash::from_json(request.to_json());
     must(again.has_value() && again->ranges == request.ranges && again->disk == request.disk);
+}
+
+/// Whatever is accepted survives being sent on.
+template <class Request>
+void check_round_trip(Request const& request) {
+    auto packed = sidecar::protocol::pack(request);
+    auto const text = packed.json.dump();
+    auto const bytes = packed.bytes;
+    auto const again = sidecar::protocol::unpack<Request>(packed.json, std::move(packed.bytes));
+    must(again.has_value());
+    auto const second = sidecar::protocol::pack(*again);
+    must(second.json.dump() == text && second.bytes == bytes);
+}
+
+void check(auto const&) {}
+void check(sidecar::protocol::Check const& request) { check_description(request.description); }
+void check(sidecar::protocol::Prepare const& request) { check_description(request.description); }
+void check(sidecar::protocol::Fire const& request) {
+    for (auto const& interface : request.interfaces) check_interface(interface);
+}
+void check(sidecar::protocol::Hash const& request) { check_hash_request(request); }
+void check(sidecar::protocol::HashBase const& request) {
+    must(request.path.starts_with('/'));
+    must(request.length <= sidecar::limits::base_part_bytes_max);
 }
 
 class Receiver : public sidecar::Handler {
 public:
-    Task<Result<Json>> handle(sidecar::Connection&, std::string verb, Json arguments) override {
-        check_description(arguments["description"]);
-        for (auto const& json : arguments["interfaces"].elements()) {
-            auto const interface = netmove::GuestInterface::from_json(json);
-            if (interface) check_interface(*interface);
-            if (!interface) check_error(interface.error());
+    Task<Result<sidecar::protocol::Packed>> handle(sidecar::Connection& from,
+                                                   sidecar::protocol::Call call) override {
+        using namespace sidecar::protocol;
+        switch (from.other()) {
+            case Role::command:
+                co_return take<FromCommand>(std::move(call));
+            case Role::source:
+                co_return take<FromSource>(std::move(call));
+            case Role::replication_source:
+                co_return take<FromReplicationSource>(std::move(call));
+            case Role::vtep_source:
+                co_return take<FromVtepSource>(std::move(call));
+            case Role::sidecar:
+                must(call.verb == Verb::progress);
+                co_return Packed{};
+            case Role::destination:
+                break;
         }
-        if (verb == "migrate") {
-            auto const settings = sidecar::MigrateOptions::from_json(arguments);
-            if (!settings) co_return std::unexpected(settings.error());
-            co_return settings->to_json();
-        }
-        if (auto const request = sidecar::HashRequest::from_json(arguments)) {
-            check_hash_request(*request);
-        } else {
+        must(false);  // may_ask() has kept it out
+        co_return Packed{};
+    }
+
+private:
+    template <class Variant>
+    Result<sidecar::protocol::Packed> take(sidecar::protocol::Call call) {
+        auto const request = sidecar::protocol::parse<Variant>(std::move(call));
+        if (!request) {
             check_error(request.error());
+            return std::unexpected(request.error());
         }
-        if (auto const request = sidecar::BaseRequest::from_json(arguments)) {
-            must(request->path.starts_with('/'));
-            must(request->length <= sidecar::limits::base_part_bytes_max);
-            must(sidecar::BaseRequest::from_json(request->to_json()).has_value());
-        } else {
-            check_error(request.error());
-        }
-        if (verb == "refuse") co_return core::fail(Errc::refused, "{}", arguments.dump());
-        co_return arguments;
+        return std::visit(
+            [](auto const& one) {
+                check(one);
+                check_round_trip(one);
+                return sidecar::protocol::pack(one);
+            },
+            *request);
     }
 };
 
 /// The other direction: the peer may also answer wrongly.
-Task<void> ask(sidecar::Connection& connection) {
-    auto const answer = co_await connection.request("prepare", Json::object(), Deadline::never());
-    if (!answer) {
-        check_error(answer.error());
-        co_return;
-    }
-    (void)answer->integer("nbd_port");
-    for (auto const& name : (*answer)["exports"].elements()) (void)name.text_or("");
+template <class Request>
+Task<void> ask(sidecar::Connection& connection, Request request) {
+    auto const answer = co_await connection.request(std::move(request), Deadline::never());
+    if (!answer) check_error(answer.error());
+    if (answer) check_round_trip(*answer);
 }
 
-Task<void> converse(core::Loop& loop, std::string sends, std::string& gets) {
+/// What opens a connection, before there is a Connection.
+Task<void> greet(std::string sends) {
+    std::string gets;
+    sidecar::Messages messages(std::make_unique<Script>(std::move(sends), gets));
+    auto const message = co_await messages.receive(Deadline::never());
+    if (!message) co_return;
+    if (auto const hello = sidecar::protocol::Hello::from_json(message->json)) {
+        must(hello->guest.find('/') == std::string::npos);
+        check_round_trip(*hello);
+    }
+    if (auto const welcome = sidecar::protocol::Welcome::from_json(message->json)) {
+        check_round_trip(*welcome);
+    }
+    (void)sidecar::protocol::Refusal::from_json(message->json);
+}
+
+Task<void> converse(core::Loop& loop, sidecar::protocol::Role role, std::string sends,
+                    std::string& gets) {
     Receiver receiver;
     auto messages =
-        std::make_unique<sidecar::Messages>(loop, std::make_unique<Script>(std::move(sends), gets));
-    sidecar::Connection connection(loop, std::move(messages), receiver, false);
+        std::make_unique<sidecar::Messages>(std::make_unique<Script>(std::move(sends), gets));
+    sidecar::Connection connection(loop, std::move(messages), receiver, role);
     core::TaskGroup scope(loop);
-    scope.spawn(ask(connection));
+    // With the ids 1 to 6.
+    scope.spawn(ask(connection, sidecar::protocol::Prepare{Json::object(), ""}));
+    scope.spawn(ask(connection, sidecar::protocol::Check{Json::object()}));
+    scope.spawn(ask(connection, sidecar::protocol::ReturnFrames{}));
+    scope.spawn(ask(connection, sidecar::protocol::Commit{}));
+    scope.spawn(ask(connection, sidecar::protocol::ReplicateBegin{}));
+    scope.spawn(ask(connection, sidecar::protocol::HashBase{"/x", 0, 0}));
     co_await connection.run({});
     co_await scope.join();
     must(!connection.open() && !connection.ended_because().what.empty());
@@ -186,8 +240,11 @@ void check_sent(std::string_view rest) {
             length = length << 8 | static_cast<unsigned char>(rest[static_cast<std::size_t>(i)]);
         }
         rest.remove_prefix(4);
-        must(length <= sidecar::limits::message_bytes_max && length <= rest.size());
-        must(Json::parse(rest.substr(0, length)).has_value());
+        auto const kind = length >> 24;
+        length &= 0xFFFFFF;
+        must(kind <= 1 && length <= sidecar::limits::message_bytes_max + 4);
+        must(length <= rest.size());
+        if (kind == 0) must(Json::parse(rest.substr(0, length)).has_value());
         rest.remove_prefix(length);
     }
 }
@@ -208,8 +265,13 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
         sends += framed(rest.substr(0, end));
         rest.remove_prefix(std::min(end + 1, rest.size()));
     }
-    std::string gets;
-    (*loop)->run(converse(**loop, std::move(sends), gets));
-    check_sent(gets);
+    using sidecar::protocol::Role;
+    (*loop)->run(greet(sends));
+    for (auto const role : {Role::command, Role::source, Role::replication_source,
+                            Role::vtep_source, Role::destination, Role::sidecar}) {
+        std::string gets;
+        (*loop)->run(converse(**loop, role, sends, gets));
+        check_sent(gets);
+    }
     return 0;
 }

@@ -13,7 +13,7 @@ namespace storage_lab {
 struct IncomingOptions {
     std::string guest = "web1";
     std::string migration_id = "m1";
-    bool replicate = false;  ///< The role in the hello.
+    bool replicate = false;  ///< The role of the peer.
     lab::Argv more = {};     ///< Further options of `sidecar incoming`.
     std::vector<std::string> environment = {};
 };
@@ -30,10 +30,13 @@ public:
         auto socket = runner.must(
             core::connect_unix(runner.loop(), socket_path_, core::Deadline::after(limit)));
         messages_ = std::make_unique<sidecar::Messages>(
-            runner.loop(), core::plain_stream(runner.loop(), std::move(socket), "incoming"));
-        auto hello = core::Json::object({{"migration_id", options.migration_id}});
-        if (options.replicate) hello.set("role", "replicate");
-        runner.must(ask("peer", hello));
+            core::plain_stream(runner.loop(), std::move(socket), "incoming"));
+        using sidecar::protocol::Role;
+        sidecar::protocol::Peer const peer{
+            options.migration_id, "test",
+            options.replicate ? Role::replication_source : Role::source,
+            sidecar::protocol::our_features()};
+        runner.must(ask("peer", peer.to_json()));
     }
     core::Task<core::Result<core::Json>> ask(std::string verb, core::Json arguments) {
         CO_TRY_VOID(co_await send(std::move(verb), std::move(arguments)));
@@ -52,7 +55,7 @@ public:
                 UNSCOPED_INFO("the incoming sidecar said: " << daemon_.err());
                 co_return std::unexpected(received.error());
             }
-            auto const& reply = *received;
+            auto const& reply = received->json;
             if (reply["id"].integer_or(0) != id_) continue;  // a heartbeat
             if (reply.has("result")) co_return reply["result"];
             co_return std::unexpected(sidecar::error_from_json(reply["error"]));

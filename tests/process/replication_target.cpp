@@ -43,9 +43,10 @@ public:
         for (std::size_t i = 0; i < disk_count; ++i) runner.must(source.device_io(i, line));
     }
     Json begin(Incoming& to) {
-        return runner.must(
-            to.ask("replicate_begin",
-                   Json::object({{"description", description.to_json()}, {"base", base}})));
+        return runner.must(to.ask("replicate_begin",
+                                  sidecar::protocol::ReplicateBegin{description.to_json(),
+                                                                    static_cast<unsigned>(base), ""}
+                                      .to_json()));
     }
     Task<Result<storage::WarmRound>> copy_to(Json reply) {
         storage::Destination const where{
@@ -55,8 +56,11 @@ public:
         co_return co_await copy.round(where, names, reply["full"].boolean_or(true), soon());
     }
     Json complete(Incoming& to, Json const& reply) {
-        return runner.must(to.ask("replicate_complete",
-                                  Json::object({{"number", reply["number"]}, {"age_ms", 1000}})));
+        return runner.must(
+            to.ask("replicate_complete",
+                   sidecar::protocol::ReplicateComplete{
+                       static_cast<unsigned>(reply["number"].integer_or(0)), 1000, 0, "crash", ""}
+                       .to_json()));
     }
     /// A whole round; its number.
     std::int64_t round() {
@@ -74,9 +78,10 @@ public:
     /// A round that comes to nothing, at its begin or later; why.
     core::Error failed_round() {
         auto to = connect(description.migration_id);
-        auto const reply = runner.loop().run(
-            to.ask("replicate_begin",
-                   Json::object({{"description", description.to_json()}, {"base", base}})));
+        auto const reply = runner.loop().run(to.ask(
+            "replicate_begin", sidecar::protocol::ReplicateBegin{description.to_json(),
+                                                                 static_cast<unsigned>(base), ""}
+                                   .to_json()));
         auto const error = reply ? runner.must_fail(copy_to(*reply)) : core::Error(reply.error());
         to.hang_up();
         return error;
@@ -257,7 +262,7 @@ TEST_CASE("replica: the last point and the one before it outlive whatever ends a
                 CHECK(mirrored.round() == 5);
                 mirrored.check_points(5, 4);
                 auto to = connect("m2");
-                mirrored.runner.must(to.ask("forget_replica", Json::object()));
+                mirrored.runner.must(to.ask("replicate_forget", Json::object()));
                 to.hang_up();
                 CHECK(lab::fs::is_empty(mirrored.directory.path("to")));
             }
@@ -349,10 +354,11 @@ TEST_CASE("replica: a failover that is killed goes on to the point it chose", "[
                 REQUIRE(again.wait(20s) == 0);
                 INFO("the old source is refused");
                 auto to = mirrored.connect("m1");
-                auto const refused = mirrored.runner.must_fail(
-                    to.ask("replicate_begin",
-                           Json::object({{"description", mirrored.description.to_json()},
-                                         {"base", mirrored.base}})));
+                auto const refused = mirrored.runner.must_fail(to.ask(
+                    "replicate_begin",
+                    sidecar::protocol::ReplicateBegin{mirrored.description.to_json(),
+                                                      static_cast<unsigned>(mirrored.base), ""}
+                        .to_json()));
                 CHECK(refused.code == core::Errc::refused);
                 CHECK(refused.sentence().find("failed over") != std::string::npos);
                 to.hang_up();

@@ -11,7 +11,6 @@
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/preflight.hpp"
-#include "sidecar/migration/hash_request.hpp"
 
 using namespace sidecar;
 using core::Json;
@@ -210,8 +209,8 @@ TEST_CASE("options: migrate --base may be given several times, and is seen from 
 }
 
 TEST_CASE("a question for a base: what a source sends, and what no source would") {
-    BaseRequest const sent{"/srv/base.raw", 1 << 20, 4096};
-    auto const got = BaseRequest::from_json(sent.to_json());
+    protocol::HashBase const sent{"/srv/base.raw", 1 << 20, 4096};
+    auto const got = protocol::HashBase::from_json(sent.to_json());
     REQUIRE(got);
     CHECK(got->path == sent.path);
     CHECK(got->offset == sent.offset);
@@ -223,7 +222,7 @@ TEST_CASE("a question for a base: what a source sends, and what no source would"
           R"({"path":"/x","offset":0,"length":67108865})",
           R"({"path":["/x"],"offset":0,"length":0})"}) {
         INFO(text);
-        CHECK_FALSE(BaseRequest::from_json(*Json::parse(text)));
+        CHECK_FALSE(protocol::HashBase::from_json(*Json::parse(text)));
     }
 }
 
@@ -235,8 +234,8 @@ TEST_CASE("an image names its base as the source's does") {
 }
 
 TEST_CASE("a request for hashes: what a source sends, and what no source would") {
-    HashRequest const sent{3, {{4096, 8192, false}, {1ULL << 40, 4096, false}}};
-    auto const got = HashRequest::from_json(sent.to_json());
+    protocol::Hash const sent{3, {{4096, 8192, false}, {1ULL << 40, 4096, false}}};
+    auto const got = protocol::Hash::from_json(sent.to_json());
     REQUIRE(got);
     CHECK(got->disk == 3);
     CHECK(got->ranges == sent.ranges);
@@ -247,11 +246,11 @@ TEST_CASE("a request for hashes: what a source sends, and what no source would")
           R"({"disk":0,"ranges":["0",4096]})", R"({"disk":0,"ranges":[[0,4096],[0,4096]]})",
           R"({"disk":0,"ranges":{"0":4096}})"}) {
         INFO(text);
-        CHECK_FALSE(HashRequest::from_json(*Json::parse(text)));
+        CHECK_FALSE(protocol::Hash::from_json(*Json::parse(text)));
     }
     Json many = Json::array();
     for (int i = 0; i < 2 * 4097; ++i) many.add(i + 1);
-    CHECK_FALSE(HashRequest::from_json(Json::object({{"disk", 0}, {"ranges", many}})));
+    CHECK_FALSE(protocol::Hash::from_json(Json::object({{"disk", 0}, {"ranges", many}})));
 }
 
 TEST_CASE("options: what follows -- is QEMU's, untouched") {
@@ -353,10 +352,10 @@ namespace {
 
 class Silent : public Handler {
 public:
-    core::Task<core::Result<Json>> handle(Connection&, std::string verb, Json) override {
+    core::Task<core::Result<protocol::Packed>> handle(Connection&, protocol::Call call) override {
         ++calls;
-        if (verb == "refuse") co_return core::fail(core::Errc::refused, "no");
-        co_return Json::object({{"verb", verb}});
+        if (call.verb == protocol::Verb::abort) co_return core::fail(core::Errc::refused, "no");
+        co_return protocol::Packed{Json::object({{"verb", protocol::name(call.verb)}})};
     }
     int calls = 0;
 };
@@ -373,7 +372,7 @@ struct Wire {
         raw.reset(ends[1]);
         auto stream = core::plain_stream(*loop, core::Fd(ends[0]), "test");
         connection = std::make_unique<Connection>(
-            *loop, std::make_unique<Messages>(*loop, std::move(stream)), handler, false);
+            *loop, std::make_unique<Messages>(std::move(stream)), handler, protocol::Role::source);
     }
     void say(std::string const& bytes) const {
         REQUIRE(::write(raw.get(), bytes.data(), bytes.size()) ==
@@ -397,14 +396,47 @@ struct Wire {
 
 TEST_CASE("connection: requests are answered, errors keep their kind") {
     Wire wire;
-    wire.say(Wire::frame(R"({"id":1,"verb":"hello"})") +
-             Wire::frame(R"({"id":2,"verb":"refuse"})"));
+    wire.say(Wire::frame(R"({"id":1,"verb":"seal"})") + Wire::frame(R"({"id":2,"verb":"abort"})"));
     shutdown(wire.raw.get(), SHUT_WR);
     wire.loop->run(wire.connection->run({}));
     auto const heard = wire.hear();
-    CHECK(heard.find(R"("result":{"verb":"hello"})") != std::string::npos);
+    CHECK(heard.find(R"("result":{"verb":"seal"})") != std::string::npos);
     CHECK(heard.find(R"("code":"refused")") != std::string::npos);
     CHECK(wire.handler.calls == 2);
+}
+
+TEST_CASE("connection: only what the other side's role may ask reaches the handler") {
+    Wire wire;
+    wire.say(Wire::frame(R"({"id":1,"verb":"migrate"})") +
+             Wire::frame(R"({"id":2,"verb":"no_such_verb"})") +
+             Wire::frame(R"({"id":3,"verb":"vtep_prepare"})"));
+    shutdown(wire.raw.get(), SHUT_WR);
+    wire.loop->run(wire.connection->run({}));
+    auto const heard = wire.hear();
+    CHECK(heard.find("`migrate` may not be asked by a source") != std::string::npos);
+    CHECK(heard.find("`no_such_verb` may not be asked by a source") != std::string::npos);
+    CHECK(wire.handler.calls == 0);
+}
+
+TEST_CASE("a message carries bytes beside its JSON") {
+    auto const loop = std::move(*core::Loop::create());
+    int ends[2];
+    REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+    Messages here(core::plain_stream(*loop, core::Fd(ends[0]), "here"));
+    Messages there(core::plain_stream(*loop, core::Fd(ends[1]), "there"));
+    auto const soon = [] { return core::Deadline::after(std::chrono::seconds(5)); };
+    for (std::size_t size : {0U, 1U, 1500U, 65536U}) {
+        Bytes bytes(size);
+        for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::uint8_t>(i * 7);
+        auto const encoded = encode(Json::object({{"id", 1}}), bytes);
+        REQUIRE(encoded);
+        REQUIRE(loop->run(here.write(*encoded, soon())));
+        auto const got = loop->run(there.receive(soon()));
+        REQUIRE(got);
+        CHECK(got->json["id"].integer_or(0) == 1);
+        CHECK(got->bytes == bytes);
+    }
+    CHECK_FALSE(encode(Json::object({{"id", 1}}), Bytes(limits::message_bytes_max)));
 }
 
 // A full ring of frames is more messages than may be answered at once, and they come in one burst.
@@ -420,12 +452,14 @@ TEST_CASE("connection: notifications that came all at once are all handled") {
 }
 
 TEST_CASE("connection: hostile frames end it before anything is called") {
-    std::vector<std::string> const bad = {std::string("\xff\xff\xff\xff", 4),
-                                          std::string(4, '\0'),
-                                          Wire::frame("not json"),
-                                          Wire::frame(std::string(200, '[')),
-                                          Wire::frame(R"({"id":9,"neither":1})"),
-                                          Wire::frame("[1,2")};
+    std::vector<std::string> const bad = {
+        std::string("\xff\xff\xff\xff", 4), std::string(4, '\0'), Wire::frame("not json"),
+        Wire::frame(std::string(200, '[')), Wire::frame(R"({"id":9,"neither":1})"),
+        Wire::frame("[1,2"),
+        // A kind that is none; bytes whose JSON is longer than the
+        // message, and one without JSON.
+        std::string("\x02\0\0\x02{}", 6), std::string("\x01\0\0\x06\0\0\0\x63{}", 10),
+        std::string("\x01\0\0\x06\0\0\0\0{}", 10)};
     for (auto const& bytes : bad) {
         Wire wire;
         wire.say(bytes);

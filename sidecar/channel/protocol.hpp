@@ -1,0 +1,574 @@
+// The messages between sidecars, and on a control socket: every verb with its arguments and its
+// answer, and the one place that parses them. What arrives is hostile: from_json() holds every
+// member against its limits. What belongs to a folder above this one (a Description, a report)
+// travels as Json, and that folder parses it.
+//
+// The messages of one migration; A -> B is a request, and B answers each but those in brackets:
+//
+//   source sidecar             serve            destination sidecar
+//     hello                     ->  peer          ->                   accepted, or refused
+//     check {description}       ------------------>                    compares, touches nothing
+//     base {path}               ------------------>                    with --base: hashes a file
+//     prepare {description,key} ------------------>                    disks, taps, QEMU, exports
+//        NBD: disks, from here until seal; RAM, from QEMU to QEMU
+//     reexport                  ------------------>                    after a cut link
+//     hash {disk, ranges}       ------------------>                    with --verify
+//     conntrack {entries}       ------------------>
+//        STOP at the source
+//     fire {interfaces}         ------------------>                    its network takes over
+//     seal                      ------------------>                    exports deleted
+//        QEMU: completed; the source records COMMIT
+//     [conntrack] [frames]      ------------------>                    what the source has caught
+//     commit {frames}           ------------------>                    records OWNER, starts it
+//     frames, conntrack         ------------------>                    what comes late
+//   or, instead of commit:
+//     return_frames {last}      ------------------>                    gives back what it caught
+//     abort                     ------------------>                    undoes all, ABORTED
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "core/json.hpp"
+#include "core/task.hpp"
+#include "netmove/conntrack_entry.hpp"
+#include "netmove/mover.hpp"
+#include "netmove/vxlan_mover.hpp"
+#include "sidecar/host/settings.hpp"
+#include "storage/extents.hpp"
+
+namespace sidecar::protocol {
+
+using core::Json;
+using core::Result;
+using Bytes = std::vector<std::uint8_t>;
+
+/// Version of the messages. Both sides must speak the same; what may be missing is a Feature.
+constexpr int version = 2;
+
+enum class Verb : std::uint8_t {
+    // A command asks the guest's sidecar.
+    migrate,
+    set,
+    cancel,
+    resolve,
+    status,
+    replicate,
+    replicate_stop,
+    release,
+    peer,
+    // The guest's sidecar notifies a command.
+    progress,
+    // The source of a migration asks its destination.
+    check,
+    prepare,
+    reexport,
+    base,
+    hash,
+    fire,
+    frames,
+    return_frames,
+    conntrack,
+    seal,
+    commit,
+    abort,
+    // The source of a replication.
+    replicate_begin,
+    replicate_complete,
+    replicate_hand_over,
+    replicate_forget,
+    // A source asks a host that is another VTEP of the guest's network.
+    vtep_prepare,
+    vtep_repoint_fdb,
+};
+std::string_view name(Verb verb);
+std::optional<Verb> verb_from(std::string_view name);
+
+/// Who is at the other end of a connection.
+enum class Role : std::uint8_t {
+    command,             ///< A command of this host, or `serve`, on the control socket.
+    source,              ///< A remote sidecar that moves a guest to this host.
+    replication_source,  ///< ... that keeps a copy of a guest on this host.
+    vtep_source,         ///< ... whose guest this host sends to.
+    destination,         ///< The host that a source has asked. It asks nothing itself.
+    sidecar,             ///< The guest's sidecar, as a command sees it.
+};
+std::string_view name(Role role);
+/// Which requests are taken from whom. All others end in an error of kind protocol.
+bool may_ask(Role role, Verb verb);
+
+/// What a release may lack. Both sides name theirs in the hello.
+enum class Feature : std::uint8_t { verify, base, conntrack, replicate, vtep };
+using Features = std::set<Feature>;
+/// Of this release.
+Features const& our_features();
+
+/// A side of a migration.
+enum class Owner : std::uint8_t { source, destination };
+std::string_view name(Owner owner);
+
+// What opens a connection through `serve`.
+
+struct Hello {
+    std::string guest;
+    std::string migration_id;
+    Role role = Role::source;  ///< One of the three remote ones.
+    Features features = our_features();
+    [[nodiscard]] Json to_json() const;
+    /// Fails with refused when the version is another, and names both.
+    static Result<Hello> from_json(Json const& json);
+};
+
+/// `serve` to a source it has accepted. What refuses it is a Refusal.
+struct Welcome {
+    Features features = our_features();
+    [[nodiscard]] Json to_json() const;
+    static Result<Welcome> from_json(Json const& json);
+};
+
+struct Refusal {
+    std::string why;
+    [[nodiscard]] Json to_json() const;
+    /// None: it is no refusal.
+    static std::optional<Refusal> from_json(Json const& json);
+};
+
+// Each request has its verb and its answer; both have to_json() and from_json().
+
+struct Nothing {
+    [[nodiscard]] Json to_json() const { return Json::object(); }
+    static Result<Nothing> from_json(Json const&) { return Nothing{}; }
+};
+
+/// A request without arguments.
+template <Verb V, class AnswerOfIt = Nothing>
+struct Bare {
+    static constexpr Verb verb = V;
+    using Answer = AnswerOfIt;
+    [[nodiscard]] Json to_json() const { return Json::object(); }
+    static Result<Bare> from_json(Json const&) { return Bare{}; }
+};
+
+/// An answer, or a notification, that only people and reports read.
+struct Document {
+    Json json;
+    [[nodiscard]] Json to_json() const { return json; }
+    static Result<Document> from_json(Json const& json) { return Document{json}; }
+};
+
+// Migration.
+
+struct CheckAnswer {
+    std::vector<std::optional<netmove::VxlanEnd>> vxlan;  ///< One for each interface.
+    [[nodiscard]] Json to_json() const;
+    static Result<CheckAnswer> from_json(Json const& json);
+};
+
+struct Check {
+    static constexpr Verb verb = Verb::check;
+    using Answer = CheckAnswer;
+    Json description;  ///< sidecar/guest/description.hpp
+    [[nodiscard]] Json to_json() const;
+    static Result<Check> from_json(Json const& json);
+};
+
+/// Where the destination's QEMU is found.
+struct Endpoints {
+    int nbd_port = 0;  ///< 0: the guest has no disks.
+    int ram_port = 0;
+    std::vector<std::string> exports;  ///< One for each disk.
+    unsigned generation = 0;           ///< Of QEMU, counted.
+    [[nodiscard]] Json to_json() const;
+    static Result<Endpoints> from_json(Json const& json);
+};
+
+struct Prepare {
+    static constexpr Verb verb = Verb::prepare;
+    using Answer = Endpoints;
+    Json description;
+    std::string key;  ///< Of RAM and NBD, in hex; empty: plaintext.
+    [[nodiscard]] Json to_json() const;
+    static Result<Prepare> from_json(Json const& json);
+};
+
+using Reexport = Bare<Verb::reexport, Endpoints>;
+
+/// Of a file, or how far the hashing of it is.
+struct HashBaseAnswer {
+    std::string sha256;            ///< Empty: not known yet.
+    std::uint64_t done_bytes = 0;  ///< Then this.
+    [[nodiscard]] Json to_json() const;
+    static Result<HashBaseAnswer> from_json(Json const& json);
+};
+
+struct HashBase {
+    static constexpr Verb verb = Verb::base;
+    using Answer = HashBaseAnswer;
+    std::string path;  ///< At the source, absolute.
+    std::uint64_t offset = 0;
+    std::uint64_t length = 0;  ///< 0: the whole file.
+    [[nodiscard]] Json to_json() const;
+    static Result<HashBase> from_json(Json const& json);
+};
+
+struct HashAnswer {
+    std::string hash;
+    [[nodiscard]] Json to_json() const;
+    static Result<HashAnswer> from_json(Json const& json);
+};
+
+/// Which ranges of a disk the source wants to know what they hold at the destination.
+struct Hash {
+    static constexpr Verb verb = Verb::hash;
+    using Answer = HashAnswer;
+    std::size_t disk = 0;  ///< Index in the description.
+    std::vector<storage::Extent> ranges;
+    /// {"disk": 0, "ranges": [OFFSET, LENGTH, OFFSET, LENGTH, ...]}
+    [[nodiscard]] Json to_json() const;
+    /// Shape and numbers; whether the disk has such ranges is asked by storage::check_ranges.
+    static Result<Hash> from_json(Json const& json);
+};
+
+struct Fire {
+    static constexpr Verb verb = Verb::fire;
+    using Answer = Nothing;
+    std::vector<netmove::GuestInterface> interfaces;
+    int downtime_limit_ms = 0;  ///< The guest is stopped no longer than this before COMMIT.
+    [[nodiscard]] Json to_json() const;
+    static Result<Fire> from_json(Json const& json);
+};
+
+struct FramesAnswer {
+    std::uint64_t taken = 0;  ///< Frames of that NIC, all in all.
+    [[nodiscard]] Json to_json() const;
+    static Result<FramesAnswer> from_json(Json const& json);
+};
+
+/// Caught frames of one NIC, as bytes beside the JSON.
+struct Frames {
+    static constexpr Verb verb = Verb::frames;
+    using Answer = FramesAnswer;
+    std::size_t nic = 0;
+    std::uint64_t first = 0;  ///< Counts the frames of the NIC: a repeated message changes nothing.
+    Bytes bytes;  ///< Of netmove::to_wire().
+    [[nodiscard]] Json to_json() const;
+    static Result<Frames> from_json(Json const& json, Bytes bytes);
+};
+
+struct ReturnFramesAnswer {
+    struct Part {
+        std::size_t nic = 0;
+        std::size_t size = 0;  ///< In `bytes`, after those of the parts before.
+    };
+    std::vector<Part> parts;
+    bool more = false;
+    Bytes bytes;
+    [[nodiscard]] Json to_json() const;
+    static Result<ReturnFramesAnswer> from_json(Json const& json, Bytes bytes);
+};
+
+struct ReturnFrames {
+    static constexpr Verb verb = Verb::return_frames;
+    using Answer = ReturnFramesAnswer;
+    bool last = false;  ///< Nothing is asked for afterwards.
+    [[nodiscard]] Json to_json() const;
+    static Result<ReturnFrames> from_json(Json const& json);
+};
+
+/// What the destination has done with the guest's tracked connections so far.
+struct TrackingReport {
+    struct Failure {
+        std::string why;
+        std::uint64_t entries = 0;
+    };
+    std::uint64_t restored = 0;
+    std::vector<Failure> failed;
+    std::vector<std::string> gateways;  ///< Of the source's, those that are here too.
+    [[nodiscard]] Json to_json() const;
+    static Result<TrackingReport> from_json(Json const& json);
+};
+
+struct Conntrack {
+    static constexpr Verb verb = Verb::conntrack;
+    using Answer = TrackingReport;
+    /// Of the guest; in the first message only.
+    std::optional<std::vector<netmove::GuestInterface>> interfaces;
+    std::vector<std::string> gateways;  ///< Of the source's host; with `interfaces`.
+    std::vector<Json> entries;  ///< netmove::ConntrackEntry, which needs the guest's addresses.
+    std::vector<netmove::ConntrackKey> gone;
+    [[nodiscard]] Json to_json() const;
+    static Result<Conntrack> from_json(Json const& json);
+};
+
+using Seal = Bare<Verb::seal>;
+
+/// Frames that the destination has delivered, and has not.
+struct FramesReport {
+    std::uint64_t replayed = 0;
+    std::uint64_t waited = 0;
+    std::uint64_t late = 0;
+    std::uint64_t lost = 0;
+    [[nodiscard]] Json to_json() const;
+    static Result<FramesReport> from_json(Json const& json);
+};
+
+/// Of COMMIT and of abort: what is recorded at the destination.
+struct Verdict {
+    Owner owner = Owner::source;  ///< source: ABORTED is durable. destination: OWNER is.
+    std::string why;  ///< ABORTED: in a sentence.
+    FramesReport frames;
+    TrackingReport conntrack;
+    std::optional<double> resume_to_answer_ms;
+    [[nodiscard]] Json to_json() const;
+    static Result<Verdict> from_json(Json const& json);
+};
+
+struct Commit {
+    static constexpr Verb verb = Verb::commit;
+    using Answer = Verdict;
+    std::vector<std::uint64_t> frames;  ///< That were sent before, of each NIC.
+    [[nodiscard]] Json to_json() const;
+    static Result<Commit> from_json(Json const& json);
+};
+
+using Abort = Bare<Verb::abort, Verdict>;
+
+// Replication.
+
+struct ReplicateBeginAnswer {
+    unsigned number = 0;  ///< Of the round, from 1 on.
+    bool full = true;  ///< Everything must be sent.
+    int nbd_port = 0;
+    std::vector<std::string> exports;
+    [[nodiscard]] Json to_json() const;
+    static Result<ReplicateBeginAnswer> from_json(Json const& json);
+};
+
+struct ReplicateBegin {
+    static constexpr Verb verb = Verb::replicate_begin;
+    using Answer = ReplicateBeginAnswer;
+    Json description;
+    unsigned base = 0;  ///< The point since which the source knows what was written; 0: none.
+    std::string key;  ///< As of Prepare.
+    [[nodiscard]] Json to_json() const;
+    static Result<ReplicateBegin> from_json(Json const& json);
+};
+
+struct ReplicateComplete {
+    static constexpr Verb verb = Verb::replicate_complete;
+    using Answer = Nothing;
+    unsigned number = 0;
+    std::uint64_t age_ms = 0;
+    std::uint64_t bytes = 0;
+    std::string consistency;  ///< sidecar/replication/guest_freeze.hpp
+    std::string why;
+    [[nodiscard]] Json to_json() const;
+    static Result<ReplicateComplete> from_json(Json const& json);
+};
+
+struct ReplicateHandOver {
+    static constexpr Verb verb = Verb::replicate_hand_over;
+    using Answer = Nothing;
+    unsigned number = 0;
+    [[nodiscard]] Json to_json() const;
+    static Result<ReplicateHandOver> from_json(Json const& json);
+};
+
+using ReplicateForget = Bare<Verb::replicate_forget>;
+
+// VTEPs. Both requests name everything they need and may be repeated.
+
+struct VtepPrepareAnswer {
+    std::string devices;  ///< For people. Empty: the host is one of the two.
+    [[nodiscard]] Json to_json() const;
+    static Result<VtepPrepareAnswer> from_json(Json const& json);
+};
+
+struct VtepPrepare {
+    static constexpr Verb verb = Verb::vtep_prepare;
+    using Answer = VtepPrepareAnswer;
+    std::vector<netmove::VxlanMove> moves;
+    [[nodiscard]] Json to_json() const;
+    static Result<VtepPrepare> from_json(Json const& json);
+};
+
+struct VtepRepointFdbAnswer {
+    bool changed = false;
+    [[nodiscard]] Json to_json() const;
+    static Result<VtepRepointFdbAnswer> from_json(Json const& json);
+};
+
+struct VtepRepointFdb {
+    static constexpr Verb verb = Verb::vtep_repoint_fdb;
+    using Answer = VtepRepointFdbAnswer;
+    std::vector<netmove::VxlanMove> moves;
+    Owner to = Owner::source;
+    [[nodiscard]] Json to_json() const;
+    static Result<VtepRepointFdb> from_json(Json const& json);
+};
+
+// The control socket.
+
+struct Migrate {
+    static constexpr Verb verb = Verb::migrate;
+    using Answer = Document;  ///< The report; with check_only {"checked": [LINE, ...]}.
+    MigrateOptions options;  ///< With `resume` nothing else counts.
+    [[nodiscard]] Json to_json() const { return options.to_json(); }
+    static Result<Migrate> from_json(Json const& json);
+};
+
+struct SetAnswer {
+    std::uint64_t bandwidth = 0;  ///< Bytes per second; 0: no limit.
+    int downtime_limit_ms = 0;
+    int converge_limit_s = 0;
+    [[nodiscard]] Json to_json() const;
+    static Result<SetAnswer> from_json(Json const& json);
+};
+
+struct Set {
+    static constexpr Verb verb = Verb::set;
+    using Answer = SetAnswer;
+    MigrationChanges changes;
+    [[nodiscard]] Json to_json() const { return changes.to_json(); }
+    static Result<Set> from_json(Json const& json);
+};
+
+using Cancel = Bare<Verb::cancel>;
+
+struct Resolve {
+    static constexpr Verb verb = Verb::resolve;
+    using Answer = Nothing;
+    Owner to = Owner::source;
+    [[nodiscard]] Json to_json() const;
+    static Result<Resolve> from_json(Json const& json);
+};
+
+using Status = Bare<Verb::status, Document>;
+
+struct ReplicateAnswer {
+    std::string points_are;  ///< For people.
+    Json point;  ///< With --once: the one that was made.
+    [[nodiscard]] Json to_json() const;
+    static Result<ReplicateAnswer> from_json(Json const& json);
+};
+
+struct Replicate {
+    static constexpr Verb verb = Verb::replicate;
+    using Answer = ReplicateAnswer;
+    ReplicationSettings settings;
+    [[nodiscard]] Json to_json() const { return settings.to_json(); }
+    static Result<Replicate> from_json(Json const& json);
+};
+
+struct ReplicateStop {
+    static constexpr Verb verb = Verb::replicate_stop;
+    using Answer = Nothing;
+    bool forget = false;  ///< The copy as well.
+    [[nodiscard]] Json to_json() const;
+    static Result<ReplicateStop> from_json(Json const& json);
+};
+
+using Release = Bare<Verb::release>;
+
+/// `serve` hands a remote sidecar over: from its answer on the connection is that peer's.
+struct Peer {
+    static constexpr Verb verb = Verb::peer;
+    using Answer = Nothing;
+    std::string migration_id;
+    std::string from;  ///< Its address, for the log.
+    Role role = Role::source;
+    Features features;
+    [[nodiscard]] Json to_json() const;
+    static Result<Peer> from_json(Json const& json);
+};
+
+struct Progress {
+    static constexpr Verb verb = Verb::progress;
+    using Answer = Nothing;
+    Json line;
+    [[nodiscard]] Json to_json() const { return line; }
+    static Result<Progress> from_json(Json const& json) { return Progress{json}; }
+};
+
+// What a handler gets, by the role of its other end.
+
+using FromCommand =
+    std::variant<Migrate, Set, Cancel, Resolve, Status, Replicate, ReplicateStop, Release, Peer>;
+using FromSource = std::variant<Check, Prepare, Reexport, HashBase, Hash, Fire, Frames,
+                                ReturnFrames, Conntrack, Seal, Commit, Abort>;
+using FromReplicationSource =
+    std::variant<ReplicateBegin, ReplicateComplete, ReplicateHandOver, ReplicateForget>;
+using FromVtepSource = std::variant<VtepPrepare, VtepRepointFdb>;
+
+/// A request, or a notification, whose arguments are not parsed yet.
+struct Call {
+    Verb verb = Verb::status;
+    Json arguments;
+    Bytes bytes;
+};
+
+/// Arguments, or an answer, ready to be sent.
+struct Packed {
+    Json json;
+    Bytes bytes = {};
+};
+
+template <class T>
+concept CarriesBytes =
+    requires(T message) { message.bytes; } && std::same_as<decltype(T::bytes), Bytes>;
+
+template <class T>
+Packed pack(T message) {
+    Packed made{message.to_json()};
+    if constexpr (CarriesBytes<T>) made.bytes = std::move(message.bytes);
+    return made;
+}
+
+template <class T>
+Result<T> unpack(Json const& json, Bytes bytes) {
+    if constexpr (CarriesBytes<T>) {
+        return T::from_json(json, std::move(bytes));
+    } else {
+        return T::from_json(json);
+    }
+}
+
+/// The call as one of the requests of `Variant`, whose from_json() has accepted it.
+template <class Variant>
+Result<Variant> parse(Call call) {
+    return [&]<std::size_t... I>(std::index_sequence<I...>) {
+        Result<Variant> made =
+            core::fail(core::Errc::protocol, "`{}` may not be asked here", name(call.verb));
+        auto const try_one = [&]<class R>(std::type_identity<R>) {
+            if (call.verb != R::verb) return;
+            auto request = unpack<R>(call.arguments, std::move(call.bytes));
+            if (request) {
+                made = Variant(std::move(*request));
+            } else {
+                made = std::unexpected(std::move(request.error()));
+            }
+        };
+        (try_one(std::type_identity<std::variant_alternative_t<I, Variant>>{}), ...);
+        return made;
+    }(std::make_index_sequence<std::variant_size_v<Variant>>{});
+}
+
+/// A handler's typed answer, packed.
+template <class Answer>
+core::Task<Result<Packed>> packed(core::Task<Result<Answer>> answer) {
+    auto made = co_await std::move(answer);
+    if (!made) co_return std::unexpected(std::move(made.error()));
+    if constexpr (std::same_as<Answer, Packed>) {
+        co_return std::move(*made);
+    } else {
+        co_return pack(std::move(*made));
+    }
+}
+
+}  // namespace sidecar::protocol

@@ -1,0 +1,47 @@
+// The inputs under tests/fuzz/corpus, each given to its target once. A target aborts when what it
+// holds does not hold; the fuzzers themselves are built with -DSIDECAR_FUZZ=ON.
+#include <catch2/catch.hpp>
+#include <cstdint>
+#include <string>
+
+#include "tests/support/lab.hpp"
+
+#define FUZZ_TARGETS(X) \
+    X(caught)           \
+    X(conntrack)        \
+    X(frame)            \
+    X(peer)             \
+    X(probe)            \
+    X(qmp_command_line) \
+    X(qmp_wire)
+
+#define DECLARE(name) extern "C" int fuzz_##name(std::uint8_t const* data, std::size_t size);
+FUZZ_TARGETS(DECLARE)
+
+namespace {
+
+struct Target {
+    char const* name;
+    int (*run)(std::uint8_t const*, std::size_t);
+};
+
+#define ENTRY(name) Target{#name, fuzz_##name},
+constexpr Target targets[] = {FUZZ_TARGETS(ENTRY)};
+
+}  // namespace
+
+TEST_CASE("fuzz: what the corpus holds is taken or refused, and nothing worse") {
+    for (auto const& target : targets) {
+        auto const directory =
+            lab::fs::path(LAB_SOURCE_DIRECTORY) / "tests/fuzz/corpus" / target.name;
+        int inputs = 0;
+        for (auto const& entry : lab::fs::directory_iterator(directory)) {
+            INFO(entry.path().string());
+            auto const input = lab::read_file(entry.path());
+            (void)target.run(reinterpret_cast<std::uint8_t const*>(input.data()), input.size());
+            ++inputs;
+        }
+        INFO(target.name);
+        CHECK(inputs > 0);
+    }
+}
