@@ -32,19 +32,19 @@ std::string lower_node(std::size_t index, std::size_t level) {
 
 }  // namespace
 
-std::string point_path(std::string const& image, unsigned number) {
-    return fmt::format("{}{}{}", image, point_mark, number);
+std::string point_path(ChainDisk const& disk, unsigned number) {
+    return fmt::format("{}{}{}-{}", disk.image, point_mark, disk.id, number);
 }
 
 std::string chain_node(std::size_t index) { return fmt::format("disk-{}", index); }
 
 Task<Result<>> create_point(core::Loop& loop, ChainDisk disk, unsigned number, unsigned below,
                             Deadline deadline) {
-    auto const path = point_path(disk.image, number);
+    auto const path = point_path(disk, number);
     if (unlink(path.c_str()) < 0 && errno != ENOENT) {
         co_return fail_errno(errno, "cannot remove {}", path);
     }
-    auto const backing = below == 0 ? disk.image : point_path(disk.image, below);
+    auto const backing = below == 0 ? disk.image : point_path(disk, below);
     std::vector<std::string> arguments{"create", "-q",
                                        "-f",     "qcow2",
                                        "-o",     "extended_l2=on",
@@ -58,14 +58,14 @@ Task<Result<>> create_point(core::Loop& loop, ChainDisk disk, unsigned number, u
 
 Task<Result<>> fold_point(core::Loop& loop, ChainDisk disk, unsigned number, unsigned above,
                           Deadline deadline) {
-    auto const path = point_path(disk.image, number);
+    auto const path = point_path(disk, number);
     // -d: the overlay is not emptied, it goes as a whole.
     CO_TRY_VOID(co_await run_qemu_img(
         loop, {"commit", "-q", "-d", "-f", "qcow2", "-b", disk.image, path}, deadline));
     if (above == 0) co_return Result<>{};
     co_return co_await run_qemu_img(loop,
                                     {"rebase", "-q", "-u", "-f", "qcow2", "-b", disk.image, "-F",
-                                     disk.format, point_path(disk.image, above)},
+                                     disk.format, point_path(disk, above)},
                                     deadline);
 }
 
@@ -77,17 +77,20 @@ Task<Result<>> sync_image(core::Loop& loop, std::string path, Deadline deadline)
     co_return sync_directory_of(path);
 }
 
-Result<> remove_points(std::string const& image, std::vector<unsigned> const& kept) {
-    auto const whole = std::filesystem::path(image);
-    auto const prefix = whole.filename().string() + std::string(point_mark);
+Result<> remove_points(ChainDisk const& disk, std::vector<unsigned> const& kept) {
+    auto const whole = std::filesystem::path(disk.image);
+    auto const prefix = fmt::format("{}{}{}-", whole.filename().string(), point_mark, disk.id);
     std::vector<std::string> wanted;
-    for (auto const number : kept) wanted.push_back(point_path(image, number));
+    for (auto const number : kept) wanted.push_back(point_path(disk, number));
     std::vector<std::string> doomed;
     std::error_code error;
     auto entry = std::filesystem::directory_iterator(whole.parent_path(), error);
     for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
         auto const name = entry->path().string();
-        if (!entry->path().filename().string().starts_with(prefix)) continue;
+        auto const file = entry->path().filename().string();
+        bool const ours = file.starts_with(prefix) && file.size() > prefix.size() &&
+                          file.find_first_not_of("0123456789", prefix.size()) == std::string::npos;
+        if (!ours) continue;
         if (std::ranges::find(wanted, name) == wanted.end()) doomed.push_back(name);
     }
     if (error) return fail_errno(error.value(), "cannot list {}", whole.parent_path().string());
@@ -102,7 +105,7 @@ std::vector<std::string> chain_options(ChainDisk const& disk, std::vector<unsign
     std::vector<std::string> options;
     for (std::size_t level = 0; level <= overlays.size(); ++level) {
         bool const top = level == overlays.size();
-        auto const path = level == 0 ? disk.image : point_path(disk.image, overlays[level - 1]);
+        auto const path = level == 0 ? disk.image : point_path(disk, overlays[level - 1]);
         auto const file =
             Json::object({{"driver", "file"}, {"filename", path}, {"discard", "unmap"}});
         auto node = Json::object({{"driver", level == 0 ? disk.format : "qcow2"},

@@ -1,8 +1,10 @@
 // The images of a mirrored disk at the destination. Used by the replica there.
 //
 //   IMAGE              in the source's format: the point before, complete
-//   IMAGE.point-N      an overlay (qcow2) on it: the last point, complete
-//   IMAGE.point-N+1    the overlay that a round under way writes
+//   IMAGE.point-ID-N   an overlay (qcow2) on it: the last point, complete
+//   IMAGE.point-ID-N+1 the overlay that a round under way writes
+//
+// ID names the copy, so that its overlays are told from other files by their names.
 //
 // Only the newest overlay is ever written as a whole; then the oldest is folded into IMAGE. While
 // that goes on IMAGE is neither point, but every block that changes in it is one that the overlay
@@ -21,14 +23,16 @@ namespace storage {
 struct ChainDisk {
     std::string image;
     std::string format;  ///< Of IMAGE.
+    std::string id;      ///< Of the copy: letters, digits, `-`, `_`, `.`.
     std::uint64_t virtual_bytes = 0;
 };
 
-/// IMAGE.point-N
-std::string point_path(std::string const& image, unsigned number);
+/// IMAGE.point-ID-N
+std::string point_path(ChainDisk const& disk, unsigned number);
 
-/// Makes the overlay `number`, empty, on overlay `below` (0: on IMAGE); what bears its name already
-/// goes. Its subclusters are 2 KiB, so that no block of a round copies its neighbours up.
+/// Creates the overlay `number`, empty, on overlay `below` (0: on IMAGE), in the place of one that
+/// an interrupted round left. Its subclusters are 2 KiB, so that no block of a round copies its
+/// neighbours up.
 core::Task<core::Result<>> create_point(core::Loop& loop, ChainDisk disk, unsigned number,
                                         unsigned below, core::Deadline deadline);
 /// Writes overlay `number`, the oldest, into IMAGE, and makes `above` (0: none) an overlay on
@@ -37,8 +41,8 @@ core::Task<core::Result<>> fold_point(core::Loop& loop, ChainDisk disk, unsigned
                                       unsigned above, core::Deadline deadline);
 /// The image and its name are on the disk.
 core::Task<core::Result<>> sync_image(core::Loop& loop, std::string path, core::Deadline deadline);
-/// Removes the overlays of the image that are not among `kept`.
-core::Result<> remove_points(std::string const& image, std::vector<unsigned> const& kept);
+/// Removes the overlays of this copy that are not among `kept`, and no other file.
+core::Result<> remove_points(ChainDisk const& disk, std::vector<unsigned> const& kept);
 
 /// What `-blockdev` makes the chain of in a QEMU that serves it: IMAGE, then each overlay, oldest
 /// first, as JSON texts. The last is writable and is called chain_node(disk).

@@ -111,7 +111,7 @@ int leave(Options const& options, std::string const& phase) {
 /// Its journal outlives a sidecar, and no write of it comes after the end of its connections.
 int tell_of_dead_sidecar(Options const& options) {
     auto const last = Journal::peek(options.paths.state(options.guest));
-    auto const known = last ? known_outcome_of_dead(last->role, last->record, last->outcome)
+    auto const known = last ? known_outcome_of_dead(*last)
                             : KnownOutcome{"its journal cannot be read", machine::exit_in_doubt};
     fmt::print(stderr,
                "error: the sidecar of {} ended during the migration: {}; `sidecar attach {}` "
@@ -129,8 +129,11 @@ Task<Result<std::unique_ptr<Connection>>> reach_sidecar(core::Loop& loop, Option
     if (!socket) {
         auto const last = Journal::peek(options.paths.state(options.guest));
         std::string hint;
-        if (last && last->outcome == "moved")
-            hint = fmt::format("; it moved to {} in migration {}", last->peer, last->migration_id);
+        if (!last) hint = "; " + last.error().sentence();
+        if (last && last->moved_away()) {
+            hint = fmt::format("; it moved to {} in migration {}", last->source()->peer,
+                               last->migration_id);
+        }
         co_return fail(
             Errc::refused,
             "no sidecar of a guest `{}` runs here ({}: {}){}; `sidecar status` lists those that do",

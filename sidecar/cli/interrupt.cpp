@@ -22,15 +22,13 @@ KnownOutcome known_outcome(std::string_view phase) {
     return {"the guest is on the source", machine::exit_interrupted};
 }
 
-KnownOutcome known_outcome_of_dead(std::string_view role, std::string_view record,
-                                   std::string_view outcome) {
-    bool const of_source = role == "source";
-    if (of_source && record == "committed") {
+KnownOutcome known_outcome_of_dead(JournalEntry const& last) {
+    auto const* source = last.source();
+    if (source != nullptr && source->record == SourceEntry::Record::committed) {
         return {"COMMIT is recorded: the guest is paused, or runs on the destination",
                 machine::exit_in_doubt};
     }
-    if (of_source && record == "ended" && outcome == "moved")
-        return {"the guest has moved", machine::exit_moved};
+    if (last.moved_away()) return {"the guest has moved", machine::exit_moved};
     return {"the guest stays on the source, where its watchdog continues it", machine::exit_failed};
 }
 

@@ -9,6 +9,7 @@
 #include "core/sync.hpp"
 #include "sidecar/channel/connection.hpp"
 #include "sidecar/cli/progress.hpp"
+#include "sidecar/host/journal_entry.hpp"
 
 namespace sidecar {
 
@@ -29,8 +30,7 @@ struct KnownOutcome {
 KnownOutcome known_outcome(std::string_view phase);
 /// The same of a sidecar that ended during the migration: from the last record of its journal,
 /// which outlives it.
-KnownOutcome known_outcome_of_dead(std::string_view role, std::string_view record,
-                                   std::string_view outcome);
+KnownOutcome known_outcome_of_dead(JournalEntry const& last);
 
 /// Cancels on the first interrupt; gives up (`give_up`) on the second, or when it was too late to
 /// cancel and no outcome came within limits::outcome_patience. Ends with `done`.

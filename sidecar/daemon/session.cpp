@@ -83,21 +83,22 @@ Result<> Session::listen() {
 /// What the journal and the images' names say: may a QEMU be started for this guest?
 Result<> Session::check_may_run() {
     auto const& last = journal_->last();
-    bool const left_here = last.role == "source";
-    if (left_here && last.record == "committed") {
+    auto const* left = last.source();
+    using Record = SourceEntry::Record;
+    if (left != nullptr && left->record == Record::committed) {
         return fail(Errc::refused,
                     "a migration of {} to {} (migration_id {}) is in doubt: the guest may run "
                     "there; ask that host, then `sidecar resolve`",
-                    name_, last.peer, last.migration_id);
+                    name_, left->peer, last.migration_id);
     }
-    if (left_here && last.outcome == "moved" && !options_.run.new_guest) {
+    if (last.moved_away() && !options_.run.new_guest) {
         return fail(Errc::refused,
                     "{} moved to {} in migration {}, and its images here are IMAGE.moved-{}: start "
                     "it there, or bring it back with `sidecar migrate`. If the name is for another "
                     "guest now: `sidecar run --new-guest`",
-                    name_, last.peer, last.migration_id, last.migration_id);
+                    name_, left->peer, last.migration_id, last.migration_id);
     }
-    if (left_here && (last.record == "begun" || last.record == "rolled_back"))
+    if (last.source_unfinished())
         TRY_VOID(restore_recorded_images(paths_, name_, last.migration_id));
     return check_no_stale_image(paths_, options_.run.qemu);
 }
@@ -107,10 +108,8 @@ Task<Result<>> Session::run(std::stop_token terminate) {
     CO_TRY_VOID(check_may_run());
     CO_TRY(auto guest, co_await Guest::launch(loop_, paths_, name_, options_.run));
     stay_with(std::move(guest));
-    if (journal_->last().outcome == "moved") {  // --new-guest: not of this one
-        auto last = journal_->last();
-        last.outcome = "none";
-        if (auto const recorded = journal_->record(std::move(last)); !recorded)
+    if (journal_->last().moved_away()) {  // --new-guest: not of this one
+        if (auto const recorded = journal_->record({}); !recorded)
             core::log::warning("guest={} {}", name_, recorded.error().sentence());
     }
     ReplicationSource::forget_record(paths_, name_);  // of a QEMU before this one
@@ -121,9 +120,7 @@ Task<Result<>> Session::run(std::stop_token terminate) {
 Task<Result<>> Session::attach(std::stop_token terminate) {
     CO_TRY_VOID(co_await wait_for_journal());
     auto const last = journal_->last();
-    bool const unfinished =
-        last.role == "source" &&
-        (last.record == "begun" || last.record == "committed" || last.record == "rolled_back");
+    bool const unfinished = last.source_unfinished();
     if (DestinationMigration::owned_unfinished(paths_, name_, last)) {
         co_return co_await take_over_incoming(last.migration_id, terminate);
     }
@@ -146,7 +143,7 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
         if (settings) {
             core::log::warning(
                 "guest={} migration_id={} going on with a migration that was left in `{}`", name_,
-                last.migration_id, last.record);
+                last.migration_id, last.record_name());
             source_ =
                 std::make_shared<SourceMigration>(*guest_, *journal_, *settings, last.migration_id);
             tasks_.spawn(run_migration(*source_, nullptr, true));
@@ -378,13 +375,12 @@ Result<> Session::accept_migration(Connection& from, protocol::Peer const& peer)
     if (!destination_) {
         if (guest_) return fail(Errc::refused, "a guest named {} runs here already", name_);
         auto const& last = journal_->last();
-        bool const open = !last.record.empty() && last.record != "ended" && last.record != "begun";
-        if (open && last.migration_id != peer.migration_id) {
+        if (last.must_be_ended_first() && last.migration_id != peer.migration_id) {
             return fail(
                 Errc::refused,
                 "an earlier migration of {} (migration_id {}) is not ended on this host: its "
                 "record is `{}`",
-                name_, last.migration_id, last.record);
+                name_, last.migration_id, last.record_name());
         }
         destination_ = std::make_unique<DestinationMigration>(
             loop_, paths_, name_, peer.migration_id, *journal_, options_.serve);

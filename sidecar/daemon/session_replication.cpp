@@ -56,7 +56,9 @@ Task<Result<>> Session::hand_over() {
     if (done) {
         moved_away_ = true;
         auto const to = replication_->status()["destination"].text_or("");
-        done = journal_->record({replication_->migration_id(), "source", "ended", "moved", to});
+        done = journal_->record(
+            {replication_->migration_id(),
+             SourceEntry{SourceEntry::Record::ended, SourceEntry::Outcome::moved, to}});
         if (!done) core::log::warning("guest={} {}", name_, done.error().sentence());
         done = co_await replication_->tell_handed_over();
         if (!done) {
@@ -144,7 +146,7 @@ Result<> Session::accept_replication(Connection& from, std::string migration_id)
     if (replication_target_)
         return fail(Errc::closed, "another round of a replication is just ending");
     auto const& last = journal_->last();
-    if (guest_ && last.outcome == "failed_over") {
+    if (guest_ && last.failed_over()) {
         return fail(Errc::refused,
                     "{} was failed over to this host, and runs here: its old source must not run "
                     "it any more",
@@ -152,12 +154,11 @@ Result<> Session::accept_replication(Connection& from, std::string migration_id)
     }
     if (guest_) return fail(Errc::refused, "a guest named {} runs here already", name_);
     if (destination_) return fail(Errc::refused, "{} is just being migrated to this host", name_);
-    bool const open = !last.record.empty() && last.record != "ended" && last.record != "begun";
-    if (open) {
+    if (last.must_be_ended_first()) {
         return fail(
             Errc::refused,
             "a migration of {} (migration_id {}) is not ended on this host: its record is `{}`",
-            name_, last.migration_id, last.record);
+            name_, last.migration_id, last.record_name());
     }
     replication_target_ = std::make_unique<ReplicationTarget>(
         loop_, paths_, name_, std::move(migration_id), *journal_, options_.serve);

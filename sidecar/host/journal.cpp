@@ -17,77 +17,29 @@ namespace sidecar {
 using core::Errc;
 using core::fail;
 using core::fail_errno;
-using core::Json;
 using core::Result;
 
 namespace {
 
-constexpr std::size_t slot_bytes = 4096;  // one block of the file system, and of most disks
-
-std::uint32_t checksum(
-    std::string_view text) {  // CRC-32 (IEEE), bit by bit: slots are short and rare
-    std::uint32_t crc = ~0U;
-    for (char const c : text) {
-        crc ^= static_cast<unsigned char>(c);
-        for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0xEDB88320U & (0U - (crc & 1U)));
-    }
-    return ~crc;
-}
-
-struct Slot {
-    std::uint64_t sequence = 0;
-    Journal::Entry entry;
-};
-
-// A slot is `<crc as 8 hex digits> <json>\n` and NUL bytes to its end.
-std::string encode(Slot const& slot) {
-    auto const& entry = slot.entry;
-    Json moves = Json::array();
-    for (auto const at : entry.moves) moves.add(at);
-    auto const body = Json::object({{"sequence", slot.sequence},
-                                    {"migration_id", entry.migration_id},
-                                    {"role", entry.role},
-                                    {"record", entry.record},
-                                    {"outcome", entry.outcome},
-                                    {"peer", entry.peer},
-                                    {"moves", moves}})
-                          .dump();
-    std::string text = fmt::format("{:08x} {}\n", checksum(body), body);
-    text.resize(slot_bytes, '\0');
-    return text;
-}
-
-bool decode(std::string_view text, Slot& slot) {
-    auto const end = text.find('\n');
-    if (end == std::string_view::npos || end < 10) return false;
-    auto const body = text.substr(9, end - 9);
-    if (fmt::format("{:08x}", checksum(body)) != text.substr(0, 8)) return false;
-    auto const parsed = Json::parse(body);
-    if (!parsed) return false;
-    slot.sequence = static_cast<std::uint64_t>((*parsed)["sequence"].integer_or(0));
-    slot.entry = {(*parsed)["migration_id"].text_or(""), (*parsed)["role"].text_or(""),
-                  (*parsed)["record"].text_or(""), (*parsed)["outcome"].text_or(""),
-                  (*parsed)["peer"].text_or("")};
-    for (auto const& at : (*parsed)["moves"].elements()) {
-        slot.entry.moves.push_back(at.integer_or(0));
-    }
-    return slot.sequence > 0;
-}
-
-Result<Slot> newest(int fd, std::string const& path) {
-    Slot best;
-    for (std::size_t index = 0; index < 2; ++index) {
-        std::array<char, slot_bytes> buffer{};
+Result<JournalSlot> read_newest(int fd, std::string const& path) {
+    std::array<DecodedSlot, 2> slots;
+    for (std::size_t index = 0; index < slots.size(); ++index) {
+        std::array<char, journal_slot_bytes> buffer{};
         auto const got =
-            pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(index * slot_bytes));
+            pread(fd, buffer.data(), buffer.size(), static_cast<off_t>(index * buffer.size()));
         if (got < 0) return fail_errno(errno, "cannot read the journal {}", path);
-        Slot slot;
-        if (decode({buffer.data(), static_cast<std::size_t>(got)}, slot) &&
-            slot.sequence > best.sequence) {
-            best = slot;
-        }
+        slots[index] = decode({buffer.data(), static_cast<std::size_t>(got)});
     }
-    return best;
+    return newest(slots[0], slots[1], path);
+}
+
+/// A new file is allocated now, so that a full disk is found here and not when COMMIT is to be
+/// recorded. It and its name are durable before anything is recorded in it.
+Result<> allocate(int fd, std::string const& path, std::string const& directory) {
+    int const error = posix_fallocate(fd, 0, 2 * journal_slot_bytes);
+    if (error != 0) return fail_errno(error, "cannot allocate the journal {}", path);
+    if (fsync(fd) < 0) return fail_errno(errno, "cannot sync {}", path);
+    return sync_directory(directory);
 }
 
 }  // namespace
@@ -107,16 +59,15 @@ Result<Journal> Journal::open(std::string const& directory) {
     }
     struct stat file{};
     if (fstat(journal.file_.get(), &file) == 0 &&
-        file.st_size < static_cast<off_t>(2 * slot_bytes)) {
-        // Allocated now, so that a full disk is found here and not when COMMIT is to be recorded.
-        int const error = posix_fallocate(journal.file_.get(), 0, 2 * slot_bytes);
-        if (error != 0) return fail_errno(error, "cannot allocate the journal {}", journal.path_);
-        if (fsync(journal.file_.get()) < 0)
-            return fail_errno(errno, "cannot sync {}", journal.path_);
+        file.st_size < static_cast<off_t>(2 * journal_slot_bytes)) {
+        TRY_VOID(allocate(journal.file_.get(), journal.path_, directory));
     }
-    TRY(auto const slot, newest(journal.file_.get(), journal.path_));
+    TRY(auto const slot, read_newest(journal.file_.get(), journal.path_));
     // What is read may be only in the page cache, after a sync that failed.
-    if (slot.sequence > 0) TRY_VOID(journal.write(encode(slot), slot.sequence));
+    if (slot.sequence > 0) {
+        TRY(auto const text, encode(slot));
+        TRY_VOID(journal.write(text, slot.sequence));
+    }
     journal.sequence_ = slot.sequence;
     journal.last_ = slot.entry;
     return journal;
@@ -129,9 +80,8 @@ void Journal::note_move(std::int64_t at_ms) {
 
 Result<> Journal::record(Entry entry) {
     entry.moves = last_.moves;
-    Slot slot{sequence_ + 1, std::move(entry)};
-    auto const text = encode(slot);
-    if (text.size() != slot_bytes) return fail(Errc::invalid, "the journal entry is too long");
+    JournalSlot slot{sequence_ + 1, std::move(entry)};
+    TRY(auto const text, encode(slot));
     TRY_VOID(write(text, slot.sequence));
     sequence_ = slot.sequence;
     last_ = std::move(slot.entry);
@@ -141,7 +91,7 @@ Result<> Journal::record(Entry entry) {
 // Written and synced apart, so that an error tells which of the two it was. After a sync that
 // failed the kernel may take the page for clean: the whole is written again, never only synced.
 Result<> Journal::write(std::string const& slot, std::uint64_t sequence) {
-    auto const at = static_cast<off_t>((sequence % 2) * slot_bytes);
+    auto const at = static_cast<off_t>((sequence % 2) * journal_slot_bytes);
     auto const written = pwrite(file_.get(), slot.data(), slot.size(), at);
     may_be_recorded_ = written > 0;
     if (written != static_cast<ssize_t>(slot.size())) {
@@ -157,7 +107,7 @@ Result<Journal::Entry> Journal::peek(std::string const& directory) {
     core::Fd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!file && errno == ENOENT) return Entry{};
     if (!file) return fail_errno(errno, "cannot read the journal {}", path);
-    TRY(auto slot, newest(file.get(), path));
+    TRY(auto slot, read_newest(file.get(), path));
     return slot.entry;
 }
 

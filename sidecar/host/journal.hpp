@@ -5,28 +5,19 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
 #include "core/fd.hpp"
-#include "core/json.hpp"
 #include "core/result.hpp"
+#include "sidecar/host/journal_entry.hpp"
 
 namespace sidecar {
 
 class Journal {
 public:
-    struct Entry {
-        std::string migration_id;    ///< Which migration; empty: none was ever recorded.
-        std::string role;     ///< "source" or "destination"
-        std::string
-            record;  ///< The machine's name of the record: begun, committed, owner, aborted, ...
-        std::string outcome;  ///< With an end: what came out.
-        std::string peer;  ///< HOST:PORT of the other side, for the source.
-        std::vector<std::int64_t> moves = {};  ///< See note_move(); carried from record to record.
-    };
+    using Entry = JournalEntry;
 
-    /// Opens or makes `directory`/journal and locks it. Fails with refused when another sidecar has
-    /// it.
+    /// Opens or creates `directory`/journal and locks it. Fails with refused when another sidecar
+    /// has it, and when it is damaged, so that what it says is not certain.
     static core::Result<Journal> open(std::string const& directory);
 
     [[nodiscard]] Entry const& last() const { return last_; }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -35,18 +36,45 @@ std::string own_program() {
     return name;
 }
 
+Result<> sync_directory(std::string const& path) {
+    core::Fd const directory(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!directory || fsync(directory.get()) < 0) return fail_errno(errno, "cannot sync {}", path);
+    return {};
+}
+
+namespace {
+
+Result<> check_private(std::string const& path, struct stat const& directory) {
+    if (directory.st_uid != 0 && directory.st_uid != geteuid()) {
+        return fail(Errc::refused,
+                    "the directory {} belongs to user {}: it must belong to root or to user {}, "
+                    "who runs sidecar",
+                    path, directory.st_uid, geteuid());
+    }
+    bool const by_group = (directory.st_mode & S_IWGRP) != 0 && directory.st_gid != 0 &&
+                          directory.st_gid != getegid();
+    bool const by_others = (directory.st_mode & S_IWOTH) != 0;
+    if ((by_group || by_others) && (directory.st_mode & S_ISVTX) == 0) {
+        return fail(Errc::refused, "others may write in the directory {}: `chmod go-w {}`", path,
+                    path);
+    }
+    return {};
+}
+
+}  // namespace
+
 Result<> make_directory(std::string const& path) {
     auto const parent = std::filesystem::path(path).parent_path().string();
     struct stat existing{};
     if (stat(path.c_str(), &existing) == 0) {
-        if (S_ISDIR(existing.st_mode)) return {};
+        if (S_ISDIR(existing.st_mode)) return check_private(path, existing);
         return fail(Errc::invalid, "{} is in the way: it is not a directory", path);
     }
     if (!parent.empty() && parent != path) TRY_VOID(make_directory(parent));
     if (mkdir(path.c_str(), 0700) < 0 && errno != EEXIST) {
         return fail_errno(errno, "cannot make the directory {}", path);
     }
-    return {};
+    return sync_directory(parent.empty() ? "." : parent);
 }
 
 Result<> check_guest_name(std::string const& name) {
@@ -90,11 +118,7 @@ Result<> write_replacing(std::string const& path, std::string const& text) {
 
 Result<> write_durably(std::string const& path, std::string const& text, unsigned mode) {
     TRY_VOID(write_new(path, text, mode, true));
-    auto const parent = std::filesystem::path(path).parent_path();
-    core::Fd directory(open(parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!directory || fsync(directory.get()) < 0)
-        return fail_errno(errno, "cannot sync {}", parent.string());
-    return {};
+    return sync_directory(std::filesystem::path(path).parent_path().string());
 }
 
 Result<std::string> read_file(std::string const& path, std::size_t bytes_max) {

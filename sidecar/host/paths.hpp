@@ -40,7 +40,12 @@ struct Paths {
 /// This program's own file, for starting it again as another process.
 std::string own_program();
 
-/// Makes a directory and its parents, 0700.
+/// fsync of a directory: the names in it are durable.
+core::Result<> sync_directory(std::string const& path);
+
+/// Makes a directory and its parents, 0700, durably. Fails with refused when one that exists
+/// belongs to another user than root and us, or others may write in it: they could put their own
+/// journals, keys and sockets in the place of ours. A sticky directory, as /tmp, is fine.
 core::Result<> make_directory(std::string const& path);
 
 /// A guest's name becomes file names: letters, digits, `-`, `_`, `.`, at most 64, no leading dot or

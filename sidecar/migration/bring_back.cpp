@@ -8,6 +8,7 @@
 #include "sidecar/host/limits.hpp"
 #include "sidecar/machine/watchdog.hpp"
 #include "sidecar/migration/qemu_state.hpp"
+#include "sidecar/migration/recorded.hpp"
 #include "sidecar/migration/source_images.hpp"
 #include "sidecar/migration/source_migration.hpp"
 #include "sidecar/migration/throttle.hpp"
@@ -51,14 +52,6 @@ Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string co
     return {};
 }
 
-machine::source::Record source_record(std::string_view word) {
-    using machine::source::Record;
-    return word == "begun"         ? Record::begun
-           : word == "committed"   ? Record::committed
-           : word == "rolled_back" ? Record::rolled_back
-                                   : Record::none;
-}
-
 /// Does what the watchdog's rule says, step by step, until it says that nothing is left to do.
 Task<Result<>> follow_the_rule(qmp::Client& client, Journal& journal, std::string const& guest,
                                Deadline deadline) {
@@ -66,7 +59,7 @@ Task<Result<>> follow_the_rule(qmp::Client& client, Journal& journal, std::strin
     auto last = journal.last();
     for (int steps = 0; steps < bring_back_steps_max; ++steps) {
         CO_TRY(auto const qemu, co_await qemu_state(client, deadline));
-        auto const action = machine::watchdog::next(source_record(last.record), qemu);
+        auto const action = machine::watchdog::next(recorded_by_source(last), qemu);
         core::log::warning("watchdog guest={} qemu={} action={}", guest,
                            machine::source::name(qemu), machine::watchdog::name(action));
         switch (action) {
@@ -76,7 +69,7 @@ Task<Result<>> follow_the_rule(qmp::Client& client, Journal& journal, std::strin
                 CO_TRY_VOID(co_await qmp::cancel_migration(client, deadline));
                 break;
             case Action::record_rollback:
-                last.record = "rolled_back";
+                std::get<SourceEntry>(last.what).record = SourceEntry::Record::rolled_back;
                 CO_TRY_VOID(journal.record(last));
                 break;
             case Action::resume_guest:
@@ -98,8 +91,8 @@ Task<BringBack> bring_back(core::Loop& loop, Paths paths, std::string guest,
         co_return journal.error().code == Errc::refused ? BringBack::other_sidecar
                                                         : BringBack::not_yet;
     }
-    auto const& last = journal->last();
-    if (last.role != "source" || (last.record != "begun" && last.record != "rolled_back"))
+    auto const last = journal->last();
+    if (!last.source_unfinished() || last.source()->record == SourceEntry::Record::committed)
         co_return BringBack::done;
     auto client =
         co_await qmp::Client::connect(loop, qmp_socket, Deadline::after(limits::qmp_timeout));

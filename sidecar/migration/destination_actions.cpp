@@ -32,16 +32,6 @@ using core::Result;
 using core::Task;
 using machine::destination::Event;
 using machine::destination::Qemu;
-using machine::destination::Record;
-
-Result<std::vector<storage::OwnedFile>> DestinationMigration::images_from_json(Json const& list) {
-    std::vector<storage::OwnedFile> images;
-    for (auto const& one : list.elements()) {
-        TRY(auto image, storage::OwnedFile::from_json(one));
-        images.push_back(std::move(image));
-    }
-    return images;
-}
 
 /// Records what this migration has created, for the sidecar that finds it unfinished. Once the
 /// guest is owned here, that is nothing: its images and its QEMU must stay.
@@ -80,6 +70,7 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await make_disks());
     CO_TRY_VOID(co_await start_qemu());
+    stop_for_test("record_qemu");
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await open_endpoints());
     CO_TRY_VOID(co_await listen_for_ram());
@@ -325,8 +316,8 @@ Task<Result<>> DestinationMigration::seal() {
     co_return Result<>{};
 }
 
-Result<> DestinationMigration::record(std::string what, std::string outcome) {
-    return journal_.record({migration_id_, "destination", std::move(what), std::move(outcome), ""});
+Result<> DestinationMigration::record(DestinationEntry::Record what) {
+    return journal_.record({migration_id_, DestinationEntry{what}});
 }
 
 Task<Result<>> DestinationMigration::start_guest() {
@@ -366,7 +357,7 @@ Task<Result<>> DestinationMigration::destroy() {
         CO_TRY_VOID(co_await core::wait_exit(loop_, guest_->process,
                                              Deadline::after(limits::rollback_timeout)));
     }
-    CO_TRY_VOID(co_await kill_recorded(recorded_qemu_));
+    if (incoming_is_ours_) CO_TRY_VOID(co_await end_earlier_qemu(recorded_qemu_));
     movers_ = netmove::MoverSet();
     frames_.remove();
     tracking_.undo();
@@ -385,36 +376,12 @@ Task<Result<>> DestinationMigration::destroy() {
     co_return Result<>{};
 }
 
-/// Removes those of `images` that the migration `id` created, and no other file.
-Result<> DestinationMigration::remove_images(std::vector<storage::OwnedFile> const& images,
-                                             std::string const& id) const {
-    for (auto const& image : images) {
-        TRY(bool const other, storage::remove_owned(image, id));
-        if (other) {
-            core::log::info("guest={} migration_id={} leaving {}: this migration did not create it",
-                            name_, id, image.path);
-        }
-    }
-    return {};
-}
-
-/// Ends the QEMU that an earlier sidecar recorded, when this one could not join it. The recorded
-/// start time tells it from a process that got its number later.
-Task<Result<>> DestinationMigration::kill_recorded(core::ProcessIdentity recorded) {
-    if (recorded.pid <= 0 || (guest_ && guest_->process)) co_return Result<>{};
-    auto const process = core::Process::open(recorded);
-    if (!process) co_return Result<>{};  // it has ended
-    (void)process->signal(SIGKILL);
-    CO_TRY_VOID(
-        co_await core::wait_exit(loop_, *process, Deadline::after(limits::rollback_timeout)));
-    co_return Result<>{};
-}
-
 Task<Result<>> DestinationMigration::record_end() {
     // Once the end is recorded the journal may speak of another migration: then only this file
     // would say whose images these are.
     if (owns_guest()) CO_TRY_VOID(write_incoming());
-    co_return record("ended", owns_guest() ? "owner" : "aborted");
+    using enum DestinationEntry::Record;
+    co_return record(owns_guest() ? ended_owner : ended_aborted);
 }
 
 Task<Result<>> DestinationMigration::finish() {
@@ -444,134 +411,6 @@ Task<Result<>> DestinationMigration::finish() {
     CO_TRY_VOID(guest_->write_manifest());
     std::filesystem::remove(incoming_path(), ignored);
     co_return Result<>{};
-}
-
-bool DestinationMigration::owned_unfinished(Paths const& paths, std::string const& guest,
-                                            Journal::Entry const& last) {
-    if (last.role != "destination") return false;
-    return last.record == "owner" || (last.outcome == "owner" && anything_left(paths, guest));
-}
-
-bool DestinationMigration::anything_left(Paths const& paths, std::string const& guest) {
-    return access(incoming_path(paths, guest).c_str(), F_OK) == 0;
-}
-
-Task<Result<>> DestinationMigration::find_after_restart() {
-    auto const& last = journal_.last();
-    if (last.role != "destination" || last.migration_id != migration_id_) {
-        if (access(incoming_path().c_str(), F_OK) != 0)
-            co_return Result<>{};  // a new migration: nothing to find
-    }
-    auto record_found = Record::none;
-    if (last.migration_id == migration_id_ && last.role == "destination") {
-        if (last.record == "owner") record_found = Record::owner;
-        if (last.record == "aborted") record_found = Record::aborted;
-        if (last.record == "ended")
-            record_found = last.outcome == "owner" ? Record::ended_owner : Record::ended_aborted;
-        if (owned_unfinished(paths_, name_, last))
-            record_found = Record::owner;  // `finish` is to come
-    }
-    auto qemu = Qemu::gone;
-    if (access(incoming_path().c_str(), F_OK) == 0) {
-        CO_TRY(auto const text, read_file(incoming_path(), limits::manifest_bytes_max));
-        CO_TRY(auto const known, Json::parse(text));
-        if (known["migration_id"].text_or("") != migration_id_) {
-            earlier_ = known;  // cleared by `prepare`: a `check` changes nothing
-            co_return check_earlier();
-        }
-        incoming_is_ours_ = true;
-        CO_TRY(description_, Description::from_json(known["description"]));
-        CO_TRY(images_, images_from_json(known["images"]));
-        recorded_qemu_ = core::ProcessIdentity::from_json(known);
-        nbd_port_ = static_cast<int>(known["nbd_port"].integer_or(0));
-        ram_port_ = static_cast<int>(known["ram_port"].integer_or(0));
-        generation_ = static_cast<unsigned>(known["generation"].integer_or(0));
-        auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_qemu_);
-        if (!joined)
-            core::log::info("guest={} migration_id={} {}", name_, migration_id_,
-                            joined.error().sentence());
-        if (joined) qemu = *joined;
-    }
-    post(machine::destination::restarted(record_found, qemu));
-    co_return Result<>{};
-}
-
-/// An earlier migration of this guest may be cleared only if its guest was not owned here. After
-/// OWNER, accept_peer refuses another migration until the end is recorded, and from then on the
-/// record says `owned` (record_end).
-Result<> DestinationMigration::check_earlier() const {
-    auto const id = earlier_["migration_id"].text_or("");
-    TRY_VOID(check_guest_name(id));  // it becomes part of file names
-    auto const& last = journal_.last();
-    bool const by_journal =
-        last.role == "destination" && last.migration_id == id && last.outcome == "owner";
-    if (!by_journal && !earlier_["owned"].boolean_or(false)) return {};
-    return fail(Errc::refused,
-                "a guest named {} came into this host in migration {}, and its sidecar was "
-                "killed: `sidecar attach {}` there ends that first",
-                name_, id, name_);
-}
-
-/// Removes what an earlier migration of this guest left, whose sidecar was killed and whose source
-/// did not come back.
-Task<Result<>> DestinationMigration::clear_earlier() {
-    if (earlier_.is_null()) co_return Result<>{};
-    CO_TRY_VOID(check_earlier());
-    auto const id = earlier_["migration_id"].text_or("");
-    core::log::warning("guest={} migration_id={} removing what migration {} left here", name_,
-                       migration_id_, id);
-    CO_TRY(auto const images, images_from_json(earlier_["images"]));
-    CO_TRY_VOID(co_await kill_recorded(core::ProcessIdentity::from_json(earlier_)));
-    CO_TRY_VOID(remove_images(images, id));
-    remove_key(paths_.run(name_) + "/keys-" + id);
-    std::error_code error;
-    if (std::filesystem::remove(incoming_path(), error); error) {
-        co_return core::fail_errno(error.value(), "cannot remove {}", incoming_path());
-    }
-    earlier_ = Json();
-    co_return Result<>{};
-}
-
-/// The QEMU that an earlier sidecar prepared, if it is still there.
-Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket,
-                                                core::ProcessIdentity recorded) {
-    CO_TRY(auto process, core::Process::open(recorded));
-    auto const pid = process.pid();
-    CO_TRY(auto argv, core::command_line(pid));
-    CO_TRY(auto line, qmp::CommandLine::parse(argv));
-    CO_TRY(auto client,
-           co_await qmp::Client::connect(loop_, socket, Deadline::after(limits::qmp_timeout)));
-    guest_ = std::make_unique<Guest>(loop_, paths_, name_, Guest::Prepared{});
-    guest_->process = std::move(process);
-    guest_->client = std::move(client);
-    guest_->command_line = std::move(line);
-    guest_->working_directory = "/";
-    if (!description_.interfaces.empty()) {
-        CO_TRY(auto netlink, netmove::Netlink::open());
-        guest_->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
-        CO_TRY(auto taps, netmove::Tap::duplicate_from(pid));
-        for (std::size_t index = 0; index < taps.size() && index < description_.interfaces.size();
-             ++index) {
-            auto interface = description_.interfaces[index];
-            interface.tap = taps[index].name();
-            CO_TRY_VOID(add_nic(*guest_, std::move(interface), std::move(taps[index]), movers_));
-        }
-        CO_TRY_VOID(frames_.find(*guest_));
-    }
-    watchers_.spawn(watch_qemu());
-    watchers_.spawn(watch_process());
-    auto const deadline = Deadline::after(limits::qmp_timeout);
-    CO_TRY(auto const exports, co_await qmp::query_block_exports(*guest_->client, deadline));
-    for (auto const& one :
-         exports) {  // whatever stood open is closed before anything else is decided
-        CO_TRY_VOID(co_await qmp::block_export_del(*guest_->client, one.id,
-                                                   qmp::ExportRemoval::hard, deadline));
-    }
-    CO_TRY(auto const migration, co_await qmp::query_migrate(*guest_->client, deadline));
-    ram_begun_ = !migration.status.empty() && migration.status != "setup";
-    CO_TRY(auto const status, co_await qmp::query_status(*guest_->client, deadline));
-    if (status.running) co_return Qemu::running;
-    co_return status.status == "inmigrate" ? Qemu::waiting : Qemu::loaded;
 }
 
 }  // namespace sidecar

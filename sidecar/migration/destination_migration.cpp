@@ -110,8 +110,12 @@ Task<void> DestinationMigration::run_action(Action action) {
         core::log::warning("guest={} migration_id={} {}", name_, migration_id_,
                            result.error().sentence());
         if (!failure_) failure_ = result.error();
+        // Before the machine may ask for it again.
+        int const doublings = std::min(failures_in_a_row_[action]++, 6);
         (void)co_await core::sleep_for(
-            loop_, limits::retry_pause_min);  // before the machine may ask again
+            loop_, std::min(limits::retry_pause_min * (1 << doublings), limits::retry_pause_max));
+    } else {
+        failures_in_a_row_.erase(action);
     }
     post(machine::destination::action_ended(action, action_result_of(result, is_record(action))));
 }
@@ -133,9 +137,9 @@ Task<Result<>> DestinationMigration::perform(Action action) {
         case Action::finish:
             return finish();
         case Action::record_owner:
-            return record_now("owner");
+            return record_now(DestinationEntry::Record::owner);
         case Action::record_aborted:
-            return record_now("aborted");
+            return record_now(DestinationEntry::Record::aborted);
         case Action::reply_prepared:
         case Action::reply_sealed:
         case Action::reply_ack:
@@ -146,8 +150,8 @@ Task<Result<>> DestinationMigration::perform(Action action) {
     return nothing_to_do();
 }
 
-Task<Result<>> DestinationMigration::record_now(std::string what) {
-    co_return record(std::move(what), "");
+Task<Result<>> DestinationMigration::record_now(DestinationEntry::Record what) {
+    co_return record(what);
 }
 
 Task<Result<>> DestinationMigration::nothing_to_do() { co_return Result<>{}; }

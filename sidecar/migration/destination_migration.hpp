@@ -109,19 +109,27 @@ private:
     Outcome<> open_endpoints();
     Outcome<> listen_for_ram();
     Outcome<> seal();
-    core::Result<> record(std::string what, std::string outcome);
-    Outcome<> record_now(std::string what);
+    core::Result<> record(DestinationEntry::Record what);
+    Outcome<> record_now(DestinationEntry::Record what);
     static Outcome<> nothing_to_do();
     Outcome<> start_guest();
     Outcome<> announce_network();
     Outcome<> destroy();
-    Outcome<> kill_recorded(core::ProcessIdentity recorded);
-    core::Result<> remove_images(std::vector<storage::OwnedFile> const& images,
-                                 std::string const& id) const;
     Outcome<> record_end();
     Outcome<> finish();
     [[nodiscard]] protocol::Endpoints endpoints() const;
     [[nodiscard]] protocol::Verdict owner_verdict() const;
+    // What a sidecar before this one left: destination_restart.cpp
+    Outcome<> find_after_restart();
+    [[nodiscard]] machine::destination::Record recorded() const;
+    [[nodiscard]] core::Result<> check_earlier() const;
+    Outcome<> clear_earlier();
+    static core::Result<std::vector<storage::OwnedFile>> images_from_json(core::Json const& list);
+    Outcome<machine::destination::Qemu> rejoin(std::string socket, core::ProcessIdentity recorded);
+    Outcome<> end_earlier_qemu(core::ProcessIdentity recorded);
+    Outcome<> end_unrecorded_qemu();
+    core::Result<> remove_images(std::vector<storage::OwnedFile> const& images,
+                                 std::string const& id) const;
     // Comparing bases: destination_bases.cpp
     struct BaseHash {
         explicit BaseHash(core::Loop& loop) : finished(loop) {}
@@ -136,11 +144,6 @@ private:
     Outcome<> make_hasher(core::Deadline deadline);
     core::Task<void> close_hasher();
     Outcome<> find_target();
-    Outcome<> find_after_restart();
-    [[nodiscard]] core::Result<> check_earlier() const;
-    Outcome<> clear_earlier();
-    static core::Result<std::vector<storage::OwnedFile>> images_from_json(core::Json const& list);
-    Outcome<machine::destination::Qemu> rejoin(std::string socket, core::ProcessIdentity recorded);
     core::Result<> write_incoming();
     // QEMU's monitor: destination_monitor.cpp
     core::Task<void> watch_qemu();
@@ -205,6 +208,7 @@ private:
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
     core::milliseconds downtime_limit_{limits::downtime_limit_default_ms};  ///< `fire` says it.
     std::optional<core::Error> failure_;
+    std::map<Action, int> failures_in_a_row_;
 };
 
 }  // namespace sidecar

@@ -114,15 +114,14 @@ Task<Result<Json>> SourceMigration::check_only() {
     co_return Json::object({{"checked", lines}});
 }
 
-Task<Result<>> SourceMigration::record(std::string what, std::string outcome) {
-    co_return journal_.record(
-        {migration_id_, "source", std::move(what), std::move(outcome), options_.destination});
+Task<Result<>> SourceMigration::record(SourceEntry::Record what, SourceEntry::Outcome outcome) {
+    co_return journal_.record({migration_id_, SourceEntry{what, outcome, options_.destination}});
 }
 
 Task<Result<>> SourceMigration::record_begin() {
     CO_TRY_VOID(write_record());
     CO_TRY(watchdog_, Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path()));
-    co_return co_await record("begun", "");
+    co_return co_await record(SourceEntry::Record::begun);
 }
 
 Result<> SourceMigration::write_record() const {
@@ -282,7 +281,7 @@ Task<Result<>> SourceMigration::record_commit() {
     // The sync of the images' directories runs beside this one, which blocks the loop: one turn
     // hands it to the kernel.
     (void)co_await core::sleep_for(loop_, {});
-    co_return co_await record("committed", "");
+    co_return co_await record(SourceEntry::Record::committed);
 }
 
 Task<ActionResult> SourceMigration::commit() {
@@ -476,8 +475,32 @@ Task<Result<>> SourceMigration::settle_network() {
     co_return settled;
 }
 
+namespace {
+
+SourceEntry::Outcome outcome_of(machine::Outcome outcome) {
+    using enum SourceEntry::Outcome;
+    switch (outcome) {
+        case machine::Outcome::none:
+            return none;
+        case machine::Outcome::moved:
+            return moved;
+        case machine::Outcome::failed:
+        case machine::Outcome::suspended:  // not an end: nothing is recorded of it
+            return failed;
+        case machine::Outcome::refused:
+            return refused;
+        case machine::Outcome::cancelled:
+            return cancelled;
+        case machine::Outcome::in_doubt:
+            return in_doubt;
+    }
+    std::unreachable();
+}
+
+}  // namespace
+
 Task<Result<>> SourceMigration::record_end() {
-    CO_TRY_VOID(co_await record("ended", std::string(machine::name(state_.outcome))));
+    CO_TRY_VOID(co_await record(SourceEntry::Record::ended, outcome_of(state_.outcome)));
     remove_key(key_directory());
     std::error_code
         ignored;  // the journal has the last word; a record left over is overwritten by the next

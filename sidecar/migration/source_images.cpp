@@ -46,7 +46,8 @@ Result<> check_not_in_doubt(Paths const& paths, std::string const& image) {
     for (auto const& entry : std::filesystem::directory_iterator(paths.state_directory, error)) {
         auto const guest = entry.path().filename().string();
         auto const last = Journal::peek(entry.path().string());
-        if (!last || last->role != "source" || last->record != "committed") continue;
+        auto const* source = last ? last->source() : nullptr;
+        if (source == nullptr || source->record != SourceEntry::Record::committed) continue;
         auto const images = recorded_images(paths, guest, last->migration_id);
         if (!images) {
             core::log::warning("guest={} {}", guest, images.error().sentence());
@@ -59,7 +60,7 @@ Result<> check_not_in_doubt(Paths const& paths, std::string const& image) {
             return fail(Errc::refused,
                         "{} is a disk of {}, whose migration to {} (migration_id {}) is in doubt: "
                         "the guest may run there; ask that host, then `sidecar resolve {}`",
-                        image, guest, last->peer, last->migration_id, guest);
+                        image, guest, source->peer, last->migration_id, guest);
         }
     }
     return {};

@@ -8,6 +8,7 @@
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/action_result.hpp"
 #include "sidecar/migration/qemu_state.hpp"
+#include "sidecar/migration/recorded.hpp"
 #include "storage/stale_image.hpp"
 
 namespace sidecar {
@@ -104,11 +105,7 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
         auto described = Description::from_json((*known)["description"]);
         if (described) description_ = std::move(*described);
     }
-    auto const& word = journal_.last().record;
-    auto const found = word == "committed"     ? Record::committed
-                       : word == "rolled_back" ? Record::rolled_back
-                       : word == "begun"       ? Record::begun
-                                               : Record::none;
+    auto const found = recorded_by_source(journal_.last());
     auto qemu = co_await look_at_qemu();
     // Were this sidecar to die as well, nobody else would bring the guest back.
     if (qemu != machine::source::Qemu::gone) {
@@ -289,7 +286,7 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::drop_network:
             return drop_network();
         case Action::record_rollback:
-            return record("rolled_back", "");
+            return record(SourceEntry::Record::rolled_back);
         case Action::tombstone_disks:
             return tombstone_disks();
         case Action::settle_network:

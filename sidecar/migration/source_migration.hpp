@@ -141,7 +141,8 @@ private:
     Outcome<> hash_there(Base const& base, std::string& hash);
     Outcome<std::uint64_t> first_difference(Base const& base);
     [[nodiscard]] core::Result<> check_no_job() const;
-    Outcome<> record(std::string what, std::string outcome);
+    Outcome<> record(SourceEntry::Record what,
+                     SourceEntry::Outcome outcome = SourceEntry::Outcome::none);
     Outcome<> record_begin();
     Outcome<> prepare_destination();
     Outcome<> prepare_network();

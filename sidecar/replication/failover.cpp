@@ -114,7 +114,7 @@ Task<Result<std::unique_ptr<Guest>>> fail_over(core::Loop& loop, Paths paths, st
     // Both before the guest's first instruction: from here on its old source is refused.
     record.failed_over_at = static_cast<std::int64_t>(std::time(nullptr));
     CO_TRY_VOID(record.write(paths, guest));
-    CO_TRY_VOID(journal.record({record.replication_id, "replica", "ended", "failed_over", ""}));
+    CO_TRY_VOID(journal.record({record.replication_id, FailedOverEntry{}}));
     auto const point = std::ranges::find(record.points, record.chosen, &ReplicaPoint::number);
     core::log::warning("guest={} replication={} failed over to point {}{}", guest,
                        record.replication_id, record.chosen,

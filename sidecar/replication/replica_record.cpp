@@ -60,7 +60,7 @@ unsigned ReplicaRecord::previous() const {
 
 storage::ChainDisk ReplicaRecord::disk(std::size_t index) const {
     auto const& disk = description.disks[index];
-    return {images[index], disk.format, disk.virtual_bytes};
+    return {images[index].path, disk.format, copy_id, disk.virtual_bytes};
 }
 
 Json ReplicaRecord::status() const {
@@ -79,12 +79,13 @@ Json ReplicaRecord::status() const {
 
 Json ReplicaRecord::to_json() const {
     Json image_list = Json::array();
-    for (auto const& image : images) image_list.add(image);
+    for (auto const& image : images) image_list.add(image.to_json());
     Json overlay_list = Json::array();
     for (auto const number : overlays) overlay_list.add(static_cast<std::int64_t>(number));
     Json point_list = Json::array();
     for (auto const& point : points) point_list.add(point.to_json());
     return Json::object({{"replication_id", replication_id},
+                         {"copy_id", copy_id},
                          {"description", description.to_json()},
                          {"map_paths", pairs_to_json(maps.paths)},
                          {"map_bridges", pairs_to_json(maps.bridges)},
@@ -101,10 +102,15 @@ Json ReplicaRecord::to_json() const {
 Result<ReplicaRecord> ReplicaRecord::from_json(Json const& json) {
     ReplicaRecord made;
     TRY(made.replication_id, json.text("replication_id"));
+    TRY(made.copy_id, json.text("copy_id"));
+    TRY_VOID(check_guest_name(made.copy_id));  // it becomes part of file names
     TRY(made.description, Description::from_json(json["description"]));
     made.maps = {pairs_from_json(json["map_paths"]), pairs_from_json(json["map_bridges"]),
                  json["qemu"].text_or("")};
-    for (auto const& image : json["images"].elements()) made.images.push_back(image.text_or(""));
+    for (auto const& one : json["images"].elements()) {
+        TRY(auto image, storage::OwnedFile::from_json(one));
+        made.images.push_back(std::move(image));
+    }
     if (made.images.size() != made.description.disks.size()) {
         return fail(Errc::protocol, "it names {} images for {} disks", made.images.size(),
                     made.description.disks.size());
@@ -159,8 +165,8 @@ Task<Result<>> fold_replica(core::Loop& loop, Paths paths, std::string guest, Re
         record.overlays.erase(record.overlays.begin());
         CO_TRY_VOID(record.write(paths, guest));
     }
-    for (auto const& image : record.images) {
-        CO_TRY_VOID(storage::remove_points(image, record.overlays));
+    for (std::size_t i = 0; i < record.images.size(); ++i) {
+        CO_TRY_VOID(storage::remove_points(record.disk(i), record.overlays));
     }
     co_return Result<>{};
 }

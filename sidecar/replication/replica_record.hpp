@@ -1,7 +1,7 @@
 // ReplicaRecord: replica.json, the one durable word about the copy of a guest that `sidecar
 // replicate` of another host keeps here: which points are complete, and of what they consist. Used
 // by the replica, by `failover` and by `status`. Invariant: a point exists from the moment in which
-// this file names it, and an overlay it does not name is nobody's.
+// this file names it; an overlay of this copy that it does not name is of no use.
 #pragma once
 
 #include <optional>
@@ -11,6 +11,7 @@
 #include "sidecar/guest/description.hpp"
 #include "sidecar/host/settings.hpp"
 #include "sidecar/replication/guest_freeze.hpp"
+#include "storage/owned_file.hpp"
 #include "storage/recovery_point_chain.hpp"
 
 namespace sidecar {
@@ -27,7 +28,8 @@ struct ReplicaRecord {
     std::string replication_id;  ///< Which `sidecar replicate`, by the name it made itself.
     Description description;  ///< The guest's, as of the last round.
     HostMaps maps;  ///< Of the `serve` that took it in.
-    std::vector<std::string> images;  ///< Here; one for each disk of the description.
+    std::string copy_id;  ///< The replication that took the guest in; part of its files' names.
+    std::vector<storage::OwnedFile> images;  ///< Here; one for each disk of the description.
     unsigned base = 0;  ///< The point that the images hold; 0: they are not complete.
     std::vector<unsigned> overlays;  ///< Points above it, oldest first.
     std::vector<ReplicaPoint> points;  ///< The last, and the one before it; newest last.

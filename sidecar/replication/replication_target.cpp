@@ -1,9 +1,7 @@
 #include "sidecar/replication/replication_target.hpp"
 
 #include <signal.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <ctime>
 
 #include "core/log.hpp"
@@ -74,8 +72,8 @@ Task<Result<protocol::Packed>> ReplicationTarget::handle(protocol::FromReplicati
 Task<void> ReplicationTarget::end() {
     co_await stop_qemu();
     if (record_ && number_ != 0 && record_->base != 0) {
-        for (auto const& image : record_->images) {
-            (void)storage::remove_points(image, record_->overlays);  // else by the next round
+        for (std::size_t i = 0; i < record_->images.size(); ++i) {
+            (void)storage::remove_points(record_->disk(i), record_->overlays);  // else the next
         }
     }
     number_ = 0;
@@ -84,8 +82,7 @@ Task<void> ReplicationTarget::end() {
 
 Result<> ReplicationTarget::check_not_failed_over() const {
     auto const& last = journal_.last();
-    bool const by_journal = last.role == "replica" && last.outcome == "failed_over" &&
-                            last.migration_id == replication_id_;
+    bool const by_journal = last.failed_over() && last.migration_id == replication_id_;
     bool const by_record = record_ && record_->replication_id == replication_id_ &&
                            (record_->failed_over_at != 0 || record_->chosen);
     if (!by_journal && !by_record) return {};
@@ -101,7 +98,7 @@ Result<> ReplicationTarget::check_same_disks(Description const& now) const {
     for (std::size_t i = 0; same && i < before.size(); ++i) {
         same = before[i].format == now.disks[i].format &&
                before[i].virtual_bytes == now.disks[i].virtual_bytes &&
-               record_->images[i] == map_path(options_.maps, now.disks[i].path);
+               record_->images[i].path == map_path(options_.maps, now.disks[i].path);
     }
     if (same) return {};
     return fail(
@@ -117,9 +114,10 @@ Task<Result<>> ReplicationTarget::take_in(Description description) {
                                    Deadline::after(limits::check_timeout)));
     ReplicaRecord made;
     made.replication_id = replication_id_;
+    made.copy_id = replication_id_;
     made.maps = options_.maps;
     for (auto const& disk : description.disks) {
-        made.images.push_back(map_path(options_.maps, disk.path));
+        made.images.push_back({map_path(options_.maps, disk.path)});
     }
     made.description = std::move(description);
     // Before the first image: whoever finds one without a point knows whose it is.
@@ -128,17 +126,36 @@ Task<Result<>> ReplicationTarget::take_in(Description description) {
     co_return Result<>{};
 }
 
+/// In the order of storage/owned_file.hpp. The images of a first round that was cut are used again,
+/// if they still are those files.
 Task<Result<>> ReplicationTarget::make_images() {
+    std::vector<std::string> created;
     for (std::size_t i = 0; i < record_->images.size(); ++i) {
+        auto& image = record_->images[i];
+        CO_TRY(bool const there, image.is_there());
+        if (there) continue;
         auto const& disk = record_->description.disks[i];
-        if (access(record_->images[i].c_str(), F_OK) == 0) continue;  // of a first round, cut
         storage::CreateOptions settings;
         if (disk.format == "qcow2") settings.layout = disk.layout;
-        CO_TRY_VOID(co_await storage::create_image(loop_, record_->images[i], disk.format,
-                                                   disk.virtual_bytes, settings,
-                                                   Deadline::after(limits::prepare_timeout)));
+        CO_TRY_VOID(storage::remove_owned({image.path}, record_->copy_id));
+        CO_TRY(image.identity,
+               co_await storage::create_image(
+                   loop_, storage::unfinished_path(image.path, record_->copy_id), disk.format,
+                   disk.virtual_bytes, settings, Deadline::after(limits::prepare_timeout)));
+        created.push_back(image.path);
     }
-    co_return Result<>{};
+    if (created.empty()) co_return Result<>{};
+    CO_TRY_VOID(record_->write(paths_, name_));
+    stop_for_test("publish_images");
+    Result<> published;
+    for (auto const& path : created) {
+        if (published) published = storage::publish(path, record_->copy_id);
+    }
+    if (published) co_return published;
+    for (auto const& path : created) {
+        (void)storage::remove_owned({path}, record_->copy_id);  // else by the next round
+    }
+    co_return published;
 }
 
 Task<Result<>> ReplicationTarget::make_overlays() {
@@ -257,8 +274,9 @@ Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateComplet
     CO_TRY_VOID(
         co_await core::wait_exit(loop_, qemu_, deadline));  // it has flushed and closed them
     co_await stop_qemu();
-    for (auto const& image : record_->images) {
-        auto const written = record_->base == 0 ? image : storage::point_path(image, number_);
+    for (std::size_t i = 0; i < record_->images.size(); ++i) {
+        auto const written = record_->base == 0 ? record_->images[i].path
+                                                : storage::point_path(record_->disk(i), number_);
         CO_TRY_VOID(co_await storage::sync_image(loop_, written, deadline));
     }
     stop_for_test("replicate_complete");
@@ -308,11 +326,12 @@ Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateForget)
     CO_TRY_VOID(check_not_failed_over());
     if (!record_) co_return protocol::Nothing{};
     if (record_->failed_over_at == 0) {
-        for (auto const& image : record_->images) {
-            CO_TRY_VOID(storage::remove_points(image, {}));
-            if (unlink(image.c_str()) < 0 && errno != ENOENT) {
-                co_return fail_errno(errno, "cannot remove {}", image);
-            }
+        for (std::size_t i = 0; i < record_->images.size(); ++i) {
+            CO_TRY_VOID(storage::remove_points(record_->disk(i), {}));
+            CO_TRY(bool const other, storage::remove_owned(record_->images[i], record_->copy_id));
+            if (!other) continue;
+            core::log::warning("guest={} leaving {}: this replication did not create it", name_,
+                               record_->images[i].path);
         }
         CO_TRY_VOID(ReplicaRecord::remove(paths_, name_));
     }

@@ -54,7 +54,7 @@ public:
         disk.format = "raw";
         disk.virtual_bytes = disk_bytes;
         description.disks.push_back(disk);
-        return Json::object({{"description", description.to_json()}});
+        return sidecar::protocol::Prepare{description.to_json(), ""}.to_json();
     }
     /// Names in the directory of the images.
     [[nodiscard]] std::vector<std::string> files() const {
@@ -136,6 +136,7 @@ TEST_CASE("destination files: a file that appears after the check is not touched
     auto to = here.connect({.more = {"--qemu", wrapper}});
     here.runner.must(to.ask("check", here.request("m1")));
     auto const error = here.runner.must_fail(to.ask("prepare", here.request("m1")));
+    INFO(error.sentence());
     CHECK(error.sentence().find(here.image() + ": File exists") != std::string::npos);
     to.hang_up();
     here.check_foreign();
@@ -169,7 +170,8 @@ TEST_CASE("destination files: of two guests with one image path, the second give
 
 TEST_CASE("destination files: what a killed sidecar created goes with the next migration",
           "[destination-files]") {
-    for (std::string const at : {"record_images", "publish_images", "reply_prepared"}) {
+    for (std::string const at :
+         {"record_images", "publish_images", "record_qemu", "reply_prepared"}) {
         DYNAMIC_SECTION("killed at " << at) {
             Destination here;
             auto killed = here.connect({.environment = {"SIDECAR_TEST_STOP_AT=" + at}});

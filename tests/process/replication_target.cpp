@@ -190,7 +190,7 @@ private:
     }
     void check_point(ReplicaRecord const& now, unsigned number, std::size_t disk) {
         bool const in_image = number == now.base;
-        auto const path = in_image ? image(disk) : storage::point_path(image(disk), number);
+        auto const path = in_image ? image(disk) : storage::point_path(now.disk(disk), number);
         check_same(path, in_image ? format_ : "qcow2", expected(number, disk));
     }
 
@@ -266,6 +266,49 @@ TEST_CASE("replica: the last point and the one before it outlive whatever ends a
                 to.hang_up();
                 CHECK(lab::fs::is_empty(mirrored.directory.path("to")));
             }
+        }
+    }
+}
+
+TEST_CASE("replica: files of others are neither written nor removed", "[replica][warm]") {
+    for (auto const& [version, binary] : qemus()) {
+        DYNAMIC_SECTION("QEMU " << version) {
+            Mirrored mirrored(binary, "raw");
+            std::string const text = "the only copy of something else\n";
+            auto const forget = [&] {
+                auto to = mirrored.connect("m1");
+                mirrored.runner.must(to.ask("forget_replica", Json::object()));
+                to.hang_up();
+            };
+            {
+                INFO("a first round is cut, and another file takes the place of an image");
+                auto to = mirrored.connect("m1");
+                (void)mirrored.begin(to);
+                to.kill();
+            }
+            lab::fs::rename(mirrored.image(1), mirrored.directory.path("ours"));
+            lab::write_file(mirrored.image(1), text);
+            auto const error = mirrored.failed_round();
+            CHECK(error.sentence().find(mirrored.image(1) + ": File exists") != std::string::npos);
+            forget();
+            CHECK(lab::read_file(mirrored.image(1)) == text);
+            CHECK_FALSE(lab::fs::exists(mirrored.image(0)));
+            CHECK(lab::fs::directory_iterator(mirrored.directory.path("to"))->path() ==
+                  mirrored.image(1));
+            lab::fs::remove(mirrored.image(1));
+
+            INFO("files that are named like overlays");
+            std::vector<std::string> const others{mirrored.image(0) + ".point-7",
+                                                  mirrored.image(0) + ".point-of-sale",
+                                                  mirrored.image(0) + ".point-m1-2.backup"};
+            for (auto const& path : others) lab::write_file(path, text);
+            CHECK(mirrored.round() == 1);
+            mirrored.write("write -P 11 1M 1M");
+            CHECK(mirrored.round() == 2);
+            mirrored.write("write -P 12 1M 1M");
+            CHECK(mirrored.round() == 3);
+            forget();
+            for (auto const& path : others) CHECK(lab::read_file(path) == text);
         }
     }
 }

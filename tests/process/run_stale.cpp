@@ -14,6 +14,9 @@ using namespace lab;
 
 namespace {
 
+using Record = sidecar::SourceEntry::Record;
+using Outcome = sidecar::SourceEntry::Outcome;
+
 /// A host's state, and QEMUs that run nothing.
 struct RunLab {
     RunLab() {
@@ -47,10 +50,10 @@ struct RunLab {
         CHECK(sidecar.end() == 0);
         kill(static_cast<pid_t>(manifest["pid"].integer_or(-1)), SIGKILL);
     }
-    void record(std::string const& guest, std::string const& what, std::string const& outcome) {
+    void record(std::string const& guest, Record what, Outcome outcome = Outcome::none) {
         auto journal = sidecar::Journal::open(directory.path("state/" + guest));
         REQUIRE(journal);
-        REQUIRE(journal->record({"e1", "source", what, outcome, "hostb:4790"}));
+        REQUIRE(journal->record({"e1", sidecar::SourceEntry{what, outcome, "hostb:4790"}}));
     }
     /// What the sidecar of that migration had recorded.
     void describe(std::string const& guest, std::string const& image) {
@@ -82,7 +85,7 @@ Argv drive(std::string const& image) {
 TEST_CASE("run: a guest without disks that moved away is not started again, another is",
           "[run][stale]") {
     RunLab host;
-    host.record("web1", "ended", "moved");
+    host.record("web1", Record::ended, Outcome::moved);
     host.refuses("web1", {}, "web1 moved to hostb:4790 in migration e1");
     host.starts("web1", {"--new-guest"}, {});
     host.starts("web1", {}, {});  // it is the guest of that name now
@@ -105,7 +108,7 @@ TEST_CASE("run: an image of a migration in doubt is not started under any name",
     auto const image = host.directory.path("disk.raw");
     write_file(image, std::string(4096, 'x'));
     fs::create_symlink("disk.raw", host.directory.path("link"));
-    host.record("web1", "committed", "");
+    host.record("web1", Record::committed);
     host.describe("web1", image);
     host.refuses("web1", drive(image), "in doubt");
     host.refuses("other", drive(image), "in doubt");
@@ -113,11 +116,11 @@ TEST_CASE("run: an image of a migration in doubt is not started under any name",
 }
 
 TEST_CASE("run: after a power loss before COMMIT the images get their names back", "[run][stale]") {
-    for (std::string const record : {"begun", "rolled_back"}) {
+    for (auto const record : {Record::begun, Record::rolled_back}) {
         RunLab host;
         auto const image = host.directory.path("disk.raw");
         write_file(image + ".leaving-e1", std::string(4096, 'x'));
-        host.record("web1", record, "");
+        host.record("web1", record);
         host.describe("web1", image);
         host.starts("web1", {}, drive(image));
         CHECK(fs::exists(image));

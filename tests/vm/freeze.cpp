@@ -39,9 +39,8 @@ fs::path newest_point(Scene& scene) {
     int last = 0;
     for (auto const& entry : fs::directory_iterator(scene.b().images)) {
         auto const name = entry.path().string();
-        auto const at = name.rfind(".point-");
-        if (at == std::string::npos) continue;
-        auto const number = std::stoi(name.substr(at + 7));
+        if (name.find(".point-") == std::string::npos) continue;  // IMAGE.point-ID-N
+        auto const number = std::stoi(name.substr(name.rfind('-') + 1));
         if (number > last) newest = entry.path();
         last = std::max(last, number);
     }

@@ -1,0 +1,13 @@
+// What the journal says, in the words of the source's machine. Used by the source's driver after a
+// restart, and by the watchdog.
+#pragma once
+
+#include "sidecar/host/journal_entry.hpp"
+#include "sidecar/machine/source.hpp"
+
+namespace sidecar {
+
+/// `none` also when the last migration is over, or was one into this host.
+[[nodiscard]] machine::source::Record recorded_by_source(JournalEntry const& last);
+
+}  // namespace sidecar
