@@ -49,8 +49,8 @@ void write(Level level, std::string_view line) {
         text = fmt::format("{:02}:{:02}:{:02}.{:03}Z {} {}\n", parts.tm_hour, parts.tm_min,
                            parts.tm_sec, now.tv_nsec / 1'000'000, names[index], escaped(line));
     }
-    // One write(2) a line, so that lines of several processes do not mix. Nobody to tell if it
-    // fails.
+    // One write(2) a line, so that lines of several processes do not mix. A failure cannot be
+    // reported anywhere.
     [[maybe_unused]] auto written = ::write(STDERR_FILENO, text.data(), text.size());
 }
 

@@ -30,7 +30,7 @@ namespace core {
 
 class Loop;
 
-/// Something that wants to be told when a point in time has passed. Owned by whoever registers it.
+/// Called when a point in time has passed. Its owner registers it and removes it.
 class Timer {
 public:
     Timer() = default;

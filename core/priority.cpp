@@ -56,7 +56,7 @@ ScopedNice::ScopedNice(int steps) {
     errno = 0;
     int const before = getpriority(PRIO_PROCESS, 0);
     if (before == -1 && errno != 0) return;
-    // One step the other way tells whether we may come back. At the very top it would tell nothing.
+    // One step the other way shows whether we may come back. At the very top it would show nothing.
     if (before == PRIO_MIN || setpriority(PRIO_PROCESS, 0, before - 1) != 0) return;
     before_ = before;
     (void)setpriority(PRIO_PROCESS, 0, std::min(before + steps, nice_max));
@@ -79,7 +79,7 @@ ScopedNice::~ScopedNice() {
 ScopedRealtime::ScopedRealtime() {
     if (ahead++ > 0) return;
     int const before = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
-    // Who has a real-time priority already was given it by somebody who knows why.
+    // A real-time priority that an administrator has set stays.
     if (before == SCHED_FIFO || before == SCHED_RR) return;
     if (set_policy(SCHED_RR | SCHED_RESET_ON_FORK, sched_get_priority_min(SCHED_RR))) {
         ahead_before = before;
@@ -88,7 +88,7 @@ ScopedRealtime::ScopedRealtime() {
 
 ScopedRealtime::~ScopedRealtime() {
     if (--ahead > 0 || !ahead_before) return;
-    // Whoever is allowed by RLIMIT_RTPRIO alone cannot take back what its children do not get.
+    // With RLIMIT_RTPRIO alone (without CAP_SYS_NICE) SCHED_RESET_ON_FORK cannot be cleared again.
     if (!set_policy(*ahead_before, 0) && !set_policy(*ahead_before | SCHED_RESET_ON_FORK, 0)) {
         log::warning("the scheduling policy could not be set back to {}: {}", *ahead_before, errno);
     }

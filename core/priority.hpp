@@ -1,5 +1,5 @@
-// ScopedNice and ScopedRealtime: this process behind the others of its machine, or ahead of them,
-// for a while. Used by the drivers: a guest shall not feel that its disk is copied, and one that is
+// ScopedNice and ScopedRealtime: this process gets less processor time than others, or more, for
+// a while. Used by the drivers: a guest shall not feel that its disk is copied, and one that is
 // stopped shall not wait for a processor that others have.
 #pragma once
 

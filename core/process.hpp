@@ -45,7 +45,7 @@ public:
     Process() = default;
     Process(pid_t pid, Fd pidfd) : pid_(pid), pidfd_(std::move(pidfd)) {}
 
-    /// A process that somebody else started. Fails with closed when there is no such process.
+    /// A process that another process started. Fails with closed when there is no such process.
     static Result<Process> open(pid_t pid);
     /// The same process as recorded. Fails with closed when it has ended, also when another process
     /// has its number.

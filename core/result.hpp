@@ -1,8 +1,8 @@
 // core/ is the ground every room stands on: it may be used by all, and uses no other room.
 //
 // Result<T>: how every function of this program fails. An Error is one sentence with the steps it
-// happened in; whoever stops passing it on prints it once. Exceptions of libraries end at the file
-// that calls them.
+// happened in; the caller that does not return it prints it once. Exceptions of libraries end at
+// the file that calls them.
 #pragma once
 
 #include <fmt/format.h>

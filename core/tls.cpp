@@ -151,7 +151,7 @@ public:
             if (error == GNUTLS_E_SUCCESS) break;
             if (gnutls_error_is_fatal(error) != 0) {
                 gnutls_alert_send_appropriate(session_,
-                                              error);  // tells the other side why; best effort
+                                              error);  // the alert says why; best effort
                 co_return handshake_failed(error);
             }
             if (error == GNUTLS_E_AGAIN) {
@@ -161,7 +161,7 @@ public:
                 co_return handshake_failed(error);
             }
         }
-        // TLS 1.3 tells a client of a refused key or certificate only after its own handshake has
+        // TLS 1.3 reports a refused key or certificate to a client only after its own handshake has
         // ended; the first read then fails with the alert. Nothing was sent that such a server
         // could have used.
         co_return Result<>{};
@@ -253,8 +253,8 @@ private:
             gnutls_datum_t text{};
             unsigned const status = gnutls_session_get_verify_cert_status(session_);
             gnutls_certificate_verification_status_print(status, GNUTLS_CRT_X509, &text, 0);
-            auto result = fail(Errc::refused, "the certificate of {} is not to be trusted: {}",
-                               peer_, reinterpret_cast<char const*>(text.data));
+            auto result = fail(Errc::refused, "the certificate of {} is not trusted: {}", peer_,
+                               reinterpret_cast<char const*>(text.data));
             gnutls_free(text.data);
             return result;
         }

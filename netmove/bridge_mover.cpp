@@ -127,7 +127,7 @@ protected:
         return out;
     }
 
-    /// Neighbour entries of this host for the guest that somebody else manages stay as they are.
+    /// Neighbour entries for the guest that another program manages are not changed.
     Result<> note_neighbours(int bridge) {
         TRY(auto const all, netlink_.neighbours(bridge));
         keep_neighbours_.clear();
@@ -199,8 +199,8 @@ public:
         co_return Result<>{};
     }
 
-    // The bridge would learn from the destination's announcement where the guest is, and drop what
-    // comes from there and is behind it in another processor's queue.
+    // The bridge would learn from the destination's announcement where the guest is, and drop the
+    // guest's frames that come after it from another processor's queue.
     Result<> fire() override {
         TRY_VOID(close_to_floods(port_));
         return netlink_.replace_fdb(port_.index, interface_.mac, true);

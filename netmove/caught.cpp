@@ -57,7 +57,7 @@ Result<CaughtFrames> catch_frames(Tap const& tap, std::size_t bytes_max) {
     CaughtFrames out;
     std::size_t bytes = 0;
     for (int queue = 0; queue < tap.queues(); ++queue) {
-        // Bounded: while nobody but us reads, a sender as fast as we would keep us here for ever.
+        // Bounded: a sender as fast as we are would keep us here for ever.
         for (int frame = 0; frame < ring_frames_max; ++frame) {
             TRY(auto const got, tap.read_raw(queue, buffer));
             if (got == 0) break;
@@ -137,7 +137,7 @@ Result<bool> Injector::queue(std::span<std::uint8_t const> frame) const {
 
 Result<bool> Injector::send(core::Fd const& socket, std::span<std::uint8_t const> frame) const {
     if (::send(socket.get(), frame.data(), frame.size(), MSG_DONTWAIT) >= 0) return true;
-    // The ring of a tap that is full drops, and the kernel tells; EAGAIN: the socket's own buffer.
+    // ENOBUFS: the tap's ring is full and the kernel dropped it. EAGAIN: the socket's own buffer.
     if (errno == ENOBUFS || errno == EAGAIN) return false;
     return fail_errno(errno, "cannot put a frame into the tap {}", tap_);
 }

@@ -39,8 +39,8 @@ core::Result<CaughtFrames> catch_frames(Tap const& tap, std::size_t bytes_max);
 /// How many of the first frames take no more than `bytes_max` in to_wire(): at least one.
 [[nodiscard]] std::size_t frames_within(std::span<CaughtFrame const> frames, std::size_t bytes_max);
 
-/// Frames one after the other, each behind its length (32 bits, big-endian); from_wire() trusts
-/// nothing and fails with protocol.
+/// Frames one after the other, each after its length (32 bits, big-endian). from_wire() checks
+/// everything and fails with protocol.
 [[nodiscard]] Bytes to_wire(std::span<CaughtFrame const> frames);
 core::Result<std::vector<CaughtFrame>> from_wire(std::span<std::uint8_t const> bytes);
 
@@ -53,7 +53,7 @@ public:
     /// False when the ring is full: nothing was put, try again when the guest has read. Fails when
     /// the kernel refuses the frame as such (a header that makes no sense), or the tap is gone.
     core::Result<bool> put(std::span<std::uint8_t const> frame) const;
-    /// Through the queueing discipline instead: behind what waits there.
+    /// Through the queueing discipline instead: after what waits there.
     core::Result<bool> queue(std::span<std::uint8_t const> frame) const;
 
 private:

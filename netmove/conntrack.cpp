@@ -38,7 +38,7 @@ constexpr std::size_t filtered_addresses_max = 8;
 // A batch's answers, and what one dump may send at most, so that no kernel keeps us for ever: a
 // table of the largest size there is.
 constexpr int datagrams_max = 1'000'000;
-// Connections that changed, of one guest, that are remembered until somebody asks.
+// Changed connections of one guest that are remembered until the next look.
 constexpr std::size_t changes_max = 16'384;
 
 core::Fd open_socket(int more_flags) {
@@ -200,7 +200,7 @@ Task<Result<>> Conntrack::dump_one(core::Loop& loop, std::vector<char> request,
         if (got < 0 && errno == EAGAIN) continue;
         if (got < 0) {
             co_return core::fail_os(Errc::netlink, errno,
-                                    "the kernel's list of connections is not to be read");
+                                    "the kernel's list of connections cannot be read");
         }
         CO_TRY(bool const more,
                take_part({buffer.data(), static_cast<std::size_t>(got)}, addresses, into));
@@ -241,7 +241,7 @@ Result<> Conntrack::listen() {
     auto fd = open_socket(SOCK_NONBLOCK);
     sockaddr_nl own{};
     own.nl_family = AF_NETLINK;
-    // A socket without an address of its own counts as the kernel's, which is told nothing.
+    // A socket without an address of its own counts as the kernel's and gets no events.
     int failed = fd ? ::bind(fd.get(), reinterpret_cast<sockaddr const*>(&own), sizeof own) : -1;
     for (int const group :
          {NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY}) {
@@ -357,7 +357,7 @@ Result<std::vector<int>> Conntrack::ask_batch(std::span<Request> messages) {
     for (auto& message : messages) {
         auto& header = conntrack::header_of(message);
         header.nlmsg_seq = ++sequence_;
-        // The kernel tells of what failed in any case, and of the last: then it is through.
+        // The kernel reports each failure, and acknowledges the last message: then it is done.
         if (&message == &messages.back()) header.nlmsg_flags |= NLM_F_ACK;
         bytes.insert(bytes.end(), message.begin(), message.end());
     }

@@ -2,8 +2,8 @@
 // host, and made known again on another. Through ctnetlink, in the network namespace the thread was
 // in at open(); messages are put together by libnetfilter_conntrack.
 //
-// While a guest stands still nothing is searched: the kernel tells what changed since the last
-// look (listen), and only that is asked for.
+// While a guest is stopped nothing is searched: the kernel reports what changed since the last
+// look (listen), and only that is read.
 #pragma once
 
 #include <linux/netlink.h>
@@ -31,7 +31,7 @@ struct ConntrackDump {
 struct ConntrackChanges {
     std::vector<ConntrackEntry> now;  ///< New, or in another state.
     std::vector<ConntrackKey> gone;
-    /// The kernel had more to tell than it may keep, or tells nothing: only dump() knows.
+    /// The kernel had to drop events, or sends none: only dump() knows.
     bool incomplete = false;
 };
 
@@ -55,7 +55,7 @@ public:
     core::Task<core::Result<ConntrackDump>> dump(core::Loop& loop, std::vector<Address> addresses,
                                                  core::Deadline deadline);
 
-    /// From now on the kernel tells what changes. Connections that began before it did so may be
+    /// From now on the kernel reports what changes. Connections that began before it did so may be
     /// left out (nf_conntrack_events 2, the default), so this belongs well before dump().
     core::Result<> listen();
     /// Forgets what was told until now; before a dump().
@@ -65,7 +65,7 @@ public:
     core::Result<ConntrackChanges> changes(std::span<Address const> addresses, std::size_t most);
 
     /// Makes entries known here, in the place of any of the same key. TCP's windows are not known,
-    /// so the kernel is told to be liberal about them (as conntrackd does). `host_addresses`: of
+    /// so the entries are marked liberal about them (as conntrackd does). `host_addresses`: of
     /// this host; an entry that is translated to an address of the source alone is not made.
     ConntrackRestored restore(std::span<ConntrackEntry const> entries,
                               std::span<Address const> host_addresses);

@@ -69,8 +69,8 @@ struct ConntrackEntry {
     std::vector<std::uint8_t> labels;  ///< 16 bytes, or none.
     /// Where a helper changes lengths: correction position, offset before and after, both ways.
     std::array<std::uint32_t, 6> sequence{};
-    /// An address it is translated to belongs to the source host itself: where that host alone has
-    /// it, nobody would answer.
+    /// An address it is translated to belongs to the source host itself: if only that host has it,
+    /// nothing would answer.
     bool translated_to_host = false;
 
     [[nodiscard]] bool source_translated() const;

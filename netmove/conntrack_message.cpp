@@ -54,7 +54,7 @@ void nest(Request& request, int type, Fill fill) {
     std::memcpy(request.data() + at, &length, sizeof length);  // nla_len
 }
 
-/// The object's attributes, behind the fixed part of `request`.
+/// The object's attributes, after the fixed part of `request`.
 Request with_object(Request request, Object const& object) {
     auto const used = request.size();
     request.resize(request_size_max);

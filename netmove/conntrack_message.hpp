@@ -32,7 +32,7 @@ Request create_request(ConntrackEntry const& entry, bool with_helper);
 Request get_request(ConntrackKey const& key);
 Request delete_request(ConntrackKey const& key);
 
-/// What an answer or an event tells of one connection. None when it is no such message, or of a
+/// What an answer or an event says about one connection. None when it is no such message, or of a
 /// protocol that is not carried (then `carried` is false).
 std::optional<ConntrackEntry> entry_of(nlmsghdr const* message, bool& carried);
 

@@ -179,7 +179,7 @@ Learned learn_ipv6(MacAddress const& mac, ByteView packet) {
     auto const payload = packet.subspan(ipv6_header_size, payload_size);
     if (packet[6] == icmpv6 && payload.size() >= 8 && payload[0] >= router_solicitation &&
         payload[0] <= neighbour_advert) {
-        // RFC 4861: what is not sent with 255 came through a router, and is not to be believed.
+        // RFC 4861: a hop limit below 255 means that it came through a router; it must be ignored.
         if (packet[7] != 255 || payload[1] != 0) return {};
         return learn_discovery(mac, source, payload);
     }
@@ -250,7 +250,7 @@ Bytes neighbour_advertisement(MacAddress const& mac, Address const& ipv6, bool r
 Bytes multicast_report(MacAddress const& mac, Address const& source,
                        std::span<Address const> groups, std::uint16_t vlan) {
     assert(groups.size() <= report_groups_max);
-    constexpr std::uint8_t change_to_exclude = 4;  // nobody excluded: a join
+    constexpr std::uint8_t change_to_exclude = 4;  // no source excluded: a join
     Bytes message{mld2_report, 0, 0, 0, 0, 0};
     put16(message, static_cast<unsigned>(groups.size()));
     for (auto const& group : groups) {

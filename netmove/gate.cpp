@@ -19,7 +19,7 @@ using core::Result;
 
 namespace {
 
-/// By which a gate is known for ours: nobody else numbers a qdisc so.
+/// Marks a gate as ours: no other program uses this qdisc handle.
 constexpr std::uint32_t gate_handle = 0x51dc0000;
 
 /// Closed: the shortest frame waits for longer than any guest is stopped.
@@ -31,8 +31,8 @@ constexpr std::uint32_t open_burst_bytes = 64 * 1024 * 1024;
 constexpr std::uint32_t ethernet_bytes = 14;
 constexpr std::uint32_t tags_bytes = 8;
 
-/// The gate's own frames: for nobody's address (locally administered), of the type that IEEE 802
-/// leaves to experiments.
+/// The gate's own frames: to a locally administered address that no station has, with an
+/// EtherType that IEEE 802 reserves for experiments.
 constexpr std::array<std::uint8_t, 6> own_mac = {0x02, 0x51, 0xdc, 0x67, 0x61, 0x74};
 constexpr std::uint16_t own_type = 0x88b5;
 constexpr std::size_t own_frame_size = 60;
@@ -46,7 +46,7 @@ Message qdisc_message(int type, int flags, int link) {
     return make_message(type, NLM_F_ACK | flags, header);
 }
 
-/// The tap has no discipline but the kernel's (ENOENT), or one of somebody else's (EINVAL).
+/// The tap has only the kernel's discipline (ENOENT), or one of another program (EINVAL).
 bool is_none(core::Error const& error) { return error.os == ENOENT || error.os == EINVAL; }
 
 }  // namespace
@@ -108,8 +108,8 @@ Result<> Gate::close() {
     return {};
 }
 
-// The kernel looks at the queue again only when something is sent: hence the frame, behind all that
-// waits.
+// The kernel looks at the queue again only when something is sent: hence this frame, which is
+// queued after all that waits.
 Result<> Gate::open() {
     TRY_VOID(set_rate(true, false));
     closed_ = false;

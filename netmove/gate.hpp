@@ -33,7 +33,7 @@ public:
     /// From now on frames wait. What is in the ring is thrown away: it came before anybody was told
     /// that the guest is here. Only while no QEMU reads the ring. Closed already: nothing.
     core::Result<> close();
-    /// What waits goes into the ring, and whatever comes afterwards behind it. Always safe.
+    /// What waits goes into the ring, then what comes later. Always safe.
     core::Result<> open();
 
     struct Count {

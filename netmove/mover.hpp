@@ -29,7 +29,7 @@
 
 namespace netmove {
 
-/// Addresses one interface may have in a plan: each is a frame at STOP. As many as a watcher
+/// Addresses one interface may have in a set: each is a frame at STOP. As many as a watcher
 /// remembers, and as many given by the operator.
 constexpr std::size_t interface_addresses_max = 128;
 
@@ -90,7 +90,7 @@ public:
     /// end state. A mover whose network must acknowledge (a home agent) watches for that in a task
     /// of its own that prepare() started.
     virtual core::Result<> fire() = 0;
-    /// The source's half, behind fire(): whatever was on its way when that happened has arrived.
+    /// The source's half, after fire(): everything that was on its way at that moment has arrived.
     /// Does not suspend; may be called again.
     virtual core::Result<> release() { return {}; }
     virtual core::Task<core::Result<>> settle(core::Deadline deadline) = 0;

@@ -34,7 +34,7 @@ struct BridgePort {
     int state = 0;
     bool learning = true;
     bool unicast_flood = true;  ///< Gets frames to unknown stations.
-    bool multicast_flood = true;  ///< Gets frames to groups nobody registered for.
+    bool multicast_flood = true;  ///< Gets frames to unregistered groups.
     bool broadcast_flood = true;
     bool neighbour_suppression = false;  ///< The bridge answers ARP and ND itself (EVPN).
     bool isolated = false;  ///< Exchanges no frame with other isolated ports.

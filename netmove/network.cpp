@@ -321,13 +321,13 @@ Result<> delete_network(Netlink& netlink, NetworkRecord const& record, bool forc
     } else if (!definition.uplink.empty()) {
         TRY_VOID(give_back_uplink(netlink, record, bridge));
     }
-    // The rules go last: until then nothing could be exchanged that they forbid.
+    // The rules go last, so that nothing they forbid could pass meanwhile.
     if (bridge != nullptr) TRY_VOID(netlink.delete_link(definition.name));
     TRY_VOID(nft.run(delete_rules(definition.name)));
     return {};
 }
 
-// ---- for whoever connects a port ----------------------------------------------------------------
+// ---- connecting a port --------------------------------------------------------------------------
 
 Result<> admit(Link const& bridge, Link const& port) {
     if (!may_be_ours(bridge)) return {};

@@ -12,7 +12,7 @@ using core::Result;
 
 namespace {
 
-// Differences of one kind that are told; whoever flushed the rules need not read each.
+// Differences of one kind that are listed; after a flush of all rules there are hundreds.
 constexpr std::size_t differences_told_max = 8;
 
 /// One look, and what it finds wrong.

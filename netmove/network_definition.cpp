@@ -22,7 +22,7 @@ constexpr std::string_view name_others = "0123456789-_.";
 // Below it, the field is a length (IEEE 802.3), and LLC follows, in which anything may be carried.
 constexpr unsigned ether_type_min = 0x0600;
 constexpr unsigned ether_type_max = 0xffff;
-// The protocols themselves; and tags, behind which there is another EtherType: 802.1Q, 802.1ad, and
+// The protocols themselves; and tags, after which another EtherType follows: 802.1Q, 802.1ad, and
 // those that were in use before it.
 constexpr std::uint16_t never_allowed[] = {0x0800, 0x0806, 0x86dd, 0x8100,
                                            0x88a8, 0x9100, 0x9200, 0x9300};
@@ -102,7 +102,7 @@ Result<std::uint16_t> parse_ether_type(std::string const& text) {
 }
 
 std::string NetworkDefinition::wire() const {
-    // The end of a long name tells more than its beginning. Another wire that gets the same name is
+    // The end of a long name says more than its beginning. Another wire that gets the same name is
     // found out by its MAC address.
     auto const from = uplink.size() > network_name_max ? uplink.size() - network_name_max : 0;
     return "w-" + uplink.substr(from);

@@ -9,9 +9,9 @@ using core::Json;
 
 namespace {
 
-// Ours is the first look at a frame that enters and the last at one that leaves: what rules of
-// somebody else make of it between is looked at as well. (nft's own names: dstnat is -300, srcnat
-// 300.)
+// Ours is the first look at a frame that enters and the last at one that leaves: what other
+// programs' rules make of it in between is checked as well. (nft's own names: dstnat is -300,
+// srcnat 300.)
 constexpr int first_priority = -400;
 constexpr int last_priority = 400;
 

@@ -9,9 +9,9 @@
 //         without an address of any protocol in it, as QEMU and the bridge mover send it; and the
 //         EtherTypes that were named, whatever is in them
 // So no VLAN tag (0x8100, 0x88a8 or another, once or twice), no 802.3 length with LLC or SNAP
-// behind it, and no other EtherType with a packet of the other protocol in it. What a packet of the
-// network's own protocol carries is its payload, another packet in a tunnel too: nobody but the
-// tunnel's ends makes a frame of that.
+// after it, and no other EtherType with a packet of the other protocol in it. What a packet of the
+// network's own protocol carries is its payload, another packet in a tunnel too: only the
+// tunnel's ends make a frame of that.
 #pragma once
 
 #include <string>
@@ -42,7 +42,7 @@ std::string list_host(std::string const& bridge);  ///< The table `netdev`.
 std::string delete_rules(std::string const& bridge);
 std::string add_port(std::string const& bridge, int port);
 
-/// The chain every frame passes: it tells the protocol.
+/// The chain that every frame passes: its name gives the protocol.
 std::string_view list_chain(Protocol protocol);
 
 /// Of `list table` as JSON: the set `ports`, by name, or by index when there is no such interface.

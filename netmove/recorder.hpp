@@ -8,12 +8,12 @@
 //                  which writes pcap with the guest's clock. That clock stands still from the
 //                  moment QEMU takes the guest for stopped: frames read since have its last value
 //
-// A frame that QEMU reads before its devices are told of the stop is thrown away then; the next one
-// it keeps, and gives to a guest that goes on there. Which is which matters only to such a guest.
+// QEMU drops a frame that it reads before its devices are stopped. It keeps the next one, and
+// delivers it if the guest resumes there. Which is which matters only for that case.
 //
 // A guest that is slow has no buffer left in its receive queue: QEMU then keeps the frame it read
-// last, however long before the stop, reads no other, and throws it away at the stop. No record
-// says so: whoever asks for before_last() must have asked the queue itself.
+// last, however long before the stop, reads no other, and drops it at the stop. No record shows
+// that: before calling before_last() the caller must have asked the queue itself.
 //
 // With vhost, and with several queues, QEMU refuses the filter: then what it reads is not known.
 #pragma once
@@ -32,7 +32,7 @@ namespace netmove {
 constexpr std::size_t reads_kept_max = 64;
 /// Of what it read at the instant of the stop.
 constexpr std::size_t stop_reads_max = 8;
-/// Of what was sent: as many as may wait in the ring behind those, and caught_bytes_max bytes.
+/// Of what was sent: as many as may wait in the ring after those, and caught_bytes_max bytes.
 constexpr std::size_t sent_kept_max = migration_queue_length + reads_kept_max;
 
 /// Takes a copy of each frame that is sent to a tap. Needs CAP_NET_RAW.
@@ -56,7 +56,7 @@ private:
 /// its name once QEMU has opened it (opened()); when its reader goes, QEMU stops to write.
 class ReadRecorder {
 public:
-    /// Makes the fifo. Before QEMU is told of it.
+    /// Makes the FIFO, before QEMU gets its name.
     static core::Result<ReadRecorder> make(std::string path);
     [[nodiscard]] int descriptor() const { return fifo_.get(); }
     core::Result<> opened();
@@ -66,8 +66,7 @@ public:
     /// until 7.2 with the tap's vnet header, later without.
     [[nodiscard]] std::vector<Bytes> read_last() const;
     /// The one that was read just before read_last(). Only while the guest is stopped: then QEMU
-    /// reads one frame behind note_stop() at most, and what came behind more is of a guest that
-    /// goes on.
+    /// reads at most one frame after note_stop(); more than one means that the guest runs again.
     [[nodiscard]] std::optional<Bytes> before_last() const;
     /// QEMU says that the guest is stopped: what it has thrown away was read before it said so.
     /// Remembers that instant, since a guest that goes on has a clock that goes on.

@@ -116,7 +116,7 @@ Result<core::Fd> open_queue(std::string const& name, unsigned flags) {
     return fd;
 }
 
-/// Name and IFF_* of the tap behind a descriptor; none when it was never attached to one, or that
+/// Name and IFF_* of a descriptor's tap; none when it was never attached to one, or that
 /// one is gone.
 Result<std::optional<std::pair<std::string, unsigned>>> ask_descriptor(int fd) {
     ifreq request{};
@@ -327,7 +327,7 @@ Result<std::size_t> Tap::drain() const {
 Result<> make_quiet(Netlink& netlink, std::string const& tap) {
     bool const disabled = write_ipv6_setting(tap, "disable_ipv6", "1");
     (void)write_ipv6_setting(tap, "accept_ra",
-                             "0");  // without IPv6 it has no effect; for whoever enables it
+                             "0");  // has no effect until IPv6 is enabled
     auto const no_addresses = netlink.set_address_generation_none(tap);
     // EAFNOSUPPORT: the host has no IPv6 at all.
     if (no_addresses || disabled || no_addresses.error().os == EAFNOSUPPORT) return {};

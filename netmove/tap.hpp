@@ -1,6 +1,5 @@
-// Tap: a tap device of the host, the guest's end of the cable in our hands. QEMU gets the same
-// descriptors; from STOP on whoever holds one can read, in order, what arrives for the guest, and
-// write as if the guest had sent it.
+// Tap: a tap device of the host, held by descriptors that QEMU gets as well. From STOP on a holder
+// can read, in order, what arrives for the guest, and write as if the guest had sent it.
 //
 // Invariant: our side never reads a queue while the guest runs; a frame that is read is taken from
 // the guest.
@@ -30,7 +29,7 @@ constexpr int tap_queues_max = 256;
 /// would add seconds of delay, and 64 KiB of memory for each frame of a bulk transfer.
 constexpr int migration_queue_length = 4'000;
 
-/// More than any ring has: an end for whoever empties one that somebody fills.
+/// More than any ring has: bounds the emptying of a ring that is still being filled.
 constexpr int ring_frames_max = 65'536;
 
 /// The largest frame a tap carries with its vnet header: 64 KiB of segmentation offload, Ethernet,

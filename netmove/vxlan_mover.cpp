@@ -22,8 +22,8 @@ constexpr int mtu_max = 65'521;
 
 bool is_static(VxlanEntry const& entry) { return (entry.state & (NUD_NOARP | NUD_PERMANENT)) != 0; }
 
-/// What the device and its bridge answer for the guest (proxy, suppression of ARP and ND), and
-/// nobody else manages.
+/// What the device and its bridge answer for the guest (proxy, suppression of ARP and ND), without
+/// what another program manages.
 Result<std::vector<Neighbour>> neighbours_of(Netlink& netlink, Link const& device,
                                              MacAddress const& mac) {
     std::vector<Neighbour> out;
@@ -201,7 +201,7 @@ Result<> check_vxlan_ends(GuestInterface const& interface) {
     auto const& destination = interface.vxlan_destination;
     if (!source && !destination) return {};
     if (!source || !destination) {
-        // Announcements reach whoever learns, also through a bridge that is in no VXLAN itself.
+        // Announcements reach every device that learns, also through a bridge without VXLAN.
         if ((source ? source : destination)->learning) return {};
         return fail(Errc::refused,
                     "the bridge of {} is in VXLAN {} on the {}, whose device does not learn, and "

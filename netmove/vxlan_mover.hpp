@@ -33,7 +33,7 @@ constexpr int vxlan_overhead_ipv6 = 70;
 /// The VXLAN device among a bridge's ports. None where there is none, or where it is not one VNI
 /// that is the bridge's: several devices, or one that carries many VNIs.
 core::Result<std::optional<Link>> vxlan_port(Netlink& netlink, std::string const& bridge);
-/// The same, as the other host is told.
+/// The same, as it is sent to the other host.
 core::Result<std::optional<VxlanEnd>> vxlan_end(Netlink& netlink, std::string const& bridge);
 /// Whether both ends are of one network; a sentence why not.
 core::Result<> check_vxlan_ends(GuestInterface const& interface);
@@ -41,8 +41,8 @@ core::Result<> check_vxlan_ends(GuestInterface const& interface);
 core::Result<> check_vxlan_mtu(Netlink& netlink, Link const& device,
                                std::optional<Address> const& remote, int mtu);
 
-/// The two halves, of an interface with both ends. `netlink` must outlive them. The source's stands
-/// before the bridge mover in the plan, the destination's behind it: then no frame meets a bridge
+/// The two halves, of an interface with both ends. `netlink` must outlive them. The source's comes
+/// before the bridge mover in the set, the destination's after it: then no frame meets a bridge
 /// that knows no place for it.
 std::unique_ptr<Mover> vxlan_mover_source(Netlink& netlink, GuestInterface const& interface);
 std::unique_ptr<Mover> vxlan_mover_destination(Netlink& netlink, GuestInterface const& interface);

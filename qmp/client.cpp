@@ -39,10 +39,10 @@ core::Error no_monitor(std::string const& path, core::Error error) {
                        path)
                 .error();
         case ECONNREFUSED:
-            return core::fail(
-                       Errc::closed,
-                       "nobody listens on the QMP socket {}: QEMU has ended, or it is not a socket",
-                       path)
+            return core::fail(Errc::closed,
+                              "no process listens on the QMP socket {}: QEMU has ended, or it is "
+                              "not a socket",
+                              path)
                 .error();
         case EACCES:
         case EPERM:

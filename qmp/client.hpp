@@ -64,8 +64,8 @@ private:
 class Client {
 public:
     /// Connects, reads the greeting and negotiates. Fails with
-    /// - closed: no socket there, or nobody listens on it (QEMU has ended);
-    /// - protocol: somebody answers, but not in QMP;
+    /// - closed: no socket there, or no process listens on it (QEMU has ended);
+    /// - protocol: the other end answers, but not in QMP;
     /// - timed_out: connected, but no greeting (another client holds the monitor: QEMU serves one
     /// at a time).
     static Task<Result<std::unique_ptr<Client>>> connect(Loop& loop, std::string socket_path,

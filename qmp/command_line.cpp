@@ -156,7 +156,7 @@ TapOption tap_of(Settings const& net, std::string id) {
     return tap;
 }
 
-// "unix:PATH" of a character device's first element, also behind "mon:".
+// "unix:PATH" of a character device's first element, also after "mon:".
 std::optional<std::string> unix_path(Settings const& device) {
     std::string address = device.get_or("address", "");
     if (address.starts_with("mon:")) address.erase(0, 4);

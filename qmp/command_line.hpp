@@ -77,7 +77,7 @@ struct Mapping {
 };
 
 namespace detail {
-// How taps are told and counted, for command_line.cpp and rewrite.cpp alike.
+// How taps are recognised and counted, for command_line.cpp and rewrite.cpp alike.
 bool may_be_tap(std::string_view kind);
 bool is_tap(Settings const& net);
 std::string unnamed_tap(std::string_view kind, std::size_t number);
@@ -103,7 +103,7 @@ public:
     [[nodiscard]] std::vector<PathOption> files() const;
     /// The socket of the first QMP monitor that can be reached by path; empty: none.
     [[nodiscard]] std::string qmp_socket() const;
-    /// The socket on which QEMU waits for whoever wants to talk to the guest's agent: a
+    /// The socket on which QEMU accepts a client of the guest's agent: a
     /// virtserialport of the name org.qemu.guest_agent.0. Empty: none that is found by path.
     [[nodiscard]] std::string guest_agent_socket() const;
     [[nodiscard]] std::optional<std::string> incoming() const;
@@ -117,7 +117,7 @@ public:
         const;  ///< The first named ("kvm"); empty: QEMU's default.
 
     /// This command line with a monitor of ours and the taps by descriptor. Fails with invalid for
-    /// -daemonize and -incoming, for a tap that is given by somebody else's descriptor, and for a
+    /// -daemonize and -incoming, for a tap that another process opened (fd=), and for a
     /// number of descriptors that is not the tap's number of queues.
     [[nodiscard]] Result<CommandLine> for_launch(LaunchOptions const& launch) const;
     /// Takes out the nodes that -blockdev options put between `node` and its base: the first

@@ -16,8 +16,8 @@ using core::Task;
 
 namespace {
 
-// Before a request it makes the agent forget half a request of whoever was here before us; before
-// an answer it tells that what follows is the one to guest-sync-delimited.
+// Before a request it makes the agent drop half a request of an earlier client; before an answer
+// it marks the answer to guest-sync-delimited.
 constexpr char sentinel = '\xff';
 
 std::string request(std::string_view command, Json const& arguments = {}) {
@@ -39,8 +39,8 @@ std::int64_t first_id() {
 
 std::unexpected<core::Error> silent(std::string const& socket_path) {
     return core::fail(Errc::timed_out,
-                      "the guest agent on {} does not answer: none runs in the guest, or somebody "
-                      "else talks to it",
+                      "the guest agent on {} does not answer: none runs in the guest, or another "
+                      "client talks to it",
                       socket_path);
 }
 
@@ -53,7 +53,7 @@ Task<Result<std::unique_ptr<GuestAgent>>> GuestAgent::connect(core::Loop& loop,
                                                               std::string socket_path,
                                                               Deadline deadline) {
     auto socket = co_await core::connect_unix(loop, socket_path, deadline);
-    // One is spoken with and one may wait in the queue; whoever comes then is sent away.
+    // QEMU serves one client, and one may wait in the queue; it refuses others.
     while (!socket && socket.error().os == EAGAIN && !deadline.passed()) {
         CO_TRY_VOID(co_await core::sleep_for(loop, agent_queue_pause, deadline.token()));
         socket = co_await core::connect_unix(loop, socket_path, deadline);
@@ -99,8 +99,8 @@ Task<Result<std::string>> GuestAgent::read_line(Deadline deadline) {
     }
 }
 
-// Whatever comes before is of an earlier request: of ours, or of somebody's before us. A guest that
-// never stops talking is stopped by the deadline.
+// What comes before is the answer to an earlier request: ours, or another client's. The deadline
+// ends an agent that never stops sending.
 Task<Result<>> GuestAgent::await_step(std::int64_t id, Deadline deadline) {
     for (;;) {
         auto line = co_await read_line(deadline);
@@ -164,7 +164,7 @@ Task<Result<std::int64_t>> GuestAgent::thaw(Deadline deadline) {
     std::string const command = "guest-fsfreeze-thaw";
     auto const id = next_id_++;
     // At once, not after the answer to the first: an agent that is stuck finds both when it goes
-    // on, even if nobody is here any more.
+    // on, even if this process has ended.
     CO_TRY_VOID(co_await send(step(id) + request(command), deadline));
     CO_TRY_VOID(co_await await_step(id, deadline));
     co_return co_await count(command, deadline);

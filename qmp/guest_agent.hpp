@@ -17,8 +17,9 @@ namespace qmp {
 
 class GuestAgent {
 public:
-    /// Connects and brings both ends into step (guest-sync-delimited). Fails with closed (nobody
-    /// listens), timed_out (no agent runs in the guest, or somebody else talks to it), protocol.
+    /// Connects and brings both ends into step (guest-sync-delimited). Fails with closed (no
+    /// process listens), timed_out (no agent runs in the guest, or another client talks to it),
+    /// protocol.
     static core::Task<core::Result<std::unique_ptr<GuestAgent>>> connect(core::Loop& loop,
                                                                          std::string socket_path,
                                                                          core::Deadline deadline);

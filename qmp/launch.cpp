@@ -21,7 +21,7 @@ std::string how_it_ended(int status) {
     return fmt::format("exit status {}", WEXITSTATUS(status));
 }
 
-// Kills and reaps; what a QEMU that did not come up leaves behind is its log, for the error.
+// Kills and reaps a QEMU that did not start. Its log stays, for the error.
 Task<Result<int>> put_down(Loop& loop, core::Process const& process) {
     (void)process.signal(SIGKILL);  // fails only when it is gone, which is what we want
     co_return co_await core::wait_exit(loop, process, Deadline::after(exit_timeout));
@@ -34,7 +34,7 @@ Task<core::Error> explain(Loop& loop, core::Process const& process, core::Error 
         (void)co_await put_down(loop, process);
         co_return std::move(error.while_doing(fmt::format("starting {}", program)));
     }
-    // Its monitor is gone, so it is ending: the exit status tells more than the lost connection.
+    // Its monitor is gone, so it is ending: the exit status says more than the lost connection.
     auto const status = co_await core::wait_exit(loop, process, Deadline::after(exit_timeout));
     auto said = last_words(log_file);
     said = said.empty() ? "; it said nothing" : ": " + said;
@@ -68,8 +68,8 @@ Task<Result<Launched>> launch(Loop& loop, LaunchRequest request, Deadline deadli
     }
     if (other.error().code == Errc::cancelled) co_return std::unexpected(std::move(other.error()));
     CO_TRY(auto log, open_log(request.log_file));
-    // Connections are possible from here on, whoever listens next: there is nothing to wait for.
-    // QEMU calls listen(2) again, which makes it the peer that later connections see.
+    // The socket accepts connections from here on, so there is nothing to wait for. QEMU calls
+    // listen(2) again, which makes it the peer that later connections see.
     CO_TRY(auto listener, core::listen_unix(request.qmp_socket, 0600));
 
     core::SpawnOptions options;

@@ -15,8 +15,8 @@ inline constexpr std::size_t message_bytes_max = std::size_t{16} * 1024 * 1024;
 /// bound.
 inline constexpr std::size_t unsent_bytes_max = std::size_t{4} * 1024 * 1024;
 
-/// Events a subscription holds unread. QEMU rate-limits its noisy events; a reader this far behind
-/// is stuck.
+/// Events a subscription holds unread. QEMU rate-limits its frequent events; a reader that has
+/// not read so many is stuck.
 inline constexpr std::size_t events_unread_max = 1024;
 
 /// One read(2) from the socket, in bytes: a usual reply in one go, the schema in a few.
@@ -43,7 +43,7 @@ inline constexpr std::size_t last_words_lines_max = 6;
 
 /// Bytes of one answer of a guest agent. Those that we ask for have fifty; the guest writes them.
 inline constexpr std::size_t agent_message_bytes_max = std::size_t{64} * 1024;
-/// Until somebody else's conversation with the agent may be over; then the next is in the queue.
+/// Between two attempts while other clients use the agent's socket and its queue is full.
 inline constexpr std::chrono::milliseconds agent_queue_pause{20};
 /// File systems that a guest agent may say it has frozen: more than any guest mounts.
 inline constexpr std::int64_t agent_file_systems_max = 1'000'000;

@@ -15,8 +15,8 @@ bool is_over(std::string_view status) {
            status == "completed";
 }
 
-/// Of what is done to a migration that goes on meanwhile: refused is no failure, and the next look
-/// at it tells.
+/// For commands to a migration that goes on meanwhile: refused is no failure; the next
+/// query-migrate shows the state.
 Result<> unless_refused(Result<> done) {
     if (!done && done.error().code == Errc::qemu_refused) return {};
     return done;

@@ -89,15 +89,15 @@ std::set<std::string> Schema::types_at(std::string_view command, std::string_vie
     return types;
 }
 
-// Adds what stands behind lists, alternatives and variants. Ends: every type is added once.
+// Adds the types that lists, alternatives and variants refer to. Ends: every type is added once.
 void Schema::see_through(std::set<std::string>& types) const {
     std::vector<std::string> todo(types.begin(), types.end());
     while (!todo.empty()) {
         auto const found = types_.find(todo.back());
         todo.pop_back();
         if (found == types_.end()) continue;
-        for (auto const& behind : found->second.through) {
-            if (types.insert(behind).second) todo.push_back(behind);
+        for (auto const& inner : found->second.through) {
+            if (types.insert(inner).second) todo.push_back(inner);
         }
     }
 }

@@ -40,7 +40,7 @@ Task<Result<std::string>> machine_type(Client& client, Deadline deadline);
 struct Cpu {
     std::int64_t index = 0;
     std::int64_t thread_id = 0;
-    std::string qom_path;  ///< qom_get() of its "type" tells the model
+    std::string qom_path;  ///< qom_get() of its "type" names the model
 };
 Task<Result<std::vector<Cpu>>> query_cpus_fast(Client& client, Deadline deadline);
 
@@ -67,7 +67,8 @@ Task<Result<std::vector<std::string>>> query_virtio(Client& client, std::string 
 /// Whether QEMU has found too few buffers in a split virtqueue and waits for the guest to offer
 /// more: it then writes the index up to which it has looked into the used ring's avail_event
 /// (virtio 1.2, 2.7.10), and at no other time. False also of a queue without VIRTIO_F_EVENT_IDX,
-/// and behind an IOMMU. (x-query-virtio-queue-status, and HMP's xp for the guest's memory.)
+/// and of a device that uses an IOMMU. (x-query-virtio-queue-status, and HMP's xp for the guest's
+/// memory.)
 Task<Result<bool>> virtio_queue_waits(Client& client, std::string path, unsigned queue,
                                       Deadline deadline);
 

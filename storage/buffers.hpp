@@ -1,5 +1,5 @@
-// Buffers: memory for data in flight, bounded for all disks together. A buffer is shared by whoever
-// still needs it: the coroutine that copies, and libnbd, which may write into it long after the
+// Buffers: memory for data in flight, bounded for all disks together. A buffer is shared by
+// the coroutine that copies and by libnbd, which may write into it long after the
 // coroutine walked away.
 #pragma once
 

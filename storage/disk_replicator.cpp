@@ -77,7 +77,7 @@ struct DiskReplicator::Implementation {
     Buffers buffers;
     RateLimiter pace;
     std::vector<std::unique_ptr<Connections>> connections;  ///< Only within a round.
-    /// Numbers of the bitmaps there are, oldest first: it holds all that is owed.
+    /// Numbers of the bitmaps there are, oldest first: that one holds all that is dirty.
     std::deque<unsigned> rounds;
     unsigned next_round = 0;
     bool untidy = false;  ///< A round may have left something in QEMU.

@@ -5,7 +5,7 @@
 // before the next point is taken, so both hold what is written around that instant: what is read
 // is always the point's content, and a block too many is only a block too many. b(k) is removed by
 // accept(), once the destination has said that the point is complete; a round that was cut, or
-// whose end nobody heard of, removes b(k+1) instead and owes what it owed.
+// whose end is not known, removes b(k+1) instead, and its blocks stay dirty.
 #pragma once
 
 #include <memory>
@@ -49,16 +49,16 @@ public:
     DiskReplicator& operator=(DiskReplicator const&) = delete;
 
     /// Removes what an earlier copy or migration left in QEMU, and begins the first bitmap. Fails
-    /// with refused when QEMU's NBD server is somebody else's.
+    /// with refused when another program started QEMU's NBD server.
     core::Task<core::Result<>> begin(core::Deadline deadline);
-    /// Takes the point and copies what is owed of it, or, `full`, all data, into `export_names`
+    /// Takes the point and copies what is dirty in it, or, `full`, all data, into `export_names`
     /// (one for each disk) of `destination`, and flushes it there. When it returns, in whatever
     /// way, nothing of the round is left in QEMU but bitmaps, and no write is under way; if that
     /// could not be done, the next round does it first. Ends early when `deadline` is stopped.
     core::Task<core::Result<WarmRound>> round(Destination destination,
                                               std::vector<std::string> export_names, bool full,
                                               core::Deadline deadline);
-    /// The point of the last round is complete there: what it owed is owed no more.
+    /// The point of the last round is complete there: its blocks are no longer dirty.
     core::Task<core::Result<>> accept(core::Deadline deadline);
     /// Removes everything of ours from QEMU. Idempotent; wants a fresh deadline. A QEMU that is
     /// gone counts as cleaned.

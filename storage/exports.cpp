@@ -163,8 +163,8 @@ Task<Result<std::vector<std::string>>> SourceExports::clear_leftovers(Deadline d
     co_return found;
 }
 
-// QEMU does not tell where its server listens. It is ours when somebody answers on the socket in
-// our directory, which nobody else can make.
+// QEMU does not report where its server listens. It is ours when the socket in our directory
+// answers: only we can make one there.
 Task<Result<>> SourceExports::take_over_server(Deadline deadline) {
     bool ours = false;
     {

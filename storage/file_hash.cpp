@@ -45,7 +45,7 @@ Result<FileIdentity> identity_of(core::Fd const& file, std::string const& path) 
 }
 
 Result<core::Fd> open_file(std::string const& path) {
-    // Not to be held up by a FIFO; what is no file is refused by its identity.
+    // O_NONBLOCK: a FIFO must not block us. What is no regular file is refused by its type.
     core::Fd file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
     if (!file) return fail_errno(errno, "cannot read {}", path);
     (void)posix_fadvise(file.get(), 0, 0, POSIX_FADV_SEQUENTIAL);  // only a hint

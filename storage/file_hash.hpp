@@ -1,10 +1,11 @@
 // FileHash: the SHA-256 of a file that must not change, here the base of a disk, and the memory of
 // it, so that a base of 100 GB is read once. Used by both sidecars before a `migrate --base`.
 //
-// Why a remembered hash may be trusted: it belongs to (device, inode, size, mtime, ctime). Whoever
-// writes to the file, maps it or replaces it changes one of these, and ctime cannot be set, not
-// even by root, but by turning the clock. What has the time of the hash itself is not remembered: a
-// later write might get the same time. A disk that rots under an unchanged file is not noticed;
+// Why a remembered hash may be trusted: it belongs to (device, inode, size, mtime, ctime). A
+// process that writes to the file, maps it or replaces it changes one of these, and ctime cannot be
+// set, not even by root, but by turning the clock. What has the time of the hash itself is not
+// remembered: a later write might get the same time. A disk that rots under an unchanged file is
+// not noticed;
 // `--verify` reads the base itself, through QEMU, each time.
 #pragma once
 

@@ -55,7 +55,7 @@ Task<Result<>> read_all(core::Loop& loop, int fd, std::string& text, Deadline de
     }
 }
 
-/// qemu-img tells in words alone what the kernel said to it.
+/// qemu-img reports the kernel's error only as text.
 std::unexpected<core::Error> failed_with(std::string what, std::string const& errors) {
     auto failure = fail(Errc::io, "{}: {}", what, errors);
     if (errors.find("No space left on device") != std::string::npos) failure.error().os = ENOSPC;

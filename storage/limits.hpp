@@ -14,9 +14,9 @@ using std::chrono::seconds;
 /// Bytes: granularity of our dirty bitmaps. QEMU's default of 64 KiB costs 16 times the bytes for 4
 /// KiB writes.
 inline constexpr std::uint64_t bitmap_granularity_bytes = 4096;
-/// Bytes of one read or write. Writes to one file take turns in the kernel, and whoever waits
-/// spins: 512 KiB costs 10 to 20 % less processor time than nbdcopy's 256 KiB, 1 MiB no less; QEMU
-/// refuses more than 32 MiB.
+/// Bytes of one read or write. Writes to one file take turns in the kernel, and a writer
+/// that waits spins: 512 KiB costs 10 to 20 % less processor time than nbdcopy's 256 KiB, 1 MiB no
+/// less; QEMU refuses more than 32 MiB.
 inline constexpr std::size_t request_bytes_max = 512 * 1024;
 /// Bytes of one WRITE_ZEROES. Large because nothing travels; below 2^32 because libnbd 1.14 has
 /// 32-bit lengths; bounded because a file system without FALLOC_FL_ZERO_RANGE works through all of
@@ -103,8 +103,8 @@ inline constexpr milliseconds settled_copy_max{12};
 inline constexpr seconds near_round{30};
 /// Requests per second assumed until a round has measured it. Low, so that nothing is promised.
 inline constexpr double requests_per_second_assumed = 20'000;
-/// A pass of at least so many bytes tells the rate in bytes; one of at least so many requests, of
-/// less than a quarter of request_bytes_max on average, tells the rate in requests.
+/// A pass of at least so many bytes measures the rate in bytes; one of at least so many requests,
+/// of less than a quarter of request_bytes_max on average, measures the rate in requests.
 inline constexpr std::uint64_t rate_bytes_min = 8 * 1024 * 1024;
 inline constexpr std::uint64_t rate_requests_min = 16;
 /// So does a round that took so long, on a link so slow that fewer bytes do: of at least one
@@ -112,7 +112,7 @@ inline constexpr std::uint64_t rate_requests_min = 16;
 inline constexpr milliseconds rate_time_min{250};
 /// Bytes per second assumed until a pass has told them. Low, so that nothing is promised.
 inline constexpr double bytes_per_second_assumed = 10e6;
-/// Span over which progress tells the rate.
+/// Span over which progress measures the rate.
 inline constexpr milliseconds rate_window{3000};
 
 /// Bytes of disk that one request for a hash covers: half a second of a slow disk, and enough of

@@ -4,7 +4,7 @@
 //
 // Rounds of dirty bitmaps, as in docs/architecture.md: bitmap b(k+1) starts on every disk in one
 // transaction while b(k) goes on recording, so at any moment the older of the two holds everything
-// that is owed and a failed round owes nothing more than its bitmap says. b(k) is removed only
+// that is dirty: a failed round leaves only the blocks of its bitmap to copy. b(k) is removed only
 // after the destination has flushed what was copied for it. The newest bitmap is exported and
 // opened as soon as it exists: when the guest stops, no QMP command is needed. Exports are deleted
 // in QEMU before our ends of them are closed (see Nbd::close).
@@ -108,8 +108,8 @@ struct MirrorOptions {
     std::function<core::Task<core::Result<std::string>>(std::size_t disk,
                                                         std::vector<Extent> ranges, core::Deadline)>
         hash;
-    pid_t qemu = 0;  ///< The source's QEMU, to see which files it has open; 0: whoever serves the
-                     ///< client's socket.
+    pid_t qemu = 0;  ///< The source's QEMU, to see which files it has open; 0: the process at
+                     ///< the other end of the client's socket.
     bool images_by_nbd = false;  ///< Raw images too are read through QEMU, as all others are.
     std::size_t in_flight_bytes = 0;  ///< 0: by the round trip. limits::in_flight_bytes_max bounds
                                       ///< it.
@@ -214,7 +214,7 @@ public:
 
     /// Clears leftovers of earlier tries (but for what options.resume goes on with), starts the NBD
     /// server, bitmap b0 on all disks in one transaction, the exports, and connects to both ends.
-    /// Fails with refused when QEMU's NBD server belongs to somebody else or a disk of the
+    /// Fails with refused when another program started QEMU's NBD server or a disk of the
     /// destination is smaller; the caller then still calls drop().
     core::Task<core::Result<>> prepare(core::Deadline deadline);
 
@@ -268,7 +268,7 @@ public:
     core::Task<core::Result<>> drop(core::Deadline deadline);
 
     /// Rounds that do not shrink the delta before copy_until_converged() says so; at first
-    /// limits::stagnant_rounds_max. One is enough for whoever acts on each verdict.
+    /// limits::stagnant_rounds_max. One is enough for a caller that acts on each verdict.
     void set_stagnant_rounds(unsigned rounds);
     /// Takes effect at once. 0: no limit.
     void set_bandwidth(std::uint64_t bytes_per_second);

@@ -98,12 +98,12 @@ Task<Result<>> Mirror::Implementation::connect_source(PendingConnection what, De
 }
 
 /// After `lost`: when connections to the destination were cut, makes them anew. What was not
-/// acknowledged is still owed: by the scan of the bulk pass, or by the older bitmap. Fails with
+/// acknowledged is still dirty: in the scan of the bulk pass, or in the older bitmap. Fails with
 /// `lost` when it is no cut, or when the destination does not come back in time.
 Task<Result<>> Mirror::Implementation::reconnect(core::Error lost, Deadline deadline) {
     bool const cut =
         !std::ranges::all_of(disks, [](auto const& one) { return one->target.alive(); });
-    // Connections may also be dead because the copier cut them behind an error of the destination's
+    // Connections may also be dead because the copier cut them after an error of the destination's
     // storage: that would only come again.
     bool const answered = lost.code == Errc::nbd;
     if (!cut || answered || !options.reexport || deadline.stopped()) {
@@ -148,7 +148,7 @@ Task<Result<>> Mirror::Implementation::reopen_targets(Deadline deadline) {
 }
 
 /// Another QEMU serves the destination's disks: what the one before had acknowledged and not
-/// written is lost. What rounds copied is still owed by their older bitmap, or was flushed.
+/// written is lost. What rounds copied is still in their older bitmap, or was flushed.
 void Mirror::Implementation::forget_unflushed() {
     if (bulk_done) return;
     for (auto const& one : disks) {

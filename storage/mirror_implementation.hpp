@@ -39,7 +39,7 @@ struct MirrorDisk {
     std::vector<Extent> written;  ///< By the last round, for verify_copied().
     std::vector<Extent> hot;  ///< Those of it that an earlier round found dirty too.
     HotBlocks hot_blocks;
-    /// Hot blocks that the last round left to the end: owed beside what the bitmap holds.
+    /// Hot blocks that the last round left to the end: dirty beside what the bitmap holds.
     std::vector<Extent> postponed;
     std::vector<Extent>
         postponing;  ///< What `postponed` becomes when the round under way has ended.
@@ -213,7 +213,7 @@ struct Mirror::Implementation {
     std::vector<std::unique_ptr<MirrorDisk>> disks;
     /// Numbers of the bitmaps there are, oldest first; there are two only within a round.
     std::deque<unsigned> rounds;
-    /// Which of them holds everything that is owed to the destination: the oldest, or the other
+    /// Which of them holds everything that the destination lacks: the oldest, or the other
     /// while the oldest is being removed.
     std::size_t owed_slot = 0;
     core::Event no_round_copies;  ///< Set while no write of a round is in flight.

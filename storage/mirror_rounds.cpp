@@ -45,12 +45,12 @@ void Rates::note(std::uint64_t bytes, std::uint64_t requests, Clock::duration to
 
 void Rates::note_round(std::uint64_t bytes, std::uint64_t requests, Clock::duration took) {
     note(bytes, requests, took);
-    // A very small round tells nothing, for shapers allow bursts; a short one only that the rate is
-    // no less.
+    // A very small round says nothing, because shapers allow bursts; a short one says only that the
+    // rate is no less.
     if (bytes < limits::request_bytes_max) return;
     double const measured = static_cast<double>(bytes) / std::max(in_seconds(took), 1e-6);
-    bool const tells = took >= limits::rate_time_min;
-    bytes_per_second = tells ? measured : std::max(bytes_per_second, measured);
+    bool const long_enough = took >= limits::rate_time_min;
+    bytes_per_second = long_enough ? measured : std::max(bytes_per_second, measured);
 }
 
 Clock::duration Rates::copy_time(std::uint64_t bytes, std::uint64_t requests) const {
@@ -105,7 +105,7 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
     Copier copier(loop, {one.disk.name, *one.reader, one.target, &base}, buffers, &pace,
                   one.counters);
     copier.record_in(one.disk.table.get());
-    // What is left out stays owed by the first bitmap, which only a round that copied it removes.
+    // What is left out stays in the first bitmap, which only a round that copied it removes.
     SkipRedirtied scan(*one.bulk, {*one.bitmaps.front(), bitmap_context(rounds.front())},
                        one.counters);
     auto const copied = co_await copy_bulk(one, scan, copier, deadline);
@@ -158,7 +158,7 @@ Task<Result<>> Mirror::Implementation::flush_bulk(MirrorDisk& one, std::stop_tok
 }
 
 // The newest bitmap begins; the one before goes on recording and stays exported, so that from here
-// on both hold every write. Not to be interrupted half way: a handshake that we cut is a
+// on both hold every write. It must not be interrupted half way: a handshake that we cut is a
 // client-first disconnect (see Nbd::close), so the stop token is left out and only time bounds it.
 Task<Result<>> Mirror::Implementation::rotate(Deadline deadline) {
     deadline = Deadline(deadline.at(), {});
@@ -196,7 +196,7 @@ Task<Result<>> Mirror::Implementation::drop_bitmaps(std::size_t slot, Deadline d
     std::vector<std::string> ids;
     for (std::size_t i = 0; i < disks.size(); ++i) ids.push_back(bitmap_export(round, i));
     CO_TRY_VOID(co_await exports.remove_exports(std::move(ids), deadline));
-    // Of all disks in one moment: STOP may come in between, and list_final() goes by slots.
+    // Of all disks in one moment: STOP may come in between, and list_final() looks at the slots.
     std::vector<std::unique_ptr<Nbd>> gone;
     for (auto const& one : disks) {
         if (slot >= one->bitmaps.size()) continue;
@@ -252,7 +252,7 @@ Task<Result<>> Mirror::Implementation::copy_owed(std::size_t index, RoundReport&
     MirrorDisk& one = *disks[index];
     DirtyScan scan(one.source, std::exchange(one.dirty, {}), true);
     report.dirty_bytes = scan.total_bytes();
-    // What is left out stays owed by the newest bitmap, the next that is gone through.
+    // What is left out stays in the newest bitmap, which the next round copies.
     SkipRedirtied fresh(scan, {*one.bitmaps.back(), bitmap_context(rounds.back())}, one.counters);
     auto copied = co_await run_copier(one, fresh, &pace, report, deadline);
     report.left_out_bytes += fresh.left_out_bytes();
@@ -353,10 +353,10 @@ Task<Result<>> Mirror::Implementation::count_dirty(std::size_t index, Delta& del
     MirrorDisk const& one = *disks[index];
     CO_TRY(auto const dirty, co_await dirty_extents(loop, *one.bitmaps.back(),
                                                     bitmap_context(rounds.back()), deadline));
-    auto const owed = united(dirty, one.postponed);
-    auto const parts = one.hot_blocks.divide(owed);
+    auto const all_dirty = united(dirty, one.postponed);
+    auto const parts = one.hot_blocks.divide(all_dirty);
     delta.dirty_bytes += total_bytes(dirty);
-    delta.all.add(owed);
+    delta.all.add(all_dirty);
     delta.hot.add(parts.inside);
     delta.cold.add(parts.outside);
     co_return Result<>{};
@@ -429,7 +429,7 @@ Task<Result<>> Mirror::Implementation::look_at_delta(Deadline deadline) {
     if (expected)
         aim = settled ? Clock::duration(limits::settled_copy_max) : limits::settled_copy_aim;
     if (iothread) aim = options.downtime_limit;
-    // Until then hot blocks wait, and while all fits the pause only cold ones are worth a round.
+    // Before that hot blocks wait, and while all fits the pause only cold ones are worth a round.
     bool const all = expected || iothread || !convergence.converged;
     if ((all ? convergence.predicted_copy : convergence.next_round_copy) > aim) {
         CO_TRY_VOID(co_await round(Deadline(Clock::now() + limits::near_round, deadline.token())));

@@ -4,7 +4,7 @@
 // what was sent wherever no bitmap says that the guest wrote since. So both a block that did not
 // arrive and a write that was missed are found. After that each round is verified once the
 // destination has flushed it, the last delta included. A round that is cut short is not: its blocks
-// are still owed, and are verified when they are sent again.
+// are still dirty, and are verified when they are sent again.
 #include <algorithm>
 
 #include "core/log.hpp"
@@ -225,7 +225,7 @@ Task<Result<>> Mirror::Implementation::find_difference(std::size_t index,
         name, ranges.back().end() - offset, offset);
 }
 
-/// After the end, when nobody waits: for a large disk this takes a second.
+/// After the end, when nothing waits for it: for a large disk this takes a second.
 Task<void> Mirror::Implementation::digest_tables() {
     if (!verification.identical || !verification.hash.empty()) co_return;
     for (auto const& one : disks) {

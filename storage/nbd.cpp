@@ -45,7 +45,7 @@ std::string NbdAddress::text() const {
     return unix_path.empty() ? fmt::format("{}:{}", host, port) : "unix:" + unix_path;
 }
 
-/// Whom this connection talks to, for messages.
+/// The other end of this connection, for messages.
 struct Nbd::Peer {
     std::string address;
     std::string export_name;

@@ -53,7 +53,7 @@ public:
 
     /// Connects and negotiates. `contexts` are meta contexts that must be granted, e.g.
     /// "base:allocation", "qemu:dirty-bitmap:NAME": when one is not, the connection is refused.
-    /// Fails with io or timed_out (nobody there), nbd (refused: no such export, wrong key,
+    /// Fails with io or timed_out (no server there), nbd (refused: no such export, wrong key,
     /// plaintext where TLS is wanted), invalid.
     static core::Task<core::Result<std::unique_ptr<Nbd>>> connect(core::Loop& loop,
                                                                   NbdAddress address,
@@ -108,7 +108,7 @@ public:
     /// Sends the goodbye and does not wait for the server's end of it. close() must still follow.
     void say_goodbye();
     /// Cuts the connection at once; everything in flight fails with closed. close() must still
-    /// follow. `why` goes on in the sentence "the connection ..." of whoever asks for more.
+    /// follow. Later requests fail with "the connection ..." followed by `why`.
     void abort(std::string_view why = {});
 
 private:

@@ -62,7 +62,7 @@ Result<> held_by(pid_t pid, struct stat const& wanted) {
 }
 
 bool passes_bytes_through(qmp::BlockNode const& node) {
-    // A path and no "json:" tells that the node is exactly a protocol node, or the raw format on
+    // A path and no "json:" means that the node is exactly a protocol node, or the raw format on
     // one: an offset, a size or a node in between has no such short form.
     bool const plain = node.file_name_told.starts_with('/');
     return plain && (node.driver == "raw" || node.driver == "file" || node.driver == "host_device");

@@ -3,16 +3,17 @@
 // and spares two copies of every byte. The mirror chooses one for each disk in prepare(); bitmaps,
 // allocation and FLUSH are QEMU's business with either.
 //
-// Why the image may be read behind QEMU's back, as long as bitmaps are read first and data after:
+// Why the image may be read without QEMU, as long as bitmaps are read first and data after:
 // - QEMU sets a block's dirty bit after the driver's write returned and before the guest hears of
 //   it (bdrv_co_write_req_finish). So of every write whose bit we saw, the bytes are in the file.
 // - What a read sees of a write that is under way (old, new or torn) does not matter: the write's
 //   bit is set later, in a bitmap that is still to be copied. The last bitmap is read after the
 //   guest has stopped and QEMU has drained its requests: then no write is under way.
 // - Discards and writes of zeroes set bits as well, and so a hole that was data is read again.
-// - "In the file" means: for whoever reads the way QEMU writes. Buffered writes are in the page
-//   cache, and a buffered read sees them there. With cache.direct=on QEMU passes the page cache by,
-//   and pages that somebody left in it may be older than the disk: then we read with O_DIRECT too.
+// - "In the file" means: for a reader that reads the way QEMU writes. Buffered writes are in the
+// page
+//   cache, and a buffered read sees them there. With cache.direct=on QEMU bypasses the page cache,
+//   and pages that are left in it may be older than the disk: then we read with O_DIRECT too.
 //   (The other way round, O_DIRECT under a buffered QEMU, would be right but wait for writeback.)
 // - The file must be the one that QEMU has open, not one that has since got its name: its inode (or
 //   device number) must be among the descriptors of QEMU's process.

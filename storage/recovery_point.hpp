@@ -7,11 +7,11 @@
 // content of what the guest overwrites goes to a fleecing image first, and a snapshot-access node
 // shows the disk as it was. Not blockdev-backup, which a transaction could start as well: QEMU
 // before 10.1 lets a guest's write fail when its fleecing image has no space left, and here that
-// write succeeds and the point is broken instead: whoever reads it gets an error
+// write succeeds and the point is broken instead: a reader of it gets an error
 // (on-cbw-error=break-snapshot, QEMU 7.1).
 //
 // Invariant: whatever fails or dies, release() brings every device back to its own node, also in
-// another process: it goes by what QEMU has, not by what it remembers.
+// another process: it looks at what QEMU has, not at what it remembers.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,9 @@ class Client;
 
 namespace storage {
 
-/// What somebody does around the instant of a point, to have the disks at rest in it: a guest's
-/// file systems frozen and thawed. Neither may fail the point; what came of them is theirs to know.
+/// Called around the instant of a point, so that the disks are at rest in it: a guest's file
+/// systems are frozen and thawed. Neither call may fail the point; the implementation keeps the
+/// result.
 class Quiescence {
 public:
     virtual ~Quiescence() = default;

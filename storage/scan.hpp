@@ -98,7 +98,7 @@ core::Task<core::Result<std::vector<Extent>>> dirty_ahead(Nbd& nbd, std::string 
                                                           std::uint64_t offset,
                                                           core::Deadline deadline);
 
-/// The meta context with which QEMU tells how deep in a backing chain a byte's image is.
+/// The meta context with which QEMU reports how deep in a backing chain a byte's image is.
 inline constexpr char const* depth_context = "qemu:allocation-depth";
 
 /// What of [offset, offset + length) one of the first `layers` images of the chain holds, be it

@@ -27,9 +27,9 @@ public:
     Target(core::Loop& loop, qmp::Client& client, std::vector<TargetDisk> disks);
 
     /// Starts QEMU's NBD server on `host` ("" any address), on a port the kernel chooses, and
-    /// exports the disks. The listening socket is ours and is handed to QEMU, so nobody can take
-    /// the port in between. `tls_creds` is the id of a tls-creds-psk object (endpoint server) in
-    /// that QEMU; empty: plaintext. Returns the port. What it made is undone when it fails.
+    /// exports the disks. The listening socket is ours and is handed to QEMU, so no process can
+    /// take the port in between. `tls_creds` is the id of a tls-creds-psk object (endpoint server)
+    /// in that QEMU; empty: plaintext. Returns the port. What it made is undone when it fails.
     core::Task<core::Result<int>> open(std::string host, std::string tls_creds,
                                        core::Deadline deadline);
 
@@ -40,7 +40,7 @@ public:
     /// cannot be overtaken. Before seal() only.
     core::Task<core::Result<>> reexport(core::Deadline deadline);
     /// Flushes the disks, deletes the exports (hard: clients are dropped), waits for
-    /// BLOCK_EXPORT_DELETED of each, takes no more connections. Afterwards nobody but QEMU's own
+    /// BLOCK_EXPORT_DELETED of each, takes no more connections. Afterwards only QEMU's own
     /// guest can write. Idempotent.
     core::Task<core::Result<>> seal(core::Deadline deadline);
     /// After the guest continued: the NBD server, which has no exports left, goes too. Not part of

@@ -51,7 +51,7 @@ public:
     static core::Result<std::shared_ptr<BlockTable>> create(std::string const& path,
                                                             std::uint64_t disk_bytes);
     /// One that a process before this one made, for a disk of that size. A hash in it may be of
-    /// what was about to be sent when that ended: whoever goes on sends again whatever was not
+    /// what was about to be sent when that ended: the next process sends again what was not
     /// acknowledged, and so records it again.
     static core::Result<std::shared_ptr<BlockTable>> open(std::string const& path,
                                                           std::uint64_t disk_bytes);

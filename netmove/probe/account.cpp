@@ -159,7 +159,7 @@ std::vector<ProbeAccount::Loss> ProbeAccount::losses() const {
         if (!lost) before = samples_[i].serial;
     }
     if (!made.empty() && samples_.back().delay_us == 0) {
-        // Nothing came behind the last one: what the echo told is all there is.
+        // Nothing came after the last one: only the echo's own report is left.
         made.back().back = std::min(above(answers_sent(), before), made.back().count);
     }
     for (auto& loss : made) loss.there = loss.count - loss.back;

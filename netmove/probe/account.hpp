@@ -18,17 +18,17 @@ struct ArrivalGap {
     void arrived(std::uint64_t at_ns);
 };
 
-/// One direction of a stream, as its receiver sees it. Numbers begin at 0 or 1; whoever knows how
-/// many were sent finds the lost ones.
+/// One direction of a stream, as its receiver sees it. Numbers begin at 0 or 1; with the number
+/// that was sent, the lost ones follow.
 class NumberTracker {
 public:
-    /// How many numbers behind the highest one are remembered: 3 s at 20,000 a second, in 8 KiB.
+    /// How many numbers below the highest one are remembered: 3 s at 20,000 a second, in 8 KiB.
     static constexpr std::uint64_t window = 65536;
     enum class Seen {
         in_order,
         reordered,  ///< New, but a higher one was there before it.
         duplicate,
-        too_late  ///< Behind the window: nobody knows whether it is new, and it is not counted.
+        too_late  ///< Below the window: whether it is new is unknown; it is not counted.
     };
     Seen arrived(std::uint64_t number, std::uint64_t at_ns);
 
@@ -99,7 +99,7 @@ public:
     std::uint64_t sent(std::uint64_t at_ns);
     /// An answer came in. What is none to a probe of ours is counted as foreign, and no more.
     void answered(ProbeDatagram const& answer, std::uint64_t at_ns);
-    /// What the echo knows, said behind the last probe.
+    /// The echo's own counts, sent after the last probe.
     void told(ProbeDatagram::Known const& known);
     /// No further probe leaves: a gap that is open ends here.
     void ended(std::uint64_t at_ns) { ended_ns_ = at_ns; }

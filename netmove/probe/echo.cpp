@@ -35,7 +35,7 @@ std::optional<ProbeDatagram> ProbeSessions::answer(ProbeDatagram const& asked,
     if (asked.kind != Kind::probe && asked.kind != Kind::ask) return {};
     auto found = sessions_.find(asked.session);
     if (found == sessions_.end()) {
-        // Nobody is told of a session that there is not.
+        // A question about an unknown session gets no answer.
         if (asked.kind == Kind::ask || !make_room(received_ns)) return {};
         found = sessions_.emplace(asked.session, Session{}).first;
     }

@@ -1,7 +1,7 @@
 // The echo of `sidecar probe`, for the guest's operating system: needs no privilege. ProbeSessions
 // decides what is answered (pure code), ProbeEcho serves it over UDP and TCP on the loop.
 // Invariant: nothing that comes in is trusted; sessions, buffers and the time of an idle TCP
-// session are bounded, and nobody gets more bytes than he sent.
+// session are bounded, and no sender gets more bytes than it sent.
 #pragma once
 
 #include <memory>

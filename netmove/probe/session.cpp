@@ -88,7 +88,7 @@ Task<void> ProbeSession::write_lines(int fd, std::stop_token token) {
             waiting_ += probe_line(next_line_++);
             ++figures_.sent;
         }
-        // What fails here is told by the reader, whose end ends this.
+        // The reader reports what fails here; its end ends this.
         (void)flush(fd);
         auto const at = concluding_ ? Clock::now() + reconnect_pause : pace_.next();
         (void)co_await never.wait(Deadline(at, token));

@@ -32,9 +32,9 @@ SocketAddress socket_address(Address const& address, std::uint16_t port);
 /// Every address of the family.
 SocketAddress any_address(int family, std::uint16_t port);
 
-/// A UDP socket that tells when a datagram came (SO_TIMESTAMPNS), which of our addresses it was for
-/// (pktinfo), and how many found no room (SO_RXQ_OVFL). Its buffers hold a burst of some seconds at
-/// 1 kHz, as far as the kernel lets us (net.core.rmem_max; more with CAP_NET_ADMIN).
+/// A UDP socket that reports when a datagram came (SO_TIMESTAMPNS), which of our addresses it was
+/// for (pktinfo), and how many found no room (SO_RXQ_OVFL). Its buffers hold a burst of some
+/// seconds at 1 kHz, as far as the kernel lets us (net.core.rmem_max; more with CAP_NET_ADMIN).
 core::Result<core::Fd> probe_udp_socket(int family);
 
 /// What came with a datagram.

@@ -21,7 +21,7 @@ namespace {
 constexpr core::seconds late_max{1};
 // Sends and receives of one stream before the others have a turn.
 constexpr int turn_max = 64;
-// Behind the last probe answers are waited for until none came for so long, which is longer than
+// After the last probe answers are waited for until none came for so long, which is longer than
 // any pause of a migration that works; a guest that is slower than its probes has some seconds of
 // them in its queue.
 constexpr core::milliseconds answers_silence{2000};
@@ -101,7 +101,7 @@ void ProbeStream::send_one() {
     (void)account_.sent(probe.sent_ns);
 }
 
-// 0 or errno. An ICMP error of an earlier probe is told here once, and nothing is sent then.
+// 0 or errno. The kernel reports an ICMP error of an earlier probe here once; nothing is sent then.
 int ProbeStream::transmit(ProbeDatagram const& datagram) {
     write_probe(datagram, room_);
     for (int attempt = 0; attempt < 2; ++attempt) {

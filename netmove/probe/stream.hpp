@@ -1,7 +1,7 @@
 // The prober's side of `sidecar probe`: a numbered UDP stream (ProbeStream) and a TCP session of
 // numbered lines (ProbeSession) to one address. Used by probe.cpp, which runs them beside each
-// other. Invariant: what leaves is timed by absolute deadlines, so it never drifts; and whatever
-// this program or this host was late with is told apart from what the network did.
+// other. Invariant: what leaves is timed by absolute deadlines, so it never drifts; and what
+// this program or this host was late with is counted apart from what the network did.
 #pragma once
 
 #include <memory>
@@ -55,7 +55,7 @@ public:
     core::Task<void> send(core::Deadline deadline);
     /// Takes answers until stopped.
     core::Task<void> receive(std::stop_token token);
-    /// Behind the last probe: waits for answers under way, as long as some come, and asks what the
+    /// After the last probe: waits for answers under way, as long as some come, and asks what the
     /// echo knows. Ends when it has told, or gives up: after 3 s of silence, 16 s at most.
     core::Task<void> conclude();
 

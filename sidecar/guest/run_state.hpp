@@ -1,5 +1,5 @@
-// Making sure that the guest runs on this QEMU. Used by both drivers and by the watchdog; the source's
-// driver and the watchdog never exist at the same time.
+// Making sure that the guest runs on this QEMU. Used by both drivers and by the watchdog; the
+// source's driver and the watchdog never exist at the same time.
 #pragma once
 
 #include "qmp/client.hpp"
@@ -15,6 +15,7 @@ core::Task<core::Result<>> ensure_running(qmp::Client& client, core::Deadline de
 /// committed: continues a `postmigrate` guest, and waits out a migration that is still being
 /// cancelled. A guest that another has stopped (`paused`, `io-error`, ...) is not continued. (QEMU
 /// 7.2 forgets that a guest was stopped before its migration: it is then continued like any other.)
-core::Task<core::Result<RunState>> run_after_migration(qmp::Client& client, core::Deadline deadline);
+core::Task<core::Result<RunState>> run_after_migration(qmp::Client& client,
+                                                       core::Deadline deadline);
 
 }  // namespace sidecar

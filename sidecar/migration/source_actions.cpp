@@ -329,8 +329,8 @@ Task<Result<>> SourceMigration::cancel_migration() {
 
 Task<Result<>> SourceMigration::resume_source() {
     if (qemu_gone_) co_return fail(Errc::closed, "QEMU has ended");
-    CO_TRY(auto const state, co_await run_after_migration(
-                                 *guest_.client, Deadline::after(limits::rollback_timeout)));
+    CO_TRY(auto const state,
+           co_await run_after_migration(*guest_.client, Deadline::after(limits::rollback_timeout)));
     if (state == RunState::running) co_return Result<>{};
     post(machine::source::event(machine::source::Event::Kind::guest_stopped_by_others));
     co_return fail(Errc::refused, "another stopped the guest: it stays stopped");

@@ -73,7 +73,7 @@ TEST_CASE("a socket that is none is told", "[qmp][client]") {
     get(core::listen_unix(stale, 0600)).reset();  // the file stays, nobody listens
     auto const dead = connect_error(stale);
     CHECK(dead.code == Errc::closed);
-    CHECK(dead.what.starts_with("nobody listens on the QMP socket"));
+    CHECK(dead.what.starts_with("no process listens on the QMP socket"));
 
     CHECK(connect_error("/tmp/" + std::string(200, 'x')).code == Errc::invalid);
 }
