@@ -49,6 +49,14 @@ struct Faulty {
     Scene scene;
 };
 
+/// Lets sidecars go on that stand still at a hook, as often as they do.
+void release(Scene const& scene) {
+    for (Host const* host : {&scene.a(), &scene.b()}) {
+        auto const seen = scene.guest_sidecar(*host);
+        if (seen && seen->state == 'T') signal_process(seen->pid, SIGCONT);
+    }
+}
+
 void expect_kept(Scene& scene, Migration const& ended) {
     INFO(ended.text());
     CHECK(ended.exit_status == 1);
@@ -68,7 +76,7 @@ TEST_CASE("commit: a stale disk has no name before COMMIT is sent, and is not st
     Scene scene({.serve_environment = {"SIDECAR_TEST_STOP_AT=reply_ack"}});
     auto const image = scene.guest().image(scene.a(), 0);
     auto migration = scene.start_migration(scene.a());
-    auto const destination = scene.wait_stopped(scene.b());
+    (void)scene.wait_stopped(scene.b());
     CHECK(scene.guest().runs_on(scene.b()));
     // The guest runs on b, and the answer is lost with the source's sidecar and QEMU.
     kill_process(scene.first_sidecar().pid());
@@ -89,10 +97,11 @@ TEST_CASE("commit: a stale disk has no name before COMMIT is sent, and is not st
     CHECK(start(scene, "other").exit_status != 0);
     CHECK_FALSE(scene.guest().runs_on(scene.a()));
 
-    signal_process(destination, SIGCONT);
     scene.attach_guest(scene.a());
-    wait_until("the stale image to be marked", 60s,
-               [&] { return beside(image, ".moved-").size() == 1; });
+    wait_until("the stale image to be marked", 60s, [&] {
+        release(scene);
+        return beside(image, ".moved-").size() == 1;
+    });
     auto const moved = start(scene, "web1");
     INFO(moved.err);
     CHECK(moved.exit_status == 3);
@@ -112,9 +121,8 @@ TEST_CASE("commit: images get their names back before the guest goes on", "[vm][
     REQUIRE(destination);
     kill_process(destination->pid);
     kill_process(scene.guest().qemu_pid(scene.b()));
-    signal_process(held.source, SIGCONT);
-    wait_until("the doubt", 60s,
-               [&] { return scene.migration_on(scene.a())["phase"].text_or("") == "in_doubt"; });
+    auto const ended = scene.finish_past_hooks(held.migration);  // after the source's patience
+    CHECK(ended.exit_status == 4);
     CHECK_FALSE(fs::exists(image));
     CHECK(scene.sidecar(scene.a(), {"resolve", "web1", "--to", "source", "--i-have-fenced"})
               .exit_status == 0);
@@ -127,20 +135,19 @@ TEST_CASE("commit: images get their names back before the guest goes on", "[vm][
 TEST_CASE("commit: of a symbolic link the file is renamed, there and back", "[vm][commit]") {
     Scene scene({.start_guest = false});
     auto const image = scene.guest().image(scene.a(), 0);
-    auto const store = scene.a().directory / "store";
-    fs::create_directory(store);
-    fs::rename(image, store / "disk");
-    fs::create_symlink(store / "disk", image);
+    auto const file = image.parent_path() / "store";
+    fs::rename(image, file);
+    fs::create_symlink("store", image);
     scene.run_guest(scene.a());
     expect::moves(scene, scene.a());
-    CHECK_FALSE(fs::exists(store / "disk"));
-    CHECK(beside(store / "disk", ".moved-").size() == 1);
+    CHECK_FALSE(fs::exists(file));
+    CHECK(beside(file, ".moved-").size() == 1);
     auto const stale =
-        start(scene, "other", image.string(), beside(store / "disk", ".moved-").front().string());
+        start(scene, "other", image.string(), beside(file, ".moved-").front().string());
     CHECK(stale.exit_status == 3);
     expect::moves(scene, scene.b());
     CHECK(fs::is_regular_file(image));
-    CHECK(beside(store / "disk", "").empty());
+    CHECK(beside(file, "").empty());
 }
 
 TEST_CASE("commit: an image that cannot be renamed is refused by --check", "[vm][commit]") {
@@ -162,8 +169,8 @@ TEST_CASE("commit: an image that cannot be renamed is refused by --check", "[vm]
     scene.first_sidecar().kill();
     scene.attach_guest(scene.a());  // a sidecar that sees the mount
     refused("mount point");
-    REQUIRE(umount(image.c_str()) == 0);
-    expect::moves(scene, scene.a());
+    CHECK(umount(image.c_str()) == 0);
+    expect::guest_whole(scene, scene.a());
 }
 
 TEST_CASE("commit: a record that cannot be written keeps the guest on the source",
@@ -205,15 +212,16 @@ TEST_CASE("commit: an interrupt that comes too late says so, a second one ends t
           "[vm][commit][cancel]") {
     Scene scene({.serve_environment = {"SIDECAR_TEST_STOP_AT=reply_ack"}});
     auto migration = scene.start_migration(scene.a());
-    auto const destination = scene.wait_stopped(scene.b());
+    (void)scene.wait_stopped(scene.b());
     migration.signal(SIGINT);
     wait_until("the answer to the interrupt", 30s,
                [&] { return migration.err().find("too late to cancel") != std::string::npos; });
     migration.signal(SIGINT);
     CHECK(migration.wait(10s) == 4);
     CHECK(migration.err().find("the sidecar goes on") != std::string::npos);
-    signal_process(destination, SIGCONT);
-    wait_until("the end of the guest on the source", 60s,
-               [&] { return scene.guest().qemu_pid(scene.a()) < 0; });
+    wait_until("the end of the guest on the source", 60s, [&] {
+        release(scene);
+        return scene.guest().qemu_pid(scene.a()) < 0;
+    });
     expect::guest_whole(scene, scene.b());
 }
