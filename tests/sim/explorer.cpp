@@ -138,6 +138,12 @@ private:
                 return false;
             }
         }
+        if (check_ != Check::one_guest) {
+            if (auto const broken = paused_without_sidecar(node, steps_); !broken.empty()) {
+                violate(broken, index, nullptr);
+                return false;
+            }
+        }
         return !at_end || check_ != Check::all || accept_end(node, index);
     }
 

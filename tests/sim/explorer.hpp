@@ -61,6 +61,13 @@ enum class Check : std::uint8_t {
 /// What is wrong with the step from `before` to `after`, or empty. invariants.cpp.
 [[nodiscard]] std::string broken_by_step(Node const& before, Node const& after);
 
+/// I3 with a source's sidecar that is dead and never starts again: what is wrong with `node`, of
+/// which `steps` are all next steps; or empty. In every such state in which the guest is paused and
+/// belongs to the source, the watchdog has something to do; each of its steps leads on.
+/// invariants.cpp.
+[[nodiscard]] std::string paused_without_sidecar(Node const& node,
+                                                 std::vector<Transition> const& steps);
+
 /// What is wrong with `node` as an end, nothing being left to do, or empty. invariants.cpp.
 [[nodiscard]] std::string broken_at_end(Node const& node);
 

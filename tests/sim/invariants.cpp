@@ -3,6 +3,8 @@
 // Part of explorer.hpp. The names I1..I8 are those of the table there.
 #include "tests/sim/explorer.hpp"
 
+#include <algorithm>
+
 namespace sim {
 
 namespace {
@@ -149,6 +151,22 @@ std::string broken_by_step(Node const& before, Node const& after) {
         return "I8: the destination runs, its addresses are elsewhere";
     }
     return "";
+}
+
+std::string paused_without_sidecar(Node const& node, std::vector<Transition> const& steps) {
+    World const& world = node.world;
+    bool const ours = world.source_journal == src::Record::begun ||
+                      world.source_journal == src::Record::rolled_back;
+    bool const paused =
+        !executes(world) && !world.others_stopped && world.source_qemu != SourceQemu::gone;
+    if (world.source_up || !ours || !paused) {
+        return "";
+    }
+    bool const acts = std::any_of(steps.begin(), steps.end(), [](Transition const& step) {
+        return step.label.move >= Move::watchdog_cancels &&
+               step.label.move <= Move::watchdog_resumes;
+    });
+    return acts ? "" : "I3: the guest is paused without a sidecar, and its watchdog does nothing";
 }
 
 std::string broken_at_end(Node const& node) {

@@ -40,6 +40,13 @@ void destination_moves(Moves& moves); // world_destination.cpp
 void source_qemu_moves(Moves& moves);      // world_source.cpp
 void destination_qemu_moves(Moves& moves); // world_destination.cpp
 
+// What reaches the source from outside: world_outside.cpp
+
+void monitor_moves(Moves& moves);
+void host_moves(Moves& moves);
+/// What a sidecar that asks the source's QEMU is told.
+src::Qemu qemu_found(World const& world);
+
 // What the source's actions do, and its QEMU: world_source_effects.cpp
 
 /// Whether `action` changes nothing in the world by itself.

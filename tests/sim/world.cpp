@@ -277,32 +277,4 @@ std::string describe(Node const& node) {
     return text;
 }
 
-std::string_view name(Mutation mutation) {
-    switch (mutation) {
-        case Mutation::none:
-            return "the design";
-        case Mutation::destination_without_S:
-            return "destination without -S";
-        case Mutation::destination_starts_on_loaded:
-            return "destination starts on its own completed";
-        case Mutation::source_resumes_on_silence:
-            return "source resumes on silence after COMMIT";
-        case Mutation::commit_sent_before_durable:
-            return "COMMIT sent before it is durable";
-        case Mutation::aborted_sent_before_durable:
-            return "ABORTED answered before it is durable";
-        case Mutation::stale_disk_named:
-            return "the images keep their names until the destination has answered";
-        case Mutation::watchdog_records_nothing:
-            return "watchdog continues a completed QEMU without recording ROLLBACK";
-        case Mutation::unknown_commit_is_failed:
-            return "a COMMIT that may be durable is taken for one that is not there";
-        case Mutation::silence_is_aborted:
-            return "a destination that does not answer is taken for ABORTED";
-        case Mutation::guest_before_images:
-            return "the guest goes on before its images have their names again";
-    }
-    return "?";
-}
-
 } // namespace sim

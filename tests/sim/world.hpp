@@ -8,6 +8,7 @@
 
 #include "sidecar/machine/destination.hpp"
 #include "sidecar/machine/source.hpp"
+#include "tests/sim/mutation.hpp"
 
 #include <array>
 #include <cstdint>
@@ -56,21 +57,6 @@ enum class Images : std::uint8_t {
 /// What the source asks of the destination, and what it may hear.
 enum class Request : std::uint8_t { prepare, seal, commit, abort };
 enum class Reply : std::uint8_t { prepared, sealed, ack, aborted, refused };
-
-/// The weaker commit rules; each must be caught. `none` is the design.
-enum class Mutation : std::uint8_t {
-    none,
-    destination_without_S,  ///< Its QEMU runs the guest as soon as it has loaded it.
-    destination_starts_on_loaded,  ///< It takes its own `completed` for COMMIT.
-    source_resumes_on_silence,  ///< It takes no answer for ABORTED.
-    commit_sent_before_durable,
-    aborted_sent_before_durable,
-    stale_disk_named,  ///< The images keep their names until the destination has answered.
-    watchdog_records_nothing,  ///< It continues a completed QEMU without ROLLBACK in the journal.
-    unknown_commit_is_failed,  ///< A COMMIT whose sync failed is taken for one that is not there.
-    silence_is_aborted,  ///< A COMMIT that may be durable is void when the destination is silent.
-    guest_before_images,  ///< The guest goes on although its images could not be renamed back.
-};
 
 struct World {
     SourceQemu source_qemu = SourceQemu::running;
@@ -210,6 +196,5 @@ using Packed = std::array<std::uint64_t, 3>;
 
 [[nodiscard]] std::string describe(Label const& label);
 [[nodiscard]] std::string describe(Node const& node);
-[[nodiscard]] std::string_view name(Mutation mutation);
 
 }  // namespace sim

@@ -262,7 +262,7 @@ static void forget_what_it_waited_for(Node& node) {
 void tell_destination(Node& node, dst::Event const& event, Mutation mutation) {
     bool const takes_loaded_for_commit =
         mutation == Mutation::destination_starts_on_loaded && event.kind == Kind::qemu_loaded;
-    dst::Step step = dst::step(node.destination, event);
+    dst::Step step = dst::step(node.destination, sim::heard(mutation, event));
     if (takes_loaded_for_commit) {
         step = dst::step(step.state, dst::event(Kind::commit_received));
     }

@@ -100,6 +100,10 @@ void local_action_moves(Moves& moves, Action action) {
     if (action == Action::set_images_aside && moves.mutation == Mutation::stale_disk_named) {
         after = world;
     }
+    if (action == Action::start_ram && possible &&
+        moves.mutation == Mutation::network_before_stop) {
+        after.network_at = Side::destination;
+    }
     if (possible && split && !has_happened) {
         *bit = true;
         moves.add(Nature::healthy, {.move = Move::source_happens, .what = what}).world = after;
@@ -237,6 +241,10 @@ void operator_moves(Moves& moves) {
         return;
     }
     Node& fenced = moves.add(Nature::fault, {.move = Move::operator_fences_for_source});
+    if (moves.mutation == Mutation::operator_fences_nothing) {
+        tell_source(fenced, src::operator_resolved(Side::source), moves.mutation);
+        return;
+    }
     fenced.world.fenced = true;
     fenced.world.destination_up = false;
     fenced.destination = {};
@@ -248,25 +256,6 @@ void operator_moves(Moves& moves) {
         moves.source_event(Nature::fault, {.move = Move::operator_resolves_to_destination},
                            src::operator_resolved(Side::destination));
     }
-}
-
-src::Qemu qemu_found(World const& world) {
-    switch (world.source_qemu) {
-        case SourceQemu::running:
-            return world.others_stopped ? src::Qemu::stopped : src::Qemu::running;
-        case SourceQemu::migrating:
-            return world.others_stopped ? src::Qemu::stopped : src::Qemu::migrating;
-        case SourceQemu::stopping:
-            return src::Qemu::stopping;
-        case SourceQemu::pre_switchover:
-        case SourceQemu::device:
-            return src::Qemu::paused_pre_switchover;
-        case SourceQemu::postmigrate:
-            return src::Qemu::postmigrate;
-        case SourceQemu::gone:
-            return src::Qemu::gone;
-    }
-    return src::Qemu::gone;
 }
 
 /// Its memory is lost.
@@ -328,9 +317,16 @@ void dead_sidecar_moves(Moves& moves) {
     auto const watchdog = [&](Move move) -> World& {
         return moves.add(Nature::healthy, {.move = move}).world;
     };
-    using sidecar::machine::watchdog::next;
     using Rule = sidecar::machine::watchdog::Action;
-    switch (next(world.source_journal, qemu_found(world))) {
+    bool const ignores_commit = moves.mutation == Mutation::watchdog_ignores_commit &&
+                                world.source_journal == src::Record::committed;
+    auto rule = sidecar::machine::watchdog::next(
+        ignores_commit ? src::Record::begun : world.source_journal, qemu_found(world));
+    if (moves.mutation == Mutation::watchdog_leaves_switchover &&
+        world.source_qemu == SourceQemu::pre_switchover) {
+        rule = Rule::leave;
+    }
+    switch (rule) {
         case Rule::leave:
             break;
         case Rule::cancel_migration:
@@ -390,68 +386,6 @@ void sidecar_moves(Moves& moves) {
     }
 }
 
-/// The monitor's connection, and those who stop and continue the guest without us.
-void monitor_moves(Moves& moves) {
-    Node const& from = moves.from;
-    World const& world = from.world;
-    src::Phase const phase = from.source.phase;
-    bool const gone = world.source_qemu == SourceQemu::gone;
-    if (!world.source_up || gone || !src::under_way(from.source) ||
-        moves.mutation != Mutation::none) {
-        return;
-    }
-    if (world.qmp_down) {
-        Node& back = moves.add(Nature::heal, {.move = Move::qmp_back});
-        back.world.qmp_down = false;
-        back.world.source_told = world.source_qemu;
-        tell_source(back, src::qmp_back(qemu_found(world)), moves.mutation);
-        if (!from.source.qmp_silent) {
-            moves.source_event(Nature::fault, {.move = Move::qmp_silent_too_long},
-                               src::event(Kind::qmp_silent_too_long));
-        }
-    } else if (world.destination_up && phase == src::Phase::stopped) {
-        // Bounded: at any other moment alone.cpp explores the loss for the machine by itself. Here
-        // the guest is paused, and each further moment would double the states.
-        Node& lost = moves.add(Nature::fault, {.move = Move::qmp_lost});
-        lost.world.qmp_down = true;
-        tell_source(lost, src::event(Kind::qmp_lost), moves.mutation);
-    }
-    if (executes(world) && world.destination_up && phase == src::Phase::converging) {
-        Node& next = moves.add(Nature::fault, {.move = Move::others_stop_guest});
-        next.world.others_stopped = true;
-        if (!world.qmp_down) {
-            tell_source(next, src::event(Kind::guest_stopped_by_others), moves.mutation);
-        }
-    } else if (world.others_stopped && !world.qmp_down) {
-        Node& next = moves.add(Nature::fault, {.move = Move::others_continue_guest});
-        next.world.others_stopped = false;
-        tell_source(next, src::event(Kind::guest_resumed), moves.mutation);
-    }
-}
-
-/// A host that starts guests asks the sidecar first: its journal is closed and the images have
-/// their names. Once COMMIT may have been sent, an autostart or a plain QEMU asks nothing but the
-/// names.
-void host_moves(Moves& moves) {
-    World const& world = moves.from.world;
-    if (world.source_qemu != SourceQemu::gone ||
-        moves.from.source.guest == sidecar::machine::Guest::stopped_source) {
-        return;
-    }
-    src::Phase const phase = moves.from.source.phase;
-    bool const over = phase == src::Phase::done || phase == src::Phase::idle;
-    bool const closed =
-        world.source_journal == src::Record::none || world.source_journal == src::Record::ended;
-    bool const named = world.images == Images::named;
-    bool const allowed = world.source_up && over && closed;
-    bool const asks_nothing = world.commit_sent && world.source_journal == src::Record::committed;
-    if (named && (allowed || asks_nothing)) {
-        World& next = moves.add(Nature::fault, {.move = Move::host_starts_guest}).world;
-        resume(next);
-        next.source_told = SourceQemu::running;  // a QEMU of its own: the sidecar starts with it
-    }
-}
-
 /// Puts `request` on the wire. prepare and seal are asked once and answered by id, so whatever is
 /// still on its way of them is of no more use; COMMIT, abort and their answers are kept however
 /// late.
@@ -498,22 +432,13 @@ void tell_of_qemu(Node& next, Mutation mutation) {
 }  // namespace
 
 void tell_source(Node& node, src::Event const& event, Mutation mutation) {
-    src::Event heard = event;
-    if (mutation == Mutation::source_resumes_on_silence &&
-        event == src::action_ended(Action::send_commit, ActionResult::unknown)) {
-        heard.result = ActionResult::aborted;
+    bool const after_stop =
+        node.source.phase == src::Phase::stopped || node.source.phase == src::Phase::switching;
+    if (mutation == Mutation::failed_migration_not_heard && after_stop &&
+        event.kind == Kind::migration_failed) {
+        return;
     }
-    auto const taken_for = [&](Mutation weaker, Action action, ActionResult was, ActionResult is) {
-        if (mutation == weaker && event == src::action_ended(action, was)) {
-            heard.result = is;
-        }
-    };
-    taken_for(Mutation::unknown_commit_is_failed, Action::record_commit, ActionResult::unknown,
-              ActionResult::failed);
-    taken_for(Mutation::silence_is_aborted, Action::abort_destination, ActionResult::unknown,
-              ActionResult::ok);
-    taken_for(Mutation::guest_before_images, Action::restore_images, ActionResult::failed,
-              ActionResult::ok);
+    src::Event const heard = sim::heard(mutation, event);
     bool const last_try = heard.kind == Kind::action_ended && heard.result != ActionResult::ok &&
                           src::only_tidies_up(heard.action) &&
                           node.source.failures + 1U == src::tries_max;
