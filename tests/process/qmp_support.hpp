@@ -68,10 +68,12 @@ private:
     std::string path_;
 };
 
-/// The QEMUs of this machine, "7.2" first. Says why when 10.0 is skipped. Only 10.0 where
-/// SIDECAR_TEST_ONE_QEMU is set (scripts/test --sanitize); the storage cases then have 7.2.
+/// The QEMUs of this machine, "7.2" first. Says why when 10.0 is skipped. Only one where
+/// SIDECAR_TEST_QEMU names it (scripts/test without --all).
 inline std::vector<std::string> qemus() {
     std::vector<std::string> found;
+    std::vector<std::string> named_one;
+    char const* const only = std::getenv("SIDECAR_TEST_QEMU");
     auto const beside = std::filesystem::path(__FILE__).parent_path() / "../../.deps/bin";
     for (auto const& [version, variable] :
          {std::pair{"7.2", "SIDECAR_QEMU_7_2"}, std::pair{"10.0", "SIDECAR_QEMU_10_0"}}) {
@@ -84,14 +86,14 @@ inline std::vector<std::string> qemus() {
         }
         if (std::filesystem::exists(path)) {
             found.push_back(std::filesystem::canonical(path).string());
+            if (only != nullptr && std::string(only) == version) named_one = {found.back()};
         } else {
             std::cout << "skipped: QEMU " << version << " is not at " << path << ": set "
                       << variable << " or run scripts/setup\n";
         }
     }
     REQUIRE_FALSE(found.empty());
-    if (std::getenv("SIDECAR_TEST_ONE_QEMU")) found.erase(found.begin(), found.end() - 1);
-    return found;
+    return named_one.empty() ? found : named_one;
 }
 
 /// A QEMU launched by qmp::launch(), and its client.

@@ -277,7 +277,7 @@ TEST_CASE("replica: files of others are neither written nor removed", "[replica]
             std::string const text = "the only copy of something else\n";
             auto const forget = [&] {
                 auto to = mirrored.connect("m1");
-                mirrored.runner.must(to.ask("forget_replica", Json::object()));
+                mirrored.runner.must(to.ask("replicate_forget", Json::object()));
                 to.hang_up();
             };
             {

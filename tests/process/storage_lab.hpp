@@ -104,8 +104,8 @@ private:
     lab::Daemon daemon_;
 };
 
-/// The QEMUs to test with, by name: "7.2" and, where it is there, "10.0". Only 7.2 where
-/// SIDECAR_TEST_ONE_QEMU is set (scripts/test --sanitize).
+/// The QEMUs to test with, by name: "7.2" and, where it is there, "10.0". Only one where
+/// SIDECAR_TEST_QEMU names it (scripts/test without --all).
 std::map<std::string, std::string> qemus();
 
 struct TestDisk {

@@ -143,7 +143,7 @@ TEST_CASE("changes: the guest is stopped by an operator while its RAM travels", 
                    0) > 0;
     });
     copying.qemu().execute("stop");
-    copying.must_stay("stopped by somebody else");
+    copying.must_stay("another stopped the guest");
     CHECK(copying.qemu().status() == "paused");
     expect::nothing_left_after_failure(copying.scene, copying.scene.a());
     copying.qemu().execute("cont");
