@@ -139,6 +139,9 @@ void Scene::run_guest(Host const& host, std::vector<std::string> const& environm
         }
         return guest_.answers();
     });
+    // Beside a guest that keeps its processor busy, QEMU answers its sidecar only after that.
+    wait_until("`sidecar run` to answer", ready_limit,
+               [&] { return sidecar(host, {"status", guest_.name()}).exit_status == 0; });
     guest_.learn();
 }
 
