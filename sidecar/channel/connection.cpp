@@ -45,8 +45,10 @@ Task<Result<Message>> Messages::receive(Deadline deadline) {
         text_length = number_in(head);
         length -= std::min(length, length_bytes);
     }
-    if (kind > kind_with_bytes || text_length == 0 || text_length > length ||
-        length > limits::message_bytes_max) {
+    if (kind > kind_with_bytes) {
+        co_return fail(Errc::protocol, "what {} sent is no message of a sidecar", stream_->peer());
+    }
+    if (text_length == 0 || text_length > length || length > limits::message_bytes_max) {
         co_return fail(Errc::protocol, "{} sent a message of {} bytes; the limit is {}",
                        stream_->peer(), std::max(length, text_length), limits::message_bytes_max);
     }

@@ -1,6 +1,7 @@
 #include "sidecar/channel/peer.hpp"
 
 #include <algorithm>
+#include <cerrno>
 
 #include "core/log.hpp"
 #include "sidecar/host/settings.hpp"
@@ -38,11 +39,17 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
     // In TLS 1.3 our side of the handshake is over before the other has looked at who we are: its
     // refusal may meet the hello or the answer.
     auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
-    if (!answer && answer.error().code == Errc::closed) {
-        co_return fail(Errc::refused,
-                       "{} ended the connection: is that a `sidecar serve`, and does it use "
-                       "the same key or certificates?",
-                       config_.destination);
+    // A reset instead of an end: it had not read the whole of our hello. No message: what TLS says
+    // to a plaintext hello.
+    bool const stranger =
+        !answer && (answer.error().code == Errc::closed || answer.error().code == Errc::protocol ||
+                    answer.error().os == ECONNRESET || answer.error().os == EPIPE);
+    if (stranger) {
+        co_return fail(
+            Errc::refused,
+            "{} does not answer the greeting: is that a `sidecar serve`, and does it use "
+            "the same key or certificates?",
+            config_.destination);
     }
     if (!answer) co_return std::unexpected(std::move(answer.error()));
     if (auto const refusal = protocol::Refusal::from_json(answer->json)) {

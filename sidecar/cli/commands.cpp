@@ -173,7 +173,11 @@ Task<int> migrate_command(core::Loop& loop, Options options, Interrupts& interru
     if (!wanted.resume) {
         auto const credentials =
             core::TlsCredentials::load(wanted.tls, core::TlsCredentials::Side::client);
-        if (!credentials) co_return complain(credentials.error());
+        if (!credentials) {
+            auto error = credentials.error();
+            if (error.code == Errc::io) error.code = Errc::refused;  // nothing was touched
+            co_return complain(error);
+        }
         auto const address = core::split_host_port(wanted.destination, default_port);
         if (!address) co_return complain(address.error());
     }

@@ -80,7 +80,7 @@ void mirrored_and_failed_over(GuestOptions const& guest, void (*begin)(Scene&), 
 
     begin(scene);
     wait_point(scene, 2);
-    CHECK(start_mirror(scene).err.find("mirrored already") != std::string::npos);
+    CHECK(start_mirror(scene).err.find("replicated already") != std::string::npos);
     auto const moving = scene.migrate(scene.a());
     CHECK(moving.exit_status == 3);
     CHECK(moving.err.find("--stop") != std::string::npos);
