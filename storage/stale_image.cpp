@@ -192,29 +192,36 @@ Result<> untombstone(std::string const& path, std::string const& migration_id) {
     return move_file(file + mark, file);
 }
 
-Result<std::vector<std::string>> remove_tombstones(std::string const& path) {
+Result<std::vector<std::string>> remove_tombstone(std::string const& path,
+                                                  std::string const& migration_id) {
+    auto const mark = std::string(tombstone_mark) + migration_id;
+    std::vector<std::string> stale;
+    if (is_link(path + mark)) stale.push_back(image_file(path + mark) + mark);
+    stale.push_back(path + mark);
+    std::vector<std::string> removed;
+    for (auto const& name : stale) {
+        if (unlink(name.c_str()) == 0) {
+            removed.push_back(name);
+        } else if (errno != ENOENT) {
+            return fail_errno(errno, "cannot remove {}", name);
+        }
+    }
+    return removed;
+}
+
+Result<std::vector<std::string>> tombstones_of(std::string const& path) {
     auto const directory = directory_of(path);
     auto const prefix =
         std::filesystem::path(path).filename().string() + std::string(tombstone_mark);
-    std::vector<std::string> stale;
+    std::vector<std::string> found;
     std::error_code error;
     auto entry = std::filesystem::directory_iterator(directory, error);
     for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
-        if (!entry->path().filename().string().starts_with(prefix)) continue;
-        auto const name = entry->path().string();
-        if (is_link(name)) {
-            auto const file = image_file(name) + name.substr(name.rfind(tombstone_mark));
-            if (exists(file)) stale.push_back(file);
-        }
-        stale.push_back(name);
+        if (entry->path().filename().string().starts_with(prefix))
+            found.push_back(entry->path().string());
     }
     if (error) return fail_errno(error.value(), "cannot list {}", directory);
-    std::vector<std::string> removed;
-    for (auto const& name : stale) {
-        if (unlink(name.c_str()) < 0) return fail_errno(errno, "cannot remove {}", name);
-        removed.push_back(name);
-    }
-    return removed;
+    return found;
 }
 
 }  // namespace storage

@@ -44,8 +44,11 @@ core::Result<> restore_images(std::vector<std::string> const& paths,
 core::Result<> tombstone(std::string const& path, std::string const& migration_id);
 /// Gives the image of `migration_id` its name back, and a symbolic link too. Ok when it has it.
 core::Result<> untombstone(std::string const& path, std::string const& migration_id);
-/// Removes every PATH.moved-*, and what a symbolic link among them led to; returns what was
-/// removed.
-core::Result<std::vector<std::string>> remove_tombstones(std::string const& path);
+/// Removes PATH.moved-ID, and what it led to where it is a symbolic link; returns what was removed.
+/// Ok when nothing of that name is there.
+core::Result<std::vector<std::string>> remove_tombstone(std::string const& path,
+                                                        std::string const& migration_id);
+/// Every PATH.moved-*.
+core::Result<std::vector<std::string>> tombstones_of(std::string const& path);
 
 }  // namespace storage

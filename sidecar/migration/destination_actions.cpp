@@ -47,6 +47,7 @@ Result<> DestinationMigration::write_incoming() {
                                 {"nbd_port", nbd_port_},
                                 {"ram_port", ram_port_},
                                 {"generation", static_cast<std::int64_t>(generation_)},
+                                {"left_in", left_in_},
                                 {"qmp_socket", paths_.qmp_socket(name_)}});
     if (guest_ && guest_->process) {
         if (auto const qemu = guest_->process.identity(); qemu) qemu->add_to(record);
@@ -63,6 +64,7 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description_, {},
                                    Deadline::after(limits::check_timeout)));
     CO_TRY_VOID(check_compared());
+    left_in_ = journal_.last().moved_away() ? journal_.last().migration_id : "";
     images_.clear();
     for (auto const& disk : description_.disks) {
         images_.push_back({map_path(options_.maps, disk.path)});
@@ -384,6 +386,22 @@ Task<Result<>> DestinationMigration::record_end() {
     co_return record(owns_guest() ? ended_owner : ended_aborted);
 }
 
+/// The guest is back on a host that it had left: its images of then are of no more use. Only those
+/// of the migration in which it left, says this host's journal; others may be another guest's.
+void DestinationMigration::remove_stale_images() const {
+    for (auto const& image : images_) {
+        auto const removed = left_in_.empty() ? std::vector<std::string>()
+                                              : storage::remove_tombstone(image.path, left_in_)
+                                                    .value_or(std::vector<std::string>());
+        for (auto const& path : removed)
+            core::log::info("guest={} removed the stale {}", name_, path);
+        for (auto const& path : storage::tombstones_of(image.path).value_or({})) {
+            core::log::info("guest={} leaving {}: it is not of the migration in which it left here",
+                            name_, path);
+        }
+    }
+}
+
 Task<Result<>> DestinationMigration::finish() {
     if (!owns_guest()) co_return Result<>{};
     std::error_code ignored;
@@ -402,12 +420,7 @@ Task<Result<>> DestinationMigration::finish() {
     (void)co_await qmp::object_del(*guest_->client, key_object(migration_id_),
                                    deadline);  // refused when plaintext
     remove_key(key_directory());
-    for (auto const& image : images_) {
-        if (auto const removed = storage::remove_tombstones(image.path); removed) {
-            for (auto const& path : *removed)
-                core::log::info("guest={} removed the stale {}", name_, path);
-        }
-    }
+    remove_stale_images();
     CO_TRY_VOID(guest_->write_manifest());
     std::filesystem::remove(incoming_path(), ignored);
     co_return Result<>{};

@@ -117,6 +117,7 @@ private:
     Outcome<> destroy();
     Outcome<> record_end();
     Outcome<> finish();
+    void remove_stale_images() const;
     [[nodiscard]] protocol::Endpoints endpoints() const;
     [[nodiscard]] protocol::Verdict owner_verdict() const;
     // What a sidecar before this one left: destination_restart.cpp
@@ -187,6 +188,8 @@ private:
     core::Json earlier_;  ///< incoming.json of another migration; `prepare` clears what it names.
     bool incoming_is_ours_ = false;  ///< incoming.json is of this migration.
     core::ProcessIdentity recorded_qemu_;  ///< The QEMU that an earlier sidecar prepared.
+    /// The migration in which this guest left this host before, for its stale images; may be empty.
+    std::string left_in_;
     std::vector<storage::OwnedFile> images_;  ///< Recorded before they are created.
     std::unique_ptr<Guest> guest_;
     std::unique_ptr<storage::Target> target_;

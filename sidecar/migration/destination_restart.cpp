@@ -78,6 +78,8 @@ Task<Result<>> DestinationMigration::find_after_restart() {
         nbd_port_ = static_cast<int>(known["nbd_port"].integer_or(0));
         ram_port_ = static_cast<int>(known["ram_port"].integer_or(0));
         generation_ = static_cast<unsigned>(known["generation"].integer_or(0));
+        left_in_ = known["left_in"].text_or("");
+        if (!left_in_.empty()) CO_TRY_VOID(check_guest_name(left_in_));  // part of a file's name
         auto joined = co_await rejoin(known["qmp_socket"].text_or(""), recorded_qemu_);
         if (!joined)
             core::log::info("guest={} migration_id={} {}", name_, migration_id_,

@@ -129,9 +129,12 @@ TEST_CASE("image: a tombstone takes the name away, once and for each migration_i
     REQUIRE(storage::untombstone(path, "e2"));
     CHECK(lab::read_file(path) == "second");
     CHECK_FALSE(storage::tombstone(directory.path("none"), "e1").has_value());
-    auto const removed = storage::remove_tombstones(path);
+    lab::write_file(path + ".moved-e3", "of another guest of that name");
+    auto const removed = storage::remove_tombstone(path, "e1");
     REQUIRE(removed);
     CHECK(removed->size() == 1);
+    REQUIRE(storage::remove_tombstone(path, "e1"));
+    CHECK(*storage::tombstones_of(path) == std::vector<std::string>{path + ".moved-e3"});
     CHECK(lab::read_file(path) == "second");
 }
 
@@ -169,7 +172,7 @@ TEST_CASE("image: set aside, restored and marked, each as often as asked", "[sto
         CHECK_FALSE(lab::fs::is_symlink(link));  // free for the guest that comes back
     }
     for (auto const& path : paths) CHECK_FALSE(storage::restore_images({path}, "e1").has_value());
-    for (auto const& path : paths) REQUIRE(storage::remove_tombstones(path));
+    for (auto const& path : paths) REQUIRE(storage::remove_tombstone(path, "e1"));
     CHECK(lab::fs::is_empty(directory.path("store")));
     CHECK_FALSE(lab::fs::is_symlink(link + ".moved-e1"));
 }
