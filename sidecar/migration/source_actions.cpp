@@ -50,28 +50,29 @@ std::string SourceMigration::key_directory() const {
 Task<Result<>> SourceMigration::check() {
     warning_ = why_too_soon(journal_.last().moves, wall_ms());
     if (!warning_.empty()) core::log::warning("guest={} {}", guest_.name, warning_);
-    CO_TRY(description_, co_await describe(guest_, migration_id_, options_.bases,
-                                           RunStatePolicy::running, within(limits::check_timeout)));
+    CO_TRY(description_,
+           co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::running,
+                             context_.within(limits::check_timeout)));
     for (auto const& path : image_paths()) {
         CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
     }
     // A sidecar that has to take this guest over knows its addresses without waiting for it to
     // speak.
     CO_TRY_VOID(guest_.write_manifest());
-    CO_TRY_VOID(co_await peer_->connect(within(limits::connect_timeout)));
-    watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
-    CO_TRY(auto checked, co_await peer_->request(protocol::Check{description_.to_json()},
-                                                 within(limits::check_timeout)));
-    if (options_.verify && !peer_->offers(protocol::Feature::verify)) {
+    CO_TRY_VOID(co_await peer_.connect(context_.within(limits::connect_timeout)));
+    watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
+    CO_TRY(auto checked, co_await peer_.request(protocol::Check{description_.to_json()},
+                                                context_.within(limits::check_timeout)));
+    if (options_.verify && !peer_.offers(protocol::Feature::verify)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --verify",
                        options_.destination);
     }
-    if (!options_.bases.empty() && !peer_->offers(protocol::Feature::base)) {
+    if (!options_.bases.empty() && !peer_.offers(protocol::Feature::base)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
                        options_.destination);
     }
     CO_TRY_VOID(co_await check_vxlan(std::move(checked.vxlan)));
-    CO_TRY_VOID(co_await compare_bases());
+    CO_TRY_VOID(co_await bases_.compare());
     co_return make_tables();
 }
 
@@ -142,14 +143,14 @@ Result<Json> SourceMigration::read_record(Paths const& paths, std::string const&
 
 Task<Result<>> SourceMigration::prepare_destination() {
     // After a restart: the connection comes up meanwhile, and QEMU there has the key already.
-    CO_TRY_VOID(co_await peer_->reached(within(limits::connect_timeout)));
+    CO_TRY_VOID(co_await peer_.reached(context_.within(limits::connect_timeout)));
     if (encrypted() && key_.empty()) key_ = read_key(key_directory());
     if (encrypted() && key_.empty()) {
         key_ = core::random_hex(32);
         CO_TRY_VOID(write_key(key_directory(), key_));
     }
-    CO_TRY(auto endpoints, co_await peer_->request(protocol::Prepare{description_.to_json(), key_},
-                                                   within(limits::prepare_timeout)));
+    CO_TRY(auto endpoints, co_await peer_.request(protocol::Prepare{description_.to_json(), key_},
+                                                  context_.within(limits::prepare_timeout)));
     co_return take_endpoints(std::move(endpoints));
 }
 
@@ -186,25 +187,26 @@ Task<Result<>> SourceMigration::prepare_network() {
     make_movers();
     // Disks are copied for hours: who was there at the check must be there still.
     if (!vteps_.empty()) {
-        CO_TRY_VOID(co_await vteps_.prepare(vxlan_moves(), within(limits::prepare_timeout)));
+        CO_TRY_VOID(
+            co_await vteps_.prepare(vxlan_moves(), context_.within(limits::prepare_timeout)));
     }
-    co_return co_await movers_.prepare(within(limits::prepare_timeout));
+    co_return co_await movers_.prepare(context_.within(limits::prepare_timeout));
 }
 
 Task<Result<>> SourceMigration::start_ram() {
     CO_TRY_VOID(check_no_job());
     // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
     // more.
-    CO_TRY_VOID(
-        co_await check_same_guest(*guest_.client, description_, within(limits::qmp_timeout)));
-    if (mirror_) CO_TRY_VOID(co_await mirror_->arm(within(limits::prepare_timeout)));
+    CO_TRY_VOID(co_await check_same_guest(*guest_.client, description_,
+                                          context_.within(limits::qmp_timeout)));
+    if (mirror_) CO_TRY_VOID(co_await mirror_->arm(context_.within(limits::prepare_timeout)));
     if (encrypted()) {
         CO_TRY_VOID(co_await add_key_object(*guest_.client, key_directory(), "client",
-                                            migration_id_, within(limits::qmp_timeout)));
+                                            migration_id_, context_.within(limits::qmp_timeout)));
     }
     auto const shares = bandwidth_shares(true);
     if (mirror_) mirror_->set_bandwidth(shares.disks);
-    RamStreamOptions options{.host = peer_->host(),
+    RamStreamOptions options{.host = peer_.host(),
                              .port = std::to_string(ram_port_),
                              .tls_creds = encrypted() ? key_object(migration_id_) : "",
                              .tls_hostname = key_user,
@@ -214,9 +216,9 @@ Task<Result<>> SourceMigration::start_ram() {
                              .throttle = options_.throttle,
                              .hold = mirror_ != nullptr || !guest_.nics.empty(),
                              .before_stop = [this]() -> Task<void> {
-                                 co_await tracking_.refresh(*peer_,
-                                                            within(limits::conntrack_patience));
-                                 co_await frames_.record(within(limits::qmp_timeout));
+                                 co_await tracking_.refresh(
+                                     peer_, context_.within(limits::conntrack_patience));
+                                 co_await frames_.record(context_.within(limits::qmp_timeout));
                              },
                              .record =
                                  [this](Json const& settings) {
@@ -224,10 +226,10 @@ Task<Result<>> SourceMigration::start_ram() {
                                      return write_record();
                                  },
                              .not_converging = [this] { ram_not_converging(); }};
-    tracking_.begin(peer_->offers(protocol::Feature::conntrack));
-    co_await tracking_.send_all(*peer_, within(limits::conntrack_patience));
+    tracking_.begin(peer_.offers(protocol::Feature::conntrack));
+    co_await tracking_.send_all(peer_, context_.within(limits::conntrack_patience));
     if (mirror_) keep_converged_.spawn(mirror_->keep_converged(keep_converged_stop_.get_token()));
-    CO_TRY_VOID(co_await ram_.start(std::move(options), within(limits::connect_timeout)));
+    CO_TRY_VOID(co_await ram_.start(std::move(options), context_.within(limits::connect_timeout)));
     keep_converged_.spawn(ram_.watch(mirror_.get(), keep_converged_stop_.get_token()));
     co_return Result<>{};
 }
@@ -240,8 +242,8 @@ Task<Result<>> SourceMigration::fire_network() {
     }
     CO_TRY_VOID(movers_.fire());
     // Before the first frame comes there.
-    co_await tracking_.send_changes(*peer_, within_pause());
-    CO_TRY_VOID(co_await peer_->request(
+    co_await tracking_.send_changes(peer_, within_pause());
+    CO_TRY_VOID(co_await peer_.request(
         protocol::Fire{interfaces_of(guest_.nics), options_.downtime_limit_ms}, within_pause()));
     fired_at_ = core::Clock::now();
     journal_.note_move(wall_ms());
@@ -252,14 +254,14 @@ Task<Result<>> SourceMigration::fire_network() {
         description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
     }
     if (tracking_.incomplete()) {
-        co_await tracking_.send_difference(*peer_, within(limits::conntrack_pause_max));
+        co_await tracking_.send_difference(peer_, context_.within(limits::conntrack_pause_max));
     }
     co_return Result<>{};
 }
 
 Task<Result<>> SourceMigration::seal_destination() {
     if (stop_at_) timeline_.set("copied_ms", ms_between(*stop_at_, core::Clock::now()));
-    CO_TRY_VOID(co_await peer_->request(protocol::Seal{}, within_pause()));
+    CO_TRY_VOID(co_await peer_.request(protocol::Seal{}, within_pause()));
     if (stop_at_) timeline_.set("sealed_ms", ms_between(*stop_at_, core::Clock::now()));
     co_return Result<>{};
 }
@@ -289,15 +291,15 @@ Task<ActionResult> SourceMigration::commit() {
     auto const deadline = Deadline::after(limits::commit_timeout);
     // Over a long line something may still be on its way: follow_frames() then.
     if (vteps_.repointed() && core::Clock::now() >= all_arrived_at()) release_network();
-    co_await tracking_.send_changes(*peer_, deadline);
-    auto const caught = co_await frames_.send(*peer_, deadline);
+    co_await tracking_.send_changes(peer_, deadline);
+    auto const caught = co_await frames_.send(peer_, deadline);
     if (!caught) {
         // The guest is worth more than its frames.
         core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
                            caught.error().sentence());
     }
     protocol::Commit const message{caught ? *caught : std::vector<std::uint64_t>()};
-    auto const reply = co_await peer_->request(message, deadline);
+    auto const reply = co_await peer_.request(message, deadline);
     auto const now = core::Clock::now();
     if (!reply) {
         core::log::warning("guest={} migration_id={} COMMIT is not answered: {}", guest_.name,
@@ -317,7 +319,7 @@ Task<ActionResult> SourceMigration::commit() {
         // Both terms are measured on one clock each; half a round trip is what the answer took to
         // get here.
         downtime_ms_ =
-            ms_between(*stop_at_, now) - *reply->resume_to_answer_ms - peer_->rtt_ms() / 2;
+            ms_between(*stop_at_, now) - *reply->resume_to_answer_ms - peer_.rtt_ms() / 2;
     }
     co_return ActionResult::acked;
 }
@@ -359,7 +361,7 @@ Task<Result<>> SourceMigration::rollback_network() {
 
 Task<Result<>> SourceMigration::take_back_frames(bool last, Deadline deadline) {
     for (int answers = 0; answers < limits::give_back_answers_max; ++answers) {
-        CO_TRY(auto const answer, co_await peer_->request(protocol::ReturnFrames{last}, deadline));
+        CO_TRY(auto const answer, co_await peer_.request(protocol::ReturnFrames{last}, deadline));
         CO_TRY_VOID(frames_.take_back(answer));
         if (!answer.more) break;
     }
@@ -376,7 +378,7 @@ void SourceMigration::release_network() {
 core::Clock::time_point SourceMigration::all_arrived_at() const {
     auto const fired = fired_at_.value_or(core::Clock::now());
     return std::max(fired, vteps_.repointed_at().value_or(fired)) + limits::arrival_margin +
-           core::milliseconds(static_cast<long>(2 * peer_->rtt_ms()));
+           core::milliseconds(static_cast<long>(2 * peer_.rtt_ms()));
 }
 
 Task<void> SourceMigration::follow_frames() {
@@ -385,8 +387,8 @@ Task<void> SourceMigration::follow_frames() {
     auto limit = limits::straggler_patience;
     if (!vteps_.repointed()) limit += limits::vtep_patience;
     auto const patience = Deadline::after(limit);
-    tracking_.follow(*peer_, patience);
-    auto const followed = co_await frames_.follow(*peer_, patience);
+    tracking_.follow(peer_, patience);
+    auto const followed = co_await frames_.follow(peer_, patience);
     co_await tracking_.end_following();
     if (!followed) {
         core::log::warning("guest={} what came late was not sent after it: {}", guest_.name,
@@ -405,10 +407,10 @@ Task<Result<>> SourceMigration::abort_destination() {
     // The guest runs here again; there is time for the other host to come back, or for its `serve`
     // to start a sidecar in the place of one that died.
     if (!destination_fenced_) {
-        (void)co_await peer_->reached(Deadline::after(limits::abort_patience));
+        (void)co_await peer_.reached(Deadline::after(limits::abort_patience));
     }
     CO_TRY_VOID(
-        co_await peer_->request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
+        co_await peer_.request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
 }
 

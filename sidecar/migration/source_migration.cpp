@@ -67,6 +67,11 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       actions_(guest.loop),
       watchers_(guest.loop),
       keep_converged_(guest.loop),
+      peer_(guest.loop,
+            PeerChannel::Config{options_.destination, options_.tls, guest_.name, migration_id_},
+            [this](bool up) { peer_changed(up); }),
+      context_{guest_, options_, migration_id_, description_, peer_, actions_stop_},
+      bases_(context_),
       downtime_limit_changed_(guest.loop),
       ram_(guest),
       vteps_(guest.loop, {options_.vteps, options_.tls, guest.name, migration_id_}),
@@ -75,9 +80,6 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       forwarding_(guest.loop),
       fired_(guest.loop) {
     started_ = core::Clock::now();
-    peer_ = std::make_unique<PeerChannel>(
-        loop_, PeerChannel::Config{options_.destination, options_.tls, guest_.name, migration_id_},
-        [this](bool up) { peer_changed(up); });
 }
 
 SourceMigration::~SourceMigration() = default;
@@ -117,7 +119,7 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
         qemu = machine::source::Qemu::copying;
     }
     vteps_.begin_unknown(vxlan_moves());
-    watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
+    watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
 }
 

@@ -21,7 +21,9 @@
 #include "sidecar/handover/vteps.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/source.hpp"
+#include "sidecar/migration/base_comparison.hpp"
 #include "sidecar/migration/ram_stream.hpp"
+#include "sidecar/migration/source_context.hpp"
 #include "sidecar/migration/throttle.hpp"
 #include "storage/mirror.hpp"
 
@@ -135,11 +137,6 @@ private:
     // The ports: source_actions.cpp, and for the disks source_storage.cpp. Each is one action of
     // the machine.
     Outcome<> check();
-    Outcome<> compare_bases();
-    Outcome<> compare_base(Base& base);
-    Outcome<> hash_here(Base const& base, std::string& hash);
-    Outcome<> hash_there(Base const& base, std::string& hash);
-    Outcome<std::uint64_t> first_difference(Base const& base);
     [[nodiscard]] core::Result<> check_no_job() const;
     Outcome<> record(SourceEntry::Record what,
                      SourceEntry::Outcome outcome = SourceEntry::Outcome::none);
@@ -193,9 +190,6 @@ private:
     Outcome<> settle_network();
     Outcome<> record_end();
     core::Task<void> stop_keeping_converged();
-    [[nodiscard]] core::Deadline within(core::Clock::duration limit) const {
-        return core::Deadline::after(limit, actions_stop_.get_token());
-    }
     [[nodiscard]] core::milliseconds downtime_limit() const {
         return core::milliseconds(options_.downtime_limit_ms);
     }
@@ -225,16 +219,12 @@ private:
     core::TaskGroup keep_converged_;
     std::stop_source keep_converged_stop_;
 
-    std::unique_ptr<PeerChannel> peer_;
+    PeerChannel peer_;
+    Description description_;
+    SourceContext context_;
+    BaseComparison bases_;
     std::unique_ptr<storage::Mirror> mirror_;
     std::vector<std::shared_ptr<storage::BlockTable>> tables_;  ///< One a disk, for --verify.
-    /// Of bases, while they are compared; of either host.
-    struct BaseProgress {
-        std::uint64_t total_bytes = 0;
-        std::uint64_t before_bytes = 0;  ///< Of those that are compared already.
-        std::uint64_t here_bytes = 0;
-        std::uint64_t there_bytes = 0;
-    } base_progress_;
     std::string job_;  ///< A block job that began since the check.
     bool hash_asked_ = false;
     bool final_hash_asked_ = false;
@@ -252,7 +242,6 @@ private:
     SourceTracking tracking_;
     bool released_ = false;  ///< The network, for good.
     core::TaskGroup forwarding_;  ///< From the destination's answer to COMMIT until settle_network.
-    Description description_;
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
     int nbd_port_ = 0;
     int ram_port_ = 0;

@@ -144,14 +144,14 @@ void SourceMigration::note_stop(core::Clock::time_point at) {
     stop_at_ = at;
     realtime_.emplace();
     keep_converged_stop_.request_stop();
-    peer_->set_patience(limits::heartbeat_silence_paused(downtime_limit()));
+    peer_.set_patience(limits::heartbeat_silence_paused(downtime_limit()));
     watchers_.spawn(limit_pause(at));
 }
 
 void SourceMigration::note_running(core::Clock::time_point at) {
     guest_stopped_ = false;
     realtime_.reset();
-    peer_->set_patience(limits::heartbeat_silence);
+    peer_.set_patience(limits::heartbeat_silence);
     if (watchdog_) watchdog_->released();
     if (stop_at_ && !downtime_ms_) downtime_ms_ = ms_between(*stop_at_, at);
 }
@@ -202,7 +202,7 @@ Task<void> SourceMigration::limit_pause(core::Clock::time_point stopped_at) {
         auto const changed = co_await downtime_limit_changed_.wait(Deadline::after(left, token));
         if (token.stop_requested()) co_return;
         if (!changed) break;
-        peer_->set_patience(limits::heartbeat_silence_paused(downtime_limit()));
+        peer_.set_patience(limits::heartbeat_silence_paused(downtime_limit()));
     }
     realtime_.reset();
     if (stop_at_ != stopped_at || !pause_is_limited()) co_return;

@@ -29,12 +29,12 @@ Task<Result<>> SourceMigration::prepare_storage() {
     if (description_.disks.empty()) co_return Result<>{};
     if (resume_) {
         // The earlier sidecar's writes must be dead before ours begin, and its limits away.
-        CO_TRY_VOID(co_await reexport_disks(within(limits::prepare_timeout)));
-        CO_TRY_VOID(co_await remove_throttle(within(limits::qmp_timeout)));
+        CO_TRY_VOID(co_await reexport_disks(context_.within(limits::prepare_timeout)));
+        CO_TRY_VOID(co_await remove_throttle(context_.within(limits::qmp_timeout)));
     }
     // A chain that is being changed must not be read as if it were the one that was compared.
-    CO_TRY_VOID(
-        co_await check_same_disks(*guest_.client, description_, within(limits::qmp_timeout)));
+    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_,
+                                          context_.within(limits::qmp_timeout)));
     std::vector<storage::Disk> disks;
     for (std::size_t index = 0; index < description_.disks.size(); ++index) {
         auto const& disk = description_.disks[index];
@@ -48,12 +48,12 @@ Task<Result<>> SourceMigration::prepare_storage() {
         throttle_record_ = found;
         return write_record();
     });
-    storage::Destination destination{peer_->host(), std::to_string(nbd_port_),
+    storage::Destination destination{peer_.host(), std::to_string(nbd_port_),
                                      encrypted() ? key_user : "",
                                      encrypted() ? key_file(key_directory()) : ""};
     mirror_ = std::make_unique<storage::Mirror>(loop_, *guest_.client, std::move(disks),
                                                 destination, mirror_options());
-    auto prepared = co_await mirror_->prepare(within(limits::prepare_timeout));
+    auto prepared = co_await mirror_->prepare(context_.within(limits::prepare_timeout));
     for (auto const& line : mirror_->report().cleared)
         core::log::info("guest={} cleared {}", guest_.name, line);
     co_return prepared;
@@ -79,10 +79,22 @@ storage::MirrorOptions SourceMigration::mirror_options() {
     return settings;
 }
 
+/// A job puts nodes into a chain while it runs, and QEMU then counts its layers otherwise: what it
+/// says of a disk over a base counts only when there was none.
+Result<> SourceMigration::check_no_job() const {
+    bool const any_base = std::ranges::any_of(description_.disks,
+                                              [](auto const& disk) { return !disk.bases.empty(); });
+    if (!any_base || job_.empty()) return {};
+    return fail(Errc::refused,
+                "the block job {} ran while the guest was copied, and a disk lies over a base: "
+                "migrate again when no job runs",
+                job_);
+}
+
 /// The destination's QEMU may be another one by now, with other ports.
 Task<Result<storage::Reexported>> SourceMigration::reexport_disks(Deadline deadline) {
-    CO_TRY_VOID(co_await peer_->reached(deadline));
-    CO_TRY(auto endpoints, co_await peer_->request(protocol::Reexport{}, deadline));
+    CO_TRY_VOID(co_await peer_.reached(deadline));
+    CO_TRY(auto endpoints, co_await peer_.request(protocol::Reexport{}, deadline));
     CO_TRY_VOID(take_endpoints(std::move(endpoints)));
     co_return storage::Reexported{std::to_string(nbd_port_), generation_};
 }
@@ -95,11 +107,11 @@ Task<Result<std::string>> SourceMigration::hash_destination(std::size_t disk,
     if (stop_at_ && !std::exchange(final_hash_asked_, true)) stop_for_test("verify_final");
     protocol::Hash const request{disk, std::move(ranges)};
     for (int tries = 1;; ++tries) {
-        auto const reply = co_await peer_->request(request, deadline);
+        auto const reply = co_await peer_.request(request, deadline);
         if (reply) co_return reply->hash;
         bool const again = reply.error().code == Errc::closed && !stop_at_;
         if (!again || tries >= limits::hash_tries_max) co_return std::unexpected(reply.error());
-        CO_TRY_VOID(co_await peer_->reached(deadline.sooner(limits::peer_patience)));
+        CO_TRY_VOID(co_await peer_.reached(deadline.sooner(limits::peer_patience)));
     }
 }
 
@@ -150,7 +162,7 @@ Task<Result<>> SourceMigration::copy_watched() {
 
 Task<Result<>> SourceMigration::copy_until_converged(std::stop_token token) {
     for (int stagnations = 0;;) {
-        CO_TRY_VOID(co_await throttle_->measure(within(limits::qmp_timeout)));
+        CO_TRY_VOID(co_await throttle_->measure(context_.within(limits::qmp_timeout)));
         CO_TRY(auto const now, co_await mirror_->copy_until_converged(Deadline::never(token)));
         bool slower = false;
         bool const gave_way = !now.converging && nice_;
@@ -160,7 +172,7 @@ Task<Result<>> SourceMigration::copy_until_converged(std::stop_token token) {
                             guest_.name, migration_id_);
             nice_.reset();
         } else if (!now.converging && options_.throttle) {
-            CO_TRY(slower, co_await throttle_->step(within(limits::qmp_timeout)));
+            CO_TRY(slower, co_await throttle_->step(context_.within(limits::qmp_timeout)));
             // From now on each round that does not shrink it is answered.
             mirror_->set_stagnant_rounds(1);
         }

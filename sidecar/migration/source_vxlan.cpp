@@ -42,7 +42,7 @@ Task<Result<>> SourceMigration::check_vxlan(std::vector<std::optional<netmove::V
                        "hosts: there is nothing to tell other VTEPs, leave --vtep out",
                        guest_.name);
     }
-    co_return co_await vteps_.prepare(std::move(moves), within(limits::check_timeout));
+    co_return co_await vteps_.prepare(std::move(moves), context_.within(limits::check_timeout));
 }
 
 /// The guest is at the destination for good: until they all know, what they send is caught here.

@@ -146,11 +146,10 @@ Json SourceMigration::progress() const {
     double const fraction = state_.outcome == machine::Outcome::moved ? 1.0 : fraction_;
     line.set("percent", static_cast<double>(static_cast<std::int64_t>(fraction * 1000)) / 10);
     if (peer_lost_at_) line.set("destination_lost", true);
-    if (state_.phase == Phase::checking && base_progress_.total_bytes > 0) {
-        auto const& bases = base_progress_;
+    auto const bases = bases_.progress();
+    if (state_.phase == Phase::checking && bases.total_bytes > 0) {
         line.set("bases_total_bytes", bases.total_bytes);
-        line.set("bases_done_bytes",
-                 bases.before_bytes + std::min(bases.here_bytes, bases.there_bytes));
+        line.set("bases_done_bytes", bases.done_bytes);
     }
     if (mirror_) {
         auto const disks = mirror_->progress();
