@@ -43,17 +43,13 @@ std::vector<netmove::GuestInterface> interfaces_of(std::vector<std::unique_ptr<N
 
 }  // namespace
 
-std::string SourceMigration::key_directory() const {
-    return guest_.paths.run(guest_.name) + "/keys-" + migration_id_;
-}
-
 Task<Result<>> SourceMigration::check() {
     warning_ = why_too_soon(journal_.last().moves, wall_ms());
     if (!warning_.empty()) core::log::warning("guest={} {}", guest_.name, warning_);
     CO_TRY(description_,
            co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::running,
                              context_.within(limits::check_timeout)));
-    for (auto const& path : image_paths()) {
+    for (auto const& path : context_.image_paths()) {
         CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
     }
     // A sidecar that has to take this guest over knows its addresses without waiting for it to
@@ -144,10 +140,10 @@ Result<Json> SourceMigration::read_record(Paths const& paths, std::string const&
 Task<Result<>> SourceMigration::prepare_destination() {
     // After a restart: the connection comes up meanwhile, and QEMU there has the key already.
     CO_TRY_VOID(co_await peer_.reached(context_.within(limits::connect_timeout)));
-    if (encrypted() && key_.empty()) key_ = read_key(key_directory());
-    if (encrypted() && key_.empty()) {
+    if (context_.encrypted() && key_.empty()) key_ = read_key(context_.key_directory());
+    if (context_.encrypted() && key_.empty()) {
         key_ = core::random_hex(32);
-        CO_TRY_VOID(write_key(key_directory(), key_));
+        CO_TRY_VOID(write_key(context_.key_directory(), key_));
     }
     CO_TRY(auto endpoints, co_await peer_.request(protocol::Prepare{description_.to_json(), key_},
                                                   context_.within(limits::prepare_timeout)));
@@ -200,17 +196,17 @@ Task<Result<>> SourceMigration::start_ram() {
     CO_TRY_VOID(co_await check_same_guest(*guest_.client, description_,
                                           context_.within(limits::qmp_timeout)));
     if (mirror_) CO_TRY_VOID(co_await mirror_->arm(context_.within(limits::prepare_timeout)));
-    if (encrypted()) {
-        CO_TRY_VOID(co_await add_key_object(*guest_.client, key_directory(), "client",
+    if (context_.encrypted()) {
+        CO_TRY_VOID(co_await add_key_object(*guest_.client, context_.key_directory(), "client",
                                             migration_id_, context_.within(limits::qmp_timeout)));
     }
     auto const shares = bandwidth_shares(true);
     if (mirror_) mirror_->set_bandwidth(shares.disks);
     RamStreamOptions options{.host = peer_.host(),
                              .port = std::to_string(ram_port_),
-                             .tls_creds = encrypted() ? key_object(migration_id_) : "",
+                             .tls_creds = context_.encrypted() ? key_object(migration_id_) : "",
                              .tls_hostname = key_user,
-                             .downtime_limit = downtime_limit(),
+                             .downtime_limit = context_.downtime_limit(),
                              .converge_limit = std::chrono::seconds(options_.converge_limit_s),
                              .bandwidth = shares.ram,
                              .throttle = options_.throttle,
@@ -242,9 +238,10 @@ Task<Result<>> SourceMigration::fire_network() {
     }
     CO_TRY_VOID(movers_.fire());
     // Before the first frame comes there.
-    co_await tracking_.send_changes(peer_, within_pause());
+    co_await tracking_.send_changes(peer_, context_.within_pause());
     CO_TRY_VOID(co_await peer_.request(
-        protocol::Fire{interfaces_of(guest_.nics), options_.downtime_limit_ms}, within_pause()));
+        protocol::Fire{interfaces_of(guest_.nics), options_.downtime_limit_ms},
+        context_.within_pause()));
     fired_at_ = core::Clock::now();
     journal_.note_move(wall_ms());
     fired_.set();
@@ -260,21 +257,22 @@ Task<Result<>> SourceMigration::fire_network() {
 }
 
 Task<Result<>> SourceMigration::seal_destination() {
-    if (stop_at_) timeline_.set("copied_ms", ms_between(*stop_at_, core::Clock::now()));
-    CO_TRY_VOID(co_await peer_.request(protocol::Seal{}, within_pause()));
-    if (stop_at_) timeline_.set("sealed_ms", ms_between(*stop_at_, core::Clock::now()));
+    timeline_.mark("copied_ms");
+    CO_TRY_VOID(co_await peer_.request(protocol::Seal{}, context_.within_pause()));
+    timeline_.mark("sealed_ms");
     co_return Result<>{};
 }
 
 Task<Result<>> SourceMigration::continue_migration() {
     // While the last delta is read: a snapshot since then would have got the writes we look for.
-    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_, within_pause()));
-    if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(within_pause()));
+    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_, context_.within_pause()));
+    if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(context_.within_pause()));
     // QEMU 7.2 that is cancelled while it saves device state resumes its guest over inactive disks
     // and dies of the first write. So a network that cannot be moved must be known before; mostly
     // it has moved while the delta was read.
-    CO_TRY_VOID(co_await fired_.wait(within_pause()));
-    co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover", within_pause());
+    CO_TRY_VOID(co_await fired_.wait(context_.within_pause()));
+    co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
+                                             context_.within_pause());
 }
 
 /// From here on only the destination's answer, or an operator, may bring the guest back.
@@ -287,7 +285,7 @@ Task<Result<>> SourceMigration::record_commit() {
 }
 
 Task<ActionResult> SourceMigration::commit() {
-    if (stop_at_) timeline_.set("committed_ms", ms_between(*stop_at_, core::Clock::now()));
+    timeline_.mark("committed_ms");
     auto const deadline = Deadline::after(limits::commit_timeout);
     // Over a long line something may still be on its way: follow_frames() then.
     if (vteps_.repointed() && core::Clock::now() >= all_arrived_at()) release_network();
@@ -315,11 +313,8 @@ Task<ActionResult> SourceMigration::commit() {
     frames_.note(reply->frames);
     tracking_.note(reply->conntrack);
     forwarding_.spawn(follow_frames());
-    if (stop_at_ && reply->resume_to_answer_ms) {
-        // Both terms are measured on one clock each; half a round trip is what the answer took to
-        // get here.
-        downtime_ms_ =
-            ms_between(*stop_at_, now) - *reply->resume_to_answer_ms - peer_.rtt_ms() / 2;
+    if (reply->resume_to_answer_ms) {
+        timeline_.note_commit_answer(now, *reply->resume_to_answer_ms, peer_.rtt_ms());
     }
     co_return ActionResult::acked;
 }
@@ -426,20 +421,14 @@ Task<Result<>> SourceMigration::drop_network() {
     co_return Result<>{};
 }
 
-std::vector<std::string> SourceMigration::image_paths() const {
-    std::vector<std::string> paths;
-    for (auto const& disk : description_.disks) paths.push_back(disk.path);
-    return paths;
-}
-
 Task<Result<>> SourceMigration::set_images_aside() {
-    auto aside = co_await storage::set_images_aside(loop_, image_paths(), migration_id_);
-    if (stop_at_) timeline_.set("set_aside_ms", ms_between(*stop_at_, core::Clock::now()));
+    auto aside = co_await storage::set_images_aside(loop_, context_.image_paths(), migration_id_);
+    timeline_.mark("set_aside_ms");
     co_return aside;
 }
 
 Task<Result<>> SourceMigration::restore_images() {
-    co_return storage::restore_images(image_paths(), migration_id_);
+    co_return storage::restore_images(context_.image_paths(), migration_id_);
 }
 
 Task<Result<>> SourceMigration::tombstone_disks() {
@@ -455,7 +444,7 @@ Task<Result<>> SourceMigration::tombstone_disks() {
 Task<Result<>> SourceMigration::quit_source() {
     co_await stop_keeping_converged();
     if (mirror_) (void)co_await mirror_->drop(Deadline::after(limits::rollback_timeout));
-    remove_key(key_directory());
+    remove_key(context_.key_directory());
     if (qemu_gone_) co_return Result<>{};
     co_await ram_.refresh(Deadline::after(limits::qmp_timeout));
     (void)co_await qmp::quit(*guest_.client, Deadline::after(limits::qmp_timeout));
@@ -503,7 +492,7 @@ SourceEntry::Outcome outcome_of(machine::Outcome outcome) {
 
 Task<Result<>> SourceMigration::record_end() {
     CO_TRY_VOID(co_await record(SourceEntry::Record::ended, outcome_of(state_.outcome)));
-    remove_key(key_directory());
+    remove_key(context_.key_directory());
     std::error_code
         ignored;  // the journal has the last word; a record left over is overwritten by the next
     std::filesystem::remove(record_path(guest_.paths, guest_.name), ignored);

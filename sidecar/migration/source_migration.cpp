@@ -70,7 +70,7 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       peer_(guest.loop,
             PeerChannel::Config{options_.destination, options_.tls, guest_.name, migration_id_},
             [this](bool up) { peer_changed(up); }),
-      context_{guest_, options_, migration_id_, description_, peer_, actions_stop_},
+      context_{guest_, options_, migration_id_, description_, peer_, timeline_, actions_stop_},
       bases_(context_),
       downtime_limit_changed_(guest.loop),
       ram_(guest),
@@ -78,9 +78,9 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       frames_(guest),
       tracking_(guest),
       forwarding_(guest.loop),
-      fired_(guest.loop) {
-    started_ = core::Clock::now();
-}
+      fired_(guest.loop),
+      report_(context_, {state_, failures_, failure_, warning_, recovered_, bases_, mirror_,
+                         throttle_, ram_, frames_, vteps_, tracking_, fired_at_}) {}
 
 SourceMigration::~SourceMigration() = default;
 
@@ -185,8 +185,7 @@ void SourceMigration::post(Event event) {
 
 void SourceMigration::enter(Phase phase) {
     auto const now = core::Clock::now();
-    if (!phases_.empty()) phases_.back().end = now;
-    phases_.push_back({std::string(machine::source::name(phase)), now, now});
+    timeline_.note_phase(phase, now);
     core::log::info("guest={} migration_id={} phase={}", guest_.name, migration_id_,
                     machine::source::name(phase));
     if (machine::source::commit_may_count(state_) && !in_doubt_since_) in_doubt_since_ = now;
@@ -201,7 +200,7 @@ void SourceMigration::enter(Phase phase) {
     if (phase == Phase::copying) nice_.emplace(limits::copy_nice_steps);
     if (phase == Phase::settling) realtime_.reset();  // it runs there
     if (phase == Phase::suspended) note_suspension();
-    if (sink_ && phase != Phase::idle) sink_(progress());
+    if (sink_ && phase != Phase::idle) sink_(report_.progress(peer_lost_at_.has_value()));
 }
 
 void SourceMigration::note_failure(core::Error error) {
@@ -210,7 +209,7 @@ void SourceMigration::note_failure(core::Error error) {
 }
 
 Task<void> SourceMigration::run_action(Action action) {
-    if (auto const failed = failures_in_a_row_[action]; failed > 0) {
+    if (auto const failed = failures_.in_a_row[action]; failed > 0) {
         auto const pause =
             std::min(limits::retry_pause_min * (1 << std::min(failed, 6)), limits::retry_pause_max);
         (void)co_await core::sleep_for(loop_, pause);
@@ -218,7 +217,7 @@ Task<void> SourceMigration::run_action(Action action) {
     auto const ending = co_await perform(action);
     bool const good = ending == ActionResult::ok || ending == ActionResult::acked ||
                       ending == ActionResult::aborted;
-    failures_in_a_row_[action] = good ? 0 : failures_in_a_row_[action] + 1;
+    failures_.in_a_row[action] = good ? 0 : failures_.in_a_row[action] + 1;
     post(machine::source::action_ended(action, ending));
 }
 
@@ -236,7 +235,7 @@ Task<ActionResult> SourceMigration::perform(Action action) {
         ending = refused ? ActionResult::failed : ActionResult::unknown;
     }
     if (!result) {
-        last_errors_[action] = result.error().sentence();
+        failures_.last_error[action] = result.error().sentence();
         auto error = std::move(result.error());
         bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
         error.while_doing(
@@ -315,8 +314,8 @@ protocol::SetAnswer SourceMigration::set(MigrationChanges const& changes) {
     if (changes.bandwidth) options_.bandwidth = *changes.bandwidth;
     if (changes.downtime_limit_ms) options_.downtime_limit_ms = *changes.downtime_limit_ms;
     if (changes.converge_limit_s) options_.converge_limit_s = *changes.converge_limit_s;
-    if (mirror_) mirror_->set_downtime_limit(limits::downtime_disks(downtime_limit()));
-    ram_.set_downtime_limit(downtime_limit());
+    if (mirror_) mirror_->set_downtime_limit(limits::downtime_disks(context_.downtime_limit()));
+    ram_.set_downtime_limit(context_.downtime_limit());
     ram_.set_converge_limit(std::chrono::seconds(options_.converge_limit_s));
     downtime_limit_changed_.set();  // for a pause that is under way
     auto const shares = bandwidth_shares(ram_.started_at().has_value());
@@ -364,7 +363,7 @@ Result<> SourceMigration::resolve(machine::Side owner) {
         return core::fail(Errc::refused,
                           "COMMIT was never sent: the guest can only be the source's");
     }
-    for (auto const& path : image_paths()) {
+    for (auto const& path : context_.image_paths()) {
         auto const tombstone = storage::tombstone_path(path, migration_id_);
         if (owner == machine::Side::source && access(tombstone.c_str(), F_OK) == 0) {
             return core::fail(Errc::refused,

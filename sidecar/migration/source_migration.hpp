@@ -4,7 +4,6 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,17 +21,14 @@
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/migration/base_comparison.hpp"
+#include "sidecar/migration/migration_report.hpp"
+#include "sidecar/migration/migration_timeline.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "sidecar/migration/source_context.hpp"
 #include "sidecar/migration/throttle.hpp"
 #include "storage/mirror.hpp"
 
 namespace sidecar {
-
-/// For the report: milliseconds with their fraction.
-inline double ms_between(core::Clock::time_point from, core::Clock::time_point to) {
-    return std::chrono::duration<double, std::milli>(to - from).count();
-}
 
 class SourceMigration {
 public:
@@ -59,7 +55,7 @@ public:
     /// An operator's word, the other side being fenced. Fails with refused unless COMMIT is
     /// unanswered.
     core::Result<> resolve(machine::Side owner);
-    [[nodiscard]] core::Json status() const;
+    [[nodiscard]] core::Json status() const { return report_.status(peer_lost_at_.has_value()); }
     [[nodiscard]] machine::Outcome outcome() const { return state_.outcome; }
     /// Begun and not over: also while it is undone, settling, or in doubt.
     [[nodiscard]] bool under_way() const { return machine::source::under_way(state_); }
@@ -67,7 +63,7 @@ public:
     /// for so long that an operator is needed (it then still goes on trying), or waits for
     /// follow().
     [[nodiscard]] core::Event& decided() { return decided_; }
-    [[nodiscard]] core::Json report() const;
+    [[nodiscard]] core::Json report() const { return report_.report(); }
 
     /// What an earlier sidecar recorded of its migration, so that this one can go on; null:
     /// nothing.
@@ -118,12 +114,6 @@ private:
         std::uint64_t ram;
     };
     [[nodiscard]] Shares bandwidth_shares(bool ram_flows) const;
-    [[nodiscard]] core::Json progress() const;
-    /// The arithmetic of the disks as it stands, beside it what became of it.
-    [[nodiscard]] core::Json arithmetic() const;
-    [[nodiscard]] core::Json ram_arithmetic() const;
-    [[nodiscard]] core::Json disks_report() const;
-    [[nodiscard]] std::vector<std::string> warnings() const;
 
     // What a later sidecar needs to go on with the copy: copy_record.cpp
     [[nodiscard]] std::string copy_record_path() const;
@@ -151,7 +141,6 @@ private:
     core::Task<void> limit_suspension();
     void note_suspension();
     [[nodiscard]] bool peer_silent() const;
-    void note_step(storage::ConvergenceReport const& now);
     core::Result<> write_record() const;
     Outcome<> remove_throttle(core::Deadline deadline);
     core::Task<void> restore_ram_settings(core::Deadline deadline);
@@ -182,7 +171,6 @@ private:
     Outcome<> abort_destination();
     Outcome<> drop_storage();
     Outcome<> drop_network();
-    [[nodiscard]] std::vector<std::string> image_paths() const;
     Outcome<> set_images_aside();
     Outcome<> restore_images();
     Outcome<> tombstone_disks();
@@ -190,16 +178,7 @@ private:
     Outcome<> settle_network();
     Outcome<> record_end();
     core::Task<void> stop_keeping_converged();
-    [[nodiscard]] core::milliseconds downtime_limit() const {
-        return core::milliseconds(options_.downtime_limit_ms);
-    }
-    /// For a step of the pause: until its limit.
-    [[nodiscard]] core::Deadline within_pause() const;
-    [[nodiscard]] std::string key_directory() const;
     void make_movers();
-    [[nodiscard]] bool encrypted() const {
-        return options_.tls.mode != core::TlsConfig::Mode::plaintext;
-    }
 
     Guest& guest_;
     Journal& journal_;
@@ -220,6 +199,7 @@ private:
     std::stop_source keep_converged_stop_;
 
     PeerChannel peer_;
+    MigrationTimeline timeline_;
     Description description_;
     SourceContext context_;
     BaseComparison bases_;
@@ -262,27 +242,13 @@ private:
 
     std::string warning_;  ///< Of the check: why another time would be better.
     std::optional<core::Error> failure_;  ///< The first; what the operator is told.
-    std::map<Action, int> failures_in_a_row_;
-    std::map<Action, std::string> last_errors_;  ///< For what is left undone.
+    ActionFailures failures_;
     std::optional<core::Clock::time_point> peer_lost_at_;
     bool silence_told_ = false;  ///< That the peer is silent for too long, to the machine.
 
-    // For the report.
-    struct PhaseTime {
-        std::string name;
-        core::Clock::time_point start;
-        core::Clock::time_point end;
-    };
-    core::Clock::time_point started_;
-    std::vector<PhaseTime> phases_;
-    std::optional<core::Clock::time_point> stop_at_;
     std::optional<core::Clock::time_point> fired_at_;
     core::Event fired_;  ///< Both hosts have fired.
-    std::optional<core::Clock::time_point> ram_completed_at_;
-    std::optional<double> downtime_ms_;
-    double fraction_ = 0;
-    core::Json steps_ = core::Json::array();  ///< Of copying: each verdict on the delta.
-    core::Json timeline_ = core::Json::object();  ///< Parts of the downtime, ms after STOP.
+    MigrationReport report_;
 };
 
 }  // namespace sidecar

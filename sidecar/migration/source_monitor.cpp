@@ -14,14 +14,6 @@ using machine::source::Event;
 using machine::source::Phase;
 using machine::source::Qemu;
 
-namespace {
-
-double rounded(double ms) {
-    return static_cast<double>(static_cast<std::int64_t>(ms * 1000 + 0.5)) / 1000;
-}
-
-}  // namespace
-
 Task<void> SourceMigration::watch_qemu() {
     if (!guest_.client) co_return;  // a restarted sidecar found that QEMU has ended
     auto const subscribe = [this] {
@@ -127,10 +119,11 @@ void SourceMigration::tell_of_a_long_rollback() {
     bool const guest_waits = state_.resources.contains(Resource::ram);
     bool const silent =
         state_.qmp_silent && guest_waits && !state_.resources.contains(Resource::destination);
-    bool const long_since = core::Clock::now() - phases_.back().start > limits::rollback_patience;
+    bool const long_since =
+        core::Clock::now() - timeline_.phase_began() > limits::rollback_patience;
     // The sidecar lives, and does what it can: its watchdog need not end it.
     if (guest_stopped_ && watchdog_) {
-        watchdog_->stopped(downtime_limit() + limits::watchdog_margin);
+        watchdog_->stopped(context_.downtime_limit() + limits::watchdog_margin);
     }
     if (!silent && !long_since) return;
     if (silent) failure_ = silent_error();
@@ -141,10 +134,10 @@ void SourceMigration::tell_of_a_long_rollback() {
 
 void SourceMigration::note_stop(core::Clock::time_point at) {
     if (std::exchange(guest_stopped_, true)) return;
-    stop_at_ = at;
+    timeline_.note_stop(at);
     realtime_.emplace();
     keep_converged_stop_.request_stop();
-    peer_.set_patience(limits::heartbeat_silence_paused(downtime_limit()));
+    peer_.set_patience(limits::heartbeat_silence_paused(context_.downtime_limit()));
     watchers_.spawn(limit_pause(at));
 }
 
@@ -153,7 +146,7 @@ void SourceMigration::note_running(core::Clock::time_point at) {
     realtime_.reset();
     peer_.set_patience(limits::heartbeat_silence);
     if (watchdog_) watchdog_->released();
-    if (stop_at_ && !downtime_ms_) downtime_ms_ = ms_between(*stop_at_, at);
+    timeline_.note_running(at);
 }
 
 void SourceMigration::hear(qmp::Event const& event) {
@@ -172,11 +165,11 @@ void SourceMigration::hear(qmp::Event const& event) {
     } else if (event.name == "MIGRATION") {
         auto const status = event.data["status"].text_or("");
         core::log::debug("guest={} qemu migration={}", guest_.name, status);
-        if (stop_at_) timeline_.set(status + "_ms", rounded(ms_between(*stop_at_, event.received)));
+        timeline_.note_qemu_status(status, event.received);
         if (status == "pre-switchover")
             post(machine::source::event(Event::Kind::pre_switchover_seen));
         if (status == "completed") {
-            ram_completed_at_ = event.received;
+            timeline_.note_ram_completed(event.received);
             post(machine::source::event(Event::Kind::migration_completed));
         }
         if (status == "failed" || status == "cancelled") {
@@ -192,7 +185,7 @@ void SourceMigration::hear(qmp::Event const& event) {
 Task<void> SourceMigration::limit_pause(core::Clock::time_point stopped_at) {
     auto const token = watchers_stop_.get_token();
     for (;;) {
-        auto const left = stopped_at + downtime_limit() - core::Clock::now();
+        auto const left = stopped_at + context_.downtime_limit() - core::Clock::now();
         if (watchdog_ && pause_is_limited()) {
             watchdog_->stopped(
                 std::max(core::milliseconds(0),
@@ -202,10 +195,10 @@ Task<void> SourceMigration::limit_pause(core::Clock::time_point stopped_at) {
         auto const changed = co_await downtime_limit_changed_.wait(Deadline::after(left, token));
         if (token.stop_requested()) co_return;
         if (!changed) break;
-        peer_.set_patience(limits::heartbeat_silence_paused(downtime_limit()));
+        peer_.set_patience(limits::heartbeat_silence_paused(context_.downtime_limit()));
     }
     realtime_.reset();
-    if (stop_at_ != stopped_at || !pause_is_limited()) co_return;
+    if (timeline_.stop_at() != stopped_at || !pause_is_limited()) co_return;
     note_failure(core::fail(Errc::timed_out,
                             "the guest was stopped for {} ms, which is --downtime-limit",
                             options_.downtime_limit_ms)

@@ -48,9 +48,9 @@ Task<Result<>> SourceMigration::prepare_storage() {
         throttle_record_ = found;
         return write_record();
     });
-    storage::Destination destination{peer_.host(), std::to_string(nbd_port_),
-                                     encrypted() ? key_user : "",
-                                     encrypted() ? key_file(key_directory()) : ""};
+    storage::Destination destination{
+        peer_.host(), std::to_string(nbd_port_), context_.encrypted() ? key_user : "",
+        context_.encrypted() ? key_file(context_.key_directory()) : ""};
     mirror_ = std::make_unique<storage::Mirror>(loop_, *guest_.client, std::move(disks),
                                                 destination, mirror_options());
     auto prepared = co_await mirror_->prepare(context_.within(limits::prepare_timeout));
@@ -64,7 +64,7 @@ storage::MirrorOptions SourceMigration::mirror_options() {
     settings.directory = guest_.paths.run(guest_.name);
     settings.migration_id = migration_id_;
     settings.qemu = guest_.process.pid();
-    settings.downtime_limit = limits::downtime_disks(downtime_limit());
+    settings.downtime_limit = limits::downtime_disks(context_.downtime_limit());
     settings.reexport = [this](Deadline deadline) { return reexport_disks(std::move(deadline)); };
     if (options_.verify) {
         settings.hash = [this](std::size_t disk, std::vector<storage::Extent> ranges,
@@ -104,12 +104,13 @@ Task<Result<std::string>> SourceMigration::hash_destination(std::size_t disk,
                                                             std::vector<storage::Extent> ranges,
                                                             Deadline deadline) {
     if (!std::exchange(hash_asked_, true)) stop_for_test("verify_whole");
-    if (stop_at_ && !std::exchange(final_hash_asked_, true)) stop_for_test("verify_final");
+    if (timeline_.stop_at() && !std::exchange(final_hash_asked_, true))
+        stop_for_test("verify_final");
     protocol::Hash const request{disk, std::move(ranges)};
     for (int tries = 1;; ++tries) {
         auto const reply = co_await peer_.request(request, deadline);
         if (reply) co_return reply->hash;
-        bool const again = reply.error().code == Errc::closed && !stop_at_;
+        bool const again = reply.error().code == Errc::closed && !timeline_.stop_at();
         if (!again || tries >= limits::hash_tries_max) co_return std::unexpected(reply.error());
         CO_TRY_VOID(co_await peer_.reached(deadline.sooner(limits::peer_patience)));
     }
@@ -176,7 +177,7 @@ Task<Result<>> SourceMigration::copy_until_converged(std::stop_token token) {
             // From now on each round that does not shrink it is answered.
             mirror_->set_stagnant_rounds(1);
         }
-        note_step(now);
+        timeline_.note_step(now, throttle_->bytes_per_second());
         if (now.converged) co_return Result<>{};
         if (slower || gave_way) continue;
         if (!now.converging && stagnations >= stagnations_max) {
@@ -189,7 +190,8 @@ Task<Result<>> SourceMigration::copy_until_converged(std::stop_token token) {
                 static_cast<double>(now.dirty_bytes_per_second) / 1e6,
                 slowed ? ", slowed down as far as may be," : "",
                 static_cast<double>(now.rate_bytes_per_second) / 1e6, now.predicted.count(),
-                limits::downtime_disks(downtime_limit()).count(), options_.downtime_limit_ms);
+                limits::downtime_disks(context_.downtime_limit()).count(),
+                options_.downtime_limit_ms);
         }
         ++stagnations;
     }
@@ -204,18 +206,15 @@ Task<void> SourceMigration::stop_keeping_converged() {
 Task<Result<>> SourceMigration::list_final() {
     keep_converged_stop_.request_stop();  // STOP has done so, if it was seen
     if (!mirror_) co_return Result<>{};
-    if (stop_at_) timeline_.set("listing_ms", ms_between(*stop_at_, core::Clock::now()));
-    co_return co_await mirror_->list_final(within_pause());
+    timeline_.mark("listing_ms");
+    co_return co_await mirror_->list_final(context_.within_pause());
 }
 
 Task<Result<>> SourceMigration::copy_final() {
     if (!mirror_) co_return Result<>{};
-    if (stop_at_) timeline_.set("copying_ms", ms_between(*stop_at_, core::Clock::now()));
-    auto copied = co_await mirror_->copy_final(within_pause());
-    auto const parts = mirror_->report();
-    timeline_.set("final_status_ms", static_cast<std::int64_t>(parts.final_status.count()));
-    timeline_.set("final_copy_ms", static_cast<std::int64_t>(parts.final_copy.count()));
-    timeline_.set("final_flush_ms", static_cast<std::int64_t>(parts.final_flush.count()));
+    timeline_.mark("copying_ms");
+    auto copied = co_await mirror_->copy_final(context_.within_pause());
+    timeline_.note_final_copy(mirror_->report());
     co_return copied;
 }
 
@@ -254,9 +253,9 @@ Task<Result<>> SourceMigration::drop_storage() {
         dropped = co_await storage::clear_leftovers(loop_, *guest_.client,
                                                     guest_.paths.run(guest_.name), deadline);
     }
-    remove_key(key_directory());
+    remove_key(context_.key_directory());
     if (!qemu_gone_) co_await restore_ram_settings(deadline);
-    if (!qemu_gone_ && encrypted()) {
+    if (!qemu_gone_ && context_.encrypted()) {
         (void)co_await qmp::object_del(*guest_.client, key_object(migration_id_),
                                        deadline);  // refused when never added
     }

@@ -1,0 +1,77 @@
+// MigrationReport: what the source's driver says of a migration: a line of progress, the status of
+// one that runs, and the report at its end. It reads the driver and its parts and changes none of
+// them. Invariant: what it reads outlives it.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "sidecar/handover/frames.hpp"
+#include "sidecar/handover/tracking.hpp"
+#include "sidecar/handover/vteps.hpp"
+#include "sidecar/machine/source.hpp"
+#include "sidecar/migration/base_comparison.hpp"
+#include "sidecar/migration/ram_stream.hpp"
+#include "sidecar/migration/source_context.hpp"
+#include "sidecar/migration/throttle.hpp"
+#include "storage/mirror.hpp"
+
+namespace sidecar {
+
+/// How actions of the machine have failed.
+struct ActionFailures {
+    std::map<machine::source::Action, int> in_a_row;  ///< 0 after a success.
+    std::map<machine::source::Action, std::string> last_error;
+};
+
+class MigrationReport {
+public:
+    /// Of the driver, what the report is about.
+    struct Parts {
+        machine::source::State const& state;
+        ActionFailures const& failures;
+        std::optional<core::Error> const& failure;  ///< The first: what the operator is told.
+        std::string const& check_warning;  ///< Why another time would be better; mostly empty.
+        bool const& recovered;  ///< The migration of an earlier sidecar.
+        BaseComparison const& bases;
+        std::unique_ptr<storage::Mirror> const& mirror;
+        std::optional<Throttle> const& throttle;
+        RamStream const& ram;
+        SourceFrames const& frames;
+        Vteps const& vteps;
+        SourceTracking const& tracking;
+        std::optional<core::Clock::time_point> const& fired_at;
+    };
+    MigrationReport(SourceContext context, Parts parts) : context_(context), parts_(parts) {}
+
+    /// Takes in how far the copy is now: the fraction that progress() reports never decreases.
+    void update_fraction();
+    /// {phase, elapsed_ms, percent, disks_..., ram_...}: one line of progress. `destination_lost`:
+    /// there is no connection to the destination.
+    [[nodiscard]] core::Json progress(bool destination_lost) const;
+    /// progress(), the convergence, and what an operator may do. For `sidecar status`.
+    [[nodiscard]] core::Json status(bool destination_lost) const;
+    /// The migration as a whole. Also while it is in doubt: then that is its outcome.
+    [[nodiscard]] core::Json report() const;
+
+private:
+    /// How the disks and RAM converge, and beside it what the last delta became.
+    [[nodiscard]] core::Json convergence() const;
+    [[nodiscard]] core::Json ram_convergence() const;
+    [[nodiscard]] core::Json disks() const;
+    [[nodiscard]] core::Json ram() const;
+    [[nodiscard]] core::Json network() const;
+    [[nodiscard]] core::Json phases() const;
+    void add_moments(core::Json& report) const;
+    [[nodiscard]] std::vector<std::string> warnings() const;
+
+    SourceContext context_;
+    Parts parts_;
+    double fraction_ = 0;  ///< Of the whole: the disks are nearly everything, RAM the rest.
+};
+
+}  // namespace sidecar
