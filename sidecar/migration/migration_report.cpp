@@ -104,7 +104,7 @@ Json MigrationReport::report() const {
         made.set("verify", parts_.mirror->report().verify->json());
     made.set("disks", disks());
     made.set("ram", ram());
-    made.set("network", network());
+    made.set("network", parts_.network.report(parts_.state.outcome == machine::Outcome::moved));
     made.set("downtime", context_.timeline.downtime_parts());
     return made;
 }
@@ -114,7 +114,7 @@ Json MigrationReport::report() const {
 void MigrationReport::add_moments(Json& report) const {
     auto const stop_at = context_.timeline.stop_at();
     auto const downtime_ms = context_.timeline.downtime_ms();
-    auto const& fired_at = parts_.fired_at;
+    auto const fired_at = parts_.network.fired_at();
     report.set("downtime_limit_ms", context_.options.downtime_limit_ms);
     if (downtime_ms) report.set("downtime_ms", rounded(*downtime_ms));
     if (stop_at && fired_at)
@@ -145,24 +145,6 @@ Json MigrationReport::ram() const {
     auto report = Json::object({{"transferred_bytes", parts_.ram.info().ram_transferred_bytes}});
     if (parts_.ram.started_at() && completed_at)
         report.set("ms", rounded(ms_between(*parts_.ram.started_at(), *completed_at)));
-    return report;
-}
-
-Json MigrationReport::network() const {
-    auto const stop_at = context_.timeline.stop_at();
-    auto const& fired_at = parts_.fired_at;
-    Json moved = Json::array();
-    for (auto const& interface : context_.description.interfaces) {
-        moved.add(interface.mac.text());
-        for (auto const& address : interface.addresses) moved.add(address.address.text());
-    }
-    auto report = Json::object(
-        {{"moved", parts_.state.outcome == machine::Outcome::moved ? moved : Json::array()}});
-    if (stop_at && fired_at) report.set("fired_ms", rounded(ms_between(*stop_at, *fired_at)));
-    if (stop_at) report.set("frames", parts_.frames.report());
-    if (!parts_.vteps.empty()) report.set("vteps", parts_.vteps.report(stop_at));
-    auto const tracked = parts_.tracking.report();
-    if (!tracked.is_null()) report.set("conntrack", tracked);
     return report;
 }
 

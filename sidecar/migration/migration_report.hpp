@@ -10,13 +10,11 @@
 #include <vector>
 
 #include "core/json.hpp"
-#include "sidecar/handover/frames.hpp"
-#include "sidecar/handover/tracking.hpp"
-#include "sidecar/handover/vteps.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/migration/base_comparison.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "sidecar/migration/source_context.hpp"
+#include "sidecar/migration/source_network.hpp"
 #include "sidecar/migration/throttle.hpp"
 #include "storage/mirror.hpp"
 
@@ -41,10 +39,7 @@ public:
         std::unique_ptr<storage::Mirror> const& mirror;
         std::optional<Throttle> const& throttle;
         RamStream const& ram;
-        SourceFrames const& frames;
-        Vteps const& vteps;
-        SourceTracking const& tracking;
-        std::optional<core::Clock::time_point> const& fired_at;
+        SourceNetwork const& network;
     };
     MigrationReport(SourceContext context, Parts parts) : context_(context), parts_(parts) {}
 
@@ -64,7 +59,6 @@ private:
     [[nodiscard]] core::Json ram_convergence() const;
     [[nodiscard]] core::Json disks() const;
     [[nodiscard]] core::Json ram() const;
-    [[nodiscard]] core::Json network() const;
     [[nodiscard]] core::Json phases() const;
     void add_moments(core::Json& report) const;
     [[nodiscard]] std::vector<std::string> warnings() const;

@@ -6,8 +6,6 @@
 #include <filesystem>
 
 #include "core/log.hpp"
-#include "netmove/bridge_mover.hpp"
-#include "netmove/vxlan_mover.hpp"
 #include "qmp/block.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
@@ -33,12 +31,6 @@ namespace {
 
 std::string record_path(Paths const& paths, std::string const& guest) {
     return paths.state(guest) + "/migration.json";
-}
-
-std::vector<netmove::GuestInterface> interfaces_of(std::vector<std::unique_ptr<Nic>> const& nics) {
-    std::vector<netmove::GuestInterface> all;
-    for (auto const& nic : nics) all.push_back(nic->interface);
-    return all;
 }
 
 }  // namespace
@@ -67,7 +59,7 @@ Task<Result<>> SourceMigration::check() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
                        options_.destination);
     }
-    CO_TRY_VOID(co_await check_vxlan(std::move(checked.vxlan)));
+    CO_TRY_VOID(co_await network_.check(std::move(checked.vxlan)));
     CO_TRY_VOID(co_await bases_.compare());
     co_return make_tables();
 }
@@ -99,12 +91,12 @@ Task<Result<Json>> SourceMigration::check_only() {
                                   interface.bridge.empty() ? "(none)" : interface.bridge,
                                   interface.addresses.size()));
         }
-        for (auto const& line : vteps_.lines()) lines.add(line);
+        for (auto const& line : network_.vtep_lines()) lines.add(line);
         if (!warning_.empty()) lines.add("warning: " + warning_);
         lines.add(
             fmt::format("destination {}: reached, authenticated, ready", options_.destination));
     }
-    co_await vteps_.end();
+    co_await network_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();
     if (!checked) co_return std::unexpected(checked.error());
@@ -163,32 +155,6 @@ Result<> SourceMigration::take_endpoints(protocol::Endpoints endpoints) {
     return {};
 }
 
-void SourceMigration::make_movers() {
-    movers_ = netmove::MoverSet();
-    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
-        auto const& nic = guest_.nics[index];
-        if (nic->interface.bridge.empty()) continue;  // no L2 of ours to move it on
-        if (index < description_.interfaces.size()) {
-            auto const& described = description_.interfaces[index];
-            if (described.vxlan_source && described.vxlan_destination) {
-                movers_.add(netmove::vxlan_mover_source(*guest_.netlink, described), index);
-            }
-        }
-        movers_.add(netmove::bridge_mover_source(loop_, *guest_.netlink, nic->tap, nic->interface),
-                    index);
-    }
-}
-
-Task<Result<>> SourceMigration::prepare_network() {
-    make_movers();
-    // Disks are copied for hours: who was there at the check must be there still.
-    if (!vteps_.empty()) {
-        CO_TRY_VOID(
-            co_await vteps_.prepare(vxlan_moves(), context_.within(limits::prepare_timeout)));
-    }
-    co_return co_await movers_.prepare(context_.within(limits::prepare_timeout));
-}
-
 Task<Result<>> SourceMigration::start_ram() {
     CO_TRY_VOID(check_no_job());
     // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
@@ -211,48 +177,17 @@ Task<Result<>> SourceMigration::start_ram() {
                              .bandwidth = shares.ram,
                              .throttle = options_.throttle,
                              .hold = mirror_ != nullptr || !guest_.nics.empty(),
-                             .before_stop = [this]() -> Task<void> {
-                                 co_await tracking_.refresh(
-                                     peer_, context_.within(limits::conntrack_patience));
-                                 co_await frames_.record(context_.within(limits::qmp_timeout));
-                             },
+                             .before_stop = [this] { return network_.before_stop(); },
                              .record =
                                  [this](Json const& settings) {
                                      ram_record_ = settings;
                                      return write_record();
                                  },
                              .not_converging = [this] { ram_not_converging(); }};
-    tracking_.begin(peer_.offers(protocol::Feature::conntrack));
-    co_await tracking_.send_all(peer_, context_.within(limits::conntrack_patience));
+    co_await network_.begin_tracking();
     if (mirror_) keep_converged_.spawn(mirror_->keep_converged(keep_converged_stop_.get_token()));
     CO_TRY_VOID(co_await ram_.start(std::move(options), context_.within(limits::connect_timeout)));
     keep_converged_.spawn(ram_.watch(mirror_.get(), keep_converged_stop_.get_token()));
-    co_return Result<>{};
-}
-
-Task<Result<>> SourceMigration::fire_network() {
-    frames_.begin();
-    guest_.take_in_addresses();
-    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
-        movers_.update(index, guest_.nics[index]->interface);
-    }
-    CO_TRY_VOID(movers_.fire());
-    // Before the first frame comes there.
-    co_await tracking_.send_changes(peer_, context_.within_pause());
-    CO_TRY_VOID(co_await peer_.request(
-        protocol::Fire{interfaces_of(guest_.nics), options_.downtime_limit_ms},
-        context_.within_pause()));
-    fired_at_ = core::Clock::now();
-    journal_.note_move(wall_ms());
-    fired_.set();
-    vteps_.repoint_fdb(machine::Side::destination);  // now that it would take their frames
-    for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size();
-         ++nic) {
-        description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
-    }
-    if (tracking_.incomplete()) {
-        co_await tracking_.send_difference(peer_, context_.within(limits::conntrack_pause_max));
-    }
     co_return Result<>{};
 }
 
@@ -270,7 +205,7 @@ Task<Result<>> SourceMigration::continue_migration() {
     // QEMU 7.2 that is cancelled while it saves device state resumes its guest over inactive disks
     // and dies of the first write. So a network that cannot be moved must be known before; mostly
     // it has moved while the delta was read.
-    CO_TRY_VOID(co_await fired_.wait(context_.within_pause()));
+    CO_TRY_VOID(co_await network_.wait_fired(context_.within_pause()));
     co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
                                              context_.within_pause());
 }
@@ -287,16 +222,8 @@ Task<Result<>> SourceMigration::record_commit() {
 Task<ActionResult> SourceMigration::commit() {
     timeline_.mark("committed_ms");
     auto const deadline = Deadline::after(limits::commit_timeout);
-    // Over a long line something may still be on its way: follow_frames() then.
-    if (vteps_.repointed() && core::Clock::now() >= all_arrived_at()) release_network();
-    co_await tracking_.send_changes(peer_, deadline);
-    auto const caught = co_await frames_.send(peer_, deadline);
-    if (!caught) {
-        // The guest is worth more than its frames.
-        core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
-                           caught.error().sentence());
-    }
-    protocol::Commit const message{caught ? *caught : std::vector<std::uint64_t>()};
+    auto caught = co_await network_.hand_over(deadline);
+    protocol::Commit const message{std::move(caught)};
     auto const reply = co_await peer_.request(message, deadline);
     auto const now = core::Clock::now();
     if (!reply) {
@@ -308,11 +235,7 @@ Task<ActionResult> SourceMigration::commit() {
         note_failure(fail(Errc::refused, "the destination had given up: {}", reply->why).error());
         co_return ActionResult::aborted;
     }
-    vteps_.repoint_fdb(
-        machine::Side::destination);  // after a restart nobody knows whether they were
-    frames_.note(reply->frames);
-    tracking_.note(reply->conntrack);
-    forwarding_.spawn(follow_frames());
+    network_.note_committed(reply->frames, reply->conntrack);
     if (reply->resume_to_answer_ms) {
         timeline_.note_commit_answer(now, *reply->resume_to_answer_ms, peer_.rtt_ms());
     }
@@ -333,71 +256,6 @@ Task<Result<>> SourceMigration::resume_source() {
     co_return fail(Errc::refused, "another stopped the guest: it stays stopped");
 }
 
-// What the destination has announced, ours announces away; an announcement that may still be on its
-// way must not come behind it, so then the destination is heard first. Its half is undone last: it
-// catches what still goes there. Nothing here waits for a destination that does not answer.
-Task<Result<>> SourceMigration::rollback_network() {
-    auto const deadline = Deadline::after(limits::return_frames_timeout);
-    if (movers_.empty()) make_movers();  // after a restart
-    bool const announced_there = fired_at_.has_value();
-    if (announced_there) journal_.note_move(wall_ms());
-    auto const early = announced_there ? movers_.rollback() : Result<>{};
-    vteps_.repoint_fdb(machine::Side::source);
-    auto back = co_await frames_.put_back();
-    if (back) back = co_await take_back_frames(false, deadline);
-    auto const undone = announced_there ? early : movers_.rollback();
-    if (!vteps_.empty() && co_await vteps_.wait_repointed(deadline)) {
-        (void)co_await core::sleep_for(loop_, limits::arrival_margin);
-    }
-    if (back) back = co_await take_back_frames(true, deadline);
-    if (!back) core::log::debug("guest={} frames: {}", guest_.name, back.error().sentence());
-    co_return undone;
-}
-
-Task<Result<>> SourceMigration::take_back_frames(bool last, Deadline deadline) {
-    for (int answers = 0; answers < limits::give_back_answers_max; ++answers) {
-        CO_TRY(auto const answer, co_await peer_.request(protocol::ReturnFrames{last}, deadline));
-        CO_TRY_VOID(frames_.take_back(answer));
-        if (!answer.more) break;
-    }
-    co_return Result<>{};
-}
-
-void SourceMigration::release_network() {
-    auto const released = movers_.release();
-    released_ = true;
-    if (!released) core::log::warning("guest={} {}", guest_.name, released.error().sentence());
-}
-
-/// When the last frame that was sent to the guest's old place has come there.
-core::Clock::time_point SourceMigration::all_arrived_at() const {
-    auto const fired = fired_at_.value_or(core::Clock::now());
-    return std::max(fired, vteps_.repointed_at().value_or(fired)) + limits::arrival_margin +
-           core::milliseconds(static_cast<long>(2 * peer_.rtt_ms()));
-}
-
-Task<void> SourceMigration::follow_frames() {
-    core::TaskGroup beside(loop_);
-    if (!released_) beside.spawn(release_when_arrived());
-    auto limit = limits::straggler_patience;
-    if (!vteps_.repointed()) limit += limits::vtep_patience;
-    auto const patience = Deadline::after(limit);
-    tracking_.follow(peer_, patience);
-    auto const followed = co_await frames_.follow(peer_, patience);
-    co_await tracking_.end_following();
-    if (!followed) {
-        core::log::warning("guest={} what came late was not sent after it: {}", guest_.name,
-                           followed.error().sentence());
-    }
-    co_await beside.join();
-}
-
-Task<void> SourceMigration::release_when_arrived() {
-    co_await wait_for_vteps();
-    (void)co_await core::sleep_for(loop_, all_arrived_at() - core::Clock::now());
-    release_network();
-}
-
 Task<Result<>> SourceMigration::abort_destination() {
     // The guest runs here again; there is time for the other host to come back, or for its `serve`
     // to start a sidecar in the place of one that died.
@@ -406,18 +264,6 @@ Task<Result<>> SourceMigration::abort_destination() {
     }
     CO_TRY_VOID(
         co_await peer_.request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
-    co_return Result<>{};
-}
-
-Task<Result<>> SourceMigration::drop_network() {
-    if (guest_.client && !qemu_gone_) {
-        co_await frames_.end_recording(Deadline::after(limits::qmp_timeout));
-    }
-    movers_ = netmove::MoverSet();
-    if (!vteps_.empty()) {
-        auto const back = co_await vteps_.wait_repointed(Deadline::after(limits::vtep_patience));
-        if (!back) core::log::error("guest={} {}", guest_.name, back.error().sentence());
-    }
     co_return Result<>{};
 }
 
@@ -456,14 +302,6 @@ Task<Result<>> SourceMigration::quit_source() {
     CO_TRY_VOID(
         co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
-}
-
-Task<Result<>> SourceMigration::settle_network() {
-    co_await forwarding_.join();
-    auto const settled = co_await movers_.settle(Deadline::after(limits::rollback_timeout));
-    frames_.remove_gates();
-    co_await tracking_.remove(Deadline::after(limits::conntrack_patience));
-    co_return settled;
 }
 
 namespace {

@@ -25,6 +25,7 @@ struct SourceContext {
     PeerChannel& peer;
     MigrationTimeline& timeline;
     std::stop_source const& actions_stop;  ///< The machine's `interrupt` stops and replaces it.
+    bool const& qemu_gone;  ///< The process of QEMU on this host has ended.
 
     /// The deadline of one step of an action: `limit` from now, or when the action is interrupted.
     [[nodiscard]] core::Deadline within(core::Clock::duration limit) const {

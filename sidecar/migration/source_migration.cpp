@@ -70,17 +70,14 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       peer_(guest.loop,
             PeerChannel::Config{options_.destination, options_.tls, guest_.name, migration_id_},
             [this](bool up) { peer_changed(up); }),
-      context_{guest_, options_, migration_id_, description_, peer_, timeline_, actions_stop_},
+      context_{guest_, options_,  migration_id_, description_,
+               peer_,  timeline_, actions_stop_, qemu_gone_},
       bases_(context_),
       downtime_limit_changed_(guest.loop),
       ram_(guest),
-      vteps_(guest.loop, {options_.vteps, options_.tls, guest.name, migration_id_}),
-      frames_(guest),
-      tracking_(guest),
-      forwarding_(guest.loop),
-      fired_(guest.loop),
+      network_(context_, journal_),
       report_(context_, {state_, failures_, failure_, warning_, recovered_, bases_, mirror_,
-                         throttle_, ram_, frames_, vteps_, tracking_, fired_at_}) {}
+                         throttle_, ram_, network_}) {}
 
 SourceMigration::~SourceMigration() = default;
 
@@ -118,7 +115,7 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
         read_copy_record()) {
         qemu = machine::source::Qemu::copying;
     }
-    vteps_.begin_unknown(vxlan_moves());
+    network_.begin_after_restart();
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
 }
@@ -167,8 +164,7 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
         }
     }
     co_await actions_.join();
-    co_await forwarding_.join();
-    co_await vteps_.end();
+    co_await network_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();
     if (watchdog_) co_await watchdog_->end(loop_);
@@ -255,7 +251,7 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::prepare_destination:
             return prepare_destination();
         case Action::prepare_network:
-            return prepare_network();
+            return network_.prepare();
         case Action::prepare_storage:
             return prepare_storage();
         case Action::copy_disks:
@@ -263,7 +259,7 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::start_ram:
             return start_ram();
         case Action::fire_network:
-            return fire_network();
+            return network_.fire();
         case Action::list_final:
             return list_final();
         case Action::copy_final:
@@ -279,19 +275,19 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::resume_source:
             return resume_source();
         case Action::rollback_network:
-            return rollback_network();
+            return network_.roll_back();
         case Action::abort_destination:
             return abort_destination();
         case Action::drop_storage:
             return drop_storage();
         case Action::drop_network:
-            return drop_network();
+            return network_.drop();
         case Action::record_rollback:
             return record(SourceEntry::Record::rolled_back);
         case Action::tombstone_disks:
             return tombstone_disks();
         case Action::settle_network:
-            return settle_network();
+            return network_.settle();
         case Action::quit_source:
             return quit_source();
         case Action::record_end:

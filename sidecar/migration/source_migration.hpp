@@ -10,14 +10,10 @@
 #include <vector>
 
 #include "core/priority.hpp"
-#include "netmove/mover.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/guest/watchdog.hpp"
-#include "sidecar/handover/frames.hpp"
-#include "sidecar/handover/tracking.hpp"
-#include "sidecar/handover/vteps.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/migration/base_comparison.hpp"
@@ -25,6 +21,7 @@
 #include "sidecar/migration/migration_timeline.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "sidecar/migration/source_context.hpp"
+#include "sidecar/migration/source_network.hpp"
 #include "sidecar/migration/throttle.hpp"
 #include "storage/mirror.hpp"
 
@@ -132,7 +129,6 @@ private:
                      SourceEntry::Outcome outcome = SourceEntry::Outcome::none);
     Outcome<> record_begin();
     Outcome<> prepare_destination();
-    Outcome<> prepare_network();
     Outcome<> prepare_storage();
     [[nodiscard]] storage::MirrorOptions mirror_options();
     Outcome<> copy_disks();
@@ -150,7 +146,6 @@ private:
     Outcome<std::string> hash_destination(std::size_t disk, std::vector<storage::Extent> ranges,
                                           core::Deadline deadline);
     Outcome<> start_ram();
-    Outcome<> fire_network();
     Outcome<> list_final();
     Outcome<> copy_final();
     Outcome<> seal_destination();
@@ -158,27 +153,14 @@ private:
     Outcome<> record_commit();
     Outcome<> cancel_migration();
     Outcome<> resume_source();
-    Outcome<> rollback_network();
-    Outcome<> take_back_frames(bool last, core::Deadline deadline);
-    core::Task<void> follow_frames();
-    core::Task<void> release_when_arrived();
-    void release_network();
-    [[nodiscard]] core::Clock::time_point all_arrived_at() const;
-    // source_vxlan.cpp
-    [[nodiscard]] std::vector<netmove::VxlanMove> vxlan_moves() const;
-    Outcome<> check_vxlan(std::vector<std::optional<netmove::VxlanEnd>> there);
-    core::Task<void> wait_for_vteps();
     Outcome<> abort_destination();
     Outcome<> drop_storage();
-    Outcome<> drop_network();
     Outcome<> set_images_aside();
     Outcome<> restore_images();
     Outcome<> tombstone_disks();
     Outcome<> quit_source();
-    Outcome<> settle_network();
     Outcome<> record_end();
     core::Task<void> stop_keeping_converged();
-    void make_movers();
 
     Guest& guest_;
     Journal& journal_;
@@ -216,12 +198,7 @@ private:
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
-    netmove::MoverSet movers_;
-    Vteps vteps_;
-    SourceFrames frames_;
-    SourceTracking tracking_;
-    bool released_ = false;  ///< The network, for good.
-    core::TaskGroup forwarding_;  ///< From the destination's answer to COMMIT until settle_network.
+    SourceNetwork network_;
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
     int nbd_port_ = 0;
     int ram_port_ = 0;
@@ -246,8 +223,6 @@ private:
     std::optional<core::Clock::time_point> peer_lost_at_;
     bool silence_told_ = false;  ///< That the peer is silent for too long, to the machine.
 
-    std::optional<core::Clock::time_point> fired_at_;
-    core::Event fired_;  ///< Both hosts have fired.
     MigrationReport report_;
 };
 
