@@ -1,10 +1,6 @@
 // The ports of the source's driver: each function is one action of the machine, run through the
 // room that does it. All are idempotent, because after a lost answer or a restart the machine asks
 // again.
-#include <unistd.h>
-
-#include <filesystem>
-
 #include "core/log.hpp"
 #include "qmp/block.hpp"
 #include "qmp/vm.hpp"
@@ -26,14 +22,6 @@ using core::Json;
 using core::Result;
 using core::Task;
 using machine::ActionResult;
-
-namespace {
-
-std::string record_path(Paths const& paths, std::string const& guest) {
-    return paths.state(guest) + "/migration.json";
-}
-
-}  // namespace
 
 Task<Result<>> SourceMigration::check() {
     warning_ = why_too_soon(journal_.last().moves, wall_ms());
@@ -108,25 +96,9 @@ Task<Result<>> SourceMigration::record(SourceEntry::Record what, SourceEntry::Ou
 }
 
 Task<Result<>> SourceMigration::record_begin() {
-    CO_TRY_VOID(write_record());
+    CO_TRY_VOID(record_.write());
     CO_TRY(watchdog_, Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path()));
     co_return co_await record(SourceEntry::Record::begun);
-}
-
-Result<> SourceMigration::write_record() const {
-    auto made = Json::object({{"migration_id", migration_id_},
-                              {"options", options_.to_json()},
-                              {"description", description_.to_json()}});
-    if (!throttle_record_.is_null()) made.set("throttle", throttle_record_);
-    if (!ram_record_.is_null()) made.set("ram_settings", ram_record_);
-    return write_durably(record_path(guest_.paths, guest_.name), made.dump_pretty() + "\n");
-}
-
-Result<Json> SourceMigration::read_record(Paths const& paths, std::string const& guest) {
-    auto const path = record_path(paths, guest);
-    if (access(path.c_str(), F_OK) != 0) return Json();
-    TRY(auto const text, read_file(path, limits::manifest_bytes_max));
-    return Json::parse(text);
 }
 
 Task<Result<>> SourceMigration::prepare_destination() {
@@ -168,22 +140,19 @@ Task<Result<>> SourceMigration::start_ram() {
     }
     auto const shares = bandwidth_shares(true);
     if (mirror_) mirror_->set_bandwidth(shares.disks);
-    RamStreamOptions options{.host = peer_.host(),
-                             .port = std::to_string(ram_port_),
-                             .tls_creds = context_.encrypted() ? key_object(migration_id_) : "",
-                             .tls_hostname = key_user,
-                             .downtime_limit = context_.downtime_limit(),
-                             .converge_limit = std::chrono::seconds(options_.converge_limit_s),
-                             .bandwidth = shares.ram,
-                             .throttle = options_.throttle,
-                             .hold = mirror_ != nullptr || !guest_.nics.empty(),
-                             .before_stop = [this] { return network_.before_stop(); },
-                             .record =
-                                 [this](Json const& settings) {
-                                     ram_record_ = settings;
-                                     return write_record();
-                                 },
-                             .not_converging = [this] { ram_not_converging(); }};
+    RamStreamOptions options{
+        .host = peer_.host(),
+        .port = std::to_string(ram_port_),
+        .tls_creds = context_.encrypted() ? key_object(migration_id_) : "",
+        .tls_hostname = key_user,
+        .downtime_limit = context_.downtime_limit(),
+        .converge_limit = std::chrono::seconds(options_.converge_limit_s),
+        .bandwidth = shares.ram,
+        .throttle = options_.throttle,
+        .hold = mirror_ != nullptr || !guest_.nics.empty(),
+        .before_stop = [this] { return network_.before_stop(); },
+        .record = [this](Json const& settings) { return record_.note_ram_settings(settings); },
+        .not_converging = [this] { ram_not_converging(); }};
     co_await network_.begin_tracking();
     if (mirror_) keep_converged_.spawn(mirror_->keep_converged(keep_converged_stop_.get_token()));
     CO_TRY_VOID(co_await ram_.start(std::move(options), context_.within(limits::connect_timeout)));
@@ -331,9 +300,7 @@ SourceEntry::Outcome outcome_of(machine::Outcome outcome) {
 Task<Result<>> SourceMigration::record_end() {
     CO_TRY_VOID(co_await record(SourceEntry::Record::ended, outcome_of(state_.outcome)));
     remove_key(context_.key_directory());
-    std::error_code
-        ignored;  // the journal has the last word; a record left over is overwritten by the next
-    std::filesystem::remove(record_path(guest_.paths, guest_.name), ignored);
+    record_.remove();
     co_return Result<>{};
 }
 

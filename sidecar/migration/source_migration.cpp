@@ -72,6 +72,7 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
             [this](bool up) { peer_changed(up); }),
       context_{guest_, options_,  migration_id_, description_,
                peer_,  timeline_, actions_stop_, qemu_gone_},
+      record_(context_),
       bases_(context_),
       downtime_limit_changed_(guest.loop),
       ram_(guest),
@@ -99,7 +100,7 @@ Task<Json> SourceMigration::run(ProgressSink sink) {
 Task<Json> SourceMigration::recover(ProgressSink sink) {
     using machine::source::Record;
     recovered_ = true;
-    auto const known = read_record(guest_.paths, guest_.name);
+    auto const known = MigrationRecord::read(guest_.paths, guest_.name);
     if (known) {
         auto described = Description::from_json((*known)["description"]);
         if (described) description_ = std::move(*described);
@@ -323,7 +324,7 @@ protocol::SetAnswer SourceMigration::set(MigrationChanges const& changes) {
         options_.converge_limit_s);
     // A sidecar that goes on with the copy must know it. Not in the pause: that is no time for it.
     if (mirror_ && (state_.phase == Phase::copying || state_.phase == Phase::converging)) {
-        if (auto const written = write_record(); !written) {
+        if (auto const written = record_.write(); !written) {
             core::log::warning("guest={} {}", guest_.name, written.error().sentence());
         }
     }

@@ -17,6 +17,7 @@
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/migration/base_comparison.hpp"
+#include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/migration_report.hpp"
 #include "sidecar/migration/migration_timeline.hpp"
 #include "sidecar/migration/ram_stream.hpp"
@@ -61,10 +62,6 @@ public:
     /// follow().
     [[nodiscard]] core::Event& decided() { return decided_; }
     [[nodiscard]] core::Json report() const { return report_.report(); }
-
-    /// What an earlier sidecar recorded of its migration, so that this one can go on; null:
-    /// nothing.
-    static core::Result<core::Json> read_record(Paths const& paths, std::string const& guest);
 
 private:
     using Action = machine::source::Action;
@@ -137,7 +134,6 @@ private:
     core::Task<void> limit_suspension();
     void note_suspension();
     [[nodiscard]] bool peer_silent() const;
-    core::Result<> write_record() const;
     Outcome<> remove_throttle(core::Deadline deadline);
     core::Task<void> restore_ram_settings(core::Deadline deadline);
     Outcome<storage::Reexported> reexport_disks(core::Deadline deadline);
@@ -184,6 +180,7 @@ private:
     MigrationTimeline timeline_;
     Description description_;
     SourceContext context_;
+    MigrationRecord record_;
     BaseComparison bases_;
     std::unique_ptr<storage::Mirror> mirror_;
     std::vector<std::shared_ptr<storage::BlockTable>> tables_;  ///< One a disk, for --verify.
@@ -191,8 +188,6 @@ private:
     bool hash_asked_ = false;
     bool final_hash_asked_ = false;
     std::optional<Throttle> throttle_;
-    core::Json throttle_record_;  ///< The disks' limits before ours; null: nothing was changed.
-    core::Json ram_record_;  ///< The same of QEMU's migration settings.
     core::Event downtime_limit_changed_;
     std::optional<core::ScopedNice> nice_;  ///< While nothing but disks is copied.
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.

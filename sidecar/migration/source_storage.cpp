@@ -44,10 +44,8 @@ Task<Result<>> SourceMigration::prepare_storage() {
     }
     std::vector<std::string> nodes;
     for (auto const& disk : disks) nodes.push_back(disk.node);
-    throttle_.emplace(*guest_.client, std::move(nodes), [this](Json const& found) {
-        throttle_record_ = found;
-        return write_record();
-    });
+    throttle_.emplace(*guest_.client, std::move(nodes),
+                      [this](Json const& found) { return record_.note_throttle(found); });
     storage::Destination destination{
         peer_.host(), std::to_string(nbd_port_), context_.encrypted() ? key_user : "",
         context_.encrypted() ? key_file(context_.key_directory()) : ""};
@@ -222,7 +220,7 @@ Task<Result<>> SourceMigration::copy_final() {
 Task<Result<>> SourceMigration::remove_throttle(Deadline deadline) {
     if (qemu_gone_) co_return Result<>{};
     if (throttle_) co_return co_await throttle_->remove(deadline);
-    CO_TRY(auto const record, read_record(guest_.paths, guest_.name));
+    CO_TRY(auto const record, MigrationRecord::read(guest_.paths, guest_.name));
     co_return co_await Throttle::put_back(*guest_.client, record["throttle"], deadline);
 }
 
@@ -230,7 +228,7 @@ Task<Result<>> SourceMigration::remove_throttle(Deadline deadline) {
 Task<void> SourceMigration::restore_ram_settings(Deadline deadline) {
     auto restored = co_await ram_.put_back(deadline);
     if (restored && recovered_ && !ram_.started_at()) {
-        auto const record = read_record(guest_.paths, guest_.name);
+        auto const record = MigrationRecord::read(guest_.paths, guest_.name);
         if (record) {
             restored = co_await RamStream::restore(*guest_.client, (*record)["ram_settings"],
                                                    std::move(deadline));
