@@ -23,7 +23,8 @@ double wall_ms(core::Clock::time_point at) {
 }  // namespace
 
 void MigrationReport::update_fraction() {
-    if (parts_.mirror) fraction_ = std::max(fraction_, 0.9 * parts_.mirror->progress().fraction);
+    if (parts_.disks.mirror())
+        fraction_ = std::max(fraction_, 0.9 * parts_.disks.mirror()->progress().fraction);
     auto const& info = parts_.ram.info();
     if (parts_.state.phase == Phase::converging && info.ram_total_bytes > 0) {
         auto const left = static_cast<double>(info.ram_remaining_bytes) /
@@ -45,8 +46,8 @@ Json MigrationReport::progress(bool destination_lost) const {
         line.set("bases_total_bytes", bases.total_bytes);
         line.set("bases_done_bytes", bases.done_bytes);
     }
-    if (parts_.mirror) {
-        auto const disks = parts_.mirror->progress();
+    if (parts_.disks.mirror()) {
+        auto const disks = parts_.disks.mirror()->progress();
         line.set("disks_done_bytes", disks.done_bytes).set("disks_total_bytes", disks.total_bytes);
         line.set("rate_bytes_per_second", disks.rate_bytes_per_second);
         if (disks.phase == storage::MirrorPhase::verifying) line.set("verifying", true);
@@ -68,7 +69,7 @@ Json MigrationReport::progress(bool destination_lost) const {
 
 Json MigrationReport::status(bool destination_lost) const {
     auto now = progress(destination_lost);
-    if (parts_.mirror || parts_.ram.started_at()) now.set("convergence", convergence());
+    if (parts_.disks.mirror() || parts_.ram.started_at()) now.set("convergence", convergence());
     if (parts_.state.phase == Phase::suspended) now.set("waiting", parts_.failure->sentence());
     now.set("migration_id", context_.migration_id).set("destination", context_.options.destination);
     now.set("state", machine::source::describe(parts_.state));
@@ -98,10 +99,10 @@ Json MigrationReport::report() const {
     }
     add_moments(made);
     made.set("phases", phases());
-    if (parts_.mirror || parts_.ram.started_at()) made.set("convergence", convergence());
-    if (parts_.mirror) made.set("link_cuts", parts_.mirror->report().cuts);
-    if (parts_.mirror && parts_.mirror->report().verify)
-        made.set("verify", parts_.mirror->report().verify->json());
+    if (parts_.disks.mirror() || parts_.ram.started_at()) made.set("convergence", convergence());
+    if (parts_.disks.mirror()) made.set("link_cuts", parts_.disks.mirror()->report().cuts);
+    if (parts_.disks.mirror() && parts_.disks.mirror()->report().verify)
+        made.set("verify", parts_.disks.mirror()->report().verify->json());
     made.set("disks", disks());
     made.set("ram", ram());
     made.set("network", parts_.network.report(parts_.state.outcome == machine::Outcome::moved));
@@ -149,9 +150,9 @@ Json MigrationReport::ram() const {
 }
 
 Json MigrationReport::convergence() const {
-    if (!parts_.mirror) return Json::object({{"ram", ram_convergence()}});
-    auto const now = parts_.mirror->convergence();
-    auto const throttle = parts_.throttle->bytes_per_second();
+    if (!parts_.disks.mirror()) return Json::object({{"ram", ram_convergence()}});
+    auto const now = parts_.disks.mirror()->convergence();
+    auto const throttle = parts_.disks.throttle();
     auto plan = Json::object({{"delta_bytes", now.delta_bytes},
                               {"dirty_bytes_per_second", now.dirty_bytes_per_second},
                               {"copy_bytes_per_second", now.rate_bytes_per_second},
@@ -160,7 +161,7 @@ Json MigrationReport::convergence() const {
                               {"throttle_bytes_per_second", throttle ? Json(*throttle) : Json()},
                               {"steps", context_.timeline.steps()}});
     if (parts_.ram.started_at()) plan.set("ram", ram_convergence());
-    auto const parts = parts_.mirror->report();
+    auto const parts = parts_.disks.mirror()->report();
     std::uint64_t final_bytes = 0;
     for (auto const& disk : parts.disks) final_bytes += disk.final_bytes;
     auto const final_ms = parts.final_status + parts.final_copy + parts.final_flush;
@@ -185,9 +186,9 @@ Json MigrationReport::ram_convergence() const {
 }
 
 Json MigrationReport::disks() const {
-    if (!parts_.mirror) return Json::array();
+    if (!parts_.disks.mirror()) return Json::array();
     Json list = Json::array();
-    auto const told = parts_.mirror->report().json().elements();
+    auto const told = parts_.disks.mirror()->report().json().elements();
     for (std::size_t index = 0; index < told.size(); ++index) {
         Json one = told[index];
         Json bases = Json::array();

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <map>
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,9 +13,8 @@
 #include "sidecar/migration/base_comparison.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "sidecar/migration/source_context.hpp"
+#include "sidecar/migration/source_disks.hpp"
 #include "sidecar/migration/source_network.hpp"
-#include "sidecar/migration/throttle.hpp"
-#include "storage/mirror.hpp"
 
 namespace sidecar {
 
@@ -36,8 +34,7 @@ public:
         std::string const& check_warning;  ///< Why another time would be better; mostly empty.
         bool const& recovered;  ///< The migration of an earlier sidecar.
         BaseComparison const& bases;
-        std::unique_ptr<storage::Mirror> const& mirror;
-        std::optional<Throttle> const& throttle;
+        SourceDisks const& disks;
         RamStream const& ram;
         SourceNetwork const& network;
     };

@@ -49,12 +49,12 @@ Task<Result<>> SourceMigration::check() {
     }
     CO_TRY_VOID(co_await network_.check(std::move(checked.vxlan)));
     CO_TRY_VOID(co_await bases_.compare());
-    co_return make_tables();
+    co_return disks_.make_tables();
 }
 
 Task<Result<Json>> SourceMigration::check_only() {
     auto checked = co_await check();
-    remove_tables();
+    disks_.remove_tables();
     Json lines = Json::array();
     if (checked) {
         lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",
@@ -111,53 +111,51 @@ Task<Result<>> SourceMigration::prepare_destination() {
     }
     CO_TRY(auto endpoints, co_await peer_.request(protocol::Prepare{description_.to_json(), key_},
                                                   context_.within(limits::prepare_timeout)));
-    co_return take_endpoints(std::move(endpoints));
+    co_return disks_.take_endpoints(std::move(endpoints));
 }
 
-/// Where the destination's QEMU is found, which `prepare` and `reexport` answer.
-Result<> SourceMigration::take_endpoints(protocol::Endpoints endpoints) {
-    nbd_port_ = endpoints.nbd_port;
-    ram_port_ = endpoints.ram_port;
-    generation_ = endpoints.generation;
-    export_names_ = std::move(endpoints.exports);
-    if (export_names_.size() != description_.disks.size()) {
-        return fail(Errc::protocol, "the destination exports {} disks of {}", export_names_.size(),
-                    description_.disks.size());
-    }
-    return {};
+Task<Result<>> SourceMigration::copy_disks() {
+    write_copy_record();  // at once: a sidecar killed before the next tick has copied something
+    co_return co_await disks_.copy();
 }
 
 Task<Result<>> SourceMigration::start_ram() {
-    CO_TRY_VOID(check_no_job());
+    CO_TRY_VOID(disks_.check_no_block_job());
     // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
     // more.
     CO_TRY_VOID(co_await check_same_guest(*guest_.client, description_,
                                           context_.within(limits::qmp_timeout)));
-    if (mirror_) CO_TRY_VOID(co_await mirror_->arm(context_.within(limits::prepare_timeout)));
+    CO_TRY_VOID(co_await disks_.arm());
     if (context_.encrypted()) {
         CO_TRY_VOID(co_await add_key_object(*guest_.client, context_.key_directory(), "client",
                                             migration_id_, context_.within(limits::qmp_timeout)));
     }
-    auto const shares = bandwidth_shares(true);
-    if (mirror_) mirror_->set_bandwidth(shares.disks);
+    auto const shares = disks_.bandwidth_shares(true);
+    disks_.set_bandwidth(shares.disks);
     RamStreamOptions options{
         .host = peer_.host(),
-        .port = std::to_string(ram_port_),
+        .port = std::to_string(disks_.endpoints().ram_port),
         .tls_creds = context_.encrypted() ? key_object(migration_id_) : "",
         .tls_hostname = key_user,
         .downtime_limit = context_.downtime_limit(),
         .converge_limit = std::chrono::seconds(options_.converge_limit_s),
         .bandwidth = shares.ram,
         .throttle = options_.throttle,
-        .hold = mirror_ != nullptr || !guest_.nics.empty(),
+        .hold = disks_.mirror() != nullptr || !guest_.nics.empty(),
         .before_stop = [this] { return network_.before_stop(); },
         .record = [this](Json const& settings) { return record_.note_ram_settings(settings); },
         .not_converging = [this] { ram_not_converging(); }};
     co_await network_.begin_tracking();
-    if (mirror_) keep_converged_.spawn(mirror_->keep_converged(keep_converged_stop_.get_token()));
+    if (disks_.mirror())
+        keep_converged_.spawn(disks_.keep_converged(keep_converged_stop_.get_token()));
     CO_TRY_VOID(co_await ram_.start(std::move(options), context_.within(limits::connect_timeout)));
-    keep_converged_.spawn(ram_.watch(mirror_.get(), keep_converged_stop_.get_token()));
+    keep_converged_.spawn(ram_.watch(disks_.mirror(), keep_converged_stop_.get_token()));
     co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::list_final() {
+    keep_converged_stop_.request_stop();  // STOP has done so, if it was seen
+    co_return co_await disks_.list_final();
 }
 
 Task<Result<>> SourceMigration::seal_destination() {
@@ -170,7 +168,7 @@ Task<Result<>> SourceMigration::seal_destination() {
 Task<Result<>> SourceMigration::continue_migration() {
     // While the last delta is read: a snapshot since then would have got the writes we look for.
     CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_, context_.within_pause()));
-    if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(context_.within_pause()));
+    CO_TRY_VOID(co_await disks_.final_read());
     // QEMU 7.2 that is cancelled while it saves device state resumes its guest over inactive disks
     // and dies of the first write. So a network that cannot be moved must be known before; mostly
     // it has moved while the delta was read.
@@ -236,6 +234,42 @@ Task<Result<>> SourceMigration::abort_destination() {
     co_return Result<>{};
 }
 
+Task<void> SourceMigration::stop_keeping_converged() {
+    keep_converged_stop_.request_stop();
+    co_await keep_converged_.join();
+    keep_converged_stop_ = std::stop_source();
+}
+
+/// Those that start_ram() found, or what the record of a sidecar that died says.
+Task<void> SourceMigration::restore_ram_settings(Deadline deadline) {
+    auto restored = co_await ram_.put_back(deadline);
+    if (restored && recovered_ && !ram_.started_at()) {
+        auto const record = MigrationRecord::read(guest_.paths, guest_.name);
+        if (record) {
+            restored = co_await RamStream::restore(*guest_.client, (*record)["ram_settings"],
+                                                   std::move(deadline));
+        }
+    }
+    if (!restored) {
+        core::log::warning("guest={} QEMU's migration settings could not be restored: {}",
+                           guest_.name, restored.error().sentence());
+    }
+}
+
+Task<Result<>> SourceMigration::drop_storage() {
+    co_await stop_keeping_converged();
+    auto const deadline = Deadline::after(limits::rollback_timeout);
+    auto const dropped = co_await disks_.drop(deadline);
+    remove_key(context_.key_directory());
+    if (!qemu_gone_) co_await restore_ram_settings(deadline);
+    if (!qemu_gone_ && context_.encrypted()) {
+        (void)co_await qmp::object_del(*guest_.client, key_object(migration_id_),
+                                       deadline);  // refused when never added
+    }
+    if (qemu_gone_) co_return Result<>{};
+    co_return dropped;
+}
+
 Task<Result<>> SourceMigration::set_images_aside() {
     auto aside = co_await storage::set_images_aside(loop_, context_.image_paths(), migration_id_);
     timeline_.mark("set_aside_ms");
@@ -258,7 +292,7 @@ Task<Result<>> SourceMigration::tombstone_disks() {
 
 Task<Result<>> SourceMigration::quit_source() {
     co_await stop_keeping_converged();
-    if (mirror_) (void)co_await mirror_->drop(Deadline::after(limits::rollback_timeout));
+    co_await disks_.drop_mirror(Deadline::after(limits::rollback_timeout));
     remove_key(context_.key_directory());
     if (qemu_gone_) co_return Result<>{};
     co_await ram_.refresh(Deadline::after(limits::qmp_timeout));

@@ -74,11 +74,13 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
                peer_,  timeline_, actions_stop_, qemu_gone_},
       record_(context_),
       bases_(context_),
+      disks_(context_, record_),
       downtime_limit_changed_(guest.loop),
       ram_(guest),
       network_(context_, journal_),
-      report_(context_, {state_, failures_, failure_, warning_, recovered_, bases_, mirror_,
-                         throttle_, ram_, network_}) {}
+      report_(context_,
+              {state_, failures_, failure_, warning_, recovered_, bases_, disks_, ram_, network_}) {
+}
 
 SourceMigration::~SourceMigration() = default;
 
@@ -113,7 +115,7 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
         if (guarded) watchdog_ = std::move(*guarded);
     }
     if (found == Record::begun && qemu == machine::source::Qemu::running && watchdog_ &&
-        read_copy_record()) {
+        disks_.find_copy()) {
         qemu = machine::source::Qemu::copying;
     }
     network_.begin_after_restart();
@@ -186,15 +188,14 @@ void SourceMigration::enter(Phase phase) {
     core::log::info("guest={} migration_id={} phase={}", guest_.name, migration_id_,
                     machine::source::name(phase));
     if (machine::source::commit_may_count(state_) && !in_doubt_since_) in_doubt_since_ = now;
-    // Before anything is asked for that only another phase may do: see copy_record.cpp.
+    // Before anything is asked for that only another phase may do: see CopyRecord.
     bool const copies = phase == Phase::copying || phase == Phase::suspended;
     if (phase != Phase::preparing && !copies && phase != Phase::idle) {
-        remove_copy_record();
-        remove_tables();
+        disks_.remove_copy_record();
+        disks_.remove_tables();
     }
     // Nothing waits for us while only disks are copied; from then on the guest's pause does.
-    nice_.reset();
-    if (phase == Phase::copying) nice_.emplace(limits::copy_nice_steps);
+    disks_.give_way(phase == Phase::copying);
     if (phase == Phase::settling) realtime_.reset();  // it runs there
     if (phase == Phase::suspended) note_suspension();
     if (sink_ && phase != Phase::idle) sink_(report_.progress(peer_lost_at_.has_value()));
@@ -224,7 +225,8 @@ Task<ActionResult> SourceMigration::perform(Action action) {
     stop_for_test(machine::source::name(action));
     if (action == Action::send_commit) co_return co_await commit();
     auto result = co_await port(action);
-    if (action == Action::copy_disks && !result && link_down_) co_return ActionResult::link_lost;
+    if (action == Action::copy_disks && !result && disks_.link_down())
+        co_return ActionResult::link_lost;
     auto ending = action_result_of(result, is_record(action) && journal_.may_be_recorded());
     if (action == Action::check && !result) {  // only a check that says no is a refusal
         bool const refused =
@@ -254,7 +256,7 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::prepare_network:
             return network_.prepare();
         case Action::prepare_storage:
-            return prepare_storage();
+            return disks_.prepare();
         case Action::copy_disks:
             return copy_disks();
         case Action::start_ram:
@@ -264,7 +266,7 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::list_final:
             return list_final();
         case Action::copy_final:
-            return copy_final();
+            return disks_.copy_final();
         case Action::seal_destination:
             return seal_destination();
         case Action::continue_migration:
@@ -311,35 +313,24 @@ protocol::SetAnswer SourceMigration::set(MigrationChanges const& changes) {
     if (changes.bandwidth) options_.bandwidth = *changes.bandwidth;
     if (changes.downtime_limit_ms) options_.downtime_limit_ms = *changes.downtime_limit_ms;
     if (changes.converge_limit_s) options_.converge_limit_s = *changes.converge_limit_s;
-    if (mirror_) mirror_->set_downtime_limit(limits::downtime_disks(context_.downtime_limit()));
+    disks_.downtime_limit_changed();
     ram_.set_downtime_limit(context_.downtime_limit());
     ram_.set_converge_limit(std::chrono::seconds(options_.converge_limit_s));
     downtime_limit_changed_.set();  // for a pause that is under way
-    auto const shares = bandwidth_shares(ram_.started_at().has_value());
-    if (mirror_) mirror_->set_bandwidth(shares.disks);
+    auto const shares = disks_.bandwidth_shares(ram_.started_at().has_value());
+    disks_.set_bandwidth(shares.disks);
     ram_.set_bandwidth(shares.ram);
     core::log::info(
         "guest={} migration_id={} bandwidth={} downtime_limit_ms={} converge_limit_s={}",
         guest_.name, migration_id_, options_.bandwidth, options_.downtime_limit_ms,
         options_.converge_limit_s);
     // A sidecar that goes on with the copy must know it. Not in the pause: that is no time for it.
-    if (mirror_ && (state_.phase == Phase::copying || state_.phase == Phase::converging)) {
+    if (disks_.mirror() && (state_.phase == Phase::copying || state_.phase == Phase::converging)) {
         if (auto const written = record_.write(); !written) {
             core::log::warning("guest={} {}", guest_.name, written.error().sentence());
         }
     }
     return {options_.bandwidth, options_.downtime_limit_ms, options_.converge_limit_s};
-}
-
-/// One budget for all: the disks have it alone until RAM flows; then they have what keeps them
-/// near, twice what the guest writes, within an eighth and a half, and RAM has the rest. 0: no
-/// limit.
-SourceMigration::Shares SourceMigration::bandwidth_shares(bool ram_flows) const {
-    std::uint64_t const all = options_.bandwidth;
-    if (!mirror_ || !ram_flows || all == 0) return {all, all};
-    auto const needed = 2 * mirror_->convergence().dirty_bytes_per_second;
-    auto const disks = std::clamp(needed, all / 8, all / 2);
-    return {disks, all - disks};
 }
 
 Result<> SourceMigration::cancel() {

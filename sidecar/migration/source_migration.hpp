@@ -22,9 +22,8 @@
 #include "sidecar/migration/migration_timeline.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "sidecar/migration/source_context.hpp"
+#include "sidecar/migration/source_disks.hpp"
 #include "sidecar/migration/source_network.hpp"
-#include "sidecar/migration/throttle.hpp"
-#include "storage/mirror.hpp"
 
 namespace sidecar {
 
@@ -99,51 +98,24 @@ private:
     core::Task<void> watch_process();
     core::Task<void> tick();
     [[nodiscard]] bool pause_is_limited() const;
-    core::Task<void> watch_guest(core::LinkedStop& copying);
     core::Task<machine::source::Qemu> look_at_qemu();
     void peer_changed(bool up);
     void ram_not_converging();
-    struct Shares {
-        std::uint64_t disks;
-        std::uint64_t ram;
-    };
-    [[nodiscard]] Shares bandwidth_shares(bool ram_flows) const;
 
-    // What a later sidecar needs to go on with the copy: copy_record.cpp
-    [[nodiscard]] std::string copy_record_path() const;
-    void write_copy_record();
-    void remove_copy_record() const;
-    [[nodiscard]] std::string table_path(std::size_t disk) const;
-    core::Result<> open_tables();
-    void remove_tables() const;
-    bool read_copy_record();
-
-    // The ports: source_actions.cpp, and for the disks source_storage.cpp. Each is one action of
-    // the machine.
+    // The ports: source_actions.cpp. Each is one action of the machine.
     Outcome<> check();
-    [[nodiscard]] core::Result<> check_no_job() const;
     Outcome<> record(SourceEntry::Record what,
                      SourceEntry::Outcome outcome = SourceEntry::Outcome::none);
     Outcome<> record_begin();
     Outcome<> prepare_destination();
-    Outcome<> prepare_storage();
-    [[nodiscard]] storage::MirrorOptions mirror_options();
     Outcome<> copy_disks();
-    Outcome<> copy_until_converged(std::stop_token token);
-    Outcome<> copy_watched();
     core::Task<void> limit_suspension();
     void note_suspension();
     [[nodiscard]] bool peer_silent() const;
-    Outcome<> remove_throttle(core::Deadline deadline);
+    void write_copy_record();
     core::Task<void> restore_ram_settings(core::Deadline deadline);
-    Outcome<storage::Reexported> reexport_disks(core::Deadline deadline);
-    core::Result<> take_endpoints(protocol::Endpoints endpoints);
-    core::Result<> make_tables();
-    Outcome<std::string> hash_destination(std::size_t disk, std::vector<storage::Extent> ranges,
-                                          core::Deadline deadline);
     Outcome<> start_ram();
     Outcome<> list_final();
-    Outcome<> copy_final();
     Outcome<> seal_destination();
     Outcome<> continue_migration();
     Outcome<> record_commit();
@@ -170,7 +142,7 @@ private:
     ProgressSink sink_;
 
     core::TaskGroup actions_;
-    std::stop_source actions_stop_;  ///< Reexported by the machine's `interrupt`.
+    std::stop_source actions_stop_;  ///< The machine's `interrupt` replaces it.
     core::TaskGroup watchers_;
     std::stop_source watchers_stop_;
     core::TaskGroup keep_converged_;
@@ -182,34 +154,19 @@ private:
     SourceContext context_;
     MigrationRecord record_;
     BaseComparison bases_;
-    std::unique_ptr<storage::Mirror> mirror_;
-    std::vector<std::shared_ptr<storage::BlockTable>> tables_;  ///< One a disk, for --verify.
-    std::string job_;  ///< A block job that began since the check.
-    bool hash_asked_ = false;
-    bool final_hash_asked_ = false;
-    std::optional<Throttle> throttle_;
+    SourceDisks disks_;
     core::Event downtime_limit_changed_;
-    std::optional<core::ScopedNice> nice_;  ///< While nothing but disks is copied.
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
     SourceNetwork network_;
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
-    int nbd_port_ = 0;
-    int ram_port_ = 0;
-    unsigned generation_ = 0;  ///< Of the destination's QEMU.
-    std::vector<std::string> export_names_;
-    std::optional<core::Error> changed_;  ///< What the guest did that ends the copy.
-    bool link_down_ = false;  ///< What ended the last try to copy.
     unsigned suspensions_ = 0;
     bool qemu_gone_ = false;
     bool guest_stopped_ = false;  ///< By the migration, and not resumed here since.
     std::optional<core::Clock::time_point> qmp_lost_at_;  ///< Until the monitor is back.
     unsigned qmp_losses_ = 0;
     bool recovered_ = false;
-    std::optional<storage::CopyProgress>
-        resume_;  ///< The copy of an earlier sidecar is gone on with.
-    std::string copy_record_;  ///< As last written.
     bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
 
     std::string warning_;  ///< Of the check: why another time would be better.

@@ -161,7 +161,8 @@ void SourceMigration::hear(qmp::Event const& event) {
         post(machine::source::event(Event::Kind::guest_resumed));
     } else if (event.name == "JOB_STATUS_CHANGE") {
         auto const status = event.data["status"].text_or("");
-        if (status != "concluded" && status != "null") job_ = event.data["id"].text_or("?");
+        if (status != "concluded" && status != "null")
+            disks_.note_block_job(event.data["id"].text_or("?"));
     } else if (event.name == "MIGRATION") {
         auto const status = event.data["status"].text_or("");
         core::log::debug("guest={} qemu migration={}", guest_.name, status);

@@ -1,8 +1,6 @@
-// What the source's driver watches while a migration is under way (QEMU's process, the guest's
-// devices, the peer, time). QEMU's monitor is watched in source_monitor.cpp.
+// What the source's driver watches while a migration is under way (QEMU's process, the peer,
+// time). QEMU's monitor is watched in source_monitor.cpp.
 #include "core/log.hpp"
-#include "qmp/vm.hpp"
-#include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/migration/source_migration.hpp"
 
 namespace sidecar {
@@ -65,17 +63,33 @@ bool SourceMigration::peer_silent() const {
            core::Clock::now() - *peer_lost_at_ > std::chrono::seconds(options_.link_timeout_s);
 }
 
-Task<void> SourceMigration::watch_guest(core::LinkedStop& copying) {
-    while (co_await core::sleep_for(loop_, limits::guest_look_interval, copying.token())) {
-        auto same =
-            co_await check_same_guest(*guest_.client, description_,
-                                      core::Deadline::after(limits::qmp_timeout, copying.token()));
-        if (same) same = check_no_job();
-        // A QEMU that does not answer is for others to notice.
-        if (same || same.error().code != Errc::refused) continue;
-        changed_ = std::move(same.error());
-        copying.request_stop();
-    }
+/// What was copied is kept, and the guest's bitmaps hold what it writes; the caller of `migrate`
+/// gets this sentence.
+void SourceMigration::note_suspension() {
+    failure_ =
+        fail(Errc::timed_out,
+             "{} was unreachable for {} s: the copy is suspended and kept for {} minutes; `sidecar "
+             "migrate --resume {}` goes on, `sidecar cancel {}` gives up (the guest runs on the "
+             "source)",
+             options_.destination, options_.link_timeout_s, limits::suspended_patience.count() / 60,
+             guest_.name, guest_.name)
+            .error();
+    core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
+                       failure_->sentence());
+    ++suspensions_;
+    watchers_.spawn(limit_suspension());
+    decided_.set();
+}
+
+Task<void> SourceMigration::limit_suspension() {
+    auto const which = suspensions_;
+    if (!co_await core::sleep_for(loop_, limits::suspended_patience, watchers_stop_.get_token()))
+        co_return;
+    if (which == suspensions_) post(machine::source::event(Event::Kind::suspended_too_long));
+}
+
+void SourceMigration::write_copy_record() {
+    if (state_.phase == Phase::copying) disks_.write_copy_record();
 }
 
 void SourceMigration::peer_changed(bool up) {
