@@ -7,7 +7,6 @@
 #include "core/log.hpp"
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/action_result.hpp"
-#include "sidecar/migration/qemu_state.hpp"
 #include "sidecar/migration/recorded.hpp"
 #include "storage/stale_image.hpp"
 
@@ -73,6 +72,13 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       context_{guest_, options_,  migration_id_, description_,
                peer_,  timeline_, actions_stop_, qemu_gone_},
       record_(context_),
+      monitor_(context_, {.event = [this](qmp::Event const& event) { hear(event); },
+                          .lost = [this] { post(machine::source::event(Event::Kind::qmp_lost)); },
+                          .back =
+                              [this](machine::source::Qemu qemu, core::Clock::time_point lost_at) {
+                                  note_monitor_back(qemu, lost_at);
+                              },
+                          .silent = [this] { note_monitor_silent(); }}),
       bases_(context_),
       disks_(context_, record_),
       downtime_limit_changed_(guest.loop),
@@ -108,7 +114,8 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
         if (described) description_ = std::move(*described);
     }
     auto const found = recorded_by_source(journal_.last());
-    auto qemu = co_await look_at_qemu();
+    auto qemu = co_await monitor_.look_after_restart();
+    qemu_gone_ = qemu == machine::source::Qemu::gone;
     // Were this sidecar to die as well, nobody else would bring the guest back.
     if (qemu != machine::source::Qemu::gone) {
         auto guarded = Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path());
@@ -123,28 +130,9 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
 }
 
-/// What QEMU is doing. `gone` only when its process has ended. One that does not answer for too
-/// long may have completed: then the machine undoes most.
-Task<machine::source::Qemu> SourceMigration::look_at_qemu() {
-    using machine::source::Qemu;
-    auto const begun = core::Clock::now();
-    while (guest_.client && guest_.process.running()) {
-        auto const qemu =
-            co_await qemu_state(*guest_.client, core::Deadline::after(limits::qmp_timeout));
-        if (qemu) co_return *qemu;
-        core::log::warning("guest={} QEMU does not say what it does: {}", guest_.name,
-                           qemu.error().sentence());
-        if (core::Clock::now() - begun > limits::qmp_silence_max) co_return Qemu::postmigrate;
-        (void)co_await core::sleep_for(loop_, limits::retry_pause_min);
-        (void)co_await guest_.reconnect(core::Deadline::after(limits::qmp_timeout));
-    }
-    qemu_gone_ = true;
-    co_return Qemu::gone;
-}
-
 Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
     sink_ = std::move(sink);
-    watchers_.spawn(watch_qemu());
+    watchers_.spawn(monitor_.watch(watchers_stop_.get_token()));
     watchers_.spawn(watch_process());
     watchers_.spawn(tick());
     post(first);

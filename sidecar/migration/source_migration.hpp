@@ -20,6 +20,7 @@
 #include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/migration_report.hpp"
 #include "sidecar/migration/migration_timeline.hpp"
+#include "sidecar/migration/qemu_monitor.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "sidecar/migration/source_context.hpp"
 #include "sidecar/migration/source_disks.hpp"
@@ -82,23 +83,18 @@ private:
     void note_failure(core::Error error);
 
     // QEMU's monitor: source_monitor.cpp
-    core::Task<void> watch_qemu();
     void hear(qmp::Event const& event);
-    core::Task<bool> reconnect_qemu();
-    core::Task<bool> tell_what_was_missed();
-    core::Task<void> watch_answers();
-    core::Task<void> limit_silence(unsigned loss);
+    void note_monitor_back(machine::source::Qemu qemu, core::Clock::time_point lost_at);
+    void note_monitor_silent();
     core::Task<void> limit_pause(core::Clock::time_point stopped_at);
     core::Task<void> ask_why_stopped();
     void note_stop(core::Clock::time_point at);
     void note_running(core::Clock::time_point at);
     void tell_of_a_long_rollback();
-    [[nodiscard]] core::Error silent_error() const;
     // Watching: source_watch.cpp
     core::Task<void> watch_process();
     core::Task<void> tick();
     [[nodiscard]] bool pause_is_limited() const;
-    core::Task<machine::source::Qemu> look_at_qemu();
     void peer_changed(bool up);
     void ram_not_converging();
 
@@ -153,6 +149,7 @@ private:
     Description description_;
     SourceContext context_;
     MigrationRecord record_;
+    QemuMonitor monitor_;
     BaseComparison bases_;
     SourceDisks disks_;
     core::Event downtime_limit_changed_;
@@ -164,8 +161,6 @@ private:
     unsigned suspensions_ = 0;
     bool qemu_gone_ = false;
     bool guest_stopped_ = false;  ///< By the migration, and not resumed here since.
-    std::optional<core::Clock::time_point> qmp_lost_at_;  ///< Until the monitor is back.
-    unsigned qmp_losses_ = 0;
     bool recovered_ = false;
     bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
 
