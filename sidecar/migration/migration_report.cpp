@@ -8,6 +8,8 @@
 
 namespace sidecar {
 
+using core::Errc;
+using core::fail;
 using core::Json;
 using machine::source::Phase;
 
@@ -241,6 +243,75 @@ std::vector<std::string> MigrationReport::warnings() const {
                         "over, `sidecar attach {}` there records it: {}",
                         context_.guest.name, why(Action::record_end)));
     }
+    return lines;
+}
+
+core::Error MigrationReport::ram_not_converging() const {
+    auto const now = parts_.ram.arithmetic();
+    auto const slowed =
+        now.cpu_throttle_percent > 0
+            ? fmt::format(", its processors slowed down by {} percent,", now.cpu_throttle_percent)
+            : "";
+    auto const verdict =
+        now.predicted_pause > parts_.ram.budget()
+            ? fmt::format(
+                  "the pause would be {} ms, above the {} ms that --downtime-limit {} "
+                  "plans for it",
+                  now.predicted_pause.count(), parts_.ram.budget().count(),
+                  context_.options.downtime_limit_ms)
+            : fmt::format("{} passes are not enough within --converge-limit", now.passes);
+    return fail(Errc::timed_out,
+                "RAM does not converge: the guest dirties {:.1f} MB/s{} ({:.1f} MB in the last "
+                "pass) and the link takes {:.1f} MB/s: {}; allow a longer pause, more "
+                "--bandwidth or a longer "
+                "--converge-limit ({} s), or move it when it does less (the guest runs on the "
+                "source)",
+                static_cast<double>(now.dirty_bytes_per_second) / 1e6, slowed,
+                static_cast<double>(now.dirty_bytes) / 1e6,
+                static_cast<double>(now.transfer_bytes_per_second) / 1e6, verdict,
+                context_.options.converge_limit_s)
+        .error();
+}
+
+core::Error MigrationReport::suspended() const {
+    return fail(Errc::timed_out,
+                "{} was unreachable for {} s: the copy is suspended and kept for {} minutes; "
+                "`sidecar "
+                "migrate --resume {}` goes on, `sidecar cancel {}` gives up (the guest runs on the "
+                "source)",
+                context_.options.destination, context_.options.link_timeout_s,
+                limits::suspended_patience.count() / 60, context_.guest.name, context_.guest.name)
+        .error();
+}
+
+Json MigrationReport::checked() const {
+    Json lines = Json::array();
+    lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",
+                          context_.guest.name, context_.description.qemu_version,
+                          context_.description.machine_type, context_.description.ram_bytes >> 20));
+    for (auto const& disk : context_.description.disks) {
+        lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
+                              disk.name, disk.format, disk.virtual_bytes >> 20,
+                              disk.allocated_bytes >> 20));
+    }
+    for (auto const& disk : context_.description.disks) {
+        for (auto const& base : disk.bases) {
+            lines.add(
+                fmt::format("base {} of disk {}: the same file at the destination, "
+                            "SHA-256 {}",
+                            base.path, disk.name, base.sha256));
+        }
+    }
+    for (auto const& interface : context_.description.interfaces) {
+        lines.add(fmt::format("interface {}: tap {} on bridge {}, {} addresses known",
+                              interface.mac.text(), interface.tap,
+                              interface.bridge.empty() ? "(none)" : interface.bridge,
+                              interface.addresses.size()));
+    }
+    for (auto const& line : parts_.network.vtep_lines()) lines.add(line);
+    if (!parts_.check_warning.empty()) lines.add("warning: " + parts_.check_warning);
+    lines.add(
+        fmt::format("destination {}: reached, authenticated, ready", context_.options.destination));
     return lines;
 }
 

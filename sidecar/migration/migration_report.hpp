@@ -1,6 +1,6 @@
 // MigrationReport: what the source's driver says of a migration: a line of progress, the status of
-// one that runs, and the report at its end. It reads the driver and its parts and changes none of
-// them. Invariant: what it reads outlives it.
+// one that runs, the report at its end, and what the operator is told when it cannot go on. It
+// reads the driver and its parts and changes none of them. Invariant: what it reads outlives it.
 #pragma once
 
 #include <map>
@@ -49,6 +49,12 @@ public:
     [[nodiscard]] core::Json status(bool destination_lost) const;
     /// The migration as a whole. Also while it is in doubt: then that is its outcome.
     [[nodiscard]] core::Json report() const;
+    /// One line for each thing that was checked, for `migrate --check`.
+    [[nodiscard]] core::Json checked() const;
+    /// What the operator is told when RAM does not converge: timed_out.
+    [[nodiscard]] core::Error ram_not_converging() const;
+    /// What the operator is told when the copy is suspended: timed_out.
+    [[nodiscard]] core::Error suspended() const;
 
 private:
     /// How the disks and RAM converge, and beside it what the last delta became.

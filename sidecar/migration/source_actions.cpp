@@ -2,16 +2,14 @@
 // room that does it. All are idempotent, because after a lost answer or a restart the machine asks
 // again.
 #include "core/log.hpp"
-#include "qmp/block.hpp"
+#include "qmp/migration.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/mac_moves.hpp"
-#include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/source_migration.hpp"
 #include "storage/stale_image.hpp"
-#include "storage/verify.hpp"
 
 namespace sidecar {
 
@@ -55,35 +53,7 @@ Task<Result<>> SourceMigration::check() {
 Task<Result<Json>> SourceMigration::check_only() {
     auto checked = co_await check();
     disks_.remove_tables();
-    Json lines = Json::array();
-    if (checked) {
-        lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",
-                              guest_.name, description_.qemu_version, description_.machine_type,
-                              description_.ram_bytes >> 20));
-        for (auto const& disk : description_.disks) {
-            lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
-                                  disk.name, disk.format, disk.virtual_bytes >> 20,
-                                  disk.allocated_bytes >> 20));
-        }
-        for (auto const& disk : description_.disks) {
-            for (auto const& base : disk.bases) {
-                lines.add(
-                    fmt::format("base {} of disk {}: the same file at the destination, "
-                                "SHA-256 {}",
-                                base.path, disk.name, base.sha256));
-            }
-        }
-        for (auto const& interface : description_.interfaces) {
-            lines.add(fmt::format("interface {}: tap {} on bridge {}, {} addresses known",
-                                  interface.mac.text(), interface.tap,
-                                  interface.bridge.empty() ? "(none)" : interface.bridge,
-                                  interface.addresses.size()));
-        }
-        for (auto const& line : network_.vtep_lines()) lines.add(line);
-        if (!warning_.empty()) lines.add("warning: " + warning_);
-        lines.add(
-            fmt::format("destination {}: reached, authenticated, ready", options_.destination));
-    }
+    auto const lines = checked ? report_.checked() : Json::array();
     co_await network_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();

@@ -31,30 +31,7 @@ Task<void> SourceMigration::watch_process() {
 }
 
 void SourceMigration::ram_not_converging() {
-    auto const now = ram_.arithmetic();
-    auto const slowed =
-        now.cpu_throttle_percent > 0
-            ? fmt::format(", its processors slowed down by {} percent,", now.cpu_throttle_percent)
-            : "";
-    auto const verdict =
-        now.predicted_pause > ram_.budget()
-            ? fmt::format(
-                  "the pause would be {} ms, above the {} ms that --downtime-limit {} "
-                  "plans for it",
-                  now.predicted_pause.count(), ram_.budget().count(), options_.downtime_limit_ms)
-            : fmt::format("{} passes are not enough within --converge-limit", now.passes);
-    note_failure(
-        core::fail(Errc::timed_out,
-                   "RAM does not converge: the guest dirties {:.1f} MB/s{} ({:.1f} MB in the last "
-                   "pass) and the link takes {:.1f} MB/s: {}; allow a longer pause, more "
-                   "--bandwidth or a longer "
-                   "--converge-limit ({} s), or move it when it does less (the guest runs on the "
-                   "source)",
-                   static_cast<double>(now.dirty_bytes_per_second) / 1e6, slowed,
-                   static_cast<double>(now.dirty_bytes) / 1e6,
-                   static_cast<double>(now.transfer_bytes_per_second) / 1e6, verdict,
-                   options_.converge_limit_s)
-            .error());
+    note_failure(report_.ram_not_converging());
     post(machine::source::event(Event::Kind::ram_not_converging));
 }
 
@@ -66,14 +43,7 @@ bool SourceMigration::peer_silent() const {
 /// What was copied is kept, and the guest's bitmaps hold what it writes; the caller of `migrate`
 /// gets this sentence.
 void SourceMigration::note_suspension() {
-    failure_ =
-        fail(Errc::timed_out,
-             "{} was unreachable for {} s: the copy is suspended and kept for {} minutes; `sidecar "
-             "migrate --resume {}` goes on, `sidecar cancel {}` gives up (the guest runs on the "
-             "source)",
-             options_.destination, options_.link_timeout_s, limits::suspended_patience.count() / 60,
-             guest_.name, guest_.name)
-            .error();
+    failure_ = report_.suspended();
     core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
                        failure_->sentence());
     ++suspensions_;
