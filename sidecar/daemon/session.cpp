@@ -8,6 +8,7 @@
 
 #include "core/log.hpp"
 #include "qmp/vm.hpp"
+#include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/source_images.hpp"
 
 namespace sidecar {
@@ -137,7 +138,7 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
     }
     auto listening = listen();
     if (listening && unfinished) {
-        auto const record = SourceMigration::read_record(paths_, name_);
+        auto const record = MigrationRecord::read(paths_, name_);
         auto const settings = record ? MigrateOptions::from_json((*record)["options"])
                                      : std::unexpected(record.error());
         if (settings) {

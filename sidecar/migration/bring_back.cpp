@@ -7,10 +7,11 @@
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/machine/watchdog.hpp"
+#include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/qemu_state.hpp"
+#include "sidecar/migration/ram_stream.hpp"
 #include "sidecar/migration/recorded.hpp"
 #include "sidecar/migration/source_images.hpp"
-#include "sidecar/migration/source_migration.hpp"
 #include "sidecar/migration/throttle.hpp"
 
 namespace sidecar {
@@ -28,7 +29,7 @@ constexpr int bring_back_steps_max = 8;
 /// The limits of the disks and the migration settings that the record says the user had.
 Task<Result<>> restore_settings(qmp::Client& client, Paths paths, std::string guest,
                                 Deadline deadline) {
-    CO_TRY(auto const record, SourceMigration::read_record(paths, guest));
+    CO_TRY(auto const record, MigrationRecord::read(paths, guest));
     auto const disks = co_await Throttle::put_back(client, record["throttle"], deadline);
     auto const ram = co_await RamStream::restore(client, record["ram_settings"], deadline);
     co_return disks ? ram : disks;
@@ -38,7 +39,7 @@ Task<Result<>> restore_settings(qmp::Client& client, Paths paths, std::string gu
 /// of them is in the record of the migration; the taps are QEMU's own.
 Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string const& guest) {
     TRY(auto const manifest, read_manifest(paths, guest));
-    TRY(auto const record, SourceMigration::read_record(paths, guest));
+    TRY(auto const record, MigrationRecord::read(paths, guest));
     TRY(auto netlink, netmove::Netlink::open());
     TRY(auto const qemu, core::Process::open(core::ProcessIdentity::from_json(manifest)));
     TRY(auto const taps, netmove::Tap::duplicate_from(qemu.pid()));

@@ -1,23 +1,15 @@
 // The ports of the source's driver: each function is one action of the machine, run through the
 // room that does it. All are idempotent, because after a lost answer or a restart the machine asks
 // again.
-#include <unistd.h>
-
-#include <filesystem>
-
 #include "core/log.hpp"
-#include "netmove/bridge_mover.hpp"
-#include "netmove/vxlan_mover.hpp"
-#include "qmp/block.hpp"
+#include "qmp/migration.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/mac_moves.hpp"
-#include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/source_migration.hpp"
 #include "storage/stale_image.hpp"
-#include "storage/verify.hpp"
 
 namespace sidecar {
 
@@ -29,85 +21,40 @@ using core::Result;
 using core::Task;
 using machine::ActionResult;
 
-namespace {
-
-std::string record_path(Paths const& paths, std::string const& guest) {
-    return paths.state(guest) + "/migration.json";
-}
-
-std::vector<netmove::GuestInterface> interfaces_of(std::vector<std::unique_ptr<Nic>> const& nics) {
-    std::vector<netmove::GuestInterface> all;
-    for (auto const& nic : nics) all.push_back(nic->interface);
-    return all;
-}
-
-}  // namespace
-
-std::string SourceMigration::key_directory() const {
-    return guest_.paths.run(guest_.name) + "/keys-" + migration_id_;
-}
-
 Task<Result<>> SourceMigration::check() {
     warning_ = why_too_soon(journal_.last().moves, wall_ms());
     if (!warning_.empty()) core::log::warning("guest={} {}", guest_.name, warning_);
-    CO_TRY(description_, co_await describe(guest_, migration_id_, options_.bases,
-                                           RunStatePolicy::running, within(limits::check_timeout)));
-    for (auto const& path : image_paths()) {
+    CO_TRY(description_,
+           co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::running,
+                             context_.within(limits::check_timeout)));
+    for (auto const& path : context_.image_paths()) {
         CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
     }
     // A sidecar that has to take this guest over knows its addresses without waiting for it to
     // speak.
     CO_TRY_VOID(guest_.write_manifest());
-    CO_TRY_VOID(co_await peer_->connect(within(limits::connect_timeout)));
-    watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
-    CO_TRY(auto checked, co_await peer_->request(protocol::Check{description_.to_json()},
-                                                 within(limits::check_timeout)));
-    if (options_.verify && !peer_->offers(protocol::Feature::verify)) {
+    CO_TRY_VOID(co_await peer_.connect(context_.within(limits::connect_timeout)));
+    watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
+    CO_TRY(auto checked, co_await peer_.request(protocol::Check{description_.to_json()},
+                                                context_.within(limits::check_timeout)));
+    if (options_.verify && !peer_.offers(protocol::Feature::verify)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --verify",
                        options_.destination);
     }
-    if (!options_.bases.empty() && !peer_->offers(protocol::Feature::base)) {
+    if (!options_.bases.empty() && !peer_.offers(protocol::Feature::base)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
                        options_.destination);
     }
-    CO_TRY_VOID(co_await check_vxlan(std::move(checked.vxlan)));
-    CO_TRY_VOID(co_await compare_bases());
-    co_return make_tables();
+    CO_TRY_VOID(co_await network_.check(std::move(checked.vxlan)));
+    CO_TRY_VOID(co_await bases_.compare());
+    co_return disks_.make_tables();
 }
 
 Task<Result<Json>> SourceMigration::check_only() {
     auto checked = co_await check();
-    remove_tables();
-    Json lines = Json::array();
-    if (checked) {
-        lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",
-                              guest_.name, description_.qemu_version, description_.machine_type,
-                              description_.ram_bytes >> 20));
-        for (auto const& disk : description_.disks) {
-            lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
-                                  disk.name, disk.format, disk.virtual_bytes >> 20,
-                                  disk.allocated_bytes >> 20));
-        }
-        for (auto const& disk : description_.disks) {
-            for (auto const& base : disk.bases) {
-                lines.add(
-                    fmt::format("base {} of disk {}: the same file at the destination, "
-                                "SHA-256 {}",
-                                base.path, disk.name, base.sha256));
-            }
-        }
-        for (auto const& interface : description_.interfaces) {
-            lines.add(fmt::format("interface {}: tap {} on bridge {}, {} addresses known",
-                                  interface.mac.text(), interface.tap,
-                                  interface.bridge.empty() ? "(none)" : interface.bridge,
-                                  interface.addresses.size()));
-        }
-        for (auto const& line : vteps_.lines()) lines.add(line);
-        if (!warning_.empty()) lines.add("warning: " + warning_);
-        lines.add(
-            fmt::format("destination {}: reached, authenticated, ready", options_.destination));
-    }
-    co_await vteps_.end();
+    disks_.remove_tables();
+    auto const lines = checked ? report_.checked() : Json::array();
+    co_await network_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();
     if (!checked) co_return std::unexpected(checked.error());
@@ -119,160 +66,85 @@ Task<Result<>> SourceMigration::record(SourceEntry::Record what, SourceEntry::Ou
 }
 
 Task<Result<>> SourceMigration::record_begin() {
-    CO_TRY_VOID(write_record());
+    CO_TRY_VOID(record_.write());
     CO_TRY(watchdog_, Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path()));
     co_return co_await record(SourceEntry::Record::begun);
 }
 
-Result<> SourceMigration::write_record() const {
-    auto made = Json::object({{"migration_id", migration_id_},
-                              {"options", options_.to_json()},
-                              {"description", description_.to_json()}});
-    if (!throttle_record_.is_null()) made.set("throttle", throttle_record_);
-    if (!ram_record_.is_null()) made.set("ram_settings", ram_record_);
-    return write_durably(record_path(guest_.paths, guest_.name), made.dump_pretty() + "\n");
-}
-
-Result<Json> SourceMigration::read_record(Paths const& paths, std::string const& guest) {
-    auto const path = record_path(paths, guest);
-    if (access(path.c_str(), F_OK) != 0) return Json();
-    TRY(auto const text, read_file(path, limits::manifest_bytes_max));
-    return Json::parse(text);
-}
-
 Task<Result<>> SourceMigration::prepare_destination() {
     // After a restart: the connection comes up meanwhile, and QEMU there has the key already.
-    CO_TRY_VOID(co_await peer_->reached(within(limits::connect_timeout)));
-    if (encrypted() && key_.empty()) key_ = read_key(key_directory());
-    if (encrypted() && key_.empty()) {
+    CO_TRY_VOID(co_await peer_.reached(context_.within(limits::connect_timeout)));
+    if (context_.encrypted() && key_.empty()) key_ = read_key(context_.key_directory());
+    if (context_.encrypted() && key_.empty()) {
         key_ = core::random_hex(32);
-        CO_TRY_VOID(write_key(key_directory(), key_));
+        CO_TRY_VOID(write_key(context_.key_directory(), key_));
     }
-    CO_TRY(auto endpoints, co_await peer_->request(protocol::Prepare{description_.to_json(), key_},
-                                                   within(limits::prepare_timeout)));
-    co_return take_endpoints(std::move(endpoints));
+    CO_TRY(auto endpoints, co_await peer_.request(protocol::Prepare{description_.to_json(), key_},
+                                                  context_.within(limits::prepare_timeout)));
+    co_return disks_.take_endpoints(std::move(endpoints));
 }
 
-/// Where the destination's QEMU is found, which `prepare` and `reexport` answer.
-Result<> SourceMigration::take_endpoints(protocol::Endpoints endpoints) {
-    nbd_port_ = endpoints.nbd_port;
-    ram_port_ = endpoints.ram_port;
-    generation_ = endpoints.generation;
-    export_names_ = std::move(endpoints.exports);
-    if (export_names_.size() != description_.disks.size()) {
-        return fail(Errc::protocol, "the destination exports {} disks of {}", export_names_.size(),
-                    description_.disks.size());
-    }
-    return {};
-}
-
-void SourceMigration::make_movers() {
-    movers_ = netmove::MoverSet();
-    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
-        auto const& nic = guest_.nics[index];
-        if (nic->interface.bridge.empty()) continue;  // no L2 of ours to move it on
-        if (index < description_.interfaces.size()) {
-            auto const& described = description_.interfaces[index];
-            if (described.vxlan_source && described.vxlan_destination) {
-                movers_.add(netmove::vxlan_mover_source(*guest_.netlink, described), index);
-            }
-        }
-        movers_.add(netmove::bridge_mover_source(loop_, *guest_.netlink, nic->tap, nic->interface),
-                    index);
-    }
-}
-
-Task<Result<>> SourceMigration::prepare_network() {
-    make_movers();
-    // Disks are copied for hours: who was there at the check must be there still.
-    if (!vteps_.empty()) {
-        CO_TRY_VOID(co_await vteps_.prepare(vxlan_moves(), within(limits::prepare_timeout)));
-    }
-    co_return co_await movers_.prepare(within(limits::prepare_timeout));
+Task<Result<>> SourceMigration::copy_disks() {
+    write_copy_record();  // at once: a sidecar killed before the next tick has copied something
+    co_return co_await disks_.copy();
 }
 
 Task<Result<>> SourceMigration::start_ram() {
-    CO_TRY_VOID(check_no_job());
+    CO_TRY_VOID(disks_.check_no_block_job());
     // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
     // more.
-    CO_TRY_VOID(
-        co_await check_same_guest(*guest_.client, description_, within(limits::qmp_timeout)));
-    if (mirror_) CO_TRY_VOID(co_await mirror_->arm(within(limits::prepare_timeout)));
-    if (encrypted()) {
-        CO_TRY_VOID(co_await add_key_object(*guest_.client, key_directory(), "client",
-                                            migration_id_, within(limits::qmp_timeout)));
+    CO_TRY_VOID(co_await check_same_guest(*guest_.client, description_,
+                                          context_.within(limits::qmp_timeout)));
+    CO_TRY_VOID(co_await disks_.arm());
+    if (context_.encrypted()) {
+        CO_TRY_VOID(co_await add_key_object(*guest_.client, context_.key_directory(), "client",
+                                            migration_id_, context_.within(limits::qmp_timeout)));
     }
-    auto const shares = bandwidth_shares(true);
-    if (mirror_) mirror_->set_bandwidth(shares.disks);
-    RamStreamOptions options{.host = peer_->host(),
-                             .port = std::to_string(ram_port_),
-                             .tls_creds = encrypted() ? key_object(migration_id_) : "",
-                             .tls_hostname = key_user,
-                             .downtime_limit = downtime_limit(),
-                             .converge_limit = std::chrono::seconds(options_.converge_limit_s),
-                             .bandwidth = shares.ram,
-                             .throttle = options_.throttle,
-                             .hold = mirror_ != nullptr || !guest_.nics.empty(),
-                             .before_stop = [this]() -> Task<void> {
-                                 co_await tracking_.refresh(*peer_,
-                                                            within(limits::conntrack_patience));
-                                 co_await frames_.record(within(limits::qmp_timeout));
-                             },
-                             .record =
-                                 [this](Json const& settings) {
-                                     ram_record_ = settings;
-                                     return write_record();
-                                 },
-                             .not_converging = [this] { ram_not_converging(); }};
-    tracking_.begin(peer_->offers(protocol::Feature::conntrack));
-    co_await tracking_.send_all(*peer_, within(limits::conntrack_patience));
-    if (mirror_) keep_converged_.spawn(mirror_->keep_converged(keep_converged_stop_.get_token()));
-    CO_TRY_VOID(co_await ram_.start(std::move(options), within(limits::connect_timeout)));
-    keep_converged_.spawn(ram_.watch(mirror_.get(), keep_converged_stop_.get_token()));
+    auto const shares = disks_.bandwidth_shares(true);
+    disks_.set_bandwidth(shares.disks);
+    RamStreamOptions options{
+        .host = peer_.host(),
+        .port = std::to_string(disks_.endpoints().ram_port),
+        .tls_creds = context_.encrypted() ? key_object(migration_id_) : "",
+        .tls_hostname = key_user,
+        .downtime_limit = context_.downtime_limit(),
+        .converge_limit = std::chrono::seconds(options_.converge_limit_s),
+        .bandwidth = shares.ram,
+        .throttle = options_.throttle,
+        .hold = disks_.mirror() != nullptr || !guest_.nics.empty(),
+        .before_stop = [this] { return network_.before_stop(); },
+        .record = [this](Json const& settings) { return record_.note_ram_settings(settings); },
+        .not_converging = [this] { ram_not_converging(); }};
+    co_await network_.begin_tracking();
+    if (disks_.mirror())
+        keep_converged_.spawn(disks_.keep_converged(keep_converged_stop_.get_token()));
+    CO_TRY_VOID(co_await ram_.start(std::move(options), context_.within(limits::connect_timeout)));
+    keep_converged_.spawn(ram_.watch(disks_.mirror(), keep_converged_stop_.get_token()));
     co_return Result<>{};
 }
 
-Task<Result<>> SourceMigration::fire_network() {
-    frames_.begin();
-    guest_.take_in_addresses();
-    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
-        movers_.update(index, guest_.nics[index]->interface);
-    }
-    CO_TRY_VOID(movers_.fire());
-    // Before the first frame comes there.
-    co_await tracking_.send_changes(*peer_, within_pause());
-    CO_TRY_VOID(co_await peer_->request(
-        protocol::Fire{interfaces_of(guest_.nics), options_.downtime_limit_ms}, within_pause()));
-    fired_at_ = core::Clock::now();
-    journal_.note_move(wall_ms());
-    fired_.set();
-    vteps_.repoint_fdb(machine::Side::destination);  // now that it would take their frames
-    for (std::size_t nic = 0; nic < guest_.nics.size() && nic < description_.interfaces.size();
-         ++nic) {
-        description_.interfaces[nic].addresses = guest_.nics[nic]->interface.addresses;
-    }
-    if (tracking_.incomplete()) {
-        co_await tracking_.send_difference(*peer_, within(limits::conntrack_pause_max));
-    }
-    co_return Result<>{};
+Task<Result<>> SourceMigration::list_final() {
+    keep_converged_stop_.request_stop();  // STOP has done so, if it was seen
+    co_return co_await disks_.list_final();
 }
 
 Task<Result<>> SourceMigration::seal_destination() {
-    if (stop_at_) timeline_.set("copied_ms", ms_between(*stop_at_, core::Clock::now()));
-    CO_TRY_VOID(co_await peer_->request(protocol::Seal{}, within_pause()));
-    if (stop_at_) timeline_.set("sealed_ms", ms_between(*stop_at_, core::Clock::now()));
+    timeline_.mark("copied_ms");
+    CO_TRY_VOID(co_await peer_.request(protocol::Seal{}, context_.within_pause()));
+    timeline_.mark("sealed_ms");
     co_return Result<>{};
 }
 
 Task<Result<>> SourceMigration::continue_migration() {
     // While the last delta is read: a snapshot since then would have got the writes we look for.
-    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_, within_pause()));
-    if (mirror_) CO_TRY_VOID(co_await mirror_->final_read(within_pause()));
+    CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_, context_.within_pause()));
+    CO_TRY_VOID(co_await disks_.final_read());
     // QEMU 7.2 that is cancelled while it saves device state resumes its guest over inactive disks
     // and dies of the first write. So a network that cannot be moved must be known before; mostly
     // it has moved while the delta was read.
-    CO_TRY_VOID(co_await fired_.wait(within_pause()));
-    co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover", within_pause());
+    CO_TRY_VOID(co_await network_.wait_fired(context_.within_pause()));
+    co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
+                                             context_.within_pause());
 }
 
 /// From here on only the destination's answer, or an operator, may bring the guest back.
@@ -285,19 +157,11 @@ Task<Result<>> SourceMigration::record_commit() {
 }
 
 Task<ActionResult> SourceMigration::commit() {
-    if (stop_at_) timeline_.set("committed_ms", ms_between(*stop_at_, core::Clock::now()));
+    timeline_.mark("committed_ms");
     auto const deadline = Deadline::after(limits::commit_timeout);
-    // Over a long line something may still be on its way: follow_frames() then.
-    if (vteps_.repointed() && core::Clock::now() >= all_arrived_at()) release_network();
-    co_await tracking_.send_changes(*peer_, deadline);
-    auto const caught = co_await frames_.send(*peer_, deadline);
-    if (!caught) {
-        // The guest is worth more than its frames.
-        core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
-                           caught.error().sentence());
-    }
-    protocol::Commit const message{caught ? *caught : std::vector<std::uint64_t>()};
-    auto const reply = co_await peer_->request(message, deadline);
+    auto caught = co_await network_.hand_over(deadline);
+    protocol::Commit const message{std::move(caught)};
+    auto const reply = co_await peer_.request(message, deadline);
     auto const now = core::Clock::now();
     if (!reply) {
         core::log::warning("guest={} migration_id={} COMMIT is not answered: {}", guest_.name,
@@ -308,16 +172,9 @@ Task<ActionResult> SourceMigration::commit() {
         note_failure(fail(Errc::refused, "the destination had given up: {}", reply->why).error());
         co_return ActionResult::aborted;
     }
-    vteps_.repoint_fdb(
-        machine::Side::destination);  // after a restart nobody knows whether they were
-    frames_.note(reply->frames);
-    tracking_.note(reply->conntrack);
-    forwarding_.spawn(follow_frames());
-    if (stop_at_ && reply->resume_to_answer_ms) {
-        // Both terms are measured on one clock each; half a round trip is what the answer took to
-        // get here.
-        downtime_ms_ =
-            ms_between(*stop_at_, now) - *reply->resume_to_answer_ms - peer_->rtt_ms() / 2;
+    network_.note_committed(reply->frames, reply->conntrack);
+    if (reply->resume_to_answer_ms) {
+        timeline_.note_commit_answer(now, *reply->resume_to_answer_ms, peer_.rtt_ms());
     }
     co_return ActionResult::acked;
 }
@@ -336,108 +193,61 @@ Task<Result<>> SourceMigration::resume_source() {
     co_return fail(Errc::refused, "another stopped the guest: it stays stopped");
 }
 
-// What the destination has announced, ours announces away; an announcement that may still be on its
-// way must not come behind it, so then the destination is heard first. Its half is undone last: it
-// catches what still goes there. Nothing here waits for a destination that does not answer.
-Task<Result<>> SourceMigration::rollback_network() {
-    auto const deadline = Deadline::after(limits::return_frames_timeout);
-    if (movers_.empty()) make_movers();  // after a restart
-    bool const announced_there = fired_at_.has_value();
-    if (announced_there) journal_.note_move(wall_ms());
-    auto const early = announced_there ? movers_.rollback() : Result<>{};
-    vteps_.repoint_fdb(machine::Side::source);
-    auto back = co_await frames_.put_back();
-    if (back) back = co_await take_back_frames(false, deadline);
-    auto const undone = announced_there ? early : movers_.rollback();
-    if (!vteps_.empty() && co_await vteps_.wait_repointed(deadline)) {
-        (void)co_await core::sleep_for(loop_, limits::arrival_margin);
-    }
-    if (back) back = co_await take_back_frames(true, deadline);
-    if (!back) core::log::debug("guest={} frames: {}", guest_.name, back.error().sentence());
-    co_return undone;
-}
-
-Task<Result<>> SourceMigration::take_back_frames(bool last, Deadline deadline) {
-    for (int answers = 0; answers < limits::give_back_answers_max; ++answers) {
-        CO_TRY(auto const answer, co_await peer_->request(protocol::ReturnFrames{last}, deadline));
-        CO_TRY_VOID(frames_.take_back(answer));
-        if (!answer.more) break;
-    }
-    co_return Result<>{};
-}
-
-void SourceMigration::release_network() {
-    auto const released = movers_.release();
-    released_ = true;
-    if (!released) core::log::warning("guest={} {}", guest_.name, released.error().sentence());
-}
-
-/// When the last frame that was sent to the guest's old place has come there.
-core::Clock::time_point SourceMigration::all_arrived_at() const {
-    auto const fired = fired_at_.value_or(core::Clock::now());
-    return std::max(fired, vteps_.repointed_at().value_or(fired)) + limits::arrival_margin +
-           core::milliseconds(static_cast<long>(2 * peer_->rtt_ms()));
-}
-
-Task<void> SourceMigration::follow_frames() {
-    core::TaskGroup beside(loop_);
-    if (!released_) beside.spawn(release_when_arrived());
-    auto limit = limits::straggler_patience;
-    if (!vteps_.repointed()) limit += limits::vtep_patience;
-    auto const patience = Deadline::after(limit);
-    tracking_.follow(*peer_, patience);
-    auto const followed = co_await frames_.follow(*peer_, patience);
-    co_await tracking_.end_following();
-    if (!followed) {
-        core::log::warning("guest={} what came late was not sent after it: {}", guest_.name,
-                           followed.error().sentence());
-    }
-    co_await beside.join();
-}
-
-Task<void> SourceMigration::release_when_arrived() {
-    co_await wait_for_vteps();
-    (void)co_await core::sleep_for(loop_, all_arrived_at() - core::Clock::now());
-    release_network();
-}
-
 Task<Result<>> SourceMigration::abort_destination() {
     // The guest runs here again; there is time for the other host to come back, or for its `serve`
     // to start a sidecar in the place of one that died.
     if (!destination_fenced_) {
-        (void)co_await peer_->reached(Deadline::after(limits::abort_patience));
+        (void)co_await peer_.reached(Deadline::after(limits::abort_patience));
     }
     CO_TRY_VOID(
-        co_await peer_->request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
+        co_await peer_.request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
 }
 
-Task<Result<>> SourceMigration::drop_network() {
-    if (guest_.client && !qemu_gone_) {
-        co_await frames_.end_recording(Deadline::after(limits::qmp_timeout));
-    }
-    movers_ = netmove::MoverSet();
-    if (!vteps_.empty()) {
-        auto const back = co_await vteps_.wait_repointed(Deadline::after(limits::vtep_patience));
-        if (!back) core::log::error("guest={} {}", guest_.name, back.error().sentence());
-    }
-    co_return Result<>{};
+Task<void> SourceMigration::stop_keeping_converged() {
+    keep_converged_stop_.request_stop();
+    co_await keep_converged_.join();
+    keep_converged_stop_ = std::stop_source();
 }
 
-std::vector<std::string> SourceMigration::image_paths() const {
-    std::vector<std::string> paths;
-    for (auto const& disk : description_.disks) paths.push_back(disk.path);
-    return paths;
+/// Those that start_ram() found, or what the record of a sidecar that died says.
+Task<void> SourceMigration::restore_ram_settings(Deadline deadline) {
+    auto restored = co_await ram_.put_back(deadline);
+    if (restored && recovered_ && !ram_.started_at()) {
+        auto const record = MigrationRecord::read(guest_.paths, guest_.name);
+        if (record) {
+            restored = co_await RamStream::restore(*guest_.client, (*record)["ram_settings"],
+                                                   std::move(deadline));
+        }
+    }
+    if (!restored) {
+        core::log::warning("guest={} QEMU's migration settings could not be restored: {}",
+                           guest_.name, restored.error().sentence());
+    }
+}
+
+Task<Result<>> SourceMigration::drop_storage() {
+    co_await stop_keeping_converged();
+    auto const deadline = Deadline::after(limits::rollback_timeout);
+    auto const dropped = co_await disks_.drop(deadline);
+    remove_key(context_.key_directory());
+    if (!qemu_gone_) co_await restore_ram_settings(deadline);
+    if (!qemu_gone_ && context_.encrypted()) {
+        (void)co_await qmp::object_del(*guest_.client, key_object(migration_id_),
+                                       deadline);  // refused when never added
+    }
+    if (qemu_gone_) co_return Result<>{};
+    co_return dropped;
 }
 
 Task<Result<>> SourceMigration::set_images_aside() {
-    auto aside = co_await storage::set_images_aside(loop_, image_paths(), migration_id_);
-    if (stop_at_) timeline_.set("set_aside_ms", ms_between(*stop_at_, core::Clock::now()));
+    auto aside = co_await storage::set_images_aside(loop_, context_.image_paths(), migration_id_);
+    timeline_.mark("set_aside_ms");
     co_return aside;
 }
 
 Task<Result<>> SourceMigration::restore_images() {
-    co_return storage::restore_images(image_paths(), migration_id_);
+    co_return storage::restore_images(context_.image_paths(), migration_id_);
 }
 
 Task<Result<>> SourceMigration::tombstone_disks() {
@@ -452,8 +262,8 @@ Task<Result<>> SourceMigration::tombstone_disks() {
 
 Task<Result<>> SourceMigration::quit_source() {
     co_await stop_keeping_converged();
-    if (mirror_) (void)co_await mirror_->drop(Deadline::after(limits::rollback_timeout));
-    remove_key(key_directory());
+    co_await disks_.drop_mirror(Deadline::after(limits::rollback_timeout));
+    remove_key(context_.key_directory());
     if (qemu_gone_) co_return Result<>{};
     co_await ram_.refresh(Deadline::after(limits::qmp_timeout));
     (void)co_await qmp::quit(*guest_.client, Deadline::after(limits::qmp_timeout));
@@ -465,14 +275,6 @@ Task<Result<>> SourceMigration::quit_source() {
     CO_TRY_VOID(
         co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout)));
     co_return Result<>{};
-}
-
-Task<Result<>> SourceMigration::settle_network() {
-    co_await forwarding_.join();
-    auto const settled = co_await movers_.settle(Deadline::after(limits::rollback_timeout));
-    frames_.remove_gates();
-    co_await tracking_.remove(Deadline::after(limits::conntrack_patience));
-    co_return settled;
 }
 
 namespace {
@@ -501,10 +303,8 @@ SourceEntry::Outcome outcome_of(machine::Outcome outcome) {
 
 Task<Result<>> SourceMigration::record_end() {
     CO_TRY_VOID(co_await record(SourceEntry::Record::ended, outcome_of(state_.outcome)));
-    remove_key(key_directory());
-    std::error_code
-        ignored;  // the journal has the last word; a record left over is overwritten by the next
-    std::filesystem::remove(record_path(guest_.paths, guest_.name), ignored);
+    remove_key(context_.key_directory());
+    record_.remove();
     co_return Result<>{};
 }
 

@@ -8,7 +8,7 @@
 #include "qmp/command_line.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/host/journal.hpp"
-#include "sidecar/migration/source_migration.hpp"
+#include "sidecar/migration/migration_record.hpp"
 #include "storage/stale_image.hpp"
 
 namespace sidecar {
@@ -23,7 +23,7 @@ namespace {
 Result<std::vector<std::string>> recorded_images(Paths const& paths, std::string const& guest,
                                                  std::string const& migration_id) {
     std::vector<std::string> images;
-    TRY(auto const record, SourceMigration::read_record(paths, guest));
+    TRY(auto const record, MigrationRecord::read(paths, guest));
     if (record.is_null() || record["migration_id"].text_or("") != migration_id) return images;
     TRY(auto const description, Description::from_json(record["description"]));
     for (auto const& disk : description.disks) images.push_back(disk.path);

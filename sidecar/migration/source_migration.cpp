@@ -7,7 +7,6 @@
 #include "core/log.hpp"
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/action_result.hpp"
-#include "sidecar/migration/qemu_state.hpp"
 #include "sidecar/migration/recorded.hpp"
 #include "storage/stale_image.hpp"
 
@@ -67,17 +66,26 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       actions_(guest.loop),
       watchers_(guest.loop),
       keep_converged_(guest.loop),
+      peer_(guest.loop,
+            PeerChannel::Config{options_.destination, options_.tls, guest_.name, migration_id_},
+            [this](bool up) { peer_changed(up); }),
+      context_{guest_, options_,  migration_id_, description_,
+               peer_,  timeline_, actions_stop_, qemu_gone_},
+      record_(context_),
+      monitor_(context_, {.event = [this](qmp::Event const& event) { hear(event); },
+                          .lost = [this] { post(machine::source::event(Event::Kind::qmp_lost)); },
+                          .back =
+                              [this](machine::source::Qemu qemu, core::Clock::time_point lost_at) {
+                                  note_monitor_back(qemu, lost_at);
+                              },
+                          .silent = [this] { note_monitor_silent(); }}),
+      bases_(context_),
+      disks_(context_, record_),
       downtime_limit_changed_(guest.loop),
       ram_(guest),
-      vteps_(guest.loop, {options_.vteps, options_.tls, guest.name, migration_id_}),
-      frames_(guest),
-      tracking_(guest),
-      forwarding_(guest.loop),
-      fired_(guest.loop) {
-    started_ = core::Clock::now();
-    peer_ = std::make_unique<PeerChannel>(
-        loop_, PeerChannel::Config{options_.destination, options_.tls, guest_.name, migration_id_},
-        [this](bool up) { peer_changed(up); });
+      network_(context_, journal_),
+      report_(context_,
+              {state_, failures_, failure_, warning_, recovered_, bases_, disks_, ram_, network_}) {
 }
 
 SourceMigration::~SourceMigration() = default;
@@ -100,49 +108,31 @@ Task<Json> SourceMigration::run(ProgressSink sink) {
 Task<Json> SourceMigration::recover(ProgressSink sink) {
     using machine::source::Record;
     recovered_ = true;
-    auto const known = read_record(guest_.paths, guest_.name);
+    auto const known = MigrationRecord::read(guest_.paths, guest_.name);
     if (known) {
         auto described = Description::from_json((*known)["description"]);
         if (described) description_ = std::move(*described);
     }
     auto const found = recorded_by_source(journal_.last());
-    auto qemu = co_await look_at_qemu();
+    auto qemu = co_await monitor_.look_after_restart();
+    qemu_gone_ = qemu == machine::source::Qemu::gone;
     // Were this sidecar to die as well, nobody else would bring the guest back.
     if (qemu != machine::source::Qemu::gone) {
         auto guarded = Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path());
         if (guarded) watchdog_ = std::move(*guarded);
     }
     if (found == Record::begun && qemu == machine::source::Qemu::running && watchdog_ &&
-        read_copy_record()) {
+        disks_.find_copy()) {
         qemu = machine::source::Qemu::copying;
     }
-    vteps_.begin_unknown(vxlan_moves());
-    watchers_.spawn(peer_->keep(watchers_stop_.get_token()));
+    network_.begin_after_restart();
+    watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
     co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
-}
-
-/// What QEMU is doing. `gone` only when its process has ended. One that does not answer for too
-/// long may have completed: then the machine undoes most.
-Task<machine::source::Qemu> SourceMigration::look_at_qemu() {
-    using machine::source::Qemu;
-    auto const begun = core::Clock::now();
-    while (guest_.client && guest_.process.running()) {
-        auto const qemu =
-            co_await qemu_state(*guest_.client, core::Deadline::after(limits::qmp_timeout));
-        if (qemu) co_return *qemu;
-        core::log::warning("guest={} QEMU does not say what it does: {}", guest_.name,
-                           qemu.error().sentence());
-        if (core::Clock::now() - begun > limits::qmp_silence_max) co_return Qemu::postmigrate;
-        (void)co_await core::sleep_for(loop_, limits::retry_pause_min);
-        (void)co_await guest_.reconnect(core::Deadline::after(limits::qmp_timeout));
-    }
-    qemu_gone_ = true;
-    co_return Qemu::gone;
 }
 
 Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
     sink_ = std::move(sink);
-    watchers_.spawn(watch_qemu());
+    watchers_.spawn(monitor_.watch(watchers_stop_.get_token()));
     watchers_.spawn(watch_process());
     watchers_.spawn(tick());
     post(first);
@@ -165,8 +155,7 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
         }
     }
     co_await actions_.join();
-    co_await forwarding_.join();
-    co_await vteps_.end();
+    co_await network_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();
     if (watchdog_) co_await watchdog_->end(loop_);
@@ -183,23 +172,21 @@ void SourceMigration::post(Event event) {
 
 void SourceMigration::enter(Phase phase) {
     auto const now = core::Clock::now();
-    if (!phases_.empty()) phases_.back().end = now;
-    phases_.push_back({std::string(machine::source::name(phase)), now, now});
+    timeline_.note_phase(phase, now);
     core::log::info("guest={} migration_id={} phase={}", guest_.name, migration_id_,
                     machine::source::name(phase));
     if (machine::source::commit_may_count(state_) && !in_doubt_since_) in_doubt_since_ = now;
-    // Before anything is asked for that only another phase may do: see copy_record.cpp.
+    // Before anything is asked for that only another phase may do: see CopyRecord.
     bool const copies = phase == Phase::copying || phase == Phase::suspended;
     if (phase != Phase::preparing && !copies && phase != Phase::idle) {
-        remove_copy_record();
-        remove_tables();
+        disks_.remove_copy_record();
+        disks_.remove_tables();
     }
     // Nothing waits for us while only disks are copied; from then on the guest's pause does.
-    nice_.reset();
-    if (phase == Phase::copying) nice_.emplace(limits::copy_nice_steps);
+    disks_.give_way(phase == Phase::copying);
     if (phase == Phase::settling) realtime_.reset();  // it runs there
     if (phase == Phase::suspended) note_suspension();
-    if (sink_ && phase != Phase::idle) sink_(progress());
+    if (sink_ && phase != Phase::idle) sink_(report_.progress(peer_lost_at_.has_value()));
 }
 
 void SourceMigration::note_failure(core::Error error) {
@@ -208,7 +195,7 @@ void SourceMigration::note_failure(core::Error error) {
 }
 
 Task<void> SourceMigration::run_action(Action action) {
-    if (auto const failed = failures_in_a_row_[action]; failed > 0) {
+    if (auto const failed = failures_.in_a_row[action]; failed > 0) {
         auto const pause =
             std::min(limits::retry_pause_min * (1 << std::min(failed, 6)), limits::retry_pause_max);
         (void)co_await core::sleep_for(loop_, pause);
@@ -216,7 +203,7 @@ Task<void> SourceMigration::run_action(Action action) {
     auto const ending = co_await perform(action);
     bool const good = ending == ActionResult::ok || ending == ActionResult::acked ||
                       ending == ActionResult::aborted;
-    failures_in_a_row_[action] = good ? 0 : failures_in_a_row_[action] + 1;
+    failures_.in_a_row[action] = good ? 0 : failures_.in_a_row[action] + 1;
     post(machine::source::action_ended(action, ending));
 }
 
@@ -226,7 +213,8 @@ Task<ActionResult> SourceMigration::perform(Action action) {
     stop_for_test(machine::source::name(action));
     if (action == Action::send_commit) co_return co_await commit();
     auto result = co_await port(action);
-    if (action == Action::copy_disks && !result && link_down_) co_return ActionResult::link_lost;
+    if (action == Action::copy_disks && !result && disks_.link_down())
+        co_return ActionResult::link_lost;
     auto ending = action_result_of(result, is_record(action) && journal_.may_be_recorded());
     if (action == Action::check && !result) {  // only a check that says no is a refusal
         bool const refused =
@@ -234,7 +222,7 @@ Task<ActionResult> SourceMigration::perform(Action action) {
         ending = refused ? ActionResult::failed : ActionResult::unknown;
     }
     if (!result) {
-        last_errors_[action] = result.error().sentence();
+        failures_.last_error[action] = result.error().sentence();
         auto error = std::move(result.error());
         bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
         error.while_doing(
@@ -254,19 +242,19 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::prepare_destination:
             return prepare_destination();
         case Action::prepare_network:
-            return prepare_network();
+            return network_.prepare();
         case Action::prepare_storage:
-            return prepare_storage();
+            return disks_.prepare();
         case Action::copy_disks:
             return copy_disks();
         case Action::start_ram:
             return start_ram();
         case Action::fire_network:
-            return fire_network();
+            return network_.fire();
         case Action::list_final:
             return list_final();
         case Action::copy_final:
-            return copy_final();
+            return disks_.copy_final();
         case Action::seal_destination:
             return seal_destination();
         case Action::continue_migration:
@@ -278,19 +266,19 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::resume_source:
             return resume_source();
         case Action::rollback_network:
-            return rollback_network();
+            return network_.roll_back();
         case Action::abort_destination:
             return abort_destination();
         case Action::drop_storage:
             return drop_storage();
         case Action::drop_network:
-            return drop_network();
+            return network_.drop();
         case Action::record_rollback:
             return record(SourceEntry::Record::rolled_back);
         case Action::tombstone_disks:
             return tombstone_disks();
         case Action::settle_network:
-            return settle_network();
+            return network_.settle();
         case Action::quit_source:
             return quit_source();
         case Action::record_end:
@@ -313,35 +301,24 @@ protocol::SetAnswer SourceMigration::set(MigrationChanges const& changes) {
     if (changes.bandwidth) options_.bandwidth = *changes.bandwidth;
     if (changes.downtime_limit_ms) options_.downtime_limit_ms = *changes.downtime_limit_ms;
     if (changes.converge_limit_s) options_.converge_limit_s = *changes.converge_limit_s;
-    if (mirror_) mirror_->set_downtime_limit(limits::downtime_disks(downtime_limit()));
-    ram_.set_downtime_limit(downtime_limit());
+    disks_.downtime_limit_changed();
+    ram_.set_downtime_limit(context_.downtime_limit());
     ram_.set_converge_limit(std::chrono::seconds(options_.converge_limit_s));
     downtime_limit_changed_.set();  // for a pause that is under way
-    auto const shares = bandwidth_shares(ram_.started_at().has_value());
-    if (mirror_) mirror_->set_bandwidth(shares.disks);
+    auto const shares = disks_.bandwidth_shares(ram_.started_at().has_value());
+    disks_.set_bandwidth(shares.disks);
     ram_.set_bandwidth(shares.ram);
     core::log::info(
         "guest={} migration_id={} bandwidth={} downtime_limit_ms={} converge_limit_s={}",
         guest_.name, migration_id_, options_.bandwidth, options_.downtime_limit_ms,
         options_.converge_limit_s);
     // A sidecar that goes on with the copy must know it. Not in the pause: that is no time for it.
-    if (mirror_ && (state_.phase == Phase::copying || state_.phase == Phase::converging)) {
-        if (auto const written = write_record(); !written) {
+    if (disks_.mirror() && (state_.phase == Phase::copying || state_.phase == Phase::converging)) {
+        if (auto const written = record_.write(); !written) {
             core::log::warning("guest={} {}", guest_.name, written.error().sentence());
         }
     }
     return {options_.bandwidth, options_.downtime_limit_ms, options_.converge_limit_s};
-}
-
-/// One budget for all: the disks have it alone until RAM flows; then they have what keeps them
-/// near, twice what the guest writes, within an eighth and a half, and RAM has the rest. 0: no
-/// limit.
-SourceMigration::Shares SourceMigration::bandwidth_shares(bool ram_flows) const {
-    std::uint64_t const all = options_.bandwidth;
-    if (!mirror_ || !ram_flows || all == 0) return {all, all};
-    auto const needed = 2 * mirror_->convergence().dirty_bytes_per_second;
-    auto const disks = std::clamp(needed, all / 8, all / 2);
-    return {disks, all - disks};
 }
 
 Result<> SourceMigration::cancel() {
@@ -362,7 +339,7 @@ Result<> SourceMigration::resolve(machine::Side owner) {
         return core::fail(Errc::refused,
                           "COMMIT was never sent: the guest can only be the source's");
     }
-    for (auto const& path : image_paths()) {
+    for (auto const& path : context_.image_paths()) {
         auto const tombstone = storage::tombstone_path(path, migration_id_);
         if (owner == machine::Side::source && access(tombstone.c_str(), F_OK) == 0) {
             return core::fail(Errc::refused,

@@ -4,33 +4,29 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/priority.hpp"
-#include "netmove/mover.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/guest/watchdog.hpp"
-#include "sidecar/handover/frames.hpp"
-#include "sidecar/handover/tracking.hpp"
-#include "sidecar/handover/vteps.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/source.hpp"
+#include "sidecar/migration/base_comparison.hpp"
+#include "sidecar/migration/migration_record.hpp"
+#include "sidecar/migration/migration_report.hpp"
+#include "sidecar/migration/migration_timeline.hpp"
+#include "sidecar/migration/qemu_monitor.hpp"
 #include "sidecar/migration/ram_stream.hpp"
-#include "sidecar/migration/throttle.hpp"
-#include "storage/mirror.hpp"
+#include "sidecar/migration/source_context.hpp"
+#include "sidecar/migration/source_disks.hpp"
+#include "sidecar/migration/source_network.hpp"
 
 namespace sidecar {
-
-/// For the report: milliseconds with their fraction.
-inline double ms_between(core::Clock::time_point from, core::Clock::time_point to) {
-    return std::chrono::duration<double, std::milli>(to - from).count();
-}
 
 class SourceMigration {
 public:
@@ -57,7 +53,7 @@ public:
     /// An operator's word, the other side being fenced. Fails with refused unless COMMIT is
     /// unanswered.
     core::Result<> resolve(machine::Side owner);
-    [[nodiscard]] core::Json status() const;
+    [[nodiscard]] core::Json status() const { return report_.status(peer_lost_at_.has_value()); }
     [[nodiscard]] machine::Outcome outcome() const { return state_.outcome; }
     /// Begun and not over: also while it is undone, settling, or in doubt.
     [[nodiscard]] bool under_way() const { return machine::source::under_way(state_); }
@@ -65,11 +61,7 @@ public:
     /// for so long that an operator is needed (it then still goes on trying), or waits for
     /// follow().
     [[nodiscard]] core::Event& decided() { return decided_; }
-    [[nodiscard]] core::Json report() const;
-
-    /// What an earlier sidecar recorded of its migration, so that this one can go on; null:
-    /// nothing.
-    static core::Result<core::Json> read_record(Paths const& paths, std::string const& guest);
+    [[nodiscard]] core::Json report() const { return report_.report(); }
 
 private:
     using Action = machine::source::Action;
@@ -91,121 +83,48 @@ private:
     void note_failure(core::Error error);
 
     // QEMU's monitor: source_monitor.cpp
-    core::Task<void> watch_qemu();
     void hear(qmp::Event const& event);
-    core::Task<bool> reconnect_qemu();
-    core::Task<bool> tell_what_was_missed();
-    core::Task<void> watch_answers();
-    core::Task<void> limit_silence(unsigned loss);
+    void note_monitor_back(machine::source::Qemu qemu, core::Clock::time_point lost_at);
+    void note_monitor_silent();
     core::Task<void> limit_pause(core::Clock::time_point stopped_at);
     core::Task<void> ask_why_stopped();
     void note_stop(core::Clock::time_point at);
     void note_running(core::Clock::time_point at);
     void tell_of_a_long_rollback();
-    [[nodiscard]] core::Error silent_error() const;
     // Watching: source_watch.cpp
     core::Task<void> watch_process();
     core::Task<void> tick();
     [[nodiscard]] bool pause_is_limited() const;
-    core::Task<void> watch_guest(core::LinkedStop& copying);
-    core::Task<machine::source::Qemu> look_at_qemu();
     void peer_changed(bool up);
     void ram_not_converging();
-    struct Shares {
-        std::uint64_t disks;
-        std::uint64_t ram;
-    };
-    [[nodiscard]] Shares bandwidth_shares(bool ram_flows) const;
-    [[nodiscard]] core::Json progress() const;
-    /// The arithmetic of the disks as it stands, beside it what became of it.
-    [[nodiscard]] core::Json arithmetic() const;
-    [[nodiscard]] core::Json ram_arithmetic() const;
-    [[nodiscard]] core::Json disks_report() const;
-    [[nodiscard]] std::vector<std::string> warnings() const;
 
-    // What a later sidecar needs to go on with the copy: copy_record.cpp
-    [[nodiscard]] std::string copy_record_path() const;
-    void write_copy_record();
-    void remove_copy_record() const;
-    [[nodiscard]] std::string table_path(std::size_t disk) const;
-    core::Result<> open_tables();
-    void remove_tables() const;
-    bool read_copy_record();
-
-    // The ports: source_actions.cpp, and for the disks source_storage.cpp. Each is one action of
-    // the machine.
+    // The ports: source_actions.cpp. Each is one action of the machine.
     Outcome<> check();
-    Outcome<> compare_bases();
-    Outcome<> compare_base(Base& base);
-    Outcome<> hash_here(Base const& base, std::string& hash);
-    Outcome<> hash_there(Base const& base, std::string& hash);
-    Outcome<std::uint64_t> first_difference(Base const& base);
-    [[nodiscard]] core::Result<> check_no_job() const;
     Outcome<> record(SourceEntry::Record what,
                      SourceEntry::Outcome outcome = SourceEntry::Outcome::none);
     Outcome<> record_begin();
     Outcome<> prepare_destination();
-    Outcome<> prepare_network();
-    Outcome<> prepare_storage();
-    [[nodiscard]] storage::MirrorOptions mirror_options();
     Outcome<> copy_disks();
-    Outcome<> copy_until_converged(std::stop_token token);
-    Outcome<> copy_watched();
     core::Task<void> limit_suspension();
     void note_suspension();
     [[nodiscard]] bool peer_silent() const;
-    void note_step(storage::ConvergenceReport const& now);
-    core::Result<> write_record() const;
-    Outcome<> remove_throttle(core::Deadline deadline);
+    void write_copy_record();
     core::Task<void> restore_ram_settings(core::Deadline deadline);
-    Outcome<storage::Reexported> reexport_disks(core::Deadline deadline);
-    core::Result<> take_endpoints(protocol::Endpoints endpoints);
-    core::Result<> make_tables();
-    Outcome<std::string> hash_destination(std::size_t disk, std::vector<storage::Extent> ranges,
-                                          core::Deadline deadline);
     Outcome<> start_ram();
-    Outcome<> fire_network();
     Outcome<> list_final();
-    Outcome<> copy_final();
     Outcome<> seal_destination();
     Outcome<> continue_migration();
     Outcome<> record_commit();
     Outcome<> cancel_migration();
     Outcome<> resume_source();
-    Outcome<> rollback_network();
-    Outcome<> take_back_frames(bool last, core::Deadline deadline);
-    core::Task<void> follow_frames();
-    core::Task<void> release_when_arrived();
-    void release_network();
-    [[nodiscard]] core::Clock::time_point all_arrived_at() const;
-    // source_vxlan.cpp
-    [[nodiscard]] std::vector<netmove::VxlanMove> vxlan_moves() const;
-    Outcome<> check_vxlan(std::vector<std::optional<netmove::VxlanEnd>> there);
-    core::Task<void> wait_for_vteps();
     Outcome<> abort_destination();
     Outcome<> drop_storage();
-    Outcome<> drop_network();
-    [[nodiscard]] std::vector<std::string> image_paths() const;
     Outcome<> set_images_aside();
     Outcome<> restore_images();
     Outcome<> tombstone_disks();
     Outcome<> quit_source();
-    Outcome<> settle_network();
     Outcome<> record_end();
     core::Task<void> stop_keeping_converged();
-    [[nodiscard]] core::Deadline within(core::Clock::duration limit) const {
-        return core::Deadline::after(limit, actions_stop_.get_token());
-    }
-    [[nodiscard]] core::milliseconds downtime_limit() const {
-        return core::milliseconds(options_.downtime_limit_ms);
-    }
-    /// For a step of the pause: until its limit.
-    [[nodiscard]] core::Deadline within_pause() const;
-    [[nodiscard]] std::string key_directory() const;
-    void make_movers();
-    [[nodiscard]] bool encrypted() const {
-        return options_.tls.mode != core::TlsConfig::Mode::plaintext;
-    }
 
     Guest& guest_;
     Journal& journal_;
@@ -219,81 +138,39 @@ private:
     ProgressSink sink_;
 
     core::TaskGroup actions_;
-    std::stop_source actions_stop_;  ///< Reexported by the machine's `interrupt`.
+    std::stop_source actions_stop_;  ///< The machine's `interrupt` replaces it.
     core::TaskGroup watchers_;
     std::stop_source watchers_stop_;
     core::TaskGroup keep_converged_;
     std::stop_source keep_converged_stop_;
 
-    std::unique_ptr<PeerChannel> peer_;
-    std::unique_ptr<storage::Mirror> mirror_;
-    std::vector<std::shared_ptr<storage::BlockTable>> tables_;  ///< One a disk, for --verify.
-    /// Of bases, while they are compared; of either host.
-    struct BaseProgress {
-        std::uint64_t total_bytes = 0;
-        std::uint64_t before_bytes = 0;  ///< Of those that are compared already.
-        std::uint64_t here_bytes = 0;
-        std::uint64_t there_bytes = 0;
-    } base_progress_;
-    std::string job_;  ///< A block job that began since the check.
-    bool hash_asked_ = false;
-    bool final_hash_asked_ = false;
-    std::optional<Throttle> throttle_;
-    core::Json throttle_record_;  ///< The disks' limits before ours; null: nothing was changed.
-    core::Json ram_record_;  ///< The same of QEMU's migration settings.
+    PeerChannel peer_;
+    MigrationTimeline timeline_;
+    Description description_;
+    SourceContext context_;
+    MigrationRecord record_;
+    QemuMonitor monitor_;
+    BaseComparison bases_;
+    SourceDisks disks_;
     core::Event downtime_limit_changed_;
-    std::optional<core::ScopedNice> nice_;  ///< While nothing but disks is copied.
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
     RamStream ram_;
     std::unique_ptr<Watchdog> watchdog_;
-    netmove::MoverSet movers_;
-    Vteps vteps_;
-    SourceFrames frames_;
-    SourceTracking tracking_;
-    bool released_ = false;  ///< The network, for good.
-    core::TaskGroup forwarding_;  ///< From the destination's answer to COMMIT until settle_network.
-    Description description_;
+    SourceNetwork network_;
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
-    int nbd_port_ = 0;
-    int ram_port_ = 0;
-    unsigned generation_ = 0;  ///< Of the destination's QEMU.
-    std::vector<std::string> export_names_;
-    std::optional<core::Error> changed_;  ///< What the guest did that ends the copy.
-    bool link_down_ = false;  ///< What ended the last try to copy.
     unsigned suspensions_ = 0;
     bool qemu_gone_ = false;
     bool guest_stopped_ = false;  ///< By the migration, and not resumed here since.
-    std::optional<core::Clock::time_point> qmp_lost_at_;  ///< Until the monitor is back.
-    unsigned qmp_losses_ = 0;
     bool recovered_ = false;
-    std::optional<storage::CopyProgress>
-        resume_;  ///< The copy of an earlier sidecar is gone on with.
-    std::string copy_record_;  ///< As last written.
     bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
 
     std::string warning_;  ///< Of the check: why another time would be better.
     std::optional<core::Error> failure_;  ///< The first; what the operator is told.
-    std::map<Action, int> failures_in_a_row_;
-    std::map<Action, std::string> last_errors_;  ///< For what is left undone.
+    ActionFailures failures_;
     std::optional<core::Clock::time_point> peer_lost_at_;
     bool silence_told_ = false;  ///< That the peer is silent for too long, to the machine.
 
-    // For the report.
-    struct PhaseTime {
-        std::string name;
-        core::Clock::time_point start;
-        core::Clock::time_point end;
-    };
-    core::Clock::time_point started_;
-    std::vector<PhaseTime> phases_;
-    std::optional<core::Clock::time_point> stop_at_;
-    std::optional<core::Clock::time_point> fired_at_;
-    core::Event fired_;  ///< Both hosts have fired.
-    std::optional<core::Clock::time_point> ram_completed_at_;
-    std::optional<double> downtime_ms_;
-    double fraction_ = 0;
-    core::Json steps_ = core::Json::array();  ///< Of copying: each verdict on the delta.
-    core::Json timeline_ = core::Json::object();  ///< Parts of the downtime, ms after STOP.
+    MigrationReport report_;
 };
 
 }  // namespace sidecar

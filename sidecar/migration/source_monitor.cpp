@@ -1,6 +1,5 @@
-// How the source's driver stays in touch with QEMU while a migration is under way: its events, a
-// connection that is lost and made again, a QEMU that does not answer, and how long the guest is
-// stopped. It reports to the machine, which decides.
+// What the source's driver reports to the machine of QEMU's monitor, and how long the guest is
+// stopped.
 #include "core/log.hpp"
 #include "sidecar/migration/qemu_state.hpp"
 #include "sidecar/migration/source_migration.hpp"
@@ -14,110 +13,18 @@ using machine::source::Event;
 using machine::source::Phase;
 using machine::source::Qemu;
 
-namespace {
-
-double rounded(double ms) {
-    return static_cast<double>(static_cast<std::int64_t>(ms * 1000 + 0.5)) / 1000;
+/// QEMU's monitor is back, which was lost at `lost_at`.
+void SourceMigration::note_monitor_back(Qemu qemu, core::Clock::time_point lost_at) {
+    bool const stopped =
+        qemu == Qemu::stopping || qemu == Qemu::paused_pre_switchover || qemu == Qemu::postmigrate;
+    if (stopped && ram_.started_at()) note_stop(lost_at);  // it has not run for longer
+    if (qemu == Qemu::running || qemu == Qemu::migrating) note_running(core::Clock::now());
+    post(machine::source::qmp_back(qemu));
 }
 
-}  // namespace
-
-Task<void> SourceMigration::watch_qemu() {
-    if (!guest_.client) co_return;  // a restarted sidecar found that QEMU has ended
-    auto const subscribe = [this] {
-        return guest_.client->subscribe({"STOP", "RESUME", "MIGRATION", "JOB_STATUS_CHANGE"});
-    };
-    guest_.client->expect_reconnect(true);
-    watchers_.spawn(watch_answers());
-    auto events = subscribe();
-    for (;;) {
-        auto const event = co_await events.next(Deadline::never(watchers_stop_.get_token()));
-        if (event) {
-            hear(*event);
-            continue;
-        }
-        if (event.error().code == Errc::cancelled || qemu_gone_) break;
-        core::log::warning("guest={} migration_id={} QEMU's monitor is lost: {}", guest_.name,
-                           migration_id_, event.error().what);
-        qmp_lost_at_ = core::Clock::now();
-        ++qmp_losses_;
-        post(machine::source::event(Event::Kind::qmp_lost));
-        watchers_.spawn(limit_silence(qmp_losses_));
-        if (!co_await reconnect_qemu()) break;
-        events = subscribe();
-        while (!co_await tell_what_was_missed()) {
-            if (!co_await reconnect_qemu()) break;
-            events = subscribe();
-        }
-    }
-    guest_.client->expect_reconnect(false);
-}
-
-/// Until it succeeds. False when QEMU has ended, or the migration.
-Task<bool> SourceMigration::reconnect_qemu() {
-    auto const token = watchers_stop_.get_token();
-    for (auto pause = limits::retry_pause_min; !qemu_gone_ && guest_.process.running();
-         pause = std::min(pause * 2, limits::retry_pause_max)) {
-        auto const connected =
-            co_await guest_.client->reconnect(Deadline::after(limits::qmp_timeout, token));
-        if (connected) co_return true;
-        core::log::debug("guest={} {}", guest_.name, connected.error().sentence());
-        if (!co_await core::sleep_for(loop_, pause, token)) break;
-    }
-    co_return false;
-}
-
-/// What QEMU does now, after a reconnect. False when it does not say: the connection is cut.
-Task<bool> SourceMigration::tell_what_was_missed() {
-    auto const token = watchers_stop_.get_token();
-    auto const qemu =
-        co_await qemu_state(*guest_.client, Deadline::after(limits::qmp_timeout, token));
-    if (!qemu) {
-        guest_.client->cut(qemu.error().what);
-        co_return token.stop_requested();
-    }
-    bool const stopped = *qemu == Qemu::stopping || *qemu == Qemu::paused_pre_switchover ||
-                         *qemu == Qemu::postmigrate;
-    core::log::info("guest={} migration_id={} QEMU's monitor is back: {}", guest_.name,
-                    migration_id_, machine::source::name(*qemu));
-    if (stopped && ram_.started_at()) note_stop(*qmp_lost_at_);  // it has not run for longer
-    if (*qemu == Qemu::running || *qemu == Qemu::migrating) note_running(core::Clock::now());
-    qmp_lost_at_.reset();
-    post(machine::source::qmp_back(*qemu));
-    co_return true;
-}
-
-/// A QEMU that hangs keeps its connections, and says nothing.
-Task<void> SourceMigration::watch_answers() {
-    auto const token = watchers_stop_.get_token();
-    while (co_await core::sleep_for(loop_, limits::qmp_look_interval, token)) {
-        if (qmp_lost_at_ || qemu_gone_) continue;
-        auto const answered =
-            co_await qemu_state(*guest_.client, Deadline::after(limits::qmp_timeout, token));
-        if (answered || answered.error().code != Errc::timed_out || qmp_lost_at_) continue;
-        guest_.client->cut(
-            fmt::format("QEMU did not answer within {} s", limits::qmp_timeout.count()));
-    }
-}
-
-Task<void> SourceMigration::limit_silence(unsigned loss) {
-    if (!co_await core::sleep_for(loop_, limits::qmp_silence_max, watchers_stop_.get_token()))
-        co_return;
-    if (!qmp_lost_at_ || loss != qmp_losses_ || qemu_gone_) co_return;
-    note_failure(silent_error());
+void SourceMigration::note_monitor_silent() {
+    note_failure(monitor_.silent_error());
     post(machine::source::event(Event::Kind::qmp_silent_too_long));
-}
-
-core::Error SourceMigration::silent_error() const {
-    return core::fail(
-               Errc::timed_out,
-               "the source's QEMU (process {}) does not answer its monitor {}; the guest may "
-               "be paused there, and runs nowhere else. The sidecar resumes it as soon as "
-               "QEMU answers. If that process is stopped, continue it (kill -CONT {}); if it "
-               "hangs, end it and start the guest again from its disks on the source",
-               guest_.process.pid(), guest_.client ? guest_.client->socket_path() : "",
-               guest_.process.pid())
-        .error();
 }
 
 /// Whoever asked for the migration does not wait for a QEMU that may never answer.
@@ -127,13 +34,14 @@ void SourceMigration::tell_of_a_long_rollback() {
     bool const guest_waits = state_.resources.contains(Resource::ram);
     bool const silent =
         state_.qmp_silent && guest_waits && !state_.resources.contains(Resource::destination);
-    bool const long_since = core::Clock::now() - phases_.back().start > limits::rollback_patience;
+    bool const long_since =
+        core::Clock::now() - timeline_.phase_began() > limits::rollback_patience;
     // The sidecar lives, and does what it can: its watchdog need not end it.
     if (guest_stopped_ && watchdog_) {
-        watchdog_->stopped(downtime_limit() + limits::watchdog_margin);
+        watchdog_->stopped(context_.downtime_limit() + limits::watchdog_margin);
     }
     if (!silent && !long_since) return;
-    if (silent) failure_ = silent_error();
+    if (silent) failure_ = monitor_.silent_error();
     core::log::error("guest={} migration_id={} the rollback waits: {}", guest_.name, migration_id_,
                      failure_ ? failure_->sentence() : "");
     decided_.set();
@@ -141,19 +49,19 @@ void SourceMigration::tell_of_a_long_rollback() {
 
 void SourceMigration::note_stop(core::Clock::time_point at) {
     if (std::exchange(guest_stopped_, true)) return;
-    stop_at_ = at;
+    timeline_.note_stop(at);
     realtime_.emplace();
     keep_converged_stop_.request_stop();
-    peer_->set_patience(limits::heartbeat_silence_paused(downtime_limit()));
+    peer_.set_patience(limits::heartbeat_silence_paused(context_.downtime_limit()));
     watchers_.spawn(limit_pause(at));
 }
 
 void SourceMigration::note_running(core::Clock::time_point at) {
     guest_stopped_ = false;
     realtime_.reset();
-    peer_->set_patience(limits::heartbeat_silence);
+    peer_.set_patience(limits::heartbeat_silence);
     if (watchdog_) watchdog_->released();
-    if (stop_at_ && !downtime_ms_) downtime_ms_ = ms_between(*stop_at_, at);
+    timeline_.note_running(at);
 }
 
 void SourceMigration::hear(qmp::Event const& event) {
@@ -168,15 +76,16 @@ void SourceMigration::hear(qmp::Event const& event) {
         post(machine::source::event(Event::Kind::guest_resumed));
     } else if (event.name == "JOB_STATUS_CHANGE") {
         auto const status = event.data["status"].text_or("");
-        if (status != "concluded" && status != "null") job_ = event.data["id"].text_or("?");
+        if (status != "concluded" && status != "null")
+            disks_.note_block_job(event.data["id"].text_or("?"));
     } else if (event.name == "MIGRATION") {
         auto const status = event.data["status"].text_or("");
         core::log::debug("guest={} qemu migration={}", guest_.name, status);
-        if (stop_at_) timeline_.set(status + "_ms", rounded(ms_between(*stop_at_, event.received)));
+        timeline_.note_qemu_status(status, event.received);
         if (status == "pre-switchover")
             post(machine::source::event(Event::Kind::pre_switchover_seen));
         if (status == "completed") {
-            ram_completed_at_ = event.received;
+            timeline_.note_ram_completed(event.received);
             post(machine::source::event(Event::Kind::migration_completed));
         }
         if (status == "failed" || status == "cancelled") {
@@ -192,7 +101,7 @@ void SourceMigration::hear(qmp::Event const& event) {
 Task<void> SourceMigration::limit_pause(core::Clock::time_point stopped_at) {
     auto const token = watchers_stop_.get_token();
     for (;;) {
-        auto const left = stopped_at + downtime_limit() - core::Clock::now();
+        auto const left = stopped_at + context_.downtime_limit() - core::Clock::now();
         if (watchdog_ && pause_is_limited()) {
             watchdog_->stopped(
                 std::max(core::milliseconds(0),
@@ -202,10 +111,10 @@ Task<void> SourceMigration::limit_pause(core::Clock::time_point stopped_at) {
         auto const changed = co_await downtime_limit_changed_.wait(Deadline::after(left, token));
         if (token.stop_requested()) co_return;
         if (!changed) break;
-        peer_->set_patience(limits::heartbeat_silence_paused(downtime_limit()));
+        peer_.set_patience(limits::heartbeat_silence_paused(context_.downtime_limit()));
     }
     realtime_.reset();
-    if (stop_at_ != stopped_at || !pause_is_limited()) co_return;
+    if (timeline_.stop_at() != stopped_at || !pause_is_limited()) co_return;
     note_failure(core::fail(Errc::timed_out,
                             "the guest was stopped for {} ms, which is --downtime-limit",
                             options_.downtime_limit_ms)

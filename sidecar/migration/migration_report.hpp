@@ -1,0 +1,74 @@
+// MigrationReport: what the source's driver says of a migration: a line of progress, the status of
+// one that runs, the report at its end, and what the operator is told when it cannot go on. It
+// reads the driver and its parts and changes none of them. Invariant: what it reads outlives it.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "sidecar/machine/source.hpp"
+#include "sidecar/migration/base_comparison.hpp"
+#include "sidecar/migration/ram_stream.hpp"
+#include "sidecar/migration/source_context.hpp"
+#include "sidecar/migration/source_disks.hpp"
+#include "sidecar/migration/source_network.hpp"
+
+namespace sidecar {
+
+/// How actions of the machine have failed.
+struct ActionFailures {
+    std::map<machine::source::Action, int> in_a_row;  ///< 0 after a success.
+    std::map<machine::source::Action, std::string> last_error;
+};
+
+class MigrationReport {
+public:
+    /// Of the driver, what the report is about.
+    struct Parts {
+        machine::source::State const& state;
+        ActionFailures const& failures;
+        std::optional<core::Error> const& failure;  ///< The first: what the operator is told.
+        std::string const& check_warning;  ///< Why another time would be better; mostly empty.
+        bool const& recovered;  ///< The migration of an earlier sidecar.
+        BaseComparison const& bases;
+        SourceDisks const& disks;
+        RamStream const& ram;
+        SourceNetwork const& network;
+    };
+    MigrationReport(SourceContext context, Parts parts) : context_(context), parts_(parts) {}
+
+    /// Takes in how far the copy is now: the fraction that progress() reports never decreases.
+    void update_fraction();
+    /// {phase, elapsed_ms, percent, disks_..., ram_...}: one line of progress. `destination_lost`:
+    /// there is no connection to the destination.
+    [[nodiscard]] core::Json progress(bool destination_lost) const;
+    /// progress(), the convergence, and what an operator may do. For `sidecar status`.
+    [[nodiscard]] core::Json status(bool destination_lost) const;
+    /// The migration as a whole. Also while it is in doubt: then that is its outcome.
+    [[nodiscard]] core::Json report() const;
+    /// One line for each thing that was checked, for `migrate --check`.
+    [[nodiscard]] core::Json checked() const;
+    /// What the operator is told when RAM does not converge: timed_out.
+    [[nodiscard]] core::Error ram_not_converging() const;
+    /// What the operator is told when the copy is suspended: timed_out.
+    [[nodiscard]] core::Error suspended() const;
+
+private:
+    /// How the disks and RAM converge, and beside it what the last delta became.
+    [[nodiscard]] core::Json convergence() const;
+    [[nodiscard]] core::Json ram_convergence() const;
+    [[nodiscard]] core::Json disks() const;
+    [[nodiscard]] core::Json ram() const;
+    [[nodiscard]] core::Json phases() const;
+    void add_moments(core::Json& report) const;
+    [[nodiscard]] std::vector<std::string> warnings() const;
+
+    SourceContext context_;
+    Parts parts_;
+    double fraction_ = 0;  ///< Of the whole: the disks are nearly everything, RAM the rest.
+};
+
+}  // namespace sidecar

@@ -1,0 +1,281 @@
+#include "sidecar/migration/source_network.hpp"
+
+#include "core/log.hpp"
+#include "netmove/bridge_mover.hpp"
+#include "netmove/vxlan_mover.hpp"
+#include "sidecar/host/mac_moves.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+namespace {
+
+std::vector<netmove::GuestInterface> interfaces_of(std::vector<std::unique_ptr<Nic>> const& nics) {
+    std::vector<netmove::GuestInterface> all;
+    for (auto const& nic : nics) all.push_back(nic->interface);
+    return all;
+}
+
+}  // namespace
+
+SourceNetwork::SourceNetwork(SourceContext context, Journal& journal)
+    : context_(context),
+      journal_(journal),
+      vteps_(context.guest.loop, {context.options.vteps, context.options.tls, context.guest.name,
+                                  context.migration_id}),
+      frames_(context.guest),
+      tracking_(context.guest),
+      forwarding_(context.guest.loop),
+      fired_(context.guest.loop) {}
+
+Task<Result<>> SourceNetwork::check(std::vector<std::optional<netmove::VxlanEnd>> there) {
+    for (std::size_t index = 0; index < context_.description.interfaces.size(); ++index) {
+        auto& interface = context_.description.interfaces[index];
+        if (index < there.size() && there[index]) interface.vxlan_destination = there[index];
+        CO_TRY_VOID(netmove::check_vxlan_ends(interface));
+        if (!interface.vxlan_source || !interface.vxlan_destination) continue;
+        CO_TRY(auto const device, netmove::vxlan_port(*context_.guest.netlink, interface.bridge));
+        if (!device) continue;  // gone since; prepare() says so
+        CO_TRY_VOID(netmove::check_vxlan_mtu(*context_.guest.netlink, *device,
+                                             interface.vxlan_destination->local, interface.mtu));
+    }
+    if (vteps_.empty()) co_return Result<>{};
+    auto moves = vxlan_moves();
+    if (moves.empty()) {
+        co_return fail(Errc::refused,
+                       "no bridge of {} has a VXLAN device that says its address (`local`) on both "
+                       "hosts: there is nothing to tell other VTEPs, leave --vtep out",
+                       context_.guest.name);
+    }
+    co_return co_await vteps_.prepare(std::move(moves), context_.within(limits::check_timeout));
+}
+
+std::vector<netmove::VxlanMove> SourceNetwork::vxlan_moves() const {
+    std::vector<netmove::VxlanMove> out;
+    for (auto const& interface : context_.description.interfaces) {
+        auto const& from = interface.vxlan_source;
+        auto const& to = interface.vxlan_destination;
+        if (!from || !to || !from->local || !to->local) continue;
+        out.push_back({interface.mac, from->vni, *from->local, *to->local, interface.mtu});
+    }
+    return out;
+}
+
+void SourceNetwork::make_movers() {
+    movers_ = netmove::MoverSet();
+    for (std::size_t index = 0; index < context_.guest.nics.size(); ++index) {
+        auto const& nic = context_.guest.nics[index];
+        if (nic->interface.bridge.empty()) continue;  // no L2 of ours to move it on
+        if (index < context_.description.interfaces.size()) {
+            auto const& described = context_.description.interfaces[index];
+            if (described.vxlan_source && described.vxlan_destination) {
+                movers_.add(netmove::vxlan_mover_source(*context_.guest.netlink, described), index);
+            }
+        }
+        movers_.add(netmove::bridge_mover_source(context_.guest.loop, *context_.guest.netlink,
+                                                 nic->tap, nic->interface),
+                    index);
+    }
+}
+
+Task<Result<>> SourceNetwork::prepare() {
+    make_movers();
+    // Disks are copied for hours: who was there at the check must be there still.
+    if (!vteps_.empty()) {
+        CO_TRY_VOID(
+            co_await vteps_.prepare(vxlan_moves(), context_.within(limits::prepare_timeout)));
+    }
+    co_return co_await movers_.prepare(context_.within(limits::prepare_timeout));
+}
+
+Task<void> SourceNetwork::begin_tracking() {
+    tracking_.begin(context_.peer.offers(protocol::Feature::conntrack));
+    co_await tracking_.send_all(context_.peer, context_.within(limits::conntrack_patience));
+}
+
+Task<void> SourceNetwork::before_stop() {
+    co_await tracking_.refresh(context_.peer, context_.within(limits::conntrack_patience));
+    co_await frames_.record(context_.within(limits::qmp_timeout));
+}
+
+Task<Result<>> SourceNetwork::fire() {
+    frames_.begin();
+    context_.guest.take_in_addresses();
+    for (std::size_t index = 0; index < context_.guest.nics.size(); ++index) {
+        movers_.update(index, context_.guest.nics[index]->interface);
+    }
+    CO_TRY_VOID(movers_.fire());
+    // Before the first frame comes there.
+    co_await tracking_.send_changes(context_.peer, context_.within_pause());
+    CO_TRY_VOID(co_await context_.peer.request(
+        protocol::Fire{interfaces_of(context_.guest.nics), context_.options.downtime_limit_ms},
+        context_.within_pause()));
+    fired_at_ = core::Clock::now();
+    journal_.note_move(wall_ms());
+    fired_.set();
+    vteps_.repoint_fdb(machine::Side::destination);  // now that it would take their frames
+    for (std::size_t nic = 0;
+         nic < context_.guest.nics.size() && nic < context_.description.interfaces.size(); ++nic) {
+        context_.description.interfaces[nic].addresses =
+            context_.guest.nics[nic]->interface.addresses;
+    }
+    if (tracking_.incomplete()) {
+        co_await tracking_.send_difference(context_.peer,
+                                           context_.within(limits::conntrack_pause_max));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceNetwork::wait_fired(Deadline deadline) {
+    co_return co_await fired_.wait(std::move(deadline));
+}
+
+Task<std::vector<std::uint64_t>> SourceNetwork::hand_over(Deadline deadline) {
+    // Over a long line something may still be on its way: follow_frames() then.
+    if (vteps_.repointed() && core::Clock::now() >= all_arrived_at()) release();
+    co_await tracking_.send_changes(context_.peer, deadline);
+    auto caught = co_await frames_.send(context_.peer, deadline);
+    if (caught) co_return std::move(*caught);
+    // The guest is worth more than its frames.
+    core::log::warning("guest={} migration_id={} {}", context_.guest.name, context_.migration_id,
+                       caught.error().sentence());
+    co_return std::vector<std::uint64_t>();
+}
+
+void SourceNetwork::note_committed(protocol::FramesReport const& frames,
+                                   protocol::TrackingReport conntrack) {
+    // After a restart nobody knows whether they were.
+    vteps_.repoint_fdb(machine::Side::destination);
+    frames_.note(frames);
+    tracking_.note(std::move(conntrack));
+    forwarding_.spawn(follow_frames());
+}
+
+// What the destination has announced, ours announces away; an announcement that may still be on its
+// way must not come behind it, so then the destination is heard first. Its half is undone last: it
+// catches what still goes there. Nothing here waits for a destination that does not answer.
+Task<Result<>> SourceNetwork::roll_back() {
+    auto const deadline = Deadline::after(limits::return_frames_timeout);
+    if (movers_.empty()) make_movers();  // after a restart
+    bool const announced_there = fired_at_.has_value();
+    if (announced_there) journal_.note_move(wall_ms());
+    auto const early = announced_there ? movers_.rollback() : Result<>{};
+    vteps_.repoint_fdb(machine::Side::source);
+    auto back = co_await frames_.put_back();
+    if (back) back = co_await take_back_frames(false, deadline);
+    auto const undone = announced_there ? early : movers_.rollback();
+    if (!vteps_.empty() && co_await vteps_.wait_repointed(deadline)) {
+        (void)co_await core::sleep_for(context_.guest.loop, limits::arrival_margin);
+    }
+    if (back) back = co_await take_back_frames(true, deadline);
+    if (!back)
+        core::log::debug("guest={} frames: {}", context_.guest.name, back.error().sentence());
+    co_return undone;
+}
+
+Task<Result<>> SourceNetwork::take_back_frames(bool last, Deadline deadline) {
+    for (int answers = 0; answers < limits::give_back_answers_max; ++answers) {
+        CO_TRY(auto const answer,
+               co_await context_.peer.request(protocol::ReturnFrames{last}, deadline));
+        CO_TRY_VOID(frames_.take_back(answer));
+        if (!answer.more) break;
+    }
+    co_return Result<>{};
+}
+
+void SourceNetwork::release() {
+    auto const released = movers_.release();
+    released_ = true;
+    if (!released)
+        core::log::warning("guest={} {}", context_.guest.name, released.error().sentence());
+}
+
+/// When the last frame that was sent to the guest's old place has come there.
+core::Clock::time_point SourceNetwork::all_arrived_at() const {
+    auto const fired = fired_at_.value_or(core::Clock::now());
+    return std::max(fired, vteps_.repointed_at().value_or(fired)) + limits::arrival_margin +
+           core::milliseconds(static_cast<long>(2 * context_.peer.rtt_ms()));
+}
+
+Task<void> SourceNetwork::follow_frames() {
+    core::TaskGroup beside(context_.guest.loop);
+    if (!released_) beside.spawn(release_when_arrived());
+    auto limit = limits::straggler_patience;
+    if (!vteps_.repointed()) limit += limits::vtep_patience;
+    auto const patience = Deadline::after(limit);
+    tracking_.follow(context_.peer, patience);
+    auto const followed = co_await frames_.follow(context_.peer, patience);
+    co_await tracking_.end_following();
+    if (!followed) {
+        core::log::warning("guest={} what came late was not sent after it: {}", context_.guest.name,
+                           followed.error().sentence());
+    }
+    co_await beside.join();
+}
+
+Task<void> SourceNetwork::release_when_arrived() {
+    co_await wait_for_vteps();
+    (void)co_await core::sleep_for(context_.guest.loop, all_arrived_at() - core::Clock::now());
+    release();
+}
+
+/// The guest is at the destination for good: until they all know, what they send is caught here.
+Task<void> SourceNetwork::wait_for_vteps() {
+    if (vteps_.empty()) co_return;
+    auto const turned = co_await vteps_.wait_repointed(Deadline::after(limits::vtep_patience));
+    if (turned) co_return;
+    core::log::error(
+        "guest={} migration_id={} {}; what they send to the guest is lost until their entries are "
+        "put "
+        "right (`bridge fdb replace MAC dev DEVICE dst VTEP self`)",
+        context_.guest.name, context_.migration_id, turned.error().sentence());
+}
+
+Task<Result<>> SourceNetwork::drop() {
+    if (context_.guest.client && !context_.qemu_gone) {
+        co_await frames_.end_recording(Deadline::after(limits::qmp_timeout));
+    }
+    movers_ = netmove::MoverSet();
+    if (!vteps_.empty()) {
+        auto const back = co_await vteps_.wait_repointed(Deadline::after(limits::vtep_patience));
+        if (!back) core::log::error("guest={} {}", context_.guest.name, back.error().sentence());
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceNetwork::settle() {
+    co_await forwarding_.join();
+    auto const settled = co_await movers_.settle(Deadline::after(limits::rollback_timeout));
+    frames_.remove_gates();
+    co_await tracking_.remove(Deadline::after(limits::conntrack_patience));
+    co_return settled;
+}
+
+Task<void> SourceNetwork::end() {
+    co_await forwarding_.join();
+    co_await vteps_.end();
+}
+
+Json SourceNetwork::report(bool moved) const {
+    auto const stop_at = context_.timeline.stop_at();
+    Json names = Json::array();
+    for (auto const& interface : context_.description.interfaces) {
+        names.add(interface.mac.text());
+        for (auto const& address : interface.addresses) names.add(address.address.text());
+    }
+    auto report = Json::object({{"moved", moved ? names : Json::array()}});
+    if (stop_at && fired_at_) report.set("fired_ms", rounded(ms_between(*stop_at, *fired_at_)));
+    if (stop_at) report.set("frames", frames_.report());
+    if (!vteps_.empty()) report.set("vteps", vteps_.report(stop_at));
+    auto const tracked = tracking_.report();
+    if (!tracked.is_null()) report.set("conntrack", tracked);
+    return report;
+}
+
+}  // namespace sidecar

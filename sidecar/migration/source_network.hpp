@@ -1,0 +1,100 @@
+// SourceNetwork: the source's half of moving the guest's network: the movers of its addresses, the
+// other VTEPs of its VXLAN, caught frames and connection tracking. SourceMigration calls it, mostly
+// one function for one action of the machine; all of these are idempotent.
+//
+//   check, prepare   while the guest runs
+//   before_stop      shortly before STOP
+//   fire             at STOP: the addresses move to the destination
+//   hand_over        before COMMIT is sent: what was caught for the guest is sent ahead of it
+//   note_committed   the destination has the guest: late frames are forwarded from now on
+//   settle           the end on success; roll_back and drop instead if the guest stays
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/sync.hpp"
+#include "netmove/mover.hpp"
+#include "sidecar/handover/frames.hpp"
+#include "sidecar/handover/tracking.hpp"
+#include "sidecar/handover/vteps.hpp"
+#include "sidecar/host/journal.hpp"
+#include "sidecar/migration/source_context.hpp"
+
+namespace sidecar {
+
+class SourceNetwork {
+public:
+    template <class T = void>
+    using Outcome = core::Task<core::Result<T>>;
+
+    /// `journal` must outlive it: it records that MAC addresses moved.
+    SourceNetwork(SourceContext context, Journal& journal);
+
+    /// Compares the ends of each VXLAN and asks the other VTEPs whether they can take part.
+    /// `there`: the destination's ends, one for each interface; the description takes them in.
+    /// Fails with refused.
+    Outcome<> check(std::vector<std::optional<netmove::VxlanEnd>> there);
+    /// One line for each VTEP, for `migrate --check`.
+    [[nodiscard]] std::vector<std::string> vtep_lines() const { return vteps_.lines(); }
+    /// After a restart of the sidecar: nobody knows where the VTEPs send the guest's frames.
+    void begin_after_restart() { vteps_.begin_unknown(vxlan_moves()); }
+    /// Makes the movers and prepares them and the VTEPs. Fails with refused.
+    Outcome<> prepare();
+    /// Before RAM begins: sends all tracked connections of the guest. Best effort.
+    core::Task<void> begin_tracking();
+    /// Shortly before STOP may come: sends what changed of these, begins to record the frames that
+    /// QEMU reads. Best effort.
+    core::Task<void> before_stop();
+    /// At STOP: this half's movers fire, then the destination's, then the VTEPs send there. Fails
+    /// with what a mover or the destination said.
+    Outcome<> fire();
+    /// Waits until both halves have fired. Fails with timed_out or cancelled.
+    Outcome<> wait_fired(core::Deadline deadline);
+    /// Before COMMIT: takes the caught frames and sends them. How many there are of each interface;
+    /// none if they could not be sent, which the log says.
+    core::Task<std::vector<std::uint64_t>> hand_over(core::Deadline deadline);
+    /// The destination acknowledged COMMIT, with these reports. From now on, in a task of this
+    /// object until end() or settle(), it gets the frames that come to this host late.
+    void note_committed(protocol::FramesReport const& frames, protocol::TrackingReport conntrack);
+    /// The addresses and the caught frames come back. Also after a restart. Waits for an
+    /// unreachable destination no longer than limits::return_frames_timeout. Fails with what a
+    /// mover said.
+    Outcome<> roll_back();
+    /// Removes the movers and stops recording. Does not fail.
+    Outcome<> drop();
+    /// The guest is at the destination: waits for the last late frames, and tidies up. Fails with
+    /// what a mover said.
+    Outcome<> settle();
+    /// Joins the tasks and closes the channels to the VTEPs. Before it is destroyed.
+    core::Task<void> end();
+
+    /// When both halves had fired last; none: they have not.
+    [[nodiscard]] std::optional<core::Clock::time_point> fired_at() const { return fired_at_; }
+    /// {moved, fired_ms, frames, vteps, conntrack}. `moved`: the guest has moved.
+    [[nodiscard]] core::Json report(bool moved) const;
+
+private:
+    void make_movers();
+    [[nodiscard]] std::vector<netmove::VxlanMove> vxlan_moves() const;
+    Outcome<> take_back_frames(bool last, core::Deadline deadline);
+    core::Task<void> follow_frames();
+    core::Task<void> release_when_arrived();
+    core::Task<void> wait_for_vteps();
+    void release();
+    [[nodiscard]] core::Clock::time_point all_arrived_at() const;
+
+    SourceContext context_;
+    Journal& journal_;
+    netmove::MoverSet movers_;
+    Vteps vteps_;
+    SourceFrames frames_;
+    SourceTracking tracking_;
+    bool released_ = false;  ///< The movers, for good.
+    core::TaskGroup forwarding_;  ///< From note_committed() until settle().
+    std::optional<core::Clock::time_point> fired_at_;
+    core::Event fired_;  ///< Both hosts have fired.
+};
+
+}  // namespace sidecar
