@@ -390,12 +390,14 @@ Task<Result<>> DestinationMigration::record_end() {
 /// of the migration in which it left, says this host's journal; others may be another guest's.
 void DestinationMigration::remove_stale_images() const {
     for (auto const& image : images_) {
-        auto const removed = left_in_.empty() ? std::vector<std::string>()
-                                              : storage::remove_tombstone(image.path, left_in_)
-                                                    .value_or(std::vector<std::string>());
-        for (auto const& path : removed)
-            core::log::info("guest={} removed the stale {}", name_, path);
-        for (auto const& path : storage::tombstones_of(image.path).value_or({})) {
+        if (!left_in_.empty()) {
+            auto const removed = storage::remove_tombstone(image.path, left_in_);
+            if (!removed) core::log::warning("guest={} {}", name_, removed.error().sentence());
+            if (removed && !removed->empty())
+                core::log::info("guest={} removed the stale {}", name_, image.path);
+        }
+        auto const left = storage::tombstones_of(image.path);
+        for (auto const& path : left.value_or(std::vector<std::string>())) {
             core::log::info("guest={} leaving {}: it is not of the migration in which it left here",
                             name_, path);
         }
