@@ -3,6 +3,8 @@
 // MigrationReport reports it. All moments are of the loop's clock.
 #pragma once
 
+#include <chrono>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>

@@ -1,5 +1,5 @@
-// The ports of the source's driver: each function is one action of the machine, run through the
-// room that does it. All are idempotent, because after a lost answer or a restart the machine asks
+// The ports of the source's driver: each function is one action of the machine, run by the
+// part that does it. All are idempotent, because after a lost answer or a restart the machine asks
 // again.
 #include "core/log.hpp"
 #include "qmp/migration.hpp"
