@@ -1,11 +1,11 @@
 #include "sidecar/daemon/serve.hpp"
 
 #include <fcntl.h>
-#include <systemd/sd-daemon.h>
 
 #include <cerrno>
 
 #include "core/log.hpp"
+#include "core/notify.hpp"
 #include "core/process.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/daemon/vtep_service.hpp"
@@ -240,7 +240,7 @@ Task<Result<>> serve(core::Loop& loop, SessionSettings options, std::stop_token 
             port);
     }
     core::log::info("serve: listening on {} port {}", address.first, port);
-    sd_notify(0, "READY=1");
+    core::notify_ready();
     Server server(loop, std::move(options), std::move(credentials), terminate);
     co_await server.accept_sources(listener.get());
     co_return Result<>{};

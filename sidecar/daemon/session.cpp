@@ -1,12 +1,12 @@
 #include "sidecar/daemon/session.hpp"
 
 #include <sys/socket.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include <filesystem>
 
 #include "core/log.hpp"
+#include "core/notify.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/source_images.hpp"
@@ -203,7 +203,7 @@ void Session::stay_with(std::unique_ptr<Guest> guest) {
 
 /// Waits for the end, then ends everything in order: no new connections, last answers, tasks.
 Task<Result<>> Session::stay(std::stop_token terminate) {
-    sd_notify(0, "READY=1");
+    core::notify_ready();
     auto const waited = co_await over_.wait(Deadline::never(terminate));
     leaving_ = true;
     if (!waited)
