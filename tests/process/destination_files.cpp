@@ -92,7 +92,7 @@ private:
     [[nodiscard]] std::string newest_pc() const {
         auto const help = lab::must_run({binary, "-machine", "help"});
         auto const begin = help.find("pc-i440fx-");
-        return help.substr(begin, help.find(' ', begin) - begin);
+        return help.substr(begin, help.find_first_of(" )", begin) - begin);
     }
 };
 
