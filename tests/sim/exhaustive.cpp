@@ -7,7 +7,7 @@
 using namespace sim;
 
 TEST_CASE("every invariant holds in every reachable state, and every state comes to a good end",
-          "[sim]") {
+          "[sim][exhaustive]") {
     Report const report = explore(Mutation::none, Check::all);
     INFO(report.violation);
     CHECK(report.violation.empty());

@@ -55,7 +55,7 @@ TEST_CASE("an operator who fences nothing is caught", "[sim][mutation]") {
 
 // These make no second copy run: they lose what the guest wrote, or its images; pause it for ever;
 // leave its addresses elsewhere, or something behind.
-TEST_CASE("each weaker rule is caught, and as what it breaks", "[sim][mutation]") {
+TEST_CASE("each weaker rule is caught, and as what it breaks", "[sim][mutation][weaker]") {
     struct Row {
         Mutation mutation;
         Check check;

@@ -106,7 +106,7 @@ void kill_watchdog(Scene& scene) {
 
 TEST_CASE("converge: RAM that is dirtied faster than the link is refused with the arithmetic",
           "[vm][converge]") {
-    Scene scene({.guest = fast_in_ram(GENERATE(as<std::string>(), "7.2", "10.0"))});
+    Scene scene({.guest = fast_in_ram(GENERATE(from_range(qemus("10.0"))))});
     auto const ended = scene.migrate(scene.a(), with({"--throttle", "never"}));
     must_be_refused(scene, ended);
     CHECK(ended.report["convergence"]["ram"]["cpu_throttle_percent"].integer_or(-1) == 0);
@@ -115,7 +115,7 @@ TEST_CASE("converge: RAM that is dirtied faster than the link is refused with th
 }
 
 TEST_CASE("converge: RAM that does not converge is ended by --converge-limit", "[vm][converge]") {
-    Scene scene({.guest = fast_in_ram(GENERATE(as<std::string>(), "7.2", "10.0"))});
+    Scene scene({.guest = fast_in_ram(GENERATE(from_range(qemus("10.0"))))});
     set_own_settings(scene);
     auto const before = settings_on(scene, scene.a());
     auto migration = scene.start_migration(scene.a(), with({"--converge-limit", "12s"}));
@@ -133,7 +133,7 @@ TEST_CASE("converge: RAM that does not converge is ended by --converge-limit", "
 
 TEST_CASE("converge: a guest whose RAM does not converge is slowed down by QEMU, and moves",
           "[vm][converge]") {
-    Scene scene({.guest = fast_in_ram(GENERATE(as<std::string>(), "7.2", "10.0"))});
+    Scene scene({.guest = fast_in_ram(GENERATE(from_range(qemus("10.0"))))});
     auto migration = scene.start_migration(scene.a(), narrow);
     wait_slowed(scene, migration);
     wait_until("`status` to say so", 30s, [&] {
@@ -197,7 +197,7 @@ TEST_CASE("converge: a sidecar killed while RAM is sent leaves none of its setti
 }
 
 TEST_CASE("converge: a guest whose RAM converges is not slowed down", "[vm][converge]") {
-    Scene scene({.guest = {.qemu = GENERATE(as<std::string>(), "7.2", "10.0"), .ram_rate = 1000}});
+    Scene scene({.guest = {.qemu = GENERATE(from_range(qemus("10.0"))), .ram_rate = 1000}});
     auto migration = scene.start_migration(scene.a());
     std::int64_t most = 0;
     unsigned looks = 0;
