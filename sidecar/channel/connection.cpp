@@ -14,7 +14,8 @@ using core::Result;
 using core::Task;
 
 namespace {
-// Requests being answered at once for one connection; more is not how our commands or peers behave.
+// Requests of one connection that are answered at the same time. Our commands and peers
+// never send more.
 constexpr std::size_t answers_in_flight_max = 64;
 constexpr std::size_t length_bytes = 4;
 constexpr std::uint8_t kind_with_bytes = 1;
@@ -173,7 +174,7 @@ Task<void> Connection::run(std::stop_token token) {
         unsent->written.set();
     }
     co_await scope_.join();
-    // Those that were just woken look at the connection once more.
+    // The callers that were just woken look at the connection once more.
     co_await callers_.close();
 }
 
@@ -240,9 +241,9 @@ Task<void> Connection::answer(std::int64_t id, std::string verb, protocol::Packe
                            Deadline::never());
 }
 
-/// Hands a message to write_messages() and waits until it is written. At the deadline a message
-/// that is not begun is taken back; one that is begun is written to its end, so that the stream
-/// stays whole.
+/// Hands a message to write_messages() and waits until it is written. At the deadline, a message
+/// whose writing has not begun is removed. One that has begun is written to its end, so that the
+/// stream stays intact.
 Task<Result<>> Connection::deliver(Json message, Bytes bytes, Deadline deadline) {
     if (!open_) co_return fail(Errc::closed, "the connection to {} was lost", peer());
     CO_TRY(auto encoded, encode(message, bytes));
@@ -259,7 +260,7 @@ std::shared_ptr<Connection::Unsent> Connection::push(Bytes bytes) {
     return made;
 }
 
-/// The only writer. A peer that does not read for as long as it may be silent counts as lost.
+/// The only writer. A peer is lost if it does not read for as long as it may be silent.
 Task<void> Connection::write_messages() {
     auto const token = stop_.get_token();
     while (!token.stop_requested()) {
@@ -296,7 +297,7 @@ Task<void> Connection::flush(Deadline deadline) {
     if (last) (void)co_await last->written.wait(deadline);
 }
 
-/// At most one echo waits to be written: a newer beat takes its place.
+/// At most one echo waits to be written: a newer heartbeat replaces it.
 void Connection::echo(Json const& beat) {
     auto bytes = encode(Json::object({{"beaten", beat}}));
     if (!bytes) return;
@@ -318,7 +319,8 @@ Task<void> Connection::beat() {
                      .error());
             co_return;
         }
-        if (last && !last->written.is_set()) continue;  // the stream is full
+        // The previous one still waits to be written.
+        if (last && !last->written.is_set()) continue;
         auto bytes = encode(Json::object({{"beat", ++beat_}}));
         if (!bytes) continue;
         beat_sent_ = core::Clock::now();

@@ -1,17 +1,17 @@
-// Connection: requests and answers over a stream: between two sidecars (TLS, through `serve`) and
-// between a command and a sidecar (a unix socket). What is asked is in protocol.hpp.
+// Connection: requests and answers over a stream, between two sidecars (TLS, through `serve`) or
+// between a command and a sidecar (a unix socket). protocol.hpp has the requests.
 //
 // A message is a head of 32 bits (big-endian; 8 bits of kind, 24 bits of length) and a body:
 //   kind 0   JSON text
 //   kind 1   32 bits, the length of the JSON text; the text; bytes that belong to it
 // The JSON is one of
 //   {"id":7,"verb":"prepare","arguments":{...}}   ->   {"id":7,"result":{...}} |
-//   {"id":7,"error":{"code","what"}}
+//                                                      {"id":7,"error":{"code","what"}}
 //   {"verb":"progress","arguments":{...}}              a notification: no answer
 //   {"beat":12}                                   ->   {"beaten":12}
 //
-// Every byte that arrives is limited in length and depth before it is looked at; a message of
-// another shape ends the connection.
+// The length and depth of every message are checked before it is parsed. A message of another shape
+// ends the connection.
 #pragma once
 
 #include <deque>
@@ -42,11 +42,11 @@ class Messages {
 public:
     explicit Messages(std::unique_ptr<core::Stream> stream) : stream_(std::move(stream)) {}
     core::Task<core::Result<Message>> receive(core::Deadline deadline);
-    /// After an error, also timed_out and cancelled, the stream is of no more use.
+    /// After an error, also timed_out and cancelled, the stream cannot be used any more.
     core::Task<core::Result<>> send(core::Json message, core::Deadline deadline);
-    /// What encode() made; it must outlive the call.
+    /// Writes an encoded message (see encode()); it must outlive the call.
     core::Task<core::Result<>> write(std::span<std::uint8_t const> bytes, core::Deadline deadline);
-    /// One request that is the only use of the stream.
+    /// Sends the only request of the stream and waits for its answer.
     template <class Request>
     core::Task<core::Result<typename Request::Answer>> ask(Request request,
                                                            core::Deadline deadline) {
@@ -67,8 +67,8 @@ core::Error error_from_json(core::Json const& error);
 
 class Connection;
 
-/// Who answers what arrives. Calls for one connection may overlap: each request runs in a task of
-/// its own.
+/// Answers the messages that arrive. Calls for one connection may overlap: each request runs in its
+/// own task.
 class Handler {
 public:
     virtual ~Handler() = default;
@@ -80,19 +80,19 @@ public:
 
 class Connection {
 public:
-    /// `other`: who is at the other end, and so what is taken from there. With remote roles the
-    /// connection has heartbeats.
+    /// `other`: the role of the other end, which decides which requests are accepted from it. With
+    /// remote roles the connection has heartbeats.
     Connection(core::Loop& loop, std::unique_ptr<Messages> messages, Handler& handler,
                protocol::Role other);
 
-    /// Reads, writes and answers until the stream ends, `token` is stopped, or (with heartbeats)
-    /// the other side was silent, or did not read, for longer than set_patience() allows. Then
-    /// every caller gets closed. When it returns, everything that it started has ended and no
-    /// caller is in the connection any more: it may be freed.
+    /// Reads, writes and answers until the stream ends or `token` is stopped. With heartbeats it
+    /// also ends if the other side was silent, or did not read, for longer than set_patience()
+    /// allows. Then every caller gets closed. When it returns, everything that it started has ended
+    /// and no caller is in the connection any more: it may be freed.
     core::Task<void> run(std::stop_token token);
-    /// Sends a request and waits for its answer. Fails with what the other side says, with
-    /// protocol when the answer is none, or with closed, timed_out, cancelled: it may then have had
-    /// its effect there.
+    /// Sends a request and waits for its answer. Fails with the other side's error; with protocol
+    /// if the answer is malformed; or with closed, timed_out, cancelled: the request may then have
+    /// taken effect there.
     template <class Request>
     core::Task<core::Result<typename Request::Answer>> request(Request request,
                                                                core::Deadline deadline) {
@@ -100,20 +100,21 @@ public:
                co_await ask(Request::verb, protocol::pack(std::move(request)), deadline));
         co_return protocol::unpack<typename Request::Answer>(answer.json, std::move(answer.bytes));
     }
-    /// Without an answer; before any later request of this connection.
+    /// Sends a notification. It arrives before any later request of this connection.
     template <class Request>
     core::Task<core::Result<>> notify(Request request, core::Deadline deadline) {
         return tell(Request::verb, protocol::pack(std::move(request)), std::move(deadline));
     }
-    /// The command at the other end was `serve`: from now on a remote sidecar is, and counts as
-    /// lost when it is silent too long. Once, while run() runs.
+    /// The command at the other end was `serve`: from now on the other end is a remote sidecar,
+    /// which is lost if it is silent for too long. Call once, while run() runs.
     void accept(protocol::Role remote);
     [[nodiscard]] protocol::Role other() const { return other_; }
     /// How long the other side may be silent; limits::heartbeat_silence unless set.
     void set_patience(core::milliseconds patience) { patience_ = patience; }
-    /// Waits until what was sent and answered so far is written: before close(), for last answers.
+    /// Waits until all messages and answers so far are written: before close(), for
+    /// the last answers.
     core::Task<void> flush(core::Deadline deadline);
-    /// Ends run() soon. What is not written yet is lost.
+    /// Ends run() soon. Messages that are not written yet are lost.
     void close() { stop_.request_stop(); }
     [[nodiscard]] bool open() const { return open_; }
     /// Why it ended; meaningful once open() is false.
@@ -129,7 +130,7 @@ private:
         core::Result<protocol::Packed> answer =
             core::fail(core::Errc::closed, "the connection was lost");
     };
-    /// Shared by the caller, who may leave at its deadline, and write_messages().
+    /// Shared by the caller, who may stop waiting at its deadline, and write_messages().
     struct Unsent {
         Unsent(core::Loop& loop, Bytes bytes_) : bytes(std::move(bytes_)), written(loop) {}
         Bytes bytes;
@@ -159,14 +160,14 @@ private:
     bool open_ = true;
     core::Error ended_because_;
     core::TaskGroup scope_;
-    core::CallGate callers_;  ///< In request(), notify() and flush().
+    core::CallGate callers_;  ///< Callers in request(), notify() and flush().
     std::stop_source stop_;
     std::map<std::int64_t, Pending*> pending_;
-    /// In order. Each caller and answer has at most one in it, and so have beats and echoes.
+    /// In order. Each caller, answer, heartbeat and echo has at most one message in it.
     std::deque<std::shared_ptr<Unsent>> outbox_;
     std::shared_ptr<Unsent> writing_;
     core::Event has_unsent_;
-    std::shared_ptr<Unsent> echo_;  ///< The last.
+    std::shared_ptr<Unsent> echo_;  ///< The last one.
     std::int64_t next_id_ = 1;
     std::int64_t beat_ = 0;
     core::Clock::time_point beat_sent_{};

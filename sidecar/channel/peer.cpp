@@ -36,11 +36,11 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
     auto messages = std::make_unique<Messages>(std::move(stream));
     protocol::Hello const hello{config_.guest, config_.migration_id, config_.role};
     auto const sent = co_await messages->send(hello.to_json(), deadline);
-    // In TLS 1.3 our side of the handshake is over before the other has looked at who we are: its
-    // refusal may meet the hello or the answer.
+    // In TLS 1.3 our handshake ends before the other side has checked our identity. Its refusal may
+    // arrive while we send the hello or wait for the answer.
     auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
-    // A reset instead of an end: it had not read the whole of our hello. No message: what TLS says
-    // to a plaintext hello.
+    // A reset instead of an end of stream: the other side had not read all of our hello. No
+    // message: a TLS server's reply to a plaintext hello.
     bool const stranger =
         !answer && (answer.error().code == Errc::closed || answer.error().code == Errc::protocol ||
                     answer.error().os == ECONNRESET || answer.error().os == EPIPE);
@@ -69,8 +69,8 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
                                            protocol::Role::destination);
 }
 
-/// The name is looked up once: later the guest may be stopped, and the resolver dead. The address
-/// that answered last is tried first.
+/// The name is resolved once: later the guest may be stopped, and the resolver unavailable. The
+/// address that answered last is tried first.
 Task<Result<core::Fd>> PeerChannel::reach(std::string host, std::string port, Deadline deadline) {
     if (addresses_.empty()) {
         CO_TRY(addresses_, co_await core::resolve(loop_, host, port, deadline));
@@ -86,7 +86,7 @@ Task<Result<core::Fd>> PeerChannel::reach(std::string host, std::string port, De
 
 Task<void> PeerChannel::keep(std::stop_token token) {
     auto pause = limits::retry_pause_min;
-    bool told = false;  // that it is lost
+    bool told = false;  // the loss was reported
     for (;;) {
         if (connection_) {
             co_await connection_->run(token);
@@ -108,14 +108,14 @@ Task<void> PeerChannel::keep(std::stop_token token) {
             continue;
         }
         connection_.reset();
-        if (!told) changed_(false);  // after a restart: never reached so far
+        if (!told) changed_(false);  // after a restart: not connected so far
         told = true;
         core::log::debug("peer={} reconnect failed: {}", config_.destination,
                          again.error().sentence());
         if (!co_await core::sleep_for(loop_, pause, token)) break;
         pause = std::min(pause * 2, limits::retry_pause_max);
     }
-    connection_.reset();  // hangs up: the other side need not wait for our silence
+    connection_.reset();  // hangs up, so the other side does not have to wait for its timeout
 }
 
 Task<Result<>> PeerChannel::reached(Deadline deadline) {

@@ -1,6 +1,6 @@
 // PeerChannel: the source's end of the one authenticated channel to the destination. It connects
-// through that host's `serve`, says who is asking, and when the connection is lost, connects again
-// until stopped.
+// through that host's `serve` and identifies itself. If the connection is lost, it reconnects until
+// it is stopped.
 #pragma once
 
 #include <functional>
@@ -19,18 +19,18 @@ public:
         core::TlsConfig tls;
         std::string guest;
         std::string migration_id;
-        protocol::Role role = protocol::Role::source;  ///< Ours, for the other side.
+        protocol::Role role = protocol::Role::source;  ///< Our role, as the other side sees it.
     };
     /// `changed(up)` is called when an established channel is lost and when it is back.
     PeerChannel(core::Loop& loop, Config config, std::function<void(bool)> changed);
     ~PeerChannel() override;
 
-    /// The first connection. Fails with refused (wrong key, other version, no), io or timed_out
-    /// (unreachable).
+    /// The first connection. Fails with refused (wrong key, other version, or a refusal), io or
+    /// timed_out (unreachable).
     core::Task<core::Result<>> connect(core::Deadline deadline);
-    /// Keeps the channel until stopped: reconnects with growing pauses. Joined by its owner.
+    /// Keeps the channel until stopped: reconnects with growing pauses. Its owner joins it.
     core::Task<void> keep(std::stop_token token);
-    /// As of Connection; closed at once while there is no connection.
+    /// As Connection::request(); fails with closed at once while there is no connection.
     template <class Request>
     core::Task<core::Result<typename Request::Answer>> request(Request request,
                                                                core::Deadline deadline) {
@@ -42,21 +42,21 @@ public:
         if (!up()) co_return no_connection();
         co_return co_await connection_->notify(std::move(request), std::move(deadline));
     }
-    /// What the other side's release can do; known after connect().
+    /// What the other side's release supports; known after connect().
     [[nodiscard]] bool offers(protocol::Feature feature) const {
         return features_.contains(feature);
     }
-    /// Waits until it is up; at once when it is.
+    /// Waits until the channel is up; returns at once if it is.
     core::Task<core::Result<>> reached(core::Deadline deadline);
     [[nodiscard]] bool up() const { return connection_ != nullptr && connection_->open(); }
     /// How long the peer may be silent before it counts as lost: less while the guest is stopped.
-    /// For this connection; the next one begins with limits::heartbeat_silence.
+    /// For this connection only; the next one begins with limits::heartbeat_silence.
     void set_patience(core::milliseconds patience) {
         if (connection_) connection_->set_patience(patience);
     }
     [[nodiscard]] double rtt_ms() const { return rtt_ms_; }
-    /// Where the destination's data ports are: the address that answered last, as digits, so that
-    /// nobody has to look a name up. Empty before the first connection.
+    /// The host of the destination's data ports: the address that answered last, as a number, so no
+    /// name has to be resolved. Empty before the first connection.
     [[nodiscard]] std::string const& host() const { return host_; }
 
 private:
@@ -70,7 +70,7 @@ private:
     core::Loop& loop_;
     Config config_;
     std::function<void(bool)> changed_;
-    std::vector<core::SocketAddress> addresses_;  ///< Of the destination; looked up once.
+    std::vector<core::SocketAddress> addresses_;  ///< Of the destination; resolved once.
     std::string host_;
     protocol::Features features_;  ///< Of the other side.
     std::shared_ptr<core::TlsCredentials> credentials_;

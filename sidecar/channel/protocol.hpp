@@ -1,13 +1,13 @@
 // The messages between sidecars, and on a control socket: every verb with its arguments and its
-// answer, and the one place that parses them. What arrives is hostile: from_json() holds every
-// member against its limits. What belongs to a folder above this one (a Description, a report)
+// answer, and the one place that parses them. Arriving messages are not trusted: from_json() checks
+// every member against its limits. A value of a folder above this one (a Description, a report)
 // travels as Json, and that folder parses it.
 //
 // The messages of one migration; A -> B is a request, and B answers each but those in brackets:
 //
 //   source sidecar             serve            destination sidecar
 //     hello                     ->  peer          ->                   accepted, or refused
-//     check {description}       ------------------>                    compares, touches nothing
+//     check {description}       ------------------>                    compares, changes nothing
 //     base {path}               ------------------>                    with --base: hashes a file
 //     prepare {description,key} ------------------>                    disks, taps, QEMU, exports
 //        NBD: disks, from here until seal; RAM, from QEMU to QEMU
@@ -18,11 +18,11 @@
 //     fire {interfaces}         ------------------>                    its network takes over
 //     seal                      ------------------>                    exports deleted
 //        QEMU: completed; the source records COMMIT
-//     [conntrack] [frames]      ------------------>                    what the source has caught
-//     commit {frames}           ------------------>                    records OWNER, starts it
-//     frames, conntrack         ------------------>                    what comes late
+//     [conntrack] [frames]      ------------------>                    frames that the source
+//     caught commit {frames}           ------------------>                    records OWNER, starts
+//     it frames, conntrack         ------------------>                    late frames and entries
 //   or, instead of commit:
-//     return_frames {last}      ------------------>                    gives back what it caught
+//     return_frames {last}      ------------------>                    returns the frames it caught
 //     abort                     ------------------>                    undoes all, ABORTED
 #pragma once
 
@@ -49,7 +49,7 @@ using core::Json;
 using core::Result;
 using Bytes = std::vector<std::uint8_t>;
 
-/// Version of the messages. Both sides must speak the same; what may be missing is a Feature.
+/// Version of the messages. Both sides must use the same; what a release may lack is a Feature.
 constexpr int version = 2;
 
 enum class Verb : std::uint8_t {
@@ -90,42 +90,43 @@ enum class Verb : std::uint8_t {
 std::string_view name(Verb verb);
 std::optional<Verb> verb_from(std::string_view name);
 
-/// Who is at the other end of a connection.
+/// The role of the other end of a connection.
 enum class Role : std::uint8_t {
-    command,             ///< A command of this host, or `serve`, on the control socket.
-    source,              ///< A remote sidecar that moves a guest to this host.
+    command,  ///< A command of this host, or `serve`, on the control socket.
+    source,  ///< A remote sidecar that moves a guest to this host.
     replication_source,  ///< ... that keeps a copy of a guest on this host.
-    vtep_source,         ///< ... whose guest this host sends to.
-    destination,         ///< The host that a source has asked. It asks nothing itself.
-    sidecar,             ///< The guest's sidecar, as a command sees it.
+    vtep_source,  ///< ... whose guest this host sends frames to.
+    destination,  ///< The host that a source asks. It sends no requests itself.
+    sidecar,  ///< The guest's sidecar, as a command sees it.
 };
 std::string_view name(Role role);
-/// Which requests are taken from whom. All others end in an error of kind protocol.
+/// Whether `role` may send `verb`. Other requests end in an error of kind protocol.
 bool may_ask(Role role, Verb verb);
 
-/// What a release may lack. Both sides name theirs in the hello.
+/// What a release may not support. Both sides list theirs in the hello.
 enum class Feature : std::uint8_t { verify, base, conntrack, replicate, vtep };
 using Features = std::set<Feature>;
-/// Of this release.
+/// The features of this release.
 Features const& our_features();
 
 /// A side of a migration.
 enum class Owner : std::uint8_t { source, destination };
 std::string_view name(Owner owner);
 
-// What opens a connection through `serve`.
+// The messages that open a connection through `serve`.
 
 struct Hello {
     std::string guest;
     std::string migration_id;
-    Role role = Role::source;  ///< One of the three remote ones.
+    Role role = Role::source;  ///< One of the three remote roles.
     Features features = our_features();
     [[nodiscard]] Json to_json() const;
-    /// Fails with refused when the version is another, and names both.
+    /// Fails with refused if the version differs, and names both.
     static Result<Hello> from_json(Json const& json);
 };
 
-/// `serve` to a source it has accepted. What refuses it is a Refusal.
+/// The answer of `serve` to a source that it accepts. A source that it does not accept
+/// gets a Refusal.
 struct Welcome {
     Features features = our_features();
     [[nodiscard]] Json to_json() const;
@@ -135,7 +136,7 @@ struct Welcome {
 struct Refusal {
     std::string why;
     [[nodiscard]] Json to_json() const;
-    /// None: it is no refusal.
+    /// None: the message is not a refusal.
     static std::optional<Refusal> from_json(Json const& json);
 };
 
@@ -178,12 +179,12 @@ struct Check {
     static Result<Check> from_json(Json const& json);
 };
 
-/// Where the destination's QEMU is found.
+/// The ports and exports of the destination's QEMU.
 struct Endpoints {
     int nbd_port = 0;  ///< 0: the guest has no disks.
     int ram_port = 0;
     std::vector<std::string> exports;  ///< One for each disk.
-    unsigned generation = 0;           ///< Of QEMU, counted.
+    unsigned generation = 0;  ///< Counts the QEMUs that were started.
     [[nodiscard]] Json to_json() const;
     static Result<Endpoints> from_json(Json const& json);
 };
@@ -192,17 +193,17 @@ struct Prepare {
     static constexpr Verb verb = Verb::prepare;
     using Answer = Endpoints;
     Json description;
-    std::string key;  ///< Of RAM and NBD, in hex; empty: plaintext.
+    std::string key;  ///< For RAM and NBD, in hex; empty: plaintext.
     [[nodiscard]] Json to_json() const;
     static Result<Prepare> from_json(Json const& json);
 };
 
 using Reexport = Bare<Verb::reexport, Endpoints>;
 
-/// Of a file, or how far the hashing of it is.
+/// The hash of a file, or the progress of hashing it.
 struct HashBaseAnswer {
-    std::string sha256;            ///< Empty: not known yet.
-    std::uint64_t done_bytes = 0;  ///< Then this.
+    std::string sha256;  ///< Not known yet if empty.
+    std::uint64_t done_bytes = 0;  ///< Progress while sha256 is empty.
     [[nodiscard]] Json to_json() const;
     static Result<HashBaseAnswer> from_json(Json const& json);
 };
@@ -223,7 +224,7 @@ struct HashAnswer {
     static Result<HashAnswer> from_json(Json const& json);
 };
 
-/// Which ranges of a disk the source wants to know what they hold at the destination.
+/// The ranges of a disk whose content at the destination the source wants to compare.
 struct Hash {
     static constexpr Verb verb = Verb::hash;
     using Answer = HashAnswer;
@@ -231,7 +232,7 @@ struct Hash {
     std::vector<storage::Extent> ranges;
     /// {"disk": 0, "ranges": [OFFSET, LENGTH, OFFSET, LENGTH, ...]}
     [[nodiscard]] Json to_json() const;
-    /// Shape and numbers; whether the disk has such ranges is asked by storage::check_ranges.
+    /// Checks shape and numbers; storage::check_ranges checks whether the disk has such ranges.
     static Result<Hash> from_json(Json const& json);
 };
 
@@ -245,18 +246,19 @@ struct Fire {
 };
 
 struct FramesAnswer {
-    std::uint64_t taken = 0;  ///< Frames of that NIC, all in all.
+    std::uint64_t taken = 0;  ///< Frames of that NIC, in total.
     [[nodiscard]] Json to_json() const;
     static Result<FramesAnswer> from_json(Json const& json);
 };
 
-/// Caught frames of one NIC, as bytes beside the JSON.
+/// Caught frames of one NIC, as bytes after the JSON.
 struct Frames {
     static constexpr Verb verb = Verb::frames;
     using Answer = FramesAnswer;
     std::size_t nic = 0;
-    std::uint64_t first = 0;  ///< Counts the frames of the NIC: a repeated message changes nothing.
-    Bytes bytes;  ///< Of netmove::to_wire().
+    /// Index of the first frame in the NIC's count: a repeated message changes nothing.
+    std::uint64_t first = 0;
+    Bytes bytes;  ///< Made by netmove::to_wire().
     [[nodiscard]] Json to_json() const;
     static Result<Frames> from_json(Json const& json, Bytes bytes);
 };
@@ -276,7 +278,7 @@ struct ReturnFramesAnswer {
 struct ReturnFrames {
     static constexpr Verb verb = Verb::return_frames;
     using Answer = ReturnFramesAnswer;
-    bool last = false;  ///< Nothing is asked for afterwards.
+    bool last = false;  ///< Nothing is requested afterwards.
     [[nodiscard]] Json to_json() const;
     static Result<ReturnFrames> from_json(Json const& json);
 };
@@ -289,7 +291,7 @@ struct TrackingReport {
     };
     std::uint64_t restored = 0;
     std::vector<Failure> failed;
-    std::vector<std::string> gateways;  ///< Of the source's, those that are here too.
+    std::vector<std::string> gateways;  ///< The source's gateways that exist here too.
     [[nodiscard]] Json to_json() const;
     static Result<TrackingReport> from_json(Json const& json);
 };
@@ -308,7 +310,7 @@ struct Conntrack {
 
 using Seal = Bare<Verb::seal>;
 
-/// Frames that the destination has delivered, and has not.
+/// The frames that the destination has delivered, and those that it has not.
 struct FramesReport {
     std::uint64_t replayed = 0;
     std::uint64_t waited = 0;
@@ -318,10 +320,10 @@ struct FramesReport {
     static Result<FramesReport> from_json(Json const& json);
 };
 
-/// Of COMMIT and of abort: what is recorded at the destination.
+/// Answers COMMIT and abort: what the destination has recorded.
 struct Verdict {
     Owner owner = Owner::source;  ///< source: ABORTED is durable. destination: OWNER is.
-    std::string why;  ///< ABORTED: in a sentence.
+    std::string why;  ///< ABORTED: the reason, as a sentence.
     FramesReport frames;
     TrackingReport conntrack;
     std::optional<double> resume_to_answer_ms;
@@ -332,7 +334,8 @@ struct Verdict {
 struct Commit {
     static constexpr Verb verb = Verb::commit;
     using Answer = Verdict;
-    std::vector<std::uint64_t> frames;  ///< That were sent before, of each NIC.
+    /// For each NIC, the number of frames that were sent before.
+    std::vector<std::uint64_t> frames;
     [[nodiscard]] Json to_json() const;
     static Result<Commit> from_json(Json const& json);
 };
@@ -342,7 +345,7 @@ using Abort = Bare<Verb::abort, Verdict>;
 // Replication.
 
 struct ReplicateBeginAnswer {
-    unsigned number = 0;  ///< Of the round, from 1 on.
+    unsigned number = 0;  ///< Number of the round, from 1 on.
     bool full = true;  ///< Everything must be sent.
     int nbd_port = 0;
     std::vector<std::string> exports;
@@ -355,7 +358,7 @@ struct ReplicateBegin {
     using Answer = ReplicateBeginAnswer;
     Json description;
     unsigned base = 0;  ///< The point since which the source knows what was written; 0: none.
-    std::string key;  ///< As of Prepare.
+    std::string key;  ///< As Prepare::key.
     [[nodiscard]] Json to_json() const;
     static Result<ReplicateBegin> from_json(Json const& json);
 };
@@ -418,7 +421,7 @@ struct VtepRepointFdb {
 struct Migrate {
     static constexpr Verb verb = Verb::migrate;
     using Answer = Document;  ///< The report; with check_only {"checked": [LINE, ...]}.
-    MigrateOptions options;  ///< With `resume` nothing else counts.
+    MigrateOptions options;  ///< With `resume`, all other options are ignored.
     [[nodiscard]] Json to_json() const { return options.to_json(); }
     static Result<Migrate> from_json(Json const& json);
 };
@@ -453,7 +456,7 @@ using Status = Bare<Verb::status, Document>;
 
 struct ReplicateAnswer {
     std::string points_are;  ///< For people.
-    Json point;  ///< With --once: the one that was made.
+    Json point;  ///< With --once: the point that was created.
     [[nodiscard]] Json to_json() const;
     static Result<ReplicateAnswer> from_json(Json const& json);
 };
@@ -469,14 +472,14 @@ struct Replicate {
 struct ReplicateStop {
     static constexpr Verb verb = Verb::replicate_stop;
     using Answer = Nothing;
-    bool forget = false;  ///< The copy as well.
+    bool forget = false;  ///< Also delete the copy.
     [[nodiscard]] Json to_json() const;
     static Result<ReplicateStop> from_json(Json const& json);
 };
 
 using Release = Bare<Verb::release>;
 
-/// `serve` hands a remote sidecar over: from its answer on the connection is that peer's.
+/// `serve` hands over a remote sidecar: after the answer the connection belongs to that peer.
 struct Peer {
     static constexpr Verb verb = Verb::peer;
     using Answer = Nothing;
@@ -496,7 +499,7 @@ struct Progress {
     static Result<Progress> from_json(Json const& json) { return Progress{json}; }
 };
 
-// What a handler gets, by the role of its other end.
+// The requests that a handler receives, by the role of its other end.
 
 using FromCommand =
     std::variant<Migrate, Set, Cancel, Resolve, Status, Replicate, ReplicateStop, Release, Peer>;
@@ -539,7 +542,7 @@ Result<T> unpack(Json const& json, Bytes bytes) {
     }
 }
 
-/// The call as one of the requests of `Variant`, whose from_json() has accepted it.
+/// The call as one of the requests of `Variant`, checked by its from_json().
 template <class Variant>
 Result<Variant> parse(Call call) {
     return [&]<std::size_t... I>(std::index_sequence<I...>) {

@@ -1,4 +1,5 @@
-// protocol.hpp: what does not belong to a migration: replication, VTEPs, the control socket.
+// protocol.hpp: the parts that do not belong to a migration: replication, VTEPs,
+// the control socket.
 #include "sidecar/channel/protocol.hpp"
 #include "sidecar/channel/wire_values.hpp"
 

@@ -1,4 +1,5 @@
-// Values of messages, held against their limits: used by protocol.cpp and protocol_daemon.cpp only.
+// Values of messages, checked against their limits: used by protocol.cpp
+// and protocol_daemon.cpp only.
 #pragma once
 
 #include <algorithm>
@@ -19,9 +20,9 @@ constexpr std::int64_t number_max = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t port_max = 65535;
 constexpr std::size_t interfaces_max = 64;
 constexpr std::size_t exports_max = storage::limits::disks_max;
-/// Names that we make ourselves: of an export, a feature, an address.
+/// Names that sidecar creates: of an export, a feature, an address.
 constexpr std::size_t name_bytes_max = 256;
-/// Sentences of the other side.
+/// Sentences from the other side.
 constexpr std::size_t words_bytes_max = 4096;
 
 constexpr std::array<std::string_view, 6> roles = {"command",     "source",      "replication",
@@ -57,14 +58,14 @@ inline Result<std::string> words(Json const& json, std::string_view key, std::si
     return text;
 }
 
-/// For people: a long one is cut, so that it does not cost the message that it explains.
+/// For people: a long text is cut, so that the message it explains is not rejected.
 inline Result<std::string> sentence(Json const& json, std::string_view key) {
     TRY(auto text, json.text(key));
     text.resize(std::min(text.size(), words_bytes_max));
     return text;
 }
 
-/// The elements of an array that may have so many.
+/// The elements of an array, at most `most`.
 inline Result<std::vector<Json>> list(Json const& json, std::string_view key, std::size_t most) {
     auto const array = json[key];
     if (!array.is_array() || array.size() > most) {
@@ -149,7 +150,7 @@ inline Json features_json(Features const& known) {
     return made;
 }
 
-/// A feature of a later release is passed over.
+/// A feature of a later release is ignored.
 inline Result<Features> features_from(Json const& json) {
     constexpr std::size_t features_max = 64;
     TRY(auto const told, names(json, "features", features_max));

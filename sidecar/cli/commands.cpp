@@ -99,7 +99,7 @@ void tell(Json const& report) {
                outcome == "in_doubt" ? "; when the other host is fenced: `sidecar resolve`" : "");
 }
 
-/// The command ends, and the migration does not.
+/// The command ends, but the migration continues.
 int leave(Options const& options, std::string const& phase) {
     auto const known = known_outcome(phase);
     fmt::print(stderr,
@@ -108,7 +108,8 @@ int leave(Options const& options, std::string const& phase) {
     return known.exit_status;
 }
 
-/// Its journal outlives a sidecar, and no write of it comes after the end of its connections.
+/// The sidecar's journal remains after it ends, and the sidecar writes nothing to it after its
+/// connections have closed.
 int tell_of_dead_sidecar(Options const& options) {
     auto const last = Journal::peek(options.paths.state(options.guest));
     auto const known = last ? known_outcome_of_dead(*last)
@@ -168,8 +169,7 @@ int complain(Error const& error) {
 
 Task<int> migrate_command(core::Loop& loop, Options options, Interrupts& interrupts) {
     auto const& wanted = options.migrate;
-    // Whatever the sidecar would find wrong with the key only later is found here, as a matter of
-    // usage.
+    // Checks the key here, as a usage error, before the sidecar would find the problem later.
     if (!wanted.resume) {
         auto const credentials =
             core::TlsCredentials::load(wanted.tls, core::TlsCredentials::Side::client);

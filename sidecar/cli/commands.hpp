@@ -1,5 +1,5 @@
-// The commands that talk to a guest's sidecar and show a person what it says. Each returns the exit
-// status.
+// The commands that talk to a guest's sidecar and print its answers for people. Each returns
+// the exit status.
 #pragma once
 
 #include "sidecar/channel/connection.hpp"
@@ -18,27 +18,27 @@ core::Task<int> status_command(core::Loop& loop, Options options);
 core::Task<int> set_command(core::Loop& loop, Options options);
 core::Task<int> cancel_command(core::Loop& loop, Options options);
 core::Task<int> resolve_command(core::Loop& loop, Options options);
-/// What this host offers; 0 when it can run and receive guests, 3 when something is missing.
+/// What this host offers; 0 if it can run and receive guests, 3 if something is missing.
 core::Task<int> check_command(core::Loop& loop, Options options);
 
-/// `sidecar network`: asks no sidecar, and does not suspend.
+/// `sidecar network`: contacts no sidecar, and does not suspend.
 int network_command(Options const& options);
 
-/// Begins or ends the replication of a guest. An interrupt ends one that is just beginning, and a
-/// `--once`.
+/// Begins or ends the replication of a guest. An interrupt ends a replication that is just
+/// beginning, or a `--once`.
 core::Task<int> replicate_command(core::Loop& loop, Options options, core::Event& interrupted);
-/// A connection of its own to the guest's sidecar. Fails with refused when there is none.
+/// Opens a new connection to the guest's sidecar. Fails with refused if there is none.
 core::Task<core::Result<std::unique_ptr<Connection>>> reach_sidecar(core::Loop& loop,
                                                                     Options const& options,
                                                                     Handler& handler);
-/// A command's end of a control socket, when it wants no progress.
+/// A command's end of a control socket, if the command needs no progress.
 class NoProgress : public Handler {
 public:
     core::Task<core::Result<protocol::Packed>> handle(Connection&, protocol::Call) override {
         co_return protocol::Packed{};
     }
 };
-/// One request to the guest's sidecar.
+/// Sends one request to the guest's sidecar.
 template <class Request>
 core::Task<core::Result<typename Request::Answer>> ask_sidecar(core::Loop& loop, Options options,
                                                                Request request,
@@ -52,12 +52,12 @@ core::Task<core::Result<typename Request::Answer>> ask_sidecar(core::Loop& loop,
     co_await scope.join();
     co_return answer;
 }
-/// What `status` tells of the copy of a guest that has no sidecar here; null: there is none.
+/// What `status` reports about the copy of a guest that has no sidecar here; null: there is none.
 core::Json copy_status(Paths const& paths, std::string const& guest);
 /// The lines of `status` about a replication, at either end.
 void show_replication(core::Json const& status);
 
-/// Prints `error: SENTENCE` and gives the exit status for it.
+/// Prints `error: SENTENCE` and returns the exit status for it.
 int complain(core::Error const& error);
 
 }  // namespace sidecar

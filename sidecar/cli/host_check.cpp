@@ -1,4 +1,4 @@
-// `sidecar check`: what this host offers, one line each, before anybody relies on it.
+// `sidecar check`: what this host offers, one line each, before it is used.
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,7 +21,7 @@ namespace {
 
 struct Finding {
     bool good;
-    bool needed;  ///< Without it nothing works; else only a part.
+    bool needed;  ///< Nothing works without it; otherwise only a part fails.
     std::string text;
 };
 
@@ -55,7 +55,8 @@ Finding device(char const* path, std::string const& purpose, bool needed) {
 
 Task<int> check_command(core::Loop& loop, Options options) {
     std::vector<Finding> findings;
-    findings.push_back({true, true, "io_uring can be used"});  // or we would not have come here
+    // Otherwise the program would not get here.
+    findings.push_back({true, true, "io_uring can be used"});
     findings.push_back(directory(options.paths.run_directory, "sockets and keys"));
     findings.push_back(directory(options.paths.state_directory, "journals"));
     findings.push_back(device("/dev/net/tun", "taps", true));

@@ -1,5 +1,5 @@
-// sidecar: moves running virtual machines between hosts that share nothing. See `sidecar --help`,
-// docs/.
+// sidecar: moves running virtual machines between hosts that share nothing. See
+// `sidecar --help`, docs/.
 #include <signal.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -31,8 +31,8 @@ Task<void> watch_signals(core::Loop& loop, int fd, Interrupts& interrupts, std::
     if (co_await loop.read(fd, buffer, Deadline::never(done))) interrupts.second.set();
 }
 
-/// SIGINT and SIGTERM come as reads of the loop; SIGPIPE never: a broken connection is an error of
-/// its write.
+/// SIGINT and SIGTERM arrive as reads in the loop. SIGPIPE is ignored: a broken connection is an
+/// error of the write.
 core::Fd take_signals() {
     sigset_t set;
     sigemptyset(&set);
@@ -46,7 +46,7 @@ core::Fd take_signals() {
 Task<int> daemon(Task<Result<>> task) {
     auto const result = co_await std::move(task);
     if (result) co_return 0;
-    // A daemon fails only before it begins: a QEMU that is gone, or would not start, is a refusal.
+    // A daemon fails only before it begins: if QEMU is gone, or does not start, that is a refusal.
     int const status = complain(result.error());
     co_return status == machine::exit_failed ? int{machine::exit_refused} : status;
 }

@@ -1,6 +1,6 @@
 // `sidecar network`: makes, shows, checks and removes networks of one protocol
-// (netmove/network.hpp) and keeps what they are in the state directory, one file each. It asks no
-// sidecar, and none has to run.
+// (netmove/network.hpp) and keeps their definitions in the state directory, one file each. It
+// contacts no sidecar.
 #include <fcntl.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -31,7 +31,7 @@ class Store {
 public:
     explicit Store(Paths const& paths) : directory_(paths.networks()) {}
 
-    /// Held until the process ends: two commands at a time would undo each other's work.
+    /// Held until the process ends: two commands at the same time would undo each other's work.
     Result<> lock() {
         TRY_VOID(make_directory(directory_));
         auto const path = directory_ + "/.lock";
@@ -117,8 +117,8 @@ Result<> check_same(NetworkDefinition const& before, NetworkDefinition const& no
                 before.name, role(before), wire(before), before.name);
 }
 
-/// The record to go by: that of an earlier `create`, or a new one, which is durable before anything
-/// is made.
+/// The record to use: that of an earlier `create`, or a new one. It is durable before
+/// anything is created.
 Result<NetworkRecord> recorded(Store& store, Netlink& netlink, NetworkOptions const& options) {
     TRY(auto const records, store.all());
     auto const at = named(records, options.name);

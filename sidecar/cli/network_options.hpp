@@ -16,14 +16,15 @@ namespace sidecar {
 struct NetworkOptions {
     enum class Action { create, list, show, check, remove };
     Action action = Action::list;
-    std::string name;  ///< Empty: all, where the action goes for all.
-    /// `create`: none when nothing but the name was given, which makes it as it was defined before.
+    std::string name;  ///< Empty: all networks, if the action supports that.
+    /// `create`: none if only the name was given; the network is then made as it
+    /// was defined before.
     std::optional<netmove::NetworkDefinition> definition;
     bool force = false;
     bool json = false;
 };
 
-/// What CLI11 fills, until finish() makes NetworkOptions of it.
+/// The values that CLI11 fills in; finish() makes NetworkOptions of them.
 class NetworkFlags {
 public:
     void add_to(CLI::App& network);

@@ -20,8 +20,8 @@ using core::TlsConfig;
 
 namespace {
 
-/// --key, --tls-dir and --plaintext, of which exactly one says how the two sidecars know each
-/// other.
+/// --key, --tls-dir and --plaintext: exactly one of them says how the two sidecars
+/// authenticate each other.
 struct SecurityFlags {
     std::string key;
     std::string tls_directory;
@@ -61,7 +61,7 @@ Result<std::vector<std::pair<std::string, std::string>>> pairs(
     return all;
 }
 
-// Faster than a hundred thousand a second no program sends one by one; slower than one in ten
+// No program sends more than a hundred thousand single packets a second; less than one in ten
 // seconds measures nothing.
 constexpr double probe_period_least_ms = 0.01;
 constexpr double probe_period_most_ms = 10000;
@@ -87,7 +87,7 @@ CLI::Range downtime_limit_range() {
     return CLI::Range(limits::downtime_limit_min_ms, limits::downtime_limit_max_ms);
 }
 
-/// The value of one setting of `set`, as an option with the same validators would take it.
+/// The value of one setting of `set`, checked like an option with the same validators.
 template <class Value>
 Result<Value> setting_value(std::string const& name, std::string text,
                             std::vector<CLI::Validator> const& validators) {
@@ -105,7 +105,7 @@ Result<Value> setting_value(std::string const& name, std::string text,
     return fail(Errc::invalid, "{}: {}", name, why);
 }
 
-/// Everything CLI11 fills, and the finishing of it into Options.
+/// All values that CLI11 fills in, and their conversion into Options.
 struct Parser {
     CLI::App app{
         "Moves running virtual machines between hosts that share nothing: RAM, disks and "
@@ -404,7 +404,7 @@ Result<> Parser::finish_migrate() {
         return fail(Errc::invalid,
                     "`migrate` needs a DESTINATION: HOST[:PORT] of a `sidecar serve`");
     }
-    // The guest's sidecar, which looks for them, has another working directory.
+    // The guest's sidecar looks for them, and has another working directory.
     for (auto& base : chosen.bases) base = std::filesystem::absolute(base).string();
     if (chosen.vteps.size() > limits::vteps_max) {
         return fail(Errc::invalid, "{} are more VTEPs than can be told, {}", chosen.vteps.size(),
@@ -429,7 +429,7 @@ Result<> Parser::finish_replicate() {
     }
     TRY(chosen.tls, replicate_security.chosen());
     chosen.freeze = !no_freeze;
-    // The guest's sidecar, which connects to it, has another working directory.
+    // The guest's sidecar connects to it, and has another working directory.
     if (!chosen.guest_agent.empty()) {
         chosen.guest_agent = std::filesystem::absolute(chosen.guest_agent).string();
     }
@@ -508,7 +508,7 @@ Result<> Parser::finish() {
 
 std::variant<Options, int> parse_options(int argc, char** argv) {
     Parser parser;
-    // What follows `--` is QEMU's, untouched.
+    // Everything after `--` belongs to QEMU and is not changed.
     auto* const end = std::find_if(argv, argv + argc,
                                    [](char const* word) { return std::string_view(word) == "--"; });
     if (end != argv + argc) parser.options.run.qemu.assign(end + 1, argv + argc);

@@ -1,5 +1,5 @@
-// Options: what the command line says, already checked for shape. Parsed by CLI11 in options.cpp;
-// nothing here has touched the system yet.
+// Options: the command line, already checked for shape. Parsed by CLI11 in options.cpp; nothing
+// here has touched the system yet.
 #pragma once
 
 #include <chrono>
@@ -15,22 +15,22 @@ namespace sidecar {
 
 enum class ProgressStyle { bar, json, none };
 
-/// `probe`: what a client of the guest sees, or the other end of that.
+/// `probe`: what a client of the guest sees, or the echo at the other end.
 struct ProbeOptions {
     std::vector<std::string> addresses;  ///< IPv4 or IPv6.
     std::chrono::nanoseconds period{20'000'000};
     std::size_t bytes = 210;
-    std::optional<std::chrono::nanoseconds> duration;  ///< Without: until interrupted.
+    std::optional<std::chrono::nanoseconds> duration;  ///< None: until interrupted.
     std::uint16_t port = 4798;
     bool tcp = true;
     std::string json_file;  ///< "-": stdout, instead of the text.
     std::string svg_file;
-    std::string migration_report;  ///< Of `migrate --report`: its moments are marked.
+    std::string migration_report;  ///< Of `migrate --report`: the report marks its moments.
     bool echo = false;
-    std::string listen;  ///< The echo's address; empty: all.
+    std::string listen;  ///< The echo's address; empty: all addresses.
 };
 
-/// The whole of a command line: what a session is begun with, and the rest.
+/// The whole command line: the settings of a session, and the rest.
 struct Options : SessionSettings {
     enum class Command {
         run,
@@ -57,14 +57,14 @@ struct Options : SessionSettings {
     ReplicationSettings replicate;
     ProbeOptions probe;
     bool replicate_stop = false;  ///< `replicate --stop`
-    bool replicate_forget = false;  ///< ... and the copy at the destination goes.
+    bool replicate_forget = false;  ///< Also delete the copy at the destination.
     MigrationChanges changes;  ///< `set`
     NetworkOptions network;
     std::string resolve_to;  ///< "source" or "destination"
 };
 
-/// Parses argv. On `--help`, `--version` or a usage error everything was printed already, and the
-/// exit status to leave with is returned instead (0 or 2).
+/// Parses argv. After `--help`, `--version` or a usage error everything is already printed, and the
+/// exit status is returned instead (0 or 2).
 std::variant<Options, int> parse_options(int argc, char** argv);
 
 }  // namespace sidecar

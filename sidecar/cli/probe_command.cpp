@@ -51,8 +51,8 @@ Result<std::vector<ProbeMark>> read_marks(std::string const& file) {
     return marks;
 }
 
-/// Writes what was asked for. Marks are read only now: the migration ran meanwhile. What was
-/// measured is told even if they cannot be.
+/// Writes the requested reports. Marks are read only now, because the migration ran meanwhile. The
+/// measurements are reported even if the marks cannot be read.
 Result<> write_report(ProbeOptions const& options, netmove::ProbeReport const& report) {
     auto const read = read_marks(options.migration_report);
     auto const marks = read.value_or(std::vector<ProbeMark>());
@@ -99,7 +99,8 @@ Task<int> probe_command(core::Loop& loop, Options options, std::stop_token inter
     std::vector<netmove::Address> addresses;
     for (auto const& text : chosen.addresses) {
         auto const address = netmove::Address::parse(text);
-        if (!address) co_return complain(address.error());  // status 2: options.cpp looked already
+        // Status 2: options.cpp has already checked it.
+        if (!address) co_return complain(address.error());
         addresses.push_back(*address);
     }
     netmove::ProbeSettings settings;

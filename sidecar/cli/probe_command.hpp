@@ -8,7 +8,7 @@
 
 namespace sidecar {
 
-/// 0 measured (or the echo was told to end), 1 could not measure, 2 usage. An interrupt ends it
+/// 0: measured (or the echo was ended), 1: could not measure, 2: usage. An interrupt ends it
 /// with its report.
 core::Task<int> probe_command(core::Loop& loop, Options options, std::stop_token interrupted);
 

@@ -1,6 +1,6 @@
-// ProgressView: what a person sees of a migration: one line per phase and a bar, or one JSON object
-// a line. The share shown never goes backwards, and neither does the estimate grow without a phase
-// saying why.
+// ProgressView: a migration as a person sees it: one line per phase and a bar, or one JSON
+// object per line. The fraction shown never decreases. The estimate grows only with a phase that
+// gives the reason.
 #pragma once
 
 #include <string>

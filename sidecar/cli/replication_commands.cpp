@@ -1,5 +1,5 @@
-// `sidecar replicate`, and what `sidecar status` shows of replications. Talks to the guest's
-// sidecar, and, at a destination between two rounds, where there is none, reads what it wrote down.
+// `sidecar replicate`, and what `sidecar status` shows of replications. It talks to the guest's
+// sidecar. At a destination between two rounds there is no sidecar: it then reads the record.
 #include <cstdio>
 #include <filesystem>
 
@@ -23,7 +23,7 @@ std::string point_text(Json const& point) {
         Consistency::from(point["consistency"].text_or(""), point["why"].text_or("")).text());
 }
 
-/// An interrupted `--once` leaves nothing half done.
+/// An interrupted `--once` leaves no unfinished replication.
 Task<void> stop_when_interrupted(core::Loop& loop, Options options, core::Event& interrupted,
                                  std::stop_token token) {
     if (!co_await interrupted.wait(Deadline::never(token))) co_return;

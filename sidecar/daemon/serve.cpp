@@ -22,13 +22,13 @@ using Security = core::TlsCredentials;
 
 namespace {
 
-/// Sources connected at once. Each costs a TLS session and two tasks.
+/// Sources connected at the same time. Each costs a TLS session and two tasks.
 constexpr std::size_t sources_max = 128;
-/// TLS handshake and hello: an unauthenticated peer holds one of the paths no longer.
+/// TLS handshake and hello: the time for which an unauthenticated peer may occupy one of them.
 constexpr auto hello_timeout = std::chrono::seconds(10);
 constexpr auto incoming_start_timeout = std::chrono::seconds(15);
 /// A guest that is just leaving this host (or an aborted migration) is gone within moments; then a
-/// new one starts.
+/// new sidecar is started.
 constexpr int reach_tries_max = 50;
 constexpr std::size_t relay_buffer_bytes = 64 * 1024;
 constexpr int ready_fd_in_child = 3;
@@ -99,7 +99,7 @@ Task<void> Server::receive(core::Fd socket) {
                                 Deadline::after(hello_timeout, token_));
 }
 
-/// Hello, the guest's sidecar, and then the relay until one side ends. Fails only before the relay.
+/// Hello, the guest's sidecar, then the relay until one side ends. Fails only before the relay.
 Task<Result<>> Server::introduce(std::unique_ptr<Messages>& from) {
     auto& source = *from;
     CO_TRY(auto const message, co_await source.receive(Deadline::after(hello_timeout, token_)));
@@ -141,8 +141,7 @@ Task<void> Server::relay(core::Stream& from, core::Stream& to, std::stop_source&
     stop.request_stop();
 }
 
-/// A connection to the guest's sidecar that has accepted this peer; starts the sidecar when there
-/// is none.
+/// Connects to the guest's sidecar, which accepts this peer; starts the sidecar if there is none.
 Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, protocol::Peer who) {
     core::Error last;
     for (int attempt = 0; attempt < reach_tries_max; ++attempt) {
@@ -157,7 +156,7 @@ Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, protoco
         auto const answer = co_await messages->ask(who, deadline);
         if (answer) co_return messages;
         last = answer.error();
-        // One that is just ending says so, or is gone with our question unread.
+        // A sidecar that is just ending closes the connection, possibly before it read our request.
         bool const ending = last.code == Errc::closed || last.os == ECONNRESET || last.os == EPIPE;
         if (!ending) break;
         CO_TRY_VOID(co_await core::sleep_for(loop_, limits::retry_pause_min * 2, token_));
@@ -200,7 +199,7 @@ Task<Result<core::Fd>> Server::start_incoming(std::string guest) {
     core::Fd writer(ends[1]);
     core::SpawnOptions settings;
     settings.descriptors = {{writer.get(), ready_fd_in_child}};
-    settings.new_session = true;  // it outlives us
+    settings.new_session = true;  // it must outlive this process
     CO_TRY(auto process, core::spawn(argv, settings));
     writer.reset();
     tasks_.spawn(reap(std::move(process)));

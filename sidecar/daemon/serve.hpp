@@ -1,7 +1,7 @@
-// serve: accepts migrations into this host. It authenticates the other host, starts a sidecar for
-// the guest when there is none, and from then on only carries bytes between the two: what a source
-// asks is read and decided by the guest's own sidecar. Serve may be restarted at any time; sources
-// come back.
+// serve: accepts migrations into this host. It authenticates the other host and starts a
+// sidecar for the guest if there is none. After that it only forwards bytes between the two:
+// the guest's own sidecar parses and decides the source's requests. `serve` may be restarted at
+// any time; sources reconnect.
 #pragma once
 
 #include "sidecar/channel/connection.hpp"

@@ -22,18 +22,18 @@ using core::Task;
 
 namespace {
 
-/// How long an `incoming` waits for the source it was started for.
+/// How long an `incoming` waits for the source for which it was started.
 constexpr auto first_peer_timeout = std::chrono::seconds(30);
-/// Answers under way when the session ends are given this long to be read.
+/// When the session ends, the peers have so long to read answers that are under way.
 constexpr auto last_answers_timeout = std::chrono::seconds(2);
-/// A source that asks how an aborted migration ended keeps its connection no longer than that.
+/// How long a source that asks how an aborted migration ended may keep its connection.
 constexpr auto last_question_timeout = std::chrono::seconds(30);
-/// The journal of a guest that is just leaving is free again within milliseconds.
+/// The journal of a guest that is just leaving is released within milliseconds.
 constexpr int journal_tries_max = 50;
-/// Commands and peers connected at once.
+/// Commands and peers connected at the same time.
 constexpr std::size_t connections_max = 64;
 
-/// Only root and our own user may speak on the control socket; its mode says the same.
+/// Only root and our own user may use the control socket; its mode says the same.
 bool allowed(int socket) {
     ucred peer{};
     socklen_t length = sizeof peer;
@@ -81,7 +81,7 @@ Result<> Session::listen() {
     return {};
 }
 
-/// What the journal and the images' names say: may a QEMU be started for this guest?
+/// Checks the journal and the images' names: may a QEMU be started for this guest?
 Result<> Session::check_may_run() {
     auto const& last = journal_->last();
     auto const* left = last.source();
@@ -109,11 +109,11 @@ Task<Result<>> Session::run(std::stop_token terminate) {
     CO_TRY_VOID(check_may_run());
     CO_TRY(auto guest, co_await Guest::launch(loop_, paths_, name_, options_.run));
     stay_with(std::move(guest));
-    if (journal_->last().moved_away()) {  // --new-guest: not of this one
+    if (journal_->last().moved_away()) {  // --new-guest: the record is another guest's
         if (auto const recorded = journal_->record({}); !recorded)
             core::log::warning("guest={} {}", name_, recorded.error().sentence());
     }
-    ReplicationSource::forget_record(paths_, name_);  // of a QEMU before this one
+    ReplicationSource::forget_record(paths_, name_);  // of an earlier QEMU
     CO_TRY_VOID(listen());
     co_return co_await stay(terminate);
 }
@@ -129,8 +129,8 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
     if (guest) {
         stay_with(std::move(*guest));
     } else if (unfinished && guest.error().code == Errc::closed) {
-        // QEMU is gone as well; what the journal says must still be brought to its end with the
-        // other host.
+        // QEMU has ended too; the migration in the journal must still be finished with
+        // the other host.
         core::log::warning("guest={} {}", name_, guest.error().sentence());
         guest_ = std::make_unique<Guest>(loop_, paths_, name_, Guest::Prepared{});
     } else {
@@ -159,8 +159,8 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
     co_return listening ? stayed : listening;
 }
 
-/// The guest came in and is owned here, and its sidecar was killed before it had ended that: what
-/// is left to do needs no source.
+/// The guest came in and is owned here, but its sidecar was killed before it recorded the end. What
+/// remains to be done needs no source.
 Task<Result<>> Session::take_over_incoming(std::string migration_id, std::stop_token terminate) {
     core::log::warning(
         "guest={} migration_id={} ending a migration into this host that was left in `owner`",
@@ -201,7 +201,7 @@ void Session::stay_with(std::unique_ptr<Guest> guest) {
     core::log::info("guest={} qemu={} state=attached", name_, guest_->process.pid());
 }
 
-/// Waits for the end, then ends everything in order: no new connections, last answers, tasks.
+/// Waits for the end, then shuts down in order: no new connections, last answers, tasks.
 Task<Result<>> Session::stay(std::stop_token terminate) {
     core::notify_ready();
     auto const waited = co_await over_.wait(Deadline::never(terminate));
@@ -240,7 +240,7 @@ Task<void> Session::watch_qemu() {
     auto const ended =
         co_await core::wait_exit(loop_, guest_->process, Deadline::never(stop_.get_token()));
     if (!ended && ended.error().code == Errc::cancelled) co_return;
-    // A migration under way has its own view of that, and a last word: it ends first.
+    // A migration under way handles the end of QEMU itself and must still report: it ends first.
     if (source_) (void)co_await source_->decided().wait(Deadline::never(stop_.get_token()));
     if (handing_over_) (void)co_await handed_over_.wait(Deadline::never(stop_.get_token()));
     auto const words = qmp::last_words(paths_.run(name_) + "/qemu.log");
@@ -403,7 +403,7 @@ Task<void> Session::run_incoming() {
         if (auto guest = destination_->take_guest()) stay_with(std::move(guest));
         if (!guest_) leave("QEMU of the moved guest has ended");
     } else if (finished) {
-        // The source may just be asking how it ended; it hangs up when it knows.
+        // The source may be asking now how it ended; it hangs up when it knows.
         (void)co_await destination_->no_peer().wait(
             Deadline::after(last_question_timeout, incoming_stop_.get_token()));
         leave("the incoming migration was given up");
@@ -424,14 +424,14 @@ SourceMigration::ProgressSink Session::progress_to(Connection& from) {
     }
     return [this, listener](Json line) {
         if (progress_in_flight_ > 0)
-            return;  // a slow reader misses lines, never delays the migration
+            return;  // a slow reader misses lines, but never delays the migration
         ++progress_in_flight_;
         tasks_.spawn(send_progress(listener, std::move(line)));
     };
 }
 
-/// A migration that this sidecar has found, and goes on with by itself: whoever asks for that is
-/// told how it goes and how it ends.
+/// A migration that this sidecar found unfinished, and continues by itself. The caller gets its
+/// progress and its outcome.
 Task<Result<protocol::Document>> Session::follow(Connection& from) {
     if (!source_ || !source_->under_way()) {
         co_return fail(Errc::refused,
@@ -456,7 +456,7 @@ Task<Result<protocol::Document>> Session::on(Connection& from, protocol::Migrate
                        name_, name_);
     }
     if (!guest_->client) co_return fail(Errc::refused, "QEMU of {} has ended", name_);
-    migrating_ = true;  // from here on another command is refused
+    migrating_ = true;  // from here on other commands are refused
     auto const ready = co_await be_ready_to_migrate();
     if (!ready) {
         migrating_ = false;
@@ -480,7 +480,8 @@ Task<Result<>> Session::be_ready_to_migrate() {
     if (!guest_->client->open()) {
         CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
     }
-    co_await stop_incoming();  // an earlier one's announcements and late answers are over now
+    // An earlier incoming migration's announcements and late answers end now.
+    co_await stop_incoming();
     incoming_stop_ = std::stop_source();
     co_return Result<>{};
 }
@@ -505,7 +506,7 @@ Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::P
         co_return;
     }
     moved_away_ = true;
-    // Gone before the answer: whoever reads it may ask this host for a new sidecar of the same
+    // Removed before the answer: its reader may ask this host for a new sidecar of the same
     // guest at once.
     ::unlink(paths_.control_socket(name_).c_str());
     leave("the guest has moved");

@@ -1,8 +1,7 @@
 // Session: one guest's sidecar. It holds the guest, answers the control socket, and runs at most
-// one migration at a time, outgoing or incoming, or a replication. `run`, `attach`, `incoming` and
-// `failover` are its beginnings (what is about replications: session_replication.cpp); it ends when
-// the guest's QEMU does, when the guest has moved away, or when an incoming migration came to
-// nothing.
+// one migration (outgoing or incoming) or replication at a time. It begins with `run`, `attach`,
+// `incoming` or `failover` (replications: session_replication.cpp). It ends when the guest's QEMU
+// ends, when the guest has moved away, or when an incoming migration failed.
 #pragma once
 
 #include <list>
@@ -27,7 +26,7 @@ public:
     ~Session() override;
 
     /// Each returns when the session is over: ok, or why it could not begin. `terminate` ends it
-    /// early; QEMU goes on and can be attached to again.
+    /// early; QEMU continues and can be attached to again.
     core::Task<core::Result<>> run(std::stop_token terminate);
     core::Task<core::Result<>> attach(std::stop_token terminate);
     core::Task<core::Result<>> incoming(std::stop_token terminate);
@@ -37,7 +36,7 @@ private:
     core::Task<core::Result<protocol::Packed>> handle(Connection& from,
                                                       protocol::Call call) override;
     core::Task<core::Result<protocol::Packed>> answer(Connection& from, protocol::Call call);
-    // One request of a command each.
+    // Each handles one request of a command.
     core::Task<core::Result<protocol::Document>> on(Connection& from, protocol::Migrate migrate);
     core::Task<core::Result<protocol::SetAnswer>> on(Connection& from, protocol::Set set);
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Cancel);
@@ -89,12 +88,12 @@ private:
     std::optional<Journal> journal_;
     core::Fd listener_;
     std::unique_ptr<Guest> guest_;
-    std::shared_ptr<SourceMigration> source_;  ///< Shared with those who wait for its report.
+    std::shared_ptr<SourceMigration> source_;  ///< Shared with callers that wait for its report.
     std::unique_ptr<DestinationMigration> destination_;
     std::unique_ptr<ReplicationTarget>
-        replication_target_;  ///< A round of a replication from elsewhere.
-    std::shared_ptr<ReplicationSource> replication_;  ///< A replication to elsewhere.
-    core::TaskGroup replication_tasks_;  ///< Its run().
+        replication_target_;  ///< A round of a replication into this host.
+    std::shared_ptr<ReplicationSource> replication_;  ///< A replication to another host.
+    core::TaskGroup replication_tasks_;  ///< Runs run() of replication_.
     netmove::MoverSet announcing_;  ///< After a failover.
     core::Json last_report_;
     std::list<std::shared_ptr<Connection>> connections_;
@@ -106,7 +105,7 @@ private:
     bool moved_away_ = false;
     bool thawing_ = false;  ///< keep_thawing() runs.
     bool handing_over_ = false;
-    core::Event handed_over_;  ///< ... is over.
+    core::Event handed_over_;  ///< Set when the hand-over is over.
     bool migrating_ = false;  ///< A SourceMigration runs, or is about to: `source_` must stay.
     core::TaskGroup tasks_;
     std::stop_source stop_;

@@ -1,5 +1,5 @@
-// What a guest's sidecar does about replications: begins and ends one at the source, takes in the
-// rounds of another host's, and starts the guest from such a copy.
+// The part of a guest's sidecar that handles replications. It begins and ends one at the source,
+// receives the rounds of one from another host, and starts the guest from such a copy.
 #include <unistd.h>
 
 #include "core/log.hpp"
@@ -48,7 +48,7 @@ Task<Result<protocol::ReplicateAnswer>> Session::on(Connection&, protocol::Repli
     co_return answer;
 }
 
-/// The guest's QEMU ends here, which must not end us before the destination knows.
+/// Ends the guest's QEMU. That must not end this session before the destination knows.
 Task<Result<>> Session::hand_over() {
     handing_over_ = true;
     auto done = co_await replication_->end_guest();
@@ -88,7 +88,7 @@ Task<Result<>> Session::end_replication(bool forget) {
     co_return Result<>{};
 }
 
-/// The session ends. The record stays while QEMU does: a later sidecar goes on.
+/// The session ends. The record stays as long as QEMU: a later sidecar continues.
 Task<void> Session::stop_replication() {
     if (!replication_) co_return;
     if (handing_over_) (void)co_await handed_over_.wait(Deadline::never());  // each step is bounded
@@ -103,7 +103,7 @@ Task<void> Session::stop_replication() {
     if (!guest_ || !guest_->process.running()) ReplicationSource::forget_record(paths_, name_);
 }
 
-/// Goes on until the agent has answered: a frozen guest hangs at its next write.
+/// Repeats until the agent has answered: a frozen guest hangs at its next write.
 void Session::thaw_what_is_left() {
     bool const left = access(paths_.frozen_mark(name_).c_str(), F_OK) == 0;
     if (!left || thawing_) return;
@@ -122,9 +122,9 @@ Task<void> Session::keep_thawing() {
     thawing_ = false;
 }
 
-/// After `attach`: what an earlier sidecar's replication left in QEMU goes, and the replication
-/// goes on. If that is not possible the guest is held all the same; its next replication clears
-/// what is left.
+/// After `attach`: removes what an earlier sidecar's replication left in QEMU, and continues
+/// that replication. If that is not possible, the guest is kept, and its next replication
+/// clears the rest.
 Task<void> Session::take_over_replication() {
     auto const settings = co_await ReplicationSource::take_over(*guest_);
     if (!settings) {
@@ -132,7 +132,7 @@ Task<void> Session::take_over_replication() {
                          settings.error().sentence());
     }
     if (!settings || !*settings) co_return;
-    if ((*settings)->once) {  // who asked for it was told that it failed
+    if ((*settings)->once) {  // its command was told that it failed
         ReplicationSource::forget_record(paths_, name_);
         co_return;
     }
@@ -166,7 +166,7 @@ Result<> Session::accept_replication(Connection& from, std::string migration_id)
     return {};
 }
 
-/// A `failover` wants this guest: a round from its source ends, whatever it is at.
+/// A `failover` needs this guest: a round from its source ends, in whatever state it is.
 Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Release) {
     if (guest_) co_return fail(Errc::refused, "a guest named {} runs here already", name_);
     if (destination_) {
@@ -177,8 +177,8 @@ Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Release) {
     co_return protocol::Nothing{};
 }
 
-/// The copy of the guest that is here; null: there is none. By what is written down, whatever a
-/// round is at.
+/// The copy of the guest on this host; null: there is none. From the record, whatever the state
+/// of a round.
 Json Session::copy_status() const {
     auto const record = ReplicaRecord::read(paths_, name_);
     if (!record || !*record) return {};
@@ -190,7 +190,7 @@ Json Session::copy_status() const {
 Task<Result<>> Session::ask_replica_to_leave() {
     auto const deadline = Deadline::after(limits::qmp_timeout);
     auto socket = co_await core::connect_unix(loop_, paths_.control_socket(name_), deadline);
-    if (!socket) co_return Result<>{};  // nobody is there
+    if (!socket) co_return Result<>{};  // no sidecar is there
     Messages messages(core::plain_stream(loop_, std::move(*socket), name_));
     auto const left = co_await messages.ask(protocol::Release{}, deadline);
     if (!left && left.error().code == Errc::refused) co_return std::unexpected(left.error());
@@ -208,7 +208,7 @@ Task<Result<>> Session::failover(std::stop_token terminate) {
                        name_);
     }
     CO_TRY_VOID(co_await ask_replica_to_leave());
-    // It may be starting or ending a QEMU for its round.
+    // The sidecar may be starting or ending a QEMU for its round.
     auto const until = Deadline::after(limits::prepare_timeout);
     auto opened = co_await wait_for_journal();
     while (!opened && opened.error().code == Errc::refused && !until.passed()) {

@@ -39,7 +39,7 @@ private:
         co_return protocol::VtepPrepareAnswer{devices};
     }
 
-    /// Those of the last question are kept, with what they have found.
+    /// The movers of the last request are kept, with what they have found.
     void take(std::vector<netmove::VxlanMove> const& moves) {
         auto list = Json::array();
         for (auto const& move : moves) list.add(move.to_json());
@@ -52,7 +52,7 @@ private:
         moves_ = text;
     }
 
-    /// All, also when one fails: the first failure. Does not suspend.
+    /// Calls all movers, even if one fails; returns the first failure. Does not suspend.
     Task<Result<protocol::VtepRepointFdbAnswer>> on(protocol::VtepRepointFdb repoint) {
         take(repoint.moves);
         Result<> first;

@@ -1,5 +1,5 @@
-// What `sidecar serve` does for guests that are on other hosts: as a VTEP of their VXLAN it is told
-// where they are. The other end of vteps.hpp.
+// The part of `sidecar serve` for guests on other hosts: as a VTEP of their VXLAN it is told where
+// they are. The other end of vteps.hpp.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace sidecar {
 
-/// Answers an authenticated source until it hangs up. Keeps nothing afterwards.
+/// Answers an authenticated source until it hangs up. Keeps no state afterwards.
 core::Task<core::Result<>> serve_vtep(core::Loop& loop, std::unique_ptr<Messages> source,
                                       std::stop_token token);
 

@@ -21,14 +21,13 @@ using core::Task;
 
 namespace {
 
-/// Tries to thaw a guest's file systems after the sidecar's end; another sidecar may be there
-/// first.
+/// Tries to thaw a guest's file systems after the sidecar's end; another sidecar may do it first.
 constexpr int recovery_tries_max = 20;
 /// How long another sidecar must hold the journal until the watchdog leaves the guest to it: by
-/// then it has a watchdog of its own.
+/// then that sidecar has its own watchdog.
 constexpr std::chrono::seconds handed_over_after{60};
 
-/// True when there is nothing more to do.
+/// Returns true when nothing more is to be done.
 Task<bool> thaw(core::Loop& loop, Paths const& paths, std::string const& guest) {
     auto const thawed =
         co_await thaw_left(loop, paths, guest, Deadline::after(limits::agent_timeout));
@@ -40,7 +39,7 @@ Task<bool> thaw(core::Loop& loop, Paths const& paths, std::string const& guest) 
 /// How the sidecar ended.
 enum class SidecarEnd { quit, lost, hung };
 
-/// One message, whole; false when the pipe ended.
+/// Reads one whole message; false when the pipe ended.
 Task<Result<bool>> hear(core::Loop& loop, int pipe_fd, WatchdogMessage& message,
                         Deadline deadline) {
     auto bytes = std::as_writable_bytes(std::span(&message, 1));
@@ -52,8 +51,8 @@ Task<Result<bool>> hear(core::Loop& loop, int pipe_fd, WatchdogMessage& message,
     co_return true;
 }
 
-/// Reads the sidecar's words until it ends, says goodbye, or hangs: is silent for longer than it
-/// said that the guest may be stopped.
+/// Reads the sidecar's messages until it ends, quits, or hangs. It hangs if it is silent for longer
+/// than it said that the guest may be stopped.
 Task<SidecarEnd> listen(core::Loop& loop, int pipe_fd) {
     auto deadline = Deadline::never();
     for (;;) {
@@ -74,8 +73,8 @@ Task<SidecarEnd> listen(core::Loop& loop, int pipe_fd) {
     }
 }
 
-/// Tries until the guest is back, as long as QEMU lives: one that does not answer now may do so
-/// later, with its guest stopped, and nobody else would resume it.
+/// Tries until the guest is back, as long as QEMU lives. A QEMU that does not answer now may do so
+/// later, with its guest stopped, and only the watchdog would resume it.
 Task<void> bring_back_at_last(core::Loop& loop, Paths const& paths, std::string const& guest,
                               std::string const& qmp_socket) {
     auto pause = limits::retry_pause_min;
@@ -104,7 +103,8 @@ Task<int> watchdog_command(core::Loop& loop, Paths paths, std::string guest, std
                          guest);
         (void)sidecar->signal(SIGKILL);
     }
-    // The pipe ends before the process has: only its real end frees the journal and the monitor.
+    // The pipe ends before the process does: only the end of the process releases the journal
+    // and the monitor.
     if (sidecar)
         (void)co_await core::wait_exit(loop, *sidecar, Deadline::after(limits::rollback_timeout));
     if (!thaws) {

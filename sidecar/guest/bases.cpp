@@ -36,7 +36,7 @@ bool is_path(std::string const& name) {
     return !name.empty() && (end == std::string::npos || name[end] == '/');
 }
 
-/// The chain with each image's name as an absolute path.
+/// The chain, with the name of each image as an absolute path.
 Task<Result<Chain>> chain_of(qmp::Client& client, std::string node, std::string working_directory,
                              Deadline deadline) {
     CO_TRY(auto chain, co_await qmp::query_backing_chain(client, node, deadline));
@@ -47,7 +47,7 @@ Task<Result<Chain>> chain_of(qmp::Client& client, std::string node, std::string 
     co_return chain;
 }
 
-/// Which of `wanted` that image is.
+/// The index in `wanted` of that image; none if it is not listed.
 std::optional<std::size_t> named(std::vector<std::string> const& wanted, std::string const& image) {
     for (std::size_t i = 0; i < wanted.size(); ++i) {
         if (same_file(wanted[i], image)) return i;
@@ -69,7 +69,7 @@ Result<Base> base_of(qmp::ImageLayer const& layer, std::string const& disk) {
     return Base{layer.file_name, layer.format, identity->bytes, "", *identity};
 }
 
-/// The bases of one disk, whose chain this is; `used` notes which of `wanted` they are.
+/// Fills in the bases of one disk from its chain; `used` marks which of `wanted` are among them.
 Result<> take_bases(MovedDisk& disk, Chain const& chain, std::vector<std::string> const& wanted,
                     std::vector<bool>& used) {
     for (std::size_t depth = 0; depth < chain.size(); ++depth) {
@@ -101,7 +101,7 @@ Result<> take_bases(MovedDisk& disk, Chain const& chain, std::vector<std::string
     return {};
 }
 
-/// A node over the first base: which of them, when several are, is the same.
+/// A node over the first base. If there are several, any of them will do.
 Task<Result<std::string>> node_over(qmp::Client& client, Base base, std::string working_directory,
                                     Deadline deadline) {
     CO_TRY(auto const nodes, co_await qmp::query_named_block_nodes(client, deadline));
@@ -114,7 +114,7 @@ Task<Result<std::string>> node_over(qmp::Client& client, Base base, std::string 
     co_return fail(Errc::refused, "QEMU has no node over the base {}", base.path);
 }
 
-/// How the image right above the base names it.
+/// Whether the image right above the base names it by a relative path.
 Task<Result<bool>> names_relatively(core::Loop& loop, qmp::ImageLayer above, std::string disk,
                                     Deadline deadline) {
     CO_TRY(auto const info,
@@ -139,7 +139,7 @@ Task<Result<>> look_at_chain(Guest& guest, std::vector<std::string> const& wante
     auto const own = disk.bases.empty() ? chain.size() : disk.layers_above_base;
     CO_TRY(disk.allocated_bytes, storage::allocated_bytes(disk.path));
     for (std::size_t depth = 1; depth < own; ++depth) {
-        // What lies below and is no file of this host is not counted: QEMU reads it all the same.
+        // Backing files that are not files of this host are not counted, but QEMU reads them.
         auto const bytes = storage::allocated_bytes(chain[depth].file_name);
         if (bytes) disk.allocated_bytes += *bytes;
     }
@@ -257,7 +257,7 @@ std::string backing_name(std::string const& base, std::string const& image, bool
     if (!relative) return base;
     auto const directory = std::filesystem::path(image).parent_path();
     auto name = std::filesystem::path(base).lexically_relative(directory).string();
-    // As QEMU wants it: "a:b" would be taken for a protocol.
+    // QEMU would take "a:b" for a protocol.
     return is_path(name) ? name : "./" + name;
 }
 

@@ -121,7 +121,8 @@ Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline
     }
     CO_TRY(auto const exports, co_await qmp::query_block_exports(client, deadline));
     for (auto const& entry : exports) {
-        if (entry.id.starts_with("sidecar-")) continue;  // an earlier try's, which prepare clears
+        // Left by an earlier try; `prepare` clears it.
+        if (entry.id.starts_with("sidecar-")) continue;
         co_return fail(Errc::refused,
                        "QEMU's NBD server is in use (export {}): QEMU has only one, end that first",
                        entry.id);
@@ -169,7 +170,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     guest.take_in_addresses();
     for (auto const& nic : guest.nics) {
         auto interface = nic->interface;
-        interface.vxlan_source.reset();  // as it came here
+        interface.vxlan_source.reset();  // from when the guest arrived here
         interface.vxlan_destination.reset();
         if (!interface.bridge.empty()) {
             CO_TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
@@ -210,7 +211,7 @@ bool is_one_of(std::string const& word, std::initializer_list<char const*> words
     return std::ranges::find(words, word) != words.end();
 }
 
-/// What older sidecars do not send is left to qemu-img.
+/// Fields that older sidecars do not send are left to qemu-img.
 Result<storage::Qcow2Layout> layout_from(Json const& json, std::uint64_t cluster_bytes) {
     storage::Qcow2Layout layout{.cluster_bytes = cluster_bytes,
                                 .compat = json["compat"].text_or(""),
@@ -300,7 +301,8 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(made.guest, json.text("guest"));
     TRY_VOID(check_guest_name(made.guest));
     TRY(made.migration_id, json.text("migration_id"));
-    TRY_VOID(check_guest_name(made.migration_id));  // becomes part of file and export names as well
+    // It becomes part of file and export names as well.
+    TRY_VOID(check_guest_name(made.migration_id));
     TRY(made.working_directory, json.text("working_directory"));
     TRY(made.machine_type, json.text("machine_type"));
     TRY(made.qemu_version, json.text("qemu_version"));

@@ -1,6 +1,7 @@
-// Description: what the destination must know of a guest to receive it. Made at the source from
-// QEMU itself, with every check that needs only the source; sent with `check` and `prepare`;
-// trusted by nobody: from_json() holds every member against its limits.
+// Description: what the destination must know about a guest in order to receive it. The source
+// makes it from QEMU itself, with every check that needs only the source, and sends it with
+// `check` and `prepare`. The receiver does not trust it: from_json() checks every member
+// against its limits.
 #pragma once
 
 #include <string>
@@ -13,21 +14,24 @@
 
 namespace sidecar {
 
-/// One disk that travels.
+/// One disk that is migrated.
 struct MovedDisk {
     std::string name;    ///< For people: the device's id, else QEMU's name of the drive.
-    std::string device;  ///< As query-block tells; with qdev the way to find it at the destination.
+    /// As query-block reports it; with qdev, the way to find the disk at the destination.
+    std::string device;
     std::string qdev;
     std::string node;  ///< At the source.
     std::string path;  ///< Of the image at the source, absolute.
     std::string format;
     std::uint64_t virtual_bytes = 0;
-    std::uint64_t allocated_bytes = 0;  ///< Of what travels: all its images but the bases.
+    std::uint64_t allocated_bytes = 0;  ///< Of all images that are sent: all but the bases.
     storage::Qcow2Layout layout = {};
-    std::vector<Base> bases = {};  ///< The rest of its chain, from above; empty: all of it travels.
-    unsigned layers_above_base = 0;  ///< Images that are made one at the destination; 0: no base.
-    bool base_is_relative = false;  ///< Named from the image's own directory.
-    std::string base_node = {};  ///< At the source: a node over the first base. Does not travel.
+    /// The rest of its chain, from the top; empty: the whole chain is sent.
+    std::vector<Base> bases = {};
+    /// Images that become one image at the destination; 0: no base.
+    unsigned layers_above_base = 0;
+    bool base_is_relative = false;  ///< Named by a path from the image's own directory.
+    std::string base_node = {};  ///< At the source: a node over the first base. Not sent.
     std::vector<std::string> chain =
         {};  ///< At the source, with a base: the names of all its images.
 
@@ -44,7 +48,7 @@ struct Description {
     std::string qemu_version;  ///< For messages.
     std::uint64_t ram_bytes = 0;
     std::vector<MovedDisk> disks;
-    std::vector<std::string> devices;  ///< See changes.hpp.
+    std::vector<std::string> devices;  ///< See guest_drift.hpp.
     std::vector<netmove::GuestInterface> interfaces;
 
     [[nodiscard]] core::Json to_json() const;
@@ -54,20 +58,20 @@ struct Description {
 /// A fresh name for a migration: 16 hex digits.
 std::string new_migration_id();
 
-/// Which guests are looked at.
+/// The run states that are accepted.
 enum class RunStatePolicy {
     running,
     running_or_off,  ///< Also one that its operator keeps stopped: see is_stopped().
 };
-/// Whether QEMU's RunState is one of a guest that its operator never started (-S), stopped, or shut
-/// down (-no-shutdown), so that it writes to no disk until he continues it.
+/// Whether QEMU's RunState is that of a guest that its operator did not start (-S), stopped, or
+/// shut down (-no-shutdown), so that it writes to no disk until it is continued.
 bool is_stopped(std::string const& run_state);
-/// ... and has nothing in its memory that would be lost.
+/// As is_stopped(), and nothing in the guest's memory would be lost.
 bool is_off(std::string const& run_state);
 
-/// Looks at a guest; `bases`: MigrateOptions::bases. Fails with refused, in a sentence that says
-/// what to do, when it cannot be moved: not running, a migration or block job under way, a feature
-/// missing, a disk of a kind that is not supported, a base that is none.
+/// Examines a guest; `bases`: MigrateOptions::bases. Fails with refused, in a sentence that says
+/// what to do, if it cannot be moved: not running, a migration or block job under way, a feature
+/// missing, a disk of an unsupported kind, an image named as a base that is not one.
 core::Task<core::Result<Description>> describe(Guest& guest, std::string migration_id,
                                                std::vector<std::string> bases,
                                                RunStatePolicy standing, core::Deadline deadline);

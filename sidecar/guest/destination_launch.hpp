@@ -1,5 +1,5 @@
-// Arrival: a guest's taps and its QEMU on the host it comes to, whether RAM is to follow (the
-// destination of a migration) or it is to boot from its copy (failover). Used by these two.
+// Arrival: creates a guest's taps and its QEMU on the host to which it comes. Either RAM follows
+// (the destination of a migration), or the guest boots from its copy (failover). Used by these two.
 #pragma once
 
 #include "netmove/mover.hpp"
@@ -8,10 +8,10 @@
 
 namespace sidecar {
 
-/// Starts QEMU, stopped before its first instruction, with the taps of `description` (whose
-/// interfaces are this host's, see map_interfaces), into `guest`, whose netlink is open if it has
-/// interfaces; their movers go into `movers`. `incoming`: it waits for RAM. What it made before it
-/// failed is in `guest`, or gone.
+/// Starts QEMU, stopped before its first instruction, with the taps of `description`, and puts both
+/// into `guest`. The description's interfaces are this host's, see map_interfaces. The netlink of
+/// `guest` is open if it has interfaces. The movers go into `movers`. `incoming`: QEMU waits for
+/// RAM. After a failure, what was created is in `guest`, or removed.
 core::Task<core::Result<>> start_here(Guest& guest, HostMaps const& maps,
                                       Description const& description, bool incoming,
                                       netmove::MoverSet& movers);

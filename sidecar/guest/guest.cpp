@@ -36,8 +36,8 @@ Result<std::vector<GuestAddress>> parse_addresses(std::vector<std::string> const
     return all;
 }
 
-/// The MAC a NIC really has: from the command line, else from QEMU (query-rx-filter knows
-/// virtio-net).
+/// The actual MAC of a NIC: from the command line, else from QEMU
+/// (query-rx-filter knows virtio-net).
 Task<Result<netmove::MacAddress>> mac_of(qmp::Client& client, qmp::TapOption tap,
                                          std::size_t index) {
     if (!tap.macs.empty()) co_return netmove::MacAddress::parse(tap.macs.front());
@@ -52,7 +52,7 @@ Task<Result<netmove::MacAddress>> mac_of(qmp::Client& client, qmp::TapOption tap
                    tap.id);
 }
 
-/// Fills what the kernel knows of the tap.
+/// Fills in what the kernel knows about the tap.
 Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlink,
                                       std::string const& netdev, netmove::MacAddress const& mac,
                                       netmove::Tap tap) {
@@ -67,7 +67,8 @@ Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlin
     if (link.master != 0) {
         TRY(auto const bridge, netlink.link(link.master));
         interface.bridge = bridge.name;
-        // One that was put there without us is let in. A guest that runs already is not refused.
+        // A tap that was put on the bridge by others is admitted. A guest that already runs
+        // is not refused.
         if (auto const admitted = netmove::admit(bridge, link); !admitted) {
             core::log::warning("guest={} {}", tap.name(), admitted.error().sentence());
         }
@@ -77,7 +78,7 @@ Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlin
     return std::make_unique<Nic>(std::move(interface), std::move(tap), std::move(watcher));
 }
 
-/// A name for a tap nobody named: the first free of sct0, sct1, ...
+/// A name for a tap that has none: the first free of sct0, sct1, ...
 Result<std::string> free_tap_name(netmove::Netlink& netlink) {
     constexpr int names_max = 4096;
     for (int number = 0; number < names_max; ++number) {
@@ -106,7 +107,7 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink, std::vector<qmp::TapOpti
                                          {static_cast<int>(option.queues), option.vnet_hdr, true}));
         auto const& wanted = option.bridge.empty() ? bridge : option.bridge;
         TRY(auto const link, netlink.link(name));
-        // Now, since nobody sends yet: a ring that changes its length under traffic loses frames.
+        // Now, before any traffic: a ring whose length changes under traffic loses frames.
         TRY_VOID(netmove::place_tap(
             netlink, name, {link.master == 0 ? wanted : "", 0, netmove::migration_queue_length}));
         opened.add(std::move(tap), option.id);
@@ -195,7 +196,7 @@ Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Paths paths
                        : std::unexpected(mac.error());
         if (!nic) {
             (void)guest->process.signal(
-                SIGKILL);  // ours, just started, without its network: not to be kept
+                SIGKILL);  // just started by us, and without its network: it is not kept
             co_await guest->client->close();
             co_return std::unexpected(nic.error());
         }
@@ -209,8 +210,7 @@ Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Paths paths
 
 namespace {
 
-/// Which of the process's taps a netdev uses: by name, or, for libvirt's descriptors, by their
-/// order.
+/// The tap that a netdev uses: by name, or, for libvirt's descriptors, by position.
 netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& option,
                       std::size_t index) {
     for (auto& tap : taps) {
@@ -219,8 +219,8 @@ netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& opt
     return option.ifname.empty() && index < taps.size() ? &taps[index] : nullptr;
 }
 
-/// The QEMU of this monitor. One that we launched is known by the manifest: the socket was bound by
-/// its sidecar, whose credentials the kernel may report for it.
+/// The QEMU of this monitor. If we launched it, the manifest identifies it: its sidecar bound the
+/// socket, so the kernel may report that sidecar's credentials.
 Result<core::Process> process_of(qmp::Client& client, Json const& manifest) {
     if (client.socket_path() != manifest["qmp_socket"].text_or("") || !manifest.has("pid")) {
         return core::Process::open(client.peer_pid());
@@ -345,7 +345,7 @@ Result<> Guest::write_manifest() const {
 
 void Guest::forget() const {
     std::error_code
-        ignored;  // what cannot be removed is found, and said, by the next who needs the place
+        ignored;  // the next user of the directory finds and reports what could not be removed
     std::filesystem::remove(manifest_path(paths, name), ignored);
     std::filesystem::remove_all(paths.run(name), ignored);
 }

@@ -1,9 +1,8 @@
-// Guest: one QEMU, as its sidecar holds it: process, QMP, command line, taps and what was learned
-// of its addresses. Made by launching, by attaching, or (destination) by preparing for an incoming
-// migration.
+// Guest: one QEMU, as its sidecar holds it: process, QMP, command line, taps and the
+// learned addresses. Made by launching, by attaching, or (destination) by preparing for
+// an incoming migration.
 //
-// What a restarted sidecar needs to find all this again is in the manifest, in the guest's state
-// directory.
+// A restarted sidecar finds all this through the manifest, in the guest's state directory.
 #pragma once
 
 #include <signal.h>
@@ -36,15 +35,15 @@ struct Nic {
 
 class Guest {
 public:
-    /// Starts QEMU as `sidecar run` was told: opens the taps, adds the monitor.
+    /// Starts QEMU with the options of `sidecar run`: opens the taps, adds the monitor.
     static core::Task<core::Result<std::unique_ptr<Guest>>> launch(core::Loop& loop, Paths paths,
                                                                    std::string name,
                                                                    RunOptions options);
-    /// Joins a running QEMU. Without a socket: the one of the manifest.
+    /// Joins a running QEMU. Without a socket argument: the socket of the manifest.
     static core::Task<core::Result<std::unique_ptr<Guest>>> attach(core::Loop& loop, Paths paths,
                                                                    std::string name,
                                                                    AttachOptions options);
-    /// From what the destination prepared: a QEMU that waits for the guest.
+    /// Made from what the destination prepared: a QEMU that waits for the guest.
     struct Prepared {
         qmp::Launched launched;
         qmp::CommandLine command_line;
@@ -67,28 +66,28 @@ public:
 
     /// Watches the guest's addresses until stopped; one task per interface inside.
     core::Task<void> watch(std::stop_token token);
-    /// Puts what the watchers know into each interface, given addresses first.
+    /// Copies the addresses that the watchers know into each interface, given addresses first.
     void take_in_addresses();
-    /// Connects to QMP again after the monitor's connection was lost, QEMU being alive.
+    /// Reconnects to QMP after the monitor's connection was lost while QEMU lives.
     core::Task<core::Result<>> reconnect(core::Deadline deadline);
-    /// Ends our connection; QEMU goes on.
+    /// Ends our connection; QEMU continues.
     core::Task<void> close();
 
     core::Result<> write_manifest() const;
-    /// Removes what this host keeps of the guest: manifest and run directory.
+    /// Removes the files that this host keeps of the guest: manifest and run directory.
     void forget() const;
 
 private:
     core::Task<core::Result<>> find_nics(pid_t pid, AttachOptions options, core::Json manifest);
 };
 
-/// Taps opened here for a QEMU that is to be started, and how it gets them.
+/// Taps opened here for a QEMU that is to be started, and the descriptors that it gets.
 struct OpenedTaps {
-    /// `netdev`: QEMU's id of it.
+    /// `netdev`: QEMU's id for the tap.
     void add(netmove::Tap tap, std::string netdev);
 
     std::vector<netmove::Tap> taps;
-    std::vector<qmp::TapDescriptors> numbers;      ///< What QEMU's command line says.
+    std::vector<qmp::TapDescriptors> numbers;  ///< For QEMU's command line.
     std::vector<std::pair<int, int>> descriptors;  ///< {ours, QEMU's}
 };
 

@@ -28,7 +28,7 @@ bool same_file(std::string const& one, std::string const& other) {
            a.st_ino == b.st_ino;
 }
 
-/// The ids of `-device`. Others (-drive if=virtio, -nic) make anonymous devices.
+/// The ids of `-device`. Other options (-drive if=virtio, -nic) make anonymous devices.
 Result<std::vector<std::string>> named_devices(qmp::CommandLine const& line) {
     std::vector<std::string> names;
     for (auto const& option : line.options()) {

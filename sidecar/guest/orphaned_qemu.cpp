@@ -16,7 +16,7 @@ Task<Result<>> end_left_qemu(core::Loop& loop, qmp::Client& client, Deadline dea
     auto const asked = co_await qmp::quit(client, deadline);
     co_await client.close();
     if (!asked && asked.error().code != Errc::closed) co_return asked;
-    // It is no child of ours, and its number is not known: its listener goes when it does.
+    // It is not our child, and its pid is not known: its listener disappears when it ends.
     while (co_await core::connect_unix(loop, socket, deadline)) {
         if (deadline.passed()) {
             co_return core::fail(Errc::timed_out, "a QEMU on {} was told to quit and does not end",

@@ -1,5 +1,5 @@
-// A QEMU without a running guest that a killed sidecar left behind, known by its monitor's socket
-// alone. Used by the replica and by failover, before they start one of their own in its place.
+// A QEMU without a running guest that a killed sidecar left, known only by its monitor's socket.
+// Used by the replica and by failover, before they start their own QEMU instead.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace sidecar {
 
-/// Makes it quit, and returns when nothing listens on its socket any more: then its images are free
+/// Makes it quit. Returns when nothing listens on its socket any more: then its images are released
 /// too. `client` is connected to it, and is closed.
 core::Task<core::Result<>> end_left_qemu(core::Loop& loop, qmp::Client& client,
                                          core::Deadline deadline);

@@ -26,7 +26,7 @@ using core::Task;
 
 namespace {
 
-/// Kept free beside the disks: metadata of the images, the journal, logs.
+/// Space that must remain besides the disks: metadata of the images, the journal, logs.
 constexpr std::uint64_t disk_slack_bytes = 64ULL << 20;
 /// `qemu-system-x86_64 -machine help` prints 5 KiB.
 constexpr std::size_t help_bytes_max = 1 << 20;
@@ -62,7 +62,7 @@ Result<> check_file(std::string const& path, std::string const& what) {
                 what, path, std::strerror(errno));
 }
 
-/// The source's command line with what will be one image named as one.
+/// The source's command line, in which the images that become one are named as one.
 Result<qmp::CommandLine> flattened(Description const& description) {
     TRY(auto line, qmp::CommandLine::parse(description.argv));
     for (auto const& disk : description.disks) {
@@ -71,8 +71,8 @@ Result<qmp::CommandLine> flattened(Description const& description) {
     return line;
 }
 
-/// The guest's files that do not travel (kernel, firmware, read-only images) and the paths of
-/// those made here.
+/// Checks the guest's files that are not sent (kernel, firmware, read-only images), and the paths
+/// of those that are created here.
 Result<> check_files(HostMaps const& maps, Description const& description) {
     TRY(auto const line, flattened(description));
     auto const here = [&](std::string const& path) {
@@ -94,7 +94,7 @@ Result<> check_files(HostMaps const& maps, Description const& description) {
     return {};
 }
 
-/// The bytes that a leftover image at `path` occupies; none: what is there is no leftover.
+/// The bytes that a leftover image at `path` occupies; none: the file there is not a leftover.
 Result<std::optional<std::uint64_t>> leftover_bytes(
     std::vector<storage::OwnedFile> const& leftovers, std::string const& path) {
     for (auto const& file : leftovers) {
@@ -163,7 +163,7 @@ Result<> check_memory(Description const& description) {
     return {};
 }
 
-/// What keeps the guest's protocols apart at the source must do so here.
+/// If the source's network separates the guest's protocols, this host's network must do so too.
 Result<> check_same_network(netmove::GuestInterface const& interface, netmove::Link const& bridge) {
     TRY(auto const network, netmove::network_of(bridge));
     if (network == interface.network) return {};
@@ -180,7 +180,7 @@ Result<> check_same_network(netmove::GuestInterface const& interface, netmove::L
                 interface.bridge);
 }
 
-/// The guest's L2 is the same on both hosts, and as wide.
+/// The guest's L2 network is the same on both hosts, and the MTU here is large enough.
 Result<> check_vxlan(netmove::Netlink& netlink, std::string const& bridge,
                      netmove::GuestInterface interface) {
     TRY(auto const device, netmove::vxlan_port(netlink, bridge));
@@ -302,7 +302,7 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
         }
     }
     std::vector<qmp::TapDescriptors>
-        taps;  // numbers are enough to see whether the command line can be mapped
+        taps;  // the numbers suffice to check whether the command line can be mapped
     int number = qmp::first_tap_fd_in_qemu;
     for (auto const& interface : description.interfaces) {
         qmp::TapDescriptors one{interface.netdev, {}};

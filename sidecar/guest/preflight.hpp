@@ -1,5 +1,5 @@
-// Receiving: how a source's guest reads on this host (paths, bridges, taps, QEMU), and the checks
-// that need only looking. Used by the destination before it makes anything. Everything in a
+// Receiving: how a source's guest maps to this host (paths, bridges, taps, QEMU), and the checks
+// that change nothing. Used by the destination before it creates anything. Everything in a
 // Description is remote input.
 #pragma once
 
@@ -14,33 +14,32 @@
 
 namespace sidecar {
 
-/// FROM=TO applied to a path: the longest FROM that is the path or a directory above it; else
-/// unchanged.
+/// FROM=TO applied to a path: the longest FROM that is the path or a directory above
+/// it; else unchanged.
 std::string map_path(HostMaps const& maps, std::string const& path);
-/// The bridge here for the source's; unchanged when no map names it.
+/// This host's bridge for the source's bridge; unchanged if no map names it.
 std::string map_bridge(HostMaps const& maps, std::string const& bridge);
 
 /// The VXLAN ends of this host, one for each interface, or null: what `check` answers.
 core::Result<std::vector<std::optional<netmove::VxlanEnd>>> vxlan_ends_here(
     HostMaps const& maps, Description const& description);
 
-/// The source's interfaces with this host's bridge and tap names; a tap name that is taken here
-/// becomes a free one.
+/// The source's interfaces with this host's bridge and tap names. A tap name that is in use here is
+/// replaced by a free one.
 core::Result<std::vector<netmove::GuestInterface>> map_interfaces(
     netmove::Netlink& netlink, HostMaps const& maps,
     std::vector<netmove::GuestInterface> interfaces);
 
-/// QEMU's command line for this host; taps are `taps`, already opened. `incoming`: as
-/// qmp::Mapping's.
+/// QEMU's command line for this host; taps are `taps`, already opened.
+/// `incoming`: as qmp::Mapping's.
 core::Result<qmp::CommandLine> map_command_line(HostMaps const& maps,
                                                 Description const& description,
                                                 std::vector<qmp::TapDescriptors> const& taps,
                                                 bool incoming = true);
 
-/// Fails with refused, saying what to do, when this host cannot receive the guest: no QEMU or
-/// machine type, a file missing, an image in the way, too little disk or memory, no bridge, no
-/// privilege. Touches nothing. `leftovers`: images that are removed before those of this guest are
-/// created.
+/// Fails with refused, saying what to do, if this host cannot receive the guest: no QEMU or machine
+/// type, a file missing, an image in the way, too little disk or memory, no bridge, no privilege.
+/// Changes nothing. `leftovers`: images that are removed before those of this guest are created.
 core::Task<core::Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
                                      Description const& description,
                                      std::vector<storage::OwnedFile> leftovers,

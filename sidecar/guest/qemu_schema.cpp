@@ -29,16 +29,16 @@ using core::Task;
 namespace {
 
 constexpr std::size_t digest_digits = 64;
-/// After the monitor's socket; this QEMU has no taps.
+/// The first descriptor after the monitor's socket; this QEMU has no taps.
 constexpr int lifeline_fd_in_qemu = qmp::first_tap_fd_in_qemu;
-/// Starting a QEMU without a guest and asking it: 0.2 s, or seconds on a full host.
+/// Starting a QEMU without a guest and querying it: 0.2 s, or seconds on a full host.
 constexpr std::chrono::seconds ask_timeout{10};
-/// Bytes of a kept schema: QEMU 10.0's has 0.24 MB. And how many are kept: one for each build of
-/// QEMU that guests of this host still run.
+/// Size of a kept schema in bytes: QEMU 10.0's has 0.24 MB. And how many schemas are kept: one for
+/// each build of QEMU that guests of this host still run.
 constexpr std::size_t kept_bytes_max = std::size_t{16} * 1024 * 1024;
 constexpr std::size_t kept_max = 8;
 
-/// Of all guests of the host; no guest can have that name.
+/// Shared by all guests of the host; no guest can have that name.
 std::string directory_of(Paths const& paths) { return paths.state_directory + "/.qemu-schemas"; }
 
 std::string digest_of(std::string_view text) {
@@ -47,7 +47,7 @@ std::string digest_of(std::string_view text) {
     return hash.text();
 }
 
-/// The binary that a process runs, also when its file has been replaced since.
+/// The binary that a process runs, even if its file has been replaced since.
 std::string binary_of(pid_t pid) { return fmt::format("/proc/{}/exe", pid); }
 
 /// Where the schema of that binary is kept.
@@ -57,8 +57,8 @@ Result<std::string> kept_path(Paths const& paths, pid_t pid) {
                        file.bytes, file.mtime_ns, file.ctime_ns);
 }
 
-/// The text that is kept there. Nothing if there is none, if it is not what was written, or if
-/// another user could have written it.
+/// The schema text that is kept there. Nothing if there is none, if it is not what was written, or
+/// if another user could have written it.
 std::optional<std::string> read_kept(std::string const& path) {
     struct stat about{};
     if (lstat(path.c_str(), &about) < 0 || !S_ISREG(about.st_mode) || about.st_uid != geteuid() ||
@@ -91,7 +91,7 @@ Result<> keep(Paths const& paths, std::string const& path, std::string const& bo
     return write_durably(path, digest_of(body) + "\n" + body);
 }
 
-/// We start it with our rights, so only root or we may be able to change it.
+/// We run it with our privileges, so only root or we may be able to change it.
 Result<> check_trusted(std::string const& binary) {
     struct stat about{};
     if (stat(binary.c_str(), &about) < 0) return core::fail_errno(errno, "cannot see {}", binary);
@@ -106,11 +106,11 @@ Task<Result<Json>> ask(qmp::Client& client, Deadline deadline) {
     return client.execute("query-qmp-schema", {}, std::move(deadline));
 }
 
-/// A process of that binary without a machine or a guest. `lifeline`: its end of a socket pair,
-/// from which it waits for a migration. When the other end closes, with our process if need be, it
-/// ends.
+/// A process of that binary without a machine or a guest. `lifeline`: its end of a socket
+/// pair, on which it waits for a migration. It ends when the other end closes, at the latest
+/// with our process.
 Result<qmp::CommandLine> line_of(std::string const& binary) {
-    // Which accelerator makes no difference to the schema; a binary may have only one of them.
+    // The accelerator makes no difference to the schema; a binary may support only one of them.
     TRY(auto const given,
         qmp::CommandLine::parse({binary, "-machine", "none,accel=tcg:kvm", "-nodefaults",
                                  "-no-user-config", "-display", "none", "-S"}));
@@ -136,7 +136,7 @@ Task<Result<Json>> ask_in(core::Loop& loop, std::string binary, std::string dire
     CO_TRY(auto launched, co_await qmp::launch(loop, std::move(request), deadline));
     auto answer = co_await ask(*launched.client, deadline);
     co_await launched.client->close();
-    (void)launched.process.signal(SIGKILL);  // fails only when it has ended
+    (void)launched.process.signal(SIGKILL);  // fails only if it has ended
     (void)co_await core::wait_exit(loop, launched.process, Deadline::after(limits::qmp_timeout));
     co_return answer;
 }
@@ -152,7 +152,7 @@ Task<Result<Json>> ask_another_process(Guest const& guest, Deadline deadline) {
     co_return answer;
 }
 
-/// Asks, and keeps the answer where it can.
+/// Queries the schema, and keeps the answer if possible.
 Task<Result<Json>> ask_and_keep(Guest& guest, bool guest_runs, Deadline deadline) {
     Result<Json> answer = fail(Errc::invalid, "not asked yet");
     if (guest_runs) {
@@ -198,7 +198,8 @@ Task<void> keep_schema(Guest& guest, bool guest_runs, Deadline deadline) {
             core::log::warning("guest={} QEMU's schema: {}", guest.name, asked.error().sentence());
         }
     }
-    malloc_trim(0);  // that was some MB of small objects, in a process that idles from here on
+    // The schema was some MB of small objects, and the process mostly idles from here on.
+    malloc_trim(0);
 }
 
 }  // namespace sidecar

@@ -11,7 +11,7 @@ using core::Task;
 
 namespace {
 
-/// What a stopped guest that is not in the middle of a migration should do.
+/// The rule for a stopped guest that is not in the middle of a migration.
 enum class WhenStopped : std::uint8_t { go_on, go_on_after_migration };
 
 Task<Result<RunState>> settle_run_state(qmp::Client& client, WhenStopped rule, Deadline deadline) {
@@ -24,12 +24,12 @@ Task<Result<RunState>> settle_run_state(qmp::Client& client, WhenStopped rule, D
                 co_return RunState::stopped_by_others;
             }
             auto const continued = co_await qmp::cont(client, deadline);
-            if (continued) continue;  // query-status has the last word
+            if (continued) continue;  // query-status decides
             if (continued.error().code != Errc::qemu_refused) {
                 co_return std::unexpected(continued.error());
             }
         }
-        // QEMU is still ending the migration: it says RESUME or MIGRATION when it is through.
+        // QEMU is still ending the migration: it sends RESUME or MIGRATION when that is done.
         auto const event = co_await events.next(deadline);
         if (!event) co_return std::unexpected(event.error());
     }

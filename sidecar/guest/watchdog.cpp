@@ -35,7 +35,7 @@ Result<std::unique_ptr<Watchdog>> Watchdog::start(Paths const& paths, std::strin
     watchdog->pipe_.reset(ends[1]);
     core::SpawnOptions options;
     options.descriptors = {{reader.get(), pipe_in_child}};
-    options.new_session = true;  // a signal to our group must not take both
+    options.new_session = true;  // a signal to our process group must not end both
     std::vector<std::string> argv{
         own_program(),         "watchdog",          guest,
         "--run-dir",           paths.run_directory, "--state-dir",
@@ -46,8 +46,7 @@ Result<std::unique_ptr<Watchdog>> Watchdog::start(Paths const& paths, std::strin
 }
 
 void Watchdog::say(WatchdogMessage const& message) {
-    // A pipe that is full or broken means a watchdog that is gone; the migration does not depend on
-    // it.
+    // If the pipe is full or broken, the watchdog is gone; the migration does not depend on it.
     [[maybe_unused]] auto written = ::write(pipe_.get(), &message, sizeof(message));
 }
 

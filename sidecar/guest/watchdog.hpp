@@ -1,8 +1,8 @@
-// Watchdog: a process of its own that brings the guest back when its sidecar cannot. It knows two
-// things: that the sidecar died (the pipe between them ended), or that the guest has been stopped
-// for longer than the limit (then it kills the sidecar first, so that only one of them acts). It
-// acts only while COMMIT is not recorded. The one of a replication does the same for a guest whose
-// file systems are frozen: it thaws them.
+// Watchdog: a separate process that brings the guest back when its sidecar cannot. It detects two
+// cases. Either the sidecar died: the pipe between them ended. Or the guest has been stopped for
+// longer than the limit: then the watchdog kills the sidecar first, so that only one of them acts.
+// It acts only while COMMIT is not recorded. The watchdog of a replication does the same for a
+// guest whose file systems are frozen: it thaws them.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,11 @@
 
 namespace sidecar {
 
-/// What the sidecar says through the pipe.
+/// The messages that the sidecar sends through the pipe.
 enum class WatchdogWord : std::uint32_t { stopped, released, quit };
 struct WatchdogMessage {
     WatchdogWord word = WatchdogWord::quit;
-    std::uint32_t limit_ms = 0;  ///< `stopped`: how much longer the guest may be.
+    std::uint32_t limit_ms = 0;  ///< `stopped`: how much longer the guest may be stopped.
 };
 
 class Watchdog {
@@ -28,18 +28,18 @@ public:
     static core::Result<std::unique_ptr<Watchdog>> start(Paths const& paths,
                                                          std::string const& guest,
                                                          std::string const& qmp_socket);
-    /// The same for a replication; stopped() is then said of the guest's file systems.
+    /// The same for a replication; stopped() then refers to the guest's file systems.
     static core::Result<std::unique_ptr<Watchdog>> start_thawing(Paths const& paths,
                                                                  std::string const& guest);
     [[nodiscard]] bool running() const { return process_.running(); }
-    /// The guest is stopped, and must not be for longer than `limit` from now on. Said again, it
-    /// replaces what was said.
+    /// The guest is stopped, and must not be for longer than `limit` from now on. A later call
+    /// replaces the limit.
     void stopped(core::milliseconds limit) {
         say({WatchdogWord::stopped, static_cast<std::uint32_t>(limit.count())});
     }
-    /// It runs again, or COMMIT is about to be recorded: the clock stands.
+    /// The guest runs again, or COMMIT is about to be recorded: the limit no longer applies.
     void released() { say({WatchdogWord::released}); }
-    /// Over: it leaves without doing anything, and is waited for.
+    /// The end: the watchdog exits without acting, and this waits for it.
     core::Task<void> end(core::Loop& loop);
 
 private:

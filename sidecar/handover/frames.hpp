@@ -1,15 +1,15 @@
-// Hand-over: what the network sends to a guest while it is stopped waits in the ring of its tap,
-// and reaches the guest where it goes on, in order and ahead of what arrives there directly.
+// Hand-over of frames: the frames that the network sends to a stopped guest wait in the ring of its
+// tap. They reach the guest where it continues, in order and before the frames that
+// arrive there directly.
 //
-//   STOP      the network is fired: from now on frames come to the destination, whose gates
-//             (netmove/gate.hpp) hold them; those on their way still come to the source's ring
-//   COMMIT    the source takes what is in its rings, and what QEMU had read and not given to the
-//             guest (netmove/recorder.hpp), and sends it before COMMIT (`frames`); until
-//             then it is nowhere but in the rings, so that whatever ends the migration leaves it
-//             to the guest
-//   `cont`    before it the destination puts them into its rings and opens the gates
-//   after     what still comes to the old place is sent after them, until it is silent (late ones)
-//   rollback  the other way: what the destination has caught is answered to `return_frames`
+//   STOP      The network is fired: from now on frames arrive at the destination, whose gates
+//             (netmove/gate.hpp) hold them. Frames on their way still arrive in the source's rings.
+//   COMMIT    The source takes the frames in its rings, and those that QEMU had read but not
+//             delivered (netmove/recorder.hpp). It sends them before COMMIT (`frames`). Until then
+//             they are only in the rings, so the guest gets them however the migration ends.
+//   `cont`    Before it, the destination puts the frames into its rings and opens the gates.
+//   after     Late frames, which still arrive at the old place, are forwarded until none arrive.
+//   rollback  The reverse: the destination returns the frames it caught (`return_frames`).
 #pragma once
 
 #include <map>
@@ -28,29 +28,29 @@ class SourceFrames {
 public:
     explicit SourceFrames(Guest& guest) : guest_(guest), recorders_(guest.loop) {}
 
-    /// Shortly before STOP may come: begins to record what QEMU reads, of which it will keep one or
-    /// two frames. Best effort: the log says what is not recorded.
+    /// Shortly before STOP may come: begins to record what QEMU reads. QEMU keeps one or two of
+    /// those frames. Best effort: the log says what is not recorded.
     core::Task<void> record(core::Deadline deadline);
-    /// At STOP: from now on dropped frames count.
+    /// At STOP: from now on dropped frames are counted.
     void begin();
-    /// No recording any more; QEMU is there or not.
+    /// Ends the recording, whether or not QEMU still runs.
     core::Task<void> end_recording(core::Deadline deadline);
-    /// Takes what waits in the rings and sends all that was taken, without waiting for an answer.
-    /// Repeated, what was sent before is sent again. How many frames of each NIC there are: for
-    /// COMMIT.
+    /// Takes the frames that wait in the rings and sends all frames taken so far, without waiting
+    /// for an answer. A repeated call sends earlier frames again. Returns the number of frames of
+    /// each NIC, for COMMIT.
     core::Task<core::Result<std::vector<std::uint64_t>>> send(PeerChannel& peer,
                                                               core::Deadline deadline);
-    /// Sends on what still comes, until nothing has come for a while and the bridges know the
-    /// guest's new place.
+    /// Forwards frames that still arrive, until none has arrived for a while and the bridges know
+    /// the guest's new place.
     core::Task<core::Result<>> follow(PeerChannel& peer, core::Deadline deadline);
-    /// The guest stays: what was taken goes back into its rings.
+    /// The guest stays: the frames that were taken go back into its rings.
     core::Task<core::Result<>> put_back();
-    /// And so does what the destination had caught: its answer to `return_frames`.
+    /// Also puts back the frames that the destination caught: its answer to `return_frames`.
     core::Result<> take_back(protocol::ReturnFramesAnswer const& answer);
-    /// The gates that were before the rings when the guest came to this host.
+    /// Removes the gates that were in front of the rings when the guest arrived on this host.
     void remove_gates();
 
-    /// What the destination said when it had the guest: `frames` of its answer to COMMIT.
+    /// The destination's report from when it got the guest: `frames` of its answer to COMMIT.
     void note(protocol::FramesReport const& said) { delivered_ = said; }
     /// {caught, recovered, late, dropped, returned, replayed, waited}: frames.
     [[nodiscard]] core::Json report() const;
@@ -60,19 +60,20 @@ private:
         std::vector<netmove::CaughtFrame> frames;  ///< All that were taken, for a repeated COMMIT.
         std::size_t bytes = 0;
         std::size_t sent = 0;
-        std::size_t recovered = 0;  ///< Of `frames`, the first.
-        /// The last of those is still in QEMU, which would give it to a guest that goes on here.
+        std::size_t recovered = 0;  ///< The first so many of `frames`.
+        /// The last of those is still in QEMU, which would deliver it to a guest
+        /// that continues here.
         bool qemu_has_one = false;
         std::uint64_t dropped_before = 0;
         std::uint64_t dropped = 0;
     };
-    /// Of one tap, between record() and COMMIT.
+    /// The recording of one tap, between record() and COMMIT.
     struct Recording {
         std::size_t nic;
         netmove::FrameRecorder sent;
         netmove::ReadRecorder read;
-        std::string device = {};  ///< Of QEMU's virtio-net; empty: another card.
-        /// What QEMU kept before STOP for want of a buffer, and has thrown away.
+        std::string device = {};  ///< The device of QEMU's virtio-net; empty: another card.
+        /// A frame that QEMU kept before STOP because the guest had no buffer, and has dropped.
         std::optional<netmove::Bytes> held = {};
     };
     core::Task<std::string> virtio_device(std::string netdev, core::Deadline deadline);
@@ -104,26 +105,27 @@ class DestinationFrames {
 public:
     explicit DestinationFrames(core::Loop& loop) : came_(loop), given_back_(loop) {}
 
-    /// Gates before the rings of the guest's taps. Where a kernel has no means for it, frames may
-    /// overtake each other, and the log says so.
+    /// Puts gates in front of the rings of the guest's taps. If the kernel does not support that,
+    /// frames may overtake each other, and the log says so.
     core::Result<> prepare(Guest& guest);
     /// The same for taps that an earlier sidecar prepared.
     core::Result<> find(Guest& guest);
-    /// Before the network is fired. Repeated: nothing.
+    /// Call before the network is fired. A second call has no effect.
     void close();
-    /// `frames` of the source.
+    /// A `frames` message of the source.
     core::Result<protocol::FramesAnswer> take(protocol::Frames const& sent);
-    /// What COMMIT says was sent.
+    /// The number of frames that were sent, from COMMIT.
     void expect(std::vector<std::uint64_t> counts) { expected_ = std::move(counts); }
-    /// Before `cont`, once: puts what was sent into the rings, and opens the gates whatever became
-    /// of that. Waits until the deadline for what is missing.
+    /// Before `cont`, once: puts the received frames into the rings, then opens the gates in any
+    /// case. Waits until the deadline for missing frames.
     core::Task<void> deliver_frames(core::Deadline deadline);
-    /// The guest stays on the source: part of what came for it here, until `more` is false; with
-    /// `last` nothing is asked for afterwards.
+    /// The guest stays on the source: returns a part of the frames caught here, until `more` is
+    /// false. With `last` the source asks for no more afterwards.
     core::Result<protocol::ReturnFramesAnswer> give_back(bool last);
-    /// Before the taps go: waits until the source has asked for the last, if frames came here.
+    /// Before the taps are removed: waits until the source has asked for the last frames, if any
+    /// were caught here.
     core::Task<void> given_back(core::Deadline deadline);
-    /// Of taps that stay when QEMU goes.
+    /// Removes the gates of taps that remain after QEMU ends.
     void remove();
     [[nodiscard]] protocol::FramesReport report() const;
 
@@ -134,7 +136,7 @@ private:
         netmove::Netlink* netlink;
         std::optional<netmove::Gate> gate;
         std::vector<netmove::CaughtFrame>
-            frames;  ///< That wait for deliver_frames(), or to be given back.
+            frames;  ///< Frames that wait for deliver_frames() or for the source to ask for them.
         std::size_t bytes = 0;
         std::size_t taken = 0;
     };
@@ -145,7 +147,7 @@ private:
     std::vector<Nic> nics_;
     core::Event came_;
     core::Event given_back_;
-    std::vector<std::uint64_t> expected_;  ///< Of each NIC.
+    std::vector<std::uint64_t> expected_;  ///< Per NIC.
     bool closed_ = false;
     bool fired_ = false;  ///< Frames may have come here.
     bool let_in_ = false;

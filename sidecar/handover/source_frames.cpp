@@ -16,10 +16,10 @@ using core::Task;
 
 namespace {
 
-/// Of QEMU's object that records what it reads from a NIC's tap.
+/// The id of QEMU's object that records what it reads from a NIC's tap.
 std::string filter_id(std::size_t nic) { return fmt::format("sidecar-frames-{}", nic); }
 
-/// Of a virtio-net, the first of each pair (virtio 1.2, 5.1.2).
+/// The receive queue of a virtio-net, the first of each pair (virtio 1.2, 5.1.2).
 constexpr unsigned receive_queue = 0;
 
 bool is_from(netmove::CaughtFrame const& frame, netmove::MacAddress const& mac) {
@@ -33,7 +33,7 @@ Task<Result<SourceFrames::Recording>> SourceFrames::begin_recording(std::size_t 
                                                                     Deadline deadline) {
     auto const& interface = guest_.nics[nic]->interface;
     auto const path = fmt::format("{}/frames-{}.pcap", guest_.paths.run(guest_.name), nic);
-    CO_TRY_VOID(injector(nic));  // begin() has no time to open it
+    CO_TRY_VOID(injector(nic));  // now, because begin() has no time to open it
     CO_TRY(auto sent, netmove::FrameRecorder::open(*guest_.netlink, interface.tap));
     CO_TRY(auto read, netmove::ReadRecorder::make(path));
     auto const added = co_await qmp::object_add(*guest_.client,
@@ -101,8 +101,9 @@ Task<void> SourceFrames::end_recording(Deadline deadline) {
     }
 }
 
-/// What QEMU has read since it took the guest for stopped, before what is in the rings. Of a guest
-/// that stays, only what QEMU will not give it: it may run again already.
+/// Puts the frames that QEMU has read since it considers the guest stopped before those in the
+/// rings. If the guest stays, only the frames that QEMU will not deliver: the guest may
+/// already run again.
 void SourceFrames::recover(bool guest_stays) {
     if (std::exchange(recovered_, true)) return;
     for (auto& recording : recordings_) {
@@ -112,7 +113,7 @@ void SourceFrames::recover(bool guest_stays) {
         auto frames = netmove::matching(read, recording.sent.frames());
         auto& nic = nics_[recording.nic];
         nic.recovered = frames.size();
-        // What it read last, it keeps.
+        // QEMU keeps the frame that it read last.
         nic.qemu_has_one =
             !guest_stays && !frames.empty() && netmove::same_frame(read.back(), frames.back());
         for (auto& frame : frames) nic.bytes += frame.size();
@@ -121,8 +122,8 @@ void SourceFrames::recover(bool guest_stays) {
     }
 }
 
-// Kept open: the kernel closes a packet socket in 15 ms (synchronize_net), which nobody has who
-// has stopped a guest.
+// Kept open: the kernel needs 15 ms to close a packet socket (synchronize_net), too long while the
+// guest is stopped.
 Result<netmove::Injector const*> SourceFrames::injector(std::size_t nic) {
     auto known = injectors_.find(nic);
     if (known == injectors_.end()) {
@@ -132,8 +133,9 @@ Result<netmove::Injector const*> SourceFrames::injector(std::size_t nic) {
     return &known->second;
 }
 
-/// Beside the pause's other work, and at once: QEMU may let the guest go on by itself. (Behind two
-/// commands, one after the other, QEMU's main loop has read what it keeps instead.)
+/// Runs at once and in parallel with the pause's other work, because QEMU may resume the guest by
+/// itself. (After two commands, one after the other, QEMU's main loop has already read the frame
+/// that it keeps.)
 Task<void> SourceFrames::look_for_held(std::size_t which) {
     auto const waits =
         co_await qmp::virtio_queue_waits(*guest_.client, recordings_[which].device, receive_queue,
@@ -144,8 +146,8 @@ Task<void> SourceFrames::look_for_held(std::size_t which) {
     if (waits && *waits) recording.held = recording.read.before_last();
 }
 
-// QEMU reads one frame more from each tap: let it be one that nobody misses. Whatever it reads
-// instead was sent before, and is recorded.
+// QEMU reads one more frame from each tap: this gives it a frame that is not needed. Any other
+// frame that it reads instead was sent before, and is recorded.
 void SourceFrames::begin() {
     for (std::size_t which = 0; which < recordings_.size(); ++which) {
         auto& recording = recordings_[which];
@@ -164,7 +166,7 @@ void SourceFrames::begin() {
     }
 }
 
-/// What waits in the rings; how many frames that were.
+/// Takes the frames that wait in the rings. Returns how many there were.
 Result<std::size_t> SourceFrames::take() {
     std::size_t taken = 0;
     for (std::size_t index = 0; index < nics_.size(); ++index) {
@@ -174,7 +176,8 @@ Result<std::size_t> SourceFrames::take() {
         taken += caught.frames.size() + caught.dropped;
         for (auto& frame : caught.frames) {
             if (netmove::Gate::is_own(frame)) continue;
-            // Its own frames, now sent from elsewhere: they would tell it of a double.
+            // The guest's own frames, now sent from elsewhere: the guest would see them as a
+            // duplicate of itself.
             if (is_from(frame, guest_.nics[index]->interface.mac)) continue;
             nic.bytes += frame.size();
             nic.frames.push_back(std::move(frame));
@@ -192,7 +195,7 @@ Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadlin
             auto const batch = rest.first(netmove::frames_within(rest, limits::frames_bytes_max));
             protocol::Frames message{index, nic.sent, netmove::to_wire(batch)};
             bool const last = batch.size() == rest.size();
-            if (answered && last) {  // in order: whoever has this has those before
+            if (answered && last) {  // in order: a peer that has this one has the earlier ones
                 CO_TRY_VOID(co_await peer.request(std::move(message), deadline));
             } else {
                 CO_TRY_VOID(co_await peer.notify(std::move(message), deadline));
@@ -204,7 +207,7 @@ Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadlin
 }
 
 Task<Result<std::vector<std::uint64_t>>> SourceFrames::send(PeerChannel& peer, Deadline deadline) {
-    nics_.resize(guest_.nics.size());  // after a restart there was no begin()
+    nics_.resize(guest_.nics.size());  // after a restart begin() was not called
     co_await recorders_.join();
     recover(false);
     CO_TRY_VOID(take());
@@ -231,7 +234,7 @@ Result<core::Fd> SourceFrames::any_ring() const {
     return all;
 }
 
-/// A bridge of this host still sends a guest's frames to its tap here.
+/// Whether a bridge of this host still sends a guest's frames to its tap here.
 Result<bool> SourceFrames::known_here() const {
     for (auto const& nic : guest_.nics) {
         TRY(auto const link, guest_.netlink->find_link(nic->tap.name()));
@@ -282,7 +285,8 @@ Task<Result<>> SourceFrames::put_back() {
     recover(true);
     bool any = false;
     for (auto const& nic : nics_) any = any || nic.frames.size() > (nic.qemu_has_one ? 1 : 0);
-    // What came since belongs behind what is put back. Else the rings are as they were, and QEMU's.
+    // Frames that arrived since belong after those that are put back. With none to put back, the
+    // rings stay as they are, for QEMU.
     if (any) CO_TRY_VOID(take());
     for (std::size_t index = 0; index < nics_.size(); ++index) {
         auto& nic = nics_[index];

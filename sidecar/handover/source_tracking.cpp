@@ -61,7 +61,7 @@ void SourceTracking::begin(bool there) {
     if (guest_.nics.empty() || conntrack_) return;
     auto opened = netmove::Conntrack::open();
     if (!opened) {
-        // refused: nothing is tracked here, so there is nothing to bring.
+        // refused: nothing is tracked here, so there is nothing to transfer.
         if (opened.error().code != Errc::refused) note_failure(opened.error());
         return;
     }
@@ -70,12 +70,12 @@ void SourceTracking::begin(bool there) {
         return;
     }
     conntrack_ = std::move(*opened);
-    // Without it the table is gone through once more while the guest stands still.
+    // Without it the table is dumped once more while the guest is stopped.
     auto const listening = conntrack_->listen();
     if (!listening) core::log::debug("guest={} {}", guest_.name, listening.error().sentence());
 }
 
-/// Which addresses are this host's, and which of them a guest may send what it wants routed to.
+/// Finds which addresses belong to this host, and which of them a guest may use as its router.
 Result<> SourceTracking::look_at_host() {
     host_addresses_.clear();
     gateways_.clear();
@@ -132,7 +132,8 @@ void SourceTracking::note(protocol::TrackingReport said) {
     gateways_there_.insert(said_.gateways.begin(), said_.gateways.end());
 }
 
-/// Whose connections the destination may take, and what it is asked of its addresses.
+/// The guest's interfaces, whose connections the destination may take, and the gateways it
+/// is asked about.
 protocol::Conntrack SourceTracking::first_message() const {
     protocol::Conntrack made;
     made.interfaces.emplace();
@@ -185,7 +186,7 @@ Task<void> SourceTracking::send_changes(PeerChannel& peer, Deadline deadline) {
 
 Task<void> SourceTracking::refresh(PeerChannel& peer, Deadline deadline) {
     if (!conntrack_ || !sent_all_) co_return;
-    conntrack_->forget();  // the table knows it too
+    conntrack_->forget();  // the dump includes those changes
     co_await send_difference(peer, deadline, true);
     in_pause_ = {};  // the guest runs
     changed_ = 0;
@@ -195,7 +196,8 @@ Task<void> SourceTracking::send_difference(PeerChannel& peer, Deadline deadline,
     incomplete_ = false;
     auto const start = Clock::now();
     if (auto const count = conntrack_->count(); count && *count == 0 && sent_.empty()) co_return;
-    if (!sent_all_) (void)look_at_host();  // else no address of this host is known to be its own
+    // Otherwise no address of this host would be known as its own.
+    if (!sent_all_) (void)look_at_host();
     sent_all_ = true;
     searching_ = true;
     auto const found = co_await conntrack_->dump(guest_.loop, addresses(), deadline);

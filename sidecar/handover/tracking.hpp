@@ -1,16 +1,17 @@
-// Connection tracking moves with the guest: where the source's host filters or translates for it
-// with state, the destination's host knows its sessions before the first frame comes there.
+// Connection tracking moves with the guest: if the source's host filters or translates statefully
+// for it, the destination's host knows its connections before their first frame arrives there.
 //
-//   RAM begins   the source has its kernel tell what changes (netmove/conntrack.hpp); all entries
-//                of the guest are sent (`conntrack`), and restored there
-//   before STOP  what differs by now is sent
-//   STOP         what changed since goes ahead of `fire`: mostly nothing, and then no message
-//   COMMIT       the same, ahead of it; afterwards as long as frames come to the old place
-//   settling     the source forgets the guest's entries, where its host is not on their way
-//   rollback     the destination takes back what it restored
+//   RAM begins   The source subscribes to its kernel's changes (netmove/conntrack.hpp). It sends
+//   all
+//                entries of the guest (`conntrack`), and the destination restores them.
+//   before STOP  The source sends the entries that differ by now.
+//   STOP         Before `fire` it sends the changes since; usually there are none, and no message.
+//   COMMIT       The same before COMMIT, and after it as long as frames arrive at the old place.
+//   settling     The source removes the guest's entries, unless its host still routes them.
+//   rollback     The destination removes the entries that it restored.
 //
-// Verb: conntrack {interfaces?, gateways?, entries, gone} -> {restored, failed, gateways}. Whatever
-// of it fails is told in the report and ends no migration.
+// Verb: conntrack {interfaces?, gateways?, entries, gone} -> {restored, failed, gateways}. Failures
+// are listed in the report and end no migration.
 #pragma once
 
 #include <map>
@@ -31,30 +32,30 @@ class SourceTracking {
 public:
     explicit SourceTracking(Guest& guest) : guest_(guest), following_(guest.loop) {}
 
-    /// `there`: the destination's sidecar knows of it.
+    /// `there`: the destination's sidecar supports it.
     void begin(bool there);
     /// Before RAM begins: QEMU may stop the guest sooner than it was asked to.
     core::Task<void> send_all(PeerChannel& peer, core::Deadline deadline);
-    /// Shortly before STOP may come: what differs by now.
+    /// Shortly before STOP may come: sends what has changed by now.
     core::Task<void> refresh(PeerChannel& peer, core::Deadline deadline);
-    /// While the guest stands still; nothing waits for an answer.
+    /// While the guest is stopped; does not wait for answers.
     core::Task<void> send_changes(PeerChannel& peer, core::Deadline deadline);
-    /// The kernel did not tell all of it: the table is gone through once more.
+    /// The kernel did not report all changes: the table must be dumped once more.
     [[nodiscard]] bool incomplete() const {
         return conntrack_ && !given_up_ && (incomplete_ || !sent_all_);
     }
     core::Task<void> send_difference(PeerChannel& peer, core::Deadline deadline,
                                      bool answered = false);
-    /// From COMMIT on, until end_following(): what frames that come late begin.
+    /// From COMMIT until end_following(): sends the connections that late frames begin.
     void follow(PeerChannel& peer, core::Deadline deadline);
     core::Task<void> end_following();
-    /// The guest was given away. Entries that may still be in use here stay: those of sessions with
-    /// this host itself, and of a family that this host goes on routing.
+    /// The guest has moved away. Removes its entries, but not those that may still be in use here:
+    /// those of sessions with this host itself, and of a family that this host still routes.
     core::Task<void> remove(core::Deadline deadline);
 
-    /// What the destination said when it had the guest.
+    /// The destination's report from when it got the guest.
     void note(protocol::TrackingReport said);
-    /// Null when nothing of the guest's is tracked.
+    /// Null if no entry of the guest is tracked.
     [[nodiscard]] core::Json report() const;
 
 private:
@@ -75,16 +76,18 @@ private:
 
     Guest& guest_;
     std::optional<netmove::Conntrack> conntrack_;
-    std::string missing_;  ///< Why entries do not travel, or not all.
-    std::vector<netmove::Address> host_addresses_;  ///< Of this host, all of them...
-    std::vector<netmove::Address> gateways_;  ///< ...and those that the guest may have as a router.
-    std::set<std::string> gateways_there_;  ///< Of these, what the destination's host has too.
+    std::string missing_;  ///< Why no entries are transferred, or not all.
+    std::vector<netmove::Address> host_addresses_;  ///< All addresses of this host...
+    /// ...and those that the guest may use as its router.
+    std::vector<netmove::Address> gateways_;
+    /// Those of gateways_ that the destination's host has too.
+    std::set<std::string> gateways_there_;
     netmove::ConntrackTable sent_;
     bool told_ = false;  ///< The destination knows whose connections it may take.
     bool sent_all_ = false;
     bool given_up_ = false;
     bool incomplete_ = false;
-    bool searching_ = false;  ///< The table is gone through: one question at a time.
+    bool searching_ = false;  ///< A dump of the table runs: only one at a time.
     std::size_t changed_ = 0;
     std::size_t beyond_ = 0;
     std::size_t not_carried_ = 0;
@@ -99,8 +102,8 @@ private:
 /// The destination's part.
 class DestinationTracking {
 public:
-    /// `conntrack` of the source; `guest` may have gone to its new owner. Entries of other
-    /// addresses than the guest's are refused, and so are addresses that this host has itself.
+    /// A `conntrack` message of the source; `guest` may have gone to its new owner. Entries of
+    /// addresses that are not the guest's are refused, and so are addresses of this host.
     core::Result<protocol::TrackingReport> take(Guest const* guest,
                                                 protocol::Conntrack const& sent);
     /// The guest stays on the source.
@@ -114,13 +117,14 @@ private:
     std::optional<netmove::Conntrack> conntrack_;
     std::vector<netmove::Address> addresses_;
     std::vector<netmove::Address> host_addresses_;
-    std::vector<std::string> gateways_;  ///< Of the source's, those that are here too.
-    std::size_t refused_ = 0;  ///< Entries that were not to be taken for what they were.
+    std::vector<std::string> gateways_;  ///< The source's gateways that exist here too.
+    std::size_t refused_ = 0;  ///< Entries that failed the checks.
     std::size_t restored_ = 0;
     std::map<netmove::ConntrackKey, std::string> failed_;
 };
 
-/// In sentences, for people: what of it could not be done. Empty when all is well or nothing was.
+/// Sentences for people about what could not be done. Empty if all went well or nothing was
+/// to be done.
 std::vector<std::string> tracking_complaints(core::Json const& report);
 
 }  // namespace sidecar

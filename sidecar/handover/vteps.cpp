@@ -20,7 +20,7 @@ Vteps::Vteps(core::Loop& loop, Config config) : loop_(loop), progress_(loop), ta
             loop,
             PeerChannel::Config{host, config.tls, config.guest, config.migration_id,
                                 protocol::Role::vtep_source},
-            [](bool) {});  // whoever asks notices
+            [](bool) {});  // the caller notices it
     }
 }
 
@@ -72,7 +72,7 @@ void Vteps::repoint_fdb(machine::Side to) {
     }
 }
 
-/// What was asked before and is overtaken reaches the VTEP before what is asked now: one stream,
+/// An earlier request that was replaced reaches the VTEP before the current one: one stream,
 /// answered in order.
 Task<void> Vteps::keep_told(Vtep& vtep) {
     auto const token = stop_.get_token();

@@ -1,12 +1,13 @@
-// Vteps: the source's word to the other VTEPs of the guest's VXLAN: hosts that have neither the
-// guest nor get it, but send to it (netmove/vxlan_mover.hpp). To the `sidecar serve` of each goes a
-// channel of its own, which is made and proved before anything is touched, and kept.
+// Vteps: tells the other VTEPs of the guest's VXLAN where the guest is. These are hosts that
+// neither have the guest nor receive it, but send to it (netmove/vxlan_mover.hpp). The source opens
+// a channel to the `sidecar serve` of each, tests it before anything is changed, and keeps it.
 //
-// It asks vtep_prepare, which touches nothing, and vtep_repoint_fdb (channel/protocol.hpp). A VTEP
-// keeps nothing: one whose source is gone stays as it was told last, until the next word of a
-// sidecar of that guest.
+// It sends vtep_prepare, which changes nothing, and vtep_repoint_fdb (channel/protocol.hpp). A VTEP
+// keeps no record: if its source is gone, its last state stays until a sidecar of that guest sends
+// another request.
 //
-// Invariant: a VTEP was told last what is wanted, or is being told.
+// Invariant: the last request to each VTEP carries the wanted side, or such a request
+// is being sent.
 #pragma once
 
 #include <list>
@@ -33,21 +34,21 @@ public:
     Vteps(core::Loop& loop, Config config);
 
     [[nodiscard]] bool empty() const { return vteps_.empty(); }
-    /// Connects to those that are not connected and asks each. Fails with refused, naming the VTEP,
-    /// when one cannot take part.
+    /// Connects to those that are not connected and sends each vtep_prepare. Fails with refused,
+    /// naming the VTEP, if one cannot take part.
     core::Task<core::Result<>> prepare(std::vector<netmove::VxlanMove> moves,
                                        core::Deadline deadline);
-    /// After a restart of this sidecar: what they were told is not known, nor what they are to be
-    /// told before turn(). Instead of prepare(), or before it.
+    /// After a restart of this sidecar: their state is unknown, and so is the wanted side until
+    /// repoint_fdb(). Instead of prepare(), or before it.
     void begin_unknown(std::vector<netmove::VxlanMove> moves);
-    /// Where the guest is, for all at once, tried until they answer. Does not suspend.
+    /// Sends where the guest is to all at once, and repeats it until they answer. Does not suspend.
     void repoint_fdb(machine::Side to);
     [[nodiscard]] bool repointed() const;
-    /// When the last of them had answered; none before.
+    /// When the last of them answered; none before that.
     [[nodiscard]] std::optional<core::Clock::time_point> repointed_at() const;
-    /// Waits until all have; fails with timed_out, naming those that have not.
+    /// Waits until all have answered; fails with timed_out, naming those that have not.
     core::Task<core::Result<>> wait_repointed(core::Deadline deadline);
-    /// Hangs up. What was told stays.
+    /// Closes the channels. The VTEPs keep their last state.
     core::Task<void> end();
 
     /// [{vtep, devices, turned_ms, changed, error}]; moments in milliseconds after `since`.
@@ -61,14 +62,14 @@ private:
         std::string host;
         std::unique_ptr<PeerChannel> channel;
         bool begun = false;
-        /// None: nobody knows yet, and nothing is told.
+        /// None: not known yet, and nothing is sent.
         std::optional<machine::Side> wanted = machine::Side::source;
-        std::optional<machine::Side> told = machine::Side::source;  ///< And answered.
+        std::optional<machine::Side> told = machine::Side::source;  ///< Sent last and answered.
         core::Event wanted_changed;
-        core::LinkedStop* asking = nullptr;  ///< Of the question under way.
+        core::LinkedStop* asking = nullptr;  ///< For the request under way.
         std::string devices;
         std::optional<core::Clock::time_point> repointed_at;
-        bool changed = false;  ///< An entry there.
+        bool changed = false;  ///< An entry there was changed.
         std::string error;  ///< Why it has not answered yet.
     };
     void begin(Vtep& vtep);
@@ -79,7 +80,7 @@ private:
     core::Loop& loop_;
     std::list<Vtep> vteps_;
     std::vector<netmove::VxlanMove> moves_;
-    core::Event progress_;  ///< One has answered.
+    core::Event progress_;  ///< Set when one has answered.
     core::TaskGroup tasks_;
     std::stop_source stop_;
 };

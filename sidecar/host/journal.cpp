@@ -33,8 +33,8 @@ Result<JournalSlot> read_newest(int fd, std::string const& path) {
     return newest(slots[0], slots[1], path);
 }
 
-/// A new file is allocated now, so that a full disk is found here and not when COMMIT is to be
-/// recorded. It and its name are durable before anything is recorded in it.
+/// A new file is allocated now, so that a full disk is found here and not when COMMIT is recorded.
+/// The file and its name are durable before a record is written to it.
 Result<> allocate(int fd, std::string const& path, std::string const& directory) {
     int const error = posix_fallocate(fd, 0, 2 * journal_slot_bytes);
     if (error != 0) return fail_errno(error, "cannot allocate the journal {}", path);
@@ -63,7 +63,7 @@ Result<Journal> Journal::open(std::string const& directory) {
         TRY_VOID(allocate(journal.file_.get(), journal.path_, directory));
     }
     TRY(auto const slot, read_newest(journal.file_.get(), journal.path_));
-    // What is read may be only in the page cache, after a sync that failed.
+    // The bytes that are read may be only in the page cache, after a sync that failed.
     if (slot.sequence > 0) {
         TRY(auto const text, encode(slot));
         TRY_VOID(journal.write(text, slot.sequence));
@@ -88,8 +88,8 @@ Result<> Journal::record(Entry entry) {
     return {};
 }
 
-// Written and synced apart, so that an error tells which of the two it was. After a sync that
-// failed the kernel may take the page for clean: the whole is written again, never only synced.
+// Write and sync are separate, so that an error shows which of the two failed. After a failed sync
+// the kernel may consider the page clean: the record is then written again, never only synced.
 Result<> Journal::write(std::string const& slot, std::uint64_t sequence) {
     auto const at = static_cast<off_t>((sequence % 2) * journal_slot_bytes);
     auto const written = pwrite(file_.get(), slot.data(), slot.size(), at);

@@ -1,6 +1,7 @@
-// Journal: the one durable word about a guest's migrations on this host, and the lock that makes
-// one sidecar per guest. Two preallocated slots of one block are written in turn, each synced, so
-// that a torn write leaves the record before it, and recording costs one write to the disk.
+// Journal: the one durable record of a guest's migrations on this host, and the lock that allows
+// only one sidecar per guest. Two preallocated slots of one block are written alternately, and
+// each write is synced. A torn write therefore leaves the previous record, and a record costs
+// one disk write.
 #pragma once
 
 #include <cstdint>
@@ -16,23 +17,24 @@ class Journal {
 public:
     using Entry = JournalEntry;
 
-    /// Opens or creates `directory`/journal and locks it. Fails with refused when another sidecar
-    /// has it, and when it is damaged, so that what it says is not certain.
+    /// Opens or creates `directory`/journal and locks it. Fails with refused if another sidecar
+    /// holds the lock, or if the journal is damaged so that its content is uncertain.
     static core::Result<Journal> open(std::string const& directory);
 
     [[nodiscard]] Entry const& last() const { return last_; }
-    /// Durable when it returns ok. After an error may_be_recorded() says whether the old record
-    /// certainly stands.
+    /// Durable if it returns ok. After an error may_be_recorded() says whether the old
+    /// record certainly remains.
     core::Result<> record(Entry entry);
-    /// After an error of record(): the kernel has taken the record, or a part of it, and its sync
-    /// failed. It may be on the disk. False: the write itself failed, and nothing was written.
+    /// After an error of record(): true if the kernel accepted the record, or a part of it, and
+    /// its sync failed: the record may be on the disk. False: the write itself failed, and
+    /// nothing was written.
     [[nodiscard]] bool may_be_recorded() const { return may_be_recorded_; }
 
-    /// The guest's MAC addresses have just moved, or moved back, in the eyes of the network; in
+    /// The guest's MAC addresses have just moved, or moved back, as the network sees it; in
     /// milliseconds since 1970. Durable with the next record.
     void note_move(std::int64_t at_ms);
 
-    /// What the journal says without locking it: for `sidecar status` and the watchdog.
+    /// Reads the journal without locking it: for `sidecar status` and the watchdog.
     static core::Result<Entry> peek(std::string const& directory);
 
 private:

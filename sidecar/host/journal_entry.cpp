@@ -47,7 +47,7 @@ std::optional<Enum> value_of(std::array<Word<Enum>, count> const& words, std::st
     return found->first;
 }
 
-/// As in the file.
+/// The strings as they are in the file.
 struct Words {
     std::string_view role;
     std::string_view record;
@@ -81,7 +81,7 @@ Words words_of(JournalEntry const& entry) {
     return std::visit([](auto const& what) { return words_of(what); }, entry.what);
 }
 
-/// False: not words of this version.
+/// Returns false if this version does not know the strings.
 bool parse(Words const& words, JournalEntry& entry) {
     if (words.role == "source") {
         auto const record = value_of(source_words, words.record);
@@ -202,7 +202,7 @@ Result<JournalSlot> newest(DecodedSlot const& first, DecodedSlot const& second,
     }
     if (first.slot) return *first.slot;
     if (second.slot) return *second.slot;
-    // The first record goes into the second slot: torn, it was never made.
+    // The first record goes into the second slot: if that write is torn, nothing was recorded.
     if (first.state == SlotState::empty) return JournalSlot{};
     return fail(Errc::refused,
                 "the journal {} is damaged: nothing in it says whether the guest may run on this "

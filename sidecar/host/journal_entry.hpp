@@ -1,6 +1,6 @@
 // JournalEntry: what a journal records of a guest's migration, and its form in a slot of the
-// journal's file. Used by Journal, and by all who ask what was recorded. Everything about the
-// words on the disk is here; decode() takes any bytes.
+// journal's file. Used by Journal and by all readers of a record. The whole on-disk format is here;
+// decode() accepts any bytes.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,10 @@ namespace sidecar {
 /// Recorded by the source of a migration, in this order; each replaces the one before.
 struct SourceEntry {
     enum class Record : std::uint8_t {
-        begun,        ///< Something may have been created on either host.
-        committed,    ///< COMMIT: the source must not resume the guest by itself.
-        rolled_back,  ///< After COMMIT: the destination has recorded ABORTED, or an operator ruled.
+        begun,  ///< Something may have been created on either host.
+        committed,  ///< COMMIT: the source must not resume the guest by itself.
+        /// After COMMIT: the destination has recorded ABORTED, or an operator decided.
+        rolled_back,
         ended,  ///< `outcome` says how.
     };
     enum class Outcome : std::uint8_t { none, moved, failed, refused, cancelled, in_doubt };
@@ -47,7 +48,8 @@ struct FailedOverEntry {
 };
 
 struct JournalEntry {
-    std::string migration_id = {};  ///< Which migration or replication; empty: none was recorded.
+    /// Id of the migration or replication; empty: none was recorded.
+    std::string migration_id = {};
     std::variant<std::monostate, SourceEntry, DestinationEntry, FailedOverEntry> what = {};
     std::vector<std::int64_t> moves = {};  ///< See Journal::note_move().
 
@@ -56,12 +58,13 @@ struct JournalEntry {
         return std::get_if<DestinationEntry>(&what);
     }
     [[nodiscard]] bool failed_over() const { return std::holds_alternative<FailedOverEntry>(what); }
-    /// The guest moved away from this host in `migration_id`, and did not come back since.
+    /// The guest moved away from this host in `migration_id`, and has not come back since.
     [[nodiscard]] bool moved_away() const;
-    /// A source's migration that a new sidecar of the guest must bring to its end.
+    /// A migration of this source that a new sidecar of the guest must finish.
     [[nodiscard]] bool source_unfinished() const;
-    /// Another migration must not overwrite this record: only its own migration may end it. All
-    /// that is not ended, but for `begun`: before COMMIT a source that is gone decides nothing.
+    /// Another migration must not overwrite this record: only its own migration may end it.
+    /// True for all records that are not ended, except `begun`: before COMMIT, a source that is
+    /// gone decides nothing.
     [[nodiscard]] bool must_be_ended_first() const;
     /// For messages: begun, committed, rolled_back, owner, aborted, ended; empty: none.
     [[nodiscard]] std::string_view record_name() const;
@@ -69,7 +72,7 @@ struct JournalEntry {
     friend bool operator==(JournalEntry const&, JournalEntry const&) = default;
 };
 
-/// One block of the file system, and of most disks: what is written at once.
+/// One block of the file system, and of most disks: the size of one write.
 inline constexpr std::size_t journal_slot_bytes = 4096;
 
 struct JournalSlot {
@@ -85,7 +88,7 @@ enum class SlotState : std::uint8_t {
     empty,  ///< Only NUL bytes: never written.
     intact,  ///< `slot` is set.
     damaged,  ///< A torn write, or bytes that changed on the disk.
-    unknown,  ///< Intact, and this version does not know what it says.
+    unknown,  ///< Intact, but this version does not know its content.
 };
 struct DecodedSlot {
     SlotState state = SlotState::empty;
@@ -93,9 +96,9 @@ struct DecodedSlot {
 };
 DecodedSlot decode(std::string_view bytes);
 
-/// What the two slots say together; `path` is for the message. An entry with sequence 0: nothing
-/// was recorded yet. Fails with refused when that is not certain: both are damaged, or one says
-/// what this version does not know.
+/// Combines the two slots; `path` is for the message. An entry with sequence 0: nothing was
+/// recorded yet. Fails with refused if the result is uncertain: both slots are damaged, or this
+/// version does not know the content of one.
 core::Result<JournalSlot> newest(DecodedSlot const& first, DecodedSlot const& second,
                                  std::string const& path);
 

@@ -15,14 +15,14 @@ using core::Task;
 
 namespace {
 
-// Left to itself GnuTLS takes the first cipher of the client's list, libnbd's and QEMU's being
-// "NORMAL", that a key for SHA-256 can be used with: CHACHA20-POLY1305, which it does at 0.28 GB/s
-// on a processor that does AES at 3.7.
+// By default GnuTLS takes the first usable cipher in the client's list. libnbd and QEMU send
+// "NORMAL", and their first cipher for a SHA-256 key is CHACHA20-POLY1305. It runs at 0.28 GB/s on
+// a processor that runs AES at 3.7.
 constexpr char const* server_priority =
     "NORMAL:-CIPHER-ALL:+AES-128-GCM:+CHACHA20-POLY1305:%SERVER_PRECEDENCE";
 
-// The group ffdhe2048 of RFC 7919. A QEMU that finds no file of them makes parameters of its own
-// for a server's key, which takes its main loop a second; TLS 1.3 does not use them.
+// The group ffdhe2048 of RFC 7919. Without a file of DH parameters, QEMU generates its own for a
+// server's key, which blocks its main loop for a second. TLS 1.3 does not use them.
 constexpr char const* dh_parameters =
     "-----BEGIN DH PARAMETERS-----\n"
     "MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz\n"
@@ -56,7 +56,7 @@ std::string read_key(std::string const& directory) {
 }
 
 void remove_key(std::string const& directory) {
-    std::error_code ignored;  // in the run directory, which does not survive a boot
+    std::error_code ignored;  // it is in the run directory, which does not survive a boot
     std::filesystem::remove_all(directory, ignored);
 }
 

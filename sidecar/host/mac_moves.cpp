@@ -19,7 +19,7 @@ std::int64_t wall_ms() {
 }
 
 void forget_old_moves(std::vector<std::int64_t>& moves, std::int64_t now_ms) {
-    // A clock that was set back must not make one count for ever.
+    // If the clock was set back, an entry must not count for ever.
     std::erase_if(moves, [now_ms](auto at) { return at <= now_ms - window_ms || at > now_ms; });
     if (moves.size() > limits::mac_moves_max) {
         moves.erase(moves.begin(), moves.end() - limits::mac_moves_max);

@@ -30,7 +30,7 @@ std::string own_program() {
     std::error_code error;
     auto const path = std::filesystem::read_symlink("/proc/self/exe", error);
     std::string name = error ? std::string("/proc/self/exe") : path.string();
-    // After an upgrade the file we came from is gone; the one in its place is to be started.
+    // After an upgrade our own file is deleted; the new file at its path is to be started.
     constexpr std::string_view gone = " (deleted)";
     if (name.ends_with(gone)) name.resize(name.size() - gone.size());
     return name;

@@ -1,6 +1,6 @@
-// sidecar/ is the program: it may use every room, and no room uses it.
+// sidecar/ is the program: it may use every other folder, and none uses it.
 //
-// Paths: where a host keeps things. The run directory (sockets, keys; gone after a boot) and the
+// Paths: where a host stores files. The run directory (sockets, keys; gone after a boot) and the
 // state directory (journals; must survive power loss), each with one directory per guest, all 0700.
 #pragma once
 
@@ -21,14 +21,14 @@ struct Paths {
     [[nodiscard]] std::string state(std::string const& guest) const {
         return state_directory + "/" + guest;
     }
-    /// Of all guests of the host; no guest can have that name.
+    /// Shared by all guests of the host; no guest can have that name.
     [[nodiscard]] std::string file_hashes() const { return state_directory + "/.file-hashes"; }
     /// The records of `sidecar network`; no guest can have that name either.
     [[nodiscard]] std::string networks() const { return state_directory + "/.networks"; }
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";
     }
-    /// There while we may have frozen the guest's file systems: it holds the agent's socket.
+    /// Exists while we may have frozen the guest's file systems: contains the agent's socket.
     [[nodiscard]] std::string frozen_mark(std::string const& guest) const {
         return run(guest) + "/frozen";
     }
@@ -37,26 +37,26 @@ struct Paths {
     }
 };
 
-/// This program's own file, for starting it again as another process.
+/// This program's own file, to start it again as another process.
 std::string own_program();
 
 /// fsync of a directory: the names in it are durable.
 core::Result<> sync_directory(std::string const& path);
 
-/// Makes a directory and its parents, 0700, durably. Fails with refused when one that exists
-/// belongs to another user than root and us, or others may write in it: they could put their own
-/// journals, keys and sockets in the place of ours. A sticky directory, as /tmp, is fine.
+/// Creates a directory and its parents, 0700, durably. Fails with refused if an existing one
+/// belongs to a user other than root and us, or if others may write in it: they could replace our
+/// journals, keys and sockets. A sticky directory, such as /tmp, is accepted.
 core::Result<> make_directory(std::string const& path);
 
-/// A guest's name becomes file names: letters, digits, `-`, `_`, `.`, at most 64, no leading dot or
-/// dash.
+/// Checks a guest's name, which becomes part of file names: letters, digits, `-`, `_`, `.`, at most
+/// 64, no leading dot or dash.
 core::Result<> check_guest_name(std::string const& name);
 
 /// Writes `text` to `path` durably: a temporary file in the same directory, fsync, rename, fsync of
 /// the directory.
 core::Result<> write_durably(std::string const& path, std::string const& text,
                              unsigned mode = 0600);
-/// The same without fsync: whole or not there, for as long as the host runs.
+/// The same without fsync: complete or absent, for as long as the host runs.
 core::Result<> write_replacing(std::string const& path, std::string const& text);
 core::Result<std::string> read_file(std::string const& path, std::size_t bytes_max);
 

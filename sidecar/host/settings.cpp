@@ -10,8 +10,8 @@ using core::TlsConfig;
 
 namespace {
 
-/// The number of that name, or `otherwise` when there is none. Fails with invalid when it is out of
-/// range, or no number.
+/// The number of that name, or `otherwise` if there is none. Fails with invalid if it is out of
+/// range or not a number.
 Result<std::int64_t> number_in(Json const& json, char const* name, std::int64_t otherwise,
                                std::int64_t min, std::int64_t max) {
     if (!json.has(name)) return otherwise;

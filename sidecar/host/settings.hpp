@@ -1,6 +1,6 @@
-// What the commands are told, as structs, and how that travels: from a command to the guest's
-// sidecar and into its records. Used by every folder of sidecar/; the command line that fills them
-// is in cli/options.hpp. Nothing here has touched the system yet.
+// The options of the commands as structs, and how they travel from a command to the guest's sidecar
+// and into its records. Used by every folder of sidecar/; the command line that fills them is in
+// cli/options.hpp. Nothing here has touched the system yet.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 
 namespace sidecar {
 
-/// FROM=TO of `serve`: how the source's names become this host's.
+/// FROM=TO of `serve`: maps the source's names to this host's.
 struct HostMaps {
     std::vector<std::pair<std::string, std::string>> paths;  ///< Prefixes, whole path components.
     std::vector<std::pair<std::string, std::string>> bridges;
@@ -47,36 +47,39 @@ struct MigrateOptions {
     core::TlsConfig tls;
     bool with_storage = false;
     bool check_only = false;
-    bool resume = false;  ///< Nothing new: the migration that the guest's sidecar found.
-    bool verify = false;  ///< Compare what arrived with what was sent.
+    /// Resume the migration that the guest's sidecar found; starts no new one.
+    bool resume = false;
+    bool verify = false;  ///< Compare the data at the destination with what was sent.
     std::vector<std::string> bases;  ///< Backing files that the destination has too; absolute.
     std::vector<std::string> vteps;  ///< HOST[:PORT] of the other hosts of the guest's VXLAN.
     int downtime_limit_ms = limits::downtime_limit_default_ms;  ///< No pause is longer.
-    int converge_limit_s = limits::converge_limit_default.count();  ///< From RAM's begin to STOP.
-    int link_timeout_s = 30;  ///< A lost destination is waited for; then for `--resume`.
+    /// From the start of RAM to STOP.
+    int converge_limit_s = limits::converge_limit_default.count();
+    /// Wait so long for a lost destination; then suspend until `--resume`.
+    int link_timeout_s = 30;
     std::uint64_t bandwidth = 0;  ///< Bytes per second for disks and RAM together; 0: no limit.
     bool throttle = true;  ///< A guest that dirties disks or RAM too fast is slowed down.
 
-    [[nodiscard]] core::Json to_json() const;  ///< What the guest's sidecar must know.
+    [[nodiscard]] core::Json to_json() const;  ///< What the guest's sidecar needs.
     static core::Result<MigrateOptions> from_json(core::Json const& json);
 };
 
-/// `replicate`: a copy of the guest that is kept up at another host.
+/// `replicate`: a copy of the guest that is kept up to date on another host.
 struct ReplicationSettings {
     std::string destination;  ///< HOST[:PORT]
     core::TlsConfig tls;
-    int every_s = 60;  ///< From the begin of a round to that of the next.
+    int every_s = 60;  ///< From the start of a round to the start of the next.
     std::uint64_t bandwidth = 0;  ///< Bytes per second; 0: no limit.
     bool freeze = true;  ///< The guest's agent is asked to freeze its file systems for each point.
-    std::string guest_agent;  ///< Its socket; empty: what QEMU's command line says. Absolute.
-    bool once = false;  ///< One round, and the end.
+    std::string guest_agent;  ///< Its socket; empty: from QEMU's command line. Absolute.
+    bool once = false;  ///< One round, then end.
     bool hand_over = false;  ///< ... after which the guest belongs to the destination.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<ReplicationSettings> from_json(core::Json const& json);
 };
 
-/// `set`: of a migration under way. What is not named stays.
+/// `set`: changes of a migration under way. Options that are not given stay.
 struct MigrationChanges {
     std::optional<std::uint64_t> bandwidth;  ///< As MigrateOptions::bandwidth.
     std::optional<int> downtime_limit_ms;
@@ -85,7 +88,7 @@ struct MigrationChanges {
     static core::Result<MigrationChanges> from_json(core::Json const& wire);
 };
 
-/// What `run`, `attach`, `incoming` and `failover` are begun with, and `serve`.
+/// The settings with which `run`, `attach`, `incoming`, `failover` and `serve` start.
 struct SessionSettings {
     Paths paths;
     std::string guest;

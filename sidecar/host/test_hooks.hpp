@@ -1,6 +1,6 @@
 // The one hook of the fault tests: SIDECAR_TEST_STOP_AT=<name> makes the process stop itself
-// (SIGSTOP) just before the action or phase of that name, so that a test can kill it there. Unset,
-// it costs one getenv.
+// (SIGSTOP) just before the action or phase of that name, so that a test can kill it there. If the
+// variable is not set, it costs one getenv.
 #pragma once
 
 #include <signal.h>

@@ -1,5 +1,5 @@
-// Words shared by the two migration machines: how an action ends, where the guest is, what came
-// out of it.
+// Types shared by the two migration machines: how an action ends, where the guest is,
+// and the outcome.
 //
 // Used by source.hpp, destination.hpp, the driver and the simulation. The machines are pure: they
 // see no clock, no descriptor, no coroutine, and this folder includes only the standard library.
@@ -23,14 +23,15 @@ enum class ActionResult : std::uint8_t {
     link_lost,
 };
 
-/// What came out of a migration, as recorded in the journal and told by the exit status.
+/// The outcome of a migration, as the journal records it and the exit status reports it.
 enum class Outcome : std::uint8_t {
-    none,  ///< Still under way (or never begun).
+    none,  ///< Still under way, or never begun.
     moved,  ///< The guest belongs to the destination.
-    failed,  ///< The guest belongs to the source (where it may have crashed: see Guest).
-    refused,  ///< A check said no, and nothing was touched.
+    failed,  ///< The guest belongs to the source. It may have crashed there: see Guest.
+    refused,  ///< A check failed; nothing was changed.
     cancelled,  ///< The operator cancelled; the guest belongs to the source.
-    in_doubt,  ///< COMMIT is recorded and unanswered: the guest stays paused until it is.
+    /// COMMIT is recorded but not answered: the guest stays paused until it is answered.
+    in_doubt,
     suspended,  ///< The copy waits for `migrate --resume`; the guest runs on the source.
 };
 
@@ -38,10 +39,10 @@ enum class Outcome : std::uint8_t {
 enum class Guest : std::uint8_t {
     source,  ///< It runs, or is about to be resumed, on the source.
     destination,  ///< The destination owns it.
-    unknown,  ///< COMMIT was recorded and nothing has answered yet.
+    unknown,  ///< COMMIT was recorded and there is no answer yet.
     /// Its QEMU went away while the source owned it; the source's disk is the valid one.
     crashed_source,
-    stopped_source,  ///< Another stopped it on the source, and continues it: we do not.
+    stopped_source,  ///< Stopped on the source, but not by sidecar: sidecar does not resume it.
     silent_source,  ///< On the source, whose QEMU does not answer: it may be paused.
 };
 
@@ -53,11 +54,12 @@ enum ExitStatus : int {
     exit_moved = 0,  ///< Other commands: done.
     exit_failed = 1,  ///< migrate: the guest runs on the source.
     exit_usage = 2,
-    exit_refused = 3,  ///< A check said no, and nothing was touched.
+    exit_refused = 3,  ///< A check failed; nothing was changed.
     exit_in_doubt = 4,  ///< The guest is paused.
     exit_cancelled = 5,  ///< The guest runs on the source.
-    exit_suspended = 6,  ///< The copy waits for its link; the guest runs on the source.
-    /// A second SIGINT ended the command; the sidecar goes on. As a shell has it: 128 + SIGINT.
+    /// The copy is suspended until the link is back; the guest runs on the source.
+    exit_suspended = 6,
+    /// A second SIGINT ended the command; the sidecar continues. 128 + SIGINT, as in a shell.
     exit_interrupted = 130,
 };
 

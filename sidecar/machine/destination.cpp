@@ -1,19 +1,21 @@
 // The destination's machine: one function per phase, in the order a migration goes through them.
 //
-// Used through step() only. Invariant: `cont` is asked for only behind a durable OWNER, OWNER only
-// behind COMMIT, loaded RAM and exports confirmed gone; a refusal of COMMIT only behind a durable
-// ABORTED.
+// Used through step() only. Invariant: `cont` is asked for only after a durable OWNER. OWNER is
+// asked for only after COMMIT, loaded RAM and confirmed deletion of the exports. COMMIT is refused
+// only after a durable ABORTED.
 //
 // Choices where the design leaves one:
-// - record_owner that ended `failed` certainly left no OWNER: the destination records ABORTED and
-//   says so, and the guest goes on at the source. One that ended `unknown` may have: it is asked
-//   for again until `ok`, the guest paused on both sides, and a later `failed` does not count.
-// - Its own patience (peer_silent_too_long) ends in ABORTED while nothing is recorded and OWNER is
-//   not under way; never after.
-// - ABORTED is told to a source that waits with its guest paused as soon as it is durable, to one
-//   that only cleans up when everything is removed: to remove it takes a while, in which the frames
-//   that came here are kept for the source to ask for. `seal` is refused at once: whoever asks for
-//   it has not sent COMMIT, so nothing needs to be durable.
+// - If record_owner ended `failed`, there is certainly no OWNER. The destination records ABORTED
+//   and reports it, and the guest continues on the source. If record_owner ended `unknown`, OWNER
+//   may be durable. The record is then asked for again until it ends `ok`. The guest stays paused
+//   on both sides, and a later `failed` does not count.
+// - The destination's own timeout (peer_silent_too_long) ends in ABORTED only while nothing is
+//   recorded and OWNER is not under way.
+// - A source that waits with its guest paused is told ABORTED as soon as it is durable. A source
+//   that only cleans up is told when everything is removed. Removal takes a while; during it the
+//   source can ask for the frames that were caught here.
+// - `seal` is refused at once: a source that asks for it has not sent COMMIT, so nothing needs to
+//   be durable.
 #include "sidecar/machine/destination.hpp"
 
 #include <utility>
@@ -40,7 +42,7 @@ struct Builder : StepBuilder<State, Action> {
     return record == Record::owner || record == Record::ended_owner;
 }
 
-// ---- what an event tells, whatever the phase ----------------------------------------------------
+// ---- what an event means in every phase ---------------------------------------------------------
 
 void note_result(State& state, Action action, ActionResult result) {
     if (action == Action::record_owner && result == ActionResult::unknown) {
@@ -103,8 +105,8 @@ void note(State& state, Event const& event) {
 
 // ---- aborting -----------------------------------------------------------------------------------
 
-/// ABORTED first, then everything goes, and whoever asked hears of it; but a `seal` is refused at
-/// once.
+/// First ABORTED, then everything is removed, then the waiting request is answered. A `seal` is
+/// refused at once.
 void continue_aborting(Builder& builder) {
     State& state = builder.state;
     builder.reply(PendingRequest::seal, Action::reply_refused);
@@ -133,7 +135,7 @@ void abort(Builder& builder) {
     continue_aborting(builder);
 }
 
-/// What makes the destination give up while nothing is recorded and OWNER is not under way.
+/// The events that make the destination abort while nothing is recorded and OWNER is not under way.
 [[nodiscard]] bool gives_up(Event const& event) {
     return event.kind == Kind::abort_requested || event.kind == Kind::peer_silent_too_long ||
            event.kind == Kind::qemu_gone || event.kind == Kind::qemu_silent_too_long;
@@ -141,8 +143,8 @@ void abort(Builder& builder) {
 
 // ---- running ------------------------------------------------------------------------------------
 
-/// The guest is ours (running, or crashed since): tell the source, tell the network, close the
-/// record.
+/// The guest belongs to the destination (it runs, or has crashed since). Acknowledge COMMIT to the
+/// source, announce the guest in the network, close the record.
 void continue_running(Builder& builder) {
     State& state = builder.state;
     builder.reply(PendingRequest::commit, Action::reply_ack);
@@ -160,12 +162,13 @@ void continue_running(Builder& builder) {
 
 // ---- owning -------------------------------------------------------------------------------------
 
-/// Seal if need be, OWNER, `cont`. Up to OWNER it may still builder into an abort.
+/// Seal if necessary, then OWNER, then `cont`. Until OWNER is asked for, this can still
+/// become an abort.
 void continue_owning(Builder& builder) {
     State& state = builder.state;
     if (is_owner(state.record)) {
         if (state.qemu_gone) {
-            state.phase = Phase::running;  // it crashed here, and is here to be started again
+            state.phase = Phase::running;  // it crashed here and can be started here again
             continue_running(builder);
         } else {
             builder.ask_once(Action::start_guest);
@@ -176,7 +179,7 @@ void continue_owning(Builder& builder) {
         return;
     }
     if (state.owner_unknown) {
-        builder.ask(Action::record_owner);  // also when QEMU is gone: OWNER may be durable already
+        builder.ask(Action::record_owner);  // even if QEMU is gone: OWNER may be durable already
     } else if (state.loaded && !state.exports_gone) {
         builder.ask_once(Action::seal);
     } else if (state.loaded) {
@@ -186,8 +189,8 @@ void continue_owning(Builder& builder) {
 
 // ---- one function per phase ---------------------------------------------------------------------
 
-/// A new sidecar: the journal and QEMU are all it knows. What may be open is closed again before
-/// OWNER.
+/// A new sidecar knows only the journal and QEMU's state. Exports that may be open are closed again
+/// before OWNER.
 void resume_from_journal(Builder& builder, Event const& event) {
     State& state = builder.state;
     state.record = event.record;
@@ -219,8 +222,8 @@ void resume_from_journal(Builder& builder, Event const& event) {
     }
 }
 
-/// A COMMIT or an abort for an migration_id never prepared here ends in ABORTED too: the answer
-/// must stand.
+/// A COMMIT or an abort for a migration_id that was never prepared here also ends in ABORTED, so
+/// that later answers are the same.
 void idle(Builder& builder, Event const& event) {
     switch (event.kind) {
         case Kind::restarted:
@@ -250,15 +253,15 @@ void preparing(Builder& builder, Event const& event) {
     }
 }
 
-/// QEMU died while the disks were copied into it: they are still there, and the source copies what
-/// died with it again. Not once RAM has begun to come: then it dies with QEMU.
+/// QEMU died while the disks were copied into it. The images remain, and the source copies again
+/// what QEMU had not flushed. This holds only before RAM arrives: RAM is lost with QEMU.
 [[nodiscard]] bool only_qemu_is_lost(Builder const& builder, Event const& event) {
     return builder.state.phase == Phase::prepared && event.kind == Kind::qemu_gone &&
            event.qemu == Qemu::waiting && !builder.busy(Action::seal) &&
            !builder.state.exports_gone;
 }
 
-/// prepared and sealed: obeys whatever comes.
+/// prepared and sealed: carries out each request.
 void waiting(Builder& builder, Event const& event) {
     if (only_qemu_is_lost(builder, event)) {
         builder.state.phase = Phase::qemu_lost;
@@ -284,7 +287,8 @@ void waiting(Builder& builder, Event const& event) {
     }
 }
 
-/// A source that copies asks for `prepare` again; one that asks for anything else is further.
+/// A source in the copying phase asks for `prepare` again. Any other request means that the source
+/// is past that phase.
 void qemu_lost(Builder& builder, Event const& event) {
     if (event.kind == Kind::prepare_requested) {
         builder.state.qemu_gone = false;
@@ -333,7 +337,8 @@ void aborting(Builder& builder, Event const& event) {
     continue_aborting(builder);
 }
 
-/// A source whose answer was lost asks again, perhaps after a restart of both: the record answers.
+/// A source that missed the answer asks again, possibly after both sidecars restarted:
+/// the record answers.
 void done(Builder& builder) {
     bool const owner = is_owner(builder.state.record);
     builder.reply(PendingRequest::commit, owner ? Action::reply_ack : Action::reply_aborted);

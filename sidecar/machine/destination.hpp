@@ -1,9 +1,10 @@
-// The destination's half of the migration machine: it obeys, and owns the guest only after COMMIT.
+// The destination's half of the migration machine: it follows the source and owns the guest only
+// after COMMIT.
 //
 // Used by the driver of an incoming guest and by tests/sim. Invariant: start_guest is asked for
-// only when OWNER is durable, OWNER only after COMMIT was received with the exports gone and the
-// RAM loaded; and ABORTED is answered only when it is durable. Its own QEMU's `completed` never
-// starts the guest.
+// only when OWNER is durable. OWNER is asked for only after COMMIT was received, the exports are
+// gone and the RAM is loaded. ABORTED is answered only when it is durable. The `completed` of the
+// destination's QEMU never starts the guest.
 #pragma once
 
 #include "sidecar/machine/common.hpp"
@@ -12,24 +13,26 @@
 
 namespace sidecar::machine::destination {
 
-/// Where an incoming migration stands. One function of destination.cpp per phase.
+/// The state of an incoming migration. One function of destination.cpp per phase.
 enum class Phase : std::uint8_t {
-    idle,      ///< Nothing asked for.
+    idle,  ///< Nothing was requested.
     preparing, ///< Disks, QEMU, exports and movers are being made.
-    prepared,  ///< Data flows into the exports; QEMU waits.
-    qemu_lost,  ///< As prepared, but QEMU has died before any RAM came: the source may ask anew.
-    sealed,  ///< Exports gone, disks flushed: nobody can write but the guest to come.
-    owning,  ///< COMMIT received: seal if need be, OWNER, `cont`.
+    prepared,  ///< Disks are copied into the exports; QEMU waits.
+    /// As prepared, but QEMU died before any RAM arrived: the source may send `prepare` again.
+    qemu_lost,
+    sealed,  ///< Exports gone, disks flushed: only the guest can write, once it starts.
+    owning,  ///< COMMIT received: seal if necessary, OWNER, `cont`.
     running,  ///< The guest runs here: acknowledged, announced, recorded.
     aborting,  ///< ABORTED, then everything made is removed.
-    done,  ///< Over; still answers a source that asks again.
+    done,  ///< Over; a source that asks again is still answered.
 };
 
 /// What the machine asks of the driver; the same contract as source::Action. A reply_* ends `ok`
-/// when it was handed to the channel and anything else when there is none: the source asks again.
+/// when it was handed to the channel. Without a channel it ends otherwise, and the
+/// source asks again.
 enum class Action : std::uint8_t {
-    /// Write down what will be made, then disks, QEMU `-S -incoming defer`, exports, movers. Of
-    /// these only what is not there yet.
+    /// Record what will be created; then create disks, QEMU `-S -incoming defer`, exports, movers.
+    /// Only those that do not exist yet.
     prepare,
     reply_prepared,
     seal,  ///< Flush, delete the exports, wait for every BLOCK_EXPORT_DELETED.
@@ -41,14 +44,14 @@ enum class Action : std::uint8_t {
     record_aborted,  ///< Durable ABORTED.
     reply_aborted,
     reply_refused,  ///< To prepare or seal: it failed. To abort: refused, OWNER is recorded.
-    destroy,  ///< Kill QEMU; delete what `prepare` wrote down: disks, taps, movers, keys.
-    record_end,  ///< Durable: over, and whether as OWNER or as ABORTED.
-    finish,  ///< Report, free the session. The last action but for replies.
+    destroy,  ///< Kill QEMU; delete what `prepare` recorded: disks, taps, movers, keys.
+    record_end,  ///< Durable: over, as OWNER or as ABORTED.
+    finish,  ///< Report, free the session. Only replies can follow.
 };
 inline constexpr unsigned action_count = static_cast<unsigned>(Action::finish) + 1;
 
-/// What the destination's journal says of this migration_id. An migration_id it has never heard of
-/// is `none` with Qemu::gone; asked to commit it, the machine records ABORTED before it says so.
+/// What the destination's journal says about this migration_id. An unknown migration_id is `none`
+/// with Qemu::gone. If a source sends COMMIT for it, the machine records ABORTED before it answers.
 enum class Record : std::uint8_t {
     none,
     owner,  ///< record_owner.
@@ -65,8 +68,8 @@ enum class Qemu : std::uint8_t {
     gone,  ///< No QEMU.
 };
 
-/// What happened. Built with the functions below; fields that a kind does not use keep their
-/// defaults.
+/// What happened. Built with the functions below; fields that a kind does not use
+/// keep their defaults.
 struct Event {
     enum class Kind : std::uint8_t {
         action_ended,  ///< `action` ended as `result`.
@@ -75,13 +78,13 @@ struct Event {
         commit_received,  ///< From the source; may be repeated.
         abort_requested,  ///< From the source; may be repeated.
         qemu_loaded,  ///< Its MIGRATION `completed`.
-        /// Its process ended (load error, kill); `qemu`: waiting when no RAM had begun to come.
+        /// Its process ended (load error, kill). `qemu` is `waiting` if no RAM had arrived.
         qemu_gone,
-        peer_lost,  ///< Channel closed or heartbeat missed: changes nothing by itself.
-        peer_back,  ///< Channel authenticated again: changes nothing, the source asks.
-        peer_silent_too_long,  ///< peer_lost for longer than the destination's patience.
-        qemu_silent_too_long,  ///< QEMU's monitor is lost, and reconnecting has failed for the
-                               ///< limit.
+        peer_lost,  ///< Channel closed or heartbeat missed: has no effect by itself.
+        peer_back,  ///< Channel authenticated again: has no effect; the source asks.
+        peer_silent_too_long,  ///< peer_lost for longer than the destination's timeout.
+        /// QEMU's monitor is lost and could not be reconnected within the limit.
+        qemu_silent_too_long,
         /// A new sidecar found `record` and `qemu`. First event of a fresh State.
         restarted,
     };
@@ -100,26 +103,26 @@ struct Event {
 [[nodiscard]] constexpr Event restarted(Record record, Qemu qemu) {
     return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu};
 }
-/// QEMU's process ended, having been `last`.
+/// QEMU's process ended; `last` was its last state.
 [[nodiscard]] constexpr Event qemu_gone(Qemu last) {
     return {.kind = Event::Kind::qemu_gone, .qemu = last};
 }
 /// An event that carries nothing: every kind but the three above.
 [[nodiscard]] constexpr Event event(Event::Kind kind) { return {.kind = kind}; }
 
-/// What the source waits to hear; decides which reply follows an abort.
+/// The request that the source waits for; decides which reply follows an abort.
 enum class PendingRequest : std::uint8_t { nothing, prepare, seal, commit, abort };
 
-/// The whole memory of the destination's machine: one fresh value per migration (migration_id).
+/// The complete state of the destination's machine: one fresh value per migration (migration_id).
 struct State {
     Phase phase = Phase::idle;
-    Record record = Record::none;  ///< Last record known durable.
+    Record record = Record::none;  ///< Last record known to be durable.
     EnumSet<Action> in_flight;
     PendingRequest pending_request = PendingRequest::nothing;
     bool loaded = false;  ///< The RAM stream is loaded.
     bool exports_gone = false;  ///< seal ended ok.
     bool qemu_gone = false;
-    bool owner_unknown = false;  ///< record_owner ended unknown once: only its `ok` settles it.
+    bool owner_unknown = false;  ///< record_owner ended unknown once: only its `ok` decides.
     bool destroyed = false;  ///< destroy ended ok.
     bool announced = false;  ///< announce_network ended ok.
 
@@ -134,7 +137,7 @@ struct Step {
 /// One transition: pure, total (an event that means nothing in a phase changes nothing).
 [[nodiscard]] Step step(State const& state, Event const& event);
 
-/// Whether the guest is this side's: OWNER is durable.
+/// Whether the guest belongs to the destination: OWNER is durable.
 [[nodiscard]] bool owns_guest(State const& state);
 
 [[nodiscard]] std::string_view name(Phase phase);

@@ -1,5 +1,5 @@
-// Names and one-line descriptions of everything in the machines, for logs, traces and test
-// failures.
+// Names and one-line descriptions of everything in the machines, for logs, traces
+// and test failures.
 //
 // Used by the driver, the reports and tests/sim. A name is its enumerator, letter for letter.
 #include "sidecar/machine/destination.hpp"

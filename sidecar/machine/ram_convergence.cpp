@@ -12,7 +12,8 @@ RamVerdict RamConvergence::look(RamSample const& sample, RamConvergenceLimits co
     arithmetic_.dirty_bytes_per_second = sample.dirty_bytes_per_second;
     bool const slower = sample.cpu_throttle_percent > arithmetic_.cpu_throttle_percent;
     arithmetic_.cpu_throttle_percent = sample.cpu_throttle_percent;
-    if (throttled_ && slower) begin_stagnation(sample);  // each step gets its own passes
+    // Each throttle step is judged by its own passes
+    if (throttled_ && slower) begin_stagnation(sample);
     if (over_) return RamVerdict::give_up;
 
     bool const too_much = arithmetic_.predicted_pause > limits.pause;
@@ -36,7 +37,8 @@ void RamConvergence::note_rate(RamSample const& sample) {
     transferred_bytes_ = sample.transferred_bytes;
     auto const span = sample.at - measured_.at;
     bool const pass_over = sample.passes > measured_.passes;
-    // A long pass is known before it is over; a short one only together with others.
+    // The rate of a long pass is known before it ends; that of a short pass only
+    // together with others.
     if (span < rate_span_min || (!pass_over && span < rate_span_max)) return;
     auto const sent = sample.transferred_bytes - measured_.transferred_bytes;
     arithmetic_.transfer_bytes_per_second = sent * 1000 / static_cast<std::uint64_t>(span.count());
@@ -46,12 +48,12 @@ void RamConvergence::note_rate(RamSample const& sample) {
 void RamConvergence::note_pass(RamSample const& sample) {
     auto const before = arithmetic_.dirty_bytes;
     arithmetic_.passes = sample.passes;
-    if (sample.passes < 2) return;  // in the first pass everything is dirty
+    if (sample.passes < 2) return;  // in the first pass all pages are dirty
     arithmetic_.dirty_bytes = sample.remaining_bytes;
     auto const rate = std::max<std::uint64_t>(1, arithmetic_.transfer_bytes_per_second);
     arithmetic_.predicted_pause =
         milliseconds(static_cast<std::int64_t>(sample.remaining_bytes * 1000 / rate));
-    // The first pass left what it took long to leave: nothing to compare it with.
+    // The first pass took long, and so left much dirty: there is no earlier pass to compare with.
     bool const comparable = before > 0;
     bool const shrank = !comparable || sample.remaining_bytes <= before / 100 * shrink_percent;
     if (shrank) {
@@ -62,7 +64,7 @@ void RamConvergence::note_pass(RamSample const& sample) {
 }
 
 bool RamConvergence::late(RamSample const& sample, RamConvergenceLimits const& limits) const {
-    // A first pass that takes long says nothing of convergence: half of the limit is left after it.
+    // A long first pass does not show whether RAM converges: half of the limit remains after it.
     return sample.at >= std::max(limits.converge, first_pass_progress_at_ + limits.converge / 2);
 }
 

@@ -1,23 +1,25 @@
-// The source's machine: one function per phase, in the order of the phase table in
-// docs/architecture.md.
+// The source's machine: one function per phase, in the order of the phase
+// table in docs/architecture.md.
 //
-// Used through step() only. Invariant: forward actions are asked for one at a time until STOP; from
-// then on whatever does not need the other runs beside it. Undoing is driven by what `made` says,
-// never by how far we got.
+// Used through step() only. Invariant: forward actions are asked for one at a time until STOP.
+// After STOP, actions that do not depend on each other run in parallel. Rollback undoes what
+// `resources` lists, whatever the phase.
 //
 // Choices where the design leaves one:
-// - record_commit that ended `failed` certainly left no COMMIT: the guest goes on at the source.
-// One
-//   that ended `unknown` may be durable: it is asked for `tries_max` times. Then COMMIT, which was
-//   never sent, is made void: by ROLLBACK here, or by ABORTED at the destination, which answers a
-//   later COMMIT with it. The guest goes on at the source when one of the two is durable.
+// - If record_commit ended `failed`, there is certainly no COMMIT: the guest continues on the
+//   source. If it ended `unknown`, COMMIT may be durable: the record is asked for up to `tries_max`
+//   times. After that, COMMIT, which was never sent, is made void: by ROLLBACK here, or by ABORTED
+//   at the destination, which then answers a later COMMIT with ABORTED. The guest continues on the
+//   source when one of the two is durable.
 // - COMMIT is sent only when the images are set aside. They get their names back when COMMIT is
 //   void, and before the guest can run.
-// - After the destination's answer what fails `tries_max` times is left: the guest has moved.
-// - A restart that finds QEMU completed or gone but no COMMIT records ROLLBACK before anything
-//   else: the dead sidecar's COMMIT, never sent, may still be on its way to the disk, and ROLLBACK
-//   outranks it. A restart that finds COMMIT recorded but the guest running (only somebody's hand
-//   can do that) voids the record and keeps the guest: to send COMMIT would make a second copy run.
+// - After the destination's answer, an action that fails `tries_max` times is left undone: the
+//   guest has moved.
+// - If a restart finds QEMU completed or gone but no COMMIT, it records ROLLBACK first. The dead
+//   sidecar's COMMIT was never sent but may still reach the disk; ROLLBACK overrides it.
+// - If a restart finds COMMIT recorded but the guest running, it voids the record and keeps the
+//   guest. That guest can only have been resumed from outside. Sending COMMIT would start
+//   a second copy.
 #include "sidecar/machine/source.hpp"
 
 #include <utility>
@@ -33,8 +35,8 @@ using Kind = Event::Kind;
 
 // ---- giving up ----------------------------------------------------------------------------------
 
-/// Every phase before COMMIT ends in this way when the operator cancels, when QEMU is gone, or when
-/// `failed`. Returns whether it did.
+/// Handles what ends every phase before COMMIT: a cancel by the operator, a QEMU that is gone, or
+/// `failed`. Returns whether it ended the phase.
 bool gives_up(Builder& builder, Event const& event, bool failed) {
     if (event.kind == Kind::cancel_requested) {
         roll_back(builder, Outcome::cancelled);
@@ -47,7 +49,7 @@ bool gives_up(Builder& builder, Event const& event, bool failed) {
     return false;
 }
 
-/// What ends a migration at any moment in which RAM migrates and the guest is stopped.
+/// The events that end a migration while RAM migrates and the guest is stopped.
 [[nodiscard]] bool fails_while_stopped(Event const& event) {
     return event.kind == Kind::peer_lost || event.kind == Kind::peer_silent_too_long ||
            event.kind == Kind::downtime_limit_exceeded || event.kind == Kind::migration_failed ||
@@ -56,7 +58,7 @@ bool gives_up(Builder& builder, Event const& event, bool failed) {
 
 // ---- one function per phase ---------------------------------------------------------------------
 
-/// A new sidecar: the journal and QEMU are all it knows, so everything may have been made.
+/// A new sidecar knows only the journal and QEMU's state, so everything may have been created.
 void resume_from_journal(Builder& builder, Event const& event) {
     State& state = builder.state;
     state.record = event.record;
@@ -84,7 +86,7 @@ void resume_from_journal(Builder& builder, Event const& event) {
         return;
     }
     if (event.record == Record::begun && event.qemu == Qemu::copying) {
-        state.phase = Phase::preparing;  // each step again: what is there already is kept
+        state.phase = Phase::preparing;  // each step runs again and keeps what exists already
         builder.ask(Action::prepare_destination);
         return;
     }
@@ -98,7 +100,7 @@ void idle(Builder& builder, Event const& event) {
     if (event.kind == Kind::restarted) {
         resume_from_journal(builder, event);
     } else if (event.kind == Kind::migrate_requested) {
-        builder.state = {};  // what was heard while nothing was asked for is of no account
+        builder.state = {};  // events from before the request do not count
         builder.state.phase = Phase::checking;
         builder.ask(Action::check);
     }
@@ -137,7 +139,7 @@ void preparing(Builder& builder, Event const& event) {
     }
 }
 
-/// A destination that is unreachable for too long suspends the copy: what was copied is kept.
+/// A destination that is unreachable for too long suspends the copy; the copied data is kept.
 void copying(Builder& builder, Event const& event) {
     State& state = builder.state;
     if (event.kind == Kind::peer_silent_too_long) {
@@ -171,8 +173,8 @@ void suspended(Builder& builder, Event const& event) {
     }
 }
 
-/// STOP can overtake the answer to `migrate`; a `completed` here means that QEMU did not wait for
-/// us at pre-switchover: the destination's disks are not final, so the guest stays.
+/// STOP can arrive before the answer to `migrate`. A `completed` here means that QEMU did not wait
+/// at pre-switchover: the destination's disks are not final, so the guest stays.
 void converging(Builder& builder, Event const& event) {
     bool const stops = event.kind == Kind::stop_seen || event.kind == Kind::pre_switchover_seen;
     bool const failed =
@@ -207,8 +209,8 @@ void stopped(Builder& builder, Event const& event) {
     }
 }
 
-/// COMMIT is being recorded, and the images are being set aside: only the ends of the two count,
-/// because COMMIT may be durable already.
+/// COMMIT is being recorded and the images are being set aside. Only the ends of these two actions
+/// count, because COMMIT may be durable already.
 void recording_commit(Builder& builder, Event const& event) {
     State& state = builder.state;
     bool const not_recorded = ended_badly(event, Action::record_commit);
@@ -223,7 +225,8 @@ void recording_commit(Builder& builder, Event const& event) {
     } else if (state.record != Record::committed || !state.images_aside) {
         return;
     } else if (state.guest_ran) {
-        roll_back(builder, Outcome::failed);  // somebody resumed it: COMMIT is void and never sent
+        // It was resumed from outside: COMMIT is void and never sent.
+        roll_back(builder, Outcome::failed);
     } else {
         state.phase = Phase::committed;
         state.guest = Guest::unknown;
@@ -232,8 +235,8 @@ void recording_commit(Builder& builder, Event const& event) {
     }
 }
 
-/// Three things end side by side: the delta and then the seal, QEMU's device state, the network.
-/// COMMIT needs them all.
+/// Three things run in parallel: the last delta and then the seal, QEMU's device state, the
+/// network. COMMIT needs all of them.
 void switching(Builder& builder, Event const& event) {
     if (builder.state.resources.contains(Resource::images_aside)) {
         recording_commit(builder, event);
@@ -252,14 +255,15 @@ void switching(Builder& builder, Event const& event) {
         builder.ask(Action::seal_destination);
     }
     State const& state = builder.state;
-    // Without its monitor the sidecar would not see that another resumed the guest.
+    // Without its monitor the sidecar would not notice if the guest were resumed from outside.
     if (state.completed && state.sealed && state.qmp_up && !builder.busy(Action::fire_network)) {
         builder.make(Action::set_images_aside, Resource::images_aside);
         builder.ask(Action::record_commit);
     }
 }
 
-/// The destination has the last word, an operator's counts only where it has said nothing.
+/// The destination's answer decides. An operator's decision counts only if the destination
+/// did not answer.
 void answer_to_commit(Builder& builder, ActionResult result) {
     State& state = builder.state;
     if (result == ActionResult::acked) {
@@ -299,7 +303,7 @@ void in_doubt(Builder& builder, Event const& event) {
     }
 }
 
-/// One event in the phase that it finds, noted already.
+/// Handles one event, already noted, in the current phase.
 void take(Builder& builder, Event const& event) {
     switch (builder.state.phase) {
         case Phase::idle:
@@ -347,7 +351,7 @@ void take(Builder& builder, Event const& event) {
 
 Step step(State const& state, Event const& event) {
     if (event.kind == Kind::qmp_back) {
-        // First what was missed, in a machine that is connected; then the event itself.
+        // First the missed event, in a machine that is connected; then the event itself.
         State back = state;
         note(back, event);
         Builder builder{{.state = back, .actions = {}}};

@@ -2,10 +2,10 @@
 //
 // Choices where the design leaves one:
 // - A COMMIT that may be durable and was never sent is made void: by ROLLBACK here, or by ABORTED
-// at
-//   the destination, which answers a later COMMIT with it. The guest goes on at the source when one
-//   of the two is durable, and its images have their names again.
-// - After the destination's answer what fails `tries_max` times is left: the guest has moved.
+//   at the destination, which then answers a later COMMIT with ABORTED. The guest continues on the
+//   source when one of the two is durable and its images have their names again.
+// - After the destination's answer, an action that fails `tries_max` times is left undone: the
+//   guest has moved.
 #include "sidecar/machine/source_endings.hpp"
 
 namespace sidecar::machine::source {
@@ -14,9 +14,9 @@ using Kind = Event::Kind;
 
 namespace {
 
-// ---- what only tidies up ------------------------------------------------------------------------
+// ---- cleanup ------------------------------------------------------------------------------------
 
-/// Counts the tries of what only tidies up, and gives it up after the last.
+/// Counts the tries of cleanup actions, and gives an action up after the last try.
 void count_tries(State& state, Event const& event) {
     if (event.kind != Kind::action_ended || !only_tidies_up(event.action)) {
         return;
@@ -40,7 +40,7 @@ void count_tries(State& state, Event const& event) {
     }
 }
 
-/// The last record, then the end.
+/// Records the end; then finish.
 void close_record(Builder& builder) {
     State const& state = builder.state;
     bool const open = state.record != Record::none && state.record != Record::ended;
@@ -49,9 +49,9 @@ void close_record(Builder& builder) {
 
 // ---- rolling back -------------------------------------------------------------------------------
 
-/// Makes COMMIT void: by ROLLBACK here. Where that cannot be recorded and COMMIT was never sent, by
-/// ABORTED at the destination, which then answers a COMMIT with it whoever sends it. In turns,
-/// until one of them ends ok.
+/// Makes COMMIT void by ROLLBACK here. If that cannot be recorded and COMMIT was never sent, by
+/// ABORTED at the destination, which then answers every COMMIT with ABORTED. The two alternate
+/// until one ends ok.
 void make_commit_void(Builder& builder) {
     State& state = builder.state;
     if (builder.busy(Action::record_rollback) || builder.busy(Action::abort_destination)) {
@@ -65,7 +65,7 @@ void make_commit_void(Builder& builder) {
     }
 }
 
-/// Where the guest is while it is kept, and when everything is undone.
+/// Where the guest is while it stays on the source, and when everything is undone.
 [[nodiscard]] Guest kept_guest(State const& state) {
     if (state.qemu_gone) {
         return Guest::crashed_source;
@@ -76,9 +76,9 @@ void make_commit_void(Builder& builder) {
     return state.guest_stopped ? Guest::stopped_source : Guest::source;
 }
 
-/// The guest itself, once its images have their names again: QEMU's migration is cancelled, then
-/// the guest resumed. A guest that another stopped stays so. Nothing is asked of a QEMU that is not
-/// connected: qmp_back comes here again.
+/// Cancels QEMU's migration and then resumes the guest, once its images have their names again. A
+/// guest that was stopped from outside stays stopped. If QEMU is not connected, nothing is asked of
+/// it; qmp_back calls this again.
 void bring_guest_back(Builder& builder) {
     State& state = builder.state;
     if (state.qemu_gone || (state.cancelled && state.guest_stopped)) {
@@ -97,7 +97,7 @@ void bring_guest_back(Builder& builder) {
     }
 }
 
-/// Whether nothing is in flight but what QEMU is asked to do for the guest.
+/// Whether only actions that ask QEMU for the guest are in flight.
 [[nodiscard]] bool only_waits_for_qemu(State const& state) {
     EnumSet<Action> others = state.in_flight;
     others.erase(Action::cancel_migration);
@@ -105,13 +105,13 @@ void bring_guest_back(Builder& builder) {
     return others.empty();
 }
 
-/// Undoes what may have been made: the guest and its addresses first and side by side, then, once
-/// nothing forward is in flight any more, the rest, newest first. While the source's QEMU is
-/// silent the destination goes before the guest is back, so that it never runs.
+/// Undoes what may have been created. First the guest and its addresses, in parallel. When no
+/// forward action is in flight any more, the rest, newest first. While the source's QEMU does not
+/// answer, the destination is aborted before the guest is back, so that the guest never runs there.
 void continue_rollback(Builder& builder) {
     State& state = builder.state;
     if (builder.busy(Action::record_commit)) {
-        return;  // its end says whether there is anything to make void
+        return;  // its end says whether a COMMIT must be made void
     }
     if (commit_may_count(state)) {
         make_commit_void(builder);
@@ -145,8 +145,8 @@ void continue_rollback(Builder& builder) {
 
 // ---- settling -----------------------------------------------------------------------------------
 
-/// Only forward: the stale disk is marked before anything else, then the rest. What cannot be done
-/// is left, and the report says so: the guest runs at the destination in any case.
+/// Only forward: first the stale disk is marked, then the rest. What cannot be done is left undone
+/// and reported: the guest runs at the destination in any case.
 void continue_settling(Builder& builder) {
     State& state = builder.state;
     if (!state.in_flight.empty()) {
@@ -170,7 +170,7 @@ bool only_tidies_up(Action action) {
            action == Action::quit_source || action == Action::record_end;
 }
 
-/// A restart would read that COMMIT, so the guest may not run here.
+/// A restart would read that COMMIT, so the guest must not run here.
 bool commit_may_count(State const& state) {
     bool const over = state.phase == Phase::settling || state.phase == Phase::done;
     return !over && (state.void_commit || state.record == Record::committed) &&
@@ -179,7 +179,7 @@ bool commit_may_count(State const& state) {
 
 namespace {
 
-/// What no phase of the end reads: states that differ in nothing else are the same state.
+/// Clears the fields that no final phase reads, so that states that differ only in them are equal.
 void forget_the_way(State& state) {
     state.pre_switchover = false;
     state.completed = false;
@@ -192,7 +192,7 @@ void forget_the_way(State& state) {
     state.failures = 0;
 }
 
-/// Only the outcome is left.
+/// Keeps only the outcome.
 void finish(Builder& builder) {
     State over;
     over.phase = Phase::done;
@@ -229,10 +229,10 @@ void settle(Builder& builder) {
     builder.state.phase = Phase::settling;
     builder.state.outcome = Outcome::moved;
     builder.state.guest = Guest::destination;
-    builder.state.resources.erase(Resource::fired);  // the addresses are where they belong
-    builder.state.resources.erase(Resource::destination);  // and so is the guest
+    builder.state.resources.erase(Resource::fired);  // the addresses belong there now
+    builder.state.resources.erase(Resource::destination);  // and so does the guest
     builder.state.commit_sent = false;
-    builder.state.peer_up = true;  // of no account any more
+    builder.state.peer_up = true;  // no longer matters
     forget_the_way(builder.state);
     builder.interrupt_others();
     continue_settling(builder);
@@ -245,12 +245,13 @@ void rolling_back(Builder& builder, Event const& event) {
     }
     if (ended(event, Action::abort_destination) && !commit_may_count(builder.state) &&
         (event.result != ActionResult::unknown || !builder.state.peer_up)) {
-        // Refused or unreachable: the destination's own patience removes what is left there.
+        // Refused or unreachable: the destination removes the rest itself after its own timeout.
         builder.state.resources.erase(Resource::destination);
     }
     if (event.kind == Kind::operator_resolved && event.side == Side::source &&
         may_resolve(builder.state)) {
-        builder.state.destination_aborted = true;  // it is fenced, and COMMIT was never sent
+        // The destination is fenced, and COMMIT was never sent.
+        builder.state.destination_aborted = true;
     }
     if (ended_badly(event, Action::resume_source)) {
         builder.state.cancelled =

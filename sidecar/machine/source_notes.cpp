@@ -6,7 +6,7 @@ namespace {
 
 using Kind = Event::Kind;
 
-/// What no longer exists when an undoing action ended ok.
+/// The resource that is gone when an undoing action ended ok.
 struct Undone {
     Action action;
     Resource resource;
@@ -23,11 +23,11 @@ constexpr Undone undone[] = {
     {Action::quit_source, Resource::ram},
 };
 
-/// What the end of an action says about the journal.
+/// What the end of an action means for the journal.
 void note_record(State& state, Action action, ActionResult result) {
     bool const ok = result == ActionResult::ok;
     if (action == Action::record_begin && result != ActionResult::failed) {
-        state.record = Record::begun;  // unknown: it may be there, so it must be closed
+        state.record = Record::begun;  // unknown: the record may be durable, so it must be closed
     } else if (action == Action::record_commit && ok) {
         state.record = Record::committed;
     } else if (action == Action::record_commit && result == ActionResult::unknown) {
@@ -44,7 +44,7 @@ void note_record(State& state, Action action, ActionResult result) {
     }
 }
 
-/// What the end of an action says about things made or removed.
+/// What the end of an action means for resources.
 void note_result(State& state, Action action, ActionResult result) {
     note_record(state, action, result);
     if (result != ActionResult::ok) {
@@ -87,7 +87,8 @@ void note(State& state, Event const& event) {
             state.guest_stopped = false;
             break;
         case Kind::guest_stopped_by_others:
-            state.guest_ran |= state.phase == Phase::switching;  // another has resumed it before
+            // It must have been resumed from outside before.
+            state.guest_ran |= state.phase == Phase::switching;
             state.guest_stopped = true;
             break;
         case Kind::qmp_lost:
@@ -123,7 +124,7 @@ std::optional<Event::Kind> missed(State const& state, Qemu qemu) {
     switch (qemu) {
         case Qemu::running:
         case Qemu::copying:
-            // Also while start_ram runs: it may have begun, and failed.
+            // Also while start_ram runs: the migration may have begun and failed.
             return converging ? Kind::migration_failed : Kind::guest_resumed;
         case Qemu::migrating:
             return after_stop ? std::optional(Kind::guest_resumed) : std::nullopt;
@@ -138,7 +139,7 @@ std::optional<Event::Kind> missed(State const& state, Qemu qemu) {
         case Qemu::stopped:
             return Kind::guest_stopped_by_others;
         case Qemu::gone:
-            break;  // qemu_gone says so
+            break;  // qemu_gone reports it
     }
     return std::nullopt;
 }

@@ -1,6 +1,6 @@
-// What an event tells the source's machine whatever its phase: records, resources, who is there.
+// What an event means for the source's machine in every phase: records, resources, connections.
 //
-// Used by source.cpp only. Pure. It notes and decides nothing: what follows is each phase's.
+// Used by source.cpp only. Pure. It only notes; the phases decide.
 #pragma once
 
 #include <optional>
@@ -9,11 +9,11 @@
 
 namespace sidecar::machine::source {
 
-/// Writes down what `event` says of records, of resources made or removed, of QEMU and the peer.
+/// Notes in `state` what `event` says about records, resources, QEMU and the peer.
 void note(State& state, Event const& event);
 
-/// The event that the machine missed while it was not connected to QEMU, which now does `qemu`;
-/// nothing when none is missing. QEMU's run state says how it came there: finish-migrate and
+/// The event that the machine missed while it was not connected to QEMU, whose state is now `qemu`;
+/// nothing if no event is missing. QEMU's run state shows the history: it is finish-migrate or
 /// postmigrate only when the guest has not run since STOP.
 [[nodiscard]] std::optional<Event::Kind> missed(State const& state, Qemu qemu);
 

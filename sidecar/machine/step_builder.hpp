@@ -1,5 +1,5 @@
-// What the two machines' steps are written with: a step under construction, and the questions asked
-// of the event that ends an action. Used by source.cpp and destination.cpp only.
+// Used to write the steps of the two machines: a step under construction, and queries about an
+// event that ends an action. Used by source.cpp and destination.cpp only.
 #pragma once
 
 #include <cassert>

@@ -6,15 +6,15 @@ Action next(source::Record record, source::Qemu qemu) {
     using source::Qemu;
     using source::Record;
     if (record != Record::begun && record != Record::rolled_back) {
-        return Action::leave;  // nothing is under way, or only the destination may answer
+        return Action::leave;  // no migration is under way, or only the destination may decide
     }
     switch (qemu) {
         case Qemu::running:
         case Qemu::copying:
-        case Qemu::stopped:  // by others, who continue it
+        case Qemu::stopped:  // stopped from outside
         case Qemu::gone:
             return Action::leave;
-        case Qemu::migrating:  // else QEMU would stop the guest later, with nobody there
+        case Qemu::migrating:  // otherwise QEMU would stop the guest later, without a sidecar
         case Qemu::stopping:
         case Qemu::paused_pre_switchover:
             return Action::cancel_migration;

@@ -1,8 +1,9 @@
-// The watchdog's rule: what it does once the sidecar of the source is dead.
+// The watchdog's rule: what the watchdog does after the source's sidecar has died.
 //
-// Used by migration/bring_back.cpp, which does it, and by tests/sim, whose world runs the same
+// Used by migration/bring_back.cpp, which executes it, and by tests/sim, which runs the same
 // function. Pure. Invariant: the watchdog resumes a guest only while no COMMIT of this migration
-// can count, and it leaves a guest paused only in doubt after COMMIT or when another stopped it.
+// can count. It leaves a guest paused only if it is in doubt after COMMIT, or if it was stopped
+// from outside.
 #pragma once
 
 #include "sidecar/machine/source.hpp"
@@ -11,13 +12,14 @@ namespace sidecar::machine::watchdog {
 
 enum class Action : std::uint8_t {
     leave,             ///< Nothing is left to do.
-    cancel_migration,  ///< QEMU resumes a guest that it had stopped.
-    record_rollback,  ///< Durable: a COMMIT of this migration is void, also one that lands late.
+    cancel_migration,  ///< QEMU then resumes a guest that it had stopped.
+    /// Durable: a COMMIT of this migration is void, even if it reaches the disk later.
+    record_rollback,
     resume_guest,  ///< `cont`.
 };
 
-/// The next thing to do, given the journal's record and what QEMU does. The watchdog holds the
-/// journal's lock, does it, looks at both again, and asks again until the answer is `leave`.
+/// The next action for the journal's record and QEMU's state. The watchdog holds the journal's
+/// lock, runs the action, reads both again, and repeats until the answer is `leave`.
 [[nodiscard]] Action next(source::Record record, source::Qemu qemu);
 
 [[nodiscard]] std::string_view name(Action action);

@@ -1,5 +1,5 @@
-// How the end of an action of the drivers is told to their machines. Used by source_migration.cpp
-// and destination_migration.cpp.
+// How the drivers report the end of an action to their machines. Used by
+// source_migration.cpp and destination_migration.cpp.
 #pragma once
 
 #include "core/result.hpp"
@@ -7,8 +7,9 @@
 
 namespace sidecar {
 
-/// What a result says about whether the action happened. An answer that was lost may hide a
-/// success, and so may a record of the journal whose sync failed: Journal::may_be_recorded().
+/// What a result means for an action: whether it happened. After a lost answer the
+/// action may have succeeded. The same holds for a record of the journal whose
+/// sync failed: Journal::may_be_recorded().
 inline machine::ActionResult action_result_of(core::Result<> const& result, bool may_be_recorded) {
     using core::Errc;
     if (result) return machine::ActionResult::ok;

@@ -94,8 +94,8 @@ Task<Result<>> BaseComparison::hash_there(Base const& base, std::string& hash) {
                    base.path);
 }
 
-/// The first block of the base that the destination has otherwise, by its offset: part by part,
-/// then by halves.
+/// The offset of the first block of the base that differs at the destination. First compares part
+/// by part, then bisects the part.
 Task<Result<std::uint64_t>> BaseComparison::first_difference(Base const& base) {
     constexpr std::uint64_t block = limits::base_block_bytes;
     std::uint64_t offset = 0;

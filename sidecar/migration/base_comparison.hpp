@@ -1,6 +1,6 @@
 // BaseComparison: `migrate --base` at the source, in `check`. Both hosts read each base at the same
-// time and compare its SHA-256; if the hashes differ, the first block that differs is searched for
-// and named. Used by SourceMigration.
+// time and compare its SHA-256. If the hashes differ, the first block that differs is found and
+// named. Used by SourceMigration.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,9 @@ public:
     explicit BaseComparison(SourceContext context) : context_(context) {}
 
     /// Compares every base of the context's description and fills in its SHA-256. A file that is
-    /// the base of several disks is compared once. Fails with refused if a base differs from the
-    /// destination's or changed meanwhile; with timed_out if the destination makes no progress;
-    /// with cancelled when the action is interrupted; otherwise with what the peer answered.
+    /// the base of several disks is compared once. Fails with refused if a base differs at the
+    /// destination or changed meanwhile; with timed_out if the destination makes no progress; with
+    /// cancelled if the action is interrupted; otherwise with the peer's error.
     core::Task<core::Result<>> compare();
     /// How far compare() is, on both hosts together.
     [[nodiscard]] Progress progress() const;
@@ -40,8 +40,8 @@ private:
 
     SourceContext context_;
     std::uint64_t total_bytes_ = 0;
-    std::uint64_t before_bytes_ = 0;  ///< Of those that are compared already.
-    std::uint64_t here_bytes_ = 0;  ///< Of the one that is being compared, read by this host,
+    std::uint64_t before_bytes_ = 0;  ///< Of the bases that are already compared.
+    std::uint64_t here_bytes_ = 0;  ///< Of the current base, read by this host,
     std::uint64_t there_bytes_ = 0;  ///< and by the destination.
 };
 

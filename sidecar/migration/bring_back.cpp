@@ -23,10 +23,10 @@ using core::Task;
 
 namespace {
 
-/// Cancel, record, resume; and each once more when QEMU was still on its way.
+/// Cancel, record and resume, each once more in case QEMU was still changing state.
 constexpr int bring_back_steps_max = 8;
 
-/// The limits of the disks and the migration settings that the record says the user had.
+/// Restores the user's disk limits and migration settings from the record.
 Task<Result<>> restore_settings(qmp::Client& client, Paths paths, std::string guest,
                                 Deadline deadline) {
     CO_TRY(auto const record, MigrationRecord::read(paths, guest));
@@ -35,8 +35,8 @@ Task<Result<>> restore_settings(qmp::Client& client, Paths paths, std::string gu
     co_return disks ? ram : disks;
 }
 
-/// The addresses were fired to the other host at STOP: they come back with the guest. What is known
-/// of them is in the record of the migration; the taps are QEMU's own.
+/// The addresses were fired to the other host at STOP; they return with the guest. The record of
+/// the migration contains them; the taps are taken from QEMU.
 Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string const& guest) {
     TRY(auto const manifest, read_manifest(paths, guest));
     TRY(auto const record, MigrationRecord::read(paths, guest));
@@ -53,7 +53,7 @@ Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string co
     return {};
 }
 
-/// Does what the watchdog's rule says, step by step, until it says that nothing is left to do.
+/// Executes the actions of the watchdog's rule until the rule returns `leave`.
 Task<Result<>> follow_the_rule(qmp::Client& client, Journal& journal, std::string const& guest,
                                Deadline deadline) {
     using machine::watchdog::Action;

@@ -1,7 +1,7 @@
-// What the watchdog of a migration does when the source's sidecar is dead: cancel the migration and
-// resume the guest, unless COMMIT is recorded (machine/watchdog.hpp has the rule). Used by
-// daemon/watchdog_command.cpp. It acts only with the guest's journal locked, so never beside
-// another sidecar.
+// What the watchdog of a migration does when the source's sidecar is dead: it cancels the migration
+// and resumes the guest, unless COMMIT is recorded (machine/watchdog.hpp has the rule). Used by
+// daemon/watchdog_command.cpp. It acts only while it holds the guest's journal lock, so never at
+// the same time as another sidecar.
 #pragma once
 
 #include <string>
@@ -12,10 +12,10 @@
 
 namespace sidecar {
 
-/// What came of one try.
+/// The result of one try.
 enum class BringBack {
     done,  ///< Nothing is left to do: the guest runs here, or is not ours to resume.
-    other_sidecar,  ///< Another sidecar holds the journal, and decides.
+    other_sidecar,  ///< Another sidecar holds the journal and decides.
     not_yet,  ///< QEMU does not answer, or a step failed: try again.
 };
 

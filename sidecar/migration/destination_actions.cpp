@@ -1,5 +1,5 @@
-// The ports of the destination's driver: each function is one action of the machine. What `prepare`
-// is about to make is written down first, so that `destroy` finds it after a restart too.
+// The ports of the destination's driver: each function is one action of the machine. `prepare`
+// records what it is about to create, so that `destroy` finds it after a restart too.
 #include <signal.h>
 #include <unistd.h>
 
@@ -33,8 +33,8 @@ using core::Task;
 using machine::destination::Event;
 using machine::destination::Qemu;
 
-/// Records what this migration has created, for the sidecar that finds it unfinished. Once the
-/// guest is owned here, that is nothing: its images and its QEMU must stay.
+/// Records what this migration has created, for a later sidecar that finds it unfinished. Once the
+/// guest is owned here, the record is empty: the guest's images and QEMU must stay.
 Result<> DestinationMigration::write_incoming() {
     Json images = Json::array();
     for (auto const& image : images_) {
@@ -81,7 +81,7 @@ Task<Result<>> DestinationMigration::prepare() {
     co_return co_await movers_.prepare(Deadline::after(limits::prepare_timeout));
 }
 
-/// QEMU had died while the disks were copied into it; they are there, and so is the key.
+/// QEMU died while the disks were copied into it; the images still exist, and so does the key.
 Task<Result<>> DestinationMigration::prepare_again() {
     if (generation_ >= limits::qemu_restarts_max) {
         co_return fail(Errc::refused, "QEMU on the destination has died {} times",
@@ -95,7 +95,7 @@ Task<Result<>> DestinationMigration::prepare_again() {
     movers_ = netmove::MoverSet();
     frames_.remove();
     if (guest_->client) co_await guest_->client->close();
-    guest_->nics.clear();  // with these the taps go, and can be made again
+    guest_->nics.clear();  // this closes the taps, so that they can be created again
     if (key_.empty()) key_ = read_key(key_directory());
     ram_begun_ = false;
     qmp_over_.reset();
@@ -168,7 +168,7 @@ Task<Result<>> DestinationMigration::open_endpoints() {
     co_return Result<>{};
 }
 
-/// The disks, found again in this QEMU by the names their devices have in both.
+/// Finds the disks in this QEMU by their device names, which are the same in both.
 Task<Result<>> DestinationMigration::find_target() {
     auto& client = *guest_->client;
     CO_TRY(auto const here,
@@ -222,7 +222,7 @@ Task<void> DestinationMigration::watch_process() {
     auto const ended = co_await core::wait_exit(loop_, guest_->process,
                                                 Deadline::never(watchers_stop_.get_token()));
     if (!ended && ended.error().code == Errc::cancelled) co_return;
-    // Its last events are still to be read: whether RAM had begun to come.
+    // Its last events must still be read: they show whether RAM had begun to arrive.
     auto const heard = co_await qmp_over_.wait(Deadline::after(limits::qmp_timeout));
     if (!failure_) {
         auto const words = qmp::last_words(paths_.run(name_) + "/qemu.log");
@@ -233,8 +233,8 @@ Task<void> DestinationMigration::watch_process() {
     post(machine::destination::qemu_gone(heard && !ram_begun_ ? Qemu::waiting : Qemu::gone));
 }
 
-/// The source's connections were cut. While QEMU is there nothing changes that the machine knows
-/// of: the exports stay open.
+/// The source's connections were cut. While QEMU runs, nothing changes for the machine: the
+/// exports stay open.
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Reexport) {
     using machine::destination::Phase;
     if (state_.phase == Phase::qemu_lost || state_.phase == Phase::preparing) {
@@ -245,7 +245,7 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Reexport) {
         co_return fail(Errc::refused, "the disks cannot be offered again now: {}",
                        machine::destination::name(state_.phase));
     }
-    if (!target_) {  // a sidecar before us had opened them; we closed its exports when we came
+    if (!target_) {  // an earlier sidecar had opened them; we closed its exports at our start
         CO_TRY_VOID(co_await find_target());
         target_->adopt();
     }
@@ -261,7 +261,7 @@ Task<Result<protocol::Nothing>> DestinationMigration::on(protocol::Fire fire) {
                        machine::destination::name(state_.phase));
     }
     downtime_limit_ = core::milliseconds(fire.downtime_limit_ms);
-    if (!realtime_) {  // a repeated `fire` is no reason to begin again
+    if (!realtime_) {  // a repeated `fire` does not begin again
         realtime_.emplace();
         watchers_.spawn(limit_realtime());
     }
@@ -280,13 +280,14 @@ Task<Result<protocol::Nothing>> DestinationMigration::on(protocol::Fire fire) {
     co_return protocol::Nothing{};
 }
 
-/// A source that dies behind `fire` leaves the guest stopped there, and us waiting.
+/// If the source dies after `fire`, the guest is stopped there and we would wait
+/// with realtime priority.
 Task<void> DestinationMigration::limit_realtime() {
     (void)co_await core::sleep_for(loop_, downtime_limit_, watchers_stop_.get_token());
     realtime_.reset();
 }
 
-/// What came here for the guest goes back to it; with `last`, nothing more does.
+/// The frames that arrived here for the guest go back to the source; with `last`, no more follow.
 Task<Result<protocol::ReturnFramesAnswer>> DestinationMigration::on(
     protocol::ReturnFrames request) {
     using machine::destination::Phase;
@@ -298,7 +299,7 @@ Task<Result<protocol::ReturnFramesAnswer>> DestinationMigration::on(
     co_return frames_.give_back(request.last);
 }
 
-/// What the source's host tracks of the guest's connections.
+/// The tracked connections of the guest on the source's host.
 Task<Result<protocol::TrackingReport>> DestinationMigration::on(protocol::Conntrack sent) {
     using machine::destination::Phase;
     auto const phase = state_.phase;
@@ -332,8 +333,8 @@ Task<Result<>> DestinationMigration::start_guest() {
 }
 
 Task<Result<>> DestinationMigration::announce_network() {
-    // Fired already at the source's STOP; after a restart, or when that was lost, now at the
-    // latest.
+    // Usually fired already, at the source's STOP. After a restart, or if that request was lost,
+    // fired now at the latest.
     CO_TRY_VOID(movers_.fire());
     watchers_.spawn(settle_network());
     co_return Result<>{};
@@ -348,14 +349,15 @@ Task<void> DestinationMigration::settle_network() {
 }
 
 Task<Result<>> DestinationMigration::destroy() {
-    // A migration that is undone ends QEMU here before the source can ask for what came meanwhile.
+    // In a rollback, QEMU here would end before the source could ask for the frames that arrived:
+    // this waits for the source.
     if (peers_ > 0) co_await frames_.given_back(Deadline::after(limits::give_back_patience));
     realtime_.reset();
     auto const rolled_back = movers_.rollback();
     if (!rolled_back) core::log::warning("guest={} {}", name_, rolled_back.error().sentence());
     if (guest_ && guest_->process) {
         (void)guest_->process.signal(
-            SIGKILL);  // it never ran the guest; closed: it is gone already
+            SIGKILL);  // it never ran the guest; closed: it has ended already
         CO_TRY_VOID(co_await core::wait_exit(loop_, guest_->process,
                                              Deadline::after(limits::rollback_timeout)));
     }
@@ -372,22 +374,23 @@ Task<Result<>> DestinationMigration::destroy() {
     CO_TRY_VOID(remove_images(images_, migration_id_));
     remove_key(key_directory());
     if (incoming_is_ours_) {
-        std::error_code ignored;  // a record that stays is found by the next migration
+        std::error_code ignored;  // if the record remains, the next migration finds it
         std::filesystem::remove(incoming_path(), ignored);
     }
     co_return Result<>{};
 }
 
 Task<Result<>> DestinationMigration::record_end() {
-    // Once the end is recorded the journal may speak of another migration: then only this file
-    // would say whose images these are.
+    // After the end is recorded, the journal may describe another migration. Then only this file
+    // says whose images these are.
     if (owns_guest()) CO_TRY_VOID(write_incoming());
     using enum DestinationEntry::Record;
     co_return record(owns_guest() ? ended_owner : ended_aborted);
 }
 
-/// The guest is back on a host that it had left: its images of then are of no more use. Only those
-/// of the migration in which it left, says this host's journal; others may be another guest's.
+/// The guest is back on a host that it had left, so its old images are not needed any more. Only
+/// the images of the migration in which it left, according to this host's journal, are removed:
+/// others may belong to another guest.
 void DestinationMigration::remove_stale_images() const {
     for (auto const& image : images_) {
         if (!left_in_.empty()) {
@@ -416,11 +419,11 @@ Task<Result<>> DestinationMigration::finish() {
         CO_TRY_VOID(co_await target_->stop_server(deadline));
     } else {
         (void)co_await qmp::nbd_server_stop(*guest_->client,
-                                            deadline);  // a killed sidecar's; else refused
+                                            deadline);  // of a killed sidecar; else refused
     }
     co_await RamStream::reset_incoming(*guest_, deadline);
     (void)co_await qmp::object_del(*guest_->client, key_object(migration_id_),
-                                   deadline);  // refused when plaintext
+                                   deadline);  // refused if the streams are plaintext
     remove_key(key_directory());
     remove_stale_images();
     CO_TRY_VOID(guest_->write_manifest());

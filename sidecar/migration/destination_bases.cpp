@@ -1,6 +1,6 @@
-// The verb `base` of `migrate --base`: the hash of a file that shall lie under a disk here as it
-// does at the source. It changes nothing and asks the machine nothing. A whole file is read once,
-// however often it is asked for, and its hash remembered; the answer says how far that is.
+// The verb `base` of `migrate --base`: the hash of a file that shall be under a disk here as it is
+// at the source. It changes nothing and does not involve the machine. A whole file is read only
+// once, however often it is requested, and its hash is kept; until then the answer is the progress.
 #include <algorithm>
 
 #include "core/log.hpp"
@@ -43,7 +43,7 @@ bool DestinationMigration::still_right(BaseHash const& base, std::string const& 
     return base.hash && here && base.hash->identity == *here;
 }
 
-/// Ends early when this sidecar does.
+/// Ends early if this sidecar ends.
 Task<void> DestinationMigration::read_base(std::string path, std::shared_ptr<BaseHash> into) {
     storage::HashMemory const memory(paths_.file_hashes());
     auto const begun = std::chrono::system_clock::now();
@@ -62,7 +62,8 @@ Task<void> DestinationMigration::read_base(std::string path, std::shared_ptr<Bas
     into->finished.set();
 }
 
-/// Before anything is made over the bases: that they are what was compared, and were the same.
+/// Before anything is created on top of the bases: checks that they are the files that were
+/// compared, and that they were the same.
 Result<> DestinationMigration::check_compared() const {
     storage::HashMemory const memory(paths_.file_hashes());
     for (auto const& disk : description_.disks) {

@@ -110,7 +110,7 @@ Task<void> DestinationMigration::run_action(Action action) {
         core::log::warning("guest={} migration_id={} {}", name_, migration_id_,
                            result.error().sentence());
         if (!failure_) failure_ = result.error();
-        // Before the machine may ask for it again.
+        // Wait before the machine may ask for it again.
         int const doublings = std::min(failures_in_a_row_[action]++, 6);
         (void)co_await core::sleep_for(
             loop_, std::min(limits::retry_pause_min * (1 << doublings), limits::retry_pause_max));
@@ -156,7 +156,7 @@ Task<Result<>> DestinationMigration::record_now(DestinationEntry::Record what) {
 
 Task<Result<>> DestinationMigration::nothing_to_do() { co_return Result<>{}; }
 
-/// Answers every waiting request that is one of `verbs`. closed: nobody waits.
+/// Answers every waiting request that is one of `verbs`. closed: no request waits.
 Result<> DestinationMigration::answer(std::initializer_list<Verb> verbs,
                                       Result<protocol::Packed> const& result) {
     bool any = false;
@@ -171,12 +171,12 @@ Result<> DestinationMigration::answer(std::initializer_list<Verb> verbs,
     return {};
 }
 
-/// Where the source finds what was prepared.
+/// The ports and exports of what was prepared, for the source.
 protocol::Endpoints DestinationMigration::endpoints() const {
     return {nbd_port_, ram_port_, export_names_, generation_};
 }
 
-/// Of an OWNER that is recorded.
+/// The answer when OWNER is recorded.
 protocol::Verdict DestinationMigration::owner_verdict() const {
     protocol::Verdict owner{
         protocol::Owner::destination, "", frames_.report(), tracking_.report(), {}};
@@ -222,8 +222,8 @@ Result<> DestinationMigration::reply(Action action) {
 }
 
 Task<Result<protocol::Packed>> DestinationMigration::ask_machine(Verb verb, Event event) {
-    // The machine answers the last question only. An `abort` after a `seal` under way would leave
-    // the `seal`, and with it its connection, waiting for what never comes.
+    // The machine answers only the last request. Otherwise, after an `abort` during a `seal`, the
+    // `seal` and its connection would wait forever.
     for (auto* earlier : waiting_) {
         if (earlier->answered.is_set() || earlier->verb == verb) continue;
         earlier->answer = fail(Errc::cancelled, "the source asked `{}` while this was under way",
@@ -233,8 +233,7 @@ Task<Result<protocol::Packed>> DestinationMigration::ask_machine(Verb verb, Even
     Waiting waiting(loop_, verb);
     waiting_.push_back(&waiting);
     post(event);
-    // The source has its own, shorter limit; this one only keeps a forgotten request from living
-    // for ever.
+    // The source has its own, shorter limit. This one only ends a request that was forgotten.
     auto const waited =
         co_await waiting.answered.wait(Deadline::after(limits::prepare_timeout * 2));
     waiting_.remove(&waiting);
@@ -245,9 +244,9 @@ Task<Result<protocol::Packed>> DestinationMigration::ask_machine(Verb verb, Even
 Task<Result<protocol::Packed>> DestinationMigration::handle(protocol::FromSource request) {
     core::CallGate::Hold const inside(callers_);
     if (callers_.closed()) co_return fail(Errc::closed, "the destination's sidecar is ending");
-    // What an earlier migration left here is gone before anything is compared.
+    // The remains of an earlier migration are known before anything is compared.
     CO_TRY_VOID(co_await looked_.wait(Deadline::after(limits::prepare_timeout)));
-    // Who does not know what is here must not answer, least of all COMMIT.
+    // A sidecar that does not know what is here must not answer, least of all COMMIT.
     if (!found_) co_return std::unexpected(found_.error());
     co_return co_await std::visit(
         [this](auto& one) { return protocol::packed(on(std::move(one))); }, request);
@@ -335,7 +334,7 @@ Task<void> DestinationMigration::wait_for_source(std::size_t generation) {
     auto patience = limits::destination_patience;
     if (only_copying()) patience = limits::destination_patience_copying;
     if (!co_await core::sleep_for(loop_, patience, watchers_stop_.get_token())) co_return;
-    if (generation != silence_generation_) co_return;  // it came back meanwhile
+    if (generation != silence_generation_) co_return;  // the peer came back meanwhile
     if (!failure_) {
         failure_ =
             fail(Errc::timed_out, "the source was silent for {} s", patience.count()).error();

@@ -1,6 +1,6 @@
-// DestinationMigration: the destination's driver. It feeds the source's requests and what its QEMU
-// does into the destination machine, runs each action, and answers the source when the machine says
-// so. It decides nothing.
+// DestinationMigration: the destination's driver. It passes the source's requests and QEMU's
+// events to the destination machine, runs each action, and answers the source when the machine
+// says so. It decides nothing.
 #pragma once
 
 #include <list>
@@ -31,31 +31,31 @@ public:
                          Journal& journal, ServeOptions options);
     ~DestinationMigration();
 
-    /// Runs the machine until stopped, also after finished(), and answers requests meanwhile. When
-    /// it returns, no caller is in handle() any more.
+    /// Runs the machine until stopped, also after finished(), and answers requests in that time.
+    /// When it returns, no caller is in handle() any more.
     core::Task<void> run(std::stop_token token);
-    /// One request of the source.
+    /// Handles one request of the source.
     core::Task<core::Result<protocol::Packed>> handle(protocol::FromSource request);
     void peer_attached();
     void peer_detached();
 
-    /// Set when the machine is done: the guest is ours, or nothing of it is left.
+    /// Set when the machine is done: the guest is owned here, or nothing of it is left.
     [[nodiscard]] core::Event& finished() { return finished_; }
-    /// Set while no source is connected: whoever comes to ask how it ended is still answered.
+    /// Set while no source is connected. A source that comes to ask how it ended is still answered.
     [[nodiscard]] core::Event& no_peer() { return no_peer_; }
     [[nodiscard]] bool owns_guest() const { return machine::destination::owns_guest(state_); }
-    /// Nothing was made, asked for or recorded: a source that only checked, and left.
+    /// Nothing was created, requested or recorded: a source only ran its checks, and left.
     [[nodiscard]] bool untouched() const;
-    /// The guest's source asks for another migration: this one, whose source has gone away while it
-    /// copied, is given up.
+    /// The guest's source asks for another migration. This one, whose source disappeared during the
+    /// copy, is given up.
     void abandon();
     [[nodiscard]] std::string const& migration_id() const { return migration_id_; }
     [[nodiscard]] core::Json status() const;
     /// Whether the journal says that `guest` came in and is owned here, and a killed sidecar left
-    /// the rest undone: a new one with that migration_id ends it, without the source.
+    /// the rest undone. A new sidecar with that migration_id then ends it, without the source.
     static bool owned_unfinished(Paths const& paths, std::string const& guest,
                                  Journal::Entry const& last);
-    /// Whether anything that an incoming migration made, or its QEMU, may still be there.
+    /// Whether QEMU, or anything else that an incoming migration created, may still exist.
     static bool anything_left(Paths const& paths, std::string const& guest);
     /// The guest that runs here now. Once, after finished() with owns_guest().
     std::unique_ptr<Guest> take_guest() {
@@ -86,7 +86,7 @@ private:
     Outcome<protocol::Packed> ask_machine(protocol::Verb verb, Event event);
     core::Result<Description> description_from(core::Json const& json) const;
 
-    // One request of the source each; Packed: the machine decides the answer.
+    // Each handles one request of the source; Packed: the machine decides the answer.
     Outcome<protocol::CheckAnswer> on(protocol::Check check);
     Outcome<protocol::Packed> on(protocol::Prepare prepare);
     Outcome<protocol::Packed> on(protocol::Reexport);
@@ -120,7 +120,7 @@ private:
     void remove_stale_images() const;
     [[nodiscard]] protocol::Endpoints endpoints() const;
     [[nodiscard]] protocol::Verdict owner_verdict() const;
-    // What a sidecar before this one left: destination_restart.cpp
+    // The remains of an earlier sidecar: destination_restart.cpp
     Outcome<> find_after_restart();
     [[nodiscard]] machine::destination::Record recorded() const;
     [[nodiscard]] core::Result<> check_earlier() const;
@@ -171,7 +171,7 @@ private:
     ServeOptions options_;
     machine::destination::State state_;
     core::Queue<Event> events_;
-    core::Event looked_;  ///< find_after_restart is over, and `found_` is what came of it.
+    core::Event looked_;  ///< find_after_restart has ended, with the result `found_`.
     core::Result<> found_;
     core::Event finished_;
     core::Event no_peer_;
@@ -179,13 +179,13 @@ private:
     core::TaskGroup watchers_;
     std::stop_source watchers_stop_;
     std::list<Waiting*> waiting_;
-    core::CallGate callers_;  ///< In handle().
+    core::CallGate callers_;  ///< Callers in handle().
     std::size_t peers_ = 0;
     std::size_t silence_generation_ = 0;
 
     Description description_;
     std::string key_;
-    core::Json earlier_;  ///< incoming.json of another migration; `prepare` clears what it names.
+    core::Json earlier_;  ///< incoming.json of another migration; `prepare` removes what it names.
     bool incoming_is_ours_ = false;  ///< incoming.json is of this migration.
     core::ProcessIdentity recorded_qemu_;  ///< The QEMU that an earlier sidecar prepared.
     /// The migration in which this guest left this host before, for its stale images; may be empty.
@@ -195,21 +195,22 @@ private:
     std::unique_ptr<storage::Target> target_;
     std::vector<storage::TargetDisk> target_disks_;
     std::map<std::string, std::shared_ptr<BaseHash>> base_hashes_;  ///< By path here.
-    std::shared_ptr<storage::Hasher> hasher_;  ///< From the first `hash` until the exports go.
-    core::Semaphore hasher_turn_;  ///< One at a time opens or closes it.
+    /// From the first `hash` until the exports are deleted.
+    std::shared_ptr<storage::Hasher> hasher_;
+    core::Semaphore hasher_turn_;  ///< Only one task at a time opens or closes it.
     netmove::MoverSet movers_;
     DestinationFrames frames_;
     DestinationTracking tracking_;
-    /// Of QEMU, counted: what an earlier one had taken and not flushed may be lost.
+    /// Counts the QEMUs: data that an earlier one received but did not flush may be lost.
     unsigned generation_ = 0;
-    bool ram_begun_ = false;  ///< To come into this QEMU.
-    core::Event qmp_over_;  ///< Everything that this QEMU has told was heard.
+    bool ram_begun_ = false;  ///< RAM has begun to arrive in this QEMU.
+    core::Event qmp_over_;  ///< All events of this QEMU were read.
     int nbd_port_ = 0;
     int ram_port_ = 0;
     std::vector<std::string> export_names_;
     std::optional<core::Clock::time_point> resumed_at_;
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
-    core::milliseconds downtime_limit_{limits::downtime_limit_default_ms};  ///< `fire` says it.
+    core::milliseconds downtime_limit_{limits::downtime_limit_default_ms};  ///< Set by `fire`.
     std::optional<core::Error> failure_;
     std::map<Action, int> failures_in_a_row_;
 };

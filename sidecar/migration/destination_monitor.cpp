@@ -1,5 +1,5 @@
-// How the destination's driver stays in touch with its QEMU: events, and a monitor that is lost and
-// regained. It reports to the machine, which decides.
+// The destination driver's connection to its QEMU: events, and a monitor that is lost and
+// reconnected. It reports to the machine, which decides.
 #include "core/log.hpp"
 #include "qmp/migration.hpp"
 #include "sidecar/migration/destination_migration.hpp"
@@ -44,8 +44,8 @@ void DestinationMigration::hear_migration(std::string const& status) {
     if (status == "completed") post(machine::destination::event(Event::Kind::qemu_loaded));
 }
 
-/// Until it succeeds. False when this QEMU has ended, or the migration. After qmp_silence_max the
-/// machine hears of it, and it goes on.
+/// Reconnects until it succeeds. Returns false if this QEMU or the migration has ended. After
+/// qmp_silence_max it reports to the machine, and continues.
 Task<bool> DestinationMigration::reconnect_qemu(unsigned generation) {
     auto const lost_at = core::Clock::now();
     auto const token = watchers_stop_.get_token();

@@ -1,6 +1,6 @@
-// What a new sidecar of a destination finds of the one before it: the journal's record, the images,
-// and the QEMU that was prepared. It joins them when they are of its own migration; what another
-// migration of the guest left is removed by `prepare`, and only what that migration created.
+// What a new sidecar of a destination finds of an earlier one: the journal's record, the images,
+// and the QEMU that was prepared. If they are of its own migration, it joins them. `prepare`
+// removes the remains of another migration of the guest, but only what that migration created.
 #include <signal.h>
 #include <unistd.h>
 
@@ -38,12 +38,12 @@ bool DestinationMigration::anything_left(Paths const& paths, std::string const& 
     return access(incoming_path(paths, guest).c_str(), F_OK) == 0;
 }
 
-/// What the journal says of this migration, as the machine knows it.
+/// The machine's Record for what the journal says about this migration.
 Record DestinationMigration::recorded() const {
     auto const& last = journal_.last();
     auto const* entry = last.destination();
     if (entry == nullptr || last.migration_id != migration_id_) return Record::none;
-    // `finish` is to come.
+    // `finish` is still to be done.
     if (owned_unfinished(paths_, name_, last)) return Record::owner;
     switch (entry->record) {
         case DestinationEntry::Record::owner:
@@ -68,7 +68,7 @@ Task<Result<>> DestinationMigration::find_after_restart() {
         CO_TRY(auto const text, read_file(incoming_path(), limits::manifest_bytes_max));
         CO_TRY(auto const known, Json::parse(text));
         if (known["migration_id"].text_or("") != migration_id_) {
-            earlier_ = known;  // cleared by `prepare`: a `check` changes nothing
+            earlier_ = known;  // removed by `prepare`: a `check` changes nothing
             co_return check_earlier();
         }
         incoming_is_ours_ = true;
@@ -91,8 +91,8 @@ Task<Result<>> DestinationMigration::find_after_restart() {
 }
 
 /// An earlier migration of this guest may be cleared only if its guest was not owned here. After
-/// OWNER, accept_peer refuses another migration until the end is recorded, and from then on the
-/// record says `owned` (record_end).
+/// OWNER, accept_peer refuses another migration until the end is recorded; from then on the record
+/// says `owned` (record_end).
 Result<> DestinationMigration::check_earlier() const {
     auto const id = earlier_["migration_id"].text_or("");
     TRY_VOID(check_guest_name(id));  // it becomes part of file names
@@ -107,7 +107,7 @@ Result<> DestinationMigration::check_earlier() const {
                 name_, id, name_);
 }
 
-/// Removes what an earlier migration of this guest left, whose sidecar was killed and whose source
+/// Removes what an earlier migration of this guest left if its sidecar was killed and its source
 /// did not come back.
 Task<Result<>> DestinationMigration::clear_earlier() {
     if (earlier_.is_null()) co_return Result<>{};
@@ -158,7 +158,7 @@ Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket,
     auto const deadline = Deadline::after(limits::qmp_timeout);
     CO_TRY(auto const exports, co_await qmp::query_block_exports(*guest_->client, deadline));
     for (auto const& one :
-         exports) {  // whatever stood open is closed before anything else is decided
+         exports) {  // exports that are still open are closed before anything else is decided
         CO_TRY_VOID(co_await qmp::block_export_del(*guest_->client, one.id,
                                                    qmp::ExportRemoval::hard, deadline));
     }
@@ -192,7 +192,7 @@ Result<> DestinationMigration::remove_images(std::vector<storage::OwnedFile> con
 }
 
 /// Ends the QEMU that an earlier sidecar prepared and that this one could not join. The recorded
-/// start time tells it from a process that got its number later.
+/// start time distinguishes it from a later process with the same pid.
 Task<Result<>> DestinationMigration::end_earlier_qemu(core::ProcessIdentity recorded) {
     if (guest_ && guest_->process) co_return Result<>{};
     if (recorded.pid <= 0) co_return co_await end_unrecorded_qemu();
@@ -204,8 +204,8 @@ Task<Result<>> DestinationMigration::end_earlier_qemu(core::ProcessIdentity reco
     co_return Result<>{};
 }
 
-/// A sidecar that is killed just after it has started QEMU has not recorded it. That QEMU listens
-/// on the guest's monitor, and waits for RAM. Any other QEMU there is left alone.
+/// If a sidecar is killed just after it has started QEMU, that QEMU is not recorded. It listens on
+/// the guest's monitor, and waits for RAM. Any other QEMU there is left alone.
 Task<Result<>> DestinationMigration::end_unrecorded_qemu() {
     auto const deadline = Deadline::after(limits::qmp_timeout);
     auto found = co_await qmp::Client::connect(loop_, paths_.qmp_socket(name_), deadline);

@@ -1,6 +1,6 @@
-// The verb `hash` of `migrate --verify`: what a disk of the waiting QEMU holds, for the source to
-// compare with what it sent. It changes nothing and asks the machine nothing; it is answered only
-// while the disks are offered.
+// The verb `hash` of `migrate --verify`: the content of a disk of the waiting QEMU, for the source
+// to compare with what it sent. It changes nothing and does not involve the machine. It is answered
+// only while the disks are exported.
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,7 +27,7 @@ Task<Result<protocol::HashAnswer>> DestinationMigration::on(protocol::Hash reque
     co_return protocol::HashAnswer{hash};
 }
 
-/// Opened once, by the first request; several come side by side.
+/// Opened once, by the first request; several requests may come at the same time.
 Task<Result<std::shared_ptr<storage::Hasher>>> DestinationMigration::open_hasher(
     Deadline deadline) {
     CO_TRY_VOID(co_await hasher_turn_.acquire(deadline));
@@ -58,7 +58,7 @@ Task<Result<>> DestinationMigration::make_hasher(Deadline deadline) {
         }
         disks.push_back(std::move(hashed));
     }
-    // The server listens on every address; its key is in a file as long as the migration lasts.
+    // The server listens on every address; its key is in a file for the duration of the migration.
     auto const key = key_file(key_directory());
     bool const encrypted = access(key.c_str(), F_OK) == 0;
     storage::NbdAddress const here{"", "127.0.0.1", std::to_string(nbd_port_),

@@ -112,8 +112,8 @@ Json MigrationReport::report() const {
     return made;
 }
 
-/// On the wall's clock, beside which others can lay what they saw (`sidecar probe --report`), and
-/// how long the downtime was.
+/// The downtime, and moments by the wall clock, so that they can be compared with other
+/// measurements (`sidecar probe --report`).
 void MigrationReport::add_moments(Json& report) const {
     auto const stop_at = context_.timeline.stop_at();
     auto const downtime_ms = context_.timeline.downtime_ms();
@@ -203,7 +203,7 @@ Json MigrationReport::disks() const {
     return list;
 }
 
-/// One line for each thing that is not as it should be although the outcome stands.
+/// One line for each problem that does not change the outcome.
 std::vector<std::string> MigrationReport::warnings() const {
     using machine::source::Action;
     std::vector<std::string> lines;

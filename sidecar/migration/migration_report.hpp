@@ -1,6 +1,7 @@
-// MigrationReport: what the source's driver says of a migration: a line of progress, the status of
-// one that runs, the report at its end, and what the operator is told when it cannot go on. It
-// reads the driver and its parts and changes none of them. Invariant: what it reads outlives it.
+// MigrationReport: what the source's driver reports about a migration: a line of progress, the
+// status while it runs, the report at its end, and the message for the operator when it cannot
+// continue. It reads the driver and its parts and changes none of them. Invariant: what it
+// reads outlives it.
 #pragma once
 
 #include <map>
@@ -26,12 +27,13 @@ struct ActionFailures {
 
 class MigrationReport {
 public:
-    /// Of the driver, what the report is about.
+    /// The parts of the driver that the report reads.
     struct Parts {
         machine::source::State const& state;
         ActionFailures const& failures;
-        std::optional<core::Error> const& failure;  ///< The first: what the operator is told.
-        std::string const& check_warning;  ///< Why another time would be better; mostly empty.
+        /// The first failure: reported to the operator.
+        std::optional<core::Error> const& failure;
+        std::string const& check_warning;  ///< Why another time would be better; usually empty.
         bool const& recovered;  ///< The migration of an earlier sidecar.
         BaseComparison const& bases;
         SourceDisks const& disks;
@@ -40,24 +42,25 @@ public:
     };
     MigrationReport(SourceContext context, Parts parts) : context_(context), parts_(parts) {}
 
-    /// Takes in how far the copy is now: the fraction that progress() reports never decreases.
+    /// Reads the current progress of the copy; the fraction that progress()
+    /// reports never decreases.
     void update_fraction();
     /// {phase, elapsed_ms, percent, disks_..., ram_...}: one line of progress. `destination_lost`:
     /// there is no connection to the destination.
     [[nodiscard]] core::Json progress(bool destination_lost) const;
-    /// progress(), the convergence, and what an operator may do. For `sidecar status`.
+    /// progress(), the convergence, and the operator's options. For `sidecar status`.
     [[nodiscard]] core::Json status(bool destination_lost) const;
-    /// The migration as a whole. Also while it is in doubt: then that is its outcome.
+    /// The migration as a whole. Also while it is in doubt: then in_doubt is its outcome.
     [[nodiscard]] core::Json report() const;
     /// One line for each thing that was checked, for `migrate --check`.
     [[nodiscard]] core::Json checked() const;
-    /// What the operator is told when RAM does not converge: timed_out.
+    /// The error for the operator if RAM does not converge: timed_out.
     [[nodiscard]] core::Error ram_not_converging() const;
-    /// What the operator is told when the copy is suspended: timed_out.
+    /// The error for the operator if the copy is suspended: timed_out.
     [[nodiscard]] core::Error suspended() const;
 
 private:
-    /// How the disks and RAM converge, and beside it what the last delta became.
+    /// How the disks and RAM converge, and the size of the last delta.
     [[nodiscard]] core::Json convergence() const;
     [[nodiscard]] core::Json ram_convergence() const;
     [[nodiscard]] core::Json disks() const;
@@ -68,7 +71,7 @@ private:
 
     SourceContext context_;
     Parts parts_;
-    double fraction_ = 0;  ///< Of the whole: the disks are nearly everything, RAM the rest.
+    double fraction_ = 0;  ///< Of the whole: the disks are most of it, RAM is the rest.
 };
 
 }  // namespace sidecar

@@ -22,8 +22,8 @@ void MigrationTimeline::note_running(TimePoint at) {
 void MigrationTimeline::note_commit_answer(TimePoint at, double resume_to_answer_ms,
                                            double rtt_ms) {
     if (!stop_at_) return;
-    // Both terms are measured on one clock each; half a round trip is what the answer took to get
-    // here.
+    // Each term is measured on a single clock; half a round trip is the time that the answer
+    // took to arrive.
     downtime_ms_ = ms_between(*stop_at_, at) - resume_to_answer_ms - rtt_ms / 2;
 }
 

@@ -1,6 +1,6 @@
-// MigrationTimeline: what happened in a migration, and when: its phases, the stop of the guest, the
-// parts of the downtime, the steps of convergence. The source's driver and its parts note it,
-// MigrationReport reports it. All moments are of the loop's clock.
+// MigrationTimeline: the events of a migration and their times: its phases, the stop of the guest,
+// the parts of the downtime, the steps of convergence. The source's driver and its parts note them,
+// MigrationReport reports them. All times are of the loop's clock.
 #pragma once
 
 #include <chrono>
@@ -30,10 +30,10 @@ public:
     struct PhaseTime {
         std::string name;
         TimePoint start;
-        TimePoint end;  ///< Of the last one: its start.
+        TimePoint end;  ///< For the last phase: its start.
     };
 
-    /// A phase begins, and the one before it ends.
+    /// A phase begins, and the previous one ends.
     void note_phase(machine::source::Phase phase, TimePoint at);
     /// The migration stopped the guest.
     void note_stop(TimePoint at) { stop_at_ = at; }
@@ -45,18 +45,18 @@ public:
     /// QEMU's MIGRATION event: `status` is a part of the downtime, if the guest is stopped.
     void note_qemu_status(std::string const& status, TimePoint at);
     void note_ram_completed(TimePoint at) { ram_completed_at_ = at; }
-    /// Now, as a part of the downtime by that name; no effect before note_stop().
+    /// Notes the current time as a part of the downtime by that name; no effect before note_stop().
     void mark(std::string const& name);
-    /// What the last delta of the disks took.
+    /// The measurements of the last delta of the disks.
     void note_final_copy(storage::MirrorReport const& disks);
-    /// One verdict on the convergence of the disks; the first limits::plan_steps_max are kept.
+    /// One verdict on the convergence of the disks; only the first limits::plan_steps_max are kept.
     void note_step(storage::ConvergenceReport const& now, std::optional<std::uint64_t> throttle);
 
     [[nodiscard]] TimePoint started() const { return started_; }
     [[nodiscard]] std::vector<PhaseTime> const& phases() const { return phases_; }
-    /// When the last phase began; there is one.
+    /// When the last phase began. There always is one.
     [[nodiscard]] TimePoint phase_began() const { return phases_.back().start; }
-    /// When the migration stopped the guest last; none: it never did.
+    /// When the migration last stopped the guest; none: it never did.
     [[nodiscard]] std::optional<TimePoint> stop_at() const { return stop_at_; }
     [[nodiscard]] std::optional<TimePoint> ram_completed_at() const { return ram_completed_at_; }
     /// None: not known yet.

@@ -62,7 +62,7 @@ Task<void> QemuMonitor::watch_events(std::stop_token stop) {
     context_.guest.client->expect_reconnect(false);
 }
 
-/// Until it succeeds. False when QEMU has ended, or the migration.
+/// Reconnects until it succeeds. Returns false if QEMU or the migration has ended.
 Task<bool> QemuMonitor::reconnect(std::stop_token stop) {
     for (auto pause = limits::retry_pause_min;
          !context_.qemu_gone && context_.guest.process.running();
@@ -76,7 +76,8 @@ Task<bool> QemuMonitor::reconnect(std::stop_token stop) {
     co_return false;
 }
 
-/// What QEMU does now, after a reconnect. False when it does not say: the connection is cut.
+/// Reports what QEMU does now, after a reconnect. Returns false if QEMU does not answer: the
+/// connection is then closed.
 Task<bool> QemuMonitor::report_missed(std::stop_token stop) {
     auto const qemu =
         co_await qemu_state(*context_.guest.client, Deadline::after(limits::qmp_timeout, stop));
@@ -90,7 +91,7 @@ Task<bool> QemuMonitor::report_missed(std::stop_token stop) {
     co_return true;
 }
 
-/// A QEMU that hangs keeps its connections, and says nothing.
+/// A QEMU that hangs keeps its connections open and does not answer.
 Task<void> QemuMonitor::watch_answers(std::stop_token stop) {
     while (co_await core::sleep_for(context_.guest.loop, limits::qmp_look_interval, stop)) {
         if (lost_at_ || context_.qemu_gone) continue;

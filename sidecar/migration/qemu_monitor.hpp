@@ -1,6 +1,6 @@
-// QemuMonitor: the source's connection to QEMU's monitor while a migration is under way: QEMU's
-// events, a connection that is lost and made again, a QEMU that does not answer. Used by
-// SourceMigration, which reports all of it to its machine.
+// QemuMonitor: the source's connection to QEMU's monitor during a migration: QEMU's events, a lost
+// connection and its reconnect, a QEMU that does not answer. Used by SourceMigration, which reports
+// all of it to its machine.
 //
 // Invariant: from `lost` to `back` no event of QEMU is reported.
 #pragma once
@@ -32,14 +32,14 @@ public:
     QemuMonitor(SourceContext context, Callbacks callbacks)
         : context_(context), callbacks_(std::move(callbacks)), tasks_(context.guest.loop) {}
 
-    /// After a restart of the sidecar, before watch(): what QEMU is doing. `gone` only when its
-    /// process has ended. One that does not answer for too long may have completed: then it is
-    /// `postmigrate`, with which the machine undoes most.
+    /// After a restart of the sidecar, before watch(): what QEMU is doing. `gone` only if its
+    /// process has ended. If QEMU does not answer for too long, it may have completed: the result
+    /// is then `postmigrate`, for which the machine undoes the most.
     core::Task<machine::source::Qemu> look_after_restart();
     /// Watches until `stop` is triggered. Returns at once if there is no connection, because a
     /// restarted sidecar found that QEMU has ended.
     core::Task<void> watch(std::stop_token stop);
-    /// What the operator is told of a QEMU that does not answer: timed_out.
+    /// The error for the operator if QEMU does not answer: timed_out.
     [[nodiscard]] core::Error silent_error() const;
 
 private:

@@ -23,41 +23,44 @@ namespace {
 // QEMU's own default is 128 MiB/s, which would be the bottleneck of the last RAM pass.
 constexpr std::int64_t bandwidth_max = 10'000'000'000;
 
-// QEMU stops the guest as soon as it thinks that the rest of RAM fits its downtime-limit, and then
-// uses it up: it starts low, and is raised only when the guest dirties too fast to get there.
+// QEMU stops the guest as soon as it estimates that the rest of RAM fits its downtime-limit, and
+// then uses that time in full. So the limit starts low, and is raised only if the guest dirties RAM
+// too fast to reach it.
 constexpr int limit_min_ms = 10;
 
-// While the disks are not ready. 0 would make QEMU 10.0 trust its estimate of what is dirty.
+// The limit while the disks are not ready. 0 would make QEMU 10.0 trust its own estimate
+// of dirty memory.
 constexpr int limit_held_ms = 1;
 
-// How often RAM's progress is looked at, and how long before the end of its first pass it is
-// throttled for the last round of the disks.
+// The interval at which RAM's progress is checked, and how long before the end of its first pass
+// RAM is throttled for the last round of the disks.
 constexpr std::chrono::milliseconds look_interval{20};
 constexpr std::chrono::milliseconds brake_lead{120};
 
-// RAM's rate while that round is made, as a part of its rate before; and the least, in bytes per
+// RAM's rate during that round, as a part of its earlier rate; and the minimum, in bytes per
 // second. QEMU loads RAM in its main loop, where it also serves NBD: at full rate a round takes ten
 // times as long (measured: 150 to 700 ms).
 constexpr double brake_divisor = 16;
 constexpr std::int64_t brake_bandwidth_min = 1'000'000;
 
-// The first pass over RAM and one more are always needed; after them this long without a stop is a
-// guest that dirties faster than the limit allows.
+// The first pass over RAM and one more are always needed. If the guest is not stopped for
+// raise_interval after them, it dirties RAM faster than the limit allows.
 constexpr std::uint64_t passes_needed = 3;
 constexpr std::chrono::milliseconds raise_interval{1000};
 
-// The limit follows the disks' prediction only when that differs by more than this part of it: a
-// command to QEMU is not free.
+// The limit follows the disks' prediction only if the two differ by more than this part of it,
+// because each command to QEMU has a cost.
 constexpr int limit_slack_divisor = 10;
 
-// QEMU must know before `migrate` that it may slow processors down (capability auto-converge), and
-// then does so by its own rule. Until we want it, it may take no more than one percent, and only
-// from a guest that dirties more than it sends. (It is not told of a lower limit than 1 and 100.)
+// QEMU must know before `migrate` that it may slow processors down (capability auto-converge),
+// and it then does so by its own rule. Until sidecar wants this, QEMU may take at most one
+// percent, and only from a guest that dirties more than it sends. (These are the weakest values
+// that QEMU accepts.)
 constexpr int cpu_throttle_held_percent = 1;
 constexpr int trigger_held_percent = 100;
 // QEMU's own default: a step whenever a second's dirty pages exceed half of what was sent, twice.
 constexpr int trigger_percent = 50;
-// The first step, and the steps after it: towards what the arithmetic wants, but not all at once.
+// The first step, and the later steps: towards the computed throttle, but not all at once.
 constexpr int cpu_throttle_first_percent_max = 60;
 constexpr int cpu_throttle_step_percent_min = 10;
 constexpr int cpu_throttle_step_percent_max = 30;
@@ -72,13 +75,13 @@ std::vector<qmp::Capability> capabilities_for(bool throttle) {
             {"auto-converge", throttle}};
 }
 
-// What start() and watch() change.
+// The settings that start() and watch() change.
 constexpr char const* number_names[] = {"max-bandwidth",        "downtime-limit",
                                         "cpu-throttle-initial", "cpu-throttle-increment",
                                         "max-cpu-throttle",     "throttle-trigger-threshold"};
 constexpr char const* text_names[] = {"tls-creds", "tls-hostname"};
 
-/// What restore() takes.
+/// The settings in the form that restore() takes.
 Json settings_of(Json const& parameters, std::vector<qmp::Capability> const& capabilities) {
     auto found = Json::object();
     for (auto const* name : number_names) {
@@ -153,10 +156,10 @@ Task<Result<>> RamStream::start(RamStreamOptions options, Deadline deadline) {
                                                        deadline));
     auto changed = limits_for(ram_phase_, limit_ms_);
     changed.set("tls-creds", options_.tls_creds);
-    changed.set("tls-hostname", options_.tls_hostname);  // needed beside fd:, unused by PSK
+    changed.set("tls-hostname", options_.tls_hostname);  // required with fd:, not used by PSK
     CO_TRY_VOID(co_await qmp::migrate_set_parameters(client, changed, deadline));
-    // Connected here and handed over: a QEMU that connects by itself cannot be cancelled while it
-    // does.
+    // Connected here and passed to QEMU: a QEMU that connects by itself cannot be cancelled
+    // during the connect.
     CO_TRY(socket_,
            co_await core::connect_tcp(guest_.loop, options_.host, options_.port, deadline));
     CO_TRY_VOID(co_await qmp::getfd(client, socket_name, socket_.get(), deadline));
@@ -187,7 +190,7 @@ Task<void> RamStream::watch(storage::Mirror* disks, std::stop_token stop) {
 }
 
 Task<void> RamStream::look_at_convergence(std::stop_token stop) {
-    // While the disks make their last round RAM is slow for our sake: that says nothing.
+    // While the disks make their last round, RAM is throttled by us: its rate is not meaningful.
     if (info_.status != "active" || ram_phase_ == RamPhase::throttled) co_return;
     if (stop.stop_requested()) co_return;
     auto const since = std::chrono::duration_cast<core::milliseconds>(Clock::now() - *started_at_);
@@ -233,8 +236,8 @@ void RamStream::note_rate(qmp::MigrationInfo const& before, Clock::duration span
     bytes_per_second_ = bytes_per_second_ > 0 ? (3 * bytes_per_second_ + now) / 4 : now;
 }
 
-/// What is left of the first pass takes less than brake_lead, or only dirtied pages are left. Pages
-/// of zeroes go faster than that; but where they lie is not known.
+/// The rest of the first pass takes less than brake_lead, or only dirtied pages are left. Pages of
+/// zeroes are sent faster, but where they are is not known.
 bool RamStream::stop_is_near() const {
     if (info_.ram_dirty_sync_count >= 2) return true;
     double const lead = std::chrono::duration<double>(brake_lead).count();
@@ -276,7 +279,7 @@ Task<bool> RamStream::change(RamPhase ram_phase, int limit_ms, std::stop_token s
 }
 
 Task<Result<>> RamStream::cancel(Deadline deadline) {
-    // Whatever still connects or sends ends with the socket; QEMU's end of it is the same one.
+    // The socket ends everything that still connects or sends; QEMU has the same socket.
     if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);
     CO_TRY_VOID(co_await qmp::cancel_migration(*guest_.client, deadline));
     co_return Result<>{};

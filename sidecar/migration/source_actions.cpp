@@ -1,6 +1,6 @@
-// The ports of the source's driver: each function is one action of the machine, run by the
-// part that does it. All are idempotent, because after a lost answer or a restart the machine asks
-// again.
+// The ports of the source's driver: each function is one action of the machine, run by the part
+// that does it. All are idempotent, because the machine asks again after a lost answer or after
+// a restart.
 #include "core/log.hpp"
 #include "qmp/migration.hpp"
 #include "qmp/vm.hpp"
@@ -30,8 +30,8 @@ Task<Result<>> SourceMigration::check() {
     for (auto const& path : context_.image_paths()) {
         CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
     }
-    // A sidecar that has to take this guest over knows its addresses without waiting for it to
-    // speak.
+    // A sidecar that takes this guest over then knows its addresses without waiting
+    // for guest traffic.
     CO_TRY_VOID(guest_.write_manifest());
     CO_TRY_VOID(co_await peer_.connect(context_.within(limits::connect_timeout)));
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
@@ -72,7 +72,8 @@ Task<Result<>> SourceMigration::record_begin() {
 }
 
 Task<Result<>> SourceMigration::prepare_destination() {
-    // After a restart: the connection comes up meanwhile, and QEMU there has the key already.
+    // After a restart: the connection is set up in the meantime, and QEMU there already
+    // has the key.
     CO_TRY_VOID(co_await peer_.reached(context_.within(limits::connect_timeout)));
     if (context_.encrypted() && key_.empty()) key_ = read_key(context_.key_directory());
     if (context_.encrypted() && key_.empty()) {
@@ -85,14 +86,15 @@ Task<Result<>> SourceMigration::prepare_destination() {
 }
 
 Task<Result<>> SourceMigration::copy_disks() {
-    write_copy_record();  // at once: a sidecar killed before the next tick has copied something
+    // At once: a sidecar that is killed before the next tick has already copied something.
+    write_copy_record();
     co_return co_await disks_.copy();
 }
 
 Task<Result<>> SourceMigration::start_ram() {
     CO_TRY_VOID(disks_.check_no_block_job());
-    // From here on QEMU itself refuses to plug devices; of the disks continue_migration() asks once
-    // more.
+    // From here on QEMU itself refuses to plug devices; continue_migration() checks the
+    // disks once more.
     CO_TRY_VOID(co_await check_same_guest(*guest_.client, description_,
                                           context_.within(limits::qmp_timeout)));
     CO_TRY_VOID(co_await disks_.arm());
@@ -124,7 +126,7 @@ Task<Result<>> SourceMigration::start_ram() {
 }
 
 Task<Result<>> SourceMigration::list_final() {
-    keep_converged_stop_.request_stop();  // STOP has done so, if it was seen
+    keep_converged_stop_.request_stop();  // STOP has already done so, if it was seen
     co_return co_await disks_.list_final();
 }
 
@@ -136,22 +138,23 @@ Task<Result<>> SourceMigration::seal_destination() {
 }
 
 Task<Result<>> SourceMigration::continue_migration() {
-    // While the last delta is read: a snapshot since then would have got the writes we look for.
+    // While the last delta is read: after a snapshot, the writes that we look for would be
+    // in its image.
     CO_TRY_VOID(co_await check_same_disks(*guest_.client, description_, context_.within_pause()));
     CO_TRY_VOID(co_await disks_.final_read());
-    // QEMU 7.2 that is cancelled while it saves device state resumes its guest over inactive disks
-    // and dies of the first write. So a network that cannot be moved must be known before; mostly
-    // it has moved while the delta was read.
+    // If QEMU 7.2 is cancelled while it saves device state, it resumes its guest with inactive
+    // disks and dies at the first write. So a network that cannot be moved must be detected
+    // earlier. Usually it has moved while the delta was read.
     CO_TRY_VOID(co_await network_.wait_fired(context_.within_pause()));
     co_return co_await qmp::migrate_continue(*guest_.client, "pre-switchover",
                                              context_.within_pause());
 }
 
-/// From here on only the destination's answer, or an operator, may bring the guest back.
+/// From here on only the destination's answer, or an operator's decision, may bring the guest back.
 Task<Result<>> SourceMigration::record_commit() {
     if (watchdog_) watchdog_->released();
-    // The sync of the images' directories runs beside this one, which blocks the loop: one turn
-    // hands it to the kernel.
+    // The sync of the images' directories runs in parallel with this one, which blocks the loop.
+    // One turn of the loop passes that sync to the kernel.
     (void)co_await core::sleep_for(loop_, {});
     co_return co_await record(SourceEntry::Record::committed);
 }
@@ -194,8 +197,8 @@ Task<Result<>> SourceMigration::resume_source() {
 }
 
 Task<Result<>> SourceMigration::abort_destination() {
-    // The guest runs here again; there is time for the other host to come back, or for its `serve`
-    // to start a sidecar in the place of one that died.
+    // The guest runs here again. This leaves the other host time to reconnect, or its `serve` time
+    // to replace a sidecar that died.
     if (!destination_fenced_) {
         (void)co_await peer_.reached(Deadline::after(limits::abort_patience));
     }
@@ -210,7 +213,7 @@ Task<void> SourceMigration::stop_keeping_converged() {
     keep_converged_stop_ = std::stop_source();
 }
 
-/// Those that start_ram() found, or what the record of a sidecar that died says.
+/// The settings that start_ram() found, or those in the record of a sidecar that died.
 Task<void> SourceMigration::restore_ram_settings(Deadline deadline) {
     auto restored = co_await ram_.put_back(deadline);
     if (restored && recovered_ && !ram_.started_at()) {
@@ -234,7 +237,7 @@ Task<Result<>> SourceMigration::drop_storage() {
     if (!qemu_gone_) co_await restore_ram_settings(deadline);
     if (!qemu_gone_ && context_.encrypted()) {
         (void)co_await qmp::object_del(*guest_.client, key_object(migration_id_),
-                                       deadline);  // refused when never added
+                                       deadline);  // refused if it was never added
     }
     if (qemu_gone_) co_return Result<>{};
     co_return dropped;
@@ -287,7 +290,7 @@ SourceEntry::Outcome outcome_of(machine::Outcome outcome) {
         case machine::Outcome::moved:
             return moved;
         case machine::Outcome::failed:
-        case machine::Outcome::suspended:  // not an end: nothing is recorded of it
+        case machine::Outcome::suspended:  // not an end: it is not recorded
             return failed;
         case machine::Outcome::refused:
             return refused;

@@ -1,6 +1,5 @@
 // SourceContext: what the parts of the source's driver share. SourceMigration owns all of it and
-// makes one context, of which each part keeps a copy. Invariant: what it refers to outlives the
-// parts.
+// makes one context; each part keeps a copy. Invariant: the referenced objects outlive the parts.
 #pragma once
 
 #include <stop_token>
@@ -27,7 +26,7 @@ struct SourceContext {
     std::stop_source const& actions_stop;  ///< The machine's `interrupt` stops and replaces it.
     bool const& qemu_gone;  ///< The process of QEMU on this host has ended.
 
-    /// The deadline of one step of an action: `limit` from now, or when the action is interrupted.
+    /// The deadline of one step of an action: after `limit`, or when the action is interrupted.
     [[nodiscard]] core::Deadline within(core::Clock::duration limit) const {
         return core::Deadline::after(limit, actions_stop.get_token());
     }
@@ -43,11 +42,11 @@ struct SourceContext {
     [[nodiscard]] bool encrypted() const {
         return options.tls.mode != core::TlsConfig::Mode::plaintext;
     }
-    /// Where the key of these streams is on this host.
+    /// The directory of the key of these streams on this host.
     [[nodiscard]] std::string key_directory() const {
         return guest.paths.run(guest.name) + "/keys-" + migration_id;
     }
-    /// Of all disks, at the source, absolute.
+    /// The images of all disks, at the source, absolute.
     [[nodiscard]] std::vector<std::string> image_paths() const {
         std::vector<std::string> paths;
         for (auto const& disk : description.disks) paths.push_back(disk.path);

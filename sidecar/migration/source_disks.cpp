@@ -18,8 +18,8 @@ using core::Task;
 
 namespace {
 
-// How often copy_until_converged may give up on a delta that does not shrink, before we do: each is
-// several rounds.
+// After so many results of copy_until_converged with a delta that does not shrink, we give up. Each
+// of them takes several rounds.
 constexpr int stagnations_max = 3;
 
 }  // namespace
@@ -39,11 +39,12 @@ bool SourceDisks::find_copy() {
 Task<Result<>> SourceDisks::prepare() {
     if (context_.description.disks.empty()) co_return Result<>{};
     if (resume_) {
-        // The earlier sidecar's writes must be dead before ours begin, and its limits away.
+        // The earlier sidecar's writes must have ended before ours begin, and its limits
+        // must be removed.
         CO_TRY_VOID(co_await reexport(context_.within(limits::prepare_timeout)));
         CO_TRY_VOID(co_await remove_throttle(context_.within(limits::qmp_timeout)));
     }
-    // A chain that is being changed must not be read as if it were the one that was compared.
+    // A chain that is being changed must not be read as the chain that was compared.
     CO_TRY_VOID(co_await check_same_disks(*context_.guest.client, context_.description,
                                           context_.within(limits::qmp_timeout)));
     std::vector<storage::Disk> disks;
@@ -97,7 +98,7 @@ Task<Result<storage::Reexported>> SourceDisks::reexport(Deadline deadline) {
     co_return storage::Reexported{std::to_string(endpoints_.nbd_port), endpoints_.generation};
 }
 
-/// Asks again if the link was cut meanwhile, unless the guest waits.
+/// Asks again if the link was cut meanwhile, unless the guest is stopped.
 Task<Result<std::string>> SourceDisks::hash_destination(std::size_t disk,
                                                         std::vector<storage::Extent> ranges,
                                                         Deadline deadline) {
@@ -123,8 +124,8 @@ Result<> SourceDisks::take_endpoints(protocol::Endpoints endpoints) {
     return {};
 }
 
-/// A job puts nodes into a chain while it runs, and QEMU then counts its layers otherwise: what it
-/// says of a disk over a base counts only when there was none.
+/// A block job inserts nodes into a chain while it runs, and QEMU then counts the layers
+/// differently. So QEMU's data about a disk with a base is valid only if no job ran.
 Result<> SourceDisks::check_no_block_job() const {
     bool const any_base = std::ranges::any_of(context_.description.disks,
                                               [](auto const& disk) { return !disk.bases.empty(); });
@@ -135,7 +136,7 @@ Result<> SourceDisks::check_no_block_job() const {
                 block_job_);
 }
 
-/// Until the guest changes or the link is lost for too long.
+/// Copies until the guest changes or the link is lost for too long.
 Task<Result<>> SourceDisks::copy() {
     if (!mirror_) co_return Result<>{};
     link_down_ = false;
@@ -157,7 +158,7 @@ Task<void> SourceDisks::watch_guest(core::LinkedStop& copying) {
             co_await check_same_guest(*context_.guest.client, context_.description,
                                       core::Deadline::after(limits::qmp_timeout, copying.token()));
         if (same) same = check_no_block_job();
-        // A QEMU that does not answer is for others to notice.
+        // A QEMU that does not answer is detected elsewhere.
         if (same || same.error().code != Errc::refused) continue;
         changed_ = std::move(same.error());
         copying.request_stop();
@@ -171,13 +172,13 @@ Task<Result<>> SourceDisks::copy_until_converged(std::stop_token token) {
         bool slower = false;
         bool const gave_way = !now.converging && nice_;
         if (gave_way) {
-            // Never slow a guest down for want of a processor that we left to others.
+            // Do not slow a guest down because we left the processor to others.
             core::log::info("guest={} migration_id={} the copy does not give way any more",
                             context_.guest.name, context_.migration_id);
             nice_.reset();
         } else if (!now.converging && context_.options.throttle) {
             CO_TRY(slower, co_await throttle_->step(context_.within(limits::qmp_timeout)));
-            // From now on each round that does not shrink it is answered.
+            // From now on the mirror reports every round that does not shrink the delta.
             mirror_->set_stagnant_rounds(1);
         }
         context_.timeline.note_step(now, throttle_->bytes_per_second());
@@ -237,7 +238,7 @@ Task<Result<>> SourceDisks::final_read() {
     co_return co_await mirror_->final_read(context_.within_pause());
 }
 
-/// Ours, or what the record of a sidecar that died says.
+/// Removes our throttle, or the one in the record of a sidecar that died.
 Task<Result<>> SourceDisks::remove_throttle(Deadline deadline) {
     if (context_.qemu_gone) co_return Result<>{};
     if (throttle_) co_return co_await throttle_->remove(deadline);
@@ -262,9 +263,9 @@ Task<void> SourceDisks::drop_mirror(Deadline deadline) {
     if (mirror_) (void)co_await mirror_->drop(std::move(deadline));
 }
 
-/// One budget for all: the disks have it alone until RAM flows; then they have what keeps them
-/// near, twice what the guest writes, within an eighth and a half, and RAM has the rest. 0: no
-/// limit.
+/// Disks and RAM share one budget. The disks have all of it until RAM is sent. Then they have
+/// twice the guest's write rate, but at least an eighth and at most a half, and RAM has the rest.
+/// 0: no limit.
 SourceDisks::Shares SourceDisks::bandwidth_shares(bool ram_flows) const {
     std::uint64_t const all = context_.options.bandwidth;
     if (!mirror_ || !ram_flows || all == 0) return {all, all};

@@ -1,7 +1,7 @@
-// SourceDisks: the source's half of moving the guest's disks. It drives storage::Mirror, answers
-// what the mirror asks of the destination, throttles a guest that writes too fast, and records how
-// far the copy is. SourceMigration calls it, mostly one function for one action of the machine; all
-// of these are idempotent, and none does anything for a guest without disks.
+// SourceDisks: the source's half of moving the guest's disks. It drives storage::Mirror, passes the
+// mirror's requests to the destination, throttles a guest that writes too fast, and records the
+// progress of the copy. SourceMigration calls it, mostly one function for one action of the
+// machine. All of these are idempotent, and do nothing for a guest without disks.
 #pragma once
 
 #include <memory>
@@ -34,22 +34,22 @@ public:
     void remove_tables() const { tables_.remove(); }
     /// Whether an earlier sidecar left a copy that prepare() will continue.
     bool find_copy();
-    /// Where the destination's QEMU listens: its answer to `prepare` and `reexport`. Fails with
-    /// protocol if it does not fit the disks.
+    /// The ports of the destination's QEMU: its answer to `prepare` and `reexport`. Fails with
+    /// protocol if they do not fit the disks.
     core::Result<> take_endpoints(protocol::Endpoints endpoints);
     [[nodiscard]] protocol::Endpoints const& endpoints() const { return endpoints_; }
     /// Makes the mirror and prepares it. Fails as Mirror::prepare(), and with refused if the disks
-    /// are not those of the description any more.
+    /// differ from the description.
     Outcome<> prepare();
     /// Copies until the disks have converged. Fails with refused if the guest was changed, or if it
     /// writes too fast and may not be slowed further; otherwise as Mirror::copy_until_converged().
     Outcome<> copy();
     /// Whether the link to the destination ended the last copy().
     [[nodiscard]] bool link_down() const { return link_down_; }
-    /// Whether this process has less processor time than others, so that the guest does not feel
-    /// the copy. copy() takes the time back if the copy is too slow.
+    /// Whether this process runs at a lower priority than others, so that the copy does not slow
+    /// the guest. copy() restores the priority if the copy is too slow.
     void give_way(bool whether);
-    /// Writes down how far the copy is. Only in the copying phase; see CopyRecord.
+    /// Records the progress of the copy. Only in the copying phase; see CopyRecord.
     void write_copy_record();
     void remove_copy_record() const { copy_record_.remove(); }
     /// QEMU reported a block job.
@@ -64,10 +64,10 @@ public:
     Outcome<> list_final();
     Outcome<> copy_final();
     Outcome<> final_read();
-    /// Removes the mirror and the throttle from QEMU, also what an earlier sidecar left. Fails with
+    /// Removes the mirror and the throttle from QEMU, also those of an earlier sidecar. Fails with
     /// the first error.
     Outcome<> drop(core::Deadline deadline);
-    /// The mirror only: for a QEMU that is ended now. Best effort.
+    /// Removes only the mirror, for a QEMU that is about to be ended. Best effort.
     core::Task<void> drop_mirror(core::Deadline deadline);
 
     struct Shares {
@@ -77,12 +77,12 @@ public:
     /// How disks and RAM share --bandwidth. `ram_flows`: RAM has begun, or does now.
     [[nodiscard]] Shares bandwidth_shares(bool ram_flows) const;
     void set_bandwidth(std::uint64_t bytes_per_second);
-    /// The options have another downtime limit now.
+    /// The downtime limit in the options has changed.
     void downtime_limit_changed();
 
     /// Null before prepare() and for a guest without disks.
     [[nodiscard]] storage::Mirror* mirror() const { return mirror_.get(); }
-    /// What all disks together may write; none: they are not throttled.
+    /// The write limit of all disks together; none: they are not throttled.
     [[nodiscard]] std::optional<std::uint64_t> throttle() const;
 
 private:
@@ -103,8 +103,8 @@ private:
     std::optional<Throttle> throttle_;
     std::optional<core::ScopedNice> nice_;
     std::optional<storage::CopyProgress> resume_;  ///< Of an earlier sidecar's copy.
-    std::string block_job_;  ///< One that began since the check.
-    std::optional<core::Error> changed_;  ///< What the guest did that ends the copy.
+    std::string block_job_;  ///< A job that began since the check.
+    std::optional<core::Error> changed_;  ///< The change of the guest that ends the copy.
     bool link_down_ = false;
     bool hash_asked_ = false;
     bool final_hash_asked_ = false;

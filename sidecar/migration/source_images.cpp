@@ -19,7 +19,7 @@ using core::Result;
 
 namespace {
 
-/// The disks of the migration that the guest's sidecar recorded; none when it recorded another.
+/// The disks of the migration that the guest's sidecar recorded; none if it recorded another.
 Result<std::vector<std::string>> recorded_images(Paths const& paths, std::string const& guest,
                                                  std::string const& migration_id) {
     std::vector<std::string> images;
@@ -30,7 +30,7 @@ Result<std::vector<std::string>> recorded_images(Paths const& paths, std::string
     return images;
 }
 
-/// Whether both names lead to one file, or to one place where none is.
+/// Whether both names refer to the same file, or to the same place if there is no file.
 bool same_image(std::string const& one, std::string const& other) {
     auto const first = storage::image_file(one);
     auto const second = storage::image_file(other);
@@ -76,7 +76,7 @@ Result<> restore_recorded_images(Paths const& paths, std::string const& guest,
 
 Result<> check_no_stale_image(Paths const& paths, std::vector<std::string> const& argv) {
     auto const line = qmp::CommandLine::parse(argv);
-    if (!line) return {};  // for the launch to refuse, in its own words
+    if (!line) return {};  // the launch refuses it, with its own message
     for (auto const& disk : line->disks()) {
         if (!disk.local || disk.file_name.empty()) continue;
         if (storage::has_stale_name(disk.file_name)) {

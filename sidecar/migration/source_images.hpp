@@ -1,6 +1,6 @@
-// The images of guests that left this host, or are leaving it: which must get their names back, and
-// which must not be started. Used by `sidecar run` and the watchdog, beside no migration of their
-// own.
+// The images of guests that left this host, or are leaving it: which of them must get their names
+// back, and which must not be started. Used by `sidecar run` and the watchdog, when they have no
+// migration of their own.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@
 namespace sidecar {
 
 /// Gives the images of the guest's migration their names back (storage::restore_images), from what
-/// its sidecar recorded. Ok when it recorded none. Only where COMMIT of that migration cannot
+/// its sidecar recorded. Ok if it recorded none. Call only if COMMIT of that migration cannot
 /// count: the journal says `begun` or `rolled_back`.
 core::Result<> restore_recorded_images(Paths const& paths, std::string const& guest,
                                        std::string const& migration_id);

@@ -24,7 +24,7 @@ using machine::source::State;
 
 namespace {
 
-// Events not yet looked at: actions in flight and QEMU's few; more is a machine that runs wild.
+// Events not yet handled: those of actions in flight and a few of QEMU. More would be a bug.
 constexpr std::size_t events_max = 256;
 
 bool is_record(Action action) {
@@ -32,7 +32,7 @@ bool is_record(Action action) {
            action == Action::record_rollback || action == Action::record_end;
 }
 
-/// Where the guest runs now, in the operator's words.
+/// Where the guest runs now, for the operator.
 std::string_view whereabouts(State const& state) {
     if (machine::source::commit_may_count(state)) return "the guest is paused";
     switch (state.guest) {
@@ -95,7 +95,7 @@ void SourceMigration::follow(ProgressSink sink) {
     if (state_.phase != Phase::suspended) return;
     if (peer_lost_at_) peer_lost_at_ = core::Clock::now();
     silence_told_ = false;
-    ++suspensions_;  // the limit of this one is over
+    ++suspensions_;  // the limit of this suspension no longer applies
     failure_.reset();
     decided_.reset();
     post(machine::source::event(Event::Kind::resume_requested));
@@ -116,7 +116,7 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
     auto const found = recorded_by_source(journal_.last());
     auto qemu = co_await monitor_.look_after_restart();
     qemu_gone_ = qemu == machine::source::Qemu::gone;
-    // Were this sidecar to die as well, nobody else would bring the guest back.
+    // If this sidecar died as well, only the watchdog would bring the guest back.
     if (qemu != machine::source::Qemu::gone) {
         auto guarded = Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path());
         if (guarded) watchdog_ = std::move(*guarded);
@@ -164,8 +164,8 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
 }
 
 void SourceMigration::post(Event event) {
-    // A full queue would mean that the machine does not keep up with a handful of events: a bug to
-    // be seen.
+    // A full queue would mean that the machine cannot handle a few events: a bug that
+    // must be visible.
     if (!events_.push(event))
         core::log::error("guest={} event queue full: {}", guest_.name, describe(event));
 }
@@ -176,15 +176,16 @@ void SourceMigration::enter(Phase phase) {
     core::log::info("guest={} migration_id={} phase={}", guest_.name, migration_id_,
                     machine::source::name(phase));
     if (machine::source::commit_may_count(state_) && !in_doubt_since_) in_doubt_since_ = now;
-    // Before anything is asked for that only another phase may do: see CopyRecord.
+    // Before any request that is allowed only in another phase: see CopyRecord.
     bool const copies = phase == Phase::copying || phase == Phase::suspended;
     if (phase != Phase::preparing && !copies && phase != Phase::idle) {
         disks_.remove_copy_record();
         disks_.remove_tables();
     }
-    // Nothing waits for us while only disks are copied; from then on the guest's pause does.
+    // While only disks are copied, nothing waits for this process; after that, the
+    // guest's pause does.
     disks_.give_way(phase == Phase::copying);
-    if (phase == Phase::settling) realtime_.reset();  // it runs there
+    if (phase == Phase::settling) realtime_.reset();  // the guest runs there
     if (phase == Phase::suspended) note_suspension();
     if (sink_ && phase != Phase::idle) sink_(report_.progress(peer_lost_at_.has_value()));
 }
@@ -216,7 +217,7 @@ Task<ActionResult> SourceMigration::perform(Action action) {
     if (action == Action::copy_disks && !result && disks_.link_down())
         co_return ActionResult::link_lost;
     auto ending = action_result_of(result, is_record(action) && journal_.may_be_recorded());
-    if (action == Action::check && !result) {  // only a check that says no is a refusal
+    if (action == Action::check && !result) {  // only a failed check is a refusal
         bool const refused =
             result.error().code == Errc::refused || result.error().code == Errc::invalid;
         ending = refused ? ActionResult::failed : ActionResult::unknown;
@@ -224,7 +225,8 @@ Task<ActionResult> SourceMigration::perform(Action action) {
     if (!result) {
         failures_.last_error[action] = result.error().sentence();
         auto error = std::move(result.error());
-        bool const ours = error.code == Errc::cancelled;  // we interrupted it: not what went wrong
+        // We interrupted it: that is not the cause.
+        bool const ours = error.code == Errc::cancelled;
         error.while_doing(
             fmt::format("{} ({})", machine::source::name(action), whereabouts(state_)));
         if (ours) core::log::debug("guest={} {}", guest_.name, error.sentence());
@@ -287,8 +289,8 @@ Task<Result<>> SourceMigration::port(Action action) {
             return set_images_aside();
         case Action::restore_images:
             return restore_images();
-        case Action::send_commit:  // perform() has done it: it ends in more ways than these
-        case Action::interrupt:  // drive() has done it
+        case Action::send_commit:  // done by perform(): it has more results than these
+        case Action::interrupt:  // done by drive()
         case Action::finish:
             return nothing_to_do();
     }
@@ -312,7 +314,7 @@ protocol::SetAnswer SourceMigration::set(MigrationChanges const& changes) {
         "guest={} migration_id={} bandwidth={} downtime_limit_ms={} converge_limit_s={}",
         guest_.name, migration_id_, options_.bandwidth, options_.downtime_limit_ms,
         options_.converge_limit_s);
-    // A sidecar that goes on with the copy must know it. Not in the pause: that is no time for it.
+    // A sidecar that continues the copy must know it. Not in the pause, which has no time for it.
     if (disks_.mirror() && (state_.phase == Phase::copying || state_.phase == Phase::converging)) {
         if (auto const written = record_.write(); !written) {
             core::log::warning("guest={} {}", guest_.name, written.error().sentence());

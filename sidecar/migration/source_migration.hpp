@@ -1,6 +1,6 @@
-// SourceMigration: the source's driver. It feeds what happens into the source machine, runs each
-// action the machine asks for through the rooms that do the work, and feeds the end of each back.
-// It decides nothing: every decision is in machine/source.cpp, and bulk data never passes here.
+// SourceMigration: the source's driver. It passes events to the source machine, runs each action
+// that the machine asks for through the folders that do the work, and reports the end of each. It
+// decides nothing: every decision is in machine/source.cpp, and bulk data never passes here.
 #pragma once
 
 #include <functional>
@@ -36,30 +36,31 @@ public:
                     std::string migration_id);
     ~SourceMigration();
 
-    /// Runs until the outcome is final and nothing is in flight; the report.
+    /// Runs until the outcome is final and nothing is in flight. Returns the report.
     core::Task<core::Json> run(ProgressSink sink);
-    /// The same for a migration that an earlier sidecar of this guest left behind (journal and
-    /// migration.json).
+    /// The same for a migration that an earlier sidecar of this guest left unfinished
+    /// (journal and migration.json).
     core::Task<core::Json> recover(ProgressSink sink);
-    /// Whoever asked is told from now on; a copy that waits for its destination goes on.
+    /// From now on the caller gets the progress; a suspended copy continues.
     void follow(ProgressSink sink);
-    /// Every check on both hosts, nothing touched: the lines of what was checked, or the refusal.
+    /// Runs every check on both hosts and changes nothing. Returns a line for each check,
+    /// or the refusal.
     core::Task<core::Result<core::Json>> check_only();
 
-    /// Takes effect at once; what holds from now on.
+    /// Takes effect at once. Returns the settings that now apply.
     protocol::SetAnswer set(MigrationChanges const& changes);
-    /// Fails with refused when it is too late: COMMIT has been asked for.
+    /// Fails with refused if it is too late: COMMIT has been asked for.
     core::Result<> cancel();
-    /// An operator's word, the other side being fenced. Fails with refused unless COMMIT is
-    /// unanswered.
+    /// The operator's decision, with the other side fenced. Fails with refused unless
+    /// COMMIT is unanswered.
     core::Result<> resolve(machine::Side owner);
     [[nodiscard]] core::Json status() const { return report_.status(peer_lost_at_.has_value()); }
     [[nodiscard]] machine::Outcome outcome() const { return state_.outcome; }
-    /// Begun and not over: also while it is undone, settling, or in doubt.
+    /// Begun and not over: also during rollback, while settling, or in doubt.
     [[nodiscard]] bool under_way() const { return machine::source::under_way(state_); }
-    /// Set when there is something to tell whoever asked for the migration: it is over, or in doubt
-    /// for so long that an operator is needed (it then still goes on trying), or waits for
-    /// follow().
+    /// Set when there is a result for the caller of `migrate`. Either it is over; or it has
+    /// been in doubt for so long that an operator is needed (it still keeps trying); or it
+    /// waits for follow().
     [[nodiscard]] core::Event& decided() { return decided_; }
     [[nodiscard]] core::Json report() const { return report_.report(); }
 
@@ -162,13 +163,13 @@ private:
     bool qemu_gone_ = false;
     bool guest_stopped_ = false;  ///< By the migration, and not resumed here since.
     bool recovered_ = false;
-    bool destination_fenced_ = false;  ///< Says the operator: nothing there will answer.
+    bool destination_fenced_ = false;  ///< The operator says so: nothing there will answer.
 
-    std::string warning_;  ///< Of the check: why another time would be better.
-    std::optional<core::Error> failure_;  ///< The first; what the operator is told.
+    std::string warning_;  ///< From the check: why another time would be better.
+    std::optional<core::Error> failure_;  ///< The first failure; reported to the operator.
     ActionFailures failures_;
     std::optional<core::Clock::time_point> peer_lost_at_;
-    bool silence_told_ = false;  ///< That the peer is silent for too long, to the machine.
+    bool silence_told_ = false;  ///< The machine was told that the peer is silent for too long.
 
     MigrationReport report_;
 };

@@ -1,5 +1,5 @@
-// What the source's driver reports to the machine of QEMU's monitor, and how long the guest is
-// stopped.
+// What the source's driver reports to the machine about QEMU's monitor, and the limit of
+// the guest's pause.
 #include "core/log.hpp"
 #include "sidecar/migration/qemu_state.hpp"
 #include "sidecar/migration/source_migration.hpp"
@@ -13,11 +13,11 @@ using machine::source::Event;
 using machine::source::Phase;
 using machine::source::Qemu;
 
-/// QEMU's monitor is back, which was lost at `lost_at`.
+/// QEMU's monitor, lost at `lost_at`, is connected again.
 void SourceMigration::note_monitor_back(Qemu qemu, core::Clock::time_point lost_at) {
     bool const stopped =
         qemu == Qemu::stopping || qemu == Qemu::paused_pre_switchover || qemu == Qemu::postmigrate;
-    if (stopped && ram_.started_at()) note_stop(lost_at);  // it has not run for longer
+    if (stopped && ram_.started_at()) note_stop(lost_at);  // it has not run since then
     if (qemu == Qemu::running || qemu == Qemu::migrating) note_running(core::Clock::now());
     post(machine::source::qmp_back(qemu));
 }
@@ -27,7 +27,7 @@ void SourceMigration::note_monitor_silent() {
     post(machine::source::event(Event::Kind::qmp_silent_too_long));
 }
 
-/// Whoever asked for the migration does not wait for a QEMU that may never answer.
+/// The caller of `migrate` does not wait for a QEMU that may never answer.
 void SourceMigration::tell_of_a_long_rollback() {
     if (state_.phase != Phase::rolling_back || decided_.is_set()) return;
     using machine::source::Resource;
@@ -36,7 +36,7 @@ void SourceMigration::tell_of_a_long_rollback() {
         state_.qmp_silent && guest_waits && !state_.resources.contains(Resource::destination);
     bool const long_since =
         core::Clock::now() - timeline_.phase_began() > limits::rollback_patience;
-    // The sidecar lives, and does what it can: its watchdog need not end it.
+    // The sidecar is alive and keeps trying: its watchdog does not need to kill it.
     if (guest_stopped_ && watchdog_) {
         watchdog_->stopped(context_.downtime_limit() + limits::watchdog_margin);
     }
@@ -122,19 +122,19 @@ Task<void> SourceMigration::limit_pause(core::Clock::time_point stopped_at) {
     post(machine::source::event(Event::Kind::downtime_limit_exceeded));
 }
 
-/// Not when the guest runs again, when another stopped it, and once COMMIT is about to be recorded:
-/// then the watchdog was released, too.
+/// False if the guest runs again, if it was stopped from outside, or once COMMIT is about to be
+/// recorded. In all three cases the watchdog was released too.
 bool SourceMigration::pause_is_limited() const {
     return guest_stopped_ && machine::source::may_cancel(state_);
 }
 
-/// STOP comes from the migration, or from another (an operator, an I/O error): then the guest must
-/// not run at the destination either.
+/// STOP comes from the migration or from outside (an operator, an I/O error). In the second case
+/// the guest must not run at the destination either.
 Task<void> SourceMigration::ask_why_stopped() {
     auto const qemu = co_await qemu_state(
         *guest_.client, Deadline::after(limits::qmp_timeout, watchers_stop_.get_token()));
     if (!qemu || *qemu != Qemu::stopped) co_return;
-    guest_stopped_ = false;  // not by us: no limit of ours
+    guest_stopped_ = false;  // not stopped by us: our limit does not apply
     if (watchdog_) watchdog_->released();
     note_failure(core::fail(Errc::refused,
                             "another stopped the guest while it migrated, and it stays stopped on "

@@ -41,7 +41,7 @@ Task<Result<>> SourceNetwork::check(std::vector<std::optional<netmove::VxlanEnd>
         CO_TRY_VOID(netmove::check_vxlan_ends(interface));
         if (!interface.vxlan_source || !interface.vxlan_destination) continue;
         CO_TRY(auto const device, netmove::vxlan_port(*context_.guest.netlink, interface.bridge));
-        if (!device) continue;  // gone since; prepare() says so
+        if (!device) continue;  // it has disappeared; prepare() reports that
         CO_TRY_VOID(netmove::check_vxlan_mtu(*context_.guest.netlink, *device,
                                              interface.vxlan_destination->local, interface.mtu));
     }
@@ -71,7 +71,7 @@ void SourceNetwork::make_movers() {
     movers_ = netmove::MoverSet();
     for (std::size_t index = 0; index < context_.guest.nics.size(); ++index) {
         auto const& nic = context_.guest.nics[index];
-        if (nic->interface.bridge.empty()) continue;  // no L2 of ours to move it on
+        if (nic->interface.bridge.empty()) continue;  // no L2 network of ours to move it on
         if (index < context_.description.interfaces.size()) {
             auto const& described = context_.description.interfaces[index];
             if (described.vxlan_source && described.vxlan_destination) {
@@ -86,7 +86,7 @@ void SourceNetwork::make_movers() {
 
 Task<Result<>> SourceNetwork::prepare() {
     make_movers();
-    // Disks are copied for hours: who was there at the check must be there still.
+    // Copying disks can take hours: the VTEPs must still be connected.
     if (!vteps_.empty()) {
         CO_TRY_VOID(
             co_await vteps_.prepare(vxlan_moves(), context_.within(limits::prepare_timeout)));
@@ -111,7 +111,7 @@ Task<Result<>> SourceNetwork::fire() {
         movers_.update(index, context_.guest.nics[index]->interface);
     }
     CO_TRY_VOID(movers_.fire());
-    // Before the first frame comes there.
+    // Before the first frame arrives there.
     co_await tracking_.send_changes(context_.peer, context_.within_pause());
     CO_TRY_VOID(co_await context_.peer.request(
         protocol::Fire{interfaces_of(context_.guest.nics), context_.options.downtime_limit_ms},
@@ -119,7 +119,8 @@ Task<Result<>> SourceNetwork::fire() {
     fired_at_ = core::Clock::now();
     journal_.note_move(wall_ms());
     fired_.set();
-    vteps_.repoint_fdb(machine::Side::destination);  // now that it would take their frames
+    // Now that the destination would take their frames.
+    vteps_.repoint_fdb(machine::Side::destination);
     for (std::size_t nic = 0;
          nic < context_.guest.nics.size() && nic < context_.description.interfaces.size(); ++nic) {
         context_.description.interfaces[nic].addresses =
@@ -137,12 +138,12 @@ Task<Result<>> SourceNetwork::wait_fired(Deadline deadline) {
 }
 
 Task<std::vector<std::uint64_t>> SourceNetwork::hand_over(Deadline deadline) {
-    // Over a long line something may still be on its way: follow_frames() then.
+    // On a long line frames may still be on their way: then follow_frames() does it.
     if (vteps_.repointed() && core::Clock::now() >= all_arrived_at()) release();
     co_await tracking_.send_changes(context_.peer, deadline);
     auto caught = co_await frames_.send(context_.peer, deadline);
     if (caught) co_return std::move(*caught);
-    // The guest is worth more than its frames.
+    // A lost frame does not stop the migration.
     core::log::warning("guest={} migration_id={} {}", context_.guest.name, context_.migration_id,
                        caught.error().sentence());
     co_return std::vector<std::uint64_t>();
@@ -150,16 +151,17 @@ Task<std::vector<std::uint64_t>> SourceNetwork::hand_over(Deadline deadline) {
 
 void SourceNetwork::note_committed(protocol::FramesReport const& frames,
                                    protocol::TrackingReport conntrack) {
-    // After a restart nobody knows whether they were.
+    // After a restart it is not known whether they were told.
     vteps_.repoint_fdb(machine::Side::destination);
     frames_.note(frames);
     tracking_.note(std::move(conntrack));
     forwarding_.spawn(follow_frames());
 }
 
-// What the destination has announced, ours announces away; an announcement that may still be on its
-// way must not come behind it, so then the destination is heard first. Its half is undone last: it
-// catches what still goes there. Nothing here waits for a destination that does not answer.
+// Our announcement overrides the destination's. An announcement of the destination that may still
+// be on its way must not arrive after ours, so in that case the destination is asked first. Its
+// half is undone last, because it catches the frames that still go there. No step waits for a
+// destination that does not answer.
 Task<Result<>> SourceNetwork::roll_back() {
     auto const deadline = Deadline::after(limits::return_frames_timeout);
     if (movers_.empty()) make_movers();  // after a restart
@@ -196,7 +198,7 @@ void SourceNetwork::release() {
         core::log::warning("guest={} {}", context_.guest.name, released.error().sentence());
 }
 
-/// When the last frame that was sent to the guest's old place has come there.
+/// When the last frame that was sent to the guest's old place has arrived there.
 core::Clock::time_point SourceNetwork::all_arrived_at() const {
     auto const fired = fired_at_.value_or(core::Clock::now());
     return std::max(fired, vteps_.repointed_at().value_or(fired)) + limits::arrival_margin +
@@ -225,7 +227,8 @@ Task<void> SourceNetwork::release_when_arrived() {
     release();
 }
 
-/// The guest is at the destination for good: until they all know, what they send is caught here.
+/// The guest stays at the destination. Until all VTEPs know that, the frames that they send
+/// are caught here.
 Task<void> SourceNetwork::wait_for_vteps() {
     if (vteps_.empty()) co_return;
     auto const turned = co_await vteps_.wait_repointed(Deadline::after(limits::vtep_patience));

@@ -1,6 +1,6 @@
 // SourceNetwork: the source's half of moving the guest's network: the movers of its addresses, the
 // other VTEPs of its VXLAN, caught frames and connection tracking. SourceMigration calls it, mostly
-// one function for one action of the machine; all of these are idempotent.
+// one function for one action of the machine. All of these are idempotent.
 //
 //   check, prepare   while the guest runs
 //   before_stop      shortly before STOP
@@ -33,44 +33,44 @@ public:
     SourceNetwork(SourceContext context, Journal& journal);
 
     /// Compares the ends of each VXLAN and asks the other VTEPs whether they can take part.
-    /// `there`: the destination's ends, one for each interface; the description takes them in.
+    /// `there`: the destination's ends, one for each interface; they are added to the description.
     /// Fails with refused.
     Outcome<> check(std::vector<std::optional<netmove::VxlanEnd>> there);
     /// One line for each VTEP, for `migrate --check`.
     [[nodiscard]] std::vector<std::string> vtep_lines() const { return vteps_.lines(); }
-    /// After a restart of the sidecar: nobody knows where the VTEPs send the guest's frames.
+    /// After a restart of the sidecar: where the VTEPs send the guest's frames is not known.
     void begin_after_restart() { vteps_.begin_unknown(vxlan_moves()); }
     /// Makes the movers and prepares them and the VTEPs. Fails with refused.
     Outcome<> prepare();
     /// Before RAM begins: sends all tracked connections of the guest. Best effort.
     core::Task<void> begin_tracking();
-    /// Shortly before STOP may come: sends what changed of these, begins to record the frames that
-    /// QEMU reads. Best effort.
+    /// Shortly before STOP may come: sends the changes of these, and begins to record the frames
+    /// that QEMU reads. Best effort.
     core::Task<void> before_stop();
-    /// At STOP: this half's movers fire, then the destination's, then the VTEPs send there. Fails
-    /// with what a mover or the destination said.
+    /// At STOP: this half's movers fire, then the destination's, then the VTEPs are repointed.
+    /// Fails with the error of a mover or of the destination.
     Outcome<> fire();
     /// Waits until both halves have fired. Fails with timed_out or cancelled.
     Outcome<> wait_fired(core::Deadline deadline);
-    /// Before COMMIT: takes the caught frames and sends them. How many there are of each interface;
-    /// none if they could not be sent, which the log says.
+    /// Before COMMIT: takes the caught frames and sends them. Returns their number for each
+    /// interface; none if they could not be sent, which the log reports.
     core::Task<std::vector<std::uint64_t>> hand_over(core::Deadline deadline);
-    /// The destination acknowledged COMMIT, with these reports. From now on, in a task of this
-    /// object until end() or settle(), it gets the frames that come to this host late.
+    /// The destination acknowledged COMMIT, with these reports. From now on frames that arrive late
+    /// at this host are forwarded to it, in a task of this object, until end() or settle().
     void note_committed(protocol::FramesReport const& frames, protocol::TrackingReport conntrack);
     /// The addresses and the caught frames come back. Also after a restart. Waits for an
-    /// unreachable destination no longer than limits::return_frames_timeout. Fails with what a
-    /// mover said.
+    /// unreachable destination no longer than limits::return_frames_timeout. Fails with the error
+    /// of a mover.
     Outcome<> roll_back();
     /// Removes the movers and stops recording. Does not fail.
     Outcome<> drop();
-    /// The guest is at the destination: waits for the last late frames, and tidies up. Fails with
-    /// what a mover said.
+    /// The guest is at the destination: waits for the last late frames, and cleans up. Fails with
+    /// the error of a mover.
     Outcome<> settle();
-    /// Joins the tasks and closes the channels to the VTEPs. Before it is destroyed.
+    /// Joins the tasks and closes the channels to the VTEPs. Call before destruction.
     core::Task<void> end();
 
-    /// When both halves had fired last; none: they have not.
+    /// When both halves last fired; none: they have not.
     [[nodiscard]] std::optional<core::Clock::time_point> fired_at() const { return fired_at_; }
     /// {moved, fired_ms, frames, vteps, conntrack}. `moved`: the guest has moved.
     [[nodiscard]] core::Json report(bool moved) const;
@@ -91,7 +91,7 @@ private:
     Vteps vteps_;
     SourceFrames frames_;
     SourceTracking tracking_;
-    bool released_ = false;  ///< The movers, for good.
+    bool released_ = false;  ///< The movers were released permanently.
     core::TaskGroup forwarding_;  ///< From note_committed() until settle().
     std::optional<core::Clock::time_point> fired_at_;
     core::Event fired_;  ///< Both hosts have fired.

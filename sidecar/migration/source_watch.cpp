@@ -12,7 +12,7 @@ using machine::source::Phase;
 
 namespace {
 
-// How often progress is told and slow conditions are looked at.
+// The interval at which progress is reported and slow conditions are checked.
 constexpr std::chrono::milliseconds tick_interval{200};
 
 }  // namespace
@@ -40,8 +40,8 @@ bool SourceMigration::peer_silent() const {
            core::Clock::now() - *peer_lost_at_ > std::chrono::seconds(options_.link_timeout_s);
 }
 
-/// What was copied is kept, and the guest's bitmaps hold what it writes; the caller of `migrate`
-/// gets this sentence.
+/// The copied data is kept, and the guest's bitmaps record its writes; the caller of `migrate`
+/// gets this error.
 void SourceMigration::note_suspension() {
     failure_ = report_.suspended();
     core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_,
@@ -71,7 +71,7 @@ void SourceMigration::peer_changed(bool up) {
 Task<void> SourceMigration::tick() {
     while (co_await core::sleep_for(loop_, tick_interval, watchers_stop_.get_token())) {
         if (peer_silent() && !std::exchange(silence_told_, true)) {
-            // A copy is suspended: enter() says so.
+            // A suspended copy is reported by enter().
             if (state_.phase != Phase::copying) {
                 note_failure(core::fail(Errc::timed_out, "the destination was unreachable for {} s",
                                         options_.link_timeout_s)

@@ -15,7 +15,7 @@ using core::Result;
 using core::Task;
 
 Json with_write_limit(Json const& found, std::uint64_t bytes_per_second) {
-    // QEMU does not take a limit for all and one for writes beside each other.
+    // QEMU does not accept a limit for all I/O together with one for writes.
     std::string const key = found["bps"].integer_or(0) > 0 ? "bps" : "bps_wr";
     auto const limit = static_cast<std::int64_t>(bytes_per_second);
     auto const theirs = found[key].integer_or(0);
@@ -58,7 +58,7 @@ std::uint64_t Throttle::slower(Disk& disk, double written_per_second) {
     }
     double const now = disk.limit > 0 ? static_cast<double>(disk.limit) : written_per_second;
     auto const next = static_cast<std::uint64_t>(now * (100 - limits::throttle_step_percent) / 100);
-    // A disk that writes less than the floor is not what keeps the delta from shrinking.
+    // A disk that writes less than the floor is not the reason why the delta does not shrink.
     if (next < disk.floor && disk.limit == 0) return 0;
     return std::max(next, disk.floor);
 }
@@ -74,7 +74,7 @@ Task<Result<bool>> Throttle::step(Deadline deadline) {
         auto const written = disk.written_bytes - before[qdev].written_bytes;
         auto const limit = slower(disk, static_cast<double>(written) / std::max(seconds, 1e-3));
         if (limit == disk.limit) continue;
-        // Counts as set from here on, whatever becomes of the answer.
+        // Counts as set from here on, even if the command fails.
         disk.limit = limit;
         auto const set = co_await qmp::block_set_io_throttle(
             client_, qdev, with_write_limit(disk.found, limit), deadline);
@@ -110,7 +110,7 @@ Task<Result<>> Throttle::put_back(qmp::Client& client, Json record, Deadline dea
     for (auto const& one : record.elements()) {
         auto const qdev = one["qdev"].text_or("");
         auto const set = co_await qmp::block_set_io_throttle(client, qdev, one["limits"], deadline);
-        // Refused for good: the device was taken out meanwhile, and its limits with it.
+        // Refused: the device was removed meanwhile, and its limits with it.
         if (!set && set.error().code != Errc::qemu_refused) co_return set;
         if (!set) core::log::warning("throttle disk={} {}", qdev, set.error().sentence());
         if (set) core::log::info("throttle disk={} removed", qdev);

@@ -1,6 +1,6 @@
 // VerifyTables: `migrate --verify` at the source: one file for each disk, in the guest's state
-// directory, with the hashes of what was sent. Used by SourceDisks. A later sidecar that continues
-// the copy opens them again.
+// directory, with the hashes of the data that was sent. Used by SourceDisks. A later sidecar that
+// continues the copy opens them again.
 #pragma once
 
 #include <memory>
@@ -17,13 +17,12 @@ class VerifyTables {
 public:
     explicit VerifyTables(SourceContext context) : context_(context) {}
 
-    /// New ones for the disks of the context's description; none without --verify. In `check`, when
-    /// nothing was touched yet: they need room. Fails with io.
+    /// Creates new tables for the disks of the context's description; none without --verify. Called
+    /// in `check`, before anything is changed, because they need space. Fails with io.
     core::Result<> make();
-    /// Those of an earlier sidecar. Fails with io, or if they do not fit the disks.
+    /// Opens those of an earlier sidecar. Fails with io, or if they do not fit the disks.
     core::Result<> open();
-    /// Removes the files, also those that are left from before a power loss. Tables that are open
-    /// can be used further.
+    /// Removes the files, also those left from before a power loss. Open tables remain usable.
     void remove() const;
     /// Null without --verify.
     [[nodiscard]] std::shared_ptr<storage::BlockTable> table(std::size_t disk) const {

@@ -24,7 +24,7 @@ using core::Task;
 
 namespace {
 
-/// Which point; written down before anything of another one is given up.
+/// Chooses the point, and records it before anything of another point is given up.
 Result<> choose(Paths const& paths, std::string const& guest, ReplicaRecord& record,
                 bool previous) {
     if (record.chosen == 0) {
@@ -48,7 +48,7 @@ Result<> choose(Paths const& paths, std::string const& guest, ReplicaRecord& rec
     return record.write(paths, guest);
 }
 
-/// QEMU as it was at the source, stopped before its first instruction.
+/// Starts QEMU as it was at the source, stopped before its first instruction.
 Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Paths paths, std::string name,
                                            ReplicaRecord record, netmove::MoverSet& movers) {
     CO_TRY_VOID(make_directory(paths.run(name)));
@@ -59,15 +59,15 @@ Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Paths paths, std::s
         guest->netlink = std::make_unique<netmove::Netlink>(std::move(netlink));
         CO_TRY(description.interfaces,
                map_interfaces(*guest->netlink, record.maps, description.interfaces));
-        // Nobody is left there to move it from.
+        // The old host is fenced: there is no source to move it from.
         for (auto& interface : description.interfaces) interface.vxlan_source.reset();
     }
     CO_TRY_VOID(co_await start_here(*guest, record.maps, description, false, movers));
     co_return guest;
 }
 
-/// A QEMU of this guest that is here already: one that runs is left alone, and one that a failover
-/// before this one started and never let go is ended.
+/// A QEMU of this guest that is here already. One that runs is left alone. One that an earlier
+/// failover started but never resumed is ended.
 Task<Result<>> end_unstarted(core::Loop& loop, Paths paths, std::string name) {
     auto const deadline = Deadline::after(limits::qmp_timeout);
     auto found = co_await qmp::Client::connect(loop, paths.qmp_socket(name), deadline);
@@ -87,7 +87,7 @@ Task<Result<>> end_unstarted(core::Loop& loop, Paths paths, std::string name) {
 Task<Result<>> start_guest(Guest& guest, netmove::MoverSet& movers) {
     auto const deadline = Deadline::after(limits::prepare_timeout);
     CO_TRY_VOID(co_await movers.prepare(deadline));
-    CO_TRY_VOID(guest.write_manifest());  // whoever finds it running finds what it is
+    CO_TRY_VOID(guest.write_manifest());  // so that it can be identified while it runs
     CO_TRY_VOID(movers.fire());
     stop_for_test("start_guest");
     co_return co_await qmp::cont(*guest.client, deadline);
@@ -125,7 +125,7 @@ Task<Result<std::unique_ptr<Guest>>> fail_over(core::Loop& loop, Paths paths, st
     if (running) co_return started;
     (void)movers.rollback();
     movers = netmove::MoverSet();
-    (void)(*started)->process.signal(SIGKILL);  // ours, just started
+    (void)(*started)->process.signal(SIGKILL);  // just started by us
     co_await (*started)->close();
     co_return std::unexpected(running.error());
 }

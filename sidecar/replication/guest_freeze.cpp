@@ -32,7 +32,7 @@ Result<> remove_mark(Paths const& paths, std::string const& guest) {
     return fail_errno(errno, "cannot remove {}", path);
 }
 
-/// By a connection of its own. How many file systems it thawed.
+/// Thaws through a new connection. Returns the number of file systems that were thawed.
 Task<Result<std::int64_t>> thaw_by(core::Loop& loop, std::string socket, Deadline deadline) {
     CO_TRY(auto const agent, co_await qmp::GuestAgent::connect(loop, socket, deadline));
     co_return co_await agent->thaw(deadline);
@@ -55,7 +55,7 @@ Consistency Consistency::from(std::string const& kind, std::string why) {
 Task<Result<>> thaw_left(core::Loop& loop, Paths paths, std::string guest, Deadline deadline) {
     if (!is_marked(paths, guest)) co_return Result<>{};
     CO_TRY(auto const socket, read_file(paths.frozen_mark(guest), limits::manifest_bytes_max));
-    // Held until the mark is gone: nobody who speaks to the agent after us can have made a new one.
+    // Held until the mark is gone: no later user of the agent can set a new mark in between.
     auto const agent = co_await qmp::GuestAgent::connect(loop, socket, deadline);
     auto const thawed = agent ? co_await (*agent)->thaw(deadline)
                               : Result<std::int64_t>(std::unexpected(agent.error()));
@@ -72,7 +72,7 @@ Task<Result<>> thaw_left(core::Loop& loop, Paths paths, std::string guest, Deadl
 struct GuestFreeze::Conversation {
     std::unique_ptr<qmp::GuestAgent> agent;
     std::int64_t frozen = -1;  ///< File systems; -1: the freeze was not answered, or refused.
-    bool refused = false;  ///< By the agent, which then has thawed what it had frozen.
+    bool refused = false;  ///< The agent refused, and has thawed what it had frozen.
 };
 
 GuestFreeze::GuestFreeze(Guest& guest, std::string agent_socket, std::string why_none)
@@ -120,12 +120,12 @@ Task<void> GuestFreeze::hold(Deadline deadline) {
                    : Consistency::from("crash", frozen.error().sentence());
 }
 
-/// On the connection of the freeze, where an agent that is only slow finds it next; if that is
-/// lost, on others.
+/// Uses the connection of the freeze, which an agent that is only slow reads first. If that
+/// connection is lost, it uses new ones.
 Task<Result<std::int64_t>> GuestFreeze::thaw(Deadline deadline) {
     auto thawed = co_await talk_->agent->thaw(deadline.sooner(limits::agent_timeout));
     bool const refused = talk_->refused;
-    talk_.reset();  // or nobody else, and not the watchdog, could speak with the agent
+    talk_.reset();  // otherwise nothing else, not even the watchdog, could use the agent
     while (!thawed && !refused && !deadline.passed() && guest_.process.running()) {
         (void)co_await core::sleep_for(guest_.loop, limits::retry_pause_min);
         thawed = co_await thaw_by(guest_.loop, socket_, deadline.sooner(limits::agent_timeout));
@@ -149,7 +149,7 @@ Task<void> GuestFreeze::release() {
     if (auto const removed = remove_mark(guest_.paths, guest_.name); !removed) {
         core::log::warning("guest={} {}", guest_.name, removed.error().sentence());
     }
-    // qemu-ga-ref(7): else some were thawed before, and may have been written to.
+    // qemu-ga-ref(7): otherwise some were thawed earlier, and may have been written to.
     if (last_.kind == "filesystem" && thawed.value_or(-1) != frozen) {
         last_ = {"crash", fmt::format("{} of its file systems were frozen, and {} still were when "
                                       "they were thawed",
@@ -166,7 +166,7 @@ Task<void> GuestFreeze::thaw_again() {
 Task<void> GuestFreeze::end() {
     if (!watchdog_) co_return;
     auto const watchdog = std::move(watchdog_);
-    // Where we could not thaw, the watchdog goes on trying: the end of its pipe tells it.
+    // If we could not thaw, the watchdog keeps trying: it starts when its pipe ends.
     if (!owes_thaw()) co_await watchdog->end(guest_.loop);
 }
 

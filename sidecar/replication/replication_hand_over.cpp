@@ -1,8 +1,8 @@
-// The end of `sidecar replicate --once --hand-over`: a guest that is off belongs to the
-// destination. Its point is complete there; QEMU here ends, then its images lose their names, and
-// only then the destination is told. Wherever that is interrupted the guest is off on both hosts,
-// and the destination wants the operator's word that this host is fenced, or could not start it any
-// more.
+// The end of `sidecar replicate --once --hand-over`: a guest that is off is given to the
+// destination. Its point is complete there. First QEMU here ends, then its images are set aside,
+// and only then is the destination told. If this is interrupted at any step, the guest is off on
+// both hosts. The destination then starts it only if the operator says that this host is fenced, or
+// if this host can no longer start it.
 #include "core/log.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/host/test_hooks.hpp"
@@ -30,10 +30,10 @@ Task<Result<>> ReplicationSource::end_guest() {
     auto const deadline = Deadline::after(limits::qmp_timeout);
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
     if (consistency().kind != "off" || !is_off(status.status)) co_return started();
-    (void)co_await qmp::quit(client, deadline);  // what came of it, its process tells
+    (void)co_await qmp::quit(client, deadline);  // the end of its process shows whether it worked
     CO_TRY_VOID(
         co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout)));
-    // All that QEMU had to tell has arrived: also a start in the last moment.
+    // All events of QEMU have arrived, also that of a start at the last moment.
     CO_TRY_VOID(co_await client.wait_closed(Deadline::after(limits::qmp_timeout)));
     if (consistency().kind != "off") co_return started();
     co_return Result<>{};

@@ -33,7 +33,7 @@ std::vector<storage::WarmDisk> warm_disks(std::vector<MovedDisk> const& disks) {
     return list;
 }
 
-/// What a point of a guest that does not run is; nothing for one that runs.
+/// The consistency of a point of a guest that does not run; nothing for one that runs.
 std::optional<Consistency> without_freeze(std::string const& run_state) {
     if (is_off(run_state)) return Consistency{"off", ""};
     if (run_state == "paused") return Consistency{"crash", "the guest is paused"};
@@ -102,7 +102,7 @@ Task<Result<>> ReplicationSource::begin() {
     }
     Json disks = Json::array();
     for (auto const& disk : description_.disks) disks.add(disk.to_json());
-    // Before anything is in QEMU: a sidecar that finds it there knows what it is.
+    // Before anything is created in QEMU: a sidecar that finds it there can then identify it.
     auto const record = Json::object({{"settings", settings_.to_json()}, {"disks", disks}});
     CO_TRY_VOID(write_durably(record_path(guest_.paths, guest_.name), record.dump_pretty() + "\n"));
     make_copy();
@@ -124,7 +124,7 @@ Task<void> ReplicationSource::run() {
             last_error_ = done.error().sentence();
             core::log::warning("guest={} replication={} {}", guest_.name, migration_id_,
                                last_error_);
-            // What is refused at the very beginning is the operator's to change.
+            // If the very first round is refused, the operator must change something.
             if (first && !begun_.is_set() && !go_on_) {
                 result = std::move(done);
                 break;
@@ -144,7 +144,7 @@ Task<void> ReplicationSource::run() {
     ended_.set();
 }
 
-/// A guest that could not be thawed is not left so until the next round.
+/// A guest that could not be thawed is thawed before the next round, not by it.
 Task<void> ReplicationSource::wait_for_next(Clock::time_point next, std::stop_token token) {
     while (Clock::now() < next && !token.stop_requested()) {
         bool const owes = freeze_->owes_thaw();
@@ -154,8 +154,8 @@ Task<void> ReplicationSource::wait_for_next(Clock::time_point next, std::stop_to
     }
 }
 
-/// After the monitor's connection was lost, QEMU being alive: the bitmaps of before are there, but
-/// who would know what happened meanwhile.
+/// After the monitor's connection was lost while QEMU lives: the old bitmaps still exist, but what
+/// happened meanwhile is not known.
 Task<Result<>> ReplicationSource::renew_client() {
     CO_TRY_VOID(co_await drop());
     if (!guest_.client->open()) {
@@ -165,10 +165,10 @@ Task<Result<>> ReplicationSource::renew_client() {
     co_return co_await copy_->begin(Deadline::after(limits::prepare_timeout));
 }
 
-/// Whether it can be replicated as it is now, and what its point will be.
+/// Checks whether the guest can be replicated in its current state, and what its point will be.
 Task<Result<>> ReplicationSource::look_at_guest() {
     auto const deadline = Deadline::after(limits::qmp_timeout);
-    // First: what happens from here on is noticed.
+    // First, so that a RESUME from here on is noticed.
     resumes_ = guest_.client->subscribe({"RESUME"});
     CO_TRY(auto const status, co_await qmp::query_status(*guest_.client, deadline));
     if (!status.running && !is_stopped(status.status)) {
@@ -187,7 +187,7 @@ Task<Result<>> ReplicationSource::look_at_guest() {
     co_return co_await check_same_parts(*guest_.client, description_, deadline);
 }
 
-/// Of the point just taken.
+/// The consistency of the point just taken.
 Consistency ReplicationSource::consistency() {
     while (resumes_ && resumes_->take()) resumed_ = true;
     auto const last = freeze_->last();
@@ -249,7 +249,7 @@ Task<Result<>> ReplicationSource::copy_round(PeerChannel& peer, std::stop_token 
                     kind.text());
     base_ = number;
     auto accepted = co_await copy_->accept(Deadline::after(limits::qmp_timeout));
-    // Which bitmaps there are is not known then: the next round begins with new ones, and full.
+    // It is then not known which bitmaps exist: the next round begins with new ones, and is full.
     if (!accepted) (void)co_await drop();
     co_return accepted;
 }
@@ -305,7 +305,7 @@ Task<Result<std::optional<ReplicationSettings>>> ReplicationSource::take_over(Gu
 }
 
 void ReplicationSource::forget_record(Paths const& paths, std::string const& guest) {
-    std::error_code ignored;  // then a later `attach` begins it again, and says so
+    std::error_code ignored;  // if it remains, a later `attach` begins it again and reports that
     std::filesystem::remove(record_path(paths, guest), ignored);
 }
 

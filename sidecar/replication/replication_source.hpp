@@ -1,9 +1,10 @@
-// ReplicationSource: the source's driver of `sidecar replicate`: a round, a pause, a round, until
-// it is told to end, or one round. One connection to the destination for each; between rounds
-// nothing of it is in QEMU but a dirty bitmap for each disk. Used by the guest's session.
+// ReplicationSource: the source's driver of `sidecar replicate`: rounds with pauses between
+// them until it is told to end, or a single round. It opens one connection to the destination
+// per round. Between rounds the only thing of it in QEMU is one dirty bitmap per disk. Used by
+// the guest's session.
 //
-// Invariant: a round that fails, for whatever reason, costs the guest nothing and loses nothing:
-// it is told by status(), and the next round owes what it owed.
+// Invariant: a round that fails, for any reason, does not disturb the guest and loses no data:
+// status() reports the failure, and the next round sends what it did not.
 #pragma once
 
 #include <optional>
@@ -20,48 +21,50 @@ namespace sidecar {
 
 class ReplicationSource {
 public:
-    /// `guest` must outlive it, and stay what it is: no migration meanwhile. `go_on`: an earlier
-    /// sidecar began it, so a destination that cannot be reached at first does not end it.
+    /// `guest` must outlive it and must not change: no migration meanwhile. `go_on`: an
+    /// earlier sidecar began the replication, so a destination that is unreachable at first
+    /// does not end it.
     ReplicationSource(Guest& guest, ReplicationSettings settings, bool go_on);
     ~ReplicationSource();
 
-    /// Checks the guest, begins the bitmaps, and makes rounds until stop(). Ends at once when it
-    /// cannot even begin.
+    /// Checks the guest, creates the bitmaps, and makes rounds until stop(). Ends at once if
+    /// it cannot begin.
     core::Task<void> run();
-    /// Set when the destination has taken the first round in, or has not: failure() says which.
+    /// Set when the first round was accepted by the destination or has failed:
+    /// failure() says which.
     [[nodiscard]] core::Event& begun() { return begun_; }
-    /// Set when run() ends, soon after a `once` has come to its end.
+    /// Set when run() ends, soon after the round of a `once` is complete.
     [[nodiscard]] core::Event& ended() { return ended_; }
     /// Why the replication could not begin, or the one round failed.
     [[nodiscard]] std::optional<core::Error> const& failure() const { return failure_; }
     /// Ends run() soon; a round under way is given up.
     void stop() { stop_.request_stop(); }
-    /// After run() has ended: takes everything out of QEMU.
+    /// After run() has ended: removes everything from QEMU.
     core::Task<core::Result<>> drop();
-    /// After drop(): the copy at the destination goes.
+    /// After drop(): deletes the copy at the destination.
     core::Task<core::Result<>> forget_copy();
 
-    // A hand-over, after the one round of a guest that is off: replication_hand_over.cpp, in this
-    // order.
-    /// Ends QEMU. Fails with refused, and the guest is not handed over, when it was started since
-    /// its point was taken.
+    // A hand-over, after the one round of a guest that is off (replication_hand_over.cpp),
+    // in this order.
+    /// Ends QEMU. Fails with refused if the guest was started after its point was taken; it is then
+    /// not handed over.
     core::Task<core::Result<>> end_guest();
-    /// The images here get names by which nothing starts them. Undone when it fails.
+    /// Renames the images here so that nothing starts them. Undone if it fails.
     core::Result<> set_images_aside();
-    /// From now on the destination may start the guest without a word of the operator's.
+    /// From now on the destination may start the guest without the operator's confirmation.
     core::Task<core::Result<>> tell_handed_over();
     [[nodiscard]] std::string const& migration_id() const { return migration_id_; }
 
     [[nodiscard]] core::Json status() const;
     /// The last point that the destination has; null: none.
     [[nodiscard]] core::Json last_point() const;
-    /// For a person: what its points will be.
+    /// For people: the consistency that its points will have.
     [[nodiscard]] std::string freezing() const;
 
-    /// The settings of a replication that an earlier sidecar kept up for `guest`, after what it
-    /// left in QEMU was taken out. None: there was none.
+    /// The settings of a replication of `guest` that an earlier sidecar ran, after the rest of it
+    /// was removed from QEMU. None: there was none.
     static core::Task<core::Result<std::optional<ReplicationSettings>>> take_over(Guest& guest);
-    /// No later sidecar begins it again.
+    /// Removes the record, so that no later sidecar begins the replication again.
     static void forget_record(Paths const& paths, std::string const& guest);
 
 private:
@@ -71,7 +74,7 @@ private:
     core::Task<core::Result<>> renew_client();
     core::Task<core::Result<>> look_at_guest();
     Consistency consistency();
-    /// By a connection of its own.
+    /// Sends one request over a new connection.
     template <class Request>
     core::Task<core::Result<>> ask_once(Request request) {
         PeerChannel peer(loop_, peer_config(), [](bool) {});
@@ -111,9 +114,9 @@ private:
     bool go_on_;
     std::string migration_id_;
     Description description_;
-    std::unique_ptr<GuestFreeze> freeze_;  ///< Before copy_, which points to it.
+    std::unique_ptr<GuestFreeze> freeze_;  ///< Declared before copy_, which points to it.
     std::unique_ptr<storage::DiskReplicator> copy_;
-    unsigned base_ = 0;  ///< The bitmap holds all that was written since that point; 0: not so.
+    unsigned base_ = 0;  ///< The bitmap holds all writes since that point; 0: it does not.
     std::optional<LastPoint> last_;
     std::string doing_ = "beginning";
     std::string last_error_;

@@ -73,7 +73,8 @@ Task<void> ReplicationTarget::end() {
     co_await stop_qemu();
     if (record_ && number_ != 0 && record_->base != 0) {
         for (std::size_t i = 0; i < record_->images.size(); ++i) {
-            (void)storage::remove_points(record_->disk(i), record_->overlays);  // else the next
+            // Otherwise the next round does.
+            (void)storage::remove_points(record_->disk(i), record_->overlays);
         }
     }
     number_ = 0;
@@ -108,7 +109,7 @@ Result<> ReplicationTarget::check_same_disks(Description const& now) const {
         name_, name_);
 }
 
-/// A guest that this host has no copy of yet: checked as if it were to be migrated.
+/// A guest of which this host has no copy yet: checked as for a migration.
 Task<Result<>> ReplicationTarget::take_in(Description description) {
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, {},
                                    Deadline::after(limits::check_timeout)));
@@ -120,14 +121,14 @@ Task<Result<>> ReplicationTarget::take_in(Description description) {
         made.images.push_back({map_path(options_.maps, disk.path)});
     }
     made.description = std::move(description);
-    // Before the first image: whoever finds one without a point knows whose it is.
+    // Before the first image: a sidecar that finds an image without a point can then identify it.
     CO_TRY_VOID(made.write(paths_, name_));
     record_ = std::move(made);
     co_return Result<>{};
 }
 
-/// In the order of storage/owned_file.hpp. The images of a first round that was cut are used again,
-/// if they still are those files.
+/// In the order of storage/owned_file.hpp. The images of an interrupted first round are used again
+/// if they are still the same files.
 Task<Result<>> ReplicationTarget::make_images() {
     std::vector<std::string> created;
     for (std::size_t i = 0; i < record_->images.size(); ++i) {
@@ -153,7 +154,7 @@ Task<Result<>> ReplicationTarget::make_images() {
     }
     if (published) co_return published;
     for (auto const& path : created) {
-        (void)storage::remove_owned({path}, record_->copy_id);  // else by the next round
+        (void)storage::remove_owned({path}, record_->copy_id);  // otherwise the next round does
     }
     co_return published;
 }
@@ -216,7 +217,8 @@ Task<Result<>> ReplicationTarget::open_endpoints(std::string key) {
 Task<void> ReplicationTarget::stop_qemu() {
     target_.reset();
     if (client_) {
-        (void)qemu_.signal(SIGKILL);  // it runs no guest; a round that counts has ended it itself
+        // It runs no guest; a complete round has already ended it itself.
+        (void)qemu_.signal(SIGKILL);
         (void)co_await core::wait_exit(loop_, qemu_, Deadline::after(limits::rollback_timeout));
         co_await client_->close();
     }
@@ -243,7 +245,7 @@ Task<Result<protocol::ReplicateBeginAnswer>> ReplicationTarget::on(protocol::Rep
         record_.reset();  // of a replication before this one
     if (!record_) CO_TRY_VOID(co_await take_in(description));
     CO_TRY_VOID(check_same_disks(description));
-    if (record_->handed_over != 0) {  // its source has it again
+    if (record_->handed_over != 0) {  // its source has the guest again
         record_->handed_over = 0;
         CO_TRY_VOID(record_->write(paths_, name_));
     }
@@ -251,8 +253,8 @@ Task<Result<protocol::ReplicateBeginAnswer>> ReplicationTarget::on(protocol::Rep
         auto const deadline = Deadline::after(limits::fold_timeout, stop_.get_token());
         CO_TRY_VOID(co_await fold_replica(loop_, paths_, name_, *record_, 1, deadline));
     }
-    // What the source still knows to be written since is all that is needed, if it is since a point
-    // that this copy has.
+    // Only the writes that the source still knows are needed, if it knows them since a point that
+    // this copy has.
     bool const full = record_->replication_id != replication_id_ || record_->base == 0 ||
                       begin.base == 0 || begin.base > record_->last();
     if (stop_.stop_requested()) co_return fail(Errc::cancelled, "the guest is being failed over");
@@ -272,7 +274,7 @@ Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateComplet
     CO_TRY_VOID(co_await target_->seal(deadline));
     CO_TRY_VOID(co_await qmp::quit(*client_, deadline));
     CO_TRY_VOID(
-        co_await core::wait_exit(loop_, qemu_, deadline));  // it has flushed and closed them
+        co_await core::wait_exit(loop_, qemu_, deadline));  // QEMU has flushed and closed them
     co_await stop_qemu();
     for (std::size_t i = 0; i < record_->images.size(); ++i) {
         auto const written = record_->base == 0 ? record_->images[i].path
@@ -294,7 +296,7 @@ Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateComplet
                                static_cast<std::int64_t>(complete.age_ms / 1000),
                            complete.bytes, Consistency::from(complete.consistency, complete.why)});
     if (next.points.size() > 2) next.points.erase(next.points.begin());
-    CO_TRY_VOID(next.write(paths_, name_));  // the moment in which the point exists
+    CO_TRY_VOID(next.write(paths_, name_));  // from this moment the point exists
     record_ = std::move(next);
     number_ = 0;
     core::log::info("guest={} replication={} point={} complete", name_, replication_id_,
@@ -302,7 +304,7 @@ Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateComplet
     co_return protocol::Nothing{};
 }
 
-/// The source cannot start the guest any more: no operator's word is needed for a failover.
+/// The source cannot start the guest any more: a failover needs no confirmation by the operator.
 Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateHandOver hand_over) {
     CO_TRY(record_, ReplicaRecord::read(paths_, name_));
     CO_TRY_VOID(check_not_failed_over());

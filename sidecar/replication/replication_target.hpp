@@ -1,10 +1,11 @@
 // ReplicationTarget: the destination's half of `sidecar replicate`, for one connection of the
 // source: a round, or the end of the replication. It belongs to a sidecar that `serve` starts as
-// for a guest that comes in, and that ends with the connection; what lasts is in replica.json
-// (ReplicaRecord) and in the images. No guest is ever started in the QEMU that takes the blocks in.
+// for an incoming guest, and that ends with the connection. Its lasting state is in replica.json
+// (ReplicaRecord) and in the images. The QEMU that receives the blocks never starts a guest.
 //
-// Invariant: whatever is cut or killed, the points that replica.json names stay whole: a round
-// writes only an overlay that it does not name yet, or, before there is any point, the images.
+// Invariant: after any interruption or kill, the points that replica.json names stay intact. A
+// round writes only an overlay that replica.json does not name yet; before there is any point, it
+// writes the images.
 #pragma once
 
 #include <memory>
@@ -20,22 +21,21 @@
 
 namespace sidecar {
 
-/// Ends the QEMU that a killed sidecar left in a round, and that holds the images; it runs no
-/// guest.
+/// Ends the QEMU that a killed sidecar left in a round. It holds the images and runs no guest.
 core::Task<core::Result<>> end_left_replica(core::Loop& loop, Paths paths, std::string guest);
 
 class ReplicationTarget {
 public:
-    /// `journal` must outlive it. `replication_id`: as the source's hello names it.
+    /// `journal` must outlive it. `replication_id`: from the source's hello.
     ReplicationTarget(core::Loop& loop, Paths paths, std::string guest, std::string replication_id,
                       Journal const& journal, ServeOptions options);
     ~ReplicationTarget();
 
     /// One request of the source. One at a time.
     core::Task<core::Result<protocol::Packed>> handle(protocol::FromReplicationSource request);
-    /// The connection is gone: a round that is not complete comes to nothing.
+    /// The connection is gone: an incomplete round is dropped.
     core::Task<void> end();
-    /// What takes long is given up: the guest is wanted.
+    /// Ends long operations: a failover needs the guest.
     void stop() { stop_.request_stop(); }
     [[nodiscard]] bool round_under_way() const { return number_ != 0; }
 
