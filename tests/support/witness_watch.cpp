@@ -143,8 +143,8 @@ public:
         fd_ = socket(to.family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         setsockopt(fd_, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
         setsockopt(fd_, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes, sizeof buffer_bytes);
-        (void)connect(fd_, reinterpret_cast<const sockaddr*>(&to.address),
-                      to.bytes);  // send fails
+        // A failure is reported when sending.
+        (void)connect(fd_, reinterpret_cast<const sockaddr*>(&to.address), to.bytes);
     }
     ~UdpProbes() { close(fd_); }
     UdpProbes(const UdpProbes&) = delete;
