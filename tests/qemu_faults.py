@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    cases: str  # of the case's name
-    prints: str  # somewhere in what the case printed, without its white space (Catch2 breaks lines anywhere)
-    fault: str  # what QEMU does; the heading in docs/qemu-bugs.md
+    cases: str  # matches the case's name
+    prints: str  # matches the case's output, without its white space (Catch2 breaks lines anywhere)
+    fault: str  # the fault of QEMU: the heading in docs/qemu-bugs.md
 
 
 FAULTS = [
-    # A page of the guest's RAM holds an old value after a move. A disk that is wrong is never excused.
+    # A page of the guest's RAM holds an old value after a move. A wrong disk is never excused.
     Fault(r"(there and back|hand-over|kinds|base|verify|cuts|converge|certificates|changes|networks|vxlan|conntrack)",
           r'^(?!.*_error":"disk_).*"first_error":"ram_(changed|stale)', "TCG may lose one store to RAM (Suspected in QEMU)"),
-    # 7.2 resumes its guest on inactive disks, and aborts.
+    # QEMU 7.2 resumes its guest on inactive disks, and aborts.
     Fault(r"(faults: the destination's QEMU is killed|hand-over: the destination's QEMU dies)",
           r"bdrv_co_write_req_prepare", "A cancel during device state kills the guest"),
 ]

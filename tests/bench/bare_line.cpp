@@ -15,13 +15,13 @@ namespace bench {
 
 namespace {
 
-/// What one send or receive is offered: as much as a copier's request.
+/// The size of one send or receive: the size of a copier's request.
 constexpr std::size_t piece_bytes = 256 * 1024;
-/// Nothing moved for so long: the line is broken.
+/// If no byte moves for this long, the line is broken.
 constexpr int stall_limit_ms = 60'000;
 
-/// Hands each socket that is ready to `move` until `bytes` have been moved in all. Returns what is
-/// missing: not 0 when the line broke.
+/// Passes each ready socket to `move` until `bytes` have been moved in all. Returns the number of
+/// missing bytes: not 0 if the line broke.
 template <class Move>
 std::uint64_t move_all(std::vector<core::Fd> const& sockets, short events, std::uint64_t bytes,
                        Move const& move) {
@@ -39,7 +39,7 @@ std::uint64_t move_all(std::vector<core::Fd> const& sockets, short events, std::
     return bytes;
 }
 
-/// The far end: takes all bytes, then tells it with one of its own.
+/// The far end: takes all bytes, then confirms with one byte of its own.
 void swallow(core::Fd const& listener, std::uint64_t bytes, unsigned connections) {
     std::vector<core::Fd> sockets;
     pollfd one{listener.get(), POLLIN, 0};
@@ -51,7 +51,7 @@ void swallow(core::Fd const& listener, std::uint64_t bytes, unsigned connections
     auto const missing = move_all(sockets, POLLIN, bytes, [&](int fd, std::size_t most) {
         return ::recv(fd, room.data(), most, MSG_DONTWAIT);
     });
-    // Without it the near end hears that the connection was closed, and says so.
+    // Without it the near end reports that the connection was closed.
     if (missing == 0) (void)::send(sockets[0].get(), room.data(), 1, MSG_NOSIGNAL);
 }
 

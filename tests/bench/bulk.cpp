@@ -1,5 +1,5 @@
-// bulk: how fast a disk that nobody writes is copied from one QEMU to another, ours beside the
-// programs people use for it, in turn, so that whatever else the machine does meets all alike.
+// bulk: how fast an idle disk is copied from one QEMU to another, ours next to the programs in use
+// today. They run in turn, so that other load on the machine affects all alike.
 #include "tests/bench/bulk.hpp"
 
 #include <fcntl.h>
@@ -18,11 +18,11 @@ namespace {
 
 constexpr std::uint64_t mib = 1024 * 1024;
 constexpr std::uint64_t gib = 1024 * mib;
-/// Data and hole take turns, for the disk that is half of each.
+/// The length of each data area and hole, for the disk that is half of each.
 constexpr std::uint64_t run_bytes = 16 * mib;
 constexpr auto copy_limit = std::chrono::minutes(5);
 
-/// A disk's contents, and how they travel.
+/// A disk's contents, and the encryption of its copy.
 struct Contents {
     char const* name;
     std::uint64_t bytes;
@@ -55,13 +55,13 @@ void fill(lab::fs::path const& image, Contents const& what, std::uint64_t bytes)
     }
 }
 
-/// What fits: source and destination, and as much again for everybody else.
+/// The largest size that fits: source and destination, and as much again for others.
 std::uint64_t bytes_that_fit(lab::fs::path const& parent, std::uint64_t bytes) {
     while (lab::fs::space(parent).available < 4 * bytes && bytes > 64 * mib) bytes /= 2;
     return bytes;
 }
 
-/// The most memory this process had since reset(), in MiB.
+/// The peak memory of this process since reset(), in MiB.
 struct PeakMemory {
     static void reset() { lab::write_file("/proc/self/clear_refs", "5"); }
     static double mib_since() {
@@ -71,7 +71,7 @@ struct PeakMemory {
     }
 };
 
-// The program's own copier, in this process. Its time includes its flush, as the peers' does.
+// The program's own copier, in this process. Its time includes the flush, as the peers' does.
 Copied mirrored(BulkPair& pair, bool images_by_nbd) {
     auto const deadline = core::Deadline::after(copy_limit);
     storage::MirrorOptions options;
@@ -104,8 +104,9 @@ constexpr Mover peers[] = {{"nbdcopy", [](BulkPair& pair) { return pair.nbdcopy(
                            {"mirror", [](BulkPair& pair) { return pair.mirror(); }},
                            {"ours by NBD", [](BulkPair& pair) { return mirrored(pair, true); }}};
 
-/// One situation: for each peer a row of speed and one of processor time; one of the processor time
-/// of our one loop, its peer the loop of the destination's QEMU; and one of memory.
+/// One situation. For each peer there is a row of speed and one of processor time. One row compares
+/// the processor time of our loop with that of the loop of the destination's QEMU. One row is
+/// memory.
 class Situation {
 public:
     Situation(std::string name, std::string qemu, std::uint64_t bytes, bool encrypted)
@@ -121,14 +122,14 @@ public:
         }
     }
 
-    /// A copy that is compared and not measured: it also brings the machine's memory in, which the
-    /// first to touch it pays for.
+    /// A copy that is compared but not measured. It also makes the machine provide its memory,
+    /// which costs the first process that touches it.
     void warm_up(core::Loop& loop, lab::fs::path const& directory) {
         BulkPair pair(loop, qemu_, directory, bytes_, {.encrypted = encrypted_});
         (void)ours.copy(pair);
         pair.compare();
     }
-    /// Each of the movers once, another of them first in each run.
+    /// Each of the movers once; each run starts with another one.
     void run(core::Loop& loop, lab::fs::path const& directory, std::size_t number) {
         constexpr auto count = std::size(peers) + 1;
         std::array<Copied, count> copied;

@@ -1,6 +1,5 @@
-// What the bulk benchmark copies between, and the peers that copy it: two QEMUs without a guest, an
-// image in the first and an empty one in the second. Used by bulk.cpp and
-// distance.cpp.
+// The two ends of the bulk benchmark and the peers that copy between them: two QEMUs without a
+// guest, an image in the first and an empty one in the second. Used by bulk.cpp and distance.cpp.
 #pragma once
 
 #include <cstdlib>
@@ -20,13 +19,13 @@ namespace bench {
 struct Copied {
     double seconds = 0;
     double cpu_seconds = 0;  ///< Of the copying process and both QEMUs.
-    double own_cpu_seconds = 0;  ///< Of this process alone: all of the copying where that is ours.
-    double target_loop_seconds = 0;  ///< Of the thread in which the destination's QEMU takes it.
-    double rss_mib = 0;  ///< The most memory the copying process had; 0: not known.
+    double own_cpu_seconds = 0;  ///< Of this process alone: the whole copy in our case.
+    double target_loop_seconds = 0;  ///< Of the thread in which the destination's QEMU receives it.
+    double rss_mib = 0;  ///< The peak memory of the copying process; 0: not known.
 };
 
-/// For the images and sockets of a benchmark; removed at the end. What one that was ended by a
-/// signal left in the same place is removed by the next.
+/// For the images and sockets of a benchmark; removed at the end. The leftovers of a benchmark that
+/// was killed are removed by the next one in the same place.
 struct Directory {
     explicit Directory(std::string const& parent);
     ~Directory() {
@@ -37,8 +36,8 @@ struct Directory {
     lab::fs::path path;
 };
 
-/// Where the two QEMUs are: namespaces ("": this one), and the destination's address in its own;
-/// and whether what goes to the destination is encrypted, as it is in a migration.
+/// Where the two QEMUs are: their namespaces ("": this one), the destination's address in its own,
+/// and whether the data is encrypted, as it is in a migration.
 struct Ends {
     std::string from_netns = {};
     std::string to_netns = {};
@@ -46,7 +45,7 @@ struct Ends {
     bool encrypted = false;
 };
 
-/// One copy's surroundings, fresh for each: the page cache of the source's image is warm, the
+/// The environment of one copy, new for each: the page cache of the source's image is warm, the
 /// destination's image is empty.
 class BulkPair {
 public:
@@ -58,7 +57,7 @@ public:
     static lab::fs::path source_image(lab::fs::path const& directory) {
         return directory / "source.raw";
     }
-    /// Waits for a task; an error ends the benchmark.
+    /// Waits for a task; throws on an error.
     template <class T>
     T must(core::Task<core::Result<T>> task) {
         auto result = loop_.run(std::move(task));
@@ -69,18 +68,18 @@ public:
     [[nodiscard]] core::Loop& loop() { return loop_; }
     [[nodiscard]] qmp::Client& source() { return *source_; }
     [[nodiscard]] std::string port() const { return target_address_.port; }
-    /// Where the destination takes the disk, "d0".
+    /// The destination's address for the disk, "d0".
     [[nodiscard]] storage::Destination const& target() const { return target_address_; }
     [[nodiscard]] std::string const& directory() const { return directory_; }
     [[nodiscard]] std::uint64_t bytes() const { return bytes_; }
     /// Throws unless the destination's image equals the source's. Ends both QEMUs.
     void compare();
-    /// Processor time that both QEMUs, this process and its ended children have had.
+    /// The processor time so far of both QEMUs, this process and its ended children.
     [[nodiscard]] double cpu_seconds() const;
     /// Of this process alone.
     [[nodiscard]] static double own_cpu_seconds();
-    /// Of the main thread of the destination's QEMU: it receives, decrypts and hands the disk's
-    /// writes out.
+    /// Of the main thread of the destination's QEMU, which receives, decrypts and dispatches the
+    /// writes.
     [[nodiscard]] double target_loop_seconds() const;
 
     Copied nbdcopy();

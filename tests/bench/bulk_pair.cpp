@@ -18,7 +18,7 @@ using core::Json;
 
 namespace {
 
-/// Longest that one step may take: a copy on a slow disk, on a busy machine.
+/// The longest that one step may take: a copy on a slow disk, on a busy machine.
 constexpr auto step_limit = std::chrono::minutes(5);
 
 Deadline soon() { return Deadline::after(step_limit); }
@@ -32,7 +32,7 @@ lab::Daemon start_qemu(std::string const& qemu, lab::fs::path const& directory,
         "/bin/qemu-system-x86_64-" + qemu;
     auto const socket = directory / (side + ".qmp");
     lab::fs::remove(socket);
-    // With setpriv it goes when we go, however that is.
+    // setpriv: the process ends when this one ends, in whatever way.
     lab::Daemon daemon(
         side,
         {"setpriv", "--pdeathsig", "KILL", binary, "-M", "none", "-S", "-nodefaults",
@@ -52,7 +52,7 @@ double seconds_since(core::Clock::time_point begun) {
     return std::chrono::duration<double>(core::Clock::now() - begun).count();
 }
 
-/// A program to its end, with its time and memory. No output.
+/// Runs a program to its end; returns its time and memory. No output.
 Copied measure(std::vector<std::string> const& argv) {
     std::vector<char*> words;
     for (auto const& word : argv) words.push_back(const_cast<char*>(word.c_str()));
@@ -88,9 +88,9 @@ double seconds_of(int who) {
     return static_cast<double>(microseconds) / 1e6;
 }
 
-/// `stat`: of a process, or of one of its threads.
+/// `stat`: of a process or of one of its threads.
 double seconds_of(std::string const& stat) {
-    // proc(5): fields 14 and 15, the second being a name in brackets that may hold spaces.
+    // proc(5): fields 14 and 15. The second field is a name in brackets that may contain spaces.
     auto const text = lab::read_file(stat);
     std::istringstream fields(text.substr(text.rfind(')') + 1));
     std::string skipped;
@@ -115,7 +115,7 @@ Directory::Directory(std::string const& parent) {
         auto const name = entry.path().filename().string();
         if (!name.starts_with(begin)) continue;
         pid_t const owner = std::atoi(name.c_str() + begin.size());
-        std::error_code ignored;  // another benchmark may remove it as well
+        std::error_code ignored;  // another benchmark may remove it at the same time
         if (owner > 0 && ::kill(owner, 0) != 0 && errno == ESRCH) {
             lab::fs::remove_all(entry.path(), ignored);
         }
@@ -169,7 +169,7 @@ void BulkPair::connect(Ends const& ends) {
     target_address_.port = std::to_string(port);
 }
 
-// As a migration's: the destination chooses the cipher, for whoever copies.
+// As in a migration: the destination chooses the cipher, for every client.
 std::string BulkPair::make_key() {
     auto const made = sidecar::write_key(directory_ + "/key", std::string(64, 'c'));
     if (!made) throw lab::Failure(made.error().sentence());
@@ -229,7 +229,7 @@ std::string BulkPair::target_uri() const {
                        target_address_.psk_file);
 }
 
-// In QEMU itself: what it needs in memory is not told apart from the guest's.
+// The copy runs in QEMU itself, so its memory cannot be measured apart from the guest's.
 Copied BulkPair::mirror() {
     auto events = source_->subscribe({"BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"});
     auto there = Json::object({{"driver", "nbd"},

@@ -13,14 +13,14 @@ namespace bench {
 namespace {
 
 constexpr auto listen_limit = std::chrono::seconds(10);
-/// Kept of each frame: Ethernet, IPv6 and TCP headers with options.
+/// Bytes kept of each frame: Ethernet, IPv6 and TCP headers with options.
 constexpr char const* snapshot_bytes = "128";
-/// The kernel's room for what tcpdump has not taken yet.
+/// The kernel's buffer for frames that tcpdump has not read yet.
 constexpr char const* buffer_kib = "32768";
-/// Linux waits at least 200 ms before it sends again for want of any answer (TCP_RTO_MIN).
+/// Linux waits at least 200 ms before it retransmits without any answer (TCP_RTO_MIN).
 constexpr double late_ms = 190;
 
-constexpr std::uint32_t magic_ns = 0xa1b23c4d;  // in the byte order of whoever wrote it: ours
+constexpr std::uint32_t magic_ns = 0xa1b23c4d;  // in the writer's byte order: this machine's
 constexpr std::size_t file_header = 24;
 
 lab::Argv line(std::string const& device, std::string const& direction, lab::Argv const& filter,
@@ -87,15 +87,15 @@ std::optional<Segment> segment_of(std::string const& bytes) {
                    (big_endian(bytes, tcp + 13, 1) & 4) != 0};
 }
 
-// Numbers go round: what lies less than half of them behind is old (RFC 9293, 3.4).
+// Sequence numbers wrap: a number less than half of them behind is old (RFC 9293, 3.4).
 bool is_before(std::uint32_t one, std::uint32_t other) {
     return static_cast<std::int32_t>(one - other) < 0;
 }
 
-/// What one end of a session sent.
+/// The data sent by one end of a session.
 class Direction {
 public:
-    /// When the first byte of the segment was last sent before, if it was; as long as that is
+    /// When the first byte of the segment was last sent before, if it was and if that is still
     /// known.
     std::optional<double> sent(Segment const& segment, double at_ms) {
         auto const end = segment.sequence + segment.length;
@@ -122,7 +122,7 @@ private:
         double at_ms;
     };
     std::deque<Sent> recent_;
-    std::uint32_t end_ = 0;  ///< Behind the last byte.
+    std::uint32_t end_ = 0;  ///< After the last byte.
 };
 
 }  // namespace

@@ -1,7 +1,7 @@
-// convergence: how long until a disk that is written all the time is converged, behind a link that
-// is not much faster than the writing. Ours beside QEMU's blockdev-mirror, in turn. There is no
-// guest: its writes come from threads of this process, through a writable export of the source's
-// QEMU, so that their rate does not depend on how fast a guest is emulated.
+// convergence: how long until a constantly written disk has converged, over a link that is not much
+// faster than the writing. Ours next to QEMU's blockdev-mirror, in turn. There is no guest. Threads
+// of this process write through a writable export of the source's QEMU, so that the rate does not
+// depend on how fast a guest is emulated.
 #include <fcntl.h>
 #include <libnbd.h>
 #include <sched.h>
@@ -29,21 +29,21 @@ namespace {
 
 constexpr std::uint64_t mib = 1024 * 1024;
 constexpr std::uint64_t disk_bytes = 1024 * mib;
-/// So much of the disk, from its start, holds random bytes and is written to.
+/// This much of the disk, from its start, holds random bytes and is written to.
 constexpr std::uint64_t span_bytes = 512 * mib;
 constexpr std::size_t block_bytes = 4096;
 constexpr unsigned writes_per_second = 1500;
-/// Writes in flight at once, as a guest's queue would have them.
+/// Writes in flight at once, as in a guest's queue.
 constexpr unsigned writers_count = 4;
 constexpr std::uint64_t link_mbit = 400;
-/// What has not converged by then does not, for this benchmark.
+/// A copy that has not converged by then counts as one that does not converge.
 constexpr auto copy_limit = std::chrono::seconds(60);
 constexpr auto step_limit = std::chrono::minutes(2);
 constexpr int own_runs = 3;
 
 Deadline soon() { return Deadline::after(step_limit); }
 
-/// Sockets of this thread are made in another network namespace while this lives.
+/// While this lives, sockets of this thread are made in another network namespace.
 class Inside {
 public:
     explicit Inside(std::string const& netns)
@@ -62,11 +62,11 @@ private:
     core::Fd before_;
 };
 
-/// Writes random blocks at a steady rate until it is ended.
+/// Writes random blocks at a steady rate until end().
 class Writers {
 public:
-    /// Returns once all are connected: QEMU 10.0 may hang when an NBD handshake ends while a block
-    /// job that starts drains its node.
+    /// Returns once all writers are connected: QEMU 10.0 may hang when an NBD handshake ends while
+    /// a starting block job drains its node.
     explicit Writers(std::string const& socket) {
         for (unsigned i = 0; i < writers_count; ++i) {
             threads_.emplace_back([this, socket, i] { write(socket, i); });
@@ -82,9 +82,9 @@ public:
         for (auto& thread : threads_) thread.join();
         seconds_ = std::chrono::duration<double>(core::Clock::now() - begun_).count();
     }
-    /// After end(): what the rate became.
+    /// After end(): the actual rate.
     [[nodiscard]] double rate() const { return static_cast<double>(writes_.load()) / seconds_; }
-    /// After end(): throws when a write failed.
+    /// After end(): throws if a write failed.
     void must_be_good() const {
         if (failed_) throw lab::Failure("the writer's export refused a write");
     }
@@ -107,7 +107,7 @@ private:
             next.tv_nsec += 1'000'000'000L * writers_count / writes_per_second;
             next.tv_sec += next.tv_nsec / 1'000'000'000L;
             next.tv_nsec %= 1'000'000'000L;
-            // The rate, not a wait for anything; late writes are made up for.
+            // Paces the writes; late writes are made up for.
             clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, nullptr);
         }
         if (!good) failed_ = true;
@@ -129,7 +129,7 @@ struct Converged {
     double write_rate = 0;
 };
 
-/// Two QEMUs on two hosts, fresh for each copy.
+/// Two QEMUs on two hosts, new for each copy.
 class Hosts {
 public:
     Hosts(core::Loop& loop, lab::Lab const& net, std::string const& qemu,
@@ -244,14 +244,14 @@ private:
         disk.writable = true;
         must(qmp::block_export_add(*source_, disk, soon()));
     }
-    /// The time is taken first; then the writing ends, so that the rest can be copied.
+    /// Takes the time first, then ends the writing so that the rest can be copied.
     static Converged end(Writers& writers, core::Clock::time_point begun, bool converged) {
         double const seconds = std::chrono::duration<double>(core::Clock::now() - begun).count();
         writers.end();
         writers.must_be_good();
         return {seconds, converged, writers.rate()};
     }
-    /// Every byte of the disk. Ends both QEMUs.
+    /// Compares every byte of the disk. Ends both QEMUs.
     void compare() {
         must(target_->seal(soon()));
         from_->end();

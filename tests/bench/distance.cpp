@@ -1,7 +1,7 @@
-// distance: what a long line costs. The same disk goes over a line of our own, for this machine's
-// kernel has no netem, ours and QEMU's own mirror in turn: first all of it, then a delta of
-// scattered blocks. Without loss the line is a relay that holds every byte back, so that nothing
-// but the distance counts; with loss it carries packets, and TCP is the kernel's.
+// distance: the cost of a long line. Ours and QEMU's own mirror copy the same disk in turn: first
+// all of it, then a delta of scattered blocks. The line is our own program, because this machine's
+// kernel has no netem. Without loss it is a relay that delays every byte, so that only the distance
+// counts. With loss it carries packets, and TCP is the kernel's.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -29,10 +29,10 @@ using core::Json;
 using namespace std::chrono_literals;
 
 constexpr std::uint64_t mib = 1024 * 1024;
-/// The first part of the disk is random bytes, the rest holes: room for a delta that is scattered.
+/// The first part of the disk is random bytes, the rest holes, so that a delta can be scattered.
 constexpr std::uint64_t disk_bytes = 2048 * mib;
 constexpr std::uint64_t data_bytes = 256 * mib;
-/// Of a line that loses packets, on which one connection of TCP has less than 1 MB/s.
+/// For a line that loses packets, on which one TCP connection carries less than 1 MB/s.
 constexpr std::uint64_t data_bytes_lossy = 16 * mib;
 constexpr std::uint64_t block_bytes = 4096;
 constexpr std::size_t delta_blocks = 4096;
@@ -40,8 +40,8 @@ constexpr auto copy_limit = std::chrono::minutes(5);
 /// A line.
 struct Distance {
     std::chrono::milliseconds round_trip;
-    double loss;  ///< Share of the packets.
-    bool quick;  ///< Also looked at with --quick.
+    double loss;  ///< The share of lost packets.
+    bool quick;  ///< Also measured with --quick.
     [[nodiscard]] std::uint64_t data() const { return loss > 0 ? data_bytes_lossy : data_bytes; }
 };
 constexpr Distance distances[] = {{10ms, 0, false},    {50ms, 0, true},    {100ms, 0, false},
@@ -53,7 +53,7 @@ double ms_since(core::Clock::time_point begun) {
     return std::chrono::duration<double, std::milli>(core::Clock::now() - begun).count();
 }
 
-/// Milliseconds of the two parts.
+/// Milliseconds of both parts.
 struct Parts {
     double bulk = 0;
     double delta = 0;
@@ -109,9 +109,9 @@ struct Far {
     }
     Far(Far const&) = delete;
 
-    /// The same blocks for all movers, and another pattern each time, through `node`: where a
-    /// guest's writes would enter. By NBD, because each qemu-io command drains, and the mirror's
-    /// drain waits for a line that is held.
+    /// Writes the same blocks for all movers, with another pattern each time, through `node`, where
+    /// a guest's writes would arrive. It uses NBD, because each qemu-io command drains, and the
+    /// mirror's drain waits while the line is held.
     void write_delta(std::string const& node) {
         static int pattern = 0;
         pattern = pattern % 255 + 1;
@@ -130,7 +130,7 @@ struct Far {
         pair.loop().run(writer->close());
     }
     [[nodiscard]] std::string socket() const { return pair.directory() + "/nbd.sock"; }
-    /// Where the destination is, as seen through the line.
+    /// The destination's host as reached through the line.
     [[nodiscard]] std::string host() const {
         return hosts ? lab::PacketLine::far_address : "127.0.0.1";
     }
@@ -144,7 +144,7 @@ struct Far {
 private:
     [[nodiscard]] Ends ends() const {
         if (!hosts) return {};
-        return {hosts->a().netns, hosts->b().netns, ""};  // whatever addresses it gets
+        return {hosts->a().netns, hosts->b().netns, ""};  // its address is set later
     }
     std::unique_ptr<lab::Lab> hosts;
 
@@ -156,7 +156,8 @@ public:
     std::unique_ptr<storage::Nbd> writer;
 };
 
-// The delta is what a guest would stand still for: the last bitmap read, copied and flushed.
+// The delta is the part for which a guest would be stopped: the last bitmap is read, copied and
+// flushed.
 Parts mirrored(Far& far) {
     BulkPair& pair = far.pair;
     storage::MirrorOptions options;
@@ -183,9 +184,9 @@ Parts mirrored(Far& far) {
     return parts;
 }
 
-// The line is held while the delta is written, so that the mirror, which copies at once, has all of
-// it before it as ours has. Then what libvirt does at the switchover: end the job, wait for its
-// end.
+// The line is held while the delta is written. The mirror copies at once, and so still has all of
+// the delta to copy, as ours has. Then, as libvirt does at the switchover: end the job and wait for
+// its end.
 Parts peer(Far& far, std::uint64_t granularity) {
     BulkPair& pair = far.pair;
     lab::fs::remove(far.socket());
@@ -225,7 +226,7 @@ Parts peer(Far& far, std::uint64_t granularity) {
     return parts;
 }
 
-/// What the line carries by itself: the same bytes over as many connections as ours has there.
+/// The capacity of the line: the same bytes over as many connections as ours uses.
 double bare(Distance const& distance) {
     if (distance.loss == 0) {
         std::optional<lab::DelayLine> relay;
@@ -259,13 +260,13 @@ public:
     [[nodiscard]] std::string const& name() const { return name_; }
     [[nodiscard]] std::vector<Row> const& rows() const { return rows_; }
 
-    /// All movers once, another of them first in each run; every byte compared.
+    /// All movers once; each run starts with another one; every byte is compared.
     void run(core::Loop& loop, lab::fs::path const& directory, std::size_t number) {
         Parts parts[std::size(movers)];
         for (std::size_t i = 0; i < std::size(parts); ++i) {
             auto const turn = (i + number) % std::size(parts);
             fill(BulkPair::source_image(directory),
-                 distance_.data());  // without the delta of the one before
+                 distance_.data());  // without the delta of the last copy
             Far far(loop, qemu_, directory, distance_);
             parts[turn] = turn == 0 ? mirrored(far) : peer(far, turn == 1 ? 0 : block_bytes);
             fmt::print(stderr, "{}: {} delta {:.0f} ms, bulk {:.0f} ms\n", name_, movers[turn],

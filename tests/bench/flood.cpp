@@ -16,11 +16,11 @@ namespace bench {
 
 namespace {
 
-/// How often the end is looked for when nothing comes.
+/// How often the end is checked while nothing arrives.
 constexpr int look_ms = 20;
-/// One mark is enough for so long.
+/// The time between two marks.
 constexpr double mark_ms = 1;
-/// Bytes of the pattern: no multiple of anything that a network cuts by.
+/// Bytes of the pattern: not a multiple of any size at which a network cuts.
 constexpr std::size_t period = 65521;
 constexpr std::size_t chunk = 32768;
 
@@ -29,7 +29,7 @@ constexpr std::size_t chunk = 32768;
 Flood::Flood(lab::Lab const& net, std::string const& address)
     : socket_(lab::connect_in(net.client_netns(), address, port)) {
     if (!socket_) throw lab::Failure("nobody echoes at " + address);
-    // Twice, so that a chunk from any place of the period lies in one piece.
+    // Twice the period, so that a chunk from any position is contiguous.
     pattern_.resize(2 * period);
     for (std::size_t i = 0; i < pattern_.size(); ++i) {
         pattern_[i] = static_cast<char>((i % period) * 0x9e3779b1U >> 24);

@@ -1,8 +1,8 @@
-// guest-impact: what a guest's own writes cost while its disk is copied, and while the destination
-// is frozen meanwhile; ours beside QEMU's mirror in both of its modes, and beside a bare copy of
-// the disk's file, on the guest's host or wholly on the other. The guest measures: a synchronous 4
-// KiB write by O_DIRECT, at a modest rate, timed by the guest's own clock. Every byte that arrived
-// is compared at the end of each copy but the bare.
+// guest-impact: the latency of a guest's own writes while its disk is copied, and while the
+// destination is also frozen. Ours next to QEMU's mirror in both of its modes, and next to a bare
+// copy of the disk's file, on the guest's host or wholly on the other. The guest measures a
+// synchronous 4 KiB write with O_DIRECT, at a modest rate, by its own clock. Except for the bare
+// copy, every byte is compared at the end.
 #include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -26,32 +26,32 @@ using core::Json;
 using lab::Milliseconds;
 using namespace std::chrono_literals;
 
-/// The hosts' link: what a copy then takes of the machine is what it takes on such a link.
+/// The hosts' link: a copy then takes as much of the machine as on such a link.
 constexpr std::uint64_t link_mbit = 1000;
-/// So much is to be copied, all of it random: longer than both windows take on that link.
+/// The size of the copy, all of it random: it takes longer than both windows on that link.
 constexpr std::uint64_t disk_mib = 2048;
-/// Few enough that what the emulated guest does beside (ticks, its own reads) delays less than one
-/// write in a hundred: with 500 the p99 of an idle guest is 1 ms in one run and 5 ms in the next.
+/// Few enough that the other work of the emulated guest (ticks, its own reads) delays less than one
+/// write in a hundred. With 500 the p99 of an idle guest is 1 ms in one run and 5 ms in the next.
 constexpr std::uint64_t writes_per_second = 200;
-/// How long latencies are gathered, idle and while the disk is copied: 1600 writes, of which 16 lie
-/// beyond the p99.
+/// How long latencies are measured, idle and during the copy: 1600 writes, of which 16 are above
+/// the p99.
 constexpr auto window = 8s;
 /// How long the destination's QEMU is stopped.
 constexpr auto freeze = 5s;
-/// Writes after it that belong to the window: the one that waited ends only then. No more: the copy
-/// goes on, and ten are what lies beyond the p99.
+/// Writes after the freeze that belong to the window: the write that waited ends only then. Not
+/// more: the copy continues, and ten writes are above the p99.
 constexpr std::int64_t writes_after_freeze = 1;
 constexpr auto copy_limit = 3min;
 constexpr int own_runs = 5;
 
-/// Of the guest's writes in one window, in milliseconds.
+/// The guest's writes in one window, in milliseconds.
 struct Latency {
     double p50 = 0;
     double p99 = 0;
     double max = 0;
 };
 
-/// What one mover did to the guest.
+/// The effect of one mover on the guest.
 struct Impact {
     Latency idle;
     Latency copying;
@@ -64,7 +64,7 @@ public:
     explicit Watched(lab::Guest const& guest) : guest_(guest) {}
 
     void begin() const { (void)guest_.ask(Json::object({{"cmd", "reset-latency"}})); }
-    /// Since begin().
+    /// The writes since begin().
     [[nodiscard]] Latency latency() const {
         auto const now = disk();
         auto const ms = [&](char const* key) { return now[key].number_or(0) / 1000; };
@@ -75,7 +75,7 @@ public:
         pass(span);
         return latency();
     }
-    /// The same while a process is stopped. The guest may be held up by it.
+    /// The same while a process is stopped, which may delay the guest.
     [[nodiscard]] Latency while_stopped(pid_t process) const {
         begin();
         lab::signal_process(process, SIGSTOP);
@@ -86,7 +86,7 @@ public:
                         [&] { return written() >= before + writes_after_freeze; });
         return latency();
     }
-    /// From then on the disk stays as it is.
+    /// From then on the disk does not change.
     void stop_writing() const { (void)guest_.ask(Json::object({{"cmd", "freeze"}})); }
 
 private:
@@ -94,7 +94,8 @@ private:
         return guest_.ask(Json::object({{"cmd", "report"}}))["disks"].elements().at(0);
     }
     [[nodiscard]] std::int64_t written() const { return disk()["writes"].integer_or(0); }
-    // The length of a measurement; nothing is asked of the guest meanwhile, which would measure us.
+    // The length of a measurement. The guest is not queried meanwhile, because that would be
+    // measured too.
     static void pass(Milliseconds span) {
         auto const until = core::Clock::now() + span;
         lab::wait_until("the end of a window", span * 2,
@@ -115,14 +116,14 @@ lab::GuestOptions guest_of(std::string const& qemu) {
             .read_rate = 0,
             .ram_mib = 256,
             .ram_rate = 0,
-            .alive_ms = 2000};  // or its own lines would be what lies beyond the p99
+            .alive_ms = 2000};  // else its own output would exceed the p99
 }
 
 constexpr unsigned source_processor = 0;
-/// The same where there is only one.
+/// The other processor, or the same one if there is only one.
 unsigned destination_processor() { return std::thread::hardware_concurrency() < 2 ? 0 : 1; }
 
-/// What that host receives is worked on there.
+/// The kernel processes the frames that the host receives on that processor.
 void receive_on(lab::Host const& host, unsigned processor) {
     (void)lab::must_run(
         {"sh", "-c",
@@ -130,9 +131,9 @@ void receive_on(lab::Host const& host, unsigned processor) {
         {host.netns, {}});
 }
 
-/// Everything that runs on that host, and what it starts, on one processor, and what it receives
-/// as well: so that the guest meets its own host's work, and not the destination's, which in life
-/// is another machine.
+/// Pins everything that runs on that host, its children, and the processing of received frames to
+/// one processor. The guest then shares it with its own host's work, and not with the
+/// destination's, which is another machine in reality.
 void pin(lab::Host const& host, unsigned processor) {
     cpu_set_t only;
     CPU_ZERO(&only);
@@ -140,7 +141,7 @@ void pin(lab::Host const& host, unsigned processor) {
     receive_on(host, processor);
     for (auto const& seen : lab::processes_in(host.netns)) {
         auto const tasks = fmt::format("/proc/{}/task", seen.pid);
-        std::error_code ended;  // it was there a moment ago
+        std::error_code ended;  // it may have just ended
         for (auto const& task : lab::fs::directory_iterator(tasks, ended)) {
             pid_t const number = std::atoi(task.path().filename().c_str());
             if (sched_setaffinity(number, sizeof only, &only) != 0 && errno != ESRCH) {
@@ -155,7 +156,7 @@ void pin(lab::Lab const& net) {
     pin(net.b(), destination_processor());
 }
 
-/// Both windows, and that the copy was under way in all of them.
+/// Measures both windows, and checks that the copy was running during all of them.
 template <class Copying>
 void watch_copy(Watched const& guest, pid_t destination, Copying const& still_copying,
                 Impact& impact) {
@@ -186,7 +187,7 @@ Impact ours(std::string const& qemu) {
     return impact;
 }
 
-/// A guest without a sidecar, its destination, and what it was like while idle.
+/// A guest without a sidecar, its destination, and its idle latencies.
 struct Unmoved {
     explicit Unmoved(std::string const& qemu)
         : pair(guest_of(qemu), false, {"-S", "-incoming", "defer"}, link_mbit) {
@@ -227,17 +228,17 @@ Impact mirror(std::string const& qemu, char const* copy_mode) {
     return one.impact;
 }
 
-/// Not a mover: the disk's bytes, read from its file and sent, plain, by a program that knows
-/// nothing of the guest and gives way to it as far as ours does. On the guest's own processor it is
-/// no proof of what is possible, for it takes more processor time than ours. On the destination's
-/// it is what the guest feels of its host being half of a machine: nothing of that copy runs where
-/// the guest does.
+/// Not a mover: a program that is independent of the guest reads the disk's file and sends it
+/// unencrypted. It yields to the guest as far as ours does. On the guest's own processor it is not
+/// a lower bound, because it takes more processor time than ours. On the destination's processor it
+/// shows the effect of a host that is half of a machine: no part of that copy runs on the guest's
+/// processor.
 Impact bare(std::string const& qemu, unsigned processor) {
     Unmoved one(qemu);
     Pair& pair = one.pair;
     serve_disk(one.destination);
     receive_on(pair.net.a(), processor);
-    // taskset: it is started by us, who are on both processors.
+    // taskset: this process, which starts it, may run on both processors.
     lab::Daemon copy("bare",
                      {"sh", "-c",
                       fmt::format("echo {0} >/proc/self/autogroup; exec taskset -c {3} nice -n {0} "
@@ -270,7 +271,7 @@ constexpr std::array<Mover, 5> movers{{
 }};
 using Impacts = std::array<Impact, movers.size()>;
 
-/// Both states in which a guest could notice, beside its idle.
+/// The two states in which a guest could notice, next to its idle state.
 class Situation {
 public:
     explicit Situation(std::string const& qemu) : qemu_(qemu) {
@@ -289,7 +290,7 @@ public:
     }
     [[nodiscard]] std::vector<Row> const& rows() const { return rows_; }
 
-    /// Each mover once, another one first in each run.
+    /// Each mover once; each run starts with another one.
     void run(std::size_t number) {
         Impacts impacts;
         for (std::size_t i = 0; i < movers.size(); ++i) {
@@ -325,7 +326,8 @@ private:
 }  // namespace
 
 Result guest_impact(Options const& options) {
-    // Images in memory, unless the caller says where: a disk's own hiccups are no figure of ours.
+    // Images are in memory, unless the caller says otherwise: a disk's own delays must not be
+    // measured.
     (void)setenv("TMPDIR", "/dev/shm", 0);
     Result result{options.runs(own_runs, 1), {}};
     for (std::string const qemu : {"7.2", "10.0"}) {

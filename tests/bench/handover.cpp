@@ -1,7 +1,7 @@
-// handover: what a client of a guest sees of its move, beside QEMU's own way and beside no move at
-// all. `sidecar probe` is the client, the guest's witness its echo: each direction is numbered by
-// whoever sends in it, so that what is lost is lost in a known direction. Figures come from the
-// client, not from our own report.
+// handover: what a client of a guest sees of its move, next to QEMU's own way and to no move at
+// all. `sidecar probe` is the client, and the guest's witness its echo. The sender of each
+// direction numbers its datagrams, so that the direction of each loss is known. The figures come
+// from the client, not from our own report.
 #include <array>
 #include <cstdio>
 #include <list>
@@ -22,23 +22,23 @@ using namespace std::chrono_literals;
 
 constexpr int moves_full = 20;
 constexpr int moves_quick = 2;
-/// So fast a stream may have 5,000,000 probes: 250 s.
+/// A stream of this rate may have 5,000,000 probes: 250 s.
 constexpr int moves_at_20_khz = 10;
 constexpr auto control_limit = 200s;
-/// Each costs the start of a QEMU and what follows a killed one.
+/// Each costs the start of a QEMU, and the recovery after a killed one.
 constexpr int rollbacks_max = 10;
-/// Each costs the start of two QEMUs for the peer; medians of so many hold still.
+/// Each costs the start of two QEMUs for the peer; medians of this many are stable.
 constexpr int silence_moves_max = 8;
 constexpr std::array families = {"ipv4", "ipv6"};
 constexpr std::array ways = {"there", "back"};
-/// Of `network.frames` in a report.
+/// The members of `network.frames` in a report.
 constexpr std::array frame_counts = {"caught", "recovered", "replayed",
                                      "waited", "dropped",   "lost"};
-/// Losses that are told one by one on stderr, of one family in one run.
+/// Losses that are listed one by one on stderr, of one family in one run.
 constexpr std::size_t told_max = 15;
 constexpr std::array counts = {"sent", "lost", "duplicated", "reordered"};
 
-/// What a client saw, over all probes of one kind of move.
+/// A client's view, over all probes of one kind of move.
 struct Sight {
     struct Family {
         std::array<std::array<double, counts.size()>, ways.size()> counted{};
@@ -46,15 +46,15 @@ struct Sight {
         double added_ms = 0;
         double tcp_ended = 0;
         double tcp_stall_ms = 0;
-        double bulk_megabytes = 0;  ///< That came back of the bulk streams, where there are.
+        double bulk_megabytes = 0;  ///< Bytes that came back on the bulk streams, if there are any.
     };
     std::array<Family, families.size()> families{};
     TcpSeen wire;  ///< Of all sessions, on the client's wire.
     std::vector<double> downtimes;
-    /// From STOP to the first frame of the guest's that came from the destination.
+    /// From STOP to the guest's first frame from the destination.
     std::vector<double> network_moved;
 
-    /// What the migrations' reports say of frames; none of it is believed by the other figures.
+    /// The frames in the migrations' reports; the other figures do not use them.
     std::array<double, frame_counts.size()> frames{};
 
     void add(Moved const& moved) {
@@ -83,8 +83,8 @@ struct Sight {
     }
 };
 
-/// Frames that this machine dropped between two of its own interfaces, for want of room in a
-/// processor's backlog (net.core.netdev_max_backlog): the second number of each line.
+/// Frames that this machine dropped between two of its own interfaces, because a processor's
+/// backlog was full (net.core.netdev_max_backlog): the second number of each line.
 std::uint64_t backlog_drops() {
     std::istringstream lines(lab::read_file("/proc/net/softnet_stat"));
     std::uint64_t drops = 0;
@@ -97,8 +97,8 @@ std::uint64_t backlog_drops() {
     return drops;
 }
 
-/// What the fast stream is like, to which of the guest's addresses it goes, and whether a bulk
-/// stream of TCP goes to each of them as well.
+/// The rate and size of the fast stream, the guest's addresses that it is sent to, and whether each
+/// of them also gets a bulk TCP stream.
 struct Load {
     std::string period_ms;
     std::vector<std::string> addresses;
@@ -108,8 +108,8 @@ Load const one_khz{"1", {lab::guest_ip4, lab::guest_ip6}};
 Load const mixed{"1", {lab::guest_ip4, lab::guest_ip6}, true};
 Load const twenty_khz{"0.05", {lab::guest_ip4}};
 
-/// Both probes together: the fast stream of datagrams, and a telephone call with a TCP session
-/// beside it; and the bulk streams.
+/// Both probes together: the fast stream of datagrams, and a telephone call with a TCP session; and
+/// the bulk streams.
 struct Client {
     Client(lab::Lab const& net, Load const& load)
         : fast(net, "probe-fast-" + lab::unique_suffix(), fast_line(load)),
@@ -125,7 +125,7 @@ struct Client {
         return argv;
     }
 
-    /// Adds what was seen to `sight`, and says on stderr when what was lost.
+    /// Adds the results to `sight`, and prints the times of losses on stderr.
     void finish(char const* who, std::vector<Standstill> const& moves, Sight& sight) {
         auto const udp = fast.finish();
         auto const tcp = call.finish();
@@ -181,7 +181,7 @@ struct Client {
     std::uint64_t drops_before = backlog_drops();
 };
 
-/// Moves of one guest, there and back, and then the same guest left alone for as long.
+/// Moves one guest there and back, then leaves the same guest alone for the same time.
 std::pair<Sight, Sight> ours_and_control(std::string const& qemu, Load const& load, int moves) {
     lab::Scene scene({.guest = handover_guest(qemu)});
     Sight ours;
@@ -212,7 +212,7 @@ std::pair<Sight, Sight> ours_and_control(std::string const& qemu, Load const& lo
     return {ours, control};
 }
 
-/// QEMU's own, one way each time: its management would start afresh as well.
+/// QEMU's own way, one direction each time: its management would start afresh too.
 void peer(std::string const& qemu, Load const& load, Sight& sight) {
     Pair const pair(handover_guest(qemu), false, {"-S", "-incoming", "defer"});
     Client client(pair.net, load);
@@ -233,7 +233,7 @@ void add_rows(Result& result, std::string const& name, Sight const& ours, Sight 
                                {of(control)}});
     };
     for (std::size_t f = 0; f < families.size(); ++f) {
-        if (ours.families[f].counted[0][0] == 0) continue;  // not probed
+        if (ours.families[f].counted[0][0] == 0) continue;  // this family was not probed
         for (std::size_t w = 0; w < ways.size(); ++w) {
             auto const situation = fmt::format("{} {} {}", name, families[f], ways[w]);
             for (std::size_t c = 0; c < counts.size(); ++c) {
@@ -280,10 +280,10 @@ void compare(Result& result, std::string const& name, std::string const& qemu, L
     add_rows(result, name, ours, theirs, control);
 }
 
-/// Moves whose destination's QEMU is killed behind STOP, so that the guest goes on where it was.
-/// Nobody else undoes a move in that moment: there is no peer.
+/// Moves in which the destination's QEMU is killed after STOP, so that the guest continues on the
+/// source. There is no peer: no other tool undoes a move at that moment.
 void rolled_back(Result& result, std::string const& qemu, int moves) {
-    // What this program calls `stopped` and `switching` are these to QEMU.
+    // QEMU's names for this program's `stopped` and `switching`.
     std::array<std::pair<char const*, char const*>, 2> constexpr moments{
         {{"stopped", "pre-switchover"}, {"switching", "device"}}};
     for (auto const& [phase, status] : moments) {

@@ -1,5 +1,5 @@
-// The part of the handover benchmark that is about bulk TCP: a stream through the guest's echo in
-// each family, as fast as the guest takes it, while the guest moves. Every byte is compared.
+// The part of the handover benchmark about bulk TCP: a stream through the guest's echo in each
+// family, as fast as the guest takes it, while the guest moves. Every byte is compared.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -15,13 +15,13 @@ namespace {
 
 constexpr std::array families = {"ipv4", "ipv6"};
 constexpr std::array addresses = {lab::guest_ip4, lab::guest_ip6};
-/// What a stream carries is measured over so long before STOP...
+/// The rate of a stream is measured over this time before STOP...
 constexpr double before_ms = 1000;
-/// ...and has come back when a window of so long carries `share` of that.
+/// ...and is regained when a window of this length carries `share` of it.
 constexpr double window_ms = 50;
 constexpr double share = 0.9;
-/// With streams that stood still for so long before STOP what they carry behind RESUME cannot be
-/// compared. Such a session is told and counted; its segments and timeouts count as all others'.
+/// If streams stood still for this long before STOP, their rate after RESUME cannot be compared.
+/// Such a session is reported and counted; its segments and timeouts count like all others'.
 constexpr double silence_max_ms = 400;
 
 struct Seen {
@@ -35,8 +35,8 @@ struct Seen {
     std::size_t stood_still = 0;  ///< Sessions that did before STOP, and are not in `streams`.
 };
 
-/// Retransmission timeouts of the client's kernel: TcpExt TCPTimeouts of /proc/net/netstat, a line
-/// of names before a line of numbers.
+/// Retransmission timeouts of the client's kernel: TcpExt TCPTimeouts of /proc/net/netstat, which
+/// has a line of names before each line of numbers.
 std::uint64_t kernel_timeouts(lab::Lab const& net) {
     std::istringstream text(lab::must_run({"cat", "/proc/net/netstat"}, {net.client_netns(), {}}));
     std::string names;
@@ -60,7 +60,7 @@ public:
         : net_(net),
           ipv4_(net, addresses[0]),
           ipv6_(net, addresses[1]),
-          // Not what sessions before these are still being told.
+          // Ignores the late packets of earlier sessions.
           wire_(net.client_netns(), "up0", "inout",
                 {"tcp", "port", ipv4_.local_port(), "or", "tcp", "port", ipv6_.local_port()},
                 net.directory() / ("bulk-" + lab::unique_suffix() + ".pcap")),
@@ -91,7 +91,7 @@ public:
     }
 
 private:
-    /// Says so, and whether each came back behind RESUME.
+    /// Reports it, and whether each stream came back after RESUME.
     bool stood_still(char const* who, Moved const& move) const {
         std::array const silences_ms{ipv4_.longest_silence_ms(move.at.stopped_ms),
                                      ipv6_.longest_silence_ms(move.at.stopped_ms)};

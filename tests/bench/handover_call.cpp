@@ -1,5 +1,5 @@
-// The part of the handover benchmark that is what the papers measured: a telephone call, as G.711
-// sends it (210 bytes of datagram every 20 ms each way), and a TCP session beside it, in each
+// The part of the handover benchmark that repeats the measurements of the papers: a telephone call,
+// as G.711 sends it (210 bytes of datagram every 20 ms each way), and a TCP session, in each
 // family, while the guest moves. The first move's timeline is kept as a picture.
 #include <array>
 #include <cstdio>
@@ -27,13 +27,13 @@ struct Call {
 };
 using Calls = std::array<Call, families.size()>;
 
-/// Where pictures are kept: beside the programs, so in the build's directory.
+/// Where pictures are kept: next to the programs, in the build directory.
 std::filesystem::path picture(std::string const& who, std::string const& qemu) {
     return std::filesystem::path(lab::program("sidecar")).parent_path() /
            fmt::format("call-{}-{}.svg", who, qemu);
 }
 
-/// Calls the guest, has it moved, and hangs up.
+/// Calls the guest, moves it, and ends the call.
 template <class Move>
 void during(lab::Lab const& net, std::string const& who, std::string const& qemu, bool keep,
             Calls& calls, Move move) {
@@ -43,7 +43,7 @@ void during(lab::Lab const& net, std::string const& who, std::string const& qemu
     Probe probe(net, "probe-" + lab::unique_suffix(), line);
     pass(handover_settle);
     Moved const moved = move();
-    // From the captures, not from our own report: the same for both.
+    // From the captures, not from our own report: the same for both ways.
     lab::write_file(report, Json::object({{"stopped_at_ms", moved.at.stopped_ms},
                                           {"fired_at_ms", moved.at.stopped_ms + moved.network_ms},
                                           {"resumed_at_ms", moved.at.resumed_ms}})

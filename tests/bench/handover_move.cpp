@@ -13,7 +13,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// Longest that a probe may take to say what it saw, after it was told to end.
+/// The longest that a probe may take to print its results after SIGTERM.
 constexpr auto probe_end_limit = 30s;
 
 lab::Argv probe_line(lab::Argv const& more) {
@@ -22,8 +22,8 @@ lab::Argv probe_line(lab::Argv const& more) {
     return argv;
 }
 
-/// SIGKILL, and when the process was gone. Before that the kernel takes its memory away, which
-/// takes longer than all that is measured here.
+/// Sends SIGKILL and returns when the process has ended. Before that, the kernel frees its memory,
+/// which takes longer than anything measured here.
 double kill_and_see_end(pid_t pid) {
     auto process = core::Process::open(pid);
     if (!process) throw lab::Failure(process.error().sentence());
@@ -39,7 +39,7 @@ public:
     Arrival(lab::Lab const& net, lab::Host const& to)
         : wire_(net.switch_netns(), "host-" + to.name, "in", {"ether", "src", lab::guest_mac},
                 net.directory() / ("arrival-" + lab::unique_suffix() + ".pcap"), 1) {}
-    /// On the wall's clock.
+    /// On the wall clock.
     double at_ms() {
         auto const packets = wire_.finish();
         if (packets.empty()) throw lab::Failure("the guest sent nothing from its new host");
@@ -120,7 +120,7 @@ Moved undo_with_sidecar(lab::Scene& scene, std::string const& status) {
                  net.directory() / ("back-" + lab::unique_suffix() + ".pcap"));
     lab::Qmp source(scene.guest().probe_socket(scene.a()));
     auto migration = scene.start_migration(scene.a());
-    lab::Qmp const destination(scene.guest().probe_socket(scene.b()));  // now it is there
+    lab::Qmp const destination(scene.guest().probe_socket(scene.b()));  // now it exists
     auto const victim = scene.guest().qemu_pid(scene.b());
     source.wait_event_if(
         "MIGRATION " + status,

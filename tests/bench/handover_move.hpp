@@ -1,6 +1,5 @@
-// One move of a guest, ours or QEMU's, with what can be seen of it from outside. Used by the
-// benchmarks of handovers. Invariant: times are QEMU's own and those of a capture at the switch,
-// none is of our own log.
+// One move of a guest, ours or QEMU's, as seen from outside. Used by the benchmarks of handovers.
+// Invariant: times are QEMU's own and those of a capture at the switch, never of our own log.
 #pragma once
 
 #include <string>
@@ -11,17 +10,17 @@
 
 namespace bench {
 
-/// What the client's machine still sees of a move after its end belongs to it; and so long the
-/// guest is left alone before the next.
+/// Effects that the client still sees for this time after a move belong to the move. The guest is
+/// left alone for this time before the next one.
 constexpr auto handover_settle = std::chrono::seconds(2);
 
-/// `sidecar probe` on the client, to both addresses of the guest unless `more` has others. Ahead of
-/// all else on this machine, since a client is one of its own in life: what it does not send while
-/// it waits for a processor cannot be lost.
+/// `sidecar probe` on the client, to both addresses of the guest unless `more` has others. It has
+/// the highest priority on this machine, because a client is a separate machine in reality: a probe
+/// that is not sent while it waits for a processor cannot be lost.
 class Probe {
 public:
     Probe(lab::Lab const& net, std::string name, lab::Argv const& more);
-    /// What the probe says of each address, in their order.
+    /// The probe's results for each address, in their order.
     std::vector<core::Json> finish();
 
 private:
@@ -31,8 +30,8 @@ private:
 /// Small, so that a move takes few seconds; it writes to its disk all the time.
 lab::GuestOptions handover_guest(std::string const& qemu);
 
-/// Frames for the guest that its tap on that host had no room for, since it was made: those that
-/// the guest was too slow for, or that came while it stood still. "?": the tap is gone.
+/// Frames for the guest that its tap on that host has dropped since it was made, because the ring
+/// was full: the guest was too slow or stopped. "?": the tap is gone.
 std::string tap_drops(lab::Guest const& guest, lab::Host const& host);
 
 /// The length of a measurement.
@@ -40,22 +39,23 @@ void pass(lab::Milliseconds span);
 
 struct Moved {
     Standstill at;
-    /// From STOP to the guest's first frame out of the port of its new host: then the switch has
-    /// learnt where it is.
+    /// From STOP to the guest's first frame out of the port of its new host: then the switch knows
+    /// where it is.
     double network_ms = 0;
-    core::Json frames = {};  ///< Of our report: `network.frames`.
-    core::Json report = {};  ///< All of it.
+    core::Json frames = {};  ///< `network.frames` of our report.
+    core::Json report = {};  ///< The whole report.
     [[nodiscard]] double downtime_ms() const { return at.resumed_ms - at.stopped_ms; }
 };
 
-/// `sidecar migrate` from that host to the other, and handover_settle. Says on stderr how it was,
-/// and what the report tells of the network.
+/// Runs `sidecar migrate` from that host to the other, then waits handover_settle. Prints a summary
+/// on stderr, with the network part of the report.
 Moved move_with_sidecar(lab::Scene& scene, lab::Host const& from);
-/// `sidecar migrate` from host a, whose destination's QEMU is killed as soon as the source's tells
-/// that status of its migration ("pre-switchover", "device"): undone, behind STOP. Of what is
-/// returned, `at` is all the source's, and network_ms counts from the end of that QEMU to the
-/// guest's first frame out of its old host's port behind that out of its new one; negative: the
-/// network was back before the kernel had taken that QEMU's memory away.
+/// Runs `sidecar migrate` from host a, and kills the destination's QEMU as soon as the source's
+/// QEMU reports that status of its migration ("pre-switchover", "device"). The move is undone after
+/// STOP. In the result, `at` has the source's times only. network_ms counts from the end of the
+/// killed QEMU to the guest's first frame out of its old host's port that follows the frame out of
+/// its new one. Negative: the network was back before the kernel had freed the killed QEMU's
+/// memory.
 Moved undo_with_sidecar(lab::Scene& scene, std::string const& status);
 /// QEMU's blockdev-mirror, migrate, announce-self; from host a to b.
 Moved move_with_qemu(Pair const& pair);

@@ -1,6 +1,6 @@
-// The part of the handover benchmark that is about silences: every time above 10 ms in which a
-// client hears nothing of the guest, over a whole move, with the phase it lies in. Beside it QEMU
-// moves RAM alone: the same guest, its disk where both hosts reach it, no sidecar.
+// The part of the handover benchmark about silences: every time above 10 ms in which a client hears
+// nothing from the guest, over a whole move, with its phase. For comparison QEMU moves RAM only:
+// the same guest, its disk shared by both hosts, no sidecar.
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -14,7 +14,7 @@ namespace {
 
 using core::Json;
 
-/// A part of a move, on the wall's clock.
+/// A part of a move, on the wall clock.
 struct Phase {
     std::string name;
     double begin_ms = 0;
@@ -26,14 +26,14 @@ constexpr char const* resumed = "after RESUME";
 constexpr char const* undisturbed = "undisturbed";
 
 struct Heard {
-    std::vector<double> longest;  ///< Of each move.
+    std::vector<double> longest;  ///< One per move.
     std::vector<double> before_stop;
     std::vector<double> at_stop;
     std::vector<double> after_resume;
-    std::map<std::string, double> counts;  ///< Silences above 10 ms by phase, of all moves.
+    std::map<std::string, double> counts;  ///< Silences above 10 ms by phase, over all moves.
 };
 
-/// The phases of our report up to STOP, then the standstill and what follows.
+/// The phases of our report up to STOP, then the pause and the time after it.
 std::vector<Phase> phases_of(Json const& report, Standstill const& at) {
     std::vector<Phase> phases;
     double const started = report["started_at_ms"].number_or(0);
@@ -45,7 +45,8 @@ std::vector<Phase> phases_of(Json const& report, Standstill const& at) {
     return phases;
 }
 
-/// The phase that a silence shares most time with. What reaches into the standstill is its.
+/// The phase that overlaps most with a silence. A silence that reaches into the pause belongs to
+/// the pause.
 std::string phase_of(double begin, double end, std::vector<Phase> const& phases,
                      Standstill const& at) {
     if (begin < at.resumed_ms && end > at.stopped_ms) return stopped;
@@ -88,7 +89,7 @@ void note(char const* who, std::vector<Json> const& targets, std::vector<Phase> 
     heard.after_resume.push_back(after);
 }
 
-/// `migrate` and no more, after which the destination goes on by itself.
+/// Only `migrate`, after which the destination resumes the guest by itself.
 void qemu_alone(lab::GuestOptions const& guest, char const* who, Heard& heard) {
     Pair const pair(guest, true, {"-incoming", "defer"});
     lab::Qmp source(pair.guest.probe_socket(pair.net.a()));

@@ -1,6 +1,6 @@
-// idle: what a guest loses by a sidecar that has nothing to do: the same guest under plain QEMU,
-// under `sidecar run`, and attached, measured in turns. Each has hosts, a switch and a client of
-// its own; while one is measured the others are silent.
+// idle: the cost of an idle sidecar to a guest. The same guest runs under plain QEMU, under
+// `sidecar run`, and attached, measured in turn. Each has its own hosts, switch and client; while
+// one is measured the others are silent.
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -34,19 +34,19 @@ char const* name(Way way) {
     return "";
 }
 
-/// Guests that are started afresh, since each start lays QEMU's memory out anew; and how often each
-/// is measured.
+/// The number of guest starts, because each start gives QEMU another memory layout; and how often
+/// each guest is measured.
 constexpr int starts_full = 3;
 constexpr int starts_quick = 1;
 constexpr int turns = 5;
-/// Of each figure. TCP has found its speed after the first part of its span.
+/// The length of each measurement. TCP has reached its rate after the first part of its span.
 constexpr auto tcp_span = 3s;
 constexpr double tcp_begin_ms = 500;
 constexpr auto round_trip_span = 2s;
 constexpr auto disk_span = 2s;
-/// More than any guest gets to.
+/// More than any guest achieves.
 constexpr std::int64_t rate_max = 1'000'000;
-/// Over which wake-ups are counted, after so long without any traffic.
+/// The span in which wake-ups are counted, and the time without traffic before it.
 constexpr auto silence = 3s;
 constexpr auto wake_ups_span = 10s;
 
@@ -118,7 +118,7 @@ public:
         return static_cast<double>(after - before) / span * 1000;
     }
     double rss_mib() const { return status_of(sidecar_->pid(), "VmRSS") / 1024; }
-    /// Of the sidecar, while nothing is asked of the guest.
+    /// Wake-ups of the sidecar while the guest is idle.
     double wake_ups() const {
         pass(silence);
         auto const count = [&] {
@@ -161,7 +161,7 @@ void measure(std::string const& qemu, All& all) {
     }
     for (int turn = 0; turn < turns; ++turn) {
         for (std::size_t step = 0; step < ways.size(); ++step) {
-            // There and back, so that what drifts meets all alike.
+            // In both orders in turn, so that drift affects all alike.
             auto const i = turn % 2 == 0 ? step : ways.size() - 1 - step;
             auto& seen = all[i];
             seen.tcp.push_back(hosts[i]->tcp_megabytes());

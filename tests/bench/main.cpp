@@ -13,7 +13,7 @@
 
 namespace {
 
-/// More than anybody has the patience for.
+/// More runs than anyone would wait for.
 constexpr int asked_runs_max = 1000;
 
 struct Benchmark {

@@ -11,7 +11,7 @@ constexpr int migration_port = 4444;
 constexpr int nbd_port = 10809;
 /// Blocks the guest has written when a migration starts: two seconds of its rate.
 constexpr std::int64_t warm_writes = 400;
-/// Longest that a mirror of the benchmark's disk may take.
+/// The longest that a mirror of the benchmark's disk may take.
 constexpr auto copy_limit = std::chrono::minutes(3);
 
 void capabilities(Qmp& qemu, std::initializer_list<char const*> names) {

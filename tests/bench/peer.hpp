@@ -1,5 +1,5 @@
-// The peers of the benchmarks that run a guest: QEMU's own ways to move it and its disk, driven
-// event by event as a management layer would, without a pause of ours in the measured path.
+// The peers of the benchmarks that run a guest: QEMU's own ways to move it and its disk, driven by
+// events as a management layer would, without a delay of ours in the measured path.
 #pragma once
 
 #include <optional>
@@ -8,15 +8,15 @@
 
 namespace bench {
 
-/// Two plain QEMUs, the second waiting for the first. No sidecar.
+/// Two plain QEMUs without a sidecar; the second waits for the first.
 struct Pair {
     lab::Lab net;
     lab::Guest guest;
     std::optional<lab::Daemon> from;
     std::optional<lab::Daemon> to;
 
-    /// Returns once the guest is alive on host a. `shared`: the disk lies where both hosts reach
-    /// it. `incoming`: appended to the destination's command line. `link_mbit`: as for lab::Lab.
+    /// Returns once the guest is alive on host a. `shared`: both hosts can access the disk.
+    /// `incoming` is appended to the destination's command line. `link_mbit`: as for lab::Lab.
     Pair(lab::GuestOptions const& options, bool shared, lab::Argv const& incoming,
          std::uint64_t link_mbit = 0);
     void start_ram(lab::Qmp& source, lab::Qmp& destination) const;
@@ -25,52 +25,54 @@ private:
     void make_empty_disk() const;
 };
 
-/// Where the destination's disk can be written once serve_disk() has exported it.
+/// The URI of the destination's disk for writing, after serve_disk().
 std::string disk_uri(Pair const& pair);
 /// Has the destination export its disk for writing, by NBD.
 void serve_disk(lab::Qmp& destination);
-/// Starts blockdev-mirror of the disk, job "mirror", to an NBD export of the destination. QEMU's
-/// own `copy_mode`: "background" or "write-blocking".
+/// Starts blockdev-mirror of the disk, job "mirror", to an NBD export of the destination.
+/// `copy_mode` is QEMU's: "background" or "write-blocking".
 void start_mirror(Pair const& pair, lab::Qmp& source, lab::Qmp& destination,
                   std::string const& copy_mode);
-/// Waits until that job has copied the disk and only follows the guest.
+/// Waits until that job has copied the disk and only follows the guest's writes.
 void wait_mirror_ready(lab::Qmp& source);
-/// Ends it: from then on the destination's disk is what the source's was in that moment.
+/// Ends the job: the destination's disk then holds the source's disk of that moment.
 void end_replication(lab::Qmp& source);
 
-/// What the switchover benchmark's guest is, with that QEMU and a disk of that format.
+/// The switchover benchmark's guest, with that QEMU and a disk of that format.
 lab::GuestOptions guest_options(std::string const& qemu, std::string const& format = "raw");
 
 /// From the source's STOP to the destination's RESUME, by QEMU's own timestamps, in milliseconds of
-/// the wall's clock.
+/// the wall clock.
 struct Standstill {
     double stopped_ms = 0;
     double resumed_ms = 0;
 };
 Standstill standstill(lab::Qmp& source, lab::Qmp& destination,
                       lab::Milliseconds limit = lab::Qmp::reply_limit);
-/// How long that was.
+/// The length of that pause.
 double downtime_ms(lab::Qmp& source, lab::Qmp& destination);
 
-/// Throws unless every byte of its disk arrived: where the guest writes it looks itself, the rest
-/// is compared with the image it left.
+/// Throws unless every byte of the guest's disk arrived: the guest checks the part that it writes,
+/// and the rest is compared with the image on the old host.
 void must_have_arrived(lab::Guest const& guest, lab::fs::path const& left,
                        lab::fs::path const& arrived);
 
 /// Waits until the guest has written for a while, so that its page cache and bitmaps are warm.
 void warm_up(lab::Guest const& guest);
 
-/// blockdev-mirror to an NBD export of the destination, then migrate with pause-before-switchover,
-/// the mirror ended in between: what libvirt does. One migration; its downtime.
+/// As libvirt does: blockdev-mirror to an NBD export of the destination, then migrate with
+/// pause-before-switchover; the mirror is ended during that pause. One migration; returns its
+/// downtime.
 double mirror_and_migrate(lab::GuestOptions const& guest);
 
-/// The same between two that are there: the guest of `pair`, which is warm. With `announce` the
-/// destination is asked to announce itself as soon as it runs, beside the announcements that it
-/// makes by itself.
+/// The same between two running QEMUs: the guest of `pair`, which is warm. With `announce` the
+/// destination is asked to announce itself as soon as it runs, in addition to its own
+/// announcements.
 Standstill mirror_and_migrate(Pair const& pair, lab::Qmp& source, lab::Qmp& destination,
                               bool announce);
 
-/// migrate alone: the disk lies where both hosts reach it and is idle. One migration; its downtime.
+/// Only `migrate`: both hosts can access the disk, and it is idle. One migration; returns its
+/// downtime.
 double ram_only(lab::GuestOptions guest);
 
 }  // namespace bench

@@ -1,5 +1,5 @@
-// switchover: how long a guest stands still while it moves, ours beside QEMU's own two ways,
-// interleaved so that whatever else the machine does meets all three alike.
+// switchover: how long a guest is stopped while it moves, ours next to QEMU's own two ways,
+// interleaved so that other load on the machine affects all three alike.
 #include <cstdio>
 
 #include "tests/bench/bench.hpp"

@@ -1,6 +1,6 @@
-// Fuzzing of netmove/caught.hpp with libFuzzer: what a peer says it has caught. Invariant held,
-// besides memory: what is accepted has frames of lengths a tap takes, and is written as it was
-// read.
+// Fuzzing of netmove/caught.hpp with libFuzzer: the frames that a peer says it has caught.
+// Invariant, besides memory safety: accepted frames have lengths that a tap takes, and are written
+// as they were read.
 #include <algorithm>
 #include <cstdlib>
 

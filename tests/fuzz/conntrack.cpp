@@ -1,6 +1,6 @@
-// Fuzzing of netmove/conntrack_entry.hpp with libFuzzer: what a peer says a guest's connections
-// are. Invariant held, besides memory: what is accepted is the guest's, fits a message, and is
-// written as it was read.
+// Fuzzing of netmove/conntrack_entry.hpp with libFuzzer: the connections of a guest as a peer sends
+// them. Invariant, besides memory safety: an accepted entry is the guest's, fits into a message,
+// and is written as it was read.
 #include <cstdlib>
 
 #include "netmove/conntrack_entry.hpp"

@@ -1,6 +1,6 @@
 // Fuzzing of netmove/frame.hpp with libFuzzer: a guest's frames are hostile input. Built with
-// -DSIDECAR_FUZZ=ON; run as `fuzz-frame tests/fuzz/corpus/frame`. Invariant held, besides memory:
-// what is learnt is an address a station can have, and its announcement teaches the same.
+// -DSIDECAR_FUZZ=ON; run as `fuzz-frame tests/fuzz/corpus/frame`. Invariant, besides memory safety:
+// a learnt address is valid for a station, and its announcement teaches the same address.
 #include <cstdlib>
 
 #include "netmove/frame.hpp"
@@ -13,7 +13,7 @@ void require(bool holds) {
     if (!holds) std::abort();
 }
 
-/// The announcement of what was learnt is understood by the same parser.
+/// The same parser understands the announcement of the learnt address.
 void announce(MacAddress const& mac, Address const& address, bool router) {
     auto const frame = address.is_ipv4() ? gratuitous_arp(mac, address, ArpForm::request)
                                          : neighbour_advertisement(mac, address, router);

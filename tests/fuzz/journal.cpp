@@ -1,7 +1,7 @@
-// Fuzzing of what a journal's file holds: sidecar/host/journal_entry.hpp. Run as `fuzz-journal
-// tests/fuzz/corpus/journal`. The input is both slots, the second from byte 4096 on. Invariant
-// held, besides memory: an intact slot is written again as it was read, and what two slots say is
-// never older than what one of them says.
+// Fuzzing of the contents of a journal's file: sidecar/host/journal_entry.hpp. Run as `fuzz-journal
+// tests/fuzz/corpus/journal`. The input is both slots, the second from byte 4096 on. Invariant,
+// besides memory safety: an intact slot is written as it was read, and the record of two slots is
+// never older than the record of one of them.
 #include <cstdlib>
 
 #include "sidecar/host/journal_entry.hpp"
@@ -17,7 +17,7 @@ sidecar::DecodedSlot check(std::string_view bytes) {
     require((decoded.state == sidecar::SlotState::intact) == decoded.slot.has_value());
     if (!decoded.slot) return decoded;
     auto const written = sidecar::encode(*decoded.slot);
-    if (!written) return decoded;  // JSON as we write it may be longer than what was read
+    if (!written) return decoded;  // our JSON may be longer than the input
     auto const again = sidecar::decode(*written);
     require(again.slot && again.slot->sequence == decoded.slot->sequence);
     require(again.slot->entry == decoded.slot->entry);

@@ -1,7 +1,7 @@
-// Fuzzing of what a remote peer may send (channel/connection.hpp, channel/protocol.hpp, guest/)
-// with libFuzzer. Each line of the input becomes one message with its right length; after a first
-// byte of 0 the input is the stream itself. Holds that whatever is accepted is within its limits,
-// safe to be used in paths, and survives being sent on; and that every answer is a whole message.
+// Fuzzing of the messages of a remote peer (channel/connection.hpp, channel/protocol.hpp, guest/)
+// with libFuzzer. Each line of the input becomes one message with its right length. After a first
+// byte of 0 the input is the stream itself. Invariant: accepted values are within their limits,
+// safe to be used in paths, and unchanged by being sent on; and every answer is a whole message.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -35,7 +35,7 @@ std::string framed(std::string_view text) {
     return frame.append(text);
 }
 
-/// The peer: what it sends is known beforehand, what it is sent is kept.
+/// The peer: what it sends is fixed beforehand, and what it receives is kept.
 class Script : public core::Stream {
 public:
     Script(std::string sends, std::string& gets) : sends_(std::move(sends)), gets_(gets) {}
@@ -82,7 +82,7 @@ void check_interface(netmove::GuestInterface const& interface) {
     must(again.has_value() && again->to_json().dump() == interface.to_json().dump());
 }
 
-/// What the destination does with a description before it touches anything.
+/// The destination's checks of a description, before it touches anything.
 void check_description(Json const& json) {
     auto const description = sidecar::Description::from_json(json);
     if (!description) return check_error(description.error());
@@ -123,7 +123,7 @@ void check_hash_request(sidecar::protocol::Hash const& request) {
     must(again.has_value() && again->ranges == request.ranges && again->disk == request.disk);
 }
 
-/// Whatever is accepted survives being sent on.
+/// Accepted values are unchanged by being sent on.
 template <class Request>
 void check_round_trip(Request const& request) {
     auto packed = sidecar::protocol::pack(request);
@@ -167,7 +167,7 @@ public:
             case Role::destination:
                 break;
         }
-        must(false);  // may_ask() has kept it out
+        must(false);  // may_ask() should have refused it
         co_return Packed{};
     }
 
@@ -189,7 +189,7 @@ private:
     }
 };
 
-/// The other direction: the peer may also answer wrongly.
+/// The other direction: the peer's answers may be wrong too.
 template <class Request>
 Task<void> ask(sidecar::Connection& connection, Request request) {
     auto const answer = co_await connection.request(std::move(request), Deadline::never());
@@ -197,7 +197,7 @@ Task<void> ask(sidecar::Connection& connection, Request request) {
     if (answer) check_round_trip(*answer);
 }
 
-/// What opens a connection, before there is a Connection.
+/// The greeting that opens a connection, before there is a Connection.
 Task<void> greet(std::string sends) {
     std::string gets;
     sidecar::Messages messages(std::make_unique<Script>(std::move(sends), gets));

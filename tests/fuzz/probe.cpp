@@ -1,8 +1,8 @@
-// Fuzzing of what an echo of `sidecar probe` takes from anybody, and what a prober takes from an
-// echo: netmove/probe_wire.hpp, ProbeSessions, ProbeAccount. Run as `fuzz-probe
-// tests/fuzz/corpus/probe`. The input is a row of datagrams, each with its length before it (2
-// bytes). Invariant held, besides memory: no answer is longer than what it answers or is answered,
-// and no count exceeds what there was.
+// Fuzzing of the datagrams that an echo of `sidecar probe` accepts from any sender, and of the
+// answers that a prober accepts from an echo: netmove/probe_wire.hpp, ProbeSessions, ProbeAccount.
+// Run as `fuzz-probe tests/fuzz/corpus/probe`. The input is a sequence of datagrams, each preceded
+// by its length (2 bytes). Invariant, besides memory safety: no answer is longer than its question
+// or is answered itself, and no count exceeds the number of datagrams.
 #include <cstdlib>
 
 #include "netmove/probe/echo.hpp"

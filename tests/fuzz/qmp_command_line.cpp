@@ -1,5 +1,5 @@
 // Fuzzing of qmp/command_line.hpp with libFuzzer: QEMU command lines, which `serve` gets from its
-// peer. Words are separated by newlines. Holds that what was parsed is printed back, and that a
+// peer. Words are separated by newlines. Invariant: a parsed line is printed as it was read, and a
 // rewritten line can be read and rewritten again.
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Fuzzing of qmp/wire.hpp with libFuzzer: any bytes in any pieces. Holds that messages do not
-// depend on how they were cut, and that whatever is handed out or quoted is within its limits.
+// Fuzzing of qmp/wire.hpp with libFuzzer: any bytes in any pieces. Invariant: messages do not
+// depend on how the bytes were cut, and returned or quoted text is within its limits.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -53,7 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
             must(message.error().code == qmp::Errc::protocol && !message.error().what.empty());
         } else if (auto const* event = std::get_if<qmp::Occurrence>(&*message)) {
             must(event->timestamp_us >= -1);
-            // What QEMU said survives being printed and read again.
+            // An event from QEMU is unchanged when printed and read again.
             auto const again = qmp::Json::parse(event->data.dump());
             must(again.has_value() && again->dump() == event->data.dump());
         }

@@ -18,12 +18,12 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-BLOCK_LIMIT_S = 240  # one block of a guide: emulated guests boot and move within a minute each
+BLOCK_LIMIT_S = 240  # for one block of a guide: emulated guests boot and migrate within a minute each
 SETUP_LIMIT_S = 30
-SKIPPED = 77  # ctest's word for a case that this machine cannot run
+SKIPPED = 77  # ctest's exit status for a case that this machine cannot run
 NOT_RUN = {"on the build machine", "in the guest"}  # the build is done; the test guest has an echo of its own
 
-# What of a host is its own. The lower layer is the machine's directory.
+# The directories that each host has for itself. The lower layer is the machine's directory.
 OVERLAYS = ("/etc", "/srv", "/var", "/usr/local")
 EMPTY = ("/run", "/tmp")
 GUEST_DIRECTORY = "/usr/local/share/test-guest"  # kernel and initramfs of the test guest, in each host
@@ -220,7 +220,7 @@ def vxlan(lab):
 def probe(lab):
     bridge_and_addresses(lab)
     run_guide("two-hosts", lab, only="23")
-    # The guide's guest runs an operating system with an echo: the test guest does.
+    # The guest in the guide has an operating system with an echo. Here the test guest takes its place.
     lab.hosts["host a"].run(f"""
         truncate -s 64M /srv/vm/web1.raw
         sidecar run web1 --bridge br0 -- qemu-system-x86_64 -M q35 -accel tcg -m 262136K -nodefaults -nographic \\
@@ -234,7 +234,7 @@ def probe(lab):
     expect(b"longest_gap_ms" in (lab.hosts["client"].read("/tmp/seen.json") or b""), "the probe measured nothing")
 
 
-# Each guide: what runs it, its hosts, its wires.
+# Each guide: its function, its hosts, its wires.
 GUIDES = {
     "two-hosts": (two_hosts, ["host a", "host b"], ["eth1"]),
     "replication": (replication, ["host a", "host b"], ["eth1"]),

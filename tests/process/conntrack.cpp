@@ -1,6 +1,6 @@
-// Connection tracking that travels, between two hosts that filter and translate with state: each
-// session first stops at the second host, as it would without this, and goes on when what the first
-// knew of it is restored there.
+// Connection tracking that moves with the guest, between two hosts with a stateful filter and NAT.
+// Each session stops at the second host at first, as it would without this feature. It continues
+// once the first host's entry is restored there.
 #include <cstring>
 
 #include "tests/process/conntrack_lab.hpp"
@@ -9,10 +9,10 @@ namespace {
 
 using namespace conntrack_lab;
 
-constexpr auto soon_enough = 5s;  // TCP repeats what was dropped, later and later
+constexpr auto soon_enough = 5s;  // TCP retransmits dropped segments at growing intervals
 constexpr auto dead_after = 700ms;
 
-/// The entries of one host, through what a peer would be sent.
+/// The entries of one host, encoded for the peer and decoded again.
 std::vector<ConntrackEntry> travelled(std::vector<ConntrackEntry> const& entries) {
     std::vector<ConntrackEntry> out;
     for (auto const& entry : entries) {
@@ -32,7 +32,7 @@ void lives_only_where_restored(Hosts& hosts, Session& session) {
     auto const entries = travelled(hosts.entries(there));
     REQUIRE(entries.size() == 1);
     hosts.turn_to("b");
-    CHECK_FALSE(session.passes(dead_after));  // what this is for
+    CHECK_FALSE(session.passes(dead_after));  // the failure that restoring repairs
 
     auto const restored = here.restore(entries, {});
     CHECK(restored.made == 1);
@@ -45,7 +45,7 @@ void lives_only_where_restored(Hosts& hosts, Session& session) {
     CHECK_FALSE(session.passes(dead_after));
 }
 
-/// A value that is no connection of anybody's, for as many as are wanted.
+/// An entry that belongs to no real connection; each number gives a different one.
 ConntrackEntry made_up(unsigned number) {
     ConntrackEntry entry;
     entry.key.source = ip(fmt::format("10.99.{}.{}", number >> 8 & 0xff, number & 0xff));
@@ -118,7 +118,7 @@ TEST_CASE("conntrack: translated sessions are translated on", "[netmove][conntra
         nat_chains(fmt::format("ip daddr {} dnat to {}", service_ip4, guest_ip4),
                    fmt::format("oifname client ip saddr {} snat to {}", guest_ip4, service_ip4)));
     sh(fmt::format("ip addr add {}/32 dev lo", service_ip4));
-    // The kernel translates only where there are chains for it, what they say of it or not.
+    // The kernel translates only where NAT chains exist, even empty ones.
     hosts.add_rules(hosts.b(), nat_chains("", ""));
     auto session = incoming ? tcp_to_guest(hosts, service_ip4) : tcp_from_guest(hosts);
     REQUIRE(session.passes());
@@ -130,7 +130,7 @@ TEST_CASE("conntrack: translated sessions are translated on", "[netmove][conntra
     CHECK(entries[0].destination_translated() == incoming);
     hosts.turn_to("b");
 
-    // An address that only the source host has is told, not restored.
+    // An entry translated to an address that only the source host has is reported, not restored.
     entries[0].translated_to_host = true;
     auto const refused = here.restore(entries, {});
     CHECK(refused.made == 0);
@@ -153,7 +153,7 @@ TEST_CASE("conntrack: only the guest's entries, with all that is known of them",
     Hosts hosts;
     auto tracking = hosts.tracking(hosts.a());
     CHECK(must(tracking.count()) == 0);
-    // A rule that uses labels makes the kernel keep them.
+    // A rule that uses labels makes the kernel keep labels.
     hosts.add_rules(hosts.a(),
                     "table ip labels {\n chain in {\n type filter hook prerouting priority 0\n"
                     "ct label set 5\n}\n}\n");
@@ -186,7 +186,7 @@ TEST_CASE("conntrack: only the guest's entries, with all that is known of them",
         REQUIRE(same != found.end());
         auto now = *same;
         CHECK(now.timeout_s <= wanted->timeout_s);
-        // Restored of TCP: what is asked of the kernel about its window.
+        // Restored TCP entries have IP_CT_TCP_FLAG_BE_LIBERAL: the kernel accepts any window.
         auto expected = *wanted;
         for (auto& flags : expected.tcp_flags) {
             if (wanted->key.protocol == 6) flags = flags | 0x08;
@@ -217,7 +217,7 @@ TEST_CASE("conntrack: what is in the way is replaced, and a missing helper is to
     for (auto const& entry : hosts.entries(tracking)) {
         if (entry.key == fresh.key) CHECK(entry.state == fresh.state);
     }
-    // What is gone at the source goes; what was never ours stays.
+    // An entry that ended at the source is removed; one that was never restored by us stays.
     tracking.forget_restored(std::vector{other.key, stranger.key});
     CHECK(must(tracking.count()) == 2);
     CHECK(must(tracking.undo()) == 1);

@@ -7,8 +7,8 @@ namespace conntrack_lab {
 
 namespace {
 
-// New connections: from the client's side TCP and UDP, from the guest's side TCP, each only by its
-// first packet. What belongs to none that is known is dropped.
+// New connections are allowed by their first packet only: TCP and UDP from the client's side, TCP
+// from the guest's side. Packets that belong to no known connection are dropped.
 constexpr char const* filter = R"(
 table inet filter {
     chain forward {
@@ -36,8 +36,8 @@ void nft(std::string const& rules) {
     ::unlink(path.c_str());
 }
 
-/// A cable from the namespace the thread is in, where its end is named NAME, to `host`, where it is
-/// named END; NUMBER makes its networks.
+/// A cable from this thread's namespace, where its end is called `name`, to `host`, where it is
+/// called `end`; `number` selects its networks.
 void cable(std::string const& name, std::string const& end, Space const& host, int number) {
     sh(
         fmt::format("ip link add {0} type veth peer name {1} netns {2}; "
@@ -114,7 +114,7 @@ void connect(Socket const& socket, std::string const& to) {
     REQUIRE(::connect(socket.get(), at.raw(), at.size) == 0);
 }
 
-/// Both ends of a session that `from` opens to what answers at `to`, bound at `listens`.
+/// Both ends of a session from `from` to a listener at `to`, which is bound to `listens`.
 std::pair<Socket, Socket> tcp(Space const& from, std::string const& own, Space const& there,
                               std::string const& listens, std::string const& to) {
     auto const listener = bound(there, listens, port, SOCK_STREAM);
@@ -142,7 +142,7 @@ bool is4(std::string const& address) { return ip(address).is_ipv4(); }
 Hosts::Hosts() : loop_(must(core::Loop::create())) {
     for (auto const* space : {&client_, &guest_, &a_, &b_}) {
         space->enter();
-        // Nobody waits for duplicate address detection.
+        // Skips the wait for duplicate address detection.
         sh("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0");
     }
     make_end(client_, client_ip4, client_ip6, a_, b_, "client", 1);

@@ -1,5 +1,6 @@
-// Two hosts between a client and a guest, both of which filter with state, in namespaces: the
-// guest's way is turned from one host to the other, as a move would. The ends are real sockets.
+// Two hosts between a client and a guest, in namespaces; both have a stateful filter. The guest's
+// traffic is switched from one host to the other, as a migration would do. The ends are real
+// sockets.
 //
 //            +-- host a --+
 //   client --|            |-- guest          10.99.0.1, fd99::1          10.88.0.10, fd88::10
@@ -20,12 +21,12 @@ inline constexpr char const* guest_ip6 = "fd88::10";
 inline constexpr char const* client_ip4 = "10.99.0.1";
 inline constexpr char const* client_ip6 = "fd99::1";
 inline constexpr char const* service_ip4 =
-    "198.51.100.5";  ///< A host's, translated to the guest's.
+    "198.51.100.5";  ///< A host's address, translated to the guest's.
 inline constexpr std::uint16_t port = 4000;
 
 inline std::vector<Address> guest_addresses() { return {ip(guest_ip4), ip(guest_ip6)}; }
 
-/// One side of a connection or a listener.
+/// One end of a connection, or a listener.
 using Socket = core::Fd;
 
 class Hosts {
@@ -36,12 +37,12 @@ public:
     Space const& guest() const { return guest_; }
     Space const& a() const { return a_; }
     Space const& b() const { return b_; }
-    /// All that the client and the guest send goes through that host from now on.
+    /// From now on all traffic of the client and the guest passes through that host.
     void turn_to(char const* host);
-    /// Rules added to a host, behind `table inet filter`, which both have.
+    /// Rules added to a host after `table inet filter`, which both hosts have.
     void add_rules(Space const& host, std::string const& rules) const;
 
-    /// Made in that host's namespace.
+    /// Opened in that host's namespace.
     Conntrack tracking(Space const& host) const;
     std::vector<ConntrackEntry> entries(Conntrack& tracking);
     core::Loop& loop() { return *loop_; }
@@ -55,11 +56,11 @@ private:
     std::unique_ptr<core::Loop> loop_;
 };
 
-/// A connection between the ends, opened by either.
+/// A connection between the two ends, opened by either.
 struct Session {
     Socket client;
     Socket guest;
-    /// What one end sends arrives at the other, and back; false after `limit`.
+    /// True if data sent by each end arrives at the other within `limit`.
     bool passes(std::chrono::milliseconds limit = 3s);
 };
 Session tcp_to_guest(Hosts& hosts, std::string const& to = guest_ip4);

@@ -1,5 +1,5 @@
-// The line that the benchmark of distances measures over: nothing earlier than it may, everything
-// whole and in order, nothing at all while it is held.
+// The delay line of the benchmark of distances: no byte arrives early, all bytes arrive in order,
+// and none arrives while the line is held.
 #include "tests/support/delay_line.hpp"
 
 #include <poll.h>

@@ -1,5 +1,5 @@
-// The destination's files: the real program creates a guest's images, fails, is killed, and comes
-// again. It removes the files that it created, and never a file of another.
+// The destination's files: the real program creates a guest's images, fails, is killed, and starts
+// again. It removes the files that it created, and never any other file.
 #include <signal.h>
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace {
 constexpr std::uint64_t disk_bytes = 64ULL << 20;
 constexpr char const* foreign_text = "the only copy of something else\n";
 
-/// The directories of a destination, and what a source asks of it for one guest with one disk.
+/// The directories of a destination, and a source's requests for one guest with one disk.
 class Destination {
 public:
     Destination() {
@@ -70,12 +70,12 @@ public:
         CHECK(lab::read_file(image()) == foreign_text);
         CHECK(files() == std::vector<std::string>{"disk.raw"});
     }
-    /// The process that incoming.json names.
+    /// The pid that incoming.json names.
     [[nodiscard]] pid_t recorded_qemu() const {
         return static_cast<pid_t>(
             lab::parse_json(lab::read_file(incoming_record()))["pid"].integer_or(-1));
     }
-    /// A sidecar that has prepared everything, and is killed; its QEMU goes on.
+    /// A sidecar that has prepared everything and is killed; its QEMU keeps running.
     void prepared_and_killed(std::string const& migration_id) {
         auto to = connect({.migration_id = migration_id});
         runner.must(to.ask("prepare", request(migration_id)));
@@ -96,7 +96,7 @@ private:
     }
 };
 
-/// Ends a QEMU that a killed sidecar left, when the test is over.
+/// At the end of the test, ends a QEMU that a killed sidecar left.
 class EndLater {
 public:
     explicit EndLater(pid_t pid) : process_(core::Process::open(pid)) {}
@@ -122,7 +122,7 @@ private:
 TEST_CASE("destination files: a file that appears after the check is not touched",
           "[destination-files]") {
     Destination here;
-    // It appears at the second `-machine help`: that is the last look before the creation.
+    // The image appears at the second `-machine help`, the last check before creation.
     auto const wrapper = here.directory.path("qemu");
     lab::write_file(wrapper, fmt::format("#!/bin/sh\n"
                                          "if [ \"$2\" = help ]; then\n"
@@ -233,7 +233,7 @@ TEST_CASE("destination files: a process that got the number of the recorded QEMU
     here.prepared_and_killed("m1");
     auto record = lab::parse_json(lab::read_file(here.incoming_record()));
     EndLater const qemu(here.recorded_qemu());
-    // It names the image too, as a backup or an editor does.
+    // The command line names the image too, as a backup or an editor would.
     lab::Daemon bystander("bystander", {"tail", "-f", here.image()}, {}, here.directory.text());
     record.set("pid", static_cast<std::int64_t>(bystander.pid()));
     lab::write_file(here.incoming_record(), record.dump());

@@ -1,5 +1,5 @@
-// One connection of a source to a `sidecar incoming` of its own, as `serve` starts them. Used by
-// the tests of the destination that need no guest: they send its requests themselves.
+// One connection from a source to a `sidecar incoming` of its own, as `serve` starts them. Used by
+// the destination tests that need no guest: they send the source's requests themselves.
 #pragma once
 
 #include "core/stream.hpp"
@@ -47,7 +47,7 @@ public:
             core::Json::object({{"id", ++id_}, {"verb", verb}, {"arguments", arguments}}),
             core::Deadline::after(limit));
     }
-    /// To the last request.
+    /// The answer to the last request.
     core::Task<core::Result<core::Json>> answer() {
         for (;;) {
             auto const received = co_await messages_->receive(core::Deadline::after(limit));
@@ -61,7 +61,7 @@ public:
             co_return std::unexpected(sidecar::error_from_json(reply["error"]));
         }
     }
-    /// The source is gone: the process ends by itself.
+    /// Closes the connection, as a source that dies; the process ends by itself.
     void hang_up() {
         messages_.reset();
         REQUIRE(daemon_.wait(std::chrono::seconds(20)) == 0);
@@ -70,10 +70,11 @@ public:
         daemon_.kill();
         messages_.reset();
         // The kernel keeps the listener of a killed process until its io_uring is torn down, some
-        // milliseconds later: the next one here must not be looked for there.
+        // milliseconds later. Removing the socket keeps the next process here from using that
+        // listener.
         lab::fs::remove(socket_path_);
     }
-    /// Waits until it stops at the hook of SIDECAR_TEST_STOP_AT.
+    /// Waits until the process stops at the hook of SIDECAR_TEST_STOP_AT.
     void wait_stopped() {
         lab::wait_until("the test hook", std::chrono::seconds(20), [&] {
             auto const stat = lab::read_file(fmt::format("/proc/{}/stat", daemon_.pid()));

@@ -1,5 +1,5 @@
-// Which cipher protects RAM and disks: sidecar/keys.hpp, asked of a real QEMU that waits for RAM by
-// a client with libnbd's own list of ciphers.
+// Which cipher protects RAM and disks (sidecar/keys.hpp). A client with libnbd's own list of
+// ciphers connects to a real QEMU that waits for RAM.
 #include <gnutls/gnutls.h>
 
 #include "core/tls.hpp"
@@ -12,14 +12,14 @@ namespace {
 
 using namespace qmp_test;
 
-/// libnbd 1.14's (and QEMU's, but for the protocol's versions).
+/// The priority string of libnbd 1.14. QEMU's differs only in the protocol versions.
 constexpr char const* client_priority = "NORMAL:+ECDHE-PSK:+DHE-PSK:+PSK";
 
 void must(int error) {
     if (error < 0) FAIL(gnutls_strerror(error));
 }
 
-/// Shakes hands over a blocking socket; the cipher that the server chose.
+/// Performs the TLS handshake over a blocking socket; returns the cipher that the server chose.
 std::string cipher_of(int socket, std::string const& key_hex) {
     gnutls_psk_client_credentials_t credentials = nullptr;
     gnutls_session_t session = nullptr;
@@ -45,7 +45,7 @@ std::string cipher_of(int socket, std::string const& key_hex) {
     return name;
 }
 
-/// Processor time that a process has used.
+/// The processor time of a process so far.
 double processor_ms(pid_t pid) {
     auto const text = lab::read_file(fmt::format("/proc/{}/schedstat", pid));
     return std::stod(text) / 1e6;
@@ -87,7 +87,7 @@ TEST_CASE("key: QEMU makes no Diffie-Hellman parameters for a server's key") {
         auto const before_ms = processor_ms(qemu.process().pid());
         REQUIRE(
             qemu.run(sidecar::add_key_object(qemu.client(), directory, "server", "e1", soon())));
-        // Safe primes of 2048 bits take 200 ms at the very least, and seconds mostly.
+        // Generating safe primes of 2048 bits takes at least 200 ms, and usually seconds.
         CHECK(processor_ms(qemu.process().pid()) - before_ms < 100);
     }
 }

@@ -1,6 +1,6 @@
-// The bridge mover between two hosts: namespaces with a bridge each, joined by a cable, a client on
-// each bridge, and a guest that is a tap on either. What moved is asked of the kernels: the
-// clients' ARP and neighbour caches, the bridges' tables, and which tap a datagram arrives at.
+// The bridge mover between two hosts. Each host is a namespace with a bridge, a client on it, and a
+// tap of the guest; a cable joins them. The checks ask the kernels: the clients' ARP and neighbour
+// caches, the bridges' tables, and the tap at which a datagram arrives.
 #include <linux/neighbour.h>
 
 #include <cstdlib>
@@ -18,13 +18,13 @@ char const* const guest_addresses[] = {"192.0.2.10", "2001:db8::10", "fe80::10"}
 
 core::Deadline within(core::Clock::duration limit) { return core::Deadline::after(limit); }
 
-/// A host with a bridge and a tap of the guest that is in no bridge yet.
+/// A host with a bridge, and a tap of the guest that is not in a bridge yet.
 struct Side {
     explicit Side(std::string const& bridge_options = "mcast_snooping 0") {
         make_bridge("br0", bridge_options);
     }
     [[nodiscard]] Link link(std::string const& name) { return must(netlink.link(name)); }
-    /// The kernel lets a new cable's carrier be seen up to a second late.
+    /// The kernel reports the carrier of a new cable up to one second late.
     void wait_for_ports() {
         REQUIRE(soon([&] {
             return std::ranges::all_of(must(netlink.links()), [](Link const& entry) {
@@ -32,7 +32,7 @@ struct Side {
             });
         }));
     }
-    /// The port the bridge sends the guest's frames to; "" when it floods them.
+    /// The port to which the bridge sends the guest's frames; "" when it floods them.
     std::string port_of_guest() {
         for (auto const& entry : must(netlink.fdb(link("br0").index))) {
             if (entry.mac == guest) return must(netlink.link(entry.port)).name;
@@ -55,7 +55,7 @@ struct Client {
             sh(fmt::format("ip neigh replace {} lladdr {} dev eth0 nud stale", address, wrong_mac));
         }
     }
-    /// The MAC the client's cache has for an address of the guest.
+    /// The MAC in the client's cache for an address of the guest.
     std::string cached(std::string const& address) {
         for (auto const& entry : must(netlink.neighbours())) {
             if (entry.address == ip(address) && entry.mac) return entry.mac->text();
@@ -99,7 +99,7 @@ struct TwoHosts {
         mover_b =
             bridge_mover_destination(*loop, destination.netlink, destination.tap, guest_interface);
     }
-    /// The guest speaks on the source, as it does before a migration.
+    /// The guest sends frames on the source, as before a migration.
     void guest_speaks() {
         for (auto const& frame :
              announcements(guest, guest_interface.addresses, false, ArpForm::request)) {
@@ -122,7 +122,7 @@ struct TwoHosts {
         must(mover_b->rollback());
         must(mover_a->rollback());
     }
-    /// Where a datagram of a client to the guest arrives: "source", "destination", both, or "".
+    /// Where a client's datagram to the guest arrives: "source", "destination", both, or "".
     std::string arrives(Client& client, std::string const& address) {
         (void)received(source.tap);
         (void)received(destination.tap);
@@ -151,7 +151,7 @@ struct TwoHosts {
     std::unique_ptr<Mover> mover_b;
 };
 
-/// Everything the clients and the bridges know says that the guest is there.
+/// Checks that the clients and the bridges locate the guest at that host.
 void check_guest_at(TwoHosts& hosts, std::vector<Client*> const& clients,
                     std::string const& where) {
     INFO("the guest is to be at the " << where);
@@ -178,7 +178,7 @@ TEST_CASE("the bridge mover moves both families there, and back on rollback", "[
     hosts.prepare();
     check_guest_at(hosts, {&near, &far}, "source");
 
-    for (auto* client : {&near, &far}) {  // what fire() has to put right
+    for (auto* client : {&near, &far}) {  // stale entries that fire() must correct
         client->space.enter();
         sh(
             fmt::format("ip neigh replace 192.0.2.10 lladdr {0} dev eth0 nud stale; "
@@ -210,7 +210,7 @@ TEST_CASE("between STOP and the announcement each frame goes to one place", "[ne
     hosts.guest_speaks();
     hosts.prepare();
     must(hosts.mover_a->fire());
-    // The source's ring keeps what arrives until the destination has spoken.
+    // The source's ring keeps what arrives until the announcement is sent at the destination.
     CHECK(hosts.arrives(near, "192.0.2.10") == "source");
     CHECK(hosts.arrives(near, "2001:db8::10") == "source");
     must(hosts.mover_b->fire());
@@ -225,7 +225,8 @@ TEST_CASE("the destination's tap hears nothing before fire, and all after", "[ne
     CHECK(hosts.destination.link("tap0").queue_length == migration_queue_length);
     auto const speak = [&far] {
         far.space.enter();
-        // ARP for nobody: a broadcast; ND for nobody: a multicast; an unknown station: unicast.
+        // ARP without an owner is a broadcast, ND without an owner a multicast, an unknown station
+        // a unicast.
         sh("ip neigh replace 192.0.2.77 lladdr 02:00:00:00:00:77 dev eth0 nud permanent");
         for (auto const* address : {"192.0.2.99", "2001:db8::99", "192.0.2.77"}) {
             far.send_to(address);
@@ -373,7 +374,7 @@ TEST_CASE("the hosts' own neighbour entries follow, but not somebody else's", "[
     INFO(text);
     CHECK(contains(text, fmt::format("192.0.2.10 lladdr {} REACHABLE", guest.text())));
     CHECK(contains(text, fmt::format("2001:db8::10 lladdr {} PERMANENT", wrong_mac)));
-    CHECK_FALSE(contains(text, "fe80::10"));  // not cached before, not made up
+    CHECK_FALSE(contains(text, "fe80::10"));  // not in the cache before, and not added
 }
 
 TEST_CASE("a snooping bridge sends the guest's solicitations to its new port", "[netmove]") {

@@ -1,5 +1,5 @@
-// Frames that are caught, carried and put into another tap's ring, and the gate behind which what
-// comes directly waits: on the kernel itself, with taps whose ring the test reads as QEMU would.
+// Frames that are caught, sent to the other host and put into another tap's ring, and the gate that
+// holds direct frames back. On the real kernel, with taps whose ring the test reads as QEMU would.
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
 
@@ -17,7 +17,8 @@ using namespace netmove_lab;
 MacAddress const guest = mac("52:54:00:12:34:56");
 MacAddress const client = mac("52:54:00:00:00:01");
 
-/// A frame for the guest that carries a number, as caught: behind an empty virtio header.
+/// A frame for the guest with a number in it, in the form in which it is caught: after an empty
+/// virtio header.
 CaughtFrame numbered(unsigned number, std::size_t size = 200) {
     CaughtFrame frame(virtio_header_size + size);
     auto at = std::copy(guest.bytes.begin(), guest.bytes.end(), frame.begin() + virtio_header_size);
@@ -33,7 +34,7 @@ unsigned number_of(Bytes const& ethernet) {
            static_cast<unsigned>(ethernet[16]) << 8 | ethernet[17];
 }
 
-/// The numbers of what is in the ring, without the gate's own frames.
+/// The numbers of the frames in the ring, without the gate's own frames.
 std::vector<unsigned> numbers_in(Tap const& tap) {
     std::vector<unsigned> out;
     for (auto const& frame : must(catch_frames(tap, caught_bytes_max)).frames) {
@@ -51,7 +52,7 @@ Tap made_tap(OneHost& host, TapOptions const& options = {}) {
 
 using Numbers = std::vector<unsigned>;
 
-/// struct virtio_net_hdr; the kernel's own header is no C++.
+/// struct virtio_net_hdr; the kernel's own header does not compile as C++.
 struct VirtioHeader {
     std::uint8_t flags;
     std::uint8_t gso_type;
@@ -79,7 +80,7 @@ TEST_CASE("gate: what comes while it is closed follows what was put in, in order
         CHECK(numbers_in(tap) == Numbers{1});
     }
     SECTION("closed, it holds; put() goes past it; open, all goes on") {
-        CHECK(must(network.queue(numbered(1))));  // before anybody was told of the new place
+        CHECK(must(network.queue(numbered(1))));  // before the announcement
         must(gate.close());
         for (unsigned n = 10; n < 15; ++n) CHECK(must(network.queue(numbered(n))));
         CHECK(numbers_in(tap).empty());
@@ -151,7 +152,7 @@ TEST_CASE("gate: under traffic not one frame is lost or overtaken", "[netmove][g
     std::thread sender([&] {
         while (!over) {
             if (must(network.queue(numbered(first_direct + sent)))) ++sent;
-            ::poll(nullptr, 0, sent % 8 == 0 ? 1 : 0);  // a rate of some thousands a second
+            ::poll(nullptr, 0, sent % 8 == 0 ? 1 : 0);  // some thousands of frames a second
         }
     });
     unsigned put = 0;
@@ -182,7 +183,8 @@ TEST_CASE("caught frames keep their offloads on the way into another ring", "[ne
     auto const network = must(Injector::open(host.netlink, "tap0"));
     unsigned const offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
     REQUIRE(ioctl(tap.descriptor(0), TUNSETOFFLOAD, offloads) == 0);
-    // 30,000 bytes of TCP over IPv4, to be cut into segments of 1,448 and their checksums made.
+    // 30,000 bytes of TCP over IPv4, to be segmented into 1,448 bytes, with checksums to be
+    // computed.
     CaughtFrame large = udp_frame(client, guest, ip("192.0.2.1"), ip("192.0.2.2"), 64, 30'000);
     large.insert(large.begin(), virtio_header_size, 0);
     VirtioHeader header{};

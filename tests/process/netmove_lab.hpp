@@ -1,5 +1,5 @@
-// What the process tests of netmove/ share: network namespaces made by the test thread itself, and
-// a "guest", which is a tap whose descriptor the test reads and writes as QEMU would. Invariant:
+// Shared by the process tests of netmove/: network namespaces made by the test thread itself, and a
+// "guest", which is a tap whose descriptor the test reads and writes as QEMU would. Invariant:
 // nothing has a name outside its namespace, and a namespace lives only as long as the test.
 #pragma once
 
@@ -32,13 +32,13 @@ using namespace std::chrono_literals;
 inline MacAddress mac(std::string const& text) { return MacAddress::parse(text).value(); }
 inline Address ip(std::string const& text) { return Address::parse(text).value(); }
 
-/// The value of a Result, or a failed test with its sentence.
+/// The value of a Result; an error fails the test with its sentence.
 template <class T>
 T must(core::Result<T> result) {
     if (!result) FAIL(result.error().sentence());
     if constexpr (!std::is_void_v<T>) return std::move(*result);
 }
-/// The sentence of a failure.
+/// The sentence of an expected error.
 template <class T>
 std::string sentence(core::Result<T> const& result) {
     REQUIRE_FALSE(result);
@@ -48,7 +48,7 @@ inline bool contains(std::string const& text, std::string const& part) {
     return text.find(part) != std::string::npos;
 }
 
-/// What a shell command in the thread's namespace says; the test fails when it does.
+/// The output of a shell command in the thread's namespace; a command that fails, fails the test.
 inline std::string sh(std::string const& command) {
     INFO(command);
     std::FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
@@ -64,7 +64,7 @@ inline std::string sh(std::string const& command) {
     return out;
 }
 
-/// A bridge that never speaks itself, so that only the test's own frames are on it.
+/// A bridge that sends no frames itself, so that only the test's frames are on it.
 inline void make_bridge(std::string const& name, std::string const& options = "mcast_snooping 0") {
     sh(
         fmt::format("ip link add {0} type bridge {1}; ip link set {0} addrgenmode none; "
@@ -72,7 +72,7 @@ inline void make_bridge(std::string const& name, std::string const& options = "m
                     name, options));
 }
 
-/// True as soon as `holds` does; false when it has not within `limit`.
+/// True as soon as `holds` is true; false if it is not within `limit`.
 inline bool soon(std::function<bool()> const& holds, std::chrono::milliseconds limit = 5s) {
     auto const end = std::chrono::steady_clock::now() + limit;
     while (!holds()) {
@@ -101,13 +101,13 @@ private:
     core::Fd fd_;
 };
 
-/// Makes the namespace the thread is in a station on bridge br0 of `host`, with an address of each
-/// family by its number. Leaves the thread in `host`.
+/// Makes the namespace that the thread is in a station on bridge br0 of `host`, with one address of
+/// each family, derived from `number`. Leaves the thread in `host`.
 void plug_station(Space const& host, int number);
-/// A UDP datagram from the namespace the thread is in.
+/// Sends a UDP datagram from the namespace that the thread is in.
 void send_datagram(Address const& to);
 
-/// Puts the thread back where it was. First member of every lab.
+/// Returns the thread to its own namespace. First member of every lab.
 class Home {
 public:
     Home() : fd_(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) { REQUIRE(fd_); }
@@ -119,14 +119,14 @@ private:
     core::Fd fd_;
 };
 
-/// One namespace, the thread in it, a Netlink.
+/// One namespace with the thread in it, and a Netlink.
 struct OneHost {
     Home home;
     Space space;
     Netlink netlink = must(Netlink::open());
 };
 
-/// What the network has sent to a tap's guest since the last look, without vnet headers.
+/// The frames that a tap's guest has received since the last call, without vnet headers.
 inline std::vector<Bytes> received(Tap const& tap) {
     std::vector<Bytes> out;
     auto const header = static_cast<std::ptrdiff_t>(must(tap.vnet_hdr_size()));
@@ -140,7 +140,7 @@ inline std::vector<Bytes> received(Tap const& tap) {
     return out;
 }
 
-/// A UDP datagram in an IPv4 or IPv6 frame, as a station would send it.
+/// A UDP datagram in an IPv4 or IPv6 frame, as a station sends it.
 Bytes udp_frame(MacAddress const& from, MacAddress const& to, Address const& source,
                 Address const& destination, std::uint8_t hops = 64, std::size_t size = 20);
 

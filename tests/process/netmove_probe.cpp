@@ -1,5 +1,5 @@
-// `sidecar probe` against `sidecar probe --echo`, over a line that loses and delays as it is told:
-// known losses, delays and gaps come out as known.
+// `sidecar probe` against `sidecar probe --echo`, over a line with adjustable loss and delay: the
+// report gives the losses, delays and gaps that the test caused.
 #include <catch2/catch.hpp>
 
 #include <csignal>
@@ -14,7 +14,7 @@ using lab::PacketLine;
 
 namespace {
 
-/// Frames that are none of the probes': IPv6's own, the question at the end.
+/// Frames that are not probes: IPv6's own, and the request for results at the end.
 constexpr std::int64_t other_frames_max = 8;
 
 struct Scene {
@@ -33,7 +33,7 @@ struct Scene {
         argv.insert(argv.end(), more.begin(), more.end());
         return {"probe", std::move(argv), hosts.a().place(), hosts.a().logs};
     }
-    /// What a probe that ends by itself says of its only address.
+    /// The report of a probe that ends by itself, for its only address.
     static Json finish(lab::Daemon& probe) {
         auto const status = probe.wait(60s);
         INFO(probe.err());
@@ -89,7 +89,7 @@ TEST_CASE("probe: what a line loses is found, in each direction", "[probe]") {
     auto const lost_by_line = static_cast<std::int64_t>(scene.line.lost());
     CHECK(std::abs(there + back - lost_by_line) <= other_frames_max);
     CHECK(count(udp, "sent") - count(udp, "answered") == there + back);
-    // Of some 3000 and 2700, each by a chance of a tenth: six deviations each way.
+    // Of about 3000 and 2700, one in ten is lost at random: six standard deviations each way.
     CHECK((there > 200 && there < 400));
     CHECK((back > 176 && back < 364));
     CHECK(count(udp["there"], "duplicated") == 0);

@@ -1,5 +1,5 @@
-// Taps and netlink on the kernel itself: open, attach, refuse, quiet, queues, vnet headers, and the
-// copies taken from a running process and from a real QEMU.
+// Taps and netlink on the real kernel: open, attach, refuse, quiet, queues, vnet headers, and
+// descriptors copied from a running process and from a real QEMU.
 #include <linux/capability.h>
 #include <linux/if_tun.h>
 #include <linux/neighbour.h>
@@ -21,7 +21,7 @@ using namespace netmove_lab;
 
 MacAddress const guest = mac("52:54:00:12:34:56");
 
-/// Takes capabilities out of the thread's effective set while it lives.
+/// Removes capabilities from the thread's effective set while it lives.
 class Without {
 public:
     explicit Without(std::initializer_list<int> capabilities) {
@@ -43,7 +43,7 @@ private:
     __user_cap_data_struct now_[2]{};
 };
 
-/// A process that does nothing with the descriptors it holds, ended with its owner.
+/// A process that only holds its descriptors; ended with the object.
 struct Holder {
     explicit Holder(std::vector<std::string> argv, std::vector<std::pair<int, int>> descriptors) {
         core::SpawnOptions options;
@@ -80,7 +80,7 @@ TEST_CASE("a tap is made, and goes with its last descriptor", "[netmove]") {
         CHECK(link.tun->tap);
         CHECK_FALSE(link.tun->persistent);
         CHECK_FALSE(link.up);
-        // Higher than any station's: a bridge takes the lowest MAC of its ports as its own.
+        // Higher than any station's MAC: a bridge takes the lowest MAC of its ports as its own.
         CHECK(link.mac.bytes[0] == 0xfe);
         int const flags = ::fcntl(tap.descriptor(0), F_GETFL);
         CHECK((flags & O_NONBLOCK) != 0);
@@ -148,7 +148,7 @@ TEST_CASE("without privilege every refusal names it", "[netmove]") {
     CHECK(contains(sentence(host.netlink.replace_fdb(1, guest, false)), "CAP_NET_ADMIN is needed"));
     CHECK(contains(sentence(place_tap(host.netlink, "tap0", {"br0", 0, 0})), "CAP_NET_ADMIN"));
     CHECK(contains(sentence(AddressWatcher::open(*loop, "tap0", guest)), "CAP_NET_RAW is needed"));
-    // Looking needs none.
+    // Reading needs no capability.
     CHECK(must(host.netlink.link("tap0")).name == "tap0");
 }
 
@@ -157,14 +157,14 @@ TEST_CASE("a placed tap is in its bridge, long, up, and never speaks by itself",
     make_bridge("br0");
     auto const quiet = must(Tap::open(host.netlink, "quiet0", {}));
     must(place_tap(host.netlink, "quiet0", {"", 1400, 20000}));
-    // Without a writable /proc/sys there is only this.
+    // Without a writable /proc/sys only this works.
     auto const half = must(Tap::open(host.netlink, "half0", {}));
     must(host.netlink.set_address_generation_none("half0"));
     must(host.netlink.set_up("half0"));
-    // In a bridge, as it will be.
+    // In a bridge, as in real use.
     auto const bridged = must(Tap::open(host.netlink, "bridged0", {}));
     must(place_tap(host.netlink, "bridged0", {"br0", 0, 0}));
-    // What any other interface does: duplicate address detection, MLD, router solicitation.
+    // For comparison, an ordinary interface: duplicate address detection, MLD, router solicitation.
     auto const loud = must(Tap::open(host.netlink, "loud0", {}));
     must(host.netlink.set_up("loud0"));
 
@@ -191,7 +191,7 @@ TEST_CASE("a placed tap is in its bridge, long, up, and never speaks by itself",
         20s));
     CHECK(received(quiet).empty());
     CHECK(received(half).empty());
-    // The bridge passes on what others say: here only loud0 could, and it is not in the bridge.
+    // The bridge forwards frames of others. Only loud0 could send any, and it is not in the bridge.
     for (auto const& frame : received(bridged)) {
         CHECK(parse_ethernet(frame)->source == must(host.netlink.link("br0")).mac);
     }
@@ -230,7 +230,7 @@ TEST_CASE("frames keep their bytes whatever the vnet header and the queues", "[n
     };
     CHECK(arrives());
     if (vnet_hdr) {
-        int size = 12;  // what QEMU sets when the guest's driver has started
+        int size = 12;  // QEMU sets this when the guest's driver has started
         REQUIRE(ioctl(tap.descriptor(queues - 1), TUNSETVNETHDRSZ, &size) == 0);
         CHECK(must(tap.vnet_hdr_size()) == 12);
         CHECK(arrives());
@@ -349,7 +349,7 @@ TEST_CASE("a real QEMU's tap can be copied, with the queues it does not use", "[
         {"qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-m", "16", "-netdev",
          "tap,id=net0,fds=5:6,vhost=off", "-device", "virtio-net-pci,netdev=net0,mq=on,vectors=6"},
         {{tap.descriptor(0), 5}, {tap.descriptor(1), 6}});
-    // A guest that has not asked for more uses one queue: QEMU switches the other off.
+    // A guest that has not enabled more uses one queue; QEMU disables the other.
     REQUIRE(soon([&] { return must(host.netlink.link("tap0")).tun->disabled_queues == 1; }, 20s));
     auto const copies = must(Tap::duplicate_from(qemu.process.pid()));
     REQUIRE(copies.size() == 1);
@@ -391,7 +391,8 @@ TEST_CASE("netlink changes what it says it changes", "[netmove]") {
     CHECK(must(netlink.delete_fdb(port.index, guest)));
     CHECK_FALSE(must(netlink.delete_fdb(port.index, guest)));
     CHECK_FALSE(entry_of());
-    // A port's own filter is no entry of the bridge, and another bridge's table is not this one's.
+    // A port's own filter entry is not an entry of the bridge, and another bridge's table is not
+    // this one's.
     sh("bridge fdb add 52:54:00:12:34:56 dev v0 self permanent; ip link add br1 type bridge; "
        "ip link set v1 master br1; bridge fdb add 52:54:00:12:34:56 dev v1 master static");
     CHECK_FALSE(entry_of());
@@ -437,7 +438,7 @@ TEST_CASE("a host without IPv6 has no IPv6 neighbours to refresh", "[netmove]") 
     sh("ip link add br0 type bridge; ip link set br0 up; "
        "echo 1 >/proc/sys/net/ipv6/conf/br0/disable_ipv6");
     auto const bridge = must(host.netlink.link("br0")).index;
-    // Its guests may have IPv6 all the same, and then it is asked to.
+    // Its guests may still have IPv6; then the refresh is called for their addresses too.
     for (auto const& address : {ip("192.0.2.10"), ip("2001:db8::10")}) {
         CHECK_FALSE(must(host.netlink.refresh_neighbour(bridge, address, guest, NUD_REACHABLE)));
     }

@@ -1,6 +1,6 @@
 // The vxlan mover on three VTEPs: namespaces with a bridge and a VXLAN device each, on an underlay
-// of their own; the guest is a tap on two of them, a client is on the third. What moved is asked of
-// the kernels: the tables of bridges and VXLAN devices, and which tap a datagram arrives at.
+// of their own. The guest is a tap on two of them; a client is on the third. The checks ask the
+// kernels: the tables of bridges and VXLAN devices, and the tap at which a datagram arrives.
 #include <linux/neighbour.h>
 
 #include <set>
@@ -19,7 +19,7 @@ MacAddress const other = mac("52:54:00:12:34:57");
 core::Deadline within(core::Clock::duration limit) { return core::Deadline::after(limit); }
 
 struct Form {
-    bool ipv6 = false;  ///< The underlay.
+    bool ipv6 = false;  ///< The underlay's family.
     bool learning = false;
     [[nodiscard]] std::string vtep(int number) const {
         return fmt::format("{}{}", ipv6 ? "fd09::" : "10.9.0.", number);
@@ -31,7 +31,7 @@ struct Underlay {
     Space space;
 };
 
-/// VTEP `number` of three. Nobody answers for the guest, and the only way in is the VXLAN device.
+/// VTEP `number` of three. Nothing answers for the guest; the only way in is the VXLAN device.
 struct Vtep {
     Vtep(Underlay const& underlay, Form const& form, int number) : local(form.vtep(number)) {
         sh(
@@ -58,19 +58,19 @@ struct Vtep {
                         name, vni, local, learning ? "learning" : "nolearning"));
     }
     [[nodiscard]] int index(std::string const& name) { return must(netlink.link(name)).index; }
-    /// Where the VXLAN device sends the guest's frames; "" when it floods them.
+    /// The VTEP to which the VXLAN device sends the guest's frames; "" when it floods them.
     std::string remote(std::string const& device = "vx0", MacAddress const& station = guest) {
         auto const entry = must(netlink.vxlan_entry(index(device), station));
         return entry ? entry->remote.text() : "";
     }
-    /// The port the bridge sends them to; "" when it floods them.
+    /// The port to which the bridge sends them; "" when it floods them.
     std::string port() {
         for (auto const& entry : must(netlink.fdb(index("br0")))) {
             if (entry.mac == guest) return must(netlink.link(entry.port)).name;
         }
         return "";
     }
-    /// As whoever runs this network says where the guest is.
+    /// Records where the guest is, as the operator of this network would.
     void know(std::string const& vtep) {
         space.enter();
         sh(
@@ -119,7 +119,7 @@ struct ThreeVteps {
         }
         make_movers();
     }
-    /// The interface as both sides know it behind the check.
+    /// The interface as both sides know it after `check`.
     GuestInterface interface() {
         GuestInterface out;
         out.netdev = "net0";
@@ -131,7 +131,7 @@ struct ThreeVteps {
         out.vxlan_destination = must(vxlan_end(b.netlink, "br0"));
         return out;
     }
-    /// Fresh ones: as after a restart.
+    /// New movers, as after a restart.
     void make_movers() {
         auto const moved = interface();
         at_a = MoverSet();
@@ -169,7 +169,7 @@ struct ThreeVteps {
         must(at_a.rollback());
         must(at_c->rollback());
     }
-    /// Where a datagram of a client arrives: "source", "destination", both, or "".
+    /// Where a client's datagram arrives: "source", "destination", both, or "".
     std::string arrives(Client& client, std::string const& address = "192.0.2.10") {
         (void)received(a.tap);
         (void)received(b.tap);
@@ -241,7 +241,7 @@ TEST_CASE("the vxlan mover moves the guest at three VTEPs, and back on rollback"
     must(net.at_a.fire());
     for (auto* client : {&near, &far}) CHECK(net.arrives(*client) == "source");
     must(net.at_b.fire());
-    // Not told yet, and on its way: the source's ring has it.
+    // The entries have not changed yet: the source's ring receives the datagram.
     for (auto* client : {&near, &far}) CHECK(net.arrives(*client) == "source");
     must(net.at_c->fire());
     CHECK(net.arrives(far) == "destination");
@@ -252,7 +252,7 @@ TEST_CASE("the vxlan mover moves the guest at three VTEPs, and back on rollback"
     CHECK(net.arrives(near, "2001:db8::10") == "destination");
     check_guest_at_destination(net);
     CHECK(net.at_c->changed());
-    net.fire();  // the answer to the first may have been lost
+    net.fire();  // repeated: the first answer may have been lost
     check_guest_at_destination(net);
 
     auto const restarted = GENERATE(false, true);
@@ -272,7 +272,7 @@ TEST_CASE("the vxlan mover: what was moved moves on, back to where it was", "[ne
     net.fire();
     must(net.loop->run(net.at_a.settle(within(1s))));
     check_guest_at_destination(net);
-    // The other way round, with movers of another migration.
+    // The way back, with the movers of another migration.
     auto moved = net.interface();
     std::swap(moved.vxlan_source, moved.vxlan_destination);
     MoverSet from;
@@ -299,7 +299,7 @@ TEST_CASE("the vxlan mover: what was prepared and never fired is left alone by a
           "[netmove]") {
     ThreeVteps net;
     net.prepare();
-    // Meanwhile another migration has moved the guest to the third.
+    // Meanwhile another migration has moved the guest to the third VTEP.
     net.b.know(net.c.local);
     net.rollback();
     CHECK(net.b.remote() == net.c.local);
@@ -314,7 +314,7 @@ TEST_CASE("the vxlan mover: devices that learn are moved by the announcement", "
     CHECK(soon([&] { return net.c.remote() == net.a.local; }));
     net.prepare();
     must(net.at_a.fire());
-    CHECK(net.a.remote().empty());  // what it will learn is not fixed beforehand
+    CHECK(net.a.remote().empty());  // no fixed entry for what it will learn
     must(net.at_b.fire());
     CHECK(soon([&] { return net.c.remote() == net.b.local; }));
     must(net.at_a.release());
@@ -328,7 +328,7 @@ TEST_CASE("the vxlan mover: devices that learn are moved by the announcement", "
         net.prepare();
         must(net.at_a.fire());
         must(net.at_b.fire());
-        CHECK(net.c.remote() == net.a.local);  // a device drops what contradicts its own entry
+        CHECK(net.c.remote() == net.a.local);  // a device drops frames that contradict its entry
         must(net.at_c->fire());
         CHECK(net.c.remote() == net.b.local);
     }

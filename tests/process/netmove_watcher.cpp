@@ -1,5 +1,5 @@
-// The address watcher on a real tap: what it learns from the guest's frames, and what it does not
-// look at; and the announcements read by an independent decoder (tcpdump).
+// The address watcher on a real tap: what it learns from the guest's frames, and which frames it
+// ignores. An independent decoder (tcpdump) reads the announcements.
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -63,7 +63,7 @@ TEST_CASE("the watcher learns both families, newest first", "[netmove]") {
     host.sends(neighbour_advertisement(guest, ip("fe80::10"), true));
     CHECK(host.watcher->router());
     CHECK(host.known().front() == "fe80::10");
-    // A new one that differs from a known one in a single place, and one that is known already.
+    // A new address that differs from a known one in one place only, and a known address.
     host.sends_udp("2001:db8::11");
     host.sends_udp("2001:db9::10");
     host.sends_udp("192.0.2.10");
@@ -112,7 +112,7 @@ TEST_CASE("a guest that forges sources fills no memory", "[netmove]") {
     WatchedTap host;
     for (int i = 0; i < 400; ++i) host.sends_udp(fmt::format("10.1.{}.{}", i / 200, i % 200 + 1));
     CHECK(host.known().size() == learned_addresses_max);
-    // What the guest claims by ARP is still seen, whatever else it sends.
+    // Addresses that the guest claims by ARP are still seen, whatever else it sends.
     host.sends(gratuitous_arp(guest, ip("192.0.2.10"), ArpForm::request));
     CHECK(host.known().front() == "192.0.2.10");
 }
@@ -166,7 +166,7 @@ TEST_CASE("a watcher of nothing is refused", "[netmove]") {
 
 namespace {
 
-/// A capture file with these frames, in a directory that goes with it.
+/// A capture file with these frames, in a temporary directory.
 struct Capture {
     explicit Capture(std::vector<Bytes> const& frames) {
         char pattern[] = "/tmp/netmove-capture-XXXXXX";

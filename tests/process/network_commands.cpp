@@ -1,5 +1,5 @@
-// `sidecar network` as a person uses it: made, shown, checked, removed; again and again; half made;
-// refused, with nothing touched. On a host that is a namespace.
+// `sidecar network` as an administrator uses it: created, shown, checked, removed; repeated; half
+// created; refused with nothing changed. On a host that is a namespace.
 #include "tests/process/network_lab.hpp"
 
 using namespace network_lab;
@@ -12,7 +12,7 @@ Words const native4{"create",    "v4",           "--ipv4",   "--native",
                     "--address", "192.0.2.1/24", "--uplink", "eth1"};
 Words const parallel6{"create", "v6", "--ipv6", "--parallel", "--uplink", "eth2"};
 
-/// Two wires with a quiet station at their ends, that a test need not look at.
+/// Two wires with a silent station at each end, which the test does not read.
 void make_wires(NetworkHost const&) {
     sh("for i in 1 2; do ip link add eth$i type veth peer name far$i; "
        "ip link set far$i addrgenmode none; ip link set far$i up; "
@@ -23,7 +23,7 @@ void make_wires(NetworkHost const&) {
     }));
 }
 
-/// The kernel tells of carriers and link-local addresses a moment later.
+/// The kernel reports carriers and link-local addresses a moment later.
 void becomes(NetworkHost const& host, std::string const& before) {
     (void)soon([&] { return host.everything() == before; });
     CHECK(host.everything() == before);
@@ -41,7 +41,7 @@ void refuses(NetworkHost const& host, Words const& words, std::string const& rea
     CHECK(host.everything() == before);
 }
 
-/// `check` says so, and `create NAME` puts it right.
+/// `check` reports the defect, and `create NAME` repairs it.
 void is_noticed_and_repaired(NetworkHost const& host, std::string const& network,
                              std::string const& damage, std::string const& told) {
     INFO(damage);
@@ -180,13 +180,13 @@ TEST_CASE("network: what was changed by others is noticed and put right", "[netw
                             "ip link set v4 addrgenmode eui64",
                             "speaks IPv6 on v4");
     is_noticed_and_repaired(host, "v4", "ip link set eth1 nomaster", "eth1 is not in the bridge");
-    // The host was started again: nothing is there but the record.
+    // After a reboot of the host: only the record is there.
     is_noticed_and_repaired(host, "v4", "ip link del v4; nft flush ruleset",
                             "the bridge v4 is not there");
     auto const record = (host.directory / ".networks/v4.json").string();
     is_noticed_and_repaired(host, "v4", "sed -i 's/priority -400/priority -300/' " + record,
                             "those of another version of sidecar");
-    // Not ours to take back.
+    // Addresses of others are not removed.
     sh("ip addr add 198.51.100.1/24 dev v4");
     auto const checked = host.network({"check", "v4"});
     CHECK(checked.exit_status == 1);
@@ -228,7 +228,7 @@ TEST_CASE("network: what was half made is completed, or removed", "[network]") {
     auto const made = host.everything();
     auto const record = host.directory / ".networks/v4.json";
     auto json = lab::parse_json(lab::read_file(record));
-    json.set("rules", "");  // as it is until `create` has come to its end
+    json.set("rules", "");  // its value until `create` has finished
     auto const half = GENERATE("ip link del v4; nft delete table bridge sidecar-v4",
                                "ip link set v4 down; ip link set eth1 nomaster",
                                "nft delete table netdev sidecar-v4; ip addr flush dev v4");
@@ -273,14 +273,14 @@ TEST_CASE("network: a tap is not connected where the rules are gone", "[network]
     auto const refused = sentence(place_tap(host.netlink, "tap0", {"v4", 0, 0}));
     CHECK(contains(refused, "the rules of the network v4 are not there"));
     CHECK(must(host.netlink.link("tap0")).master == 0);
-    // Any other bridge is none of our business.
+    // Other bridges are left alone.
     make_bridge("br0");
     must(place_tap(host.netlink, "tap0", {"br0", 0, 0}));
 }
 
 TEST_CASE("network: the host takes part where it has an address, and in no other", "[network]") {
     NetworkHost host;
-    // It answers ARP for any address of its own on any interface, as Linux does.
+    // Like any Linux host, it answers ARP for each of its addresses on every interface.
     sh("ip link add host0 type veth peer name host1; ip link set host0 up; "
        "ip addr add 198.51.100.1/24 dev host0");
     host.must_network({"create", "n4", "--ipv4", "--native", "--address", "192.0.2.1/24"});
@@ -289,7 +289,7 @@ TEST_CASE("network: the host takes part where it has an address, and in no other
     host.must_network({"create", "p6", "--ipv6", "--parallel"});
     host.must_network({"check"});
     auto const station = mac("52:54:00:00:00:07");
-    // From a station the host knows, so that its answer needs no asking.
+    // From a station that the host knows, so that the host needs no ARP or ND to answer.
     auto const answers = [&](Tap const& tap, std::string const& bridge, std::string const& from,
                              std::string const& to) {
         sh(fmt::format("ip neigh replace {} lladdr {} dev {} nud permanent || true", from,
@@ -298,7 +298,7 @@ TEST_CASE("network: the host takes part where it has an address, and in no other
         auto const target = must(host.netlink.link(bridge)).mac;
         must(tap.write_frame(ip(to).is_ipv4() ? udp_frame(station, target, ip(from), ip(to))
                                               : echo_request(station, target, ip(from), ip(to))));
-        // To the datagram: ICMP says that nobody listens there.
+        // The datagram is answered by ICMP: port unreachable.
         return count_of(received(tap), ip(to).is_ipv4() ? Kind::ipv4 : Kind::ipv6);
     };
     auto const n4 = host.guest("tn4", "n4");
@@ -316,14 +316,14 @@ TEST_CASE("network: the host takes part where it has an address, and in no other
     auto const arp = gratuitous_arp(station, ip("198.51.100.1"), ArpForm::request);
     must(p4.write_frame(arp));
     CHECK(received(p4).empty());
-    // Reserved groups end at the port and go to the host: packets do not.
+    // Reserved groups end at the port and are delivered to the host; packets are not.
     auto const reserved =
         udp_frame(station, mac("01:80:c2:00:00:0e"), ip("192.0.2.7"), ip("192.0.2.1"));
     must(n4.write_frame(reserved));
     must(p4.write_frame(reserved));
     CHECK(received(n4).empty());
     CHECK(received(p4).empty());
-    // And the host sends nothing where it takes no part.
+    // The host sends nothing into a network that it is not part of.
     sh("ip addr add 203.0.113.1/24 dev p4; ip neigh replace 203.0.113.9 lladdr 52:54:00:00:00:09 "
        "dev p4; ping -c 1 -W 1 203.0.113.9 || true");
     CHECK(received(p4).empty());

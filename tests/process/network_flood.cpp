@@ -1,6 +1,6 @@
-// Two networks side by side, under floods of frames of every kind from every side. The judge looks
-// at each frame that comes out anywhere: not one is of the other's protocol, and none of the
-// network's own is missing. On two wires and on one.
+// Two networks side by side, flooded with frames of every kind from every side. Each frame that
+// comes out is checked: none has the other network's protocol, and none of the network's own is
+// missing. On two wires and on one.
 #include <cstdlib>
 
 #include "tests/process/network_lab.hpp"
@@ -9,7 +9,7 @@ using namespace network_lab;
 
 namespace {
 
-/// What came to one tap, by kind.
+/// The frames that one tap received, by kind.
 struct Count {
     std::size_t of[4] = {};
     std::size_t& operator[](Kind kind) { return of[static_cast<std::size_t>(kind)]; }
@@ -21,7 +21,7 @@ struct Watched {
     Count count;
 };
 
-/// IPv4 native with IPv6 in guests, as the README has it: two networks, two guests in each.
+/// IPv4 on the host with IPv6 for guests, as in the README: two networks, two guests in each.
 struct Bench {
     explicit Bench(bool one_wire) : shared(one_wire) {
         if (shared) {
@@ -49,7 +49,7 @@ struct Bench {
         host.must_network(words);
     }
 
-    /// Counts what has come everywhere. No frame here may be of a kind that is not the network's.
+    /// Counts the frames received everywhere. Fails on a frame of the other network's kind.
     void look() {
         for (auto& guest : guests4) judge(guest, Protocol::ipv4);
         for (auto& guest : guests6) judge(guest, Protocol::ipv6);
@@ -78,7 +78,8 @@ struct Bench {
     void flood_from(Tap const& tap, Flood& flood, std::size_t count) {
         send(tap, flood.next(count), [this] { look(); });
     }
-    /// Everyone of its network but the sender gets each, nobody of the other any.
+    /// Every tap of its network except the sender receives each frame; no tap of the other network
+    /// receives any.
     void good_from(Watched& from, Protocol protocol, Flood& flood, std::size_t count) {
         auto const kind = protocol == Protocol::ipv4 ? Kind::ipv4 : Kind::ipv6;
         look();
@@ -127,7 +128,7 @@ void run(bool one_wire, std::size_t rounds) {
             bench.good_from(*bench.wire_of(protocol), protocol, flood, 150);
         }
     }
-    // The flood got through where it was to: else nothing was shown.
+    // The flood reached its own network; otherwise this test would show nothing.
     for (auto* watched : bench.all()) {
         INFO(watched->tap.name());
         CHECK(watched->count[Kind::announcement] > 0);

@@ -7,7 +7,7 @@ namespace network_lab {
 namespace {
 
 constexpr MacAddress everybody{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
-// Frames of one burst: well below what the ring of a tap holds.
+// Frames of one burst: well below the capacity of a tap's ring.
 constexpr std::size_t burst = 200;
 
 unsigned u16(Bytes const& frame, std::size_t at) {
@@ -56,7 +56,7 @@ char const* name(Kind kind) {
 
 // ---- frames -------------------------------------------------------------------------------------
 
-/// Broadcast, a group, or a station nobody has heard of: so that a bridge sends it everywhere.
+/// A broadcast, a group, or an unknown station: a bridge sends these to every port.
 Bytes Flood::header(unsigned ether_type) {
     Bytes out;
     switch (below(3)) {
@@ -75,7 +75,7 @@ Bytes Flood::header(unsigned ether_type) {
     return out;
 }
 
-/// Version and header length right, the rest random; a number, so that no two are the same.
+/// Correct version and header length, random rest; a number makes each packet different.
 Bytes Flood::packet(int version, std::size_t size) {
     Bytes out(std::max<std::size_t>(size, 8));
     for (auto& byte : out) byte = static_cast<std::uint8_t>(random_());
@@ -155,7 +155,7 @@ Bytes Flood::one() {
             return arp(0x0800);
         case 3:
             return rarp(false);
-        case 4: {  // a sound packet under the other's type
+        case 4: {  // a sound packet with the other protocol's EtherType
             auto out = mine();
             Bytes const type = version == 4 ? Bytes{0x86, 0xdd} : Bytes{0x08, 0x00};
             std::ranges::copy(type, out.begin() + 12);
@@ -173,18 +173,18 @@ Bytes Flood::one() {
             return llc(below(2) == 0, version == 4 ? 0x0800 : 0x86dd, version);
         case 10:
             return with(strange[below(std::size(strange))], version);
-        case 11: {  // cut
+        case 11: {  // truncated
             auto out = below(4) == 0 ? arp(0x0800) : mine();
             out.resize(14 + below(20));
             return out;
         }
-        case 12: {  // reserved groups: 802.1D keeps them from being forwarded
+        case 12: {  // reserved groups, which 802.1D keeps from being forwarded
             auto out = mine();
             Bytes const group{0x01, 0x80, 0xc2, 0, 0, static_cast<std::uint8_t>(1 + below(15))};
             std::ranges::copy(group, out.begin());
             return out;
         }
-        default:  // whatever it is
+        default:  // anything else
             return with(below(65536), static_cast<int>(below(16)));
     }
 }
@@ -210,13 +210,14 @@ NetworkHost::NetworkHost() {
     std::string pattern = (lab::fs::temp_directory_path() / "sidecar-network-XXXXXX").string();
     REQUIRE(::mkdtemp(pattern.data()) != nullptr);
     directory = pattern;
-    // Or the kernel would drop unsound packets on bridges by itself, and the rules were not seen.
+    // Otherwise the kernel itself would drop malformed packets on bridges, and the rules would not
+    // be tested.
     sh("for i in iptables ip6tables arptables; do "
        "echo 0 >/proc/sys/net/bridge/bridge-nf-call-$i || true; done");
 }
 
 NetworkHost::~NetworkHost() {
-    std::error_code ignored;  // nobody is left to tell
+    std::error_code ignored;  // there is no one to report it to
     lab::fs::remove_all(directory, ignored);
 }
 
@@ -245,7 +246,7 @@ Tap NetworkHost::guest(std::string const& name, std::string const& network) {
     return tap;
 }
 
-// Without the bridges' timers, which are what has decimals.
+// Without the bridges' timers, which are the values with decimals.
 std::string NetworkHost::everything() const {
     return sh(R"(ip -o -d link | sed -E 's/ +[0-9]+[.][0-9]+//g'
                  ip -o addr | sed 's/ tentative//'

@@ -1,5 +1,6 @@
-// What the process tests of networks share: a host whose wires and guests are taps, frames of every
-// kind that may try to get from one network into another, and a judge that knows nothing of rules.
+// Shared by the process tests of networks: a host whose wires and guests are taps; frames of every
+// kind that might pass from one network into another; and a classifier that is independent of the
+// rules.
 #pragma once
 
 #include <random>
@@ -12,30 +13,30 @@ namespace network_lab {
 
 using namespace netmove_lab;
 
-/// What a frame is, by its bytes alone.
+/// The kind of a frame, by its bytes alone.
 enum class Kind {
     ipv4,  ///< IPv4, or ARP for it.
     ipv6,
     announcement,  ///< RARP of a moved station, without an address.
-    other,  ///< All that no network passes.
+    other,  ///< Everything that no network forwards.
 };
 Kind kind_of(Bytes const& frame);
 char const* name(Kind kind);
 
-/// Frames of all kinds in turn, each different, with random payload and stations: what both
-/// protocols need, what carries one in the other's clothes, tags once and twice, LLC and SNAP, cut
-/// ones, reserved groups.
+/// Frames of all kinds in turn, each different, with random payload and stations: the frames both
+/// protocols need, one protocol under the other's EtherType, one and two VLAN tags, LLC and SNAP,
+/// truncated frames, reserved groups.
 class Flood {
 public:
     explicit Flood(unsigned seed) : random_(seed) {}
     std::vector<Bytes> next(std::size_t count);
-    /// Only those that a network of that protocol passes.
+    /// Only frames that a network of that protocol forwards.
     std::vector<Bytes> good(Protocol protocol, std::size_t count);
 
 private:
     Bytes one();
     Bytes header(unsigned ether_type);
-    /// A datagram that every check of the kernel's lets pass (bridge-nf-call-iptables looks at it).
+    /// A datagram that passes every check of the kernel (bridge-nf-call-iptables inspects it).
     Bytes sound(Protocol protocol);
     Bytes packet(int version, std::size_t size);
     Bytes arp(unsigned protocol_type);
@@ -55,18 +56,18 @@ struct NetworkHost : OneHost {
     ~NetworkHost();
     /// `sidecar network WORDS`.
     lab::Output network(std::vector<std::string> words) const;
-    /// The same; the test fails unless it ends with 0. What it printed.
+    /// The same; fails the test unless the exit status is 0. Returns what it printed.
     std::string must_network(std::vector<std::string> words) const;
-    /// A tap that stands for a wire, or for a guest in that network.
+    /// A tap that represents a wire, or a guest in that network.
     Tap wire(std::string const& name);
     Tap guest(std::string const& name, std::string const& network);
-    /// Links, addresses, rules and IPv6 settings: to be the same after as before.
+    /// Links, addresses, rules and IPv6 settings: must be the same before and after.
     [[nodiscard]] std::string everything() const;
 
     lab::fs::path directory;
 };
 
-/// Writes the frames into one tap, a few at a time; `look` sees what has come to the others.
+/// Writes the frames into one tap, a few at a time; `look` then reads what the others received.
 void send(Tap const& from, std::vector<Bytes> const& frames, std::function<void()> const& look);
 
 }  // namespace network_lab

@@ -1,4 +1,4 @@
-// The line on which the benchmark of distances loses packets: as late as it says, and as lossy.
+// The lossy line of the benchmark of distances: its delay and its loss are as configured.
 #include "tests/support/packet_line.hpp"
 
 #include <arpa/inet.h>
@@ -21,7 +21,7 @@ constexpr std::uint16_t port = 7000;
 core::Fd udp_in(std::string const& netns, char const* address) {
     lab::Visit const inside(netns);
     core::Fd made(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    int const room = 8 * 1024 * 1024;  // for all of them: what is lost is lost on the line
+    int const room = 8 * 1024 * 1024;  // enough for all of them: packets are lost on the line only
     REQUIRE(setsockopt(made.get(), SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room) == 0);
     sockaddr_in here{};
     here.sin_family = AF_INET;
@@ -67,7 +67,7 @@ TEST_CASE("packet line: nothing is early, and no more is lost than was asked for
         last = *number;
         ++arrived;
     }
-    // A tenth is lost by chance: 100, give or take ten standard deviations.
+    // A tenth is lost at random: 100, plus or minus ten standard deviations.
     CHECK(arrived > 800);
     CHECK(arrived < 1000);
     CHECK(line.overflowed() == 0);

@@ -1,5 +1,5 @@
-// The schema of a guest's QEMU is not asked of that QEMU: sidecar/guest/qemu_schema.hpp, beside a
-// real QEMU that is stopped and so could not answer.
+// The schema of a guest's QEMU is read without that QEMU: sidecar/guest/qemu_schema.hpp, next to a
+// real QEMU that is stopped and cannot answer.
 #include "sidecar/guest/qemu_schema.hpp"
 #include "core/sha256.hpp"
 #include "tests/process/qmp_support.hpp"
@@ -9,7 +9,7 @@ namespace {
 
 using namespace qmp_test;
 
-/// A guest whose QEMU the kernel keeps from running.
+/// A guest whose QEMU is stopped by SIGSTOP.
 class StoppedGuest {
 public:
     explicit StoppedGuest(std::string const& program) : loop_(make_loop()) {
@@ -32,7 +32,7 @@ public:
     StoppedGuest& operator=(StoppedGuest const&) = delete;
 
     Result<qmp::Schema> schema() { return loop_->run(sidecar::schema_of(*guest_, soon())); }
-    /// The one file that is kept.
+    /// The one file in the cache.
     [[nodiscard]] std::filesystem::path kept() const {
         std::vector<std::filesystem::path> all;
         for (auto const& entry : std::filesystem::directory_iterator(file("state/.qemu-schemas"))) {

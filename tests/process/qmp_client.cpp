@@ -1,6 +1,5 @@
-// The client against what no QEMU says on purpose: sockets that are none, silence, garbage, replies
-// out of order, floods. Each over a real unix socket. The rest is asked of real QEMUs in
-// qmp_commands.cpp.
+// The client against servers that misbehave: sockets that are not QMP, silence, garbage, replies
+// out of order, floods. Each over a real unix socket. qmp_commands.cpp tests against real QEMUs.
 #include <future>
 #include <optional>
 
@@ -30,7 +29,7 @@ Task<void> ask(Client& client, std::string command, std::optional<Result<Json>>&
     answer = co_await client.execute(std::move(command), {}, deadline);
 }
 
-// Sends all commands before any is answered, and returns what each was answered.
+// Sends all commands before the first reply, and returns the reply to each.
 Task<std::vector<Result<Json>>> ask_all(Loop& loop, Client& client,
                                         std::vector<std::string> commands) {
     std::vector<std::optional<Result<Json>>> answers(commands.size());
@@ -70,7 +69,7 @@ TEST_CASE("a socket that is none is told", "[qmp][client]") {
     CHECK(connect_error(directory.file("file")).code == Errc::closed);
 
     auto const stale = directory.file("stale.sock");
-    get(core::listen_unix(stale, 0600)).reset();  // the file stays, nobody listens
+    get(core::listen_unix(stale, 0600)).reset();  // the file stays, without a listener
     auto const dead = connect_error(stale);
     CHECK(dead.code == Errc::closed);
     CHECK(dead.what.starts_with("no process listens on the QMP socket"));
@@ -167,7 +166,7 @@ TEST_CASE("replies find their caller in any order", "[qmp][client]") {
 TEST_CASE("a late reply is dropped, the connection lives on", "[qmp][client]") {
     ScriptedServer server([](auto& peer) {
         peer.greet();
-        (void)peer.hear();  // answered only when the next command comes, after the first timed out
+        (void)peer.hear();  // answered only at the next command, after the first timed out
         (void)peer.hear();
         peer.say(R"({"return": "late", "id": 2}{"return": "in time", "id": 3})");
         peer.wait_end();
@@ -220,7 +219,7 @@ TEST_CASE("the end of the connection ends every wait", "[qmp][client]") {
           "QEMU closed its monitor " + server.path() + " before it answered b");
     CHECK_FALSE(client->open());
     CHECK(loop->run(client->wait_closed(soon())));
-    // What arrived before the end is still handed out, then the end.
+    // Messages that arrived before the end are delivered first, then the end.
     CHECK(get(loop->run(events.next(soon()))).name == "SHUTDOWN");
     auto const after = loop->run(events.next(soon()));
     REQUIRE_FALSE(after);
@@ -307,7 +306,7 @@ TEST_CASE("a flood of events overflows only who does not read", "[qmp][client]")
     auto stops = client->subscribe({"STOP", "RESUME"});
     {
         auto const forgotten = client->subscribe();
-    }  // gone before the flood: costs nothing
+    }  // dropped before the flood: costs nothing
     CHECK(get(loop->run(client->execute("a", {}, soon()))).text_or("") == "after");
     CHECK(get(loop->run(stops.next(soon()))).name == "STOP");
     for (std::size_t i = 0; i < qmp::events_unread_max; ++i) {

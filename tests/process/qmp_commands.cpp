@@ -1,5 +1,5 @@
-// The client and the typed commands on real QEMUs, 7.2 and 10.0: every command once against its
-// effect.
+// The client and the typed commands on real QEMUs, 7.2 and 10.0: every command runs once, and its
+// effect is checked.
 #include <sys/eventfd.h>
 #include <sys/wait.h>
 
@@ -23,7 +23,7 @@ std::string image(Qemu const& qemu, std::string const& name, std::uintmax_t byte
     return path;
 }
 
-// The image as a node called "disk".
+// Adds the image as a node called "disk".
 void add_disk(Qemu& qemu, std::string const& path) {
     auto const file = Json::object({{"driver", "file"}, {"filename", path}});
     auto const options = Json::object({{"driver", "raw"}, {"node-name", "disk"}, {"file", file}});
@@ -107,8 +107,8 @@ TEST_CASE("state, names and machine", "[qmp][qemu]") {
         CHECK(model.text_or("") == "qemu64-x86_64-cpu");
         CHECK(get(qemu.run(qmp::query_jobs(client, soon()))).empty());
 
-        // Back to a client that came later: the process that listens is QEMU, not we who made the
-        // socket.
+        // A client that connects later still sees QEMU as its peer, because QEMU listens; not us,
+        // although we made the socket.
         qemu.disconnect();
         Connected again(qemu.loop(), qemu.socket());
         CHECK(again->peer_pid() == qemu.process().pid());
@@ -119,7 +119,7 @@ TEST_CASE("state, names and machine", "[qmp][qemu]") {
     }
 }
 
-// Of a guest without a driver, which waits for nothing.
+// The device of a guest without a driver, so that nothing waits.
 TEST_CASE("a virtio device is found, and what its queue says is understood", "[qmp][qemu]") {
     for (auto const& program : qemus()) {
         INFO(program);
@@ -211,7 +211,7 @@ TEST_CASE("a feature is asked of the schema", "[qmp][qemu]") {
         }
         CHECK_FALSE(schema.has_migration_capability("no-such-capability"));
         CHECK(schema.has_enum_value("block-export-del", "mode", "hard"));
-        // Where the two differ. Told apart by what they can do.
+        // Where the two versions differ; they are distinguished by their features.
         bool const newer = program.find("10.0") != std::string::npos;
         CHECK(schema.has_command("blockdev-set-active") == newer);
         CHECK(schema.has_argument("migrate-incoming", "exit-on-error") == newer);
@@ -249,7 +249,8 @@ TEST_CASE("descriptors are passed", "[qmp][qemu]") {
         REQUIRE_FALSE(gone);
         CHECK(qmp::refusal_class(gone.error()) == "GenericError");
 
-        // A listening socket of ours serves QEMU's NBD: nobody else can take its port meanwhile.
+        // QEMU serves NBD on a listening socket of ours, so that no other process can take its port
+        // meanwhile.
         must(qemu.run(qmp::getfd(client, "nbd-socket", listener.get(), soon())));
         must(qemu.run(
             qmp::nbd_server_start(client, {qmp::fd_address("nbd-socket"), "", 4}, soon())));

@@ -1,6 +1,6 @@
-// The guest agent's wire: the real qemu-ga on this machine (which is never asked to freeze
-// anything: its file systems are ours), and what a hostile guest may send instead, over a real unix
-// socket. Freezing is tested in a guest of its own (tests/vm/freeze.cpp).
+// The guest agent's protocol: against the real qemu-ga on this machine, and against hostile replies
+// over a real unix socket. The real agent is never asked to freeze anything, because its file
+// systems are this machine's. tests/vm/freeze.cpp freezes a guest.
 #include "qmp/guest_agent.hpp"
 #include "qmp/limits.hpp"
 #include "tests/process/qmp_support.hpp"
@@ -44,7 +44,7 @@ Task<Result<std::int64_t>> ask_freeze(Loop& loop, std::string socket, Deadline d
     co_return co_await agent->freeze(deadline);
 }
 
-/// The number that a guest-sync-delimited wants back.
+/// The id that guest-sync-delimited must return.
 std::string id_of(std::string const& request) {
     auto const at = request.find("\"id\":");
     auto const end = request.find_first_of("},", at);
@@ -55,7 +55,7 @@ void in_step(ScriptedServer::Peer& peer) {
     peer.say("\xff{\"return\": " + id_of(peer.hear()) + "}\n");
 }
 
-/// What the status is said to be by an agent that answers it with `text`.
+/// The status that the client reads when the agent answers with `text`.
 Result<bool> status_of(std::string const& text) {
     ScriptedServer server([&](ScriptedServer::Peer& peer) {
         in_step(peer);
@@ -95,7 +95,7 @@ TEST_CASE("guest agent: the real one answers, refuses, and is silent when stoppe
     REQUIRE_FALSE(silent);
     CHECK(silent.error().code == Errc::timed_out);
     CHECK(silent.error().sentence().find("does not answer") != std::string::npos);
-    // It now reads what the one who gave up had sent, and answers into nothing.
+    // The agent now reads what the abandoned connection had sent, and its replies go nowhere.
     CHECK_FALSE(get(loop->run(ask_status(*loop, real.socket(), soon()))));
 }
 
@@ -167,11 +167,11 @@ TEST_CASE("guest agent: answers to others before the first to us are nobody's",
 TEST_CASE("guest agent: a thaw follows a freeze that was given up", "[qmp][guest_agent]") {
     ScriptedServer server([](ScriptedServer::Peer& peer) {
         in_step(peer);
-        (void)peer.hear();  // the freeze, which takes longer than anybody waits
+        (void)peer.hear();  // the freeze, which takes longer than any caller waits
         auto const step = peer.hear();
         CHECK(step.find("guest-sync-delimited") != std::string::npos);
         CHECK(peer.hear().find("guest-fsfreeze-thaw") != std::string::npos);
-        peer.say("{\"return\": 2}\n");  // only now the freeze is done
+        peer.say("{\"return\": 2}\n");  // the freeze ends only now
         peer.say("\xff{\"return\": " + id_of(step) + "}\n{\"return\": 3}\n");
         peer.wait_end();
     });

@@ -1,5 +1,5 @@
-// Launching: real QEMUs and programs that are none, taps by descriptor in a network namespace of
-// our own, and the table of options held against what both QEMUs say.
+// Launching: real QEMUs and other programs, taps by descriptor in a network namespace of our own,
+// and the table of options compared with what both QEMUs accept.
 #include <fcntl.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>
@@ -43,7 +43,7 @@ struct Attempt {
         CHECK_FALSE(std::filesystem::exists(directory.file("qmp.sock")));
         return launched.error();
     }
-    // A program that writes its pid and then does `what`.
+    // A program that writes its pid and then runs `what`.
     std::string program(std::string const& what) {
         auto const path = directory.file("program");
         std::ofstream(path) << "#!/bin/sh\necho $$ >" << directory.file("pid") << "\n"
@@ -57,7 +57,7 @@ struct Attempt {
     }
 };
 
-// This thread in a network namespace of its own, until the end of the scope.
+// Puts this thread into a network namespace of its own until the end of the scope.
 class OwnNetwork {
 public:
     OwnNetwork() : before_(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)) {
@@ -112,7 +112,7 @@ TEST_CASE("a launched QEMU is its own, with its log and its monitor", "[qmp][lau
         CHECK((status.st_mode & 0777) == 0600);
         CHECK(std::filesystem::exists(qemu.file("log")));
 
-        // A second guest of that name is refused, and the first one does not notice.
+        // A second guest of that name is refused, and the first is not affected.
         auto const line = get(qmp::CommandLine::parse(Qemu::words(program)));
         auto const second = qemu.run(qmp::launch(
             qemu.loop(),
@@ -196,8 +196,7 @@ TEST_CASE("a program that hangs is put down", "[qmp][launch]") {
 TEST_CASE("a launch is cancelled, nothing is left", "[qmp][launch]") {
     struct Cancel {
         static Task<void> later(Loop& loop, std::stop_source& stop, std::string path) {
-            // The program runs once it has written its pid: only then is there something to put
-            // down.
+            // The program runs once it has written its pid; before that there is nothing to kill.
             while (text_of(path).empty()) (void)co_await core::sleep_for(loop, 2ms);
             stop.request_stop();
         }
@@ -303,8 +302,8 @@ TEST_CASE("the table of options is what QEMU says", "[qmp][launch]") {
         }
         CHECK(names.size() > 100);
         for (auto const& name : names) {
-            // The last word of the line: one that takes a value complains before anything else
-            // happens.
+            // The last word of the line: an option that takes a value complains before anything
+            // else happens.
             auto const said = output_of(program + " -version -" + name + " 2>&1 </dev/null");
             auto arity = qmp::Arity::flag;
             if (said.find("invalid option") != std::string::npos) continue;  // a word of the text

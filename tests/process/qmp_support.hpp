@@ -1,5 +1,5 @@
-// What the qmp_*.cpp tests share: a directory that goes away, real QEMUs by version, and a scripted
-// server for what no QEMU says. Every QEMU is ended by its pidfd, also when a test fails.
+// Shared by the qmp_*.cpp tests: a temporary directory, real QEMUs by version, and a scripted
+// server for replies that no QEMU gives. Every QEMU is ended by its pidfd, also when a test fails.
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -30,7 +30,7 @@ using core::Loop;
 using core::Result;
 using core::Task;
 
-/// Long enough for a QEMU to start on a busy machine; a test that needs it all has failed.
+/// Long enough for QEMU to start on a busy machine; a test that takes this long has failed.
 inline Deadline soon() { return Deadline::after(30s); }
 
 inline std::unique_ptr<Loop> make_loop() {
@@ -39,7 +39,7 @@ inline std::unique_ptr<Loop> make_loop() {
     return std::move(*loop);
 }
 
-/// The value of a Result that must be there.
+/// The value of a Result; an error fails the test.
 template <class T>
 T get(Result<T> result) {
     if (!result) FAIL(result.error().sentence());
@@ -68,8 +68,8 @@ private:
     std::string path_;
 };
 
-/// The QEMUs of this machine, "7.2" first. Says why when 10.0 is skipped. Only one where
-/// SIDECAR_TEST_QEMU names it (scripts/test without --all).
+/// The QEMUs of this machine, "7.2" first. Prints the reason when 10.0 is skipped. Only one QEMU
+/// when SIDECAR_TEST_QEMU names it (scripts/test without --all).
 inline std::vector<std::string> qemus() {
     std::vector<std::string> found;
     std::vector<std::string> named_one;
@@ -102,14 +102,14 @@ public:
     explicit Qemu(std::string const& program, std::vector<std::string> const& options = {})
         : Qemu(get(get(qmp::CommandLine::parse(words(program, options)))
                        .for_launch({qmp::qmp_fd_in_qemu}))) {}
-    /// A command line that has been rewritten already.
+    /// From a command line that has already been rewritten.
     explicit Qemu(qmp::CommandLine const& line) : loop_(make_loop()) {
         auto launched = get(
             loop_->run(qmp::launch(*loop_, {line, {}, socket(), file("log"), "", false}, soon())));
         process_ = std::move(launched.process);
         client_ = std::move(launched.client);
     }
-    /// A small machine, stopped, and `options`.
+    /// A small machine, stopped, with `options`.
     static std::vector<std::string> words(std::string const& program,
                                           std::vector<std::string> const& options = {}) {
         std::vector<std::string> argv{program,        "-nodefaults", "-display", "none", "-machine",
@@ -130,7 +130,7 @@ public:
     [[nodiscard]] core::Process const& process() const { return process_; }
     [[nodiscard]] std::string socket() const { return file("qmp.sock"); }
     [[nodiscard]] std::string file(std::string const& name) const { return directory_.file(name); }
-    /// Ends our connection and gives it up.
+    /// Ends our connection and releases it.
     void disconnect() {
         loop_->run(client_->close());
         client_.reset();
@@ -150,7 +150,7 @@ private:
     std::unique_ptr<qmp::Client> client_;
 };
 
-/// A client of ours that is closed when the test ends, however it ends.
+/// A client of ours that is closed when the test ends, in whatever way.
 class Connected {
 public:
     Connected(Loop& loop, std::string const& socket) : loop_(loop) {
@@ -167,7 +167,7 @@ private:
     std::unique_ptr<qmp::Client> client_;
 };
 
-/// Speaks the lines of a script to each client it accepts, one after the other, on a thread with
+/// Plays a script to each client that it accepts, one client after the other, on a thread with
 /// blocking calls.
 class ScriptedServer {
 public:
@@ -179,7 +179,7 @@ public:
             std::size_t sent = 0;
             while (sent < text.size()) {
                 auto const n = ::send(fd_, text.data() + sent, text.size() - sent, MSG_NOSIGNAL);
-                if (n <= 0) return;  // the client gave up, which may be what the test is about
+                if (n <= 0) return;  // the client closed, which may be the purpose of the test
                 sent += static_cast<std::size_t>(n);
             }
         }
@@ -191,7 +191,7 @@ public:
             }
             return {};
         }
-        /// Greeting and negotiation, as QEMU does them.
+        /// Greeting and capabilities negotiation, as QEMU does them.
         void greet() {
             say("{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 1, \"minor\": 2, \"major\": 7}, "
                 "\"package\": \"\"}, \"capabilities\": [\"oob\"]}}\r\n");
@@ -222,7 +222,7 @@ public:
         });
     }
     ~ScriptedServer() {
-        ::shutdown(listener_.get(), SHUT_RDWR);  // ends an accept(2) that nobody came to
+        ::shutdown(listener_.get(), SHUT_RDWR);  // ends an accept(2) without a client
         thread_.join();
     }
     ScriptedServer(ScriptedServer const&) = delete;

@@ -1,6 +1,6 @@
-// The destination of a mirror: the real program takes rounds of a real QEMU's disks in, is cut and
-// killed in them, and at every moment the last complete point and the one before it are there, byte
-// for byte; then it fails over to one of them.
+// The destination of a mirror. The real program receives rounds from a real QEMU's disks, and is
+// disconnected and killed during them. At every moment the last complete point and the one before
+// it are there, byte for byte. Then it fails over to one of them.
 #include <signal.h>
 
 #include <algorithm>
@@ -62,7 +62,7 @@ public:
                        static_cast<unsigned>(reply["number"].integer_or(0)), 1000, 0, "crash", ""}
                        .to_json()));
     }
-    /// A whole round; its number.
+    /// A whole round; returns its number.
     std::int64_t round() {
         auto to = connect(description.migration_id);
         auto const reply = begin(to);
@@ -75,7 +75,7 @@ public:
         remember(number);
         return number;
     }
-    /// A round that comes to nothing, at its begin or later; why.
+    /// A round that fails, at its begin or later; returns the error.
     core::Error failed_round() {
         auto to = connect(description.migration_id);
         auto const reply = runner.loop().run(to.ask(
@@ -86,7 +86,7 @@ public:
         to.hang_up();
         return error;
     }
-    /// What the disks hold now is what point `number` must hold.
+    /// Point `number` must hold what the disks hold now.
     void remember(std::int64_t number) {
         for (std::size_t i = 0; i < disk_count; ++i) {
             lab::must_run({"qemu-img", "convert", "-U", "-f", format_, "-O", "raw", from_[i].path,
@@ -99,7 +99,7 @@ public:
         REQUIRE(found->has_value());
         return **found;
     }
-    /// Both points of the record are complete, and nothing else lies beside the images.
+    /// Both points of the record are complete, and there are no other files beside the images.
     void check_points(unsigned last, unsigned previous) {
         auto const now = record();
         CHECK(now.last() == last);
@@ -133,7 +133,7 @@ public:
         INFO(left << ": " << compared.out << compared.err);
         CHECK(compared.exit_status == 0);
     }
-    /// `sidecar failover` with these words; ended when the object is.
+    /// Runs `sidecar failover` with these words; ended with the object.
     lab::Daemon failover(lab::Argv const& more, std::vector<std::string> environment = {}) {
         lab::Argv argv{
             lab::program("sidecar"), "failover",           guest, "--run-dir", paths.run_directory,
@@ -210,7 +210,7 @@ public:
     std::int64_t base = 0;
 };
 
-/// Rounds 1 to 3, and writes that no point has.
+/// Rounds 1 to 3, and further writes that are in no point.
 void three_points(Mirrored& mirrored) {
     CHECK(mirrored.round() == 1);
     mirrored.check_points(1, 0);
@@ -324,7 +324,7 @@ TEST_CASE("replica: a destination without space fails the round, and nothing els
                 CHECK(error.sentence().find(named) != std::string::npos);
                 CHECK(error.sentence().find("make room") != std::string::npos);
             };
-            // What the first copy wants free beside its data.
+            // The free space that the first copy requires beside its data.
             SmallDisk room(mirrored.directory.path("to"), "size=80m");
             {
                 INFO("in the first copy");
@@ -373,12 +373,12 @@ TEST_CASE("replica: a failover that is killed goes on to the point it chose", "[
                 auto killed = mirrored.failover(words, {"SIDECAR_TEST_STOP_AT=fold"});
                 lab::wait_until("the choice", 20s, [&] { return mirrored.record().chosen != 0; });
                 killed.kill();
-                // Killed once more, with QEMU started and not yet let go.
+                // Killed once more, after QEMU has started and before the guest runs.
                 auto late = mirrored.failover(words, {"SIDECAR_TEST_STOP_AT=start_guest"});
                 lab::wait_until("the manifest", 30s, [&] { return mirrored.has_manifest(); });
                 late.kill();
                 lab::fs::remove(mirrored.manifest());
-                // Whatever is asked now: that the other is still there nobody may rely on.
+                // Later options do not change the choice: the other point may be gone.
                 auto again = mirrored.failover({"--i-have-fenced"});
                 lab::wait_until("the guest's manifest", 30s, [&] {
                     if (!again.running()) throw lab::Failure("failover ended: " + again.err());

@@ -1,5 +1,5 @@
-// `sidecar run` and guests that left this host: what it refuses to start, and whose images it gives
-// their names back first. A real QEMU, without a guest in it.
+// `sidecar run` and guests that have left this host: which guests it refuses to start, and for
+// which it first renames the images back. A real QEMU without a guest.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -17,7 +17,7 @@ namespace {
 using Record = sidecar::SourceEntry::Record;
 using Outcome = sidecar::SourceEntry::Outcome;
 
-/// A host's state, and QEMUs that run nothing.
+/// A host's state directory, and QEMUs without a guest.
 struct RunLab {
     RunLab() {
         fs::create_directory(directory.path("run"));
@@ -55,7 +55,7 @@ struct RunLab {
         REQUIRE(journal);
         REQUIRE(journal->record({"e1", sidecar::SourceEntry{what, outcome, "hostb:4790"}}));
     }
-    /// What the sidecar of that migration had recorded.
+    /// Writes what the sidecar of that migration had recorded.
     void describe(std::string const& guest, std::string const& image) {
         sidecar::Description made;
         made.guest = guest;
@@ -88,7 +88,7 @@ TEST_CASE("run: a guest without disks that moved away is not started again, anot
     host.record("web1", Record::ended, Outcome::moved);
     host.refuses("web1", {}, "web1 moved to hostb:4790 in migration e1");
     host.starts("web1", {"--new-guest"}, {});
-    host.starts("web1", {}, {});  // it is the guest of that name now
+    host.starts("web1", {}, {});  // now it is the guest of that name
 }
 
 TEST_CASE("run: a stale image is not started under any name", "[run][stale]") {

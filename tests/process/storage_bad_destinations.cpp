@@ -1,6 +1,6 @@
-// The mirror of a real QEMU's disks into destinations that are bad: nbdkit with its fault filters.
-// What fails ends with a sentence that names the disk and says what to do, what is slow succeeds,
-// and in either case the guest sees no error and nothing of ours is left in its QEMU.
+// The mirror of a real QEMU's disks into faulty destinations: nbdkit with its fault filters. A
+// failure ends with a sentence that names the disk and says what to do; a slow destination
+// succeeds. In both cases the guest sees no error, and nothing of ours is left in its QEMU.
 #include <poll.h>
 #include <unistd.h>
 
@@ -18,9 +18,9 @@ namespace {
 
 constexpr std::uint64_t mib = 1024 * 1024;
 constexpr std::uint64_t disk_bytes = 64 * mib;
-/// In each of the source's disks.
+/// Of data in each of the source's disks.
 constexpr std::uint64_t data_bytes = 15 * mib;
-/// Slow enough that something can happen in the middle of the bulk pass.
+/// Slow enough that a test can act in the middle of the bulk pass.
 constexpr std::uint64_t unhurried_bytes_per_second = 16 * mib;
 /// Blocks that the guest writes while the disks are kept converged.
 constexpr std::size_t near_blocks = 100;
@@ -30,7 +30,7 @@ Deadline soon() { return Deadline::after(limit); }
 /// When a fault is switched on.
 enum class Moment { from_the_start, bulk, converged, last_delta, never };
 
-/// A QEMU with filled disks and a guest that writes, and an NBD server as the destination.
+/// A QEMU with filled disks, a guest that writes, and an NBD server as the destination.
 class Scene {
 public:
     explicit Scene(std::string const& binary, std::size_t count = 1) {
@@ -47,7 +47,7 @@ public:
         if (mirror_) (void)runner_.loop().run(mirror_->drop(soon()));
     }
 
-    /// nbdkit over the first disk's file: `filters`, then what they are told.
+    /// nbdkit over the first disk's file: `filters`, then their parameters.
     void serve(std::vector<std::string> filters, std::vector<std::string> const& words) {
         filters.insert(filters.end(), {"file", to(0)});
         filters.insert(filters.end(), words.begin(), words.end());
@@ -63,16 +63,16 @@ public:
         }
         options.directory = directory_.text();
         options.migration_id = "e1";
-        // Nothing that an answering server says is a cut of the link.
+        // An error from a server that answers is not a cut of the link.
         options.reexport = [this](Deadline) { return reexported(renewals_); };
         mirror_.emplace(runner_.loop(), source_->client(), list, server_->destination(), options);
         return *mirror_;
     }
-    /// Switches the faults on that were given an error-file.
+    /// Switches on the faults of the filters that have an error-file.
     void break_it() { lab::write_file(trigger(), ""); }
     void mend_it() { lab::fs::remove(trigger()); }
 
-    /// All of it is gone from the source, and its guest goes on writing.
+    /// The source has nothing of the mirror left, and its guest keeps writing.
     void check_unharmed() {
         runner_.must(mirror_->drop(soon()));
         check_nothing_left(runner_, *source_, directory_);
@@ -82,7 +82,7 @@ public:
         CHECK_FALSE(guest_->error());
         CHECK(renewals_ == 0);
     }
-    /// Ends both sides, and compares every byte.
+    /// Ends both sides and compares every byte.
     void check_equal() {
         CHECK_FALSE(guest_->error());
         check_nothing_left(runner_, *source_, directory_);
@@ -120,7 +120,7 @@ private:
     int renewals_ = 0;
 };
 
-/// From the pass that makes the disks converged to the guest's stop.
+/// From the pass that converges the disks until the guest stops.
 Task<Result<>> keep_converged(Scene& scene) {
     Mirror& mirror = scene.mirror();
     std::stop_source enough;
@@ -131,7 +131,7 @@ Task<Result<>> keep_converged(Scene& scene) {
     enough.request_stop();
     co_await scope.join();
     CO_TRY_VOID(waited);
-    // So that the last delta is never empty.
+    // One block, so that the last delta is never empty.
     co_return co_await scene.source().io(0, "write -P 99 4096 4096");
 }
 
@@ -157,7 +157,7 @@ Task<void> break_in_the_middle(Scene& scene, std::stop_token stop) {
     scene.break_it();
 }
 
-/// The disks' part of a migration, beside a guest that writes from its begin to its stop.
+/// The disks' part of a migration, with a guest that writes from its begin until it stops.
 Task<Result<>> move(Scene& scene, Moment moment) {
     core::TaskGroup scope(scene.loop());
     std::stop_source over;
@@ -176,7 +176,7 @@ storage::MirrorOptions unhurried() {
     return options;
 }
 
-/// Which disk, and what to do.
+/// The error names the disk, and says what to do.
 void check_sentence(core::Error const& error, std::string const& disk, std::string const& advice) {
     auto const sentence = error.sentence();
     INFO(sentence);
@@ -212,7 +212,7 @@ std::string name(Moment moment) {
     return names[static_cast<std::size_t>(moment)];
 }
 
-/// Copies into what always fails, and checks what is said and what is left.
+/// Copies into a destination that always fails; checks the error and what is left.
 core::Error must_fail(Scene& scene, Moment moment, std::string const& disk,
                       std::string const& advice) {
     auto error = scene.runner().must_fail(move(scene, moment));
@@ -222,7 +222,7 @@ core::Error must_fail(Scene& scene, Moment moment, std::string const& disk,
     return error;
 }
 
-/// The pause filter, by its control socket.
+/// Controls the pause filter through its socket.
 Task<Result<>> control(core::Loop& loop, std::string socket, char letter) {
     CO_TRY(auto const fd, co_await core::connect_unix(loop, socket, soon()));
     CO_TRY(int const writable, co_await loop.poll(fd.get(), POLLOUT, soon()));
@@ -289,10 +289,9 @@ Task<Result<storage::ConvergenceReport>> stopped_in_pause(Scene& scene, std::str
     co_return converged;
 }
 
-/// nbdkit's eval plugin over all disks' files: `refuses`, a command of the shell, is asked before
-/// each write.
+/// nbdkit's eval plugin over all disks' files. The shell command `refuses` runs before each write.
 Server made_of_shell(Scene& scene, std::string const& refuses) {
-    scene.guest().set_pause(20ms);  // each write costs three processes there
+    scene.guest().set_pause(20ms);  // each write starts three processes there
     auto const file = scene.to(0).substr(0, scene.to(0).size() - 1) + "${2#disk}";
     return Server::nbdkit_tcp(
         scene.directory(),
@@ -308,7 +307,7 @@ Server made_of_shell(Scene& scene, std::string const& refuses) {
          "flush=exit 0"});
 }
 
-/// nbdkit over the first disk's file, whose flush fails while the trigger is there.
+/// nbdkit over the first disk's file; its flush fails while the trigger file exists.
 Server with_flush_fault(Scene& scene) {
     auto const fault = lab::fs::read_symlink("/proc/self/exe").parent_path() / "flush-fault.so";
     REQUIRE(lab::fs::exists(fault));

@@ -1,5 +1,6 @@
-// A disk over a base that both hosts have: only what the layers above the base hold is copied, and
-// what they hide of it stays hidden. Between two real QEMUs, 7.2 and 10.0; every byte is compared.
+// A disk over a base that both hosts have. Only the contents of the layers above the base are
+// copied, and the parts of the base that they hide stay hidden. Between two real QEMUs, 7.2 and
+// 10.0; every byte is compared.
 #include "storage/hasher.hpp"
 #include "storage/limits.hpp"
 #include "storage/verify.hpp"
@@ -10,7 +11,7 @@ using namespace storage_lab;
 
 namespace {
 
-/// Of the base: two islands of data, 30 MiB.
+/// Data in the base: two islands, 30 MiB in all.
 constexpr std::uint64_t island_bytes = 15 * mib;
 std::vector<Range> const islands{{0, island_bytes}, {32 * mib, island_bytes}};
 
@@ -28,8 +29,8 @@ void io(std::string const& image, std::vector<std::string> const& lines) {
     lab::must_run(argv);
 }
 
-/// The lines that qemu-io is given for each layer: data, zeroes and discards over the base's data,
-/// beside it, and over what the layer below holds.
+/// The qemu-io commands for each layer: data, zeroes and discards over the base's data, beside it,
+/// and over data of the layer below.
 std::vector<std::string> const of_middle{"write -P 11 1M 1M",    "write -z 3M 1M",
                                          "discard 5M 1M",        "write -P 12 7180288 4096",
                                          "write -z -u 7M 65536", "write -P 13 20M 512k",
@@ -40,7 +41,7 @@ std::vector<std::string> const of_top{"write -P 21 1536k 1M",  "write -P 22 3M 6
                                       "write -z -u 36M 2M",    "write -P 24 50M 300k",
                                       "discard 20M 256k",      "write -P 25 12M 4096"};
 
-/// The whole of a pair's disks: the base twice, as two hosts have it, and the chain over one.
+/// All disks of a pair: the base once on each host, and the chain over one of them.
 PairOptions over_base(Chain const& chain) {
     auto const make = [chain](TestDisk const& from, TestDisk const& to) {
         auto const base = from.path + ".base";
@@ -67,7 +68,7 @@ PairOptions over_base(Chain const& chain) {
     return {"qcow2", "qcow2", make, chain.middle ? 2u : 1u};
 }
 
-/// A guest that writes, and writes zeroes and discards where the base has data.
+/// A guest that writes data, zeroes and discards where the base has data.
 Task<void> write_over_base(TestQemu& qemu, std::size_t, core::Loop& loop, std::stop_token stop,
                            std::optional<core::Error>& error) {
     std::uint64_t seed = 4711;
@@ -93,7 +94,7 @@ std::vector<std::pair<std::string, Chain>> chains() {
             {"a short base", {.base_bytes = 40 * mib + 1536}}};
 }
 
-/// The source's node over the base.
+/// The node of the source's base.
 std::string base_node(Pair& pair) {
     auto const nodes =
         pair.runner().must(qmp::query_named_block_nodes(pair.source().client(), soon()));
@@ -116,7 +117,7 @@ TEST_CASE("base: only what is above it is copied, and nothing of it shows throug
                 auto& mirror = pair.make_mirror();
                 pair.runner().must(quiet_move(pair, mirror));
                 auto const report = mirror.report().disks.at(0);
-                // The lines above write less than 4 MiB of data, in whole clusters 6.
+                // The commands above write less than 4 MiB of data; in whole clusters 6 MiB.
                 CHECK(report.copied_bytes > mib);
                 CHECK(report.copied_bytes < 6 * mib);
                 CHECK(report.base_bytes > 16 * mib);
@@ -138,13 +139,13 @@ TEST_CASE("base: only what is above it is copied, and nothing of it shows throug
 TEST_CASE("base: rounds that zero and discard blocks of the base", "[storage][base]") {
     for (auto const& [version, binary] : qemus()) {
         for (auto const& [name, chain] : chains()) {
-            // The rounds do not look at layers: one of each kind will do.
+            // The rounds do not look at layers: one chain of each kind is enough.
             if (!chain.middle && chain.base_format == "qcow2") continue;
             if (chain.layout.compat == "0.10") continue;
             DYNAMIC_SECTION("QEMU " << version << ", " << name) {
                 Pair pair(binary, over_base(chain));
                 storage::MirrorOptions options;
-                options.bandwidth_bytes_per_second = 24 * mib;  // so that there is a meanwhile
+                options.bandwidth_bytes_per_second = 24 * mib;  // leaves time for writes
                 auto& mirror = pair.make_mirror(options);
                 pair.runner().must(whole_move(pair, mirror, 1, write_over_base));
                 CHECK(mirror.report().disks[0].base_bytes > 8 * mib);

@@ -1,5 +1,5 @@
-// The copier between nbdkit servers that fail, stall and crawl on purpose: what it copies is right,
-// what it holds is bounded, and an error says which disk and what to do.
+// The copier between nbdkit servers that fail, stall and crawl on purpose: the copy is correct, its
+// memory is limited, and an error names the disk and says what to do.
 #include <signal.h>
 
 #include <cerrno>
@@ -108,7 +108,7 @@ TEST_CASE("copier: servers with a will of their own", "[storage][copier]") {
         Line line(from.address(), to.address());
         auto const begun = core::Clock::now();
         line.runner.must(line.copy(soon()));
-        // One after the other, 128 requests would take 5 s.
+        // One after the other, 128 requests take 5 s.
         CHECK(core::Clock::now() - begun < 2s);
     }
     SECTION("the bandwidth asked for is kept") {
@@ -162,7 +162,7 @@ TEST_CASE("copier: stopped before a frozen destination, it ends within its limit
     auto const error = line.runner.must_fail(line.copy(Deadline::after(300ms)));
     CHECK(error.code == core::Errc::timed_out);
     CHECK(core::Clock::now() - begun < storage::limits::wind_down + 2s);
-    // No write is left that could still reach the disk and overtake a later one.
+    // No write is left that could still reach the disk after a later one.
     CHECK_FALSE(line.target.alive());
     CHECK(line.buffers.bytes_taken() == 0);
     to.daemon().signal(SIGCONT);

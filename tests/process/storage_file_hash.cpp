@@ -1,4 +1,4 @@
-// The hash of a base, as sha256sum tells it, and when it is remembered.
+// The hash of a base equals sha256sum's; and when it is cached.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,7 +20,7 @@ std::string sum_of(std::string const& path) {
     return lab::must_run({"sha256sum", path}).substr(0, 64);
 }
 
-/// A moment from which on a file of now is old.
+/// A time from which a file written now counts as old.
 std::chrono::system_clock::time_point later() {
     return std::chrono::system_clock::now() + 2 * storage::limits::file_settled;
 }
@@ -93,7 +93,7 @@ TEST_CASE("file hash: remembered for exactly this file", "[storage][hash]") {
     std::uint64_t done = 0;
     auto const hash = runner.must(storage::hash_file(runner.loop(), path, done, soon()));
     CHECK_FALSE(memory.find(hash.identity));
-    // A file of this very moment could be written again with the same times.
+    // A file modified just now could change again with the same timestamps.
     memory.remember(hash, std::chrono::system_clock::now());
     CHECK_FALSE(memory.find(hash.identity));
     memory.remember(hash, later());

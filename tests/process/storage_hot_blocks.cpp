@@ -1,5 +1,5 @@
-// What a pass leaves to later ones: blocks that are dirty again already, and hot ones. Real QEMUs,
-// a writer beside the copy, and every byte compared afterwards.
+// Blocks that a pass leaves to later passes: blocks that are dirty again already, and hot blocks.
+// Real QEMUs, a writer during the copy, and every byte compared afterwards.
 #include "storage/limits.hpp"
 #include "storage/when_all.hpp"
 #include "tests/process/storage_pair.hpp"
@@ -8,9 +8,9 @@ using namespace storage_lab;
 
 namespace {
 
-/// Slow enough that a pass goes on for several looks at the bitmap.
+/// Slow enough that a pass takes several looks at the bitmap.
 constexpr std::uint64_t slow_bytes_per_second = 24 * mib;
-/// Data that the bulk pass comes to after some looks, and from which it is still far from its end.
+/// Data that the bulk pass reaches after some looks at the bitmap, far from its end.
 constexpr std::uint64_t late_offset = 24 * mib;
 constexpr std::uint64_t late_bytes = 20 * mib;
 constexpr std::uint64_t hot_offset = 8 * mib;
@@ -22,7 +22,7 @@ storage::MirrorOptions slow() {
     return options;
 }
 
-/// Before the copy begins, so that the first bitmap has it from its first moment on.
+/// Written before the copy begins, so that the first bitmap has it from the start.
 Task<void> write_late(TestQemu& qemu, std::size_t count, core::Loop& loop, std::stop_token stop,
                       std::optional<core::Error>& error) {
     auto const line = fmt::format("write -P 201 {} {}", late_offset, late_bytes);
@@ -30,7 +30,7 @@ Task<void> write_late(TestQemu& qemu, std::size_t count, core::Loop& loop, std::
     co_await write_blocks(qemu, count, loop, std::move(stop), error);
 }
 
-/// One place again and again, and blocks anywhere in between.
+/// Writes one place again and again, and blocks anywhere in between.
 Task<void> write_hot(TestQemu& qemu, std::size_t count, core::Loop& loop, std::stop_token stop,
                      std::optional<core::Error>& error) {
     core::TaskGroup scope(loop);
@@ -80,7 +80,7 @@ TEST_CASE("hot_blocks: what the bulk pass left out is still owed when its link w
                 return pair.reexport(std::move(deadline));
             };
             auto& mirror = pair.make_mirror(options);
-            // Late enough that the pass has left blocks out, and before its end.
+            // Late enough that the pass has left out blocks, and before its end.
             auto const cut_late = [&]() -> Task<Result<>> {
                 while (mirror.progress().copied_bytes < 24 * mib) {
                     CO_TRY_VOID(co_await core::sleep_for(pair.runner().loop(), 1ms));
@@ -107,7 +107,7 @@ TEST_CASE("hot_blocks: hot blocks wait for the last delta while it holds them",
             pair.runner().must(whole_move(pair, mirror, 1, write_hot));
             auto const report = mirror.report().disks.at(0);
             REQUIRE(report.rounds.size() >= 3);
-            // The first round cannot know them yet.
+            // The first round cannot know the hot blocks yet.
             CHECK(report.rounds.at(1).copied_bytes >= hot_bytes);
             for (std::size_t i = 2; i < report.rounds.size(); ++i) {
                 CHECK(report.rounds.at(i).left_out_bytes >= hot_bytes);
@@ -151,7 +151,7 @@ TEST_CASE("hot_blocks: a bulk pass that left too much out to tell the rate makes
             options.bandwidth_bytes_per_second = 4 * mib;
             auto& mirror = pair.make_mirror(options);
             pair.runner().must(mirror.prepare(soon()));
-            // In one piece: by its number of requests alone it would be nothing.
+            // One large write: the number of requests alone would not count it as hot.
             pair.write(0, fmt::format("write -P 77 {} {}", 4 * mib, 16 * mib));
             auto const converged = pair.runner().must(mirror.copy_until_converged(soon()));
             auto const report = mirror.report().disks.at(0);

@@ -1,4 +1,4 @@
-// Image files: what they are, making them, whether a QEMU holds them, and tombstones.
+// Image files: their formats, creating them, whether a QEMU holds them open, and tombstones.
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -121,9 +121,9 @@ TEST_CASE("image: a tombstone takes the name away, once and for each migration_i
     REQUIRE(storage::tombstone(path, "e1"));
     CHECK_FALSE(lab::fs::exists(path));
     CHECK(lab::read_file(storage::tombstone_path(path, "e1")) == "first");
-    REQUIRE(storage::tombstone(path, "e1"));  // asked again after a crash
+    REQUIRE(storage::tombstone(path, "e1"));  // repeated after a crash
     lab::write_file(path, "second");
-    CHECK_FALSE(storage::tombstone(path, "e1").has_value());  // never over another
+    CHECK_FALSE(storage::tombstone(path, "e1").has_value());  // never over another file
     REQUIRE(storage::tombstone(path, "e2"));
     REQUIRE(storage::untombstone(path, "e2"));
     REQUIRE(storage::untombstone(path, "e2"));
@@ -155,7 +155,7 @@ TEST_CASE("image: set aside, restored and marked, each as often as asked", "[sto
     for (int twice = 0; twice < 2; ++twice) {
         REQUIRE(aside());
         CHECK_FALSE(lab::fs::exists(plain));
-        CHECK_FALSE(lab::fs::exists(link));  // it leads to nothing
+        CHECK_FALSE(lab::fs::exists(link));  // a dangling link
         CHECK(lab::read_file(file + ".leaving-e1") == "linked");
         CHECK(storage::stale_name(link, "e1") == file + ".leaving-e1");
     }
@@ -167,9 +167,9 @@ TEST_CASE("image: set aside, restored and marked, each as often as asked", "[sto
     REQUIRE(aside());
     for (int twice = 0; twice < 2; ++twice) {
         for (auto const& path : paths) REQUIRE(storage::tombstone(path, "e1"));
-        REQUIRE(aside());  // a restart asks for it again
+        REQUIRE(aside());  // repeated after a restart
         CHECK(lab::read_file(file + ".moved-e1") == "linked");
-        CHECK_FALSE(lab::fs::is_symlink(link));  // free for the guest that comes back
+        CHECK_FALSE(lab::fs::is_symlink(link));  // the name is free for a guest that comes back
     }
     for (auto const& path : paths) CHECK_FALSE(storage::restore_images({path}, "e1").has_value());
     for (auto const& path : paths) REQUIRE(storage::remove_tombstone(path, "e1"));

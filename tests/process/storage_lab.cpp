@@ -98,12 +98,12 @@ Runner::Runner() {
 }
 
 Server::~Server() {
-    constexpr lab::Milliseconds patience = 2s;  // one that hangs is killed after that
+    constexpr lab::Milliseconds patience = 2s;  // a process that hangs is killed after that
     try {
         if (!daemon_.running()) return;
         daemon_.signal(SIGTERM);
         (void)daemon_.wait(patience);
-    } catch (lab::Failure const&) {  // it ended at this very moment
+    } catch (lab::Failure const&) {  // it ended just now
     }
 }
 
@@ -118,7 +118,7 @@ Server Server::nbdkit(Directory const& directory, std::vector<std::string> argum
     return Server(socket, 0, std::move(daemon));
 }
 
-// A port that was free a moment ago may be somebody else's by now: then another one.
+// The port was free a moment ago; if another process has taken it since, try another one.
 Server Server::nbdkit_tcp(Directory const& directory, std::vector<std::string> arguments,
                           std::vector<std::string> const& wrapper) {
     constexpr int tries_max = 5;
@@ -214,7 +214,7 @@ Task<Result<>> TestQemu::qemu_io(std::string where, std::string line) {
            co_await client_->execute("human-monitor-command",
                                      core::Json::object({{"command-line", command}}),
                                      Deadline::after(limit)));
-    // What it did goes to QEMU's stdout; what it says here is why it did not.
+    // qemu-io's results go to QEMU's stdout; this text is the reason for a failure.
     auto const text = said.text_or("");
     if (!text.empty()) co_return core::fail(core::Errc::io, "qemu-io {}: {}", line, text);
     co_return Result<>{};
@@ -273,7 +273,7 @@ Task<void> Writer::write_blocks(Writer& self) {
 void check_nothing_left(Runner& runner, TestQemu& qemu, Directory const& directory) {
     auto const left = runner.must(storage::leftovers(qemu.client(), Deadline::after(limit)));
     CHECK(left.empty());
-    // No server either: one can be started.
+    // There is no NBD server left either: one can be started.
     auto const address = qmp::unix_address(directory.path("probe"));
     runner.must(qmp::nbd_server_start(qemu.client(), {address, "", 0}, Deadline::after(limit)));
     runner.must(qmp::nbd_server_stop(qemu.client(), Deadline::after(limit)));

@@ -1,5 +1,5 @@
-// What the storage tests stand on: a loop, a directory of their own, NBD servers, and QEMUs without
-// a guest. Used by tests/process/storage_*.cpp. Everything ends with the object that made it.
+// The base of the storage tests: a loop, a temporary directory, NBD servers, and QEMUs without a
+// guest. Used by tests/process/storage_*.cpp. Everything ends with the object that made it.
 #pragma once
 
 #include <catch2/catch.hpp>
@@ -23,7 +23,7 @@ using core::Result;
 using core::Task;
 using namespace std::chrono_literals;
 
-/// Longest that one step of these tests may take; none needs a tenth of it on an idle machine.
+/// The longest that one step of these tests may take; none needs a tenth of it on an idle machine.
 inline constexpr auto limit = 60s;
 
 /// A directory in memory, so that disks cost no writes; removed at the end.
@@ -39,8 +39,8 @@ private:
     std::string path_;
 };
 
-/// A file system with little room: `options` as "size=3m"; gone with it. The directory may be
-/// there.
+/// A small file system at `path`: `options` as "size=3m". Unmounted with the object. The directory
+/// may exist already.
 class SmallDisk {
 public:
     SmallDisk(std::string path, char const* options);
@@ -80,17 +80,17 @@ class Server {
 public:
     Server(Server&&) = default;
     Server& operator=(Server&&) = default;
-    /// Asked to end first: a killed nbdkit leaves what its eval plugin has made in /tmp.
+    /// Sends SIGTERM first: a killed nbdkit leaves its eval plugin's files in /tmp.
     ~Server();
     static Server nbdkit(Directory const& directory, std::vector<std::string> arguments);
-    /// nbdkit on a port of 127.0.0.1, as the mirror wants its destination. `wrapper` goes before
-    /// it and must end in an exec of what follows.
+    /// nbdkit on a port of 127.0.0.1, as the mirror needs its destination. `wrapper` precedes it
+    /// and must end in an exec of its arguments.
     static Server nbdkit_tcp(Directory const& directory, std::vector<std::string> arguments,
                              std::vector<std::string> const& wrapper = {});
     /// qemu-nbd --persistent --shared=0 with these arguments.
     static Server qemu_nbd(Directory const& directory, std::vector<std::string> arguments);
     [[nodiscard]] storage::NbdAddress address() const { return {socket_, "", "", "", ""}; }
-    /// Of nbdkit_tcp().
+    /// Only for a server made by nbdkit_tcp().
     [[nodiscard]] storage::Destination destination() const {
         return {"127.0.0.1", fmt::format("{}", port_), "", ""};
     }
@@ -104,7 +104,7 @@ private:
     lab::Daemon daemon_;
 };
 
-/// The QEMUs to test with, by name: "7.2" and, where it is there, "10.0". Only one where
+/// The QEMUs to test with, by name: "7.2" and, where it is installed, "10.0". Only one when
 /// SIDECAR_TEST_QEMU names it (scripts/test without --all).
 std::map<std::string, std::string> qemus();
 
@@ -115,8 +115,7 @@ struct TestDisk {
     bool direct = false;  ///< cache.direct=on
 };
 
-/// A QEMU with disks drive0, drive1, ... (node names) behind virtio devices, and no guest but its
-/// BIOS.
+/// A QEMU with disks drive0, drive1, ... (node names) on virtio devices, and no guest but the BIOS.
 class TestQemu {
 public:
     enum class Role { source, destination };
@@ -128,16 +127,16 @@ public:
     qmp::Client& client() { return *client_; }
     lab::Daemon& daemon() { return daemon_; }
     [[nodiscard]] static std::string node(std::size_t disk);
-    /// One line of qemu-io on a node, as "write -P 7 4096 4096"; marks bitmaps as a guest's write
-    /// does.
+    /// One qemu-io command on a node, as "write -P 7 4096 4096"; it marks bitmaps as a guest's
+    /// write does.
     Task<Result<>> io(std::size_t disk, std::string line);
-    /// The same through the guest's device, whatever node is under it at that moment.
+    /// The same through the guest's device, whatever node is attached to it at that moment.
     Task<Result<>> device_io(std::size_t disk, std::string line);
     /// Waits until the BIOS has used disk 0: from then on its iothread owns it.
     void wait_for_bios();
-    /// Ends QEMU by its own command, so that images are closed cleanly.
+    /// Sends `quit`, so that images are closed cleanly.
     void quit();
-    /// As kill -9 does, and then another of the same kind.
+    /// Kills QEMU by SIGKILL, then starts another of the same kind.
     Task<Result<>> kill_and_start_another();
 
 private:
@@ -147,27 +146,27 @@ private:
 
     Runner& runner_;
     std::function<lab::Daemon(std::string const& socket)> start_;
-    std::string socket_;  ///< Of QMP.
+    std::string socket_;  ///< QEMU's QMP socket.
     Directory const& directory_;
     lab::Daemon daemon_;
     std::unique_ptr<qmp::Client> client_;
 };
 
-/// A guest that writes: 4 KiB blocks here and there, each with another pattern, from start() to
-/// the end of stop().
+/// Writes like a guest: 4 KiB blocks here and there, each with another pattern, from start() until
+/// stop() has ended.
 class Writer {
 public:
     Writer(core::Loop& loop, TestQemu& qemu, std::size_t disks, std::uint64_t disk_bytes)
         : loop_(loop), qemu_(qemu), disks_(disks), disk_bytes_(disk_bytes), scope_(loop) {}
     void start();
-    /// Between two writes.
+    /// The pause between two writes.
     void set_pause(core::milliseconds pause) { pause_ = pause; }
-    /// No write is under way afterwards.
+    /// When it returns, no write is in flight.
     Task<void> stop();
-    /// Until so many more were written, or one failed.
+    /// Waits until `more` further blocks were written, or a write failed.
     Task<Result<>> wait_for(std::size_t more);
     [[nodiscard]] std::size_t blocks() const { return blocks_; }
-    /// A write that failed: what no guest may ever see.
+    /// The error of a failed write: a guest must never see one.
     [[nodiscard]] std::optional<core::Error> const& error() const { return error_; }
 
 private:
@@ -184,16 +183,16 @@ private:
     core::TaskGroup scope_;
 };
 
-/// Checks that QEMU has nothing of ours: no export, no bitmap, no NBD server.
+/// Checks that nothing of ours is left in QEMU: no export, no bitmap, no NBD server.
 void check_nothing_left(Runner& runner, TestQemu& qemu, Directory const& directory);
 
-/// A raw image: `data` ranges filled with bytes that no other image has, the rest holes.
+/// A raw image: `data` ranges hold bytes that no other image has; the rest are holes.
 struct Range {
     std::uint64_t offset;
     std::uint64_t length;
 };
 void make_raw(std::string const& path, std::uint64_t size, std::vector<Range> const& data);
-/// Turns a raw image into one of `format` in place.
+/// Converts a raw image to `format` in place.
 void convert(std::string const& path, std::string const& format);
 /// qemu-img compare, every byte.
 bool same(std::string const& left, std::string const& left_format, std::string const& right,

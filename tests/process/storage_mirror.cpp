@@ -34,7 +34,7 @@ void check_report(Mirror const& mirror, std::size_t count, bool image) {
     CHECK(progress.fraction == 1.0);
 }
 
-/// A guest that allocates nothing, so that what the bulk pass copies is known.
+/// A guest that allocates nothing, so that the size of the bulk pass is known.
 Task<void> write_in_data(TestQemu& qemu, std::size_t, core::Loop& loop, std::stop_token stop,
                          std::optional<core::Error>& error) {
     for (std::uint64_t block = 0; !stop.stop_requested() && !error; block = (block + 1) % 512) {
@@ -85,10 +85,11 @@ TEST_CASE("mirror: the destination's QEMU is killed, and another goes on with it
         char const* format;
         std::uint64_t bytes_per_second;
         std::uint64_t after_bytes;
-        std::uint64_t twice_bytes;  ///< What may travel twice.
+        std::uint64_t twice_bytes;  ///< The most that may be copied twice.
     };
-    // What was in flight, of an image that the kernel keeps; else what was not flushed yet: here
-    // nothing had been, and there what came in the 5 s before the last flush and since.
+    // Raw: the writes in flight, because the kernel keeps the rest. Qcow2: the data that was not
+    // flushed. In the first case nothing had been flushed; in the second, all but the data of the 5
+    // s before the last flush and the data since.
     auto const death = GENERATE(Death{"raw", 20 * mib, 6 * mib, 4 * mib},
                                 Death{"qcow2", 20 * mib, 6 * mib, 12 * mib},
                                 Death{"qcow2", 2 * mib, 13 * mib, 7 * mib});
@@ -134,7 +135,7 @@ TEST_CASE("mirror: a destination that is reexported by two at once is reexported
                 std::vector<Task<Result<>>> both;
                 both.push_back(pair.target().reexport(soon()));
                 both.push_back(pair.target().reexport(soon()));
-                // One of them may find the other's exports in its way; which is no harm.
+                // One of them may find the other's exports in place; that is harmless.
                 (void)pair.runner().loop().run(
                     storage::when_all(pair.runner().loop(), std::move(both)));
                 pair.runner().must(pair.target().reexport(soon()));
@@ -231,7 +232,7 @@ TEST_CASE("mirror: leftovers of an earlier try are removed, and said so", "[stor
         DYNAMIC_SECTION("QEMU " << version) {
             Pair pair(binary, "raw", 1);
             auto& client = pair.source().client();
-            // What a killed sidecar leaves: its server, an export that is in use, two bitmaps.
+            // The leftovers of a killed sidecar: its server, an export in use, two bitmaps.
             storage::SourceExports old(pair.runner().loop(), client, pair.directory().text(), "e0");
             pair.runner().must(old.start_server(10, soon()));
             pair.runner().must(old.add_bitmaps({"drive0"}, 3, soon()));
@@ -294,7 +295,7 @@ TEST_CASE("mirror: a destination killed in the middle leaves the source as it wa
         DYNAMIC_SECTION("QEMU " << version) {
             Pair pair(binary, "raw", 2);
             storage::MirrorOptions options;
-            options.bandwidth_bytes_per_second = 16 * mib;  // long enough to be killed in
+            options.bandwidth_bytes_per_second = 16 * mib;  // slow enough for a kill
             auto& mirror = pair.make_mirror(options);
             pair.runner().must(mirror.prepare(soon()));
             struct Kill {
@@ -352,7 +353,7 @@ TEST_CASE("mirror: a stop ends the copy at once and nothing of it is lost", "[st
     };
     auto const error = pair.runner().must_fail(Stop::beside(pair.runner().loop(), mirror, stop));
     CHECK(error.code == core::Errc::cancelled);
-    // Taken up again, without a limit now.
+    // Continued, now without a limit.
     mirror.set_bandwidth(0);
     pair.write(0, "write -P 77 8192 65536");
     (void)pair.runner().must(mirror.copy_until_converged(soon()));

@@ -1,4 +1,4 @@
-// Nbd against nbdkit and qemu-nbd: every request, every way it can fail, and walking away from one.
+// Nbd against nbdkit and qemu-nbd: every request, every kind of failure, and an abandoned request.
 #include <signal.h>
 
 #include <cstring>
@@ -117,8 +117,7 @@ TEST_CASE("NBD: an error of the server is told with its reason", "[storage][nbd]
     REQUIRE(error.os == ENOSPC);
     REQUIRE(error.sentence().find("No space left") != std::string::npos);
     lab::fs::remove(trigger);
-    bench.runner.must(
-        fill(*nbd, bench.buffers, 0, 4096, 'c'));  // the connection is as good as before
+    bench.runner.must(fill(*nbd, bench.buffers, 0, 4096, 'c'));  // the connection still works
     bench.close(*nbd);
 }
 
@@ -133,7 +132,7 @@ TEST_CASE("NBD: a request past its deadline is walked away from", "[storage][nbd
             nbd->pread(buffer, 65536, 0, Deadline::after(core::milliseconds(20))));
         REQUIRE(error.code == core::Errc::timed_out);
     }
-    // Our hands are off it, but libnbd may still write into it.
+    // The request is abandoned, but libnbd may still write into the buffer.
     REQUIRE(nbd->in_flight() == 1);
     REQUIRE(bench.buffers.bytes_taken() == 65536);
     std::stop_source stop;
@@ -212,7 +211,7 @@ TEST_CASE("NBD: TLS-PSK with the right key only", "[storage][nbd]") {
     bench.runner.must(fill(*nbd, bench.buffers, 0, 256 * 1024, 't'));
     REQUIRE(bench.runner.must(holds(*nbd, bench.buffers, 0, 256 * 1024, 't')));
     bench.close(*nbd);
-    // And the other way round: a client that has a key never talks to a server without.
+    // The other way round: a client that has a key never talks to a server without one.
     auto plain = Server::nbdkit(bench.directory, {"memory", "1M"});
     address.unix_path = plain.address().unix_path;
     error = bench.runner.must_fail(Nbd::connect(bench.runner.loop(), address, "", {}, soon()));
@@ -236,7 +235,7 @@ TEST_CASE("NBD: a pool spreads requests over its connections", "[storage][nbd]")
     REQUIRE(said.code == core::Errc::closed);
     REQUIRE(said.sentence().find("the connection was cut by this test") != std::string::npos);
     bench.runner.loop().run(pool.close());
-    // A server that cannot keep several connections in step gets one.
+    // A server that does not support multi-conn gets one connection.
     auto single = Server::nbdkit(
         bench.directory, {"--filter=multi-conn", "memory", "1M", "multi-conn-mode=disable"});
     NbdPool alone(bench.runner.loop());

@@ -1,5 +1,5 @@
-// Two QEMUs and a mirror between them, and what a move does with it: used by the tests of the
-// mirror. Disks are written during the copy through the source's node, which marks bitmaps as a
+// Two QEMUs and a mirror between them, and the steps of a migration's disk part. Used by the tests
+// of the mirror. During the copy, writes go through the source's node, which marks bitmaps as a
 // guest's writes do.
 #pragma once
 
@@ -31,7 +31,7 @@ inline std::vector<TestDisk> disks(Directory const& directory, std::string const
     return list;
 }
 
-/// What a Pair is made of where it is not the usual.
+/// The options of a Pair that differ from the default.
 struct PairOptions {
     std::string from_format = "raw";
     std::string to_format = "raw";
@@ -90,7 +90,8 @@ public:
         where_.port = fmt::format("{}", port);
     }
 
-    /// For MirrorOptions::reexport. Refused during a cut: two at once take each other's exports.
+    /// For MirrorOptions::reexport. Refused during a cut: two re-exports at once would remove each
+    /// other's exports.
     Task<Result<storage::Reexported>> reexport(Deadline deadline) {
         if (!target_ || cutting_) {
             co_return core::fail(core::Errc::closed, "the destination is not ready");
@@ -98,7 +99,7 @@ public:
         CO_TRY_VOID(co_await target_->reexport(std::move(deadline)));
         co_return storage::Reexported{where_.port, generation_};
     }
-    /// Ends all connections to the destination's exports, as a cut link does; new ones are
+    /// Ends all connections to the destination's exports, as a link failure does; new ones are
     /// possible.
     Task<Result<>> cut_connections() {
         cutting_ = true;
@@ -106,7 +107,7 @@ public:
         cutting_ = false;
         co_return done;
     }
-    /// The destination's QEMU dies; another one, with the same disks, is there a moment later.
+    /// The destination's QEMU is killed; another one with the same disks is there a moment later.
     Task<Result<>> replace_destination() {
         target_.reset();
         CO_TRY_VOID(co_await destination_->kill_and_start_another());
@@ -134,7 +135,7 @@ public:
     }
 
     void write(std::size_t disk, std::string const& line) { runner_.must(source_->io(disk, line)); }
-    /// Where the base is read when it is verified.
+    /// The node from which the base is read when it is verified.
     void set_base_node(std::string node) { base_node_ = std::move(node); }
     void nothing_left() { check_nothing_left(runner_, *source_, directory_); }
     /// Ends both QEMUs and compares every byte of every disk.
@@ -179,7 +180,7 @@ private:
     std::optional<Mirror> mirror_;
 };
 
-/// A guest that writes: 4 KiB blocks here and there, each with another pattern, until told to end.
+/// Writes like a guest: 4 KiB blocks here and there, each with another pattern, until `stop`.
 inline Task<void> write_blocks(TestQemu& qemu, std::size_t count, core::Loop& loop,
                                std::stop_token stop, std::optional<core::Error>& error) {
     std::uint64_t seed = 12345;
@@ -194,12 +195,11 @@ inline Task<void> write_blocks(TestQemu& qemu, std::size_t count, core::Loop& lo
     }
 }
 
-/// Writes until `stop`: of two tests in their own way.
+/// A writer that runs until `stop`; two tests have their own.
 using Writes = Task<void> (*)(TestQemu& qemu, std::size_t count, core::Loop& loop,
                               std::stop_token stop, std::optional<core::Error>& error);
 
-/// All of a migration's disk part, with the guest writing from before the bulk pass until the
-/// "stop".
+/// The disk part of a migration. The guest writes from before the bulk pass until its STOP.
 inline Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count,
                                  Writes writer = write_blocks) {
     core::Loop& loop = pair.runner().loop();
@@ -215,7 +215,7 @@ inline Task<Result<>> whole_move(Pair& pair, Mirror& mirror, std::size_t count,
         std::stop_source enough;
         scope.spawn(mirror.keep_converged(enough.get_token()));
         (void)co_await core::sleep_for(loop, 400ms);
-        // STOP: the guest's writes end, then keep_converged is told, as the driver does.
+        // STOP: the guest's writes end, then keep_converged is stopped, as the driver does.
         guest_stops.request_stop();
         enough.request_stop();
     }

@@ -1,5 +1,5 @@
-// Images read by ourselves: which files may be, every byte of them, and what happens when one is
-// not what it was. The mirror on top of it is tested in storage_mirror.cpp.
+// Images read by our own reader: which files may be read, every byte of them, and the error when a
+// file has changed. storage_mirror.cpp tests the mirror on top of it.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -15,7 +15,7 @@ using storage::NbdPool;
 namespace {
 
 constexpr std::uint64_t mib = 1024 * 1024;
-/// Ends within a block of 4 KiB.
+/// Not a multiple of 4 KiB.
 constexpr std::uint64_t odd_bytes = 32 * mib + 512;
 
 Deadline soon() { return Deadline::after(limit); }
@@ -34,7 +34,7 @@ qmp::BlockNode node_of(std::string const& path, std::uint64_t bytes, bool direct
     return node;
 }
 
-/// An image that one server holds open, and an empty one behind another.
+/// An image that one server holds open, and an empty image on another server.
 struct Line {
     explicit Line(std::uint64_t bytes)
         : from(directory.path("source")), to(directory.path("target")) {
@@ -144,7 +144,7 @@ TEST_CASE("reader: only the very file that QEMU has open", "[storage][reader]") 
     CHECK(ImageFile::open(node, line.source_server->daemon().pid()));
     CHECK_FALSE(ImageFile::open(node, getpid()));
     CHECK_FALSE(ImageFile::open(node, 0));
-    // What QEMU may not read itself is not read for it.
+    // A file that QEMU may not read is not read for it.
     for (int const mode : {O_RDONLY, O_PATH, O_WRONLY}) {
         core::Fd const held(open(line.from.c_str(), mode));
         lab::Daemon const other("held", {"sleep", "60"}, {}, line.directory.text());

@@ -1,5 +1,5 @@
 // Rounds of a warm copy between two QEMUs without a guest. Two disks are written in lockstep: in
-// every point that arrived, the second holds what the first does, but for at most the one block
+// every point that arrived, the second disk holds what the first does, except for at most one block
 // that was between the two writes at that instant.
 #include <catch2/catch.hpp>
 
@@ -18,12 +18,13 @@ namespace {
 
 constexpr std::size_t slots = 32;
 constexpr int patterns = 255;  // a byte that is not 0
-/// Between the first disk and the last, which are written in turn, there are two more: QEMU takes
-/// one command of the writer for each of ours, and would hardly let it in between two disks alone.
+/// Two more disks lie between the first and the last, which are written in turn. QEMU takes one
+/// command of the writer for each of ours; with two disks alone the writer would hardly get between
+/// them.
 constexpr std::size_t disk_count = 4;
 constexpr std::size_t first_disk = 0;
 constexpr std::size_t last_disk = disk_count - 1;
-constexpr std::uint64_t slot_bytes = 256 * 1024;  // far apart: each is a cluster of its own
+constexpr std::uint64_t slot_bytes = 256 * 1024;  // far apart: each slot is a cluster of its own
 
 /// Writes slot after slot, on the first disk and then on the last, each time with the next number.
 class Lockstep {
@@ -83,8 +84,8 @@ std::array<int, slots> numbers_in(std::string const& image) {
     return numbers;
 }
 
-/// The two disks of the destination are those of one instant: equal, but for the slot that the
-/// writer was in, in which the first disk is one turn ahead.
+/// Checks that the destination's two disks are of one instant: equal, except for the slot being
+/// written, in which the first disk is one turn ahead.
 void check_one_instant(Pair& pair) {
     auto const first = numbers_in(pair.to(first_disk).path);
     auto const second = numbers_in(pair.to(last_disk).path);
@@ -108,7 +109,7 @@ std::vector<storage::WarmDisk> warm_disks(std::size_t count) {
     return list;
 }
 
-/// A warm copy of a Pair's disks, and the writer that is in its way.
+/// A warm copy of a Pair's disks, and a writer on the same disks.
 class Scene {
 public:
     explicit Scene(std::string const& binary, std::string const& format = "raw",
@@ -235,7 +236,7 @@ TEST_CASE("warm copy: a round that was cut owes what it owed", "[storage][warm]"
             both.push_back(round());
             both.push_back(cut_in_the_middle());
             scene.pair.runner().must(storage::when_all(loop, std::move(both)));
-            // One that nobody said is complete owes as well.
+            // A round that was never reported complete is owed as well.
             scene.pair.runner().must(scene.round(false));
             scene.check_writer();
             auto const last = scene.pair.runner().must(scene.round(false));
@@ -258,11 +259,11 @@ TEST_CASE("warm copy: a fleecing image without room ends the round, not the gues
             INFO(failed.sentence());
             CHECK(failed.sentence().find("disk") != std::string::npos);
             auto const before = scene.writer.written();
-            CHECK(before > slots);  // each of them was overwritten: more than the image holds
+            CHECK(before > slots);  // each slot was overwritten: more than the image holds
             scene.check_writer();
             scene.pair.runner().must(scene.pair.source().device_io(last_disk, "write -P 3 0 4096"));
             scene.check_untouched();
-            // Now nobody overwrites anything, and there is room.
+            // Now nothing is overwritten, and the image has room.
             scene.pair.runner().must(scene.copy.begin(soon()));
             scene.pair.runner().must(scene.round(true));
             scene.check_untouched();

@@ -1,6 +1,6 @@
-// Thin stays thin, both ways: what is a hole, zero or discarded at the source takes no space at the
-// destination, every byte is there all the same, and nothing is zeroed that is zero already. The
-// disks are in a file system that punches holes (tmpfs).
+// Thin stays thin, in both directions. What is a hole, zero or discarded at the source takes no
+// space at the destination; every byte is still equal; and nothing is zeroed that is zero already.
+// The disks are in a file system that punches holes (tmpfs).
 #include <algorithm>
 #include <regex>
 
@@ -11,7 +11,7 @@ using namespace storage_lab;
 
 namespace {
 
-/// Islands of data: large ones, and single blocks in the middle of nowhere.
+/// Islands of data: large ones, and single blocks far from any other.
 std::vector<Range> islands() {
     std::vector<Range> all{{0, 4 * mib}, {8 * mib + 4096, mib}, {disk_bytes - 8192, 8192}};
     for (std::uint64_t at = 20; at < 36; ++at) all.push_back({at * mib + 12288, 4096});
@@ -25,10 +25,10 @@ void io(TestDisk const& disk, std::vector<std::string> const& lines) {
     lab::must_run(argv);
 }
 
-/// Written as data, which they are not.
+/// Zeroes that are written as data.
 constexpr std::uint64_t allocated_zeroes = 4 * mib + 64 * 1024;
 
-/// Islands, zeroes that take space, and clusters written in part.
+/// Islands, zeroes that take space, and partly written clusters.
 PairOptions thin(std::string const& from_format, std::string const& to_format) {
     auto const make = [](TestDisk const& from, TestDisk const& to) {
         make_raw(from.path, disk_bytes, islands());
@@ -42,7 +42,7 @@ PairOptions thin(std::string const& from_format, std::string const& to_format) {
     return {from_format, to_format, make};
 }
 
-/// A guest that discards what was copied long ago, what it wrote just now, and what never was.
+/// A guest that discards data copied long ago, data written just now, and places never written.
 Task<void> discard_here_and_there(TestQemu& qemu, std::size_t, core::Loop& loop,
                                   std::stop_token stop, std::optional<core::Error>& error) {
     std::vector<std::string> const lines{
@@ -55,7 +55,7 @@ Task<void> discard_here_and_there(TestQemu& qemu, std::size_t, core::Loop& loop,
         if (error) co_return;
         if (!co_await core::sleep_for(loop, 20ms)) co_return;
     }
-    // And over and over the same: written, discarded.
+    // Again and again, the same place: written, then discarded.
     while (!stop.stop_requested() && !error) {
         for (auto const* line : {"write -P 2 52M 256k", "discard 52M 256k"}) {
             auto done = co_await qemu.io(0, line);
@@ -90,8 +90,8 @@ TEST_CASE("thin: the destination takes no more space than the source", "[storage
                     INFO("allocated " << ours << " and " << theirs);
                     // Zeroes that take space at the source take none there.
                     auto const thin_bytes = ours - allocated_zeroes;
-                    // A block alone takes a cluster in qcow2, and nobody moves from one to the
-                    // other format: there it is just the same bytes.
+                    // A single block takes a whole cluster in qcow2, so from raw to qcow2 only the
+                    // bytes are compared. A migration does not change the format.
                     if (std::string(from) == "raw" && std::string(to) == "qcow2") continue;
                     CHECK(theirs <= thin_bytes + thin_bytes / 100);
                 }
@@ -102,7 +102,7 @@ TEST_CASE("thin: the destination takes no more space than the source", "[storage
 
 namespace {
 
-/// What nbdkit's log says was written: of each verb, all ranges.
+/// The ranges of each `verb` that nbdkit's log reports.
 std::vector<storage::Extent> logged(std::string const& log, std::string const& verb) {
     std::vector<storage::Extent> all;
     std::regex const line(" " + verb + R"( id=\d+ offset=0x([0-9a-f]+) count=0x([0-9a-f]+))");

@@ -1,6 +1,6 @@
-// Verification between two real QEMUs: what is identical is said to be, with a hash that can be
-// computed from the image alone; a byte that is changed at the destination, or a write at the
-// source that no bitmap tells of, is found and named.
+// Verification between two real QEMUs. Identical disks are reported as identical, with a hash that
+// can be computed from the image alone. A byte changed at the destination, and a write at the
+// source that is in no bitmap, are found and named.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -17,8 +17,7 @@ using storage::Mirror;
 
 namespace {
 
-/// The destination's sidecar, as far as it hashes; and the moment of each question, for a test to
-/// interfere.
+/// The part of the destination's sidecar that hashes; a test can act before each of its answers.
 class Destination {
 public:
     using Asked = std::function<Task<Result<>>(std::size_t disk, std::vector<Extent> const&)>;
@@ -52,7 +51,7 @@ public:
         pair_.runner().must(hasher_->open(soon()));
         return *hasher_;
     }
-    /// A mirror that verifies. Each question to the destination calls `asked` first.
+    /// A mirror that verifies. It calls `asked` before each question to the destination.
     Mirror& make_mirror(Asked asked = {}, storage::MirrorOptions options = {}) {
         (void)hasher();
         asked_ = std::move(asked);
@@ -70,7 +69,7 @@ public:
     }
     [[nodiscard]] std::size_t questions() const { return questions_; }
 
-    /// Changes one byte of a disk behind everybody's back, through the export.
+    /// Changes one byte of a disk through the export, unknown to the mirror.
     Task<Result<>> change_byte(std::size_t disk, std::uint64_t offset) {
         std::uint64_t const block = offset / 4096 * 4096;
         auto const& where = pair_.where();
@@ -103,7 +102,7 @@ private:
     std::unique_ptr<storage::Hasher> hasher_;
 };
 
-/// Of an image, without any of the code that moved it.
+/// The hash of an image, computed without any of the code that copied it.
 std::string hash_of_image(Runner& runner, Directory const& directory, TestDisk const& disk) {
     auto const raw = directory.path("compared.raw");
     lab::must_run({"qemu-img", "convert", "-f", disk.format, "-O", "raw", disk.path, raw});
@@ -116,7 +115,7 @@ std::string hash_of_image(Runner& runner, Directory const& directory, TestDisk c
     return runner.must((*table)->digest(runner.loop()));
 }
 
-/// Progress, looked at again and again: it never goes back.
+/// Checks progress repeatedly: it never decreases.
 struct Forward {
     Task<Result<>> look() {
         auto const now = mirror->progress();
@@ -125,7 +124,7 @@ struct Forward {
         CHECK(now.total_bytes >= before.total_bytes);
         CHECK(now.fraction >= before.fraction);
         CHECK((!before.eta || now.eta <= before.eta));
-        // The pass over everything is half of what is to be done.
+        // The pass over everything is half of the work.
         if (phases.empty()) CHECK(now.fraction < 0.75);
         before = now;
         phases.push_back(now.phase);
@@ -136,7 +135,7 @@ struct Forward {
     std::vector<storage::MirrorPhase> phases;
 };
 
-/// `code`: why it was not, or invalid when it was.
+/// Sets `code` to the error, or to invalid when there was none.
 Task<void> hash_whole(storage::Hasher& hasher, core::Errc& code) {
     auto const made = co_await hasher.hash(0, {{0, disk_bytes, false}}, soon());
     code = made ? core::Errc::invalid : made.error().code;
@@ -282,7 +281,7 @@ TEST_CASE("verify: a write to the source's image that no bitmap tells of is foun
     Destination destination(pair, 1);
     bool done = false;
     auto& mirror = destination.make_mirror([&](std::size_t, std::vector<Extent> const&) {
-        // At the first question nothing of the source was read again yet.
+        // At the first question nothing of the source has been read again yet.
         if (!std::exchange(done, true)) change_file(pair.from(0).path, 10 * mib + 5);
         return []() -> Task<Result<>> { co_return Result<>{}; }();
     });
@@ -315,11 +314,11 @@ TEST_CASE("verify: connections that are cut in the middle of it are made anew",
                     return cut(pair, !std::exchange(done, true));
                 },
                 options);
-            // The hasher's own connections are cut too: raw images need none of them but to look up
-            // what is allocated; it is made again as the destination's sidecar does.
+            // The hasher's own connections are cut too. Raw images need them only to look up what
+            // is allocated. They are made again as the destination's sidecar does.
             pair.runner().must(mirror.prepare(soon()));
             auto converged = pair.runner().loop().run(mirror.copy_until_converged(soon()));
-            if (!converged) {  // the second question met the hasher's dead connections
+            if (!converged) {  // the second question found the hasher's connections dead
                 destination.close();
                 (void)destination.hasher();
                 (void)pair.runner().must(mirror.copy_until_converged(soon()));
@@ -361,7 +360,7 @@ TEST_CASE("verify: the destination answers no more than it should", "[storage][v
     pair.runner().loop().run(scope.join());
     CHECK(std::ranges::count(codes, core::Errc::refused) == 1);
 
-    // Closed in the middle: nobody waits.
+    // Closed in the middle: no caller waits forever.
     core::Errc code{};
     scope.spawn(hash_whole(hasher, code));
     destination.close();

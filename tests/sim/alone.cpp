@@ -1,8 +1,8 @@
-// Each machine alone, against events in every order, sensible or not: a peer, a QEMU or a driver
-// that breaks its own rules must not make a machine break the commit rule.
+// Each machine alone, against events in every order, valid or not: a peer, a QEMU or a driver that
+// breaks its own rules must not make a machine break the commit rule.
 //
-// The only promise kept to the machine is the driver's: an action that is not in flight does not
-// end, and `restarted` comes first.
+// The driver keeps only one promise to the machine: only an action that is in flight ends, and
+// `restarted` comes first.
 #include "sidecar/machine/destination.hpp"
 #include "sidecar/machine/source.hpp"
 
@@ -73,7 +73,7 @@ std::vector<dst::Event> destination_events() {
     return events;
 }
 
-/// What is wrong with asking for `action` on the way to `after`, or empty.
+/// The error in asking for `action` on the way to `after`; empty if there is none.
 std::string wrong(src::State const& before, src::State const& after, src::Action action) {
     using Action = src::Action;
     bool const committed = after.record == src::Record::committed;
@@ -151,8 +151,7 @@ std::string wrong(dst::State const&, dst::State const& after, dst::Action action
     }
 }
 
-/// Explores one machine alone. Returns what is wrong, with the shortest way to it; counts the
-/// states.
+/// Explores one machine alone. Returns the error with the shortest trace to it; counts the states.
 template <typename Step, typename State, typename Event>
 std::string explore_alone(State const& first, std::vector<Event> const& events,
                           Step (*step)(State const&, Event const&), std::size_t& states) {

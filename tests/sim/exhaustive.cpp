@@ -17,7 +17,7 @@ TEST_CASE("every invariant holds in every reachable state, and every state comes
 
     if (sanitized) return;
 
-    // The search saw what it claims to have seen.
+    // The search visited every kind of state that it must visit.
     CHECK(report.moved > 0);
     CHECK(report.endings > report.moved);
     for (unsigned phase = 0; phase <= static_cast<unsigned>(src::Phase::done); ++phase) {

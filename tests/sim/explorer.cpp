@@ -20,7 +20,7 @@ std::uint64_t hash(Packed const& packed) {
     return value;
 }
 
-/// Every state seen, in the order seen, each with the one it was first reached from.
+/// Every state found, in the order found, each with the state that it was first reached from.
 class Table {
 public:
     Table() : slots_(std::size_t{1} << 16U) {}
@@ -30,8 +30,8 @@ public:
         bool fresh;
     };
 
-    /// Has the processor fetch what insert or find will look at for each of `all`. The table is far
-    /// larger than any cache: so they are waited for together, not one after the other.
+    /// Prefetches the slots that insert or find will read for each of `all`. The table is far
+    /// larger than any cache, so the cache misses overlap instead of following each other.
     void fetch(std::vector<Packed> const& all) const {
         for (Packed const& packed : all) __builtin_prefetch(&slots_[hash(packed) & mask()]);
         for (Packed const& packed : all) {
@@ -40,7 +40,7 @@ public:
         }
     }
 
-    /// Finds `packed`, or adds it as reached from `parent`.
+    /// Finds `packed`, or adds it with `parent`.
     Found insert(Packed const& packed, std::uint32_t parent) {
         if (states_.size() * 2 > slots_.size()) {
             grow();
@@ -55,7 +55,7 @@ public:
         parents_.push_back(parent);
         return {.index = index, .fresh = true};
     }
-    /// The index of a state that was added; no_state for any other.
+    /// The index of a known state; no_state for any other.
     [[nodiscard]] std::uint32_t find(Packed const& packed) const {
         return slots_[slot_of(packed)].index;
     }
@@ -65,7 +65,7 @@ public:
     [[nodiscard]] std::uint32_t parent(std::uint32_t index) const { return parents_[index]; }
 
 private:
-    /// Another state is told by its tag, without a look at it.
+    /// Most other states differ in the tag, so that they need not be read.
     struct Slot {
         std::uint32_t tag = 0;
         std::uint32_t index = no_state;
@@ -74,7 +74,7 @@ private:
     static std::uint32_t tag(std::uint64_t hash) { return static_cast<std::uint32_t>(hash >> 32U); }
     [[nodiscard]] std::size_t mask() const { return slots_.size() - 1; }
 
-    /// Where `packed` is, or would be put.
+    /// The slot of `packed`, or the slot where it would be put.
     [[nodiscard]] std::size_t slot_of(Packed const& packed) const {
         std::uint64_t const value = hash(packed);
         std::size_t at = value & mask();
@@ -120,7 +120,7 @@ private:
         report_.complete = true;
     }
 
-    /// Adds the successors of one state. Returns false when something is violated.
+    /// Adds the successors of one state. Returns false on a violation.
     bool expand(std::uint32_t index) {
         Node const node = unpack(table_.state(index));
         steps_.clear();
@@ -147,14 +147,14 @@ private:
         return !at_end || check_ != Check::all || accept_end(node, index);
     }
 
-    /// Where the steps lead, about to be looked up.
+    /// Packs the targets of the steps, which are looked up next.
     void pack_steps() {
         packed_.clear();
         for (Transition const& step : steps_) packed_.push_back(pack(step.next));
         table_.fetch(packed_);
     }
 
-    /// What is wrong with the step to `after`, or with `after` itself when it is `fresh`.
+    /// What is violated by the step to `after`, or by `after` itself if it is `fresh`.
     [[nodiscard]] std::string broken_after(Node const& before, Node const& after,
                                            bool fresh) const {
         if (check_ == Check::one_guest) {
@@ -164,7 +164,7 @@ private:
         return broken.empty() && fresh ? broken_in(after) : broken;
     }
 
-    /// Keeps account of what was seen.
+    /// Adds the state to the report.
     void note(Node const& node) {
         report_.transitions += steps_.size();
         report_.source_phases.insert(node.source.phase);
@@ -194,9 +194,8 @@ private:
         return false;
     }
 
-    /// Looks for a circle among healthy steps: together with the check of every end this shows
-    /// that, once faults have ceased, whatever order things happen in, an end comes and is a good
-    /// one.
+    /// Looks for a cycle of healthy steps. Together with the check of every end, this shows that
+    /// once faults have ceased, every order of steps ends, and ends well.
     void check_ends_come() {
         enum Colour : std::uint8_t { fresh, open, closed };
         std::vector<Colour> colours(table_.size(), fresh);
@@ -235,7 +234,7 @@ private:
         }
     }
 
-    /// Records what is broken and the shortest way to it: to `index`, then `last` if there is one.
+    /// Records the violation and the shortest trace to it: to `index`, then `last` if there is one.
     void violate(std::string const& broken, std::uint32_t index, Transition const* last) {
         std::vector<std::uint32_t> path;
         for (std::uint32_t at = index; at != no_state; at = table_.parent(at)) {
@@ -278,7 +277,7 @@ private:
     Check check_;
     Table table_;
     std::vector<Transition> steps_;
-    std::vector<Packed> packed_;  ///< Where each of them leads.
+    std::vector<Packed> packed_;  ///< The target of each step.
     Report report_;
 };
 

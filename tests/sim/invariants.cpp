@@ -1,6 +1,6 @@
 // The invariants of docs/architecture.md as predicates on the model world.
 //
-// Part of explorer.hpp. The names I1..I8 are those of the table there.
+// Part of explorer.hpp. The names I1..I8 are those of the table in that document.
 #include "tests/sim/explorer.hpp"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ bool guest_runs_at_destination(World const& world) {
     return world.destination_qemu == DestinationQemu::running;
 }
 
-/// Whether the guest belongs to the destination at the end of everything.
+/// Whether the guest belongs to the destination in the end.
 bool moved(World const& world) {
     return world.fenced ? world.images != Images::named : is_owner(world.destination_journal);
 }
@@ -199,7 +199,7 @@ std::string broken_second_migration(Node const& node) {
     if (!guest_runs_at_source(world) || world.fenced) {
         return "";
     }
-    Node at = initial(); // new machines and new journals; the world stays as it was left
+    Node at = initial();  // new machines and new journals; the rest of the world stays
     at.world.network_at = world.network_at;
     at.world.destination_qemu = world.destination_qemu;
     at.world.destination_told = world.destination_told;
@@ -208,7 +208,7 @@ std::string broken_second_migration(Node const& node) {
     at.world.destination_made = world.destination_made;
     at.world.destination_exports = world.destination_exports;
     at.world.images = world.images;
-    constexpr int steps_max = 200; // several times what a migration takes
+    constexpr int steps_max = 200;  // several times the length of a migration
     std::vector<Transition> steps;
     for (int step = 0; step < steps_max; ++step) {
         steps.clear();

@@ -1,18 +1,17 @@
-// How the parts of the model world add their steps: shared by world.cpp and the two sides, nobody
-// else.
+// How the parts of the model world add their steps: shared by world.cpp and the two sides only.
 #pragma once
 
 #include "tests/sim/world.hpp"
 
 namespace sim {
 
-/// The steps out of one Node, being collected.
+/// Collects the steps out of one Node.
 struct Moves {
     Node const& from;
     Mutation mutation;
     std::vector<Transition>& list;
 
-    /// Adds a step that leads to a copy of `from`, to be changed by the caller at once: the
+    /// Adds a step that leads to a copy of `from`. The caller changes the copy at once: the
     /// reference does not outlive the next add().
     Node& add(Nature nature, Label label) {
         list.push_back({.nature = nature, .label = label, .next = from});
@@ -36,40 +35,40 @@ template <typename Enumeration>
 void source_moves(Moves& moves);      // world_source.cpp
 void destination_moves(Moves& moves); // world_destination.cpp
 
-/// The QEMUs by themselves and what their sidecars hear of them.
+/// The steps of the QEMUs by themselves, and the steps in which the sidecars learn of them.
 void source_qemu_moves(Moves& moves);      // world_source.cpp
 void destination_qemu_moves(Moves& moves); // world_destination.cpp
 
-// What reaches the source from outside: world_outside.cpp
+// Events that reach the source from outside: world_outside.cpp
 
 void monitor_moves(Moves& moves);
 void host_moves(Moves& moves);
-/// What a sidecar that asks the source's QEMU is told.
+/// What a query to the source's QEMU returns.
 src::Qemu qemu_found(World const& world);
 
-// What the source's actions do, and its QEMU: world_source_effects.cpp
+// The effects of the source's actions and its QEMU: world_source_effects.cpp
 
-/// Whether `action` changes nothing in the world by itself.
+/// Whether `action` itself changes nothing in the world.
 bool only_tells(src::Action action);
 bool migration_active(SourceQemu qemu);
-/// The guest of the source's QEMU runs.
+/// The guest of the source's QEMU resumes.
 void resume(World& world);
 /// Every record has its own place in the journal; the highest one counts.
 void record(World& world, src::Record written);
-/// Does what `action` does. Returns false when it cannot happen as the world is.
+/// Applies the effect of `action`. Returns false if it is impossible in this world.
 bool takes_effect(World& world, src::Action action);
 
 [[nodiscard]] inline bool ended(DestinationQemu qemu) {
     return qemu == DestinationQemu::gone || qemu == DestinationQemu::gone_waiting;
 }
 
-/// It is there, and its guest has not run.
+/// QEMU exists, and its guest has not run.
 [[nodiscard]] inline bool takes_blocks(DestinationQemu qemu) {
     return qemu == DestinationQemu::waiting || qemu == DestinationQemu::receiving ||
            qemu == DestinationQemu::loaded;
 }
 
-/// The destination's QEMU ends, by a kill or by `destroy`: its exports end with it.
+/// The destination's QEMU ends, by a kill or by `destroy`; its exports end too.
 void end_destination_qemu(World& world, DestinationQemu end);
 
 } // namespace sim

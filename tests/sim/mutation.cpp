@@ -8,7 +8,7 @@ namespace src = sidecar::machine::source;
 namespace dst = sidecar::machine::destination;
 using sidecar::machine::ActionResult;
 
-/// An action that ended as `was` is heard to have ended as `is`.
+/// Reports an action that ended as `was` as one that ended as `is`.
 template <class Action>
 struct Misheard {
     Mutation mutation;

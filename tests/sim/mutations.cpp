@@ -1,5 +1,5 @@
-// Each weaker rule of mutation.hpp must be caught. The first seven make two copies of a guest run.
-// The shortest trace of each is printed.
+// The search must catch each weaker rule of mutation.hpp. The first seven make two copies of a
+// guest run. Prints the shortest trace of each.
 #include "tests/sim/explorer.hpp"
 
 #include <catch2/catch.hpp>
@@ -10,7 +10,7 @@ namespace {
 
 void must_be_caught(Mutation mutation) {
     Report const report = explore(mutation, Check::one_guest);
-    if (sanitized && report.violation.empty()) return;  // it is deeper than is looked then
+    if (sanitized && report.violation.empty()) return;  // it lies deeper than the limit
     INFO(name(mutation));
     REQUIRE(report.violation.starts_with("I1"));
     WARN(name(mutation) << ", caught after " << report.states << " states by a trace of "
@@ -18,7 +18,7 @@ void must_be_caught(Mutation mutation) {
                         << report.violation);
 }
 
-/// `how` is what the violation must begin with: any other one would be caught by chance.
+/// The violation must begin with `how`: any other one would have been caught by chance.
 void must_break(Mutation mutation, Check check, std::string_view how) {
     Report const report = explore(mutation, check);
     if (sanitized && report.violation.empty()) return;
@@ -53,8 +53,8 @@ TEST_CASE("an operator who fences nothing is caught", "[sim][mutation]") {
     must_be_caught(Mutation::operator_fences_nothing);
 }
 
-// These make no second copy run: they lose what the guest wrote, or its images; pause it for ever;
-// leave its addresses elsewhere, or something behind.
+// These do not make a second copy run. They lose the guest's writes or its images, pause the guest
+// for ever, leave its addresses at the wrong host, or leave something behind.
 TEST_CASE("each weaker rule is caught, and as what it breaks", "[sim][mutation][weaker]") {
     struct Row {
         Mutation mutation;

@@ -1,5 +1,5 @@
-// The source's machine, scene by scene: the order of the happy path is the phase table of
-// docs/architecture.md, and every phase gives up as its last column says.
+// The source's machine in single scenarios. The normal order is the phase table of
+// docs/architecture.md, and every phase gives up as the last column of that table says.
 #include "sidecar/machine/source.hpp"
 
 #include <catch2/catch.hpp>
@@ -14,7 +14,7 @@ namespace {
 
 using Actions = std::vector<Action>;
 
-/// A machine with its log: every action it asked for, in order.
+/// A machine with a log of every action that it asked for, in order.
 struct Scene {
     State state;
     Actions log;
@@ -34,7 +34,7 @@ struct Scene {
         REQUIRE(state.in_flight.contains(action));
         return tell(action_ended(action, result));
     }
-    /// Ends every action ok, in the order asked, until nothing is in flight.
+    /// Ends every action with ok, in the order asked, until nothing is in flight.
     void drain() {
         while (!state.in_flight.empty()) {
             for (unsigned index = 0; index < action_count; ++index) {
@@ -48,7 +48,7 @@ struct Scene {
     }
 };
 
-/// A machine that has come, without a fault, to the beginning of `phase`.
+/// A machine that has reached the beginning of `phase` without a fault.
 Scene at(Phase phase) {
     Scene scene;
     scene.tell(Kind::migrate_requested);
@@ -79,7 +79,7 @@ Scene at(Phase phase) {
     return scene;
 }
 
-/// Everything is at the destination, and COMMIT is being recorded.
+/// The destination has everything, and COMMIT is being recorded.
 Scene recording_commit() {
     Scene scene = at(Phase::switching);
     scene.ok(Action::continue_migration);
@@ -116,16 +116,16 @@ TEST_CASE("a migration without a fault asks for its actions in the order of the 
     CHECK(scene.ok(Action::start_ram).empty());
     CHECK(scene.tell(Kind::stop_seen) == Actions{Action::fire_network});
     CHECK(scene.state.phase == Phase::stopped);
-    CHECK(scene.tell(Kind::pre_switchover_seen) == Actions{Action::list_final});  // beside the fire
+    CHECK(scene.tell(Kind::pre_switchover_seen) == Actions{Action::list_final});  // during the fire
     CHECK(scene.ok(Action::list_final) ==
-          Actions{Action::copy_final, Action::continue_migration});  // beside each other
+          Actions{Action::copy_final, Action::continue_migration});  // at once
     CHECK(scene.state.phase == Phase::switching);
     CHECK(scene.ok(Action::continue_migration).empty());
     CHECK(scene.ok(Action::copy_final) == Actions{Action::seal_destination});
     CHECK(scene.tell(Kind::migration_completed).empty());
     CHECK(scene.ok(Action::seal_destination).empty());
     CHECK(scene.ok(Action::fire_network) ==
-          Actions{Action::set_images_aside, Action::record_commit});  // beside each other
+          Actions{Action::set_images_aside, Action::record_commit});  // at once
     CHECK(scene.ok(Action::record_commit).empty());
     CHECK(scene.state.phase == Phase::switching);
     CHECK(scene.ok(Action::set_images_aside) == Actions{Action::send_commit});
@@ -197,7 +197,7 @@ TEST_CASE("cancel while stopped brings guest and addresses back at once, side by
         CHECK(scene.tell(Kind::cancel_requested) ==
               Actions{Action::cancel_migration, Action::rollback_network});
         scene.drain();
-        // The two chains run side by side; what follows has one order.
+        // The two chains run at the same time; the actions after them have one order.
         CHECK(scene.log.size() == undo_after_stop.size());
         CHECK(Actions(scene.log.end() - 5, scene.log.end()) ==
               Actions(undo_after_stop.end() - 5, undo_after_stop.end()));
@@ -334,7 +334,7 @@ TEST_CASE("a lost monitor is regained with what was missed, in every phase", "[s
     }
     CHECK(back(Phase::converging, Qemu::postmigrate).state.phase == Phase::rolling_back);
     CHECK(back(Phase::switching, Qemu::postmigrate).state.completed);
-    // Neither goes on to COMMIT.
+    // Neither of the two goes on to COMMIT.
     Scene silent = at(Phase::switching);
     silent.ok(Action::continue_migration);
     silent.ok(Action::copy_final);
@@ -354,7 +354,7 @@ TEST_CASE("while the source's QEMU is silent the destination is aborted before a
     CHECK(scene.state.phase == Phase::rolling_back);
     CHECK(scene.state.guest == Guest::silent_source);
     CHECK(scene.ok(Action::abort_destination).empty());
-    // It answers at last: now the guest.
+    // QEMU answers at last: now the guest is continued.
     CHECK(scene.tell(qmp_back(Qemu::paused_pre_switchover)) == Actions{Action::cancel_migration});
     scene.drain();
     CHECK(scene.state.outcome == Outcome::failed);
@@ -426,7 +426,7 @@ TEST_CASE("COMMIT that may be recorded is made void after some tries, here or at
     CHECK(there.ends(Action::record_rollback, ActionResult::failed) ==
           Actions{Action::abort_destination});
     CHECK(there.ok(Action::abort_destination) == bring_back);
-    // The journal cannot be written: that ends the migration no less.
+    // A journal that cannot be written ends the migration too.
     for (Action action :
          {Action::restore_images, Action::rollback_network, Action::cancel_migration,
           Action::resume_source, Action::drop_storage, Action::drop_network}) {
@@ -506,8 +506,7 @@ TEST_CASE("in doubt: an operator's word decides where the destination says nothi
     CHECK(to_destination.tell(operator_resolved(Side::destination)) ==
           Actions{Action::tombstone_disks});
 
-    Scene asked =
-        at(Phase::committed);  // the answer under way is waited for, and outranks the word
+    Scene asked = at(Phase::committed);  // waits for the pending answer, which takes precedence
     CHECK(asked.tell(operator_resolved(Side::source)) == Actions{Action::interrupt});
     CHECK(asked.ok(Action::interrupt).empty());
     CHECK(asked.ends(Action::send_commit, ActionResult::acked) == Actions{Action::tombstone_disks});
@@ -563,7 +562,7 @@ TEST_CASE("RAM that does not converge ends the migration while RAM is sent, and 
     CHECK(scene.state.outcome == Outcome::failed);
     CHECK(scene.state.guest == Guest::source);
     CHECK(exit_status(scene.state.outcome) == 1);
-    // QEMU stopped the guest in the same moment: then RAM did converge.
+    // QEMU stopped the guest at the same moment: RAM did converge.
     for (Phase phase : {Phase::stopped, Phase::switching, Phase::committed}) {
         INFO(name(phase));
         CHECK(at(phase).tell(Kind::ram_not_converging).empty());

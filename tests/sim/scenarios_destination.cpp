@@ -1,4 +1,5 @@
-// The destination's machine, scene by scene: it obeys, and owns only behind COMMIT.
+// The destination's machine in single scenarios: it obeys the source, and owns the guest only after
+// COMMIT.
 #include "sidecar/machine/destination.hpp"
 
 #include <catch2/catch.hpp>
@@ -41,12 +42,12 @@ Scene sealed_and_loaded() {
     CHECK(scene.tell(Kind::seal_requested) == Actions{Action::seal});
     CHECK(scene.ok(Action::seal) == Actions{Action::reply_sealed});
     CHECK(scene.ok(Action::reply_sealed).empty());
-    CHECK(scene.tell(Kind::qemu_loaded).empty()); // its own completed starts nothing
+    CHECK(scene.tell(Kind::qemu_loaded).empty());  // QEMU's own completed starts nothing
     CHECK(scene.state.phase == Phase::sealed);
     return scene;
 }
 
-} // namespace
+}  // namespace
 
 TEST_CASE("COMMIT: OWNER, then the guest, then the answer and the announcement",
           "[sim][destination]") {
@@ -63,7 +64,7 @@ TEST_CASE("COMMIT: OWNER, then the guest, then the answer and the announcement",
     CHECK(scene.ok(Action::record_end) == Actions{Action::finish});
     CHECK(scene.ok(Action::finish).empty());
     CHECK(scene.state.phase == Phase::done);
-    CHECK(scene.tell(Kind::commit_received) == Actions{Action::reply_ack}); // asked again
+    CHECK(scene.tell(Kind::commit_received) == Actions{Action::reply_ack});  // repeated
 }
 
 TEST_CASE("a QEMU that died while the disks were copied is started anew when the source asks",
@@ -160,7 +161,7 @@ TEST_CASE("abort removes everything before it is answered, and never touches an 
 
     Scene owner = sealed_and_loaded();
     owner.tell(Kind::commit_received);
-    CHECK(owner.tell(Kind::abort_requested).empty()); // OWNER is under way
+    CHECK(owner.tell(Kind::abort_requested).empty());  // OWNER is being recorded
     CHECK(owner.ok(Action::record_owner) == Actions{Action::start_guest});
     CHECK(owner.tell(Kind::peer_silent_too_long).empty());
     owner.ok(Action::start_guest);

@@ -1,4 +1,4 @@
-// The model world put together: every step out of a Node, packing, and the words of a trace.
+// The whole model world: all steps out of a Node, packing, and the text of a trace.
 #include "tests/sim/world.hpp"
 
 #include "tests/sim/moves.hpp"
@@ -7,8 +7,8 @@ namespace sim {
 
 namespace {
 
-/// Writes or reads fields of a few bits one after the other; both directions share one list of
-/// fields.
+/// Writes or reads fields of a few bits each, one after the other; both directions share one list
+/// of fields.
 class Packer {
 public:
     Packed words{};
@@ -168,7 +168,7 @@ std::string action_result_of(std::string_view action, Label const& label) {
     return text;
 }
 
-/// What a label is about; empty for most.
+/// The action, message or event that a label is about; empty for most.
 std::string subject(Label const& label) {
     switch (label.move) {
         case Move::source_happens:

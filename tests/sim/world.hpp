@@ -1,9 +1,9 @@
-// The model world the two migration machines are explored in: two QEMUs, two journals, the network,
-// what is left over on each side, and messages that are lost, repeated or late.
+// The model world in which the two migration machines are explored: two QEMUs, two journals, the
+// network, leftovers on each side, and messages that are lost, repeated or late.
 //
-// Used by the explorer and the scenarios. A Node is everything there is; transitions() gives every
-// next Node. A cut link is not a bit of its own: lost and late messages, a QEMU that fails, and
-// actions that end unknown at any moment are all it can do to the machines.
+// Used by the explorer and the scenarios. A Node is the complete state; transitions() gives every
+// next Node. A cut link has no bit of its own. Its effects on the machines are lost and late
+// messages, a failed QEMU, and actions that end unknown at any moment.
 #pragma once
 
 #include "sidecar/machine/destination.hpp"
@@ -25,42 +25,42 @@ using sidecar::machine::Guest;
 using sidecar::machine::Outcome;
 using sidecar::machine::Side;
 
-/// The source's QEMU. In `running` and `migrating` the guest executes.
+/// The source's QEMU. Its guest executes in `running` and `migrating`.
 enum class SourceQemu : std::uint8_t {
     running,
     migrating,
     stopping,  ///< STOP emitted; QEMU flushes its disks.
-    pre_switchover,  ///< Waits for migrate-continue, or for migrate_cancel, for ever.
+    pre_switchover,  ///< Waits without limit for migrate-continue or migrate_cancel.
     device,  ///< Sends device state; then waits for the destination's acknowledgement.
     postmigrate,
     gone,
 };
 
-/// The destination's QEMU, started with `-S`. Only in `running` its guest executes.
+/// The destination's QEMU, started with `-S`. Its guest executes only in `running`.
 enum class DestinationQemu : std::uint8_t {
     none,
     waiting,
-    receiving,  ///< RAM has begun to come.
+    receiving,  ///< RAM has begun to arrive.
     loaded,
     running,
     gone,
-    gone_waiting,  ///< Gone, and it had not told of any RAM.
+    gone_waiting,  ///< Gone before it reported any RAM.
 };
 
-/// The source's disk images: can a QEMU open them by their names?
+/// The source's disk images: whether a QEMU can open them by their names.
 enum class Images : std::uint8_t {
     named,
     leaving,  ///< IMAGE.leaving-ID
     moved,  ///< IMAGE.moved-ID
 };
 
-/// What the source asks of the destination, and what it may hear.
+/// The source's requests to the destination, and the replies.
 enum class Request : std::uint8_t { prepare, seal, commit, abort };
 enum class Reply : std::uint8_t { prepared, sealed, ack, aborted, refused };
 
 struct World {
     SourceQemu source_qemu = SourceQemu::running;
-    SourceQemu source_told = SourceQemu::running;  ///< What its sidecar has heard of it.
+    SourceQemu source_told = SourceQemu::running;  ///< What its sidecar knows of it.
     DestinationQemu destination_qemu = DestinationQemu::none;
     DestinationQemu destination_told = DestinationQemu::none;
     src::Record source_journal = src::Record::none;
@@ -71,22 +71,22 @@ struct World {
     bool source_up = true;
     bool destination_up = true;
     bool commit_in_air = false;  ///< The sidecar died; its COMMIT may still reach the disk.
-    bool commit_sent = false;  ///< COMMIT was put on the wire once.
+    bool commit_sent = false;  ///< COMMIT was sent at least once.
     bool source_storage = false;  ///< Bitmaps, exports, NBD server at the source.
     bool source_movers = false;
-    bool destination_made = false;  ///< Disks, taps, movers, keys at the destination.
+    bool destination_made = false;  ///< Disks, taps, movers, keys exist at the destination.
     bool destination_exports = false;  ///< Writable exports at the destination.
     bool data_complete = false;  ///< The destination's disks equal the source's at STOP.
     Images images = Images::named;
-    bool untidy = false;  ///< The source's sidecar has given up to tidy up.
+    bool untidy = false;  ///< The source's sidecar has given up cleaning up.
     bool ram_started = false;  ///< start_ram is in flight, and has happened.
     bool continued = false;  ///< continue_migration is in flight, and has happened.
-    bool copy_noted = false;  ///< The source's sidecar died while copying, and left how far it was.
-    bool fenced = false;  ///< The destination's host was fenced by an operator.
-    bool requested = false;  ///< The one migration explored was asked for.
-    /// The source's sidecar is not connected to its QEMU: it hears nothing and asks nothing.
+    bool copy_noted = false;  ///< The source's sidecar died while copying; its progress is noted.
+    bool fenced = false;  ///< An operator has fenced the destination's host.
+    bool requested = false;  ///< The one explored migration was requested.
+    /// The source's sidecar is not connected to its QEMU: it receives and sends nothing.
     bool qmp_down = false;
-    bool others_stopped = false;  ///< Another stopped the guest at the source.
+    bool others_stopped = false;  ///< Others have stopped the guest at the source.
 
     friend bool operator==(World const&, World const&) = default;
 };
@@ -99,8 +99,7 @@ struct Node {
     friend bool operator==(Node const&, Node const&) = default;
 };
 
-/// What kind of step it is. Once faults have ceased, `heal` steps come first and `healthy` ones
-/// follow.
+/// The kind of a step. Once faults have ceased, `heal` steps come first, then `healthy` ones.
 enum class Nature : std::uint8_t { healthy, heal, fault };
 
 enum class Move : std::uint8_t {
@@ -152,8 +151,8 @@ enum class Move : std::uint8_t {
     host_starts_guest,
 };
 
-/// One step of a trace: what happened, to which action, message or event, how it ended, and whether
-/// what it stands for has happened all the same (an `unknown` that did, a death in between).
+/// One step of a trace: the move; its action, message or event; how it ended; and whether its
+/// effect happened anyway (an `unknown` with the effect, or a death in between).
 struct Label {
     Move move{};
     std::uint8_t what = 0;
@@ -167,13 +166,13 @@ struct Transition {
     Node next;
 };
 
-/// Where every exploration starts: the guest runs on the source, nothing was asked for.
+/// The start of every exploration: the guest runs on the source, nothing was requested.
 [[nodiscard]] Node initial();
 
-/// Appends every step possible from `node` to `list`.
+/// Appends every possible step from `node` to `list`.
 void transitions(Node const& node, Mutation mutation, std::vector<Transition>& list);
 
-/// Feeds one event to a machine and starts the actions it asks for (requests go onto the wire).
+/// Gives one event to a machine and starts the actions that it asks for (requests are sent).
 void tell_source(Node& node, src::Event const& event, Mutation mutation);
 void tell_destination(Node& node, dst::Event const& event, Mutation mutation);
 

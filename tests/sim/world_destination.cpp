@@ -1,8 +1,9 @@
-// The destination's half of the model world: what its actions do, its QEMU, its sidecar's deaths.
+// The destination's half of the model world: the effects of its actions, its QEMU, its sidecar's
+// deaths.
 //
-// Part of world.hpp. As at the source, an action may end in every way, and its sidecar die, at any
-// moment; only replies end at once, because a reply that is not handed over is the same as one that
-// is lost.
+// Part of world.hpp. As at the source, an action may end in every way, and its sidecar may die, at
+// any moment. Only replies end at once, because a reply that is not sent is the same as one that is
+// lost.
 #include "tests/sim/moves.hpp"
 
 namespace sim {
@@ -12,7 +13,7 @@ namespace {
 using dst::Action;
 using Kind = dst::Event::Kind;
 
-/// Whether `action` is a reply, and which.
+/// Whether `action` is a reply, and which one.
 struct ReplyOf {
     bool is_reply = false;
     Reply reply{};
@@ -60,7 +61,7 @@ bool start_takes_effect(World& world) {
     return world.destination_qemu == DestinationQemu::running;
 }
 
-/// Does what `action` does. Returns false when it cannot happen as the world is.
+/// Applies the effect of `action`. Returns false if it is impossible in this world.
 bool takes_effect(World& world, Action action) {
     switch (action) {
         case Action::prepare:
@@ -117,13 +118,14 @@ void action_moves(Moves& moves, Action action) {
                    {.what = what, .result = ActionResult::unknown, .happened = true}, after);
     }
     end_action(moves, Nature::fault, {.what = what, .result = ActionResult::unknown}, world);
-    // Without a fault an action fails only for a reason its sidecar has heard, or will not hear.
+    // Without a fault an action fails only for a reason that its sidecar knows already, or that it
+    // will never hear of.
     bool const fault = possible || world.destination_told != world.destination_qemu;
     end_action(moves, fault ? Nature::fault : Nature::healthy,
                {.what = what, .result = ActionResult::failed}, world);
 }
 
-/// It dies with any of what is in flight having happened.
+/// The sidecar dies; each of the actions in flight may have happened.
 void death_moves(Moves& moves) {
     std::vector<Action> pending;
     for (unsigned index = 0; index < dst::action_count; ++index) {
@@ -182,7 +184,7 @@ void request_moves(Moves& moves) {
     }
 }
 
-/// The destination's patience: at any moment by a fault, and when the source's session is over.
+/// The destination's timeout: by a fault at any moment, and when the source's session is over.
 void patience_moves(Moves& moves) {
     Node const& from = moves.from;
     dst::Event const silence = dst::event(Kind::peer_silent_too_long);
@@ -243,8 +245,8 @@ void end_destination_qemu(World& world, DestinationQemu end) {
     world.destination_exports = false;
 }
 
-/// How QEMU died matters to a machine that may still have it started anew: else there would be two
-/// Nodes for one thing.
+/// How QEMU died matters only to a machine that may still restart it. For the others both Nodes are
+/// merged into one.
 static void forget_what_it_waited_for(Node& node) {
     dst::Phase const phase = node.destination.phase;
     bool const matters = phase == dst::Phase::idle || phase == dst::Phase::preparing ||
@@ -270,7 +272,7 @@ void tell_destination(Node& node, dst::Event const& event, Mutation mutation) {
     forget_what_it_waited_for(node);
     for (Action action : step.actions) {
         if (ReplyOf const found = reply_of(action); found.is_reply) {
-            node.world.replies.insert(found.reply);  // handed over at once; the wire may lose it
+            node.world.replies.insert(found.reply);  // sent at once; it may still get lost
             tell_destination(node, dst::action_ended(action, ActionResult::ok), mutation);
         } else if (action == Action::record_aborted &&
                    mutation == Mutation::aborted_sent_before_durable) {
@@ -305,7 +307,7 @@ void destination_qemu_moves(Moves& moves) {
             end_destination_qemu(
                 moves.add(Nature::fault, {.move = Move::destination_qemu_killed}).world, end);
         };
-        // It says that RAM comes only a moment after the source has begun to send it.
+        // QEMU reports incoming RAM a moment after the source has begun to send it.
         bool const untold = receiving && world.source_qemu == SourceQemu::migrating;
         bool const waiting = moves.from.destination.phase == dst::Phase::prepared &&
                              (qemu == DestinationQemu::waiting || untold);

@@ -1,5 +1,5 @@
-// What reaches the source from outside: its monitor is lost and found, others stop and continue the
-// guest, the host starts it. Part of moves.hpp.
+// Events that reach the source from outside: its monitor is lost and found, others stop and
+// continue the guest, the host starts it. Part of moves.hpp.
 #include "tests/sim/moves.hpp"
 
 namespace sim {
@@ -25,7 +25,7 @@ src::Qemu qemu_found(World const& world) {
     return src::Qemu::gone;
 }
 
-/// The monitor's connection, and those who stop and continue the guest without us.
+/// The monitor's connection, and others who stop and continue the guest.
 void monitor_moves(Moves& moves) {
     Node const& from = moves.from;
     World const& world = from.world;
@@ -45,8 +45,8 @@ void monitor_moves(Moves& moves) {
                                src::event(Kind::qmp_silent_too_long));
         }
     } else if (world.destination_up && phase == src::Phase::stopped) {
-        // Bounded: at any other moment alone.cpp explores the loss for the machine by itself. Here
-        // the guest is paused, and each further moment would double the states.
+        // Bounded: alone.cpp explores the loss at any other moment for the machine alone. In this
+        // phase the guest is paused. Each further phase would double the number of states.
         Node& lost = moves.add(Nature::fault, {.move = Move::qmp_lost});
         lost.world.qmp_down = true;
         tell_source(lost, src::event(Kind::qmp_lost), moves.mutation);
@@ -64,8 +64,8 @@ void monitor_moves(Moves& moves) {
     }
 }
 
-/// A host that starts guests asks the sidecar first: its journal is closed and the images have
-/// their names. Once COMMIT may have been sent, an autostart or a plain QEMU asks nothing but the
+/// A host that starts guests asks the sidecar first: the journal must be closed and the images must
+/// have their names. Once COMMIT may have been sent, an autostart or a plain QEMU needs only the
 /// names.
 void host_moves(Moves& moves) {
     World const& world = moves.from.world;
@@ -83,7 +83,7 @@ void host_moves(Moves& moves) {
     if (named && (allowed || asks_nothing)) {
         World& next = moves.add(Nature::fault, {.move = Move::host_starts_guest}).world;
         resume(next);
-        next.source_told = SourceQemu::running;  // a QEMU of its own: the sidecar starts with it
+        next.source_told = SourceQemu::running;  // the sidecar starts with this new QEMU
     }
 }
 

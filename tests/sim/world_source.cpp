@@ -1,6 +1,7 @@
-// The source's half of the model world: its actions, QEMU, the sidecar's deaths, the operator.
-// Part of world.hpp. A local action in flight may end ok, failed, or unknown having happened or
-// not, and its sidecar may die with it having happened or not, all of it at any later moment.
+// The source's half of the model world: its actions, QEMU, the sidecar's deaths, the operator. Part
+// of world.hpp. A local action in flight may end ok, failed, or unknown (with or without its
+// effect). Its sidecar may die with or without the effect. All of this may happen at any later
+// moment.
 #include "sidecar/machine/watchdog.hpp"
 #include "tests/sim/moves.hpp"
 
@@ -13,7 +14,7 @@ namespace {
 using src::Action;
 using Kind = src::Event::Kind;
 
-/// Whether `action` runs at the peer: a request on the wire, ended by its reply or a time-out.
+/// Whether `action` runs at the peer: a request that ends by its reply or a timeout.
 bool asks_peer(Action action) {
     return action == Action::prepare_destination || action == Action::seal_destination ||
            action == Action::send_commit || action == Action::abort_destination;
@@ -32,8 +33,8 @@ Request request_of(Action action) {
     }
 }
 
-/// Where an action that has happened and not ended is kept; null for those that do both in one
-/// step, because nobody but their own sidecar can see the difference.
+/// The bit that records that an action in flight has happened. Null for actions that happen and end
+/// in one step, because only their own sidecar can see the difference.
 bool* happened_bit(World& world, Action action) {
     switch (action) {
         case Action::start_ram:
@@ -57,7 +58,7 @@ Node& end_action(Moves& moves, Nature nature, Label label, World const& world) {
     return next;
 }
 
-/// Whether it is a command to QEMU, or needs one.
+/// Whether it is a QMP command, or needs one.
 bool asks_qemu(Action action) {
     return action == Action::prepare_storage || action == Action::copy_disks ||
            action == Action::start_ram || action == Action::list_final ||
@@ -69,7 +70,8 @@ void local_action_moves(Moves& moves, Action action) {
     World const& world = moves.from.world;
     auto const what = code(action);
     if (world.qmp_down && asks_qemu(action)) {
-        // Its command may have reached QEMU before: then it has happened already, or does now.
+        // Its command may have reached QEMU before the loss. Then it has happened already, or
+        // happens now.
         World after = world;
         bool* const bit = happened_bit(after, action);
         bool const has_happened = bit != nullptr && *bit;
@@ -118,13 +120,14 @@ void local_action_moves(Moves& moves, Action action) {
         return;
     }
     end_action(moves, Nature::fault, {.what = what, .result = ActionResult::unknown}, world);
-    // Without a fault an action fails only for a reason its sidecar has heard, or will not hear.
+    // Without a fault an action fails only for a reason that its sidecar knows already, or that it
+    // will never hear of.
     bool const fault = possible || world.source_told != world.source_qemu;
     end_action(moves, fault ? Nature::fault : Nature::healthy,
                {.what = what, .result = ActionResult::failed}, world);
 }
 
-/// Whether the destination works on `request`, or its answer is still on the way.
+/// Whether the destination works on `request`, or its reply is in flight.
 bool answer_expected(Node const& node, Request request) {
     if (node.world.requests.contains(request) || !node.world.replies.empty()) {
         return true;
@@ -149,7 +152,7 @@ void peer_action_moves(Moves& moves, Action action) {
                moves.from.world);
 }
 
-/// How `reply` ends what the source waits for; nothing when it waits for something else.
+/// How `reply` ends the source's wait; nothing if the source waits for something else.
 struct Answer {
     bool fits = false;
     Action action{};
@@ -236,7 +239,7 @@ void operator_moves(Moves& moves) {
     }
     // The model has no rates: the verdict on RAM may come at any moment.
     if (converging) fault(Move::ram_not_converging, Kind::ram_not_converging);
-    // An operator's word comes once, and never against a disk that carries the tombstone.
+    // An operator decides once, and never against a disk that has the tombstone.
     if (!src::may_resolve(from.source) || from.world.fenced || from.world.images == Images::moved) {
         return;
     }
@@ -258,11 +261,11 @@ void operator_moves(Moves& moves) {
     }
 }
 
-/// Its memory is lost.
+/// The sidecar dies and its memory is lost.
 Node& sidecar_dies(Moves& moves, Label label) {
     label.move = Move::source_sidecar_dies;
     Node& next = moves.add(Nature::fault, label);
-    // Written while it copies, removed when it leaves that phase.
+    // The note is written during copying, and removed when that phase ends.
     next.world.copy_noted = moves.from.source.phase == src::Phase::copying ||
                             moves.from.source.phase == src::Phase::suspended;
     next.world.qmp_down = false;
@@ -273,8 +276,8 @@ Node& sidecar_dies(Moves& moves, Label label) {
     return next;
 }
 
-/// It dies with any of what is in flight having happened, and COMMIT perhaps still on its way to
-/// disk.
+/// The sidecar dies. Each of the actions in flight may have happened, and COMMIT may still be on
+/// its way to disk.
 void death_moves(Moves& moves) {
     Node const& from = moves.from;
     std::vector<Action> pending;
@@ -302,7 +305,7 @@ void death_moves(Moves& moves) {
     }
 }
 
-/// The watchdog gives the images their names back, then continues the guest.
+/// The watchdog renames the images back, then continues the guest.
 void watchdog_resumes(World& world) {
     if (world.images == Images::leaving) {
         world.images = Images::named;
@@ -310,8 +313,8 @@ void watchdog_resumes(World& world) {
     resume(world);
 }
 
-/// Dead: the watchdog acts on what the journal says, and a new sidecar starts. What has completed
-/// is continued only behind ROLLBACK, because COMMIT may still land.
+/// The sidecar is dead: the watchdog acts on the journal, and a new sidecar starts. A guest whose
+/// migration completed is continued only after ROLLBACK, because COMMIT may still reach the disk.
 void dead_sidecar_moves(Moves& moves) {
     World const& world = moves.from.world;
     auto const watchdog = [&](Move move) -> World& {
@@ -348,19 +351,19 @@ void dead_sidecar_moves(Moves& moves) {
         next.world.source_up = true;
         next.world.source_told = world.source_qemu;
         next.world.copy_noted = false;
-        // What is open is done once more, all of it; what is over stays as it is.
+        // Open work is repeated in full; finished work stays as it is.
         next.world.untidy &= world.source_journal == src::Record::ended;
         tell_source(next, src::restarted(world.source_journal, found), moves.mutation);
     };
     bool const begun = world.source_journal == src::Record::begun;
     starts(Move::source_sidecar_starts, qemu_found(world));
-    // It may have died before it had written anything down.
+    // The sidecar may have died before it wrote the note.
     if (world.copy_noted && begun && qemu_found(world) == src::Qemu::running) {
         starts(Move::source_sidecar_resumes, src::Qemu::copying);
     }
 }
 
-/// A write of a sidecar that died: whenever it likes, or never.
+/// The write of a sidecar that died: it happens at any later moment, or never.
 void late_write_moves(Moves& moves) {
     if (!moves.from.world.commit_in_air) {
         return;
@@ -386,9 +389,8 @@ void sidecar_moves(Moves& moves) {
     }
 }
 
-/// Puts `request` on the wire. prepare and seal are asked once and answered by id, so whatever is
-/// still on its way of them is of no more use; COMMIT, abort and their answers are kept however
-/// late.
+/// Sends `request`. prepare and seal are asked once and answered by id, so their older messages
+/// still in flight no longer matter. COMMIT, abort and their replies are kept however late.
 void send(World& world, Request request) {
     world.requests.erase(Request::prepare);
     world.requests.erase(Request::seal);
@@ -399,7 +401,8 @@ void send(World& world, Request request) {
     world.commit_sent |= request == Request::commit;
 }
 
-/// What the sidecar hears next, QMP being in order: one rung of the ladder, or what ended it.
+/// The next state that the sidecar hears of, in QMP's order: one step of the normal sequence, or
+/// the one that ended it.
 void tell_of_qemu(Node& next, Mutation mutation) {
     World& world = next.world;
     auto const hear = [&](SourceQemu qemu, Kind kind) {
@@ -470,8 +473,8 @@ void source_moves(Moves& moves) {
         }
     }
     reply_moves(moves);
-    // Within copy_disks, whose connections to the destination's disks are dead. The weaker rules
-    // are caught without it, in a third of the states.
+    // Within copy_disks, when the connections to the destination's disks are dead. The mutations
+    // are caught without this move, in a third of the states.
     World const& world = moves.from.world;
     bool const copies = moves.from.source.in_flight.contains(Action::copy_disks);
     if (copies && moves.mutation == Mutation::none && ended(world.destination_qemu) &&
@@ -495,10 +498,10 @@ void source_qemu_moves(Moves& moves) {
         moves.add(Nature::healthy, {.move = Move::source_qemu_steps, .what = code(next)})
             .world.source_qemu = next;
     };
-    // Of a QEMU that was started anew it knows nothing.
+    // It has no connection to a QEMU that was restarted.
     bool const peer_alive = peer == DestinationQemu::receiving || peer == DestinationQemu::loaded ||
                             peer == DestinationQemu::running;
-    bool const notices = qemu != SourceQemu::pre_switchover;  // it waits there without looking
+    bool const notices = qemu != SourceQemu::pre_switchover;  // it waits there without checking
     if (qemu == SourceQemu::migrating && peer_alive) {
         becomes(SourceQemu::stopping);
     } else if (qemu == SourceQemu::stopping && peer_alive) {

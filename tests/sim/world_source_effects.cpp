@@ -1,4 +1,4 @@
-// What the actions of the source do in the model world. Part of moves.hpp.
+// The effects of the source's actions in the model world. Part of moves.hpp.
 #include <algorithm>
 
 #include "tests/sim/moves.hpp"
@@ -36,7 +36,7 @@ bool qmp_takes_effect(World& world, Action action) {
             }
             world.destination_qemu = DestinationQemu::receiving;
             world.source_qemu = SourceQemu::migrating;
-            world.source_told = SourceQemu::migrating; // so that a failure is heard of as one
+            world.source_told = SourceQemu::migrating;  // so that a failure is recognized as one
             return true;
         case Action::continue_migration:
             if (world.source_qemu != SourceQemu::pre_switchover) {
@@ -65,7 +65,7 @@ bool qmp_takes_effect(World& world, Action action) {
     }
 }
 
-/// Copies need a destination to write to; the last one also a guest that holds still.
+/// Copies need a destination to write to. The last copy also needs a stopped guest.
 bool copy_takes_effect(World& world, Action action) {
     bool const writable = world.destination_exports && takes_blocks(world.destination_qemu);
     if (action == Action::copy_disks) {

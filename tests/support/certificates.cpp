@@ -6,7 +6,7 @@ namespace lab {
 
 namespace {
 
-/// Valid longer than any test, and no longer than needed.
+/// Longer than any test takes.
 constexpr char const* validity = "expiration_days = 2\n";
 
 void make_key(fs::path const& key) {

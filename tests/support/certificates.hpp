@@ -1,6 +1,6 @@
-// CertificateAuthority: an authority of a test's own that issues certificates in QEMU's directory
-// layout, made with certtool as an administrator makes them. Used by Scene and the vm tests.
-// Invariant: what it issued is valid for the addresses of one host only.
+// CertificateAuthority: a certificate authority of one test. It issues certificates in QEMU's
+// directory layout, made with certtool as an administrator makes them. Used by Scene and the vm
+// tests. Invariant: a certificate is valid for the addresses of one host only.
 #pragma once
 
 #include "tests/support/lab.hpp"
@@ -9,11 +9,11 @@ namespace lab {
 
 class CertificateAuthority {
 public:
-    /// Makes its key and certificate below `directory`.
+    /// Creates its key and certificate under `directory`.
     explicit CertificateAuthority(fs::path directory);
 
-    /// ca-cert.pem, {server,client}-{cert,key}.pem in `directory`: what `--tls-dir` of that host
-    /// takes.
+    /// Writes ca-cert.pem and {server,client}-{cert,key}.pem into `directory`, for `--tls-dir` on
+    /// that host.
     void issue(fs::path const& directory, Host const& host) const;
 
 private:

@@ -22,9 +22,9 @@ namespace lab {
 
 namespace {
 
-/// Longest that a connection to a socket of this machine may take.
+/// The longest that connecting to a socket of this machine may take.
 constexpr Milliseconds connect_limit = 2s;
-/// How many times as long as a look took is waited until the next, and at most how long.
+/// The wait before the next look, as a multiple of the duration of the last look, and its maximum.
 constexpr int looks_apart = 3;
 constexpr Milliseconds look_interval_max = 200ms;
 
@@ -88,7 +88,7 @@ bool connects(int fd, sockaddr const* address, socklen_t length) {
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error == 0;
 }
 
-/// A socket that belongs to `netns` although this thread does not stay there.
+/// A socket in `netns`; this thread does not stay there.
 core::Fd socket_in(std::string const& netns, int family) {
     Visit const inside(netns);
     return core::Fd(socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -105,7 +105,7 @@ Visit::Visit(std::string const& netns) {
 }
 
 Visit::~Visit() {
-    // A test that went on in the wrong namespace would be worth nothing.
+    // A test must not continue in the wrong namespace.
     if (home_ && setns(home_.get(), CLONE_NEWNET) < 0) std::abort();
 }
 
@@ -126,7 +126,7 @@ Output run(Argv argv, Place const& place, Milliseconds limit) {
     core::Fd const err = memory_file();
     core::Process const process = start(whole, out.get(), err.get(), false);
     if (!ends_within(process, limit)) {
-        (void)process.signal(SIGKILL);  // it may end at this very moment
+        (void)process.signal(SIGKILL);  // it may end at this moment
         reap(process);
         throw Failure(fmt::format("`{}` did not end within {} ms; it wrote: {}", joined(whole),
                                   limit.count(), content(out) + content(err)));
@@ -154,7 +154,7 @@ void wait_until(std::string const& what, Milliseconds limit, std::function<bool(
         if (looked >= until) {
             throw Failure(fmt::format("{} did not happen within {} ms", what, limit.count()));
         }
-        // A look that starts a program takes longer: it must not be what keeps the machine busy.
+        // A look that starts a program takes longer, and must not keep the machine busy.
         auto const took = std::chrono::duration_cast<Milliseconds>(looked - begun);
         ::poll(nullptr, 0,
                static_cast<int>(
@@ -169,7 +169,7 @@ std::string unique_suffix() {
 
 std::string read_file(fs::path const& path) {
     std::ifstream file(path, std::ios::binary);
-    // Not by iterators: reading /proc of a process that just ended throws from them.
+    // Not by iterators: they throw when /proc is read of a process that has just ended.
     std::ostringstream text;
     text << file.rdbuf();
     return text.str();
@@ -191,7 +191,7 @@ Daemon::Daemon(std::string name, Argv argv, Place const& place, fs::path const& 
     : name_(std::move(name)), out_(logs / (name_ + ".out")), err_(logs / (name_ + ".err")) {
     auto const out = open_log(out_);
     auto const err = open_log(err_);
-    // As whoever manages services starts it.
+    // As a service manager starts it.
     process_ = start(command_at(std::move(argv), place), out.get(), err.get(), true);
 }
 
@@ -236,7 +236,7 @@ int Daemon::end() {
 
 void Daemon::kill() {
     if (status_) return;
-    (void)process_.signal(SIGKILL);  // it may end at this very moment
+    (void)process_.signal(SIGKILL);  // it may end at this moment
     wait(end_limit);
 }
 
@@ -251,7 +251,8 @@ bool accepts(fs::path const& path) {
 }
 
 bool listens(pid_t process, fs::path const& socket) {
-    // Num RefCount Protocol Flags Type St Inode Path; of a listener the flags are __SO_ACCEPTCON.
+    // Columns: Num RefCount Protocol Flags Type St Inode Path. A listener has the flag
+    // __SO_ACCEPTCON.
     std::ifstream sockets(fmt::format("/proc/{}/net/unix", process));
     std::string line;
     while (std::getline(sockets, line)) {
@@ -284,8 +285,8 @@ bool accepts(std::string const& netns, std::string const& host, int port) {
 }
 
 std::vector<Seen> processes_in(std::string const& netns) {
-    // Not `ip netns pids`: tests look every look_interval for something to happen, and a program
-    // started each time takes more of a small machine than what they wait for.
+    // Not `ip netns pids`: tests look every look_interval, and starting a program each time would
+    // take more of a small machine than the work that they wait for.
     struct stat wanted{};
     if (stat(("/run/netns/" + netns).c_str(), &wanted) != 0) return {};
     std::vector<Seen> found;

@@ -1,7 +1,7 @@
-// Processes of the tests: commands that end, daemons that are ended, and waiting for what can be
-// seen. Used by every part of the lab. Blocking code for tests, never on the loop. Invariant:
-// nothing waits without a limit, and what goes wrong ends the test: lab throws Failure, as Catch's
-// REQUIRE does; no other code of the project throws.
+// Processes of the tests: commands that end, daemons that are ended, and waiting for a visible
+// effect. Used by every part of the lab. Blocking code for tests, never on the loop. Invariant:
+// every wait has a limit, and a failure ends the test: lab throws Failure, as Catch's REQUIRE does.
+// No other code of the project throws.
 #pragma once
 
 #include <chrono>
@@ -23,17 +23,16 @@ using Milliseconds = std::chrono::milliseconds;
 using Argv = std::vector<std::string>;
 namespace fs = std::filesystem;
 
-/// Something the test relies on did not hold; the sentence says what.
+/// A condition that the test relies on is false; the sentence names it.
 struct Failure : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-/// Longest that a command which ends by itself may take, where the caller names no other limit.
+/// The longest that a command may take, unless the caller gives another limit.
 inline constexpr Milliseconds command_limit = 60s;
-/// Longest that a daemon may take to end after SIGTERM.
+/// The longest that a daemon may take to end after SIGTERM.
 inline constexpr Milliseconds end_limit = 20s;
-/// How often something is looked at that gives no event of its own; less often what takes longer
-/// to look at.
+/// How often a condition without an event is checked; less often if the check itself takes longer.
 inline constexpr Milliseconds look_interval = 10ms;
 
 /// Where a process runs: a network namespace ("" = the test's own), and variables added to its
@@ -43,8 +42,8 @@ struct Place {
     std::vector<std::string> environment;  ///< "NAME=VALUE"
 };
 
-/// This thread is in a network namespace ("": where it is) as long as one of these lives: sockets
-/// and taps made meanwhile belong there.
+/// While one of these lives, this thread is in a network namespace ("": its own), and sockets and
+/// taps that it makes belong there.
 class Visit {
 public:
     explicit Visit(std::string const& netns);
@@ -56,20 +55,20 @@ private:
     core::Fd home_;
 };
 
-/// What a command that has ended left behind.
+/// The result of a command that has ended.
 struct Output {
     int exit_status = -1;  ///< 128 + signal when a signal ended it.
     std::string out;
     std::string err;
 };
 
-/// Runs a command to its end. Throws when it cannot be started or is not done within `limit` (it is
-/// killed).
+/// Runs a command to its end. Throws when it cannot be started, or when it is not done within
+/// `limit` (then it is killed).
 Output run(Argv argv, Place const& place = {}, Milliseconds limit = command_limit);
-/// The same; throws, with what it wrote to stderr, unless it exits with 0. Returns its stdout.
+/// The same; throws, with its stderr, unless it exits with 0. Returns its stdout.
 std::string must_run(Argv argv, Place const& place = {}, Milliseconds limit = command_limit);
 
-/// Looks again and again until `holds` is true. Throws "... did not happen within ..." past the
+/// Checks `holds` repeatedly until it is true. Throws "... did not happen within ..." after the
 /// limit.
 void wait_until(std::string const& what, Milliseconds limit, std::function<bool()> const& holds);
 
@@ -78,18 +77,18 @@ std::string unique_suffix();
 
 std::string read_file(fs::path const& path);  ///< Empty when it cannot be read.
 void write_file(fs::path const& path, std::string const& text);
-/// Parses, or throws with the beginning of the text.
+/// Parses the text, or throws with its beginning.
 core::Json parse_json(std::string const& text);
 
-/// The whole command line of `argv` run at `place`.
+/// The whole command line that runs `argv` at `place`.
 Argv command_at(Argv argv, Place const& place);
 
-/// A process that runs until it is told to end. Its stdout and stderr go to files. Ended by pidfd;
-/// the destructor kills what is still there.
+/// A process that runs until it is ended. Its stdout and stderr go to files. It is ended by pidfd;
+/// the destructor kills it if it still runs.
 class Daemon {
 public:
-    /// `name`: of its log files in `logs` (NAME.out, NAME.err; a second start of the same name
-    /// appends).
+    /// `name`: of its log files in `logs` (NAME.out, NAME.err; a second start with the same name
+    /// appends to them).
     Daemon(std::string name, Argv argv, Place const& place, fs::path const& logs);
     ~Daemon();
     Daemon(Daemon&& other) noexcept;
@@ -98,12 +97,12 @@ public:
     [[nodiscard]] bool running() const { return process_.running(); }
     [[nodiscard]] pid_t pid() const { return process_.pid(); }
     void signal(int number);
-    /// SIGTERM, then its exit status. Throws when it has not ended after end_limit: that is a bug
-    /// of it.
+    /// Sends SIGTERM and returns its exit status. Throws when it has not ended after end_limit,
+    /// which is a bug of the program.
     int end();
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits until the process is gone.
     void kill();
-    /// Its exit status (as in Output) when it ends within `limit`, else nothing.
+    /// Its exit status (as in Output) if it ends within `limit`, else nothing.
     std::optional<int> wait(Milliseconds limit);
     [[nodiscard]] std::string out() const { return read_file(out_); }
     [[nodiscard]] std::string err() const { return read_file(err_); }
@@ -117,18 +116,19 @@ private:
     std::optional<int> status_;
 };
 
-/// Whether something accepts connections there: a unix socket's path. Connects, and hangs up.
+/// Whether a server accepts connections on that unix socket. Connects and closes the connection.
 bool accepts(fs::path const& socket);
-/// Whether a unix socket of that name is listened to, in the network namespace of `process`; asked
-/// of the kernel. For QEMU's monitors: one that is connected to and left at once may take the next
-/// client for the one that left.
+/// Whether a process listens on that unix socket in the network namespace of `process`; the kernel
+/// reports it. For QEMU's monitors: after a client that connects and leaves at once, QEMU may take
+/// the next client for that one.
 bool listens(pid_t process, fs::path const& socket);
 /// The same for TCP, asked from inside `netns`.
 bool accepts(std::string const& netns, std::string const& host, int port);
-/// A connected TCP socket made inside `netns`; empty when nobody accepts.
+/// A TCP socket connected from inside `netns`; empty when no server accepts.
 core::Fd connect_in(std::string const& netns, std::string const& host, int port);
 
-/// A process of somebody else, found by its number: for those that the program starts itself.
+/// A process that the test did not start itself, found by its pid: for processes that the program
+/// under test starts.
 struct Seen {
     pid_t pid = -1;
     char state = '?';  ///< As in /proc/PID/stat: T is stopped.

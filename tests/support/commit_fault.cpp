@@ -1,7 +1,7 @@
-// Before a sidecar (LD_PRELOAD): what happens around COMMIT fails while the file exists that
-// COMMIT_FAULT_FILE names. COMMIT_FAULT says what: `write`, the write of the record (EROFS);
-// `sync`, every sync of the journal from that record on (EIO); `mark`, the last rename of the stale
-// images (EBUSY).
+// LD_PRELOAD for a sidecar: a step around COMMIT fails while the file named by COMMIT_FAULT_FILE
+// exists. COMMIT_FAULT selects the step: `write`, the write of the record (EROFS); `sync`, every
+// sync of the journal from that record on (EIO); `mark`, the last rename of the stale images
+// (EBUSY).
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -19,7 +19,7 @@ bool fails(std::string_view what) {
     return kind != nullptr && trigger != nullptr && what == kind && access(trigger, F_OK) == 0;
 }
 
-bool committed = false;  // its record was written, by this process
+bool committed = false;  // this process has written the record
 
 }  // namespace
 

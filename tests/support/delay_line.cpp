@@ -25,15 +25,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Bytes under way in one direction of one connection: 1 GB/s for 250 ms. Beyond it the sender's
-/// TCP waits.
+/// Bytes in flight in one direction of one connection: 1 GB/s for 250 ms. Above it the sender's TCP
+/// waits.
 constexpr std::size_t under_way_bytes_max = 256 * 1024 * 1024;
-/// Bytes of one read; and reads of one connection before the others have their turn.
+/// Bytes of one read; and reads of one connection before other connections are served.
 constexpr std::size_t read_bytes = 256 * 1024;
 constexpr int reads_in_turn_max = 16;
 
-/// Room for one read. Kept when it is free again: the allocator would give each back to the kernel
-/// and have it zeroed anew, which costs more than the relaying.
+/// A buffer for one read. Free buffers are kept: the allocator would return them to the kernel,
+/// which would zero them again, and that costs more than relaying.
 using Room = std::unique_ptr<std::array<std::byte, read_bytes>>;
 class Rooms {
 public:
@@ -46,7 +46,7 @@ public:
     void give(Room room) { free_.push_back(std::move(room)); }
 
 private:
-    std::vector<Room> free_;  ///< As many as were under way at once, at most.
+    std::vector<Room> free_;  ///< At most as many as were in flight at once.
 };
 
 struct Chunk {
@@ -63,7 +63,8 @@ public:
 
     [[nodiscard]] bool over() const { return ended_ && chunks_.empty(); }
     [[nodiscard]] bool reads() const { return !ended_ && under_way_ < under_way_bytes_max; }
-    /// When the next byte may leave; nothing: there is none, or the receiver does not take it.
+    /// When the next byte may be sent; nothing if there is none, or if the receiver does not take
+    /// it.
     [[nodiscard]] std::optional<Clock::time_point> due() const {
         if (chunks_.empty() || full_) return {};
         return chunks_.front().due;
@@ -71,7 +72,7 @@ public:
     [[nodiscard]] bool full() const { return full_; }
     void writable() { full_ = false; }
 
-    /// False: the connection is broken.
+    /// False if the connection is broken.
     bool take(std::chrono::microseconds delay) {
         for (int i = 0; i < reads_in_turn_max && reads(); ++i) {
             auto room = rooms_.take();
@@ -137,14 +138,14 @@ struct Connection {
     bool broken = false;
 };
 
-/// What a connection waits for, at its near end and at its far end.
+/// What to poll for at the near end and the far end of a connection.
 void ask(Connection const& one, bool held, std::vector<pollfd>& wanted) {
     auto const events = [held](Direction const& in, Direction const& out) {
         return static_cast<short>((in.reads() ? POLLIN : 0) | (out.full() && !held ? POLLOUT : 0));
     };
     short const near = events(one.there, one.back);
     short const far = events(one.back, one.there);
-    // An end of which nothing is wanted is left out: it would tell its hanging up for ever.
+    // An end that is not polled is left out: poll would report its hang-up again and again.
     wanted.push_back({near != 0 ? one.near.get() : -1, near, 0});
     wanted.push_back({far != 0 ? one.far.get() : -1, far, 0});
 }

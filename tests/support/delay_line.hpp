@@ -1,7 +1,7 @@
-// DelayLine: a long distance on one machine. A relay on 127.0.0.1 that holds every byte back for
-// half a round trip, in both directions, for kernels without netem. Used by the benchmark of
-// distances. Invariant: bytes keep their order and none is lost; TCP itself sees no distance, so
-// connecting costs no round trip and no window limits what is under way.
+// DelayLine: a long distance on one machine, for kernels without netem. A relay on 127.0.0.1 that
+// delays every byte by half a round trip, in both directions. Used by the benchmark of distances.
+// Invariant: bytes keep their order and none is lost. TCP itself sees no distance: connecting costs
+// no round trip, and no window limits the bytes in flight.
 #pragma once
 
 #include <atomic>
@@ -14,15 +14,15 @@ namespace lab {
 
 class DelayLine {
 public:
-    /// In front of whoever listens on `port_behind` of 127.0.0.1.
+    /// In front of the server that listens on `port_behind` of 127.0.0.1.
     DelayLine(int port_behind, std::chrono::microseconds round_trip);
     /// Cuts all connections.
     ~DelayLine();
     DelayLine(DelayLine const&) = delete;
 
     [[nodiscard]] int port() const { return port_; }
-    /// Nothing leaves the line any more, at either end, until release(). What is sent into it
-    /// waits, up to a limit.
+    /// No byte leaves the line at either end until release(). Data sent into it waits, up to a
+    /// limit.
     void hold();
     void release();
 

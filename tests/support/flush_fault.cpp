@@ -1,5 +1,5 @@
-// Before a program of others (LD_PRELOAD): fdatasync fails with EIO while the file exists that
-// FLUSH_FAULT names, as on a disk that cannot write what it had taken.
+// LD_PRELOAD for other programs: fdatasync fails with EIO while the file named by FLUSH_FAULT
+// exists, like a disk that cannot write data that it has accepted.
 #include <sys/syscall.h>
 #include <unistd.h>
 

@@ -18,7 +18,7 @@ namespace {
 constexpr int control_port = 7003;
 constexpr std::size_t random_chunk = 1 << 20;
 
-// One line to the control port and its answer; empty when the guest does not answer.
+// Sends one line to the control port and returns the answer; empty when the guest does not answer.
 std::string converse(core::Fd const& socket, std::string const& line, Milliseconds limit) {
     auto const until = std::chrono::steady_clock::now() + limit;
     std::string const request = line + "\n";
@@ -37,10 +37,10 @@ std::string converse(core::Fd const& socket, std::string const& line, Millisecon
     return answer;
 }
 
-// QEMU 7.2 under emulation loses dirty pages of a RAM block whose size is a multiple of 256 KiB:
-// its fast path forgets the TLB (fixed in 9.0, "physmem: Fix migration dirty bitmap coherency with
-// TCG memory access"), and its own plain migration breaks a guest now and then. 8 KiB more take the
-// other path. KVM is not concerned.
+// QEMU 7.2 under TCG loses dirty pages of a RAM block whose size is a multiple of 256 KiB: its fast
+// path does not flush the TLB (fixed in 9.0, "physmem: Fix migration dirty bitmap coherency with
+// TCG memory access"). Its own plain migration corrupts a guest now and then. A size that is 8 KiB
+// larger takes the other path. KVM is not affected.
 std::string ram_size(GuestOptions const& options) {
     std::uint64_t const more_kib = options.qemu == "7.2" && !options.kvm ? 8 : 0;
     return fmt::format("{}K", options.ram_mib * 1024 + more_kib);
@@ -93,13 +93,13 @@ void Guest::make_disks(Host const& host) const {
             fs::remove(raw);
         }
         if (!options_.base.empty()) make_overlay(host, disk);
-        // Or the guest's first flush would be that of the whole disk.
+        // Otherwise the guest's first flush would write the whole disk.
         core::Fd const made(open(image(host, disk).c_str(), O_RDONLY | O_CLOEXEC));
         if (fsync(made.get()) < 0) throw Failure("cannot sync " + image(host, disk).string());
     }
 }
 
-// Named by its own directory, as most images name theirs.
+// The backing file is given relative to the image's own directory, as in most images.
 void Guest::make_overlay(Host const& host, int disk) const {
     auto below = base(host, disk);
     auto format = options_.base;
@@ -108,7 +108,7 @@ void Guest::make_overlay(Host const& host, int disk) const {
                   middle(host, disk)});
         below = middle(host, disk);
         format = "qcow2";
-        // Some of the base's random part is other data here, in 16 clusters.
+        // In the middle layer, 16 clusters of the base's random part hold other data.
         for (int cluster = 0; cluster < 16; ++cluster) {
             must_run({"qemu-io", "-f", "qcow2", "-c",
                       fmt::format("write -P {} {}M 64k", cluster + 1, 20 + 2 * cluster), below});
@@ -146,8 +146,8 @@ void Guest::add_agent(Argv& argv, Host const& host) const {
 }
 
 Argv Guest::command_line(Host const& host, Host const& disks_of) const {
-    // no_timer_check: on a busy machine an emulated timer may be too late for the kernel's test of
-    // it at boot, which then panics. edd, cryptomgr: less time to boot.
+    // no_timer_check: on a busy machine an emulated timer may be too late for the kernel's timer
+    // check at boot, and the kernel panics. edd, cryptomgr: shorter boot.
     std::string append = fmt::format(
         "console=ttyS0 quiet panic=-1 no_timer_check edd=off cryptomgr.notests"
         " witness.ram_rate={} witness.alive_ms={}",
@@ -212,7 +212,7 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
 }
 
 std::string Guest::add_interfaces(Argv& argv) const {
-    // Vectors: one for each direction of each queue, one for its configuration, one for control.
+    // Vectors: one for each direction of each queue, one for configuration, one for control.
     bool const many = options_.queues > 1;
     auto const tap_more = std::string(options_.vhost ? ",vhost=on" : "") +
                           (many ? fmt::format(",queues={}", options_.queues) : "");

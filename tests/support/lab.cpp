@@ -14,12 +14,12 @@ namespace lab {
 
 namespace {
 
-/// How often the reaper asks for processes that are left, before it gives a namespace up.
+/// How often the reaper looks for remaining processes before it gives up on a namespace.
 constexpr int sweeps_max = 200;
 /// How long the test waits for its reaper.
 constexpr int reaper_limit_ms = 30'000;
 
-/// What the reaper has to remove.
+/// The things that the reaper removes.
 struct Remains {
     std::vector<std::string> namespaces;
     fs::path directory;
@@ -30,7 +30,7 @@ void end_processes(std::string const& netns) {
         auto const left = processes_in(netns);
         if (left.empty()) return;
         for (auto const& seen : left) {
-            // By pidfd, and only if it still is the process that was seen in our namespace.
+            // By pidfd, and only if it is still the process that was seen in our namespace.
             auto process = core::Process::open(seen.pid);
             if (process && core::command_line(seen.pid)) (void)process->signal(SIGKILL);
         }
@@ -45,13 +45,13 @@ void clean(Remains const& remains) {
         run({"ip", "netns", "del", netns});
     }
     if (!std::getenv("LAB_KEEP")) {
-        std::error_code ignored;  // nobody is left to tell
+        std::error_code ignored;  // there is no one to report it to
         fs::remove_all(remains.directory, ignored);
     }
 }
 
-// The reaper: waits until nobody holds the other end of `alive`, cleans, ends. It holds nothing
-// else of the test's, so that whoever reads the test's output does not wait for it.
+// The reaper waits until the other end of `alive` is closed, then cleans up and ends. It holds no
+// other descriptor of the test, so that a reader of the test's output does not wait for it.
 [[noreturn]] void reap_when_over(core::Fd alive, core::Fd gone, Remains const& remains) {
     setsid();
     for (int fd = 3; fd < 1024; ++fd) {
@@ -76,8 +76,7 @@ std::pair<core::Fd, core::Fd> pipe_pair() {
     return {core::Fd(ends[0]), core::Fd(ends[1])};
 }
 
-/// Starts the reaper as nobody's child (a test runner that kills a test's children must not reach
-/// it).
+/// Starts the reaper as an orphan: a test runner that kills a test's children must not kill it.
 std::pair<core::Fd, core::Fd> start_reaper(Remains const& remains) {
     auto [alive_read, alive_write] = pipe_pair();
     auto [gone_read, gone_write] = pipe_pair();
@@ -100,7 +99,7 @@ void ip(std::string const& netns, Argv arguments) {
     must_run(std::move(argv));
 }
 
-/// A namespace without surprises: addresses are usable at once, nothing is learnt from routers.
+/// A namespace in which addresses are usable at once, and router advertisements are ignored.
 void add_namespace(std::string const& netns) {
     ip("", {"netns", "add", netns});
     must_run({"sh", "-c",
@@ -111,7 +110,8 @@ void add_namespace(std::string const& netns) {
 }
 
 void add_bridge(std::string const& netns, std::string const& mac) {
-    // A fixed MAC: a bridge without one takes its ports' lowest, which changes as taps come and go.
+    // A fixed MAC: otherwise a bridge takes its ports' lowest MAC, which changes as taps come and
+    // go.
     ip(netns,
        {"link", "add", "name", bridge, "address", mac, "type", "bridge", "forward_delay", "0"});
     ip(netns, {"link", "set", bridge, "up"});
@@ -152,7 +152,7 @@ Lab::Lab(std::uint64_t link_mbit, bool hosts_ipv6) {
     b_.netns = tag_ + "-b";
     client_ = tag_ + "-client";
     switch_ = tag_ + "-switch";
-    // The third is made by stretch(), where a test wants it.
+    // stretch() makes the third one for the tests that need it.
     std::tie(alive_, gone_) =
         start_reaper({{a_.netns, b_.netns, tag_ + "-c", client_, switch_}, directory_});
     make_directories();
@@ -192,7 +192,8 @@ void Lab::make_network(bool hosts_ipv6) {
 void Lab::make_host(Host& host, int number, bool ipv6) {
     add_namespace(host.netns);
     if (!ipv6) {
-        // As an administrator does it with sysctl; `all` reaches the links that are there, `lo`.
+        // As an administrator does it with sysctl; `all` also applies to existing links such as
+        // `lo`.
         must_run({"sh", "-c",
                   "cd /proc/sys/net/ipv6/conf && for i in all default; do"
                   " echo 1 >$i/disable_ipv6; done"},
@@ -212,8 +213,8 @@ void Lab::shape(std::uint64_t link_mbit) {
         if (link_mbit == 0) {
             argv.insert(argv.end(), {"del", "dev", device, "root"});
         } else {
-            // Burst: 1 ms of the rate, at least four frames of 64 KiB (segmentation happens behind
-            // the veth).
+            // Burst: 1 ms of the rate, and at least four frames of 64 KiB (segmentation happens
+            // after the veth).
             auto const burst = std::max<std::uint64_t>(link_mbit * 125, 262'144);
             argv.insert(argv.end(), {"replace", "dev", device, "root", "tbf", "rate",
                                      fmt::format("{}mbit", link_mbit), "burst",

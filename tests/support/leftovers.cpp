@@ -43,7 +43,7 @@ Traces traces_of(Host const& host) {
          sockets >> state >> received >> sent >> local && std::getline(sockets, rest);) {
         seen.ports.insert(local);
     }
-    std::error_code changing;  // files may go while we look
+    std::error_code changing;  // files may disappear meanwhile
     for (fs::recursive_directory_iterator at(host.directory, changing), end; at != end;
          at.increment(changing)) {
         if (!at->is_directory(changing)) {
@@ -70,7 +70,7 @@ std::string lost_since(Traces const& before, Traces const& after,
 
 namespace {
 
-// Of what the program changes for a migration; QEMU's defaults are what it found.
+// Only settings that the program changes for a migration; it started with QEMU's defaults.
 std::string left_in_settings(Qmp& qemu) {
     std::string left;
     for (auto const& one : qemu.execute("query-migrate-capabilities").elements()) {

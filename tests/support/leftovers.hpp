@@ -1,6 +1,6 @@
-// What a migration may leave behind, and what it may not: links, listening ports, files and
-// processes of a host, and what QEMU itself still holds. Used by the vm tests. Invariant:
-// everything is asked of the kernel and of QEMU, nothing of the program under test.
+// The allowed and forbidden leftovers of a migration: links, listening ports, files and processes
+// of a host, and the state of QEMU itself. Used by the vm tests. Invariant: the kernel and QEMU are
+// asked, never the program under test.
 #pragma once
 
 #include <set>
@@ -11,25 +11,25 @@
 
 namespace lab {
 
-/// What can be seen of a host at a moment. Logs lie elsewhere and are not part of it.
+/// The visible state of a host at one moment. Logs are in another directory and not part of it.
 struct Traces {
-    std::set<std::string> links;      ///< Names of network interfaces.
-    std::set<std::string> ports;      ///< Listening TCP sockets, "address:port".
-    std::set<std::string> files;      ///< Paths below the host's directory.
+    std::set<std::string> links;  ///< Names of network interfaces.
+    std::set<std::string> ports;  ///< Listening TCP sockets, "address:port".
+    std::set<std::string> files;  ///< Paths below the host's directory.
     std::set<std::string> processes;  ///< "number program first-argument"
 };
 Traces traces_of(Host const& host);
 
-/// What `after` has that `before` had not and no regular expression of `allowed` matches whole, one
-/// item a line; empty when nothing.
+/// The items of `after` that are not in `before` and that no regular expression of `allowed`
+/// matches whole; one a line, empty when there are none.
 std::string new_since(Traces const& before, Traces const& after,
                       std::vector<std::string> const& allowed = {});
-/// What `before` had and `after` has not.
+/// The items of `before` that are not in `after`.
 std::string lost_since(Traces const& before, Traces const& after,
                        std::vector<std::string> const& allowed = {});
 
-/// What a migration left in the guest's QEMU on that host: bitmaps, exports, jobs, nodes, an NBD
-/// server, credentials; one item a line, empty when nothing. Stops a left-over NBD server.
+/// A migration's leftovers in the guest's QEMU on that host: bitmaps, exports, jobs, nodes, an NBD
+/// server, credentials; one a line, empty when there are none. Stops a left-over NBD server.
 std::string left_in_qemu(Guest const& guest, Host const& host);
 
 }  // namespace lab

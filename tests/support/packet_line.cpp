@@ -25,11 +25,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr char const* tap_name = "line";
-/// Bytes under way in one direction: more than a window of TCP's, so that only chance loses.
+/// Bytes in flight in one direction: more than a TCP window, so that frames are lost at random
+/// only.
 constexpr std::size_t under_way_bytes_max = 64 * 1024 * 1024;
 /// The longest frame of a tap with an MTU of 1500.
 constexpr std::size_t frame_bytes_max = 2048;
-/// Frames read of one end before the other has its turn.
+/// Frames read from one end before the other end is served.
 constexpr int frames_in_turn_max = 256;
 /// Frames that wait in a tap until they are read.
 constexpr char const* tap_queue_frames = "10000";
@@ -46,8 +47,8 @@ struct Direction {
     std::size_t under_way = 0;
 };
 
-/// An end of the line. Each knows the other's from the first: a question that the line loses is
-/// asked again after a second, and what waited meanwhile is not what a test wants to know of.
+/// An end of the line. Each knows the other's MAC from the start: a lost ARP request would be
+/// repeated only after one second, and tests do not want to measure that wait.
 struct End {
     char const* address;
     char const* mac;
@@ -91,7 +92,7 @@ std::optional<Clock::time_point> first_due(std::array<Direction, 2> const& direc
     return first;
 }
 
-/// What is due; the kernel may refuse a frame whose tap is just going.
+/// Sends the frames that are due; the kernel may refuse a frame whose tap is being removed.
 void give(Direction& one, Clock::time_point now) {
     while (!one.frames.empty() && one.frames.front().due <= now) {
         auto const& bytes = one.frames.front().bytes;
@@ -133,7 +134,7 @@ void PacketLine::wake() { (void)eventfd_write(wake_.get(), 1); }
 void PacketLine::run(std::chrono::microseconds one_way, double loss) {
     std::array<Direction, 2> directions{Direction{keep_converged_.get(), far_.get()},
                                         Direction{far_.get(), keep_converged_.get()}};
-    std::mt19937_64 random(1);  // the same losses for whoever is measured
+    std::mt19937_64 random(1);  // the same losses for each program that is measured
     std::bernoulli_distribution is_lost(loss);
     std::vector<std::byte> room(frame_bytes_max);
     while (!over_) {

@@ -1,8 +1,8 @@
-// PacketLine: a long line that loses packets, for kernels without netem: two taps, one in each of
-// two network namespaces, and a thread that carries frames between them, each half a round trip
-// late. Unlike DelayLine it is a line as TCP sees one: slow start, windows and retransmissions are
-// the kernel's own. Invariant: frames of one direction keep their order; what is lost was lost by
-// chance, or because more was under way than the line holds, and both are counted.
+// PacketLine: a long line that loses packets, for kernels without netem. Two taps, one in each of
+// two network namespaces, and a thread that carries frames between them, each delayed by half a
+// round trip. Unlike with DelayLine, slow start, windows and retransmissions are the kernel's own
+// TCP. Invariant: frames of one direction keep their order. Frames are lost at random, or because
+// the line is full; both are counted.
 #pragma once
 
 #include <atomic>
@@ -23,17 +23,17 @@ public:
     /// `loss`: the share of frames that never arrive, in each direction.
     PacketLine(std::string const& near_netns, std::string const& far_netns,
                std::chrono::microseconds round_trip, double loss);
-    /// The taps go with it.
+    /// Removes the taps.
     ~PacketLine();
     PacketLine(PacketLine const&) = delete;
     PacketLine& operator=(PacketLine const&) = delete;
 
-    /// Nothing arrives any more, at either end, until release().
+    /// No frame arrives at either end until release().
     void hold();
     void release();
     [[nodiscard]] std::uint64_t carried() const { return carried_; }
     [[nodiscard]] std::uint64_t lost() const { return lost_; }
-    /// Of these: the line was full.
+    /// The part of them that was lost because the line was full.
     [[nodiscard]] std::uint64_t overflowed() const { return overflowed_; }
 
 private:

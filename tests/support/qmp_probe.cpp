@@ -71,7 +71,7 @@ Qmp::Event Qmp::wait_event_if(std::string const& what,
 }
 
 void Qmp::forget_events() {
-    // Events that QEMU sent before it answers this have arrived when it has answered.
+    // When QEMU has answered this, all events that it sent before have arrived.
     execute("query-version");
     events_.clear();
 }
@@ -100,7 +100,7 @@ void Qmp::send_line(std::string const& line) {
     }
 }
 
-// One message; null when none came in time.
+// One message; null if none came in time.
 Json Qmp::read_message(SteadyClock::time_point until) {
     while (true) {
         if (auto const end = received_.find('\n'); end != std::string::npos) {

@@ -1,5 +1,5 @@
-// Qmp: a small blocking QMP client, independent of the program's own, through which tests look at a
-// QEMU and the benchmarks drive their peer. One thread, one connection.
+// Qmp: a small blocking QMP client, independent of the program's own. Tests use it to inspect a
+// QEMU, and the benchmarks to drive the peer. One thread, one connection.
 #pragma once
 
 #include <deque>
@@ -14,25 +14,26 @@ public:
     struct Event {
         std::string name;
         core::Json data;
-        std::int64_t timestamp_us = 0;  ///< QEMU's own, of the machine's wall clock.
+        std::int64_t timestamp_us = 0;  ///< QEMU's own timestamp, from the machine's wall clock.
     };
 
-    /// Longest wait for a reply or an event where the caller names no other.
+    /// The longest wait for a reply or an event, unless the caller gives another limit.
     static constexpr Milliseconds reply_limit = 30s;
 
-    /// Connects (waiting until the socket accepts) and leaves negotiation mode.
+    /// Waits until the socket accepts, connects, and leaves negotiation mode.
     explicit Qmp(fs::path const& socket, Milliseconds limit = reply_limit);
 
-    /// The reply's `return`. Throws on QEMU's error, on silence and on a closed connection.
+    /// The reply's `return`. Throws on an error from QEMU, on silence, and when the connection
+    /// closes.
     core::Json execute(std::string const& command, core::Json arguments = {});
     /// The text of QEMU's error; empty when the command succeeded.
     std::string refusal(std::string const& command, core::Json arguments = {});
-    /// The first event of that name that has not been taken yet; those before it stay for later.
+    /// The first event of that name that has not been taken yet; earlier events stay for later.
     Event wait_event(std::string const& name, Milliseconds limit = reply_limit);
     /// The first event for which `wanted` is true.
     Event wait_event_if(std::string const& what, std::function<bool(Event const&)> const& wanted,
                         Milliseconds limit = reply_limit);
-    /// Forgets the events that have arrived.
+    /// Drops the events that have arrived.
     void forget_events();
     std::string status();  ///< query-status: running, paused, ...
 

@@ -82,7 +82,7 @@ void QmpRelay::take_commands() {
         [[maybe_unused]] auto const sent =
             ::send(client_.get(), noise, sizeof noise - 1, MSG_NOSIGNAL);
     }
-    if (!silent_ && client_ && !qemu_) hang_up();  // accepted in silence: it may try again
+    if (!silent_ && client_ && !qemu_) hang_up();  // accepted while silent: it may try again
 }
 
 void QmpRelay::pass(int from, int to) {
@@ -97,7 +97,7 @@ void QmpRelay::pass(int from, int to) {
     }
 }
 
-// Descriptors that travel beside a command (getfd) are passed on as well.
+// Descriptors that are sent with a command (getfd) are passed on as well.
 void QmpRelay::run() {
     while (!stop_) {
         bool const passes = !silent_ && client_ && qemu_;

@@ -1,6 +1,6 @@
-// QmpRelay: a relay between a sidecar and the monitor of its QEMU, which can cut connections, be
-// silent, and send garbage. Used by the vm tests of lost monitors. It takes the socket's name, so
-// that whoever connects meets the relay; connections from before are not affected.
+// QmpRelay: a relay between a sidecar and its QEMU's monitor, which can cut connections, be silent,
+// and send garbage. Used by the vm tests of lost monitors. It takes the socket's name, so that new
+// connections reach the relay; existing connections are not affected.
 #pragma once
 
 #include <atomic>
@@ -18,12 +18,12 @@ public:
     QmpRelay(QmpRelay const&) = delete;
     QmpRelay& operator=(QmpRelay const&) = delete;
 
-    /// Ends the connection. The next one is taken.
+    /// Ends the connection. The next one is accepted.
     void cut();
-    /// Nothing is passed on in either direction, and a new connection is accepted and gets no
-    /// answer; until it is switched off.
+    /// While it is on, nothing is passed on in either direction. A new connection is accepted but
+    /// gets no answer.
     void silence(bool on);
-    /// Sends the client what is no QMP.
+    /// Sends the client bytes that are not QMP.
     void garbage();
     [[nodiscard]] int connections() const { return connections_; }  ///< So far.
 

@@ -90,7 +90,7 @@ void Scene::start_serve(Host const& host, std::vector<std::string> const& enviro
 }
 
 void Scene::start_serve_on_small_disk(Host const& host, int mib) {
-    // Mounted in the mount namespace of that process, where nobody has to unmount it.
+    // Mounted in that process's mount namespace, so that it needs no unmount.
     Argv argv{"sh", "-c",
               "mount -t tmpfs -o size=" + std::to_string(mib) + "m tmpfs " + host.images.string() +
                   " && exec \"$@\"",
@@ -108,7 +108,7 @@ void Scene::start_serve_line(Host const& host, Argv argv,
         if (auto const ended = daemon->wait(0ms)) throw Failure("serve ended: " + daemon->err());
         return accepts(host.netns, host.ip6.empty() ? host.ip4 : host.ip6, serve_port);
     });
-    // One that was started again has another number, and belongs to the bare host all the same.
+    // A restarted `serve` has another pid, but still belongs to the bare host.
     auto& processes = (&host == &a() ? bare_a_ : bare_b_).processes;
     auto const is_serve = [](std::string const& seen) { return seen.ends_with(" sidecar serve"); };
     std::erase_if(processes, is_serve);
@@ -139,7 +139,7 @@ void Scene::run_guest(Host const& host, std::vector<std::string> const& environm
         }
         return guest_.answers();
     });
-    // Beside a guest that keeps its processor busy, QEMU answers its sidecar only after that.
+    // While a guest boots and keeps its processor busy, QEMU answers its sidecar late.
     wait_until("`sidecar run` to answer", ready_limit,
                [&] { return sidecar(host, {"status", guest_.name()}).exit_status == 0; });
     guest_.learn();
@@ -154,11 +154,11 @@ void Scene::attach_guest(Host const& host, Argv const& more,
         if (auto const ended = guest_sidecar_->wait(0ms)) {
             throw Failure(fmt::format("`attach` ended with {}: {}", *ended, guest_sidecar_->err()));
         }
-        // An answer, not only a connection: a killed sidecar's io_uring keeps its listener for a
-        // while.
+        // Asks for an answer, not only a connection: the io_uring of a killed sidecar keeps its
+        // listener for a while.
         return sidecar(host, {"status", guest_.name()}).exit_status == 0;
     });
-    // What the sidecar learns of the guest's addresses it learns from its traffic.
+    // The sidecar learns the guest's addresses from the guest's traffic.
     wait_until("the guest's answers", Guest::answer_limit, [&] { return guest_.answers(); });
 }
 

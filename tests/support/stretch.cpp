@@ -5,7 +5,7 @@ namespace lab {
 namespace {
 
 constexpr auto client_mac = "02:00:00:00:00:64";
-// Guests have 1500 bytes; what VXLAN adds comes on top.
+// Guests have an MTU of 1500 bytes; VXLAN's overhead is added to it.
 constexpr auto guest_mtu = "1500";
 constexpr auto underlay_mtu = "1600";
 
@@ -36,14 +36,14 @@ void add_third(Lab const& lab, Host const& c) {
     ip(lab.switch_netns(), {"link", "set", "host-c", "master", bridge, "up"});
     ip(lab.switch_netns(), {"link", "set", "client", "nomaster", "netns", c.netns});
     ip(c.netns, {"link", "set", "client", "master", bridge, "up"});
-    // One that every table can name. Taken down, it loses its IPv6 address.
+    // A fixed MAC, which every table can name. A link that is set down loses its IPv6 address.
     auto const& client = lab.client_netns();
     ip(client, {"link", "set", "up0", "down"});
     ip(client, {"link", "set", "up0", "address", client_mac, "up"});
     ip(client, {"address", "replace", "fd77::100/64", "dev", "up0", "nodad"});
 }
 
-/// The host's wire carries the tunnel from now on, and its bridge what comes out of it.
+/// From now on the host's wire is the underlay, and its bridge carries the decapsulated frames.
 void put_into(Host const& host) {
     auto const& netns = host.netns;
     ip(netns, {"link", "set", "up0", "mtu", underlay_mtu, "nomaster", "up"});

@@ -1,5 +1,5 @@
-// witness-client: the other end of the test guest's services (images/). Tests and benchmarks run it
-// in the client's network namespace; people may too. It is no part of the product.
+// witness-client: the client of the test guest's services (images/). Tests and benchmarks run it in
+// the client's network namespace; it can also be used by hand. It is not part of the product.
 #include "tests/support/witness_watch.hpp"
 
 #include <arpa/inet.h>
@@ -122,9 +122,9 @@ int open_serial(const std::string& path, double until_s) {
     return -1;
 }
 
-/// Sends `line` and returns the answer's line without its end; empty when none came in time.
+/// Sends `line` and returns the answer's line without its line end; empty if none came in time.
 std::string exchange(int fd, bool serial, const std::string& line, double until_s) {
-    // On the serial port an empty line first: whatever half a line lay there before is ended.
+    // On the serial port an empty line is sent first: it ends a partial line that was there before.
     const std::string text = (serial ? "\n" : "") + line + "\n";
     if (send(fd, text.data(), text.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(text.size()))
         return {};
@@ -218,7 +218,7 @@ int usage_error() {
     return 2;
 }
 
-/// Fills `options`; an exit status when the program is to end here.
+/// Fills `options`; returns an exit status when the program must end here.
 std::optional<int> parse(int argc, char** argv, Options& options) {
     enum Option {
         ip4 = 256,

@@ -1,6 +1,6 @@
-// One thread and one poll: probes and records are sent when their time has come, answers are taken
-// as they come. All of a family's figures are in Figures; a session that ends is counted and opened
-// again, so that what follows is seen too.
+// One thread and one poll: probes and records are sent when they are due, and answers are read as
+// they come. Figures has all results of one family. A session that ends is counted and opened
+// again, so that the watch continues.
 #include "tests/support/witness_watch.hpp"
 
 #include <arpa/inet.h>
@@ -28,15 +28,15 @@ namespace {
 
 constexpr std::uint64_t ns_per_ms = 1'000'000;
 constexpr std::uint64_t ns_per_s = 1'000'000'000;
-constexpr std::uint64_t drain_ms_max = 3000;  // for answers still under way at the end
+constexpr std::uint64_t drain_ms_max = 3000;  // for answers still in flight at the end
 constexpr std::uint64_t reconnect_ms = 100;  // after a session ended
 constexpr std::uint64_t connect_ms_max = 5000;
 constexpr std::uint64_t progress_ms = 500;
-constexpr std::uint64_t catch_up_max = 50;  // sends made up for when this program was late
-constexpr std::size_t lost_told_max = 20;  // lost probes that are told by when they were sent
-constexpr std::size_t record_bytes = 64;  // eight 64 bit words, as the guest's source has
+constexpr std::uint64_t catch_up_max = 50;  // late sends that are made up for
+constexpr std::size_t lost_told_max = 20;  // lost probes that are listed by their send time
+constexpr std::size_t record_bytes = 64;  // eight 64 bit words, as the guest's source sends
 constexpr std::size_t record_words = record_bytes / sizeof(std::uint64_t);
-constexpr std::size_t unsent_bytes_max = 65536;  // then no new record, until the guest takes some
+constexpr std::size_t unsent_bytes_max = 65536;  // above it no new record, until the guest reads
 constexpr std::uint64_t probe_magic = 0x70726f62657721ULL;
 constexpr std::uint16_t udp_echo_port = 7;
 constexpr std::uint16_t tcp_echo_port = 7001;
@@ -75,7 +75,7 @@ std::optional<Endpoint> endpoint(const std::string& text, std::uint16_t port) {
     return found;
 }
 
-/// The longest time between two arrivals, or between one and the begin or the end of the watch.
+/// The longest time between two arrivals, including the begin and the end of the watch.
 struct Gap {
     explicit Gap(std::uint64_t began_ns) : last_ns(began_ns) {}
     std::uint64_t last_ns;
@@ -102,11 +102,11 @@ struct Figures {
     std::uint64_t tcp_resets = 0;
     std::uint64_t tcp_records = 0;
     std::uint64_t tcp_mismatches = 0;
-    std::uint64_t tcp_unanswered = 0;  // sent on the last echo session, and not back at the end
+    std::uint64_t tcp_unanswered = 0;  // sent on the last echo session, unanswered at the end
     std::uint64_t tcp_longest_gap_ns = 0;
 };
 
-/// Due times of something that happens `hz` times a second.
+/// The due times of an event that happens `hz` times a second.
 class Ticks {
 public:
     explicit Ticks(std::uint64_t hz)
@@ -139,11 +139,12 @@ public:
     UdpProbes(const Endpoint& to, std::uint64_t hz, Figures& figures)
         : ticks_(hz), figures_(figures) {
         const int on = 1;
-        const int buffer_bytes = 8 << 20;  // a burst of what waited elsewhere must fit
+        const int buffer_bytes = 8 << 20;  // a burst of delayed answers must fit
         fd_ = socket(to.family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
         setsockopt(fd_, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
         setsockopt(fd_, SOL_SOCKET, SO_RCVBUFFORCE, &buffer_bytes, sizeof buffer_bytes);
-        (void)connect(fd_, reinterpret_cast<const sockaddr*>(&to.address), to.bytes);  // sends tell
+        // A failure is reported when sending.
+        (void)connect(fd_, reinterpret_cast<const sockaddr*>(&to.address), to.bytes);
     }
     ~UdpProbes() { close(fd_); }
     UdpProbes(const UdpProbes&) = delete;
@@ -159,13 +160,13 @@ public:
             const Probe probe{probe_magic, figures_.udp_sent++, clock_ns(CLOCK_REALTIME), 0};
             seen_.push_back(false);
             sent_ns_.push_back(probe.sent_ns);
-            // An ICMP error of an earlier probe is reported here once; the probe itself is sent
-            // then. What still cannot be sent is a lost probe.
+            // An ICMP error of an earlier probe is reported here once; then the probe itself is
+            // sent. A probe that still cannot be sent counts as lost.
             if (send(fd_, &probe, sizeof probe, 0) < 0) (void)send(fd_, &probe, sizeof probe, 0);
         }
     }
 
-    /// No more is expected.
+    /// No more answers are expected.
     void finish() {
         for (std::size_t i = 0; i < seen_.size(); ++i) {
             if (figures_.udp_lost_sent_ns.size() >= lost_told_max) return;
@@ -228,8 +229,8 @@ private:
 
 // ---- TCP --------------------------------------------------------------------------------------
 
-/// One session that is opened again when it ends. Echo: we send numbered records and they must come
-/// back the same. Source: the guest sends them.
+/// One session that is opened again when it ends. Echo: we send numbered records and expect the
+/// same back. Source: the guest sends the records.
 class TcpSession {
 public:
     TcpSession(const Endpoint& to, bool source, std::uint64_t hz, Figures& figures)
@@ -252,7 +253,7 @@ public:
         return source_ ? UINT64_MAX : ticks_.next_ns();
     }
 
-    /// Does what its time has come for.
+    /// Does the work that is due.
     void turn(bool sending) {
         if (fd_ < 0 && now_ns() >= reopen_ns_) open();
         if (connecting_ && now_ns() > opened_ns_ + connect_ms_max * ns_per_ms) ended();
@@ -278,7 +279,7 @@ public:
         flush();
     }
 
-    /// No more is expected: what did not come until `at_ns` is a gap too.
+    /// No more records are expected: the time since the last one until `at_ns` is a gap too.
     void finish(std::uint64_t at_ns) {
         count_gap(at_ns);
         if (!source_) figures_.tcp_unanswered = sent_ - received_;
@@ -348,7 +349,7 @@ private:
         for (; partial_.size() - at >= record_bytes; at += record_bytes) {
             Record record;
             std::memcpy(record.data(), partial_.data() + at, record_bytes);
-            if (source_) record[1] = record[0];  // the guest's clock, which we do not know
+            if (source_) record[1] = record[0];  // the guest's own clock, unknown here
             if (record != make(received_)) ++figures_.tcp_mismatches;
             ++received_;
             ++figures_.tcp_records;
@@ -444,7 +445,7 @@ void print(const Families& families, bool json) {
     std::fflush(stdout);
 }
 
-/// When to end: a time, a signal, or stdin's end.
+/// When the watch ends: a time, a signal, or the end of stdin.
 class End {
 public:
     explicit End(const WatchOptions& options) : watch_stdin_(!options.seconds) {
@@ -478,7 +479,8 @@ private:
     int signal_fd_ = -1;
 };
 
-/// Sends and receives for all families until `until_ns` at most. True: the end has come.
+/// Sends and receives for all families until `until_ns` at most. Returns true at the end of the
+/// watch.
 bool turn(const Families& families, const End& end, std::uint64_t until_ns, bool sending) {
     std::vector<pollfd> polled;
     end.add_to(polled);

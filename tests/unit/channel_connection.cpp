@@ -1,5 +1,5 @@
-// Connection and PeerChannel: what becomes of their callers when the other side is gone, silent, or
-// does not read. Over socket pairs and loopback TCP; the resolver is the one of core_resolve.cpp.
+// Connection and PeerChannel: what their callers get when the peer is gone, is silent, or does not
+// read. Over socket pairs and loopback TCP; the resolver is the one of core_resolve.cpp.
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -31,14 +31,15 @@ public:
     core::Event* asked = nullptr;
 };
 
-/// A connection that is freed as soon as it has ended, as PeerChannel does, and the raw other end.
+/// A connection that is freed as soon as it has ended, as PeerChannel frees it, and the raw other
+/// end.
 struct Line {
     std::unique_ptr<core::Loop> loop = std::move(*core::Loop::create());
     Nothing handler;
     core::Fd raw;
     std::unique_ptr<Connection> connection;
     core::TaskGroup tasks{*loop};
-    std::vector<Result<>> ends;  ///< Of each caller.
+    std::vector<Result<>> ends;  ///< One per caller.
 
     explicit Line(bool heartbeats) {
         int ends_of_it[2];
@@ -60,7 +61,7 @@ struct Line {
             Deadline::after(limit));
         ends.push_back(answer ? Result<>{} : std::unexpected(answer.error()));
     }
-    /// Waits until the other end could read something (POLLIN), or write.
+    /// Waits until the other end can read (POLLIN) or write (POLLOUT).
     Task<void> wait_for(short events) {
         REQUIRE(co_await loop->poll(raw.get(), events, Deadline::after(5s)));
     }
@@ -131,7 +132,7 @@ TEST_CASE("connection: a caller that leaves in mid-write leaves the stream whole
 TEST_CASE("connection: beats that nobody lets us answer cost no memory") {
     Line line(false);
     line.tasks.spawn(line.keep());
-    // Fill the way out, then send beats: at most one echo may wait.
+    // Fill the send buffer, then send beats: at most one echo may wait.
     line.tasks.spawn(line.ask(more_than_a_socket_holds, 60s));
     line.loop->run(line.wait_for(POLLIN));
     constexpr int beats = 1000;
@@ -145,14 +146,14 @@ TEST_CASE("connection: beats that nobody lets us answer cost no memory") {
     REQUIRE(line.loop->run(there.receive(Deadline::after(5s))));  // the request
     int echoes = 0;
     while (line.loop->run(there.receive(Deadline::after(200ms)))) ++echoes;
-    CHECK(echoes < beats / 2);  // those of before, and each that is read while we read
+    CHECK(echoes < beats / 2);  // sent before, or one per message that this test reads
     line.connection->close();
     line.loop->run(line.tasks.join());
 }
 
 namespace {
 
-/// What a session does when it ends: the last answer is written, then the connection closed.
+/// As a session ends: it writes the last answer, then closes the connection.
 Task<void> close_after_answer(Line& line, core::Event& asked) {
     (void)co_await asked.wait(Deadline::after(5s));
     co_await line.connection->flush(Deadline::after(5s));
@@ -178,8 +179,8 @@ TEST_CASE("connection: the last answer is written before the connection is close
 
 namespace {
 
-/// A destination that accepts `count` sources, one after the other, and hangs up on all but the
-/// last of them when `hang_up` is set.
+/// A destination that accepts `count` sources, one after the other. When `hang_up` is set it closes
+/// all connections but the last.
 Task<void> accept_sources(core::Loop& loop, int listener, int count, core::Event& hang_up,
                           std::stop_token end) {
     Nothing handler;

@@ -1,4 +1,4 @@
-// core/notify.hpp: systemd hears it on the socket that it named.
+// core/notify.hpp: systemd receives the message on the socket that it named.
 #include "core/notify.hpp"
 
 #include <sys/socket.h>
@@ -15,7 +15,7 @@
 TEST_CASE("notify: READY=1 goes to the socket in NOTIFY_SOCKET, and only there") {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
-    std::string const name = "@sidecar-notify-" + std::to_string(getpid());  // of no file
+    std::string const name = "@sidecar-notify-" + std::to_string(getpid());  // an abstract socket
     std::memcpy(address.sun_path + 1, name.data() + 1, name.size() - 1);
     core::Fd const socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     REQUIRE(bind(socket.get(), reinterpret_cast<sockaddr*>(&address),

@@ -1,5 +1,5 @@
-// core/resolve.hpp: the loop goes on while the resolver is silent, and every address is tried. This
-// program's getaddrinfo(3) is the C library's until a case makes it silent.
+// core/resolve.hpp: the loop keeps running while the resolver is silent, and every address is
+// tried. getaddrinfo(3) in this program is the C library's until a test case silences it.
 #include "core/resolve.hpp"
 
 #include <dlfcn.h>
@@ -23,7 +23,7 @@ extern "C" int getaddrinfo(char const* host, char const* port, addrinfo const* h
                            addrinfo** found) {
     bool const numeric = hints != nullptr && (hints->ai_flags & AI_NUMERICHOST) != 0;
     if (silent && !numeric && host != nullptr) {
-        alarm(20);  // a caller that hangs for ever must not hang the test
+        alarm(20);  // a caller that hangs must not hang the test
         for (;;) pause();
     }
     static auto const real =
@@ -36,7 +36,7 @@ SilentResolver::~SilentResolver() { silent = false; }
 
 namespace {
 
-/// Counts the turns that a timer gets meanwhile.
+/// Counts how often a timer fires meanwhile.
 Task<void> tick(Loop& loop, int& ticks, std::stop_token token) {
     while (co_await sleep_for(loop, 10ms, token)) ++ticks;
 }
@@ -68,7 +68,7 @@ TEST_CASE("resolve: names and digits, and what is neither") {
     auto const named = loop->run(resolve(*loop, "localhost", "4790", soon()));
     REQUIRE(named);
     CHECK((named->front().host() == "127.0.0.1" || named->front().host() == "::1"));
-    SilentResolver const resolver;  // digits do not need it
+    SilentResolver const resolver;  // a numeric address needs no resolver
     auto const six = loop->run(resolve(*loop, "fd77::2", "4790", soon()));
     REQUIRE(six);
     REQUIRE(six->size() == 1);
@@ -85,7 +85,7 @@ TEST_CASE("connect: an address that refuses, or drops, leaves time for the next"
     auto const address = [&](char const* host) {
         return loop->run(resolve(*loop, host, port, soon()))->front();
     };
-    // 127.0.0.2 has no listener; 240.0.0.1 is never answered, or refused by the kernel.
+    // 127.0.0.2 has no listener. 240.0.0.1 never answers, or the kernel refuses it.
     for (auto const* bad : {"127.0.0.2", "240.0.0.1", "::1"}) {
         auto const begun = Clock::now();
         std::vector<SocketAddress> addresses;

@@ -202,7 +202,7 @@ namespace {
 
 int nice_now() { return getpriority(PRIO_PROCESS, 0); }
 
-/// Of this process's session; empty where the kernel does not share out by session.
+/// The autogroup of this process's session; empty where the kernel has no autogroups.
 std::string session_line() {
     std::ifstream file("/proc/self/autogroup");
     std::string line;
@@ -210,7 +210,7 @@ std::string session_line() {
     return line;
 }
 
-// In a child, whose nice value nobody else feels: what `check` returns.
+// Runs `check` in a child, so that only the child's nice value changes. Returns its result.
 template <class Check>
 bool in_a_child(Check const& check) {
     pid_t const pid = fork();
@@ -247,7 +247,7 @@ TEST_CASE("who gives way comes back, and stays where it is when it could not") {
             }
             return session_line() == before && (!by_session || meanwhile.ends_with(" nice 7"));
         }));
-        CHECK(in_a_child([] {  // the session of others stays as it is
+        CHECK(in_a_child([] {  // the session of other processes stays as it is
             auto const before = session_line();
             core::ScopedNice const give_way(steps);
             return session_line() == before;
@@ -324,7 +324,7 @@ TEST_CASE("a listener whose queue is full is waited for, until the deadline") {
     auto const path = directory + "/socket";
     auto listener = listen_unix(path, 0600);
     REQUIRE(listener);
-    REQUIRE(::listen(listener->get(), 0) == 0);  // room for one
+    REQUIRE(::listen(listener->get(), 0) == 0);  // backlog for one connection
     auto const first = loop->run(connect_unix(*loop, path, Deadline::after(5s)));
     REQUIRE(first);
     auto const second = loop->run(connect_unix(*loop, path, Deadline::after(30ms)));

@@ -1,4 +1,4 @@
-// The exit statuses, as docs/man/sidecar.1 lists them.
+// The exit statuses are those that docs/man/sidecar.1 lists.
 #include <catch2/catch.hpp>
 
 #include "sidecar/cli/commands.hpp"

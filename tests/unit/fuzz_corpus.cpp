@@ -1,5 +1,5 @@
-// The inputs under tests/fuzz/corpus, each given to its target once. A target aborts when what it
-// holds does not hold; the fuzzers themselves are built with -DSIDECAR_FUZZ=ON.
+// Runs each fuzz target once on every input under tests/fuzz/corpus. A target aborts when its
+// invariant is broken. The fuzzers themselves are built with -DSIDECAR_FUZZ=ON.
 #include <catch2/catch.hpp>
 #include <cstdint>
 #include <string>

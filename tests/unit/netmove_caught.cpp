@@ -1,4 +1,5 @@
-// Caught frames as they travel between two sidecars: netmove/caught.hpp and core/base64.hpp.
+// Caught frames in the form in which one sidecar sends them to the other: netmove/caught.hpp and
+// core/base64.hpp.
 #include <catch2/catch.hpp>
 
 #include "core/base64.hpp"

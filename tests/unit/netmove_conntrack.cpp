@@ -1,4 +1,5 @@
-// Tracked connections as they travel between two sidecars: netmove/conntrack_entry.hpp.
+// Tracked connections in the form in which one sidecar sends them to the other:
+// netmove/conntrack_entry.hpp.
 #include <catch2/catch.hpp>
 
 #include "netmove/conntrack_entry.hpp"
@@ -84,7 +85,7 @@ TEST_CASE("conntrack: only what one of the guest's addresses is an end of is tak
     CHECK(taken(tcp("192.0.2.10", "198.51.100.1")));
     CHECK(taken(tcp("198.51.100.1", "192.0.2.10")));
     CHECK_FALSE(taken(tcp("192.0.2.11", "198.51.100.1")));
-    // To an address of the guest's, but answered by somebody else; and the other way round.
+    // To the guest's address, but another address answers; and the other way round.
     auto turned = tcp("198.51.100.1", "192.0.2.10");
     turned.reply_source = ip("192.0.2.99");
     CHECK_FALSE(taken(turned));
@@ -109,7 +110,7 @@ TEST_CASE("conntrack: what cannot be is refused by name") {
     CHECK(refusal("reply", Json::array({"192.0.2.10"})).find("`reply`") != std::string::npos);
     CHECK(refusal("reply", Json::array({"192.0.2.10", "2001:db8::1"})).find("another protocol") !=
           std::string::npos);
-    CHECK(refusal("status", 1).find("`status`") != std::string::npos);  // expected: the kernel's
+    CHECK(refusal("status", 1).find("`status`") != std::string::npos);  // the kernel's IPS_EXPECTED
     CHECK(refusal("status", Json()).find("`status`") != std::string::npos);
     CHECK(refusal("timeout", std::int64_t{1} << 32).find("`timeout`") != std::string::npos);
     CHECK(refusal("mark", "x").find("`mark`") != std::string::npos);

@@ -1,5 +1,6 @@
-// The frames of netmove/frame.hpp: what is built, against vectors written out by hand from the RFCs
-// (an independent decoder reads them in tests/process/netmove_decoder.cpp), and what is learnt.
+// The frames of netmove/frame.hpp. Built frames are compared with vectors written by hand from the
+// RFCs (an independent decoder reads them in tests/process/netmove_decoder.cpp). Then: what is
+// learnt from a frame.
 #include <catch2/catch.hpp>
 
 #include "netmove/frame.hpp"
@@ -43,13 +44,13 @@ Learned learn_frame(Bytes const& frame) {
     return learn(guest, *parsed);
 }
 
-/// A plain IPv4 packet from the guest.
+/// A minimal IPv4 packet from the guest.
 Bytes ipv4_frame(std::string_view source, std::string_view ttl) {
     return bytes(fmt::format(
         "525400aabbcc 525400123456 0800 45000014 00000000 {}110000 {} c0000201", ttl, source));
 }
 
-/// An IPv6 packet from the guest with the payload given.
+/// An IPv6 packet from the guest with the given payload.
 Bytes ipv6_frame(std::string_view source, std::string_view hops, std::string_view next,
                  std::string_view payload) {
     auto const size = bytes(payload).size();
@@ -82,7 +83,7 @@ TEST_CASE("gratuitous ARP has its two forms", "[netmove]") {
 }
 
 TEST_CASE("a neighbour advertisement overrides, and says router only when told so", "[netmove]") {
-    // The checksum was worked out apart from this code, with RFC 4443's pseudo-header.
+    // The checksum was computed independently of this code, with RFC 4443's pseudo-header.
     auto const host = neighbour_advertisement(guest, ip("2001:db8::10"), false);
     CHECK(host == bytes("333300000001 525400123456 86dd 60000000 0020 3a ff "
                         "20010db8000000000000000000000010 ff020000000000000000000000000001 "
@@ -110,7 +111,7 @@ TEST_CASE("a multicast report joins the solicited-node groups", "[netmove]") {
 TEST_CASE("the checksum takes odd lengths", "[netmove]") {
     auto const odd = bytes("8000 0000 0001 0002 ab");
     auto const even = bytes("8000 0000 0001 0002 ab00");
-    // The same sum but for the length in the pseudo-header, which is one more.
+    // The same sum, except that the length in the pseudo-header is one more.
     auto const sum_odd = icmpv6_checksum(ip("::1"), ip("::1"), odd);
     auto const sum_even = icmpv6_checksum(ip("::1"), ip("::1"), even);
     CHECK(sum_odd == sum_even + 1);
@@ -127,7 +128,7 @@ TEST_CASE("an interface is announced in all it uses", "[netmove]") {
     CHECK(frames[1] == gratuitous_arp(guest, ip("192.0.2.10"), ArpForm::request));
     CHECK(frames[2] == neighbour_advertisement(guest, ip("2001:db8::10"), false));
     CHECK(frames[3] == neighbour_advertisement(guest, ip("fe80::10"), false));
-    // Both addresses end in the same 24 bits: one group, from the link-local address.
+    // Both addresses end in the same 24 bits: one group, reported from the link-local address.
     Address const group[] = {solicited_node(ip("fe80::10"))};
     CHECK(frames[4] == multicast_report(guest, ip("fe80::10"), group));
     CHECK(frames[5] == rarp_announcement(guest, 30));
@@ -175,7 +176,8 @@ TEST_CASE("ARP teaches the sender of requests and of gratuitous replies", "[netm
     auto const own = "525400123456";
     CHECK(learn_frame(arp("0001", own, "c000020a", "c0000201")).address == ip("192.0.2.10"));
     CHECK(learn_frame(arp("0002", own, "c000020a", "c000020a")).address == ip("192.0.2.10"));
-    // A reply may be a proxy's; a probe has no sender yet; another's MAC is another's address.
+    // A reply may come from a proxy; a probe has no sender address yet; another MAC means another
+    // station.
     CHECK_FALSE(learn_frame(arp("0002", own, "c000020a", "c0000201")).address);
     CHECK_FALSE(learn_frame(arp("0001", own, "00000000", "c000020a")).address);
     CHECK_FALSE(learn_frame(arp("0001", "525400aabbcc", "c000020a", "c0000201")).address);
@@ -184,7 +186,7 @@ TEST_CASE("ARP teaches the sender of requests and of gratuitous replies", "[netm
     auto short_one = arp("0001", own, "c000020a", "c0000201");
     short_one.pop_back();
     CHECK_FALSE(learn_frame(short_one).address);
-    // Our own announcements teach the same.
+    // Our own announcements teach the same address.
     CHECK(learn_frame(gratuitous_arp(guest, ip("192.0.2.10"), ArpForm::request)).address);
     CHECK(learn_frame(gratuitous_arp(guest, ip("192.0.2.10"), ArpForm::reply)).address);
     CHECK_FALSE(learn_frame(rarp_announcement(guest)).address);
@@ -193,7 +195,7 @@ TEST_CASE("ARP teaches the sender of requests and of gratuitous replies", "[netm
 TEST_CASE("IP packets teach their source only where the guest made them", "[netmove]") {
     CHECK(learn_frame(ipv4_frame("c000020a", "40")).address == ip("192.0.2.10"));
     CHECK(learn_frame(ipv4_frame("c000020a", "80")).address == ip("192.0.2.10"));
-    // Routed through the guest: one hop less.
+    // Routed through the guest: the hop limit is one less.
     CHECK_FALSE(learn_frame(ipv4_frame("c000020a", "3f")).address);
     CHECK_FALSE(learn_frame(ipv4_frame("ffffffff", "40")).address);
     CHECK_FALSE(learn_frame(ipv4_frame("00000000", "40")).address);  // DHCP
@@ -219,7 +221,8 @@ TEST_CASE("neighbour discovery teaches addresses and the router flag", "[netmove
     CHECK(learned.router == false);
     CHECK(learn_frame(na(v6_link_local, "a0", own_option)).router == true);
     CHECK(learn_frame(na(v6_global, "60", "")).address == ip("2001:db8::10"));
-    // Without Override it may be a proxy's: only the source is the guest's own.
+    // Without the Override flag a proxy may have sent it: only the source address is surely the
+    // guest's.
     CHECK(learn_frame(na(v6_link_local, "40", own_option)).address ==
           ip("fe80::5054:ff:fe12:3456"));
     CHECK_FALSE(learn_frame(na(v6_link_local, "20", "0201525400aabbcc")).address);
@@ -234,13 +237,13 @@ TEST_CASE("neighbour discovery teaches addresses and the router flag", "[netmove
     learned = learn_frame(ipv6_frame(v6_link_local, "ff", "3a", ra));
     CHECK(learned.router == true);
     CHECK(learned.address == ip("fe80::5054:ff:fe12:3456"));
-    // A payload length that says more, or less, than there is.
+    // A payload length that is longer, or shorter, than the payload.
     auto lying = na(v6_link_local, "20", own_option);
     lying[14 + 5] = 0xff;
     CHECK(learn_frame(lying).address);
     lying[14 + 5] = 4;
     CHECK_FALSE(learn_frame(lying).router);
-    // Ours, too.
+    // The same for our own advertisements.
     CHECK(learn_frame(neighbour_advertisement(guest, ip("2001:db8::10"), true)).router == true);
 }
 

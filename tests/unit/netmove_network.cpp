@@ -1,4 +1,5 @@
-// Networks as values: what a definition may be, what survives its file, and the rules as text.
+// Networks as values: which definitions are valid, what is kept in their file, and the rules as
+// text.
 #include <catch2/catch.hpp>
 
 #include "netmove/network_rules.hpp"
@@ -28,7 +29,7 @@ std::string refusal(NetworkDefinition const& definition) {
     return done.error().sentence();
 }
 
-/// What the program makes of its arguments.
+/// The program's result for these arguments.
 std::variant<sidecar::Options, int> parsed(std::vector<std::string> words) {
     words.insert(words.begin(), {"sidecar", "network"});
     std::vector<char*> argv;
@@ -77,7 +78,7 @@ TEST_CASE("network: addresses and EtherTypes as people write them", "[network]")
     }
     CHECK(parse_ether_type("0x88cc").value() == 0x88cc);
     CHECK(parse_ether_type("88b5").value() == 0x88b5);
-    // Those that carry a protocol, those that hide one, and lengths.
+    // EtherTypes that carry a protocol, that hide one, and values that are lengths.
     for (auto const* bad : {"0x0800", "0x0806", "0x86dd", "0x8100", "0x88a8", "0x9100", "0x05ff",
                             "0x10000", "lldp", "", "0x"}) {
         INFO(bad);
@@ -124,7 +125,7 @@ TEST_CASE("network: the rules pass one protocol and what is named", "[network]")
     CHECK(contains(ipv4, "chain ipv4 {"));
     CHECK(contains(ipv4, "ether type 0x88cc accept"));
     CHECK_FALSE(contains(ipv4, "ether type ip6"));
-    // A host that has an address sends; one that has none does not.
+    // A host with an address sends; a host without one does not.
     CHECK_FALSE(contains(ipv4, "hook output"));
     definition.addresses.clear();
     CHECK(contains(network_rules(definition, {}), "hook output"));

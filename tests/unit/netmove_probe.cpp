@@ -1,5 +1,5 @@
-// `sidecar probe` without a network: its wire format, the accounting of numbered streams, what an
-// echo answers, and the report.
+// `sidecar probe` without a network: its wire format, the accounting of numbered streams, the
+// answers of an echo, and the report.
 #include <catch2/catch.hpp>
 
 #include "netmove/probe/echo.hpp"
@@ -21,7 +21,8 @@ ProbeDatagram probe_of(std::uint64_t session, std::uint64_t number) {
     return made;
 }
 
-/// A prober, an echo, and between them what the test makes of it. A probe leaves each millisecond.
+/// A prober and an echo. The test carries the datagrams between them. One probe is sent each
+/// millisecond.
 struct Pair {
     ProbeSessions echo;
     ProbeAccount account;
@@ -33,7 +34,7 @@ struct Pair {
         made.sent_ns = now;
         return made;
     }
-    /// The way there and back, or one of them.
+    /// Both ways, or one of them.
     void round() { come(*arrive(send())); }
     std::optional<ProbeDatagram> arrive(ProbeDatagram const& one) { return echo.answer(one, now); }
     void come(ProbeDatagram const& answer) { account.answered(answer, now + ms / 2); }
@@ -99,13 +100,13 @@ TEST_CASE("probe: a stream is told what it lost, twice, and out of order", "[pro
 TEST_CASE("probe: the window goes round, and what is behind it is told to be", "[probe]") {
     constexpr auto window = NumberTracker::window;
     NumberTracker tracker;
-    // Each place of the window is used several times; every third number is lost.
+    // Each slot of the window is used several times; every third number is lost.
     for (std::uint64_t number = 0; number < 3 * window; ++number) {
         if (number % 3 != 0) REQUIRE(tracker.arrived(number, number) == Seen::in_order);
     }
     CHECK(tracker.seen() == 2 * window);
     CHECK(tracker.highest() == 3 * window - 1);
-    // 2 * window is no multiple of 3, and the number before it is not either.
+    // 2 * window is not a multiple of 3; nor is the number before it.
     CHECK(tracker.arrived(2 * window, 1) == Seen::duplicate);
     CHECK(tracker.arrived(2 * window - 1, 1) == Seen::too_late);
     CHECK(tracker.arrived(3 * window - 3, 1) == Seen::reordered);
@@ -125,7 +126,7 @@ TEST_CASE("probe: a clock that is set back makes no gap", "[probe]") {
 TEST_CASE("probe: what is lost there is told apart from what is lost on the way back", "[probe]") {
     Pair pair;
     for (int i = 0; i < 10; ++i) pair.round();
-    for (int i = 0; i < 3; ++i) (void)pair.send();  // lost there
+    for (int i = 0; i < 3; ++i) (void)pair.send();  // lost on the way there
     pair.round();
     for (int i = 0; i < 2; ++i) (void)pair.arrive(pair.send());  // lost on the way back
     pair.round();
@@ -200,7 +201,7 @@ TEST_CASE("probe: without the echo's last word what is lost behind counts as los
     pair.tell();
     CHECK(pair.account.there().lost == 0);
     CHECK(pair.account.back().lost == 1);
-    // A gap that is open when the sending ends counts.
+    // A gap that is still open when the sending ends is counted.
     pair.account.ended(pair.now + 500 * ms);
     CHECK(pair.account.back().longest_gap_ns == 500 * ms + ms / 2);
 }
@@ -235,7 +236,7 @@ TEST_CASE("probe: an echo answers probes and questions, and no answers", "[probe
     ProbeSessions echo;
     auto one = probe_of(1, 0);
     one.kind = Kind::ask;
-    CHECK_FALSE(echo.answer(one, ms));  // of a session that there is not
+    CHECK_FALSE(echo.answer(one, ms));  // of an unknown session
     one.kind = Kind::probe;
     CHECK(echo.answer(one, ms)->kind == Kind::answer);
     one.kind = Kind::ask;
@@ -263,7 +264,7 @@ TEST_CASE("probe: an echo has a limit of sessions, and forgets those that are si
     CHECK(echo.answer(probe_of(0, 2), now + ProbeSessions::idle_ns + 2)->serial == 3);
     auto ask = probe_of(1, 0);
     ask.kind = Kind::ask;
-    CHECK_FALSE(echo.answer(ask, now + ProbeSessions::idle_ns + 3));  // it made room
+    CHECK_FALSE(echo.answer(ask, now + ProbeSessions::idle_ns + 3));  // it was removed to make room
 }
 
 TEST_CASE("probe: the pace keeps its deadlines, and does not make up for a standstill", "[probe]") {
@@ -272,7 +273,7 @@ TEST_CASE("probe: the pace keeps its deadlines, and does not make up for a stand
     auto const start = pace.next();
     CHECK(pace.take(start, hiccups));
     CHECK_FALSE(pace.take(start + 19ms, hiccups));
-    CHECK(pace.take(start + 25ms, hiccups));  // late: the next one is due all the same
+    CHECK(pace.take(start + 25ms, hiccups));  // late; the next one is still due at its own time
     CHECK(pace.next() == start + 40ms);
     CHECK(hiccups.late_max == 5ms);
     CHECK(hiccups.skipped == 0);

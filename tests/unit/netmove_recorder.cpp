@@ -1,5 +1,5 @@
-// What a QEMU has thrown away of what it read: netmove/recorder.hpp, over a fifo in which this test
-// writes what QEMU's filter-dump would.
+// Frames that QEMU read and then dropped: netmove/recorder.hpp, over a fifo into which this test
+// writes what QEMU's filter-dump would write.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -65,7 +65,7 @@ private:
 
 }  // namespace
 
-// In all of them 1 was given to the guest, and the guest's clock stood still at 200.
+// In all sections frame 1 was delivered to the guest, and the guest's clock stopped at 200.
 TEST_CASE("recorder: what QEMU threw away at the stop is known when the guest runs again") {
     FilterDump qemu;
     qemu.reads(1, 100);
@@ -95,13 +95,13 @@ TEST_CASE("recorder: what QEMU threw away at the stop is known when the guest ru
         REQUIRE(qemu.recorder().note_stop());
         CHECK(qemu.thrown_away().empty());
     }
-    // The guest goes on by itself, and more than are kept come before anybody looks.
+    // The guest resumes by itself, and more frames arrive than are kept before they are looked at.
     auto const before = qemu.thrown_away();
     for (int more = 0; more < 2 * static_cast<int>(reads_kept_max); ++more) {
         qemu.reads(9, 300 + static_cast<std::uint32_t>(more));
     }
     CHECK(qemu.thrown_away() == before);
-    REQUIRE(qemu.recorder().note_stop());  // said again, it is no other stop
+    REQUIRE(qemu.recorder().note_stop());  // reported again: it is the same stop
     CHECK(qemu.thrown_away() == before);
 }
 
@@ -113,12 +113,12 @@ TEST_CASE("recorder: what a full receive queue held is the one before those of t
         return read ? int{read->front()} : 0;
     };
     qemu.reads(1, 100);
-    CHECK(before() == 0);  // it is not stopped
-    qemu.reads(2, 150);  // QEMU holds it, and throws it away at the stop
+    CHECK(before() == 0);  // the guest is not stopped
+    qemu.reads(2, 150);  // QEMU holds it, and drops it at the stop
     REQUIRE(qemu.recorder().note_stop());
     qemu.reads(3, 200);
     CHECK(before() == 2);
-    qemu.reads(4, 300);  // the guest goes on
+    qemu.reads(4, 300);  // the guest resumes
     CHECK(before() == 0);
 }
 

@@ -25,7 +25,7 @@ GuestInterface example() {
     return out;
 }
 
-/// Writes down what is asked of it, and fails where told to.
+/// Logs each call, and fails where the test asks it to.
 struct Recorder final : Mover {
     Recorder(std::string name, std::vector<std::string>& log, std::string fails = "")
         : name_(std::move(name)), log_(log), fails_(std::move(fails)) {}
@@ -242,7 +242,7 @@ TEST_CASE("a plan fires all or none", "[netmove]") {
     auto const fired = plan.fire();
     REQUIRE_FALSE(fired);
     CHECK(fired.error().sentence() == "b refused");
-    // b too: it may have done half of it. c was never asked.
+    // b too: it may have done half of its work. c was never called.
     CHECK(log == Log{"a fire", "b fire", "b rollback", "a rollback"});
     CHECK(plan.fired().empty());
     CHECK_FALSE(plan.fired_at());

@@ -1,4 +1,4 @@
-// QEMU's command line: parsed, printed back byte for byte, and asked.
+// QEMU's command line: parsed, printed back byte for byte, and queried.
 #include <catch2/catch.hpp>
 
 #include <sstream>
@@ -32,7 +32,7 @@ core::Error error_of(Words words) {
     return line.error();
 }
 
-// What libvirt 11 starts for a guest with one qcow2 on UEFI, shortened where it repeats itself.
+// What libvirt 11 starts for a guest with one qcow2 disk on UEFI; repetitions are left out.
 Words const libvirt_words{
     "/usr/bin/qemu-system-x86_64",
     "-name",
@@ -157,7 +157,7 @@ TEST_CASE("values are read as QEMU reads them", "[qmp][option]") {
     };
     auto drive = read("file=/a,,b.img,format=raw,readonly,cache=none,format=qcow2", "");
     CHECK(drive.get("file") == "/a,b.img");
-    CHECK(drive.get("format") == "qcow2");  // the last one
+    CHECK(drive.get("format") == "qcow2");  // the last one wins
     CHECK(drive.flag("readonly", false));
     CHECK_FALSE(drive.get("media"));
     CHECK(drive.print() == "file=/a,,b.img,format=raw,readonly,cache=none,format=qcow2");
@@ -170,7 +170,7 @@ TEST_CASE("values are read as QEMU reads them", "[qmp][option]") {
     CHECK(socket.print() == "unix:/c,,d,server,nowait");
     socket.erase("wait");
     CHECK(socket.print() == "unix:/c,,d,server");
-    socket.set("address", "unix:/c=d");  // without its key it would be read as one
+    socket.set("address", "unix:/c=d");  // without its key it would be read as another option
     CHECK(socket.print() == "address=unix:/c=d,server");
 
     auto json = read(R"({"driver":"qcow2","file":{"driver":"file","filename":"/a"},"n":[{"x":1}]})",
@@ -239,7 +239,7 @@ TEST_CASE("the guest agent's socket", "[qmp][command_line]") {
                         R"({"driver":"virtserialport","chardev":"c0","id":"channel0",)"
                         R"("name":"org.qemu.guest_agent.0"})"})
               .guest_agent_socket() == "/x/ga");
-    CHECK(socket("socket,id=c0,path=/run/ga.sock").empty());  // QEMU connects to somebody else
+    CHECK(socket("socket,id=c0,path=/run/ga.sock").empty());  // QEMU is the client
     CHECK(socket("socket,id=c0,fd=25,server=on,wait=off").empty());
     CHECK(socket("socket,id=other,path=/run/ga.sock,server=on").empty());
     CHECK(socket("pty,id=c0").empty());

@@ -1,4 +1,4 @@
-// How a command line reads when sidecar launches it, and at the destination.
+// How sidecar rewrites a command line to launch it, and for the destination.
 #include <catch2/catch.hpp>
 
 #include <algorithm>
@@ -68,7 +68,7 @@ TEST_CASE("a launch adds a monitor and gives taps by descriptor", "[qmp][rewrite
           "-nic tap,model=e1000,mac=52:54:00:00:00:03,fd=5 "
           "-netdev tap,id=n2,vhost=on,fds=6:7 -netdev user,id=u -netdev tap,id=n3,fd=8" +
               std::string(monitor));
-    // A tap without descriptors of ours stays QEMU's business.
+    // A tap without descriptors of ours is left to QEMU.
     CHECK(joined(line_of("-netdev tap,id=n0,ifname=t0").for_launch({3, {}})) ==
           "qemu-system-x86_64 -netdev tap,id=n0,ifname=t0" + std::string(monitor));
 }
@@ -100,7 +100,8 @@ TEST_CASE("the destination waits for the migration", "[qmp][rewrite]") {
     map.qemu = "/opt/qemu/bin/qemu-system-x86_64";
     CHECK(at_destination("-M pc-i440fx-7.2", map) ==
           "/opt/qemu/bin/qemu-system-x86_64 -M pc-i440fx-7.2");
-    // Moved back and forth the line does not grow: the monitor of the sidecar before is replaced.
+    // The line does not grow when the guest moves back and forth: the previous sidecar's monitor is
+    // replaced.
     auto const once = line_of("-M pc").for_destination(mapping());
     REQUIRE(once);
     CHECK(joined(once->for_destination(mapping())) == joined(once));
@@ -182,7 +183,7 @@ TEST_CASE("what cannot be made again is refused", "[qmp][rewrite]") {
         CHECK(line.error().code == Errc::refused);
         CHECK(line.error().what.size() > 20);
     }
-    // libvirt's monitor, by descriptor too, is only left out.
+    // libvirt's monitor is left out, even if it is passed by descriptor.
     CHECK(at_destination("-M pc-i440fx-7.2 -chardev socket,id=m,fd=25,server=on,wait=off "
                          "-mon chardev=m,id=monitor,mode=control",
                          mapping()) == "qemu-system-x86_64 -M pc-i440fx-7.2");
@@ -203,7 +204,7 @@ TEST_CASE("layers above a base become one", "[qmp][rewrite]") {
     std::string const top =
         " -blockdev driver=qcow2,node-name=top,file.driver=file,file.filename=/t,backing=";
     CHECK(flattened(base + middle + top + "m", 2) == program + base + top + "b");
-    // Nothing to do, or nothing that could be done here: the images themselves name their base.
+    // Nothing to do, or nothing that can be done here: the images themselves name their base.
     for (auto const& [options, layers] :
          {std::pair{base + top + "b", 1u}, std::pair{base + middle + top + "m", 3u},
           std::pair{std::string("-drive file=/t,id=top"), 2u},

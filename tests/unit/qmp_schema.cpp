@@ -1,4 +1,4 @@
-// Schema's walk through types. What real QEMUs answer is asked in tests/process/qmp_commands.cpp.
+// Schema's walk through types. tests/process/qmp_commands.cpp asks real QEMUs for their schema.
 #include <catch2/catch.hpp>
 
 #include "qmp/schema.hpp"
@@ -7,7 +7,7 @@ using namespace qmp;
 
 namespace {
 
-// Masked names as QEMU gives them: a command with a list of an alternate of a string and an object,
+// Masked names, as QEMU gives them: a command with a list of an alternate (a string or an object),
 // an enumeration, a union, and an object that contains itself.
 constexpr auto reply_text = R"([
     {"name": "export", "meta-type": "command", "arg-type": "1", "ret-type": "0"},
@@ -47,7 +47,7 @@ TEST_CASE("a schema answers by path", "[qmp][schema]") {
     CHECK(schema.has_argument("export", "bitmaps"));
     CHECK(schema.has_argument("export", "bitmaps/node"));
     CHECK(schema.has_argument("export", "bitmaps/self/self/node"));
-    CHECK(schema.has_argument("export", "old"));  // of a variant
+    CHECK(schema.has_argument("export", "old"));  // of a union's variant
     CHECK_FALSE(schema.has_argument("export", "node"));
     CHECK_FALSE(schema.has_argument("export", "bitmaps/none"));
     CHECK_FALSE(schema.has_argument("export", ""));

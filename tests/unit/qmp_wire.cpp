@@ -1,4 +1,4 @@
-// QMP's wire form: where a message ends, what it means, and what is no QMP at all.
+// QMP's wire form: where a message ends, what it means, and which bytes are not QMP.
 #include <catch2/catch.hpp>
 
 #include "qmp/limits.hpp"
@@ -62,7 +62,7 @@ TEST_CASE("depth and length are limited", "[qmp][wire]") {
 
     std::string long_one = "{\"a\":\"" + std::string(message_bytes_max, 'x');
     CHECK(error_of(long_one).what.starts_with("a QMP message longer than"));
-    // Just below the limit it is a message like any other.
+    // Just below the limit it is an ordinary message.
     std::string const fits =
         "{\"return\":\"" + std::string(message_bytes_max - 100, 'x') + "\",\"id\":1}";
     auto const messages = cut(fits, read_bytes);
@@ -113,7 +113,7 @@ TEST_CASE("a message that means nothing is an error", "[qmp][wire]") {
         REQUIRE_FALSE(decoded);
         CHECK(decoded.error().code == Errc::protocol);
     }
-    // The late error of a command QEMU could not read has no id; it is a message.
+    // The late error for a command that QEMU could not parse has no id; it is still a message.
     CHECK(decode(R"({"error": {"class": "GenericError", "desc": "JSON parse error"}})"));
 }
 

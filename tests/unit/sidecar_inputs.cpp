@@ -1,5 +1,4 @@
-// What comes from outside: the command line, names, maps, a source's description, messages of a
-// peer.
+// Input from outside: the command line, names, maps, a source's description, and a peer's messages.
 #include <catch2/catch.hpp>
 
 #include <sys/socket.h>
@@ -127,7 +126,7 @@ TEST_CASE("settings that arrive at the guest's sidecar are held against their ra
             auto const told = MigrateOptions::from_json(wire().set(one.name, value));
             REQUIRE_FALSE(told);
             CHECK(told.error().sentence().find(one.name) != std::string::npos);
-            if (std::string(one.name) == "link_timeout_s") continue;  // `set` has none
+            if (std::string(one.name) == "link_timeout_s") continue;  // `set` does not have it
             CHECK_FALSE(sidecar::MigrationChanges::from_json(Json::object({{one.name, value}})));
         }
         CHECK_FALSE(MigrateOptions::from_json(wire().set(one.name, "many")));
@@ -150,7 +149,7 @@ TEST_CASE("the planned pause is shared: disks and RAM never have more than it to
     }
     using namespace std::chrono_literals;
     CHECK(limits::downtime_planned(1000ms) == 300ms);
-    // A peer that answers its heartbeats is not lost, however short the pause may be.
+    // A peer that answers heartbeats is not considered lost, however short the pause may be.
     CHECK(limits::heartbeat_silence_paused(20ms) >= 2 * limits::heartbeat_interval);
     CHECK(limits::heartbeat_silence_paused(60000ms) <= limits::heartbeat_silence);
 }
@@ -267,7 +266,7 @@ TEST_CASE("options: what is wrong is usage, exit 2") {
     CHECK(is_usage_error({}));
     CHECK(is_usage_error({"mirgate"}));
     CHECK(is_usage_error({"migrate", "web1"}));
-    CHECK(is_usage_error({"migrate", "--with-storage", "web1", "h"}));  // no word on security
+    CHECK(is_usage_error({"migrate", "--with-storage", "web1", "h"}));  // no security option
     CHECK(is_usage_error({"migrate", "web1", "h", "--plaintext"}));  // RAM only
     CHECK(is_usage_error({"migrate", "--with-storage", "../x", "h", "--plaintext"}));
     CHECK(is_usage_error({"migrate", "--with-storage", "w", "h", "--plaintext", "--key", "k"}));
@@ -439,7 +438,8 @@ TEST_CASE("a message carries bytes beside its JSON") {
     CHECK_FALSE(encode(Json::object({{"id", 1}}), Bytes(limits::message_bytes_max)));
 }
 
-// A full ring of frames is more messages than may be answered at once, and they come in one burst.
+// A full ring of frames is more messages than may be answered at once, and they arrive in one
+// burst.
 TEST_CASE("connection: notifications that came all at once are all handled") {
     constexpr int burst = 1000;
     Wire wire;
@@ -456,8 +456,8 @@ TEST_CASE("connection: hostile frames end it before anything is called") {
         std::string("\xff\xff\xff\xff", 4), std::string(4, '\0'), Wire::frame("not json"),
         Wire::frame(std::string(200, '[')), Wire::frame(R"({"id":9,"neither":1})"),
         Wire::frame("[1,2"),
-        // A kind that is none; bytes whose JSON is longer than the
-        // message, and one without JSON.
+        // An unknown kind; a message whose JSON would be longer than the message; and one without
+        // JSON.
         std::string("\x02\0\0\x02{}", 6), std::string("\x01\0\0\x06\0\0\0\x63{}", 10),
         std::string("\x01\0\0\x06\0\0\0\0{}", 10)};
     for (auto const& bytes : bad) {

@@ -1,4 +1,4 @@
-// The journal: what was recorded last is what is read, whatever happened to the write after it.
+// The journal: the last complete record is the one that is read, however the write after it failed.
 #include <catch2/catch.hpp>
 
 #include <zlib.h>
@@ -105,7 +105,7 @@ TEST_CASE("journal: every bit that flips in one slot leaves the record of the ot
 
 TEST_CASE("journal: a write torn at any byte leaves the record before it") {
     auto const whole = two_records();
-    std::string const before(slot_bytes, '\0');  // what the first slot held
+    std::string const before(slot_bytes, '\0');  // the previous contents of the first slot
     for (std::size_t torn = 1; torn < slot_bytes; ++torn) {
         auto const bytes = whole.substr(0, torn) + before.substr(torn) + whole.substr(slot_bytes);
         auto const text_end = whole.find('\n') + 1;
@@ -246,7 +246,7 @@ TEST_CASE("a sixth move within 180 s is one too many for an EVPN fabric") {
     CHECK_FALSE(why_too_soon(moves, now + 79'999).empty());
     CHECK(why_too_soon(moves, now + 80'000).empty());
     CHECK(why_too_soon(moves, now - 200'000).empty());  // the clock was set back
-    // More than ever count are not kept: a record has one block.
+    // Only as many as can matter are kept: a record has one block.
     for (int number = 0; number < 100; ++number) moves.push_back(now);
     sidecar::forget_old_moves(moves, now);
     CHECK(moves.size() == 5);

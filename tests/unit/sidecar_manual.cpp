@@ -1,5 +1,5 @@
-// docs/man/sidecar.1 against the program: every command and every option that `--help` names is in
-// the page, in the part of its command, and the page names none that the program has not.
+// docs/man/sidecar.1 against the program: the page has every command and option that `--help`
+// names, under its own command, and no others.
 #include <regex>
 #include <set>
 
@@ -28,14 +28,14 @@ std::string help(lab::Argv argv) {
     return lab::must_run(argv);
 }
 
-/// The page without fonts and escapes.
+/// The page without font changes and escapes.
 std::string page() {
     auto text = lab::read_file(lab::fs::path(LAB_SOURCE_DIRECTORY) / "docs/man/sidecar.1");
     text = std::regex_replace(text, std::regex(R"(\\f[BIR])"), "");
     return std::regex_replace(text, std::regex(R"(\\-)"), "-");
 }
 
-/// From the line `heading` to the next section or subsection; empty when there is none.
+/// The text from the line `heading` to the next section or subsection; empty when there is none.
 std::string part(std::string const& text, std::string const& heading) {
     auto const begin = text.find("\n" + heading + "\n");
     if (begin == std::string::npos) return {};
@@ -43,7 +43,7 @@ std::string part(std::string const& text, std::string const& heading) {
     return text.substr(begin, end - begin);
 }
 
-/// Options as they head an entry: after .TP.
+/// Options that head an entry (after .TP).
 Names described(std::string const& text) {
     Names names;
     for (auto const& line : found(text, R"(\n\.TP\n([^\n]*))"))
@@ -66,7 +66,7 @@ Names listed_commands(std::string const& help_text) {
     return at == std::string::npos ? Names() : found(help_text.substr(at), R"(\n  ([a-z]+) )");
 }
 
-/// The commands of a command, each of which the synopsis names too.
+/// The subcommands of a command. The synopsis names each of them too.
 Names inner_commands(std::string const& command) {
     auto const inner = listed_commands(help({command}));
     auto const synopsis = part(page(), ".SH SYNOPSIS");

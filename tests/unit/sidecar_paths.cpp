@@ -1,4 +1,4 @@
-// The directories of a host: made for us alone, and refused where others could change them.
+// The directories of a host: created for our user only, and refused if others could change them.
 #include <catch2/catch.hpp>
 
 #include <sys/stat.h>

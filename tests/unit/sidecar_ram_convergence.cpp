@@ -1,4 +1,4 @@
-// Whether RAM converges: guests of several kinds, walked through pass by pass as QEMU would.
+// Whether RAM converges: guests of several kinds, simulated pass by pass as QEMU works.
 #include <catch2/catch.hpp>
 
 #include "sidecar/machine/ram_convergence.hpp"
@@ -13,13 +13,13 @@ namespace {
 
 constexpr std::uint64_t mb = 1'000'000;
 
-/// A guest that rewrites `working_set` at `dirty_rate`, sent over a link of `link_rate`.
+/// A guest that rewrites `working_set` at `dirty_rate`, over a link of `link_rate`.
 struct Model {
     std::uint64_t ram = 200 * mb;
     std::uint64_t working_set = 0;
     std::uint64_t dirty_rate = 0;
     std::uint64_t link_rate = 0;
-    /// QEMU slows it down by this much each second pass once it may.
+    /// While throttling is allowed, QEMU raises the throttle by this much each second pass.
     int throttle_step = 30;
 };
 
@@ -27,11 +27,11 @@ struct End {
     RamVerdict verdict = RamVerdict::converging;
     milliseconds at{};
     bool throttled = false;  ///< At any time.
-    bool stopped = false;  ///< QEMU could stop the guest within the budget.
+    bool stopped = false;  ///< QEMU could stop the guest within the downtime limit.
     RamArithmetic arithmetic;
 };
 
-/// Until QEMU can stop it, until the verdict, or for an hour.
+/// Runs until QEMU can stop the guest, until the verdict, or for one hour.
 End walk(Model const& model, RamConvergenceLimits const& limits) {
     RamConvergence convergence;
     RamSample sample{.passes = 1, .remaining_bytes = model.ram};
@@ -146,7 +146,7 @@ TEST_CASE("RAM convergence: a first pass that takes longer than the limit is not
     Model const large{
         .ram = 100'000 * mb, .working_set = 10 * mb, .dirty_rate = 10 * mb, .link_rate = 100 * mb};
     CHECK(walk(large, by_default).stopped);
-    // But a link that carries nothing is given up.
+    // A link that carries nothing is still given up.
     auto const end = walk({.ram = 100 * mb}, by_default);
     CHECK(end.verdict == RamVerdict::give_up);
     CHECK(end.at <= 600s);

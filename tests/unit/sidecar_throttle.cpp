@@ -1,4 +1,4 @@
-// The limits that slow a guest down, made of those that its user has set.
+// The limits that slow a guest down, derived from the user's own limits.
 #include <catch2/catch.hpp>
 
 #include "sidecar/migration/throttle.hpp"
@@ -28,7 +28,7 @@ TEST_CASE("throttle: the user's other limits stay", "[sidecar][throttle]") {
     CHECK(limits["iops"].integer_or(0) == 100);
     CHECK(limits["iops_max"].integer_or(0) == 200);
     CHECK(limits["group"].text_or("") == "g");
-    CHECK(found["bps_wr"].integer_or(-1) == 0);  // what is put back later is not changed
+    CHECK(found["bps_wr"].integer_or(-1) == 0);  // the saved limits stay as they were
 }
 
 TEST_CASE("throttle: a limit of the user that is lower holds, with its bursts",

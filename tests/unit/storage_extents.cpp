@@ -1,4 +1,4 @@
-// The arithmetic on extents, and memory that is counted.
+// The arithmetic on extents, and counted memory.
 #include <catch2/catch.hpp>
 
 #include "core/sync.hpp"
@@ -55,7 +55,7 @@ TEST_CASE("a read is split into data and runs of zeroes", "[storage]") {
     REQUIRE(parts == std::vector<Extent>{{0, 5 * 4096, true},
                                          {5 * 4096, 4096, false},
                                          {6 * 4096, 4 * 4096 + 100, true}});
-    // A short rest after data stays with the data: it would not be worth a request.
+    // A short hole after data stays with the data: a separate request would cost more.
     bytes[9 * 4096] = std::byte{1};
     parts = storage::split_zeroes(bytes, 4096);
     REQUIRE(parts.back() == Extent{9 * 4096, 4096 + 100, false});
@@ -110,7 +110,7 @@ TEST_CASE("two lists united hold what either holds", "[storage]") {
 }
 
 TEST_CASE("dividing loses no byte and invents none", "[storage]") {
-    // Every pair of sets of six blocks, by their bits.
+    // Every pair of subsets of six blocks, as bit masks.
     auto const listed = [](unsigned bits) {
         std::vector<Extent> list;
         for (std::uint64_t i = 0; i < 6; ++i) {

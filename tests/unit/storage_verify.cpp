@@ -1,4 +1,5 @@
-// The hashes of --verify: what they say of blocks, the table that keeps them, and what is asked.
+// The hashes of --verify: their values for known blocks, the table that keeps them, and the
+// requests to the destination.
 #include <catch2/catch.hpp>
 
 #include <filesystem>
@@ -29,7 +30,7 @@ std::vector<std::uint64_t> hashes_of(std::vector<std::byte> const& bytes) {
     return hashes;
 }
 
-/// A directory of its own, in memory.
+/// A directory of this test's own, in memory.
 struct Directory {
     Directory() {
         std::string name = "/dev/shm/sidecar-unit-XXXXXX";
@@ -60,7 +61,7 @@ TEST_CASE("verify: one bit changes the hash of its block and of no other", "[sto
 }
 
 TEST_CASE("verify: the combined hash is XXH3-128 of the hashes, in order", "[storage][verify]") {
-    // `printf '\1\0\0\0\0\0\0\0' | xxhsum -H2`, of the tool of Debian.
+    // `printf '\1\0\0\0\0\0\0\0' | xxhsum -H2`, with Debian's xxhsum.
     std::vector<std::uint64_t> const one{1};
     CombinedHash known;
     known.add(one);
@@ -158,7 +159,7 @@ TEST_CASE("verify: a plan asks for everything once, within its limits", "[storag
         for (auto const& range : ranges) append(joined, range);
     }
     CHECK(joined == extents);
-    CHECK(requests == 4);  // two full ones, one full of ranges, and the rest
+    CHECK(requests == 4);  // two full requests, one with the maximum of ranges, and the rest
 }
 
 TEST_CASE("verify: halving finds any block", "[storage][verify]") {

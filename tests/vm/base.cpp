@@ -1,5 +1,5 @@
-// `migrate --base`: a guest whose disk is an overlay moves, and the base, which both hosts have,
-// does not travel; there and back. Where the destination's base is another file nothing is touched.
+// `migrate --base`: a guest whose disk is an overlay moves there and back. Both hosts have the
+// base, so it is not copied. If the destination's base differs, nothing is touched.
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::uint64_t mib = 1 << 20;
 
-/// A disk of 320 MiB, 256 of them in the base. The guest writes in the first 8.
+/// A disk of 320 MiB with 256 MiB in the base. The guest writes to the first 8 MiB.
 GuestOptions over_base(std::string const& qemu, std::string const& base, bool layers) {
     return {.qemu = qemu,
             .format = "qcow2",
@@ -50,7 +50,7 @@ void moves_without_base(Scene& scene, Host const& from, Argv const& more = {}) {
     CHECK(told[0]["path"].text_or("") == base.string());
     auto const sum = must_run({"sha256sum", base});
     CHECK(told[0]["sha256"].text_or("") == sum.substr(0, sum.find(' ')));
-    // What the guest and the middle layer wrote, in whole clusters, and again in the rounds.
+    // The data of the guest and of the middle layer, in whole clusters, and again in the rounds.
     CHECK(disk["base_bytes"].integer_or(0) > 240 * static_cast<std::int64_t>(mib));
     CHECK(disk["copied_bytes"].integer_or(1 << 30) < 32 * static_cast<std::int64_t>(mib));
     auto const info = parse_json(
@@ -107,7 +107,7 @@ TEST_CASE("base: one that is not there, is another, or is none, is refused", "[v
     flip();
     refused(base, fmt::format("differs at byte {} ", changed / 4096 * 4096));
     flip();
-    // By another name, and the layer above it as a second base.
+    // The base by another name, and the layer above it as a second base.
     fs::copy_file(middle, scene.guest().middle(scene.b(), 0));
     auto const link = scene.a().directory / "link";
     fs::create_symlink(base, link);
@@ -154,7 +154,7 @@ TEST_CASE("base: a block job while it is copied ends the migration, and the gues
 
 TEST_CASE("base: the source's sidecar is killed while it copies, and another goes on",
           "[vm][base]") {
-    // So little is above the base that it is copied slowly, and the guest writes little.
+    // There is little above the base, so it is copied slowly, and the guest writes little.
     auto guest = over_base("10.0", "qcow2", true);
     guest.rate = 20;
     Scene scene({.guest = guest, .serve_environment = {"SIDECAR_TEST_STOP_AT=start_guest"}});

@@ -1,5 +1,4 @@
-// --bandwidth is a limit for disks and RAM together that holds, and `sidecar set` changes it while
-// the migration runs.
+// --bandwidth limits disks and RAM together, and `sidecar set` changes it during the migration.
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"
@@ -9,8 +8,8 @@ using namespace lab;
 namespace {
 
 constexpr double mb = 1e6;
-/// Bytes that may pass above the rate: one burst of QEMU's (100 ms) and of ours, and what RAM sends
-/// after it is let go at the end.
+/// The share of bytes above the rate: one burst of QEMU (100 ms), one of ours, and what RAM sends
+/// after the limit is lifted at the end.
 constexpr double burst_share = 0.25;
 
 double phase_ms(core::Json const& report, std::string const& name) {
@@ -43,7 +42,7 @@ TEST_CASE("bandwidth: the limit holds for the disks and for RAM", "[vm][bandwidt
 
 TEST_CASE("bandwidth: it can be changed while the migration runs", "[vm][bandwidth]") {
     Scene scene({.guest = {.random_mib = 64}});
-    // 64 MiB at this rate take longer than a migration in a test may: only `set` ends it in time.
+    // At this rate 64 MiB take longer than a migration in a test may: only `set` ends it in time.
     auto migration = scene.start_migration(scene.a(), {"--bandwidth", "100K"});
     wait_until("the copy to be under way", 60s,
                [&] { return scene.migration_on(scene.a())["phase"].text_or("") == "copying"; });

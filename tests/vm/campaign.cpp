@@ -16,7 +16,7 @@ void ten_round_trips(GuestOptions const& guest) {
         INFO("round trip " << trip + 1 << " of " << round_trips);
         expect::moves(scene, scene.a());
         expect::moves(scene, scene.b());
-        // Tombstones are the operator's to remove; here they would only fill the disk.
+        // Tombstones are the operator's to remove; here they would fill the disk.
         for (Host const* host : {&scene.a(), &scene.b()}) {
             for (auto const& file : fs::directory_iterator(host->images)) {
                 if (file.path().string().find(".moved-") != std::string::npos) fs::remove(file);

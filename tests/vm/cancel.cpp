@@ -1,4 +1,4 @@
-// An operator changes his mind, or asks twice.
+// An operator cancels, or asks twice.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -9,11 +9,11 @@ using namespace lab;
 
 namespace {
 
-/// Slow enough that a migration of the guest below copies for several seconds.
+/// Slow enough that copying the guest below takes several seconds.
 constexpr std::uint64_t slow_mbit = 100;
 GuestOptions slow_guest() { return {.random_mib = 96}; }
 
-/// Waits until the destination's first disk has taken some bytes: the copying is under way.
+/// Waits until the destination's first disk has received data: the copy is in progress.
 void wait_copying(Scene& scene, Daemon& migration) {
     auto const image = scene.guest().image(scene.b(), 0);
     wait_until("copying", Scene::migration_limit, [&] {

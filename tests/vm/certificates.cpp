@@ -1,5 +1,5 @@
-// `--tls-dir`: the two sidecars know each other by certificates of one authority, in the directory
-// layout that QEMU uses for its own.
+// `--tls-dir`: the two sidecars authenticate each other by certificates of one authority, in QEMU's
+// directory layout.
 #include <algorithm>
 
 #include <catch2/catch.hpp>
@@ -11,7 +11,8 @@ using namespace lab;
 
 namespace {
 
-/// A migration that must be refused because of who asks or who answers; the guest does not notice.
+/// A migration that must be refused because of the source's or the destination's certificate; the
+/// guest is not affected.
 void refused(Scene& scene, fs::path const& tls_directory, std::string const& to,
              std::string const& words) {
     auto const before = traces_of(scene.a());
@@ -45,19 +46,20 @@ TEST_CASE("certificates: those of a stranger, or for another host, are refused",
     auto const to = scene.b().address();
     auto const directory = scene.net().directory();
 
-    // An authority of its own: it trusts nobody here, and nobody trusts it.
+    // A separate authority: it trusts none of these hosts, and they do not trust it.
     CertificateAuthority const stranger(directory / "stranger");
     stranger.issue(directory / "tls-stranger", scene.a());
     refused(scene, directory / "tls-stranger", to, "certificate");
 
-    // It trusts the lab's authority, so that only the destination can refuse it.
+    // This host trusts the lab's authority, so that only the destination can refuse.
     auto const trusting = directory / "tls-trusting";
     fs::copy(directory / "tls-stranger", trusting);
     fs::copy_file(scene.tls_directory(scene.a()) / "ca-cert.pem", trusting / "ca-cert.pem",
                   fs::copy_options::overwrite_existing);
     refused(scene, trusting, to, "certificate");
 
-    // The destination's own is of the right authority, but for another host than the one asked for.
+    // The destination's certificate is of the right authority, but for a host other than the one
+    // asked for.
     Host elsewhere = scene.b();
     elsewhere.ip4 = "10.99.0.2";
     elsewhere.ip6 = "fd99::2";

@@ -1,5 +1,5 @@
-// Guests that change while they are copied: followed, or the guest stays and a sentence says why.
-// Never a byte that is missing without a word.
+// Guests that change during the copy: the copy follows the change, or the guest stays and an error
+// gives the reason. No byte is lost silently.
 #include <sys/stat.h>
 
 #include <catch2/catch.hpp>
@@ -13,23 +13,23 @@ namespace {
 
 using core::Json;
 
-/// Slow enough for something to happen while the disks are copied.
+/// Slow enough for a test to act while the disks are copied.
 Argv const slowly{"--bandwidth", "4M"};
 constexpr double in_the_middle = 0.2;
 
-/// A guest whose disks are being copied, slowly.
+/// A guest whose disks are being copied slowly.
 struct Copying {
     explicit Copying(GuestOptions const& guest)
         : scene({.guest = guest}), migration(scene.start_migration(scene.a(), slowly)) {
         scene.wait_copied(scene.a(), in_the_middle);
     }
-    /// It takes one client at a time.
+    /// The monitor takes one client at a time.
     [[nodiscard]] Qmp qemu() const { return Qmp(scene.guest().probe_socket(scene.a())); }
     void at_full_speed() {
         CHECK(scene.sidecar(scene.a(), {"set", scene.guest().name(), "bandwidth=0"}).exit_status ==
               0);
     }
-    /// The guest stays, and the program says `why`.
+    /// The migration fails with `why`, and the guest stays on the source.
     void must_stay(std::string const& why) {
         auto const ended = Scene::finish(migration);
         INFO(ended.text());
@@ -37,7 +37,7 @@ struct Copying {
         CHECK(ended.report["error"].text_or("").find(why) != std::string::npos);
         CHECK(scene.guest().qemu_pid(scene.a()) > 0);
     }
-    /// Nothing is touched, for `why`.
+    /// The migration is refused with `why`, and nothing is touched.
     void must_be_refused(std::string const& why) {
         auto const ended = scene.migrate(scene.a());
         INFO(ended.text());
@@ -48,7 +48,7 @@ struct Copying {
     Daemon migration;
 };
 
-/// Tombstones may stay, so the overlay of a snapshot is named as one.
+/// Tombstones may stay, so the overlay of the snapshot is named like one.
 Json snapshot(Scene const& scene) {
     return Json::object({{"device", "d0"},
                          {"snapshot-file", (scene.a().images / "snapshot.moved-by-hand").string()},
@@ -170,7 +170,7 @@ TEST_CASE("changes: the guest reboots while the disks are copied", "[vm][changes
     Copying copying({});
     {
         auto qemu = copying.qemu();
-        qemu.execute("set-action", Json::object({{"reboot", "reset"}}));  // over -no-reboot
+        qemu.execute("set-action", Json::object({{"reboot", "reset"}}));  // overrides -no-reboot
         qemu.execute("system_reset");
     }
     copying.at_full_speed();
@@ -187,7 +187,8 @@ TEST_CASE("changes: a storm of discards while the disks are copied, thin stays t
     auto const version = GENERATE(from_range(qemus("10.0")));
     auto const format = GENERATE(as<std::string>(), "raw", "qcow2");
     INFO("QEMU " << version << ", " << format);
-    // The guest writes to the first 16 MiB; the storm is in the 24 behind, which are random bytes.
+    // The guest writes to the first 16 MiB; the discards are in the following 24 MiB of random
+    // bytes.
     constexpr std::int64_t mib = 1 << 20;
     Copying copying({.qemu = version, .format = format, .discard = true, .random_mib = 40});
     auto const& guest = copying.scene.guest();
@@ -204,7 +205,7 @@ TEST_CASE("changes: a storm of discards while the disks are copied, thin stays t
             CHECK(answer["ok"].boolean_or(false));
         };
         change("discard", 2);
-        if (at % 4 == 0) change("fill", 1);  // written again, and every other of those gone again
+        if (at % 4 == 0) change("fill", 1);  // written again, and half of them discarded again
         if (at % 8 == 0) change("discard", 1);
         if (copying.scene.migration_on(copying.scene.a())["phase"].text_or("") == "copying")
             ++storms;
@@ -219,7 +220,7 @@ TEST_CASE("changes: a storm of discards while the disks are copied, thin stays t
     auto tombstone = fs::path();
     for (auto const& entry : fs::directory_iterator(copying.scene.a().images))
         tombstone = entry.path();
-    // What the guest wrote since may be new there; 1 % and one cluster.
+    // The guest's later writes may be new there; 1 % and one cluster are allowed.
     CHECK(allocated(guest.image(copying.scene.b(), 0)) <=
           allocated(tombstone) * 101 / 100 + 64 * 1024);
 }

@@ -1,6 +1,6 @@
-// A guest that is off is brought to the other host by one round of a mirror; handed over, it starts
-// there without anybody's word, and cannot be started here by its name. Whatever fails on the way,
-// no host starts it that should not.
+// A guest that is off is copied to the other host by one round of a mirror. After the handover it
+// starts there without an operator's confirmation, and cannot be started here under its name. If
+// any step fails, no host starts the guest that should not.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -67,7 +67,7 @@ public:
         }
         return true;
     }
-    /// `failover` on host b, until the guest answers from there.
+    /// Runs `failover` on host b until the guest answers from there.
     void fail_over(Argv const& more) {
         Argv argv{program("sidecar"), "failover", "web1"};
         argv.insert(argv.end(), more.begin(), more.end());
@@ -95,7 +95,7 @@ void brought_and_handed_over(GuestOptions const& guest) {
     CHECK(says(brought.out, "of a guest that was off"));
     CHECK(state_on(scene, scene.a()) == "prelaunch");
     CHECK(left_in_qemu(scene.guest(), scene.a()) == "");
-    // The word of a person is still wanted: host a could start it.
+    // An operator's confirmation is still required: host a could start the guest.
     CHECK(scene.sidecar(scene.b(), {"failover", "web1"}).exit_status == 2);
 
     auto handing = cold.begin_hand_over();
@@ -111,7 +111,8 @@ void brought_and_handed_over(GuestOptions const& guest) {
     cold.fail_over({});
 }
 
-/// A round is given up when whoever waits for it does, and leaves nothing.
+/// When the command that waits for a round is interrupted, the round is given up and leaves
+/// nothing.
 void interrupted(Scene& scene) {
     auto argv = once_line(scene, {"--bandwidth", "1M"});
     argv.insert(argv.begin(), program("sidecar"));

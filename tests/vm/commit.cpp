@@ -1,5 +1,5 @@
-// What happens around COMMIT: a stale disk cannot be started, a record that cannot be written keeps
-// the guest on the source, and what fails after the answer ends with "moved" and a warning.
+// Faults around COMMIT: a stale disk cannot be started; if COMMIT cannot be recorded, the guest
+// stays on the source; a failure after the answer ends with "moved" and a warning.
 #include <signal.h>
 #include <sys/mount.h>
 #include <unistd.h>
@@ -13,7 +13,7 @@ using namespace lab;
 
 namespace {
 
-/// Files beside the image, by a part of their names.
+/// Files next to the image with `mark` in their names.
 std::vector<fs::path> beside(fs::path const& image, std::string const& mark) {
     std::vector<fs::path> found;
     for (auto const& entry : fs::directory_iterator(image.parent_path())) {
@@ -22,7 +22,7 @@ std::vector<fs::path> beside(fs::path const& image, std::string const& mark) {
     return found;
 }
 
-/// `sidecar run NAME -- QEMU ...` with `from` of its command line replaced by `to`.
+/// `sidecar run NAME -- QEMU ...` with `from` replaced by `to` in its command line.
 Output start(Scene const& scene, std::string const& name, std::string const& from = {},
              std::string const& to = {}) {
     Argv argv{program("sidecar"), "run", name, "--"};
@@ -34,7 +34,7 @@ Output start(Scene const& scene, std::string const& name, std::string const& fro
     return run(argv, scene.a().place());
 }
 
-/// The source's sidecar meets one fault around COMMIT as long as `trigger` exists.
+/// The source's sidecar has one fault around COMMIT while `trigger` exists.
 struct Faulty {
     explicit Faulty(std::string const& fault)
         : trigger(fs::temp_directory_path() / fmt::format("commit-fault-{}-{}", fault, getpid())),
@@ -49,7 +49,7 @@ struct Faulty {
     Scene scene;
 };
 
-/// Lets sidecars go on that stand still at a hook, as often as they do.
+/// Continues sidecars that stop at a hook, each time they do.
 void release(Scene const& scene) {
     for (Host const* host : {&scene.a(), &scene.b()}) {
         auto const seen = scene.guest_sidecar(*host);
@@ -78,7 +78,7 @@ TEST_CASE("commit: a stale disk has no name before COMMIT is sent, and is not st
     auto migration = scene.start_migration(scene.a());
     (void)scene.wait_stopped(scene.b());
     CHECK(scene.guest().runs_on(scene.b()));
-    // The guest runs on b, and the answer is lost with the source's sidecar and QEMU.
+    // The guest runs on b. The answer is lost, because the source's sidecar and QEMU are killed.
     kill_process(scene.first_sidecar().pid());
     kill_process(scene.guest().qemu_pid(scene.a()));
     CHECK(migration.wait(Scene::migration_limit) == 4);
@@ -121,7 +121,7 @@ TEST_CASE("commit: images get their names back before the guest goes on", "[vm][
     REQUIRE(destination);
     kill_process(destination->pid);
     kill_process(scene.guest().qemu_pid(scene.b()));
-    auto const ended = scene.finish_past_hooks(held.migration);  // after the source's patience
+    auto const ended = scene.finish_past_hooks(held.migration);  // after the source's timeout
     CHECK(ended.exit_status == 4);
     CHECK_FALSE(fs::exists(image));
     CHECK(scene.sidecar(scene.a(), {"resolve", "web1", "--to", "source", "--i-have-fenced"})

@@ -1,5 +1,5 @@
-// A guest behind a stateful filter on both hosts: its sessions live through moves, because what one
-// host knew of them is known at the other before a frame comes there. The filter is in the forward
+// A guest behind a stateful filter on both hosts. Its sessions survive moves, because the second
+// host gets the first host's entries before a frame arrives there. The filter is in the forward
 // hook, through which bridged packets pass too (br_netfilter).
 #include <poll.h>
 #include <signal.h>
@@ -15,8 +15,8 @@ using namespace lab;
 
 namespace {
 
-// A session begins with its first packet, towards the guest; what belongs to none that is known is
-// dropped.
+// A session begins with its first packet towards the guest. Packets that belong to no known
+// connection are dropped.
 constexpr char const* filter = R"(
 table inet guard {
     chain forward {
@@ -44,7 +44,7 @@ void guard(Lab const& lab) {
     }
 }
 
-/// The lines of the host's table that are of the guest.
+/// The number of entries of the host's table that concern the guest.
 int tracked(Host const& host) {
     auto const table = must_run({"cat", "/proc/net/nf_conntrack"}, host.place());
     int count = 0;
@@ -58,14 +58,14 @@ int tracked(Host const& host) {
     return count;
 }
 
-/// A session of the client's with the guest, which sends back what it gets.
+/// A session between the client and the guest, which echoes.
 class Session {
 public:
     Session(Lab const& lab, std::string const& address)
         : socket_(connect_in(lab.client_netns(), address, echo_port)) {
         if (!socket_) throw Failure("the guest does not accept at " + address);
     }
-    /// TCP repeats what was dropped meanwhile, later and later.
+    /// TCP retransmits dropped segments at growing intervals.
     [[nodiscard]] bool passes() const {
         char byte = 'x';
         if (::send(socket_.get(), &byte, 1, MSG_NOSIGNAL) != 1) return false;
@@ -98,7 +98,7 @@ TEST_CASE("conntrack: sessions through stateful filters live, there and back", "
         REQUIRE(moved.exit_status == 0);
         auto const seen = conntrack_of(moved);
         INFO(seen.dump());
-        CHECK(seen["sent"].integer_or(0) >= 4);  // two sessions a family at least
+        CHECK(seen["sent"].integer_or(0) >= 4);  // at least two sessions a family
         CHECK(seen["restored"].integer_or(-1) == seen["sent"].integer_or(-2));
         CHECK(seen["failed"].size() == 0);
         CHECK(seen["removed"].integer_or(0) > 0);
@@ -125,7 +125,7 @@ TEST_CASE("conntrack: a migration that is undone leaves nothing tracked at the d
     auto const ended = Scene::finish(migration);
     INFO(ended.text());
     CHECK(ended.exit_status == 1);
-    // (The client's own frames may have come there meanwhile: those that are left are theirs.)
+    // (Frames of the client may have arrived there meanwhile: the remaining entries are theirs.)
     CHECK(tracked(scene.b()) == 0);
     CHECK(tracked(scene.a()) > 0);
     expect::nothing_left_after_failure(scene, scene.a());
@@ -134,7 +134,7 @@ TEST_CASE("conntrack: a migration that is undone leaves nothing tracked at the d
 
 TEST_CASE("conntrack: what begins and ends shortly before and behind STOP is known there too",
           "[vm][conntrack]") {
-    // Where the kernel tells nothing, its table is gone through once more.
+    // Where the kernel sends no events, its table is read once more.
     bool const told = GENERATE(true, false);
     INFO((told ? "the kernel tells what changes" : "it does not"));
     auto const furnish = [told](Lab const& lab) {

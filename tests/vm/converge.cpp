@@ -1,5 +1,5 @@
-// A guest that writes faster than the link carries: it is slowed down until its disks are near, or
-// refused, and whatever happens the limits of its disks are the user's own again.
+// A guest that writes faster than the link carries: it is slowed down until its disks converge, or
+// the migration is refused. In every case the limits of its disks are the user's own again.
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"
@@ -8,8 +8,8 @@ using namespace lab;
 
 namespace {
 
-/// 1.2 MB/s, and a guest that writes 4 MB/s, or half of it on a busy machine. It writes in few
-/// paths, so that a round that does not shrink is over soon.
+/// The link carries 1.2 MB/s. The guest writes 4 MB/s, or half of that on a busy machine, in few
+/// places, so that a round that does not shrink is short.
 constexpr std::uint64_t link_mbit = 10;
 GuestOptions fast_writer(std::string const& qemu) {
     return {.qemu = qemu, .random_mib = 4, .span_mib = 3, .rate = 1000, .read_rate = 10};
@@ -18,16 +18,16 @@ SceneOptions slow_link(std::string const& qemu) {
     return {.guest = fast_writer(qemu), .link_mbit = link_mbit};
 }
 
-// QEMU's monitor of the tests takes one connection at a time, and expect:: asks it too: so each
-// look has its own.
+// The tests' QEMU monitor takes one connection at a time, and expect:: uses it too, so each look
+// opens its own.
 
-/// The guest's first disk, as QEMU on that host has it.
+/// The guest's first disk as QEMU on that host reports it.
 core::Json disk_on(Scene& scene, Host const& host) {
     Qmp qemu(scene.guest().probe_socket(host));
     return qemu.execute("query-block").elements().at(0);
 }
 
-/// Every limit of it.
+/// All limits of that disk.
 std::string limits_on(Scene& scene, Host const& host) {
     auto const disk = disk_on(scene, host)["inserted"];
     std::string text;
@@ -41,7 +41,7 @@ std::int64_t write_limit_on(Scene& scene, Host const& host) {
     return disk_on(scene, host)["inserted"]["bps_wr"].integer_or(0);
 }
 
-/// Limits that somebody has set, too wide to matter.
+/// Limits as a user sets them, too wide to matter.
 void set_own_limits(Scene& scene) {
     auto const id = disk_on(scene, scene.a())["qdev"];
     Qmp qemu(scene.guest().probe_socket(scene.a()));
@@ -89,7 +89,7 @@ TEST_CASE("converge: a guest that writes faster than the link is slowed down and
     auto migration = scene.start_migration(scene.a());
     wait_slowed(scene, migration);
     CHECK(status(scene)["convergence"]["throttle_bytes_per_second"].integer_or(0) > 0);
-    // Near without more help; only the RAM is spared the slow link.
+    // The disks converge without further throttling; only the RAM does not use the slow link.
     wait_until("the disks to be near", Scene::migration_limit, [&] {
         if (migration.wait(0ms)) return true;
         return status(scene)["phase"].text_or("") == "converging";
@@ -105,7 +105,7 @@ TEST_CASE("converge: a guest that writes faster than the link is slowed down and
     CHECK(plan["became"]["downtime_ms"].number_or(0) > 0);
     REQUIRE(plan["steps"].size() >= 2);
     CHECK_FALSE(plan["steps"].elements().front()["converged"].boolean_or(true));
-    // With that RAM began; what is said outside `steps` is of the moment of the stop.
+    // RAM began with that step; the values outside `steps` are those at STOP.
     auto const last = plan["steps"].elements().back();
     CHECK(last["converged"].boolean_or(false));
     CHECK(last["predicted_downtime_ms"].integer_or(1000) <= 300);
@@ -159,13 +159,13 @@ TEST_CASE("converge: a sidecar killed while it slows a guest down leaves no limi
     kill_process(sidecar->pid);
     CHECK(Scene::finish(migration).exit_status != 0);
     if (watchdog_too) {
-        // With both gone nobody is left to do it but `attach`.
+        // With both gone only `attach` is left to restore the limits.
         CHECK(write_limit_on(scene, scene.a()) > 0);
     } else {
         wait_until("the guest's own limits", Scene::migration_limit,
                    [&] { return limits_on(scene, scene.a()) == before; });
     }
-    // It goes on with the copy, and may slow the guest down again: until it is cancelled.
+    // It continues the copy and may throttle the guest again, until it is cancelled.
     scene.attach_guest(scene.a());
     auto following = scene.follow_migration(scene.a());
     wait_until("the copy to go on", Scene::migration_limit,

@@ -1,6 +1,6 @@
-// A guest that dirties its RAM faster than the link carries it: QEMU slows its processors down, or
-// the migration ends with the arithmetic; and whatever happens QEMU's settings are the user's
-// again. A guest that converges is never slowed down.
+// A guest that dirties its RAM faster than the link carries it. QEMU throttles its processors, or
+// the migration ends with the arithmetic. In every case QEMU's settings are the user's own again. A
+// guest that converges is never throttled.
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"
@@ -11,7 +11,7 @@ using core::Json;
 namespace {
 
 /// The guest rewrites all of its 32 MiB each second, or in some seconds on a busy machine. RAM's
-/// part of this bandwidth, 7 MB/s, takes about five for that.
+/// part of the bandwidth is 7 MB/s, so that one pass takes about five seconds.
 GuestOptions fast_in_ram(std::string const& qemu) { return {.qemu = qemu, .ram_rate = 20'000}; }
 Argv const narrow{"--bandwidth", "8M"};
 
@@ -20,14 +20,14 @@ Argv with(Argv more) {
     return more;
 }
 
-/// What query-migrate says on that host. QEMU's monitor of the tests takes one connection at a
-/// time, so each look has its own.
+/// The result of query-migrate on that host. The tests' QEMU monitor takes one connection at a
+/// time, so each look opens its own.
 Json ram_on(Scene& scene, Host const& host) {
     Qmp qemu(scene.guest().probe_socket(host));
     return qemu.execute("query-migrate");
 }
 
-/// Everything that a migration of ours changes.
+/// All settings that our migration changes.
 std::string settings_on(Scene& scene, Host const& host) {
     Qmp qemu(scene.guest().probe_socket(host));
     auto const parameters = qemu.execute("query-migrate-parameters");
@@ -43,7 +43,7 @@ std::string settings_on(Scene& scene, Host const& host) {
     return text;
 }
 
-/// Settings that a user has made.
+/// Settings as a user makes them.
 void set_own_settings(Scene& scene) {
     Qmp qemu(scene.guest().probe_socket(scene.a()));
     qemu.execute("migrate-set-parameters", Json::object({{"max-bandwidth", 77'000'000},
@@ -70,7 +70,7 @@ double converging_ms(Json const& report) {
     return 0;
 }
 
-/// Exit 1, the arithmetic in words and in the report, the guest as it was.
+/// Exit 1, the arithmetic in the error and in the report, and the guest unchanged.
 void must_be_refused(Scene& scene, Migration const& ended) {
     INFO(ended.text());
     CHECK(ended.exit_status == 1);
@@ -86,7 +86,7 @@ void must_be_refused(Scene& scene, Migration const& ended) {
     CHECK_FALSE(ram["converging"].boolean_or(true));
     CHECK(ram["passes"].integer_or(0) >= 2);
     CHECK(ram["dirty_bytes"].integer_or(0) > 10'000'000);
-    CHECK(ram["dirty_bytes_per_second"].integer_or(0) > 0);  // over a pass, and that may take long
+    CHECK(ram["dirty_bytes_per_second"].integer_or(0) > 0);  // over one pass, which may be long
     CHECK(ram["transfer_bytes_per_second"].integer_or(0) > 1'000'000);
     CHECK(ram["transfer_bytes_per_second"].integer_or(0) < 10'000'000);
     CHECK(ram["predicted_downtime_ms"].integer_or(0) > ram["budget_ms"].integer_or(1 << 30));
@@ -126,7 +126,7 @@ TEST_CASE("converge: RAM that does not converge is ended by --converge-limit", "
     auto const ended = Scene::finish(migration);
     must_be_refused(scene, ended);
     CHECK(converging_ms(ended.report) >= 11'000);
-    // On a busy machine the first pass takes most of it; half of the limit is left after it.
+    // On a busy machine the first pass takes most of it; half of the limit remains after it.
     CHECK(converging_ms(ended.report) < 60'000);
     CHECK(settings_on(scene, scene.a()) == before);
 }
@@ -147,7 +147,8 @@ TEST_CASE("converge: a guest whose RAM does not converge is slowed down by QEMU,
     CHECK(moved.report["convergence"]["ram"]["cpu_throttle_percent"].integer_or(0) >= 20);
     CHECK(moved.report["downtime_limit_ms"].integer_or(0) == 1000);
     CHECK(moved.report["downtime_ms"].number_or(1e9) <= 1000);
-    // TCG may lose a store in so fast a guest (docs/qemu-bugs.md): so not guest_whole().
+    // TCG may lose a store in a guest this fast (docs/qemu-bugs.md), so guest_whole() is not
+    // checked.
     scene.guest().must_be_alive();
     CHECK(scene.guest().runs_on(scene.b()));
     expect::nothing_left_after_move(scene, scene.a(), scene.b());
@@ -183,7 +184,7 @@ TEST_CASE("converge: a sidecar killed while RAM is sent leaves none of its setti
     kill_process(sidecar->pid);
     CHECK(Scene::finish(migration).exit_status != 0);
     if (watchdog_too) {
-        CHECK(settings_on(scene, scene.a()) != before);  // only `attach` is left to do it
+        CHECK(settings_on(scene, scene.a()) != before);  // only `attach` can still do it
     } else {
         wait_until("the watchdog to restore QEMU's settings", Scene::migration_limit,
                    [&] { return settings_on(scene, scene.a()) == before; });
@@ -210,7 +211,7 @@ TEST_CASE("converge: a guest whose RAM converges is not slowed down", "[vm][conv
             most = std::max(most, ram["cpu-throttle-percentage"].integer_or(0));
         }
     } catch (Failure const&) {
-        // QEMU has ended: the guest is gone from here.
+        // QEMU has ended: the guest has left.
     }
     auto const moved = Scene::finish(migration);
     INFO(moved.text());

@@ -1,7 +1,6 @@
-// The copy of the disks is interrupted: the link between the hosts is cut (every TCP connection
-// between the sidecars and between NBD's ends dies at once), one of the sidecars is killed, or the
-// destination's QEMU is. The migration goes on where it was, copies nothing twice, and every byte
-// arrives.
+// The copy of the disks is interrupted: the link between the hosts is cut (every TCP connection of
+// the sidecars and of NBD breaks at once), a sidecar is killed, or the destination's QEMU is. The
+// migration continues where it was, copies nothing twice, and every byte arrives.
 #include <catch2/catch.hpp>
 
 #include <random>
@@ -20,13 +19,13 @@ char const* name(Cut cut) {
                                           : "destination's sidecar";
 }
 
-/// Of the disk, all of it written but for an end that is a hole.
+/// Data on the disk: all of it is written, except for a hole at the end.
 constexpr std::int64_t random_bytes = std::int64_t{60} << 20;
 constexpr std::int64_t disk_mib = 64;
 constexpr std::int64_t bandwidth = 6'000'000;
 
 void cut_link(Scene const& scene) {
-    // -K destroys sockets: both ends see a reset or an abort, as after a router's restart.
+    // -K destroys sockets: both ends get a reset or an abort, as after a router's restart.
     auto const cut = run({"ss", "-t", "-K", "state", "established"}, scene.a().place());
     INFO(cut.err);
     REQUIRE(cut.out.find(':') != std::string::npos);
@@ -38,7 +37,7 @@ void kill_sidecar(Scene const& scene, Host const& host) {
     kill_process(sidecar->pid);
 }
 
-/// Whoever asked for the migration hears what to do; done so, a new sidecar goes on.
+/// The error says what to do; the test does it, and a new sidecar continues the migration.
 Daemon another_sidecar(Scene& scene, Daemon& migration) {
     auto const ended = Scene::finish(migration);
     CHECK(ended.exit_status == 1);
@@ -66,7 +65,7 @@ void outlives(Cut cut, double share, std::string const& qemu, std::string const&
     }
     CHECK(scene.sidecar(scene.a(), {"set", scene.guest().name(), "bandwidth=0"}).exit_status == 0);
     auto const held = scene.wait_stopped(scene.b());
-    // Both disks stand still now.
+    // Neither disk changes now.
     compare_images(image_left(scene.guest().image(scene.a(), 0)), format,
                    scene.guest().image(scene.b(), 0));
     signal_process(held, SIGCONT);
@@ -77,14 +76,14 @@ void outlives(Cut cut, double share, std::string const& qemu, std::string const&
     auto const disk = moved.report["disks"].elements().at(0);
     if (cut == Cut::source_sidecar) {
         CHECK(moved.report["recovered"].boolean_or(false));
-        // How far it was is noted five times a second, and little is copied by then.
+        // Progress is noted five times a second, and little has been copied by then.
         constexpr double noted_surely = 0.1;
         if (share > noted_surely) CHECK(disk["resumed_at_bytes"].integer_or(0) > 0);
     } else {
         CHECK(moved.report["link_cuts"].integer_or(0) >= 1);
     }
-    // At most what was in flight has travelled twice; and of a qcow2 image what the QEMU that died
-    // had not flushed: what came in the 5 s before the last flush and since.
+    // At most the bytes in flight are copied twice. For a qcow2 image and a killed QEMU, the
+    // unflushed data too: the writes of the 5 s before the last flush and those since.
     auto const copied = disk["rounds"].elements().at(0)["copied_bytes"].integer_or(0);
     std::int64_t twice = 10 << 20;
     if (cut == Cut::destination_qemu && format == "qcow2") twice += 10 * bandwidth;
@@ -94,7 +93,7 @@ void outlives(Cut cut, double share, std::string const& qemu, std::string const&
     expect::nothing_left_after_move(scene, scene.a(), scene.b());
 }
 
-/// 7.2 with raw, 10.0 with qcow2; the campaign has the other two.
+/// 7.2 with raw, 10.0 with qcow2; the campaign runs the other two.
 void each_kind_outlives(Cut cut, std::string const& usual_qemu) {
     auto const qemu = GENERATE_COPY(from_range(qemus(usual_qemu)));
     outlives(cut, 0.6, qemu, qemu == "7.2" ? "raw" : "qcow2");
@@ -130,7 +129,7 @@ TEST_CASE("cuts: a link that stays down ends the command, and --resume goes on",
     CHECK(told.find("sidecar migrate --resume web1") != std::string::npos);
     CHECK(told.find("the guest runs on the source") != std::string::npos);
     CHECK(scene.migration_on(scene.a()).has("waiting"));
-    // There is one already, which is not forgotten.
+    // A suspended migration exists, and it is kept.
     CHECK(scene.migrate(scene.a()).exit_status == 3);
 
     scene.net().link(scene.b(), true);
@@ -156,7 +155,7 @@ TEST_CASE("cuts: a copy that waits for its link can be given up, and begun anew"
     wait_until("the copy is given up", 60s,
                [&] { return scene.migration_on(scene.a()).is_null(); });
     scene.net().link(scene.b(), true);
-    // What is left at the destination makes way.
+    // The leftovers at the destination are replaced.
     expect::moves(scene, scene.a());
 }
 

@@ -1,5 +1,5 @@
-// --downtime-limit: no pause of a migration that does not commit is longer, and none is ended
-// before.
+// --downtime-limit: no pause of a migration that does not commit is longer than the limit, and none
+// is ended earlier.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -14,15 +14,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// A scene whose destination stands still in the pause, before it closes its disks.
+/// A scene whose destination stops during the pause, before it closes its disks.
 SceneOptions held_in_pause(std::string const& qemu) {
     return {.guest = {.qemu = qemu}, .serve_environment = {"SIDECAR_TEST_STOP_AT=seal"}};
 }
 
-/// What a busy test machine adds to the reaction to a limit.
+/// The time that a busy test machine adds to the reaction to a limit.
 constexpr double machine_allowance_ms = 700;
 
-/// The guest runs on the source again, by itself, and the pause was as long as was allowed.
+/// The guest runs on the source again, without help, and was paused as long as allowed.
 void must_end(Scene& scene, Daemon& migration, pid_t destination, double limit_ms) {
     wait_until("the guest to run again", 30s, [&] { return scene.guest().runs_on(scene.a()); });
     signal_process(destination, SIGCONT);
@@ -85,7 +85,7 @@ TEST_CASE("downtime: the watchdog waits as long as --downtime-limit says, and no
     auto const held_at = Clock::now();
     auto const there = [&] { return held.scene.guest_sidecar(held.scene.a()).has_value(); };
     wait_until("most of the pause", 10s, [&] { return Clock::now() - held_at > 3s || !there(); });
-    CHECK(there());  // stopped, and not killed
+    CHECK(there());  // stopped, not killed
     wait_until("the watchdog to resume the guest", 10s,
                [&] { return held.scene.guest().runs_on(held.scene.a()); });
     CHECK_FALSE(there());

@@ -14,15 +14,15 @@ using namespace std::chrono_literals;
 
 namespace {
 
-/// Longest that a host may still be tidying up after `migrate` has ended.
+/// The longest that a host may clean up after `migrate` has ended.
 constexpr lab::Milliseconds tidy_limit = 30s;
-/// Files that may stay: the tombstones of moved disks, what they lie over, and the journal.
+/// Files that may stay: the tombstones of moved disks, their backing files, and the journal.
 std::vector<std::string> const may_stay = {
     R"(images/.*\.moved-[^/]*)", R"(images/.*-(base|middle)\.(raw|qcow2))", R"(state/.*)"};
-/// And where a QEMU was killed: the socket that its own command line asked for. QEMU replaces it.
+/// After a killed QEMU also the socket of its own command line. QEMU replaces it.
 std::string const killed_socket = R"(.*-probe\.sock)";
 
-/// Waits until `left` says nothing; fails with its last word.
+/// Waits until `left` is empty; fails with its last value.
 template <class Left>
 void becomes_clean(std::string const& what, Left left) {
     std::string last;
@@ -38,7 +38,7 @@ void becomes_clean(std::string const& what, Left left) {
     }
 }
 
-/// On a host where the guest is: its own sidecar, tap, disks and sockets; and no key.
+/// The host of the guest has: its own sidecar, tap, disks and sockets, and no key.
 std::vector<std::string> of_a_running_guest(Scene const& scene) {
     auto const& name = scene.guest().name();
     return {R"(images/)" + name + R"(-\d\.(raw|qcow2))",

@@ -1,6 +1,6 @@
-// kill -9 of each process that takes part, while copying and while the guest is stopped: the
-// outcome of the fault table of docs/architecture.md, nothing left over, and a second migration
-// that succeeds.
+// kill -9 of each process of a migration, during the copy and while the guest is stopped. The
+// outcome is that of the fault table of docs/architecture.md, nothing is left over, and a second
+// migration succeeds.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -12,8 +12,8 @@ using namespace lab;
 
 namespace {
 
-/// I3: a fault before COMMIT leaves the guest paused no longer than this; and what a busy test
-/// machine adds.
+/// I3: a fault before COMMIT leaves the guest paused no longer than this; and the extra time of a
+/// busy test machine.
 constexpr Milliseconds pause_limit = 2s;
 constexpr Milliseconds machine_allowance = 8s;
 
@@ -23,7 +23,7 @@ void stays_and_moves_later(Held& held) {
     expect::moves(held.scene, held.scene.a());
 }
 
-/// And the source, which was held, goes on.
+/// Then continues the source, which was stopped at a hook.
 void kill_destination_sidecar(Held& held) {
     auto const destination = held.scene.guest_sidecar(held.scene.b());
     REQUIRE(destination);
@@ -57,7 +57,7 @@ void source_sidecar_killed(std::string const& action) {
     INFO(ended.text());
     CHECK(ended.exit_status != 0);
     CHECK(ended.err.find("error: ") != std::string::npos);
-    // Nobody but the watchdog is there to resume a stopped guest.
+    // Only the watchdog can resume the stopped guest.
     wait_until("the guest to run without its sidecar", pause_limit + machine_allowance,
                [&] { return held.scene.guest().answers(); });
     held.scene.guest().must_be_whole();
@@ -73,7 +73,7 @@ void source_qemu_killed(std::string const& action) {
     auto const ended = Scene::finish(held.migration);
     INFO(ended.text());
     CHECK(ended.exit_status == 1);
-    // The guest crashed where it was; its disks there are the valid ones.
+    // The guest crashed on the source; its disks there are valid.
     CHECK(held.scene.guest().qemu_pid(held.scene.b()) == -1);
     CHECK(held.scene.first_sidecar().wait(end_limit));
     held.scene.run_guest(held.scene.a());
@@ -97,7 +97,7 @@ TEST_CASE("faults: the source's sidecar is killed while QEMU switches over", "[v
 TEST_CASE("faults: the destination's sidecar is killed while copying", "[vm][fault]") {
     Held held("copy_disks");
     kill_destination_sidecar(held);
-    // `serve` starts another, which offers the disks again; the copy goes on.
+    // `serve` starts another, which exports the disks again; the copy continues.
     auto const ended = Scene::finish(held.migration);
     INFO(ended.text());
     REQUIRE(ended.exit_status == 0);
@@ -133,7 +133,7 @@ TEST_CASE("faults: the source's QEMU is killed while the destination closes its 
     auto migration = scene.start_migration(scene.a());
     auto const destination = scene.wait_stopped(scene.b());
     kill_process(scene.guest().qemu_pid(scene.a()));
-    // The abort lies in the connection, behind the `seal` that it supersedes.
+    // The abort is in the connection, after the `seal` that it supersedes.
     wait_until("the source to ask for the end", end_limit, [&] {
         auto const status = scene.sidecar(scene.a(), {"status", "web1", "--json"});
         return status.out.find("abort_destination") != std::string::npos;
@@ -157,8 +157,8 @@ TEST_CASE("faults: a guest that came in is never taken for what a killed sidecar
     auto const destination = scene.wait_stopped(scene.b());
     CHECK(Scene::finish(migration).exit_status == 0);
     kill_process(destination);
-    // By mistake the stale image is started again on a, and sent to b, where nobody knows the guest
-    // but its disks and QEMU. (Off the network there, since the two share their addresses.)
+    // By mistake the stale image is started again on a and sent to b, where only the guest's disks
+    // and QEMU are known. (Off the network there, because the two share their addresses.)
     auto const tap = [&](char const* state) {
         must_run({"ip", "-n", scene.b().netns, "link", "set", guest.tap(), state});
     };
@@ -177,7 +177,7 @@ TEST_CASE("faults: a guest that came in is never taken for what a killed sidecar
     CHECK(guest.runs_on(scene.b()));
     CHECK(fs::exists(guest.image(scene.b(), 0)));
     tap("up");
-    // The new sidecar ends what the killed one had not, and announces the guest.
+    // The new sidecar completes the killed one's work, and announces the guest.
     scene.attach_guest(scene.b());
     expect::guest_whole(scene, scene.b());
     CHECK(left_in_qemu(guest, scene.b()) == "");

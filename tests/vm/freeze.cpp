@@ -1,6 +1,6 @@
-// The guest's own agent freezes its ext4 while a point is taken: such a point needs no journal
-// replay, and one without a freeze does. And whatever dies or is silent in between, the guest does
-// not stay frozen.
+// The guest agent freezes the guest's ext4 while a point is taken. Such a point needs no journal
+// replay; a point without a freeze needs one. If a process dies or is silent meanwhile, the guest
+// does not stay frozen.
 #include <signal.h>
 
 #include <algorithm>
@@ -14,7 +14,7 @@ using namespace lab;
 namespace {
 
 constexpr Milliseconds round_limit = 90s;
-/// Longer than the guest pauses between two files; a frozen one writes nothing in it.
+/// Longer than the guest's pause between two files; a frozen guest writes nothing in this time.
 constexpr Milliseconds stillness = 1500ms;
 
 GuestOptions with_agent(std::string const& qemu, std::string const& format) {
@@ -49,7 +49,7 @@ fs::path newest_point(Scene& scene) {
     return raw;
 }
 
-/// Of the file system in the newest point: it is whole, but for what its journal holds.
+/// Whether the file system of the newest point needs its journal; otherwise it must be intact.
 bool needs_recovery(Scene& scene) {
     auto const point = newest_point(scene);
     auto const head = must_run({"/sbin/dumpe2fs", "-h", point});
@@ -92,7 +92,7 @@ pid_t watchdog(Scene& scene) {
 
 bool mark_is_there(Scene& scene) { return fs::exists(scene.a().run_dir / "web1" / "frozen"); }
 
-/// One round, as a user asks for it; what it printed.
+/// One round, as a user starts it; returns its output.
 std::string once(Scene& scene, Argv const& more = {}) {
     Argv words{"--once"};
     words.insert(words.end(), more.begin(), more.end());
@@ -109,7 +109,7 @@ bool says(std::string const& text, char const* words) {
     return text.find(words) != std::string::npos;
 }
 
-/// A mirror whose sidecar stops itself with the guest frozen.
+/// A mirror whose sidecar stops itself while the guest is frozen.
 struct FrozenScene {
     explicit FrozenScene(std::string const& qemu)
         : scene({.guest = with_agent(qemu, "raw"),
@@ -128,7 +128,7 @@ struct FrozenScene {
         scene.guest().must_be_alive();
         wait_until("the end of the mark", round_limit, [&] { return !mark_is_there(scene); });
     }
-    /// Until the mirror has a point that is file-system-consistent.
+    /// Waits until the mirror has a point of that kind.
     void wait_point(char const* kind) {
         wait_until("the next point", round_limit, [&] {
             auto const point = status_on(scene, scene.a())["replicate"]["last_point"];
@@ -196,7 +196,7 @@ TEST_CASE("freeze: nor an agent that falls silent in between", "[vm][freeze]") {
     auto& scene = frozen.scene;
     agent(scene, "agent-stop");
     signal_process(frozen.sidecar, SIGCONT);
-    // The round goes on without it; its point is what it is.
+    // The round continues without the agent; its point is crash-consistent.
     wait_until("the word of it", round_limit, [&] {
         auto const mirror = status_on(scene, scene.a())["replicate"];
         return mirror["may_be_frozen"].boolean_or(false) && mirror.has("last_point");

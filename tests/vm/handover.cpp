@@ -1,6 +1,6 @@
 // Frames for the guest while it moves: a client's numbered probes, 1,000 a second in each family,
-// and its TCP sessions. None is lost, doubled or overtaken, there and back, and when the migration
-// is undone at any moment behind STOP.
+// and its TCP sessions. None is lost, duplicated or reordered, there and back, and when the
+// migration is undone at any moment after STOP.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -29,8 +29,8 @@ void there_and_back(std::string const& qemu) {
     must_have_kept_sessions(seen, guest);
 }
 
-/// How many queues of its tap the guest uses, by the kernel of the host that it runs on: QEMU
-/// switches off those that the guest's driver does not want.
+/// How many queues of its tap the guest uses, as reported by the kernel of its host: QEMU disables
+/// the queues that the guest's driver does not use.
 void uses_queues(Scene const& scene, Host const& on, int wanted) {
     auto const said =
         must_run({"ip", "-n", on.netns, "-details", "link", "show", scene.guest().tap()});
@@ -39,12 +39,13 @@ void uses_queues(Scene const& scene, Host const& on, int wanted) {
     CHECK(said.find("numdisabled 0 ") != std::string::npos);
 }
 
-/// Each queue of a tap has a ring of its own. QEMU allows no record of what it reads from such a
-/// tap, so what it reads while it stops the guest is lost with it: of each queue one frame that it
-/// throws away and one that it keeps, at most. Between queues there is no order: the kernel puts a
-/// session's frames into the queue by which its answers leave, which may change behind frames that
-/// still wait in another. Two emulated processors answer more slowly than one on a busy machine:
-/// with fewer probes their rings hold what waits for them.
+/// Each queue of a tap has its own ring. QEMU supports no record of the frames that it reads from
+/// such a tap. So frames read while it stops the guest are lost with it: per queue at most one that
+/// it drops and one that it keeps.
+/// There is no order between queues. The kernel puts a session's frames into the queue by which its
+/// answers leave. That queue may change while earlier frames still wait in another.
+/// Two emulated processors answer more slowly than one on a busy machine: with fewer probes their
+/// rings hold the waiting frames.
 void many_queues_there_and_back(std::string const& qemu) {
     constexpr int queues = 2;
     constexpr int moves = 2;
@@ -74,8 +75,8 @@ void many_queues_there_and_back(std::string const& qemu) {
     expect::guest_whole(scene, scene.a());
 }
 
-/// QEMU's migration is cancelled by hand while the source's sidecar is held before `action`, the
-/// guest being stopped and the network fired.
+/// QEMU's migration is cancelled by hand while the source's sidecar is stopped before `action`,
+/// after the guest has stopped and the network has been fired.
 void rolled_back_at(std::string const& qemu, std::string const& action) {
     GuestOptions const guest{.qemu = qemu};
     Scene scene({.guest = guest, .run_environment = {"SIDECAR_TEST_STOP_AT=" + action}});
@@ -95,9 +96,9 @@ void rolled_back_at(std::string const& qemu, std::string const& action) {
     must_have_kept_sessions(seen, guest);
 }
 
-/// The destination's QEMU dies when it has all of the guest's RAM, and before its disks are sealed:
-/// nobody but `seal` will tell the source's sidecar, and the guest's frames wait at the
-/// destination.
+/// The destination's QEMU dies after it has received all of the guest's RAM, and before its disks
+/// are sealed. Only `seal` will report it to the source's sidecar, and the guest's frames wait at
+/// the destination.
 void destination_lost_before_seal(std::string const& qemu) {
     GuestOptions const guest{.qemu = qemu};
     Scene scene({.guest = guest, .run_environment = {"SIDECAR_TEST_STOP_AT=seal_destination"}});

@@ -1,15 +1,14 @@
-// Held: a migration whose source stands still at a moment of the test's choice. Used by the vm
-// tests of faults. Invariant: when the constructor returns, the source's sidecar is stopped just
-// before the action it was told.
+// Held: a migration whose source stops at a moment of the test's choice. Used by the vm tests of
+// faults. Invariant: when the constructor returns, the source's sidecar is stopped just before the
+// given action.
 #pragma once
 
 #include <catch2/catch.hpp>
 
 #include "tests/support/scene.hpp"
 
-/// A scene whose source sidecar stands still just before `action`, and the migration it does.
-/// Unless `more` says otherwise, its guest may be stopped for longer than a busy test machine
-/// needs.
+/// A scene whose source sidecar stops just before `action`, and its migration. Unless `more` says
+/// otherwise, its downtime limit is longer than a busy test machine needs.
 struct Held {
     explicit Held(std::string const& action, lab::Argv const& more = {"--downtime-limit", "4000"},
                   lab::GuestOptions const& guest = {})

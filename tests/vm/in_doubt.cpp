@@ -1,5 +1,5 @@
-// COMMIT is recorded and nobody answers: the guest stays paused, on both hosts, until the
-// destination answers after all or an operator, who has fenced one side, says whose it is.
+// COMMIT is recorded and there is no answer. The guest stays paused on the source until the
+// destination answers after all, or an operator who has fenced one side decides where it runs.
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"
@@ -9,7 +9,8 @@ using namespace lab;
 
 namespace {
 
-/// What an operator's word, or the destination's late answer, may take until it is carried out.
+/// The longest from an operator's decision, or the destination's late answer, until it is carried
+/// out.
 constexpr Milliseconds decision_limit = 30s;
 
 Argv resolve(std::string const& to, bool fenced = true) {
@@ -18,7 +19,7 @@ Argv resolve(std::string const& to, bool fenced = true) {
     return argv;
 }
 
-/// The migration has ended with `in doubt`, everything says so, and nothing but an operator's word
+/// The migration has ended with `in doubt`, everything reports it, and only an operator's decision
 /// may change it.
 void expect_doubt(Scene& scene, Daemon& migration) {
     auto const ended = scene.finish_past_hooks(migration);
@@ -55,7 +56,7 @@ void say(Scene& scene, std::string const& owner) {
     CHECK(said.out.find(owner + " owns web1") != std::string::npos);
 }
 
-/// The destination's sidecar stands still before it answers COMMIT: the guest runs there already.
+/// The destination's sidecar stops before it answers COMMIT: the guest runs there already.
 struct Unanswered {
     Unanswered()
         : scene({.serve_environment = {"SIDECAR_TEST_STOP_AT=reply_ack"}}),
@@ -86,7 +87,7 @@ TEST_CASE("in doubt: the destination is lost, and the operator gives the guest t
           "[vm][fault][doubt]") {
     Held held("send_commit");
     auto& scene = held.scene;
-    // `serve` first: it would start a new sidecar for the guest.
+    // `serve` first: otherwise it would start a new sidecar for the guest.
     scene.kill_serve(scene.b());
     auto const destination = scene.guest_sidecar(scene.b());
     REQUIRE(destination);
@@ -102,7 +103,7 @@ TEST_CASE("in doubt: the destination is lost, and the operator gives the guest t
     CHECK(again.exit_status == 3);
     CHECK(again.err.find("in doubt") != std::string::npos);
 
-    // What the lost migration left on b is in nobody's way, and is gone after the next one.
+    // The lost migration's leftovers on b do no harm, and the next migration removes them.
     scene.start_serve(scene.b());
     expect::moves(scene, scene.a());
 }
@@ -116,7 +117,7 @@ TEST_CASE("in doubt: the answer is lost, and the operator gives the guest to the
 
     say(scene, "destination");
     wait_until_left(scene);
-    // The guest never stopped; a new sidecar ends what the killed one had not.
+    // The guest never stopped; a new sidecar completes the killed one's work.
     scene.attach_guest(scene.b());
     wait_until("the new sidecar to have the guest", decision_limit, [&] {
         auto const status = scene.sidecar(scene.b(), {"status", "web1", "--json"});

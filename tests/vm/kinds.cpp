@@ -1,4 +1,4 @@
-// Kinds of guests beside the usual one: of one address family only, started without the program.
+// Further kinds of guests: with one address family only, or started without the program.
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"
@@ -51,6 +51,6 @@ TEST_CASE("kinds: a QEMU that was started plainly is attached to, and moved", "[
     INFO(scene.first_sidecar().err());
     CHECK(qemu.wait(end_limit) == 0);
     CHECK(scene.first_sidecar().wait(end_limit) == 0);
-    // The tap is the administrator's: it stays.
+    // The tap is the administrator's, so it stays.
     CHECK(traces_of(scene.a()).links.contains(guest.tap()));
 }

@@ -1,7 +1,7 @@
 // Under real KVM: there and back, with QEMU's own network thread and with the kernel's (vhost-net).
 // Run by scripts/kvm-ring in a machine that has /dev/kvm, whose processors are emulated: it shows
-// that a move works there, and nothing about its speed. RAM is a multiple of 256 KiB, which QEMU's
-// emulation would not carry (tests/support/guest.cpp).
+// that a move works there, and nothing about its speed. RAM is a multiple of 256 KiB, which does
+// not work under TCG (tests/support/guest.cpp).
 #include <catch2/catch.hpp>
 
 #include <unistd.h>
@@ -15,7 +15,7 @@ using namespace lab;
 namespace {
 
 constexpr std::int64_t moves = 4;
-/// As many as the machine carries without a loss while nothing moves.
+/// As many probes as the machine carries without loss while no guest moves.
 constexpr char const* probe_period_ms = "50";
 constexpr auto probe_end_limit = 30s;
 
@@ -24,7 +24,7 @@ std::int64_t lost(core::Json const& seen) {
     return udp["there"]["lost"].integer_or(-1) + udp["back"]["lost"].integer_or(-1);
 }
 
-/// Datagrams that were lost in four moves; all else must hold.
+/// Datagrams lost in four moves; everything else must hold.
 std::int64_t lost_there_and_back(bool vhost) {
     REQUIRE(access("/dev/kvm", R_OK | W_OK) == 0);
     if (vhost) REQUIRE(access("/dev/vhost-net", R_OK | W_OK) == 0);
@@ -70,8 +70,8 @@ std::int64_t lost_there_and_back(bool vhost) {
 
 TEST_CASE("kvm: there and back twice", "[.][kvm]") { CHECK(lost_there_and_back(false) == 0); }
 
-// Known: with vhost-net one frame may be lost at each end of a move (docs/network.md). How many it
-// was is printed.
+// Known: with vhost-net one frame may be lost at each end of a move (docs/network.md). The number
+// is printed.
 TEST_CASE("kvm: there and back twice, vhost-net", "[.][kvm]") {
     CHECK(lost_there_and_back(true) <= 2 * moves);
 }

@@ -1,4 +1,4 @@
-// The lab itself, with plain QEMU: what the other vm tests stand on must hold without the program.
+// The lab itself, with plain QEMU: the base of the other vm tests must work without the program.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -52,8 +52,8 @@ TEST_CASE("lab: is removed even when its test is killed", "[vm][lab]") {
     if (doomed == 0) {
         Lab lab;
         Daemon sleeper("sleeper", {"sleep", "1000"}, lab.a().place(), lab.a().logs);
-        // `ip netns exec` enters the namespace before it becomes `sleep`: only then the lab finds
-        // it.
+        // `ip netns exec` enters the namespace before it becomes `sleep`: only then does the lab
+        // find it.
         auto const comm = fmt::format("/proc/{}/comm", sleeper.pid());
         wait_until("the sleeper", 10s, [&] { return read_file(comm) == "sleep\n"; });
         std::string const names = lab.a().netns + "\n" + lab.directory().string();

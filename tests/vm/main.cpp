@@ -1,5 +1,5 @@
-// The vm tests' main: on a machine that cannot run the lab every test is skipped, with the reason,
-// and not passed (77 is what ctest is told to take for "skipped").
+// The vm tests' main. On a machine that cannot run the lab every test is skipped with the reason,
+// not passed (77 is the exit status that ctest is configured to treat as skipped).
 #define CATCH_CONFIG_RUNNER
 #include <catch2/catch.hpp>
 

@@ -1,6 +1,6 @@
-// The connection to QEMU's monitor is cut, hangs, or carries garbage, in every phase: the sidecar
-// connects again, hears what it missed, and the migration goes on or is undone within its limits.
-// A relay of the test's own stands between the sidecar and QEMU.
+// The connection to QEMU's monitor is cut, hangs, or carries garbage, in every phase. The sidecar
+// reconnects and learns what it missed; the migration continues or is undone within its limits. A
+// relay of the test's own stands between the sidecar and QEMU.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -12,12 +12,13 @@ using namespace lab;
 
 namespace {
 
-/// Bytes a second: some of the guest's disk and its RAM are still to come after several seconds.
+/// Bytes a second: after several seconds some of the guest's disk and its RAM are still to be
+/// copied.
 constexpr char const* slow = "8M";
-/// Limits of the program: a silent QEMU is given up, and the destination is aborted.
+/// Limits of the program: it gives up on a silent QEMU, and the destination is aborted.
 constexpr Milliseconds silence_limit = 60s;
 
-/// A guest whose sidecar talks to QEMU through a relay.
+/// A guest whose sidecar is connected to QEMU through a relay.
 struct Relayed {
     explicit Relayed(std::string const& qemu, std::string const& stop_at = "",
                      GuestOptions guest = {.ram_rate = 20})
@@ -40,7 +41,7 @@ struct Relayed {
     std::optional<QmpRelay> relay;
 };
 
-/// However it ended, the guest is whole where the command says that it is.
+/// In every outcome the guest is whole on the host that the command names.
 void ended_well(Relayed& relayed, Daemon& migration) {
     auto& scene = relayed.scene;
     auto const ended = Scene::finish(migration);
@@ -53,7 +54,7 @@ void ended_well(Relayed& relayed, Daemon& migration) {
     expect::moves(scene, scene.a());
 }
 
-/// Cut just before the source does `action`.
+/// The connection is cut just before the source does `action`.
 void cut_before(std::string const& qemu, std::string const& action) {
     INFO(action << ", QEMU " << qemu);
     Relayed relayed(qemu, action);

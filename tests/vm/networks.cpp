@@ -1,6 +1,6 @@
-// Parallel networks under a migration: guests of one protocol and of both, in networks that
-// `sidecar network` made on both hosts, move with all of their interfaces or with none; and what
-// leaves a host by a network's wire is of that network's protocol, all the time.
+// Parallel networks during a migration: guests with one protocol or both, in networks that `sidecar
+// network` created on both hosts, move with all of their interfaces or with none. The frames on a
+// network's wire are always of that network's protocol.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -14,7 +14,7 @@ using namespace lab;
 
 namespace {
 
-/// One network as a person asks for it, and what may be on its wire.
+/// One network as an administrator configures it, and the frames allowed on its wire.
 struct Network {
     char const* name;
     char const* protocol;
@@ -51,13 +51,13 @@ SceneOptions with(std::vector<Network> networks, GuestOptions guest) {
             .furnish = [networks = std::move(networks)](Lab const& lab) { make(lab, networks); }};
 }
 
-/// Everything of another kind that comes to the switch from a host's wire, while this lives.
+/// Captures every frame of another kind that arrives at the switch from a host's wire.
 class Capture {
 public:
     Capture(Lab const& lab, Host const& host, std::string const& wire, std::string const& kinds)
         : daemon_("tcpdump-" + wire + "-" + host.name,
                   {"tcpdump", "-l", "-n", "-e", "-p", "-Q", "in", "-i", wire + "-" + host.name,
-                   // In this order: what follows `vlan` is looked for behind the tag.
+                   // In this order: after `vlan` the offsets are those behind the tag.
                    fmt::format("not ({} or ether proto 0x8035) or vlan", kinds)},
                   {lab.switch_netns(), {}}, lab.directory()) {
         wait_until("tcpdump to listen", 20s,
@@ -77,7 +77,7 @@ private:
 
 std::vector<std::unique_ptr<Capture>> captures(Lab const& lab,
                                                std::vector<Network> const& networks) {
-    std::map<std::string, std::string> kinds;  // of each wire
+    std::map<std::string, std::string> kinds;  // per wire
     for (auto const& network : networks) {
         auto& of_wire = kinds[network.wire()];
         of_wire += of_wire.empty() ? "" : " or ";
@@ -111,7 +111,7 @@ void there_and_back(std::vector<Network> const& networks, GuestOptions const& gu
     }
 }
 
-/// It is where it was, in both networks, and nothing is left at the other host.
+/// The guest is on its old host, in both networks, and nothing is left on the other host.
 void stayed(Scene& scene, Migration const& ended, int status, std::string const& why) {
     INFO(ended.text());
     CHECK(ended.exit_status == status);

@@ -1,6 +1,6 @@
-// Bad input gets one sentence that says what to do, exit status 2 (usage) or 3 (refused before
-// anything was touched), and nothing is touched: not the guest, not its QEMU, not one file or port
-// of either host.
+// Invalid input gives one sentence that says what to do, and exit status 2 (usage) or 3 (refused
+// before anything was touched). Nothing is touched: not the guest, not its QEMU, not one file or
+// port of either host.
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -13,17 +13,17 @@ using namespace lab;
 
 namespace {
 
-/// Longest that a host may take to be as it was before a refused command.
+/// The longest until a host is as it was before a refused command.
 constexpr Milliseconds refusal_limit = 10s;
 
-/// What is forbidden to change while something is refused.
+/// The state that must not change during a refusal.
 struct Untouched {
     explicit Untouched(Scene& over) : scene(over) {
         before_a = traces_of(scene.a());
         before_b = traces_of(scene.b());
     }
-    /// The journal may note a refusal, and QEMU's last words and socket may stay where it could not
-    /// start. Whoever looked at things for the refused command ends soon after it.
+    /// The journal may note a refusal, and the log and socket of a QEMU that could not start may
+    /// stay. Processes that inspect the host for the refused command end soon after it.
     void check() const {
         std::vector<std::string> const allowed = {R"(state/.*)", R"(run/.*/qemu\.log)",
                                                   R"(.*-probe\.sock)"};
@@ -49,7 +49,7 @@ struct Untouched {
     Traces before_b;
 };
 
-/// `error: One sentence`, perhaps followed by a hint on a line of its own; about `words`.
+/// `error: One sentence`, perhaps with a hint on its own line; contains `words`.
 void check_sentence(std::string const& err, std::string const& words) {
     INFO(err);
     CHECK(err.starts_with("error: "));

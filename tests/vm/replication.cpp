@@ -1,6 +1,6 @@
-// A guest whose disks are mirrored to the other host every second, while it writes: the mirror is
-// ended without a trace and begun anew, then the guest's QEMU is killed, and the guest boots on the
-// other host from the last point, with disks that hold whole blocks, and answers on its addresses.
+// A guest whose disks are mirrored to the other host every second while it writes. The mirror is
+// ended without a trace and started again. Then the guest's QEMU is killed. The guest boots on the
+// other host from the last point, its disks hold whole blocks, and it answers on its addresses.
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"
@@ -28,7 +28,7 @@ std::int64_t last_point(Scene& scene) {
     return status_on(scene, scene.a())["replicate"]["last_point"]["number"].integer_or(0);
 }
 
-/// Until the mirror has come to that point.
+/// Waits until the mirror has reached point `enough`.
 void wait_point(Scene& scene, std::int64_t enough) {
     try {
         wait_until("the next points of the mirror", rounds_limit,
@@ -38,8 +38,8 @@ void wait_point(Scene& scene, std::int64_t enough) {
     }
 }
 
-/// The source's sidecar is killed in the middle of a round, its filters under the guest's disks:
-/// the guest does not notice, and the next sidecar goes on.
+/// The source's sidecar is killed in the middle of a round, with its filters on the guest's disks.
+/// The guest is not affected, and the next sidecar continues.
 void outlives_its_sidecar(Scene& scene) {
     REQUIRE(start_mirror(scene, {"--bandwidth", "16M"}).exit_status == 0);
     wait_until("the middle of the first round", rounds_limit, [&] {
@@ -88,7 +88,7 @@ void mirrored_and_failed_over(GuestOptions const& guest, void (*begin)(Scene&), 
     CHECK(left_in_qemu(scene.guest(), scene.a()) == "");
     scene.guest().must_be_whole();
 
-    // Begun anew: it is another mirror, so everything is copied, over what is there as a point.
+    // This is a new mirror, so everything is copied again, over an existing point.
     REQUIRE(start_mirror(scene).exit_status == 0);
     wait_point(scene, 5);
     auto const copy = status_on(scene, scene.b())["copy"]["points"].elements();

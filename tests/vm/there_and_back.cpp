@@ -1,7 +1,7 @@
 // A guest that writes to its disks and talks to a client in both families is moved there and back:
 // QEMU 7.2 and 10.0, raw and qcow2, one disk and three. At each move every disk is compared byte
-// for byte while the guest is stopped, so the pause is long here; how short it is, the benchmark
-// says.
+// for byte while the guest is stopped. That makes the pause long here; the benchmark measures the
+// real one.
 #include <catch2/catch.hpp>
 
 #include "tests/vm/expect.hpp"

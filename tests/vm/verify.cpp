@@ -1,6 +1,6 @@
-// `migrate --verify`: what arrived is said to be identical; a byte that something else changed at
-// the destination is found before the guest leaves, whether it lies in what was copied while the
-// guest ran or in the last delta, and the guest stays, whole.
+// `migrate --verify`: identical disks are reported as identical. A byte that another process
+// changes at the destination is found before the guest leaves, whether it was copied while the
+// guest ran or in the last delta. The guest then stays, whole.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -46,7 +46,7 @@ void moves_verified(Scene& scene, Host const& from) {
     expect::nothing_left_after_move(scene, from, to);
 }
 
-/// The migration ends with 1 and says where; the offset that it says.
+/// The migration ends with 1 and names the offset, which is returned.
 std::uint64_t fails_and_says_where(Held& held) {
     signal_process(held.source, SIGCONT);
     auto const ended = Scene::finish(held.migration);
@@ -72,7 +72,7 @@ void stays_and_moves_later(Held& held) {
     moves_verified(held.scene, held.scene.a());
 }
 
-/// What was done to a held migration does not keep it from its end.
+/// The change to a held migration does not keep it from succeeding.
 void ends_verified(Held& held) {
     signal_process(held.source, SIGCONT);
     auto const ended = Scene::finish(held.migration);
@@ -84,7 +84,7 @@ void ends_verified(Held& held) {
     expect::nothing_left_after_move(held.scene, held.scene.a(), held.scene.b());
 }
 
-/// Changes one byte of every block in [begin, end), one block apart.
+/// Changes one byte of each block in [begin, end).
 void change(fs::path const& image, std::uint64_t begin, std::uint64_t end) {
     core::Fd const file(open(image.c_str(), O_RDWR | O_CLOEXEC));
     REQUIRE(file);
@@ -147,7 +147,7 @@ TEST_CASE("verify: the destination's sidecar is killed in the middle of it, and 
 
 TEST_CASE("verify: the link is cut in the middle of it, and it goes on", "[vm][verify][cut]") {
     Held held("verify_whole", {"--verify"});
-    // -K destroys sockets: both ends see a reset or an abort, as after a router's restart.
+    // -K destroys sockets: both ends get a reset or an abort, as after a router's restart.
     auto const cut = run({"ss", "-t", "-K", "state", "established"}, held.scene.a().place());
     REQUIRE(cut.out.find(':') != std::string::npos);
     ends_verified(held);
@@ -164,7 +164,7 @@ TEST_CASE("verify: a byte changed at the destination while it is copied is found
 TEST_CASE("verify: a byte changed in the last delta is found", "[vm][verify]") {
     GuestOptions const guest{.rate = 500};
     Held held("verify_final", {"--verify", "--downtime-limit", "4000"}, guest);
-    // Which blocks the last delta has nobody knows beforehand; all are where the guest writes.
+    // The blocks of the last delta are not known beforehand; all are where the guest writes.
     auto const end = guest.span_mib << 20;
     change(held.scene.guest().image(held.scene.b(), 0), 5, end);
     CHECK(fails_and_says_where(held) < end);

@@ -1,6 +1,6 @@
-// A guest in a network that is stretched by VXLAN, over devices that do not learn: source,
-// destination, and a third VTEP with a client behind it. It moves, there and back, and stays, and
-// no packet of the client's is lost, though every one goes where the third VTEP's table says.
+// A guest in a network that is stretched by VXLAN over devices that do not learn: source,
+// destination, and a third VTEP with a client. The guest moves there and back, and stays. No packet
+// of the client is lost, although each one follows the third VTEP's table.
 #include <signal.h>
 
 #include <catch2/catch.hpp>
@@ -20,7 +20,7 @@ SceneOptions stretched(GuestOptions guest, std::vector<std::string> environment 
             .furnish = [](Lab const& lab) { stretch(lab); }};
 }
 
-/// `sidecar serve` on the third VTEP, where no guest will ever be.
+/// `sidecar serve` on the third VTEP, where no guest ever runs.
 Daemon serve_at_c(Scene& scene) {
     auto const c = third_vtep(scene.net());
     Daemon serve("serve", {program("sidecar"), "serve", "--key", scene.key_file()}, c.place(),
@@ -137,7 +137,7 @@ TEST_CASE("vxlan: the source's sidecar is killed behind STOP, and `attach` tells
     CHECK(Scene::finish(migration).exit_status != 0);
     wait_until("the watchdog to let the guest go on", Guest::answer_limit,
                [&] { return scene.guest().runs_on(scene.a()); });
-    CHECK(guest_vtep(c) == scene.b().ip4);  // nobody is left to tell it
+    CHECK(guest_vtep(c) == scene.b().ip4);  // there is no sidecar left to report the move
     scene.attach_guest(scene.a());
     wait_until("both VTEPs to be told", Guest::answer_limit, [&] {
         return guest_vtep(c) == scene.a().ip4 && guest_vtep(scene.b()) == scene.a().ip4;
