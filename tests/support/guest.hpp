@@ -36,8 +36,7 @@ struct GuestOptions {
     std::uint64_t rate = 200;  ///< ...this many 4 KiB blocks a second, on each disk.
     std::uint64_t read_rate = 50;  ///< Blocks that it reads back and checks a second, on each disk.
     std::uint64_t ram_mib = 192;
-    /// Pages that it rewrites a second. Few: TCG may lose a store under load
-    /// (docs/architecture.md).
+    /// Pages that it rewrites a second. Few: TCG may lose a store under load (docs/qemu-bugs.md).
     std::uint64_t ram_rate = 200;
     /// How often it reports on the serial port that it is alive: that takes an emulated port some
     /// ms.
