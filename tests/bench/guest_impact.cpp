@@ -326,8 +326,7 @@ private:
 }  // namespace
 
 Result guest_impact(Options const& options) {
-    // Images are in memory, unless the caller says otherwise: a disk's own delays must not be
-    // measured.
+    // Images are in memory, unless the caller says otherwise: a disk's delays are not measured.
     (void)setenv("TMPDIR", "/dev/shm", 0);
     Result result{options.runs(own_runs, 1), {}};
     for (std::string const qemu : {"7.2", "10.0"}) {

@@ -1,6 +1,5 @@
-// Two hosts between a client and a guest, in namespaces; both have a stateful filter. The guest's
-// traffic is switched from one host to the other, as a migration would do. The ends are real
-// sockets.
+// Two hosts between a client and a guest, in namespaces; both have a stateful filter. As in a
+// migration, the guest's traffic is switched from one host to the other. The ends are real sockets.
 //
 //            +-- host a --+
 //   client --|            |-- guest          10.99.0.1, fd99::1          10.88.0.10, fd88::10

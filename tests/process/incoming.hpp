@@ -70,7 +70,7 @@ public:
         daemon_.kill();
         messages_.reset();
         // The kernel keeps the listener of a killed process until its io_uring is torn down, some
-        // milliseconds later. Removing the socket keeps the next process here from using that
+        // milliseconds later. The socket is removed so that the next process does not use that
         // listener.
         lab::fs::remove(socket_path_);
     }

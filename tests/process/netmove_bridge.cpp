@@ -243,7 +243,7 @@ TEST_CASE("the destination's tap hears nothing before fire, and all after", "[ne
     };
     speak();
     int heard = 0;
-    CHECK(soon([&] { return (heard |= kinds(hosts.source.tap)) == 7; }));  // the others do
+    CHECK(soon([&] { return (heard |= kinds(hosts.source.tap)) == 7; }));  // the other frames do
     CHECK(kinds(hosts.destination.tap) == 0);
     hosts.fire();
     (void)received(hosts.destination.tap);

@@ -183,8 +183,7 @@ TEST_CASE("caught frames keep their offloads on the way into another ring", "[ne
     auto const network = must(Injector::open(host.netlink, "tap0"));
     unsigned const offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
     REQUIRE(ioctl(tap.descriptor(0), TUNSETOFFLOAD, offloads) == 0);
-    // 30,000 bytes of TCP over IPv4, to be segmented into 1,448 bytes, with checksums to be
-    // computed.
+    // 30,000 bytes of TCP over IPv4 to be segmented into 1,448 bytes, without checksums yet.
     CaughtFrame large = udp_frame(client, guest, ip("192.0.2.1"), ip("192.0.2.2"), 64, 30'000);
     large.insert(large.begin(), virtio_header_size, 0);
     VirtioHeader header{};

@@ -1,6 +1,5 @@
 // Shared by the process tests of networks: a host whose wires and guests are taps; frames of every
-// kind that might pass from one network into another; and a classifier that is independent of the
-// rules.
+// kind that might pass from one network into another; and a classifier independent of the rules.
 #pragma once
 
 #include <random>

@@ -249,8 +249,7 @@ TEST_CASE("descriptors are passed", "[qmp][qemu]") {
         REQUIRE_FALSE(gone);
         CHECK(qmp::refusal_class(gone.error()) == "GenericError");
 
-        // QEMU serves NBD on a listening socket of ours, so that no other process can take its port
-        // meanwhile.
+        // QEMU serves NBD on our listening socket, so that no other process can take its port.
         must(qemu.run(qmp::getfd(client, "nbd-socket", listener.get(), soon())));
         must(qemu.run(
             qmp::nbd_server_start(client, {qmp::fd_address("nbd-socket"), "", 4}, soon())));
@@ -261,8 +260,8 @@ TEST_CASE("descriptors are passed", "[qmp][qemu]") {
         auto stream = core::plain_stream(qemu.loop(), std::move(*connected), "QEMU");
         must(qemu.run(core::read_exactly(*stream, magic, soon())));
         CHECK(std::string(reinterpret_cast<char const*>(magic), 8) == "NBDMAGIC");
-        // 7.2.22 does not answer nbd-server-stop while a client that has not finished its
-        // negotiation is connected, and its main loop stands still: gone first.
+        // QEMU 7.2.22 does not answer nbd-server-stop, and its main loop blocks, while a client is
+        // connected that has not finished its negotiation. So close that connection first.
         stream.reset();
         must(qemu.run(qmp::nbd_server_stop(client, soon())));
 
@@ -361,7 +360,7 @@ TEST_CASE("disks are told as they are", "[qmp][qemu]") {
         CHECK(told["bps_wr"].integer_or(0) == 1 << 20);
         CHECK(told["bps_wr_max"].integer_or(0) == 1 << 21);
         CHECK(told["iops"].integer_or(0) == 100);
-        // What is told can be set again.
+        // The values that were read can be set again.
         must(qemu.run(qmp::block_set_io_throttle(client, q.qdev, told, soon())));
         auto const stats = get(qemu.run(qmp::query_blockstats(client, soon())));
         CHECK(std::ranges::any_of(stats, [&](auto const& one) { return one.qdev == q.qdev; }));
@@ -386,7 +385,7 @@ TEST_CASE("bitmaps and transactions", "[qmp][qemu]") {
                                         block_dirty_bitmap_merge("disk", "all", {{"disk", "b0"}}),
                                         block_dirty_bitmap_disable("disk", "b0")},
                                        soon())));
-        // All or nothing: the second action cannot be done, so the first is not.
+        // All or nothing: the second action is impossible, so the first is not done.
         auto const failed = qemu.run(qmp::transaction(
             client,
             {block_dirty_bitmap_enable("disk", "b0"), block_dirty_bitmap_clear("disk", "none")},
@@ -430,7 +429,7 @@ TEST_CASE("exports", "[qmp][qemu]") {
         auto const address = qmp::unix_address(qemu.file("nbd.sock"));
         must(qemu.run(qmp::nbd_server_start(client, {address, "", 0}, soon())));
         qmp::NbdExport wanted{"e0", "disk", "disk-0"};
-        wanted.bitmaps = {{"disk", "b1"}};  // an enabled one, in the form that QEMU takes
+        wanted.bitmaps = {{"disk", "b1"}};  // an enabled bitmap, in the form that QEMU takes
         must(qemu.run(qmp::block_export_add(client, wanted, soon())));
         CHECK(bitmap_of(disk_node(qemu), "b1").busy);
         auto const exports = get(qemu.run(qmp::query_block_exports(client, soon())));
@@ -490,7 +489,7 @@ TEST_CASE("a migration from one QEMU to another", "[qmp][qemu]") {
         CHECK(info.status == "completed");
         CHECK(info.ram_transferred_bytes > 0);
         CHECK(info.ram_total_bytes >= 64 << 20);
-        // QEMU tells "completed" a moment before it is parked.
+        // QEMU reports "completed" a moment before it enters postmigrate.
         CHECK(get(source.run(qmp::cancel_migration(source.client(), soon()))) == "completed");
         CHECK(get(source.run(qmp::query_status(source.client(), soon()))).status == "postmigrate");
     }
@@ -530,9 +529,9 @@ TEST_CASE("a migration is cancelled at any moment, and the guest runs on", "[qmp
                 get(source.run(core::connect_tcp(source.loop(), "127.0.0.1", port, soon())));
             must(source.run(qmp::getfd(client, "ram", socket.get(), soon())));
             must(source.run(qmp::migrate(client, "fd:ram", soon())));
-            // Any moment is right: what is tested is that none is wrong.
+            // Any moment is valid: the test shows that none of them fails.
             must(source.run(core::sleep_for(source.loop(), moment * 500us)));
-            // "failed": QEMU saw its socket shut before it saw why.
+            // "failed": QEMU noticed the shutdown of its socket before the reason for it.
             auto const end = get(source.run(qmp::cancel_migration(client, soon())));
             CHECK((end == "cancelled" || end == "failed"));
             REQUIRE(get(source.run(qmp::query_status(client, soon()))).running);

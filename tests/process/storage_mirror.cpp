@@ -1,5 +1,4 @@
-// The mirror between two real QEMUs, 7.2 and 10.0, without a guest. Every byte is compared
-// afterwards.
+// The mirror between two real QEMUs, 7.2 and 10.0, without a guest. Compares every byte.
 #include <signal.h>
 
 #include <algorithm>

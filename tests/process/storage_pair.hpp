@@ -99,8 +99,8 @@ public:
         CO_TRY_VOID(co_await target_->reexport(std::move(deadline)));
         co_return storage::Reexported{where_.port, generation_};
     }
-    /// Ends all connections to the destination's exports, as a link failure does; new ones are
-    /// possible.
+    /// Ends all connections to the destination's exports, as a link failure does.
+    /// New ones are possible.
     Task<Result<>> cut_connections() {
         cutting_ = true;
         auto done = co_await target_->reexport(soon());

@@ -1,4 +1,4 @@
-// The design, explored without a bound: any number of faults of any kind, in any order, at any
+// The design, explored without a bound: any number of faults, of any kind, in any order and at any
 // moment.
 #include "tests/sim/explorer.hpp"
 

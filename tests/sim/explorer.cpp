@@ -1,5 +1,4 @@
-// The search: a table of packed states, breadth first, then a depth-first pass over the healthy
-// steps.
+// The search: a table of packed states, breadth first, then depth first over the healthy steps.
 #include "tests/sim/explorer.hpp"
 
 #include <algorithm>

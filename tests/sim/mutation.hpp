@@ -41,7 +41,7 @@ enum class Mutation : std::uint8_t {
     // The guest's addresses are at the wrong host.
     network_before_stop,  ///< The addresses move when RAM migration starts.
     network_not_returned,  ///< The addresses could not be moved back, and the rollback ends anyway.
-    // Something is left behind.
+    // Leftovers.
     images_not_marked,  ///< The moved images could not be renamed, and the migration ends anyway.
     source_qemu_left,
     source_exports_left,

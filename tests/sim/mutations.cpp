@@ -54,7 +54,7 @@ TEST_CASE("an operator who fences nothing is caught", "[sim][mutation]") {
 }
 
 // These do not make a second copy run. They lose the guest's writes or its images, pause the guest
-// for ever, leave its addresses at the wrong host, or leave something behind.
+// for ever, leave its addresses at the wrong host, or leave other state.
 TEST_CASE("each weaker rule is caught, and as what it breaks", "[sim][mutation][weaker]") {
     struct Row {
         Mutation mutation;

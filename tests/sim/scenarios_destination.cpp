@@ -1,5 +1,4 @@
-// The destination's machine in single scenarios: it obeys the source, and owns the guest only after
-// COMMIT.
+// The destination's machine in single scenarios: it obeys, and owns the guest only after COMMIT.
 #include "sidecar/machine/destination.hpp"
 
 #include <catch2/catch.hpp>

@@ -251,8 +251,7 @@ bool accepts(fs::path const& path) {
 }
 
 bool listens(pid_t process, fs::path const& socket) {
-    // Columns: Num RefCount Protocol Flags Type St Inode Path. A listener has the flag
-    // __SO_ACCEPTCON.
+    // Num RefCount Protocol Flags Type St Inode Path; the flags of a listener are __SO_ACCEPTCON.
     std::ifstream sockets(fmt::format("/proc/{}/net/unix", process));
     std::string line;
     while (std::getline(sockets, line)) {

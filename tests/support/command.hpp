@@ -35,8 +35,8 @@ inline constexpr Milliseconds end_limit = 20s;
 /// How often a condition without an event is checked; less often if the check itself takes longer.
 inline constexpr Milliseconds look_interval = 10ms;
 
-/// Where a process runs: a network namespace ("" = the test's own), and variables added to its
-/// environment.
+/// The place of a process: a network namespace ("" = the test's own), and added environment
+/// variables.
 struct Place {
     std::string netns;
     std::vector<std::string> environment;  ///< "NAME=VALUE"
@@ -68,8 +68,7 @@ Output run(Argv argv, Place const& place = {}, Milliseconds limit = command_limi
 /// The same; throws, with its stderr, unless it exits with 0. Returns its stdout.
 std::string must_run(Argv argv, Place const& place = {}, Milliseconds limit = command_limit);
 
-/// Checks `holds` repeatedly until it is true. Throws "... did not happen within ..." after the
-/// limit.
+/// Checks `holds` until it is true. Throws "... did not happen within ..." after the limit.
 void wait_until(std::string const& what, Milliseconds limit, std::function<bool()> const& holds);
 
 /// "1", "2", ...: for names that must differ within this process.

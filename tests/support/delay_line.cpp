@@ -25,8 +25,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Bytes in flight in one direction of one connection: 1 GB/s for 250 ms. Above it the sender's TCP
-/// waits.
+/// Bytes in flight in one direction of one connection: 1 GB/s for 250 ms. Above it, TCP waits.
 constexpr std::size_t under_way_bytes_max = 256 * 1024 * 1024;
 /// Bytes of one read; and reads of one connection before other connections are served.
 constexpr std::size_t read_bytes = 256 * 1024;
@@ -63,8 +62,7 @@ public:
 
     [[nodiscard]] bool over() const { return ended_ && chunks_.empty(); }
     [[nodiscard]] bool reads() const { return !ended_ && under_way_ < under_way_bytes_max; }
-    /// When the next byte may be sent; nothing if there is none, or if the receiver does not take
-    /// it.
+    /// When the next byte may be sent; nothing if there is none, or if the receiver is not ready.
     [[nodiscard]] std::optional<Clock::time_point> due() const {
         if (chunks_.empty() || full_) return {};
         return chunks_.front().due;

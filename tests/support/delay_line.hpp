@@ -21,8 +21,7 @@ public:
     DelayLine(DelayLine const&) = delete;
 
     [[nodiscard]] int port() const { return port_; }
-    /// No byte leaves the line at either end until release(). Data sent into it waits, up to a
-    /// limit.
+    /// No byte leaves the line at either end until release(). Data sent into it waits (limited).
     void hold();
     void release();
 

@@ -36,18 +36,16 @@ struct GuestOptions {
     std::uint64_t rate = 200;  ///< ...this many 4 KiB blocks a second, on each disk.
     std::uint64_t read_rate = 50;  ///< Blocks that it reads back and checks a second, on each disk.
     std::uint64_t ram_mib = 192;
-    /// Pages that it rewrites a second. Low, because TCG may lose a store under load
-    /// (docs/architecture.md).
+    /// Pages that it rewrites a second. Few: TCG may lose a store under load (docs/qemu-bugs.md).
     std::uint64_t ram_rate = 200;
-    /// How often it reports on the serial port that it is alive: an emulated port takes some ms for
-    /// it.
+    /// How often it reports on the serial port that it is alive: that takes an emulated port some
+    /// ms.
     std::uint64_t alive_ms = 100;
 };
 
 class Guest {
 public:
-    /// The longest time from power-on to the guest's first answer, with other guests on a busy
-    /// machine.
+    /// The longest time from power-on to the first answer, with other guests on a busy machine.
     static constexpr Milliseconds boot_limit = 120s;
     static constexpr Milliseconds answer_limit = 20s;
 

@@ -110,8 +110,7 @@ void add_namespace(std::string const& netns) {
 }
 
 void add_bridge(std::string const& netns, std::string const& mac) {
-    // A fixed MAC: otherwise a bridge takes its ports' lowest MAC, which changes as taps come and
-    // go.
+    // A fixed MAC: otherwise a bridge takes its ports' lowest MAC, which changes with the taps.
     ip(netns,
        {"link", "add", "name", bridge, "address", mac, "type", "bridge", "forward_delay", "0"});
     ip(netns, {"link", "set", bridge, "up"});
@@ -192,8 +191,7 @@ void Lab::make_network(bool hosts_ipv6) {
 void Lab::make_host(Host& host, int number, bool ipv6) {
     add_namespace(host.netns);
     if (!ipv6) {
-        // As an administrator does it with sysctl; `all` also applies to existing links such as
-        // `lo`.
+        // As an administrator does it with sysctl; `all` also applies to existing links (`lo`).
         must_run({"sh", "-c",
                   "cd /proc/sys/net/ipv6/conf && for i in all default; do"
                   " echo 1 >$i/disable_ipv6; done"},

@@ -25,8 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr char const* tap_name = "line";
-/// Bytes in flight in one direction: more than a TCP window, so that frames are lost at random
-/// only.
+/// Bytes in flight in one direction: more than a TCP window, so that only chance loses frames.
 constexpr std::size_t under_way_bytes_max = 64 * 1024 * 1024;
 /// The longest frame of a tap with an MTU of 1500.
 constexpr std::size_t frame_bytes_max = 2048;

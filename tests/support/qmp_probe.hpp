@@ -23,8 +23,8 @@ public:
     /// Waits until the socket accepts, connects, and leaves negotiation mode.
     explicit Qmp(fs::path const& socket, Milliseconds limit = reply_limit);
 
-    /// The reply's `return`. Throws on an error from QEMU, on silence, and when the connection
-    /// closes.
+    /// The reply's `return`. Throws on an error from QEMU, on silence, and at the end of the
+    /// connection.
     core::Json execute(std::string const& command, core::Json arguments = {});
     /// The text of QEMU's error; empty when the command succeeded.
     std::string refusal(std::string const& command, core::Json arguments = {});

@@ -479,8 +479,7 @@ private:
     int signal_fd_ = -1;
 };
 
-/// Sends and receives for all families until `until_ns` at most. Returns true at the end of the
-/// watch.
+/// Sends and receives for all families until `until_ns` at most. True: the watch has ended.
 bool turn(const Families& families, const End& end, std::uint64_t until_ns, bool sending) {
     std::vector<pollfd> polled;
     end.add_to(polled);

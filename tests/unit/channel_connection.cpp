@@ -31,8 +31,7 @@ public:
     core::Event* asked = nullptr;
 };
 
-/// A connection that is freed as soon as it has ended, as PeerChannel frees it, and the raw other
-/// end.
+/// A connection that is freed as soon as it has ended, as in PeerChannel, and the raw other end.
 struct Line {
     std::unique_ptr<core::Loop> loop = std::move(*core::Loop::create());
     Nothing handler;

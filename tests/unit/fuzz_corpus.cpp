@@ -10,6 +10,7 @@
     X(caught)           \
     X(conntrack)        \
     X(frame)            \
+    X(journal)          \
     X(peer)             \
     X(probe)            \
     X(qmp_command_line) \

@@ -1,5 +1,4 @@
-// Caught frames in the form in which one sidecar sends them to the other: netmove/caught.hpp and
-// core/base64.hpp.
+// Caught frames as one sidecar sends them to the other: netmove/caught.hpp and core/base64.hpp.
 #include <catch2/catch.hpp>
 
 #include "core/base64.hpp"

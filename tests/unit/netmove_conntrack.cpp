@@ -1,5 +1,4 @@
-// Tracked connections in the form in which one sidecar sends them to the other:
-// netmove/conntrack_entry.hpp.
+// Tracked connections as one sidecar sends them to the other: netmove/conntrack_entry.hpp.
 #include <catch2/catch.hpp>
 
 #include "netmove/conntrack_entry.hpp"

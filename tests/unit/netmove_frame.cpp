@@ -176,8 +176,8 @@ TEST_CASE("ARP teaches the sender of requests and of gratuitous replies", "[netm
     auto const own = "525400123456";
     CHECK(learn_frame(arp("0001", own, "c000020a", "c0000201")).address == ip("192.0.2.10"));
     CHECK(learn_frame(arp("0002", own, "c000020a", "c000020a")).address == ip("192.0.2.10"));
-    // A reply may come from a proxy; a probe has no sender address yet; another MAC means another
-    // station.
+    // A reply may come from a proxy; a probe has no sender address yet; another MAC is not the
+    // guest.
     CHECK_FALSE(learn_frame(arp("0002", own, "c000020a", "c0000201")).address);
     CHECK_FALSE(learn_frame(arp("0001", own, "00000000", "c000020a")).address);
     CHECK_FALSE(learn_frame(arp("0001", "525400aabbcc", "c000020a", "c0000201")).address);
@@ -221,8 +221,7 @@ TEST_CASE("neighbour discovery teaches addresses and the router flag", "[netmove
     CHECK(learned.router == false);
     CHECK(learn_frame(na(v6_link_local, "a0", own_option)).router == true);
     CHECK(learn_frame(na(v6_global, "60", "")).address == ip("2001:db8::10"));
-    // Without the Override flag a proxy may have sent it: only the source address is surely the
-    // guest's.
+    // Without the Override flag a proxy may have sent it: only the source address is certain.
     CHECK(learn_frame(na(v6_link_local, "40", own_option)).address ==
           ip("fe80::5054:ff:fe12:3456"));
     CHECK_FALSE(learn_frame(na(v6_link_local, "20", "0201525400aabbcc")).address);

@@ -1,5 +1,4 @@
-// Networks as values: which definitions are valid, what is kept in their file, and the rules as
-// text.
+// Networks as values: which definitions are valid, the contents of their file, and the rules.
 #include <catch2/catch.hpp>
 
 #include "netmove/network_rules.hpp"

@@ -21,8 +21,7 @@ ProbeDatagram probe_of(std::uint64_t session, std::uint64_t number) {
     return made;
 }
 
-/// A prober and an echo. The test carries the datagrams between them. One probe is sent each
-/// millisecond.
+/// A prober and an echo. The test carries the datagrams. One probe is sent each millisecond.
 struct Pair {
     ProbeSessions echo;
     ProbeAccount account;

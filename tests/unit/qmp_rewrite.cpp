@@ -100,8 +100,7 @@ TEST_CASE("the destination waits for the migration", "[qmp][rewrite]") {
     map.qemu = "/opt/qemu/bin/qemu-system-x86_64";
     CHECK(at_destination("-M pc-i440fx-7.2", map) ==
           "/opt/qemu/bin/qemu-system-x86_64 -M pc-i440fx-7.2");
-    // The line does not grow when the guest moves back and forth: the previous sidecar's monitor is
-    // replaced.
+    // The line does not grow when the guest moves back and forth: the old monitor is replaced.
     auto const once = line_of("-M pc").for_destination(mapping());
     REQUIRE(once);
     CHECK(joined(once->for_destination(mapping())) == joined(once));

@@ -438,8 +438,7 @@ TEST_CASE("a message carries bytes beside its JSON") {
     CHECK_FALSE(encode(Json::object({{"id", 1}}), Bytes(limits::message_bytes_max)));
 }
 
-// A full ring of frames is more messages than may be answered at once, and they arrive in one
-// burst.
+// A full ring of frames is more messages than may be answered at once, in one burst.
 TEST_CASE("connection: notifications that came all at once are all handled") {
     constexpr int burst = 1000;
     Wire wire;
@@ -456,8 +455,7 @@ TEST_CASE("connection: hostile frames end it before anything is called") {
         std::string("\xff\xff\xff\xff", 4), std::string(4, '\0'), Wire::frame("not json"),
         Wire::frame(std::string(200, '[')), Wire::frame(R"({"id":9,"neither":1})"),
         Wire::frame("[1,2"),
-        // An unknown kind; a message whose JSON would be longer than the message; and one without
-        // JSON.
+        // An unknown kind; a message whose JSON is longer than itself; one without JSON.
         std::string("\x02\0\0\x02{}", 6), std::string("\x01\0\0\x06\0\0\0\x63{}", 10),
         std::string("\x01\0\0\x06\0\0\0\0{}", 10)};
     for (auto const& bytes : bad) {

@@ -1,5 +1,4 @@
-// While an object of this class lives, this program's getaddrinfo(3) does not answer for names
-// (core_resolve.cpp).
+// While one lives, this program's getaddrinfo(3) does not answer for names (core_resolve.cpp).
 #pragma once
 
 struct SilentResolver {

@@ -111,8 +111,7 @@ void brought_and_handed_over(GuestOptions const& guest) {
     cold.fail_over({});
 }
 
-/// When the command that waits for a round is interrupted, the round is given up and leaves
-/// nothing.
+/// A round whose command is interrupted is given up, and leaves nothing.
 void interrupted(Scene& scene) {
     auto argv = once_line(scene, {"--bandwidth", "1M"});
     argv.insert(argv.begin(), program("sidecar"));

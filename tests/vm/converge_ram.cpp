@@ -147,8 +147,7 @@ TEST_CASE("converge: a guest whose RAM does not converge is slowed down by QEMU,
     CHECK(moved.report["convergence"]["ram"]["cpu_throttle_percent"].integer_or(0) >= 20);
     CHECK(moved.report["downtime_limit_ms"].integer_or(0) == 1000);
     CHECK(moved.report["downtime_ms"].number_or(1e9) <= 1000);
-    // TCG may lose a store in a guest this fast (docs/qemu-bugs.md), so guest_whole() is not
-    // checked.
+    // Not guest_whole(): TCG may lose a store in a guest this fast (docs/qemu-bugs.md).
     scene.guest().must_be_alive();
     CHECK(scene.guest().runs_on(scene.b()));
     expect::nothing_left_after_move(scene, scene.a(), scene.b());

@@ -8,8 +8,7 @@
 
 namespace expect {
 
-/// The report of a migration that moved: every field of `sidecar migrate --json`, with a plausible
-/// value.
+/// The report of a migration that moved: each field of `sidecar migrate --json`, with a sane value.
 void report_of_a_move(core::Json const& report, lab::GuestOptions const& guest);
 
 /// The guest runs on `on` and only there, makes progress, and finds no error.

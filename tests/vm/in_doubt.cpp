@@ -9,8 +9,7 @@ using namespace lab;
 
 namespace {
 
-/// The longest from an operator's decision, or the destination's late answer, until it is carried
-/// out.
+/// The longest that an operator's decision, or the destination's late answer, may take.
 constexpr Milliseconds decision_limit = 30s;
 
 Argv resolve(std::string const& to, bool fenced = true) {

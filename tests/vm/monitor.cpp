@@ -12,8 +12,7 @@ using namespace lab;
 
 namespace {
 
-/// Bytes a second: after several seconds some of the guest's disk and its RAM are still to be
-/// copied.
+/// Bytes a second: after several seconds a part of the disk and the RAM is still to be copied.
 constexpr char const* slow = "8M";
 /// Limits of the program: it gives up on a silent QEMU, and the destination is aborted.
 constexpr Milliseconds silence_limit = 60s;
