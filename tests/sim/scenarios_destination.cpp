@@ -143,7 +143,7 @@ TEST_CASE("a refusal of COMMIT is recorded before it is said", "[sim][destinatio
     CHECK(scene.tell(Kind::commit_received) == Actions{Action::reply_aborted});
 }
 
-TEST_CASE("an migration_id never heard of is aborted durably before COMMIT for it is answered",
+TEST_CASE("a migration_id never heard of is aborted durably before COMMIT for it is answered",
           "[sim][destination]") {
     Scene scene;
     CHECK(scene.tell(Kind::commit_received) == Actions{Action::record_aborted});

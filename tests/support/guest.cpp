@@ -17,6 +17,7 @@ namespace {
 
 constexpr int control_port = 7003;
 constexpr std::size_t random_chunk = 1 << 20;
+constexpr Milliseconds evidence_limit = 5s;
 
 // Sends one line to the control port and returns the answer; empty when the guest does not answer.
 std::string converse(core::Fd const& socket, std::string const& line, Milliseconds limit) {
@@ -258,16 +259,57 @@ Daemon Guest::start_plainly(Host const& host, Argv const& more) const {
 Json Guest::ask(Json const& command, Milliseconds limit) const {
     std::string const address = options_.ipv4 ? guest_ip4 : guest_ip6;
     std::string answer;
-    wait_until("an answer of the guest to " + command.dump(), limit, [&] {
-        auto const socket = connect_in(lab_.client_netns(), address, control_port);
-        if (!socket) return false;
-        answer = converse(socket, command.dump(), limit);
-        return !answer.empty();
-    });
+    try {
+        wait_until("an answer of the guest to " + command.dump(), limit, [&] {
+            auto const socket = connect_in(lab_.client_netns(), address, control_port);
+            if (!socket) return false;
+            answer = converse(socket, command.dump(), limit);
+            return !answer.empty();
+        });
+    } catch (Failure const& failure) {
+        throw Failure(failure.what() + evidence());
+    }
     auto parsed = parse_json(answer);
     if (!parsed["ok"].boolean_or(false))
         throw Failure("the guest refused " + command.dump() + ": " + answer);
     return parsed;
+}
+
+/// For a guest that does not answer: what its QEMU, its tap and the switch say.
+std::string Guest::evidence() const {
+    std::string text;
+    auto const add = [&text](std::string const& netns, Argv argv) {
+        argv.insert(argv.begin(), {"ip", "netns", "exec", netns});
+        auto const done = run(argv);
+        text += fmt::format("\n{}:\n{}{}", fmt::join(argv, " "), done.out, done.err);
+    };
+    for (Host const* host : {&lab_.a(), &lab_.b()}) {
+        if (!fs::exists(probe_socket(*host))) continue;
+        try {
+            Qmp qemu(probe_socket(*host), evidence_limit);
+            text += fmt::format("\nQEMU on host {}: {}", host->name, qemu.status());
+            auto const devices = qemu.execute("x-query-virtio");
+            for (auto const& device : devices.elements()) {
+                if (device["name"].text_or("") != "virtio-net") continue;
+                for (int queue = 0; queue < 2; ++queue) {
+                    auto const state =
+                        qemu.execute("x-query-virtio-queue-status",
+                                     Json::object({{"path", device["path"]}, {"queue", queue}}));
+                    text += "\n" + state.dump();
+                }
+            }
+        } catch (Failure const& failure) {
+            text += fmt::format("\nQEMU on host {}: {}", host->name, failure.what());
+            continue;
+        }
+        add(host->netns, {"tc", "-s", "filter", "show", "dev", tap(), "ingress"});
+        add(host->netns, {"tc", "-s", "filter", "show", "dev", tap(), "egress"});
+        add(host->netns, {"ip", "-s", "link", "show", "dev", tap()});
+        add(host->netns, {"bridge", "fdb", "show", "br", bridge});
+    }
+    add(lab_.switch_netns(), {"bridge", "fdb", "show"});
+    add(lab_.client_netns(), {"ip", "neigh", "show"});
+    return text;
 }
 
 bool Guest::answers() const {

@@ -94,6 +94,7 @@ public:
     [[nodiscard]] bool runs_on(Host const& host) const;  ///< Its QEMU says "running".
 
 private:
+    [[nodiscard]] std::string evidence() const;
     /// Adds the options of its interfaces to `argv`; returns the kernel parameters for them.
     [[nodiscard]] std::string add_interfaces(Argv& argv) const;
     void make_overlay(Host const& host, int disk) const;
