@@ -103,7 +103,7 @@ TEST_CASE("image: a disk that a QEMU holds is in use", "[storage][image]") {
     runner.must(storage::create_image(runner.loop(), path, "raw", mib, {}, soon()));
     CHECK_FALSE(*storage::in_use(path));
     {
-        TestQemu qemu(runner, directory, qemus()["7.2"], TestQemu::Role::source, {{path, "raw"}});
+        TestQemu qemu(runner, directory, oldest_qemu(), TestQemu::Role::source, {{path, "raw"}});
         CHECK(*storage::in_use(path));
         auto const info = runner.must(storage::image_info(runner.loop(), path, "raw", soon()));
         CHECK(info.virtual_bytes == mib);

@@ -163,6 +163,12 @@ std::map<std::string, std::string> qemus() {
     return found;
 }
 
+std::string oldest_qemu() {
+    auto const all = qemus();
+    auto const found = all.find("7.2");
+    return found == all.end() ? all.begin()->second : found->second;
+}
+
 TestQemu::TestQemu(Runner& runner, Directory const& directory, std::string const& binary, Role role,
                    std::vector<TestDisk> const& disks, std::vector<std::string> extra)
     : runner_(runner),

@@ -107,6 +107,8 @@ private:
 /// The QEMUs to test with, by name: "7.2" and, where it is installed, "10.0". Only one when
 /// SIDECAR_TEST_QEMU names it (scripts/test without --all).
 std::map<std::string, std::string> qemus();
+/// The program of the oldest of them: for a case that is the same with each.
+std::string oldest_qemu();
 
 struct TestDisk {
     std::string path;

@@ -252,7 +252,7 @@ TEST_CASE("mirror: leftovers of an earlier try are removed, and said so", "[stor
 }
 
 TEST_CASE("mirror: somebody else's NBD server is left alone", "[storage][mirror]") {
-    Pair pair(qemus()["7.2"], "raw", 1);
+    Pair pair(oldest_qemu(), "raw", 1);
     auto& client = pair.source().client();
     auto const address = qmp::unix_address(pair.directory().path("backup"));
     pair.runner().must(qmp::nbd_server_start(client, {address, "", 0}, soon()));
@@ -327,7 +327,7 @@ TEST_CASE("mirror: a destination killed in the middle leaves the source as it wa
 }
 
 TEST_CASE("mirror: a stop ends the copy at once and nothing of it is lost", "[storage][mirror]") {
-    Pair pair(qemus()["7.2"], "raw", 1);
+    Pair pair(oldest_qemu(), "raw", 1);
     storage::MirrorOptions options;
     options.bandwidth_bytes_per_second = 4 * mib;
     auto& mirror = pair.make_mirror(options);

@@ -189,7 +189,7 @@ TEST_CASE("verify: disks that are being written arrive, and are known to be iden
 }
 
 TEST_CASE("verify: without it nothing is hashed", "[storage][verify]") {
-    Pair pair(qemus()["7.2"], "raw", 1);
+    Pair pair(oldest_qemu(), "raw", 1);
     auto& mirror = pair.make_mirror();
     pair.runner().must(whole_move(pair, mirror, 1));
     CHECK_FALSE(mirror.report().verify);
@@ -277,7 +277,7 @@ TEST_CASE("verify: a byte changed in a block of the last delta is found before t
 
 TEST_CASE("verify: a write to the source's image that no bitmap tells of is found",
           "[storage][verify]") {
-    Pair pair(qemus()["7.2"], "raw", 1);
+    Pair pair(oldest_qemu(), "raw", 1);
     Destination destination(pair, 1);
     bool done = false;
     auto& mirror = destination.make_mirror([&](std::size_t, std::vector<Extent> const&) {
@@ -336,7 +336,7 @@ TEST_CASE("verify: connections that are cut in the middle of it are made anew",
 }
 
 TEST_CASE("verify: the destination answers no more than it should", "[storage][verify]") {
-    Pair pair(qemus()["7.2"], "qcow2", 1);
+    Pair pair(oldest_qemu(), "qcow2", 1);
     Destination destination(pair, 1);
     auto& hasher = destination.hasher();
     auto const refuses = [&](std::size_t disk, std::vector<Extent> const& ranges) {
