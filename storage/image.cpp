@@ -34,8 +34,6 @@ namespace {
 constexpr off_t qemu_lock_bytes_begin = 100;
 constexpr off_t qemu_lock_bytes_length = 200;
 
-// Between the name of a disk and the migration_id in which it moved away.
-
 struct Output {
     int status = 0;
     std::string text;
