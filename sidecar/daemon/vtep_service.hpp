@@ -1,5 +1,5 @@
-// The part of `sidecar serve` for guests on other hosts: as a VTEP of their VXLAN it is told where
-// they are. The other end of vteps.hpp.
+// The part of `sidecar serve` for guests on other hosts. This host is a VTEP of their VXLAN; their
+// source reports to it where they are. The other end of vteps.hpp.
 #pragma once
 
 #include <memory>

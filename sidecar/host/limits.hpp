@@ -105,7 +105,7 @@ constexpr milliseconds vtep_answer_timeout{1000};
 constexpr seconds vtep_patience{10};
 /// One try to get the answer to COMMIT. The next try follows after a reconnect.
 constexpr milliseconds commit_timeout{5000};
-/// After this time in doubt, the `migrate` command is told, and an operator must decide.
+/// After this time in doubt the `migrate` command ends with status 4, and an operator must decide.
 constexpr seconds doubt_patience{10};
 /// An interrupted `migrate` that was too late to cancel waits so long for the outcome: the answer
 /// to COMMIT, and the source's cleanup.

@@ -11,9 +11,9 @@
 //   on both sides, and a later `failed` does not count.
 // - The destination's own timeout (peer_silent_too_long) ends in ABORTED only while nothing is
 //   recorded and OWNER is not under way.
-// - A source that waits with its guest paused is told ABORTED as soon as it is durable. A source
-//   that only cleans up is told when everything is removed. Removal takes a while; during it the
-//   source can ask for the frames that were caught here.
+// - To a source that waits with its guest paused, the destination reports ABORTED as soon as it is
+//   durable. To a source that only cleans up, it reports it when everything is removed. Removal
+//   takes a while; during it the source can ask for the frames that were caught here.
 // - `seal` is refused at once: a source that asks for it has not sent COMMIT, so nothing needs to
 //   be durable.
 #include "sidecar/machine/destination.hpp"

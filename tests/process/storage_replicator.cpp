@@ -236,7 +236,7 @@ TEST_CASE("warm copy: a round that was cut owes what it owed", "[storage][warm]"
             both.push_back(round());
             both.push_back(cut_in_the_middle());
             scene.pair.runner().must(storage::when_all(loop, std::move(both)));
-            // A round that was never reported complete is owed as well.
+            // A round that was never reported complete must be sent again as well.
             scene.pair.runner().must(scene.round(false));
             scene.check_writer();
             auto const last = scene.pair.runner().must(scene.round(false));
