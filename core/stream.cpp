@@ -51,7 +51,7 @@ private:
 
 using AddressList = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
 
-Result<AddressList> look_up(std::string const& host, std::string const& port, int flags) {
+Result<AddressList> addresses_of(std::string const& host, std::string const& port, int flags) {
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = flags;
@@ -108,7 +108,7 @@ std::unique_ptr<Stream> plain_stream(Loop& loop, Fd socket, std::string peer) {
 }
 
 Result<Fd> listen_tcp(std::string const& host, std::string const& port) {
-    TRY(auto const addresses, look_up(host, port, AI_PASSIVE));
+    TRY(auto const addresses, addresses_of(host, port, AI_PASSIVE));
     // An unspecified host gives 0.0.0.0 and ::; the IPv6 socket serves both families.
     addrinfo const* chosen = addresses.get();
     for (addrinfo const* entry = addresses.get(); host.empty() && entry != nullptr;

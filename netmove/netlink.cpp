@@ -438,13 +438,6 @@ Message fdb_message(int type, int flags, int port, MacAddress const& mac, int st
     return message;
 }
 
-/// True when it was done, false when there was nothing to do it to.
-Result<bool> unless_missing(Result<> result) {
-    if (result) return true;
-    if (result.error().os == ENOENT) return false;
-    return std::unexpected(std::move(result.error()));
-}
-
 }  // namespace
 
 Result<> Netlink::replace_neighbour(int link, Address const& address, MacAddress const& mac,

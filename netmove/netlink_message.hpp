@@ -9,10 +9,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 
 #include "netmove/address.hpp"
 #include "netmove/netlink.hpp"
@@ -32,6 +34,13 @@ Message make_message(int type, int flags, Header header) {
         std::abort();  // out of memory for a page
     }
     return message;
+}
+
+/// True when it was done, false when there was nothing to do it to.
+inline core::Result<bool> unless_missing(core::Result<> result) {
+    if (result) return true;
+    if (result.error().os == ENOENT) return false;
+    return std::unexpected(std::move(result.error()));
 }
 
 inline ifinfomsg link_header(int index = 0, unsigned char family = AF_UNSPEC) {

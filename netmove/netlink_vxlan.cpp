@@ -48,13 +48,6 @@ Message entry_message(int flags, int device, VxlanEntry const& entry) {
     return message;
 }
 
-/// True when it was done, false when there was nothing to do it to.
-Result<bool> unless_missing(Result<> result) {
-    if (result) return true;
-    if (result.error().os == ENOENT) return false;
-    return std::unexpected(std::move(result.error()));
-}
-
 std::string write_sentence(VxlanEntry const& entry) {
     return fmt::format("send what is for {} to {} over VXLAN", entry.mac.text(),
                        entry.remote.text());

@@ -23,10 +23,6 @@ constexpr auto image_options = std::to_array<std::string_view>(
 constexpr auto file_drivers =
     std::to_array<std::string_view>({"file", "host_device", "host_cdrom"});
 
-bool is_one_of(auto const& list, std::string_view word) {
-    return std::ranges::find(list, word) != list.end();
-}
-
 // QEMU takes what stands before the first colon for a protocol, unless a slash comes earlier.
 bool has_protocol(std::string_view file_name) {
     auto const end = file_name.find_first_of(":/");

@@ -3,6 +3,7 @@
 // was not changed is printed exactly as it was read.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +18,10 @@ namespace qmp {
 using core::Errc;
 using core::Json;
 using core::Result;
+
+bool is_one_of(auto const& list, std::string_view word) {
+    return std::ranges::find(list, word) != list.end();
+}
 
 /// Whether QEMU's option `name` (without dashes) takes a value. As of QEMU 7.2 and 10.0.
 enum class Arity { unknown, flag, value };

@@ -27,10 +27,6 @@ constexpr auto guest_keys =
 constexpr auto path_prefixes = std::to_array<std::string_view>(
     {"file:", "unix:", "pipe:", "mon:unix:", "mon:file:", "mon:pipe:"});
 
-bool is_one_of(auto const& list, std::string_view word) {
-    return std::ranges::find(list, word) != list.end();
-}
-
 std::string_view last_part(std::string_view key) {
     auto const dot = key.rfind('.');
     return dot == std::string_view::npos ? key : key.substr(dot + 1);

@@ -15,6 +15,10 @@
 
 namespace storage {
 
+inline core::milliseconds in_ms(core::Clock::duration span) {
+    return std::chrono::ceil<core::milliseconds>(span);
+}
+
 /// One disk and its connections.
 struct MirrorDisk {
     MirrorDisk(core::Loop& loop, Disk disk_)

@@ -13,10 +13,6 @@ namespace {
 // Samples kept over limits::rate_window; more often asked, fewer are kept.
 constexpr std::size_t samples_max = 32;
 
-core::milliseconds in_ms(Clock::duration span) {
-    return std::chrono::ceil<core::milliseconds>(span);
-}
-
 std::uint64_t per_second(std::uint64_t bytes, Clock::duration span) {
     double const seconds = std::chrono::duration<double>(span).count();
     return seconds <= 0 ? 0 : static_cast<std::uint64_t>(static_cast<double>(bytes) / seconds);

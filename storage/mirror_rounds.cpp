@@ -17,10 +17,6 @@ namespace {
 
 double in_seconds(Clock::duration span) { return std::chrono::duration<double>(span).count(); }
 
-core::milliseconds in_ms(Clock::duration span) {
-    return std::chrono::ceil<core::milliseconds>(span);
-}
-
 // In order, as a scan goes through them.
 std::vector<Extent> one_after_the_other(std::vector<Extent> first,
                                         std::vector<Extent> const& second) {

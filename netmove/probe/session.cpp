@@ -25,11 +25,11 @@ constexpr core::seconds connect_limit{5};
 // After a session ended, or could not be made.
 constexpr core::milliseconds reconnect_pause{100};
 // Lines still under way when no further one is sent.
-constexpr core::milliseconds answers_wait{1000};
+constexpr core::milliseconds answers_patience{1000};
 // What may wait to be sent; then no line is made until the other side takes some.
 constexpr std::size_t waiting_bytes_max = 65536;
 // Lines made before others have a turn.
-constexpr int turn_max = 64;
+constexpr int lines_per_turn_max = 64;
 
 std::uint64_t retransmitted(int fd) {
     tcp_info info{};
@@ -79,7 +79,7 @@ Task<void> ProbeSession::one_session(std::stop_token token) {
 Task<void> ProbeSession::write_lines(int fd, std::stop_token token) {
     core::Event never(loop_);
     while (!token.stop_requested()) {
-        for (int turn = 0; turn < turn_max && !concluding_; ++turn) {
+        for (int turn = 0; turn < lines_per_turn_max && !concluding_; ++turn) {
             if (!pace_.take(Clock::now(), hiccups_)) break;
             if (waiting_.size() >= waiting_bytes_max) {
                 ++figures_.held_back;
@@ -145,7 +145,7 @@ Result<> ProbeSession::take_lines(std::string& text) {
 Task<void> ProbeSession::conclude() {
     concluding_ = true;
     figures_.stall.arrived(wall_ns());
-    auto const patience = Deadline::after(answers_wait);
+    auto const patience = Deadline::after(answers_patience);
     while (next_back_ < next_line_ && !patience.passed()) {
         progress_.reset();
         if (!co_await progress_.wait(patience)) break;

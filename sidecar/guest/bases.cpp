@@ -1,7 +1,5 @@
 #include "sidecar/guest/bases.hpp"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <optional>
@@ -23,13 +21,6 @@ using core::Task;
 namespace {
 
 using Chain = std::vector<qmp::ImageLayer>;
-
-bool same_file(std::string const& one, std::string const& other) {
-    struct stat a{};
-    struct stat b{};
-    return stat(one.c_str(), &a) == 0 && stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
 
 bool is_path(std::string const& name) {
     auto const end = name.find_first_of(":/");

@@ -1,7 +1,5 @@
 #include "sidecar/guest/guest_drift.hpp"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <iterator>
 #include <optional>
@@ -20,13 +18,6 @@ using core::Task;
 namespace {
 
 constexpr std::string_view anonymous = "(anonymous) ";
-
-bool same_file(std::string const& one, std::string const& other) {
-    struct stat a{};
-    struct stat b{};
-    return stat(one.c_str(), &a) == 0 && stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
 
 /// The ids of `-device`. Other options (-drive if=virtio, -nic) make anonymous devices.
 Result<std::vector<std::string>> named_devices(qmp::CommandLine const& line) {

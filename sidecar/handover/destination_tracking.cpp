@@ -9,14 +9,6 @@ using core::Errc;
 using core::fail;
 using core::Result;
 
-namespace {
-
-bool has(std::vector<netmove::Address> const& all, netmove::Address const& one) {
-    return std::ranges::find(all, one) != all.end();
-}
-
-}  // namespace
-
 Result<> DestinationTracking::take_addresses(Guest const* guest, protocol::Conntrack const& sent) {
     if (guest == nullptr || !guest->netlink) {
         return fail(Errc::protocol, "the source names interfaces of a guest that has none here");

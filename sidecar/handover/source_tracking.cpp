@@ -28,10 +28,6 @@ bool routes(Address::Family family) {
     return setting >> value && value != 0;
 }
 
-bool has(std::vector<Address> const& all, Address const& one) {
-    return std::ranges::find(all, one) != all.end();
-}
-
 template <class Part>
 std::span<Part const> next_of(std::vector<Part> const& all, std::size_t& at) {
     auto const count = std::min(netmove::conntrack_batch_max, all.size() - at);

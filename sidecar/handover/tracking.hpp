@@ -14,6 +14,7 @@
 // are listed in the report and end no migration.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -26,6 +27,10 @@
 #include "sidecar/guest/guest.hpp"
 
 namespace sidecar {
+
+inline bool has(std::vector<netmove::Address> const& all, netmove::Address const& one) {
+    return std::ranges::find(all, one) != all.end();
+}
 
 /// The source's part. `guest` must outlive it.
 class SourceTracking {

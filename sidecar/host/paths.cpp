@@ -136,4 +136,11 @@ Result<std::string> read_file(std::string const& path, std::size_t bytes_max) {
     }
 }
 
+bool same_file(std::string const& one, std::string const& other) {
+    struct stat a{};
+    struct stat b{};
+    return stat(one.c_str(), &a) == 0 && stat(other.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
 }  // namespace sidecar

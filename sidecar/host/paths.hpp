@@ -60,4 +60,7 @@ core::Result<> write_durably(std::string const& path, std::string const& text,
 core::Result<> write_replacing(std::string const& path, std::string const& text);
 core::Result<std::string> read_file(std::string const& path, std::size_t bytes_max);
 
+/// Whether both paths lead to one file now, links followed. False if either does not exist.
+bool same_file(std::string const& one, std::string const& other);
+
 }  // namespace sidecar

@@ -20,7 +20,7 @@ using core::Task;
 
 namespace {
 
-std::string record_path(Paths const& paths, std::string const& guest) {
+std::string replica_record_path(Paths const& paths, std::string const& guest) {
     return paths.state(guest) + "/replica.json";
 }
 
@@ -131,7 +131,7 @@ Result<ReplicaRecord> ReplicaRecord::from_json(Json const& json) {
 
 Result<std::optional<ReplicaRecord>> ReplicaRecord::read(Paths const& paths,
                                                          std::string const& guest) {
-    auto const path = record_path(paths, guest);
+    auto const path = replica_record_path(paths, guest);
     if (access(path.c_str(), F_OK) != 0) return std::optional<ReplicaRecord>();
     TRY(auto const text, read_file(path, limits::manifest_bytes_max));
     auto parsed = Json::parse(text);
@@ -141,11 +141,11 @@ Result<std::optional<ReplicaRecord>> ReplicaRecord::read(Paths const& paths,
 }
 
 Result<> ReplicaRecord::write(Paths const& paths, std::string const& guest) const {
-    return write_durably(record_path(paths, guest), to_json().dump_pretty() + "\n");
+    return write_durably(replica_record_path(paths, guest), to_json().dump_pretty() + "\n");
 }
 
 Result<> ReplicaRecord::remove(Paths const& paths, std::string const& guest) {
-    auto const path = record_path(paths, guest);
+    auto const path = replica_record_path(paths, guest);
     if (unlink(path.c_str()) < 0 && errno != ENOENT) {
         return fail_errno(errno, "cannot remove {}", path);
     }

@@ -21,7 +21,7 @@ using core::Task;
 
 namespace {
 
-std::string record_path(Paths const& paths, std::string const& guest) {
+std::string replication_record_path(Paths const& paths, std::string const& guest) {
     return paths.state(guest) + "/replication.json";
 }
 
@@ -104,7 +104,8 @@ Task<Result<>> ReplicationSource::begin() {
     for (auto const& disk : description_.disks) disks.add(disk.to_json());
     // Before anything is created in QEMU: a sidecar that finds it there can then identify it.
     auto const record = Json::object({{"settings", settings_.to_json()}, {"disks", disks}});
-    CO_TRY_VOID(write_durably(record_path(guest_.paths, guest_.name), record.dump_pretty() + "\n"));
+    CO_TRY_VOID(write_durably(replication_record_path(guest_.paths, guest_.name),
+                              record.dump_pretty() + "\n"));
     make_copy();
     co_return co_await copy_->begin(Deadline::after(limits::prepare_timeout));
 }
@@ -288,7 +289,7 @@ Json ReplicationSource::last_point() const {
 }
 
 Task<Result<std::optional<ReplicationSettings>>> ReplicationSource::take_over(Guest& guest) {
-    auto const path = record_path(guest.paths, guest.name);
+    auto const path = replication_record_path(guest.paths, guest.name);
     if (access(path.c_str(), F_OK) != 0) co_return std::optional<ReplicationSettings>();
     CO_TRY(auto const text, read_file(path, limits::manifest_bytes_max));
     CO_TRY(auto const record, Json::parse(text));
@@ -306,7 +307,7 @@ Task<Result<std::optional<ReplicationSettings>>> ReplicationSource::take_over(Gu
 
 void ReplicationSource::forget_record(Paths const& paths, std::string const& guest) {
     std::error_code ignored;  // if it remains, a later `attach` begins it again and reports that
-    std::filesystem::remove(record_path(paths, guest), ignored);
+    std::filesystem::remove(replication_record_path(paths, guest), ignored);
 }
 
 }  // namespace sidecar

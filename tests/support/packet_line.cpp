@@ -26,7 +26,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr char const* tap_name = "line";
 /// Bytes in flight in one direction: more than a TCP window, so that only chance loses frames.
-constexpr std::size_t under_way_bytes_max = 64 * 1024 * 1024;
+constexpr std::size_t queued_bytes_max = 64 * 1024 * 1024;
 /// The longest frame of a tap with an MTU of 1500.
 constexpr std::size_t frame_bytes_max = 2048;
 /// Frames read from one end before the other end is served.
@@ -39,7 +39,7 @@ struct Frame {
     Clock::time_point due;
 };
 
-struct Direction {
+struct LineDirection {
     int from;
     int to;
     std::deque<Frame> frames = {};
@@ -82,7 +82,7 @@ std::optional<timespec> until(std::optional<Clock::time_point> due) {
     return timespec{whole.count(), std::chrono::nanoseconds(left - whole).count()};
 }
 
-std::optional<Clock::time_point> first_due(std::array<Direction, 2> const& directions) {
+std::optional<Clock::time_point> first_due(std::array<LineDirection, 2> const& directions) {
     std::optional<Clock::time_point> first;
     for (auto const& one : directions) {
         if (one.frames.empty()) continue;
@@ -92,7 +92,7 @@ std::optional<Clock::time_point> first_due(std::array<Direction, 2> const& direc
 }
 
 /// Sends the frames that are due; the kernel may refuse a frame whose tap is being removed.
-void give(Direction& one, Clock::time_point now) {
+void give(LineDirection& one, Clock::time_point now) {
     while (!one.frames.empty() && one.frames.front().due <= now) {
         auto const& bytes = one.frames.front().bytes;
         [[maybe_unused]] auto const written = ::write(one.to, bytes.data(), bytes.size());
@@ -131,8 +131,8 @@ void PacketLine::release() {
 void PacketLine::wake() { (void)eventfd_write(wake_.get(), 1); }
 
 void PacketLine::run(std::chrono::microseconds one_way, double loss) {
-    std::array<Direction, 2> directions{Direction{keep_converged_.get(), far_.get()},
-                                        Direction{far_.get(), keep_converged_.get()}};
+    std::array<LineDirection, 2> directions{LineDirection{keep_converged_.get(), far_.get()},
+                                            LineDirection{far_.get(), keep_converged_.get()}};
     std::mt19937_64 random(1);  // the same losses for each program that is measured
     std::bernoulli_distribution is_lost(loss);
     std::vector<std::byte> room(frame_bytes_max);
@@ -149,7 +149,7 @@ void PacketLine::run(std::chrono::microseconds one_way, double loss) {
                 auto const got = ::read(one.from, room.data(), room.size());
                 if (got <= 0) break;
                 auto const size = static_cast<std::size_t>(got);
-                bool const full = one.under_way + size > under_way_bytes_max;
+                bool const full = one.under_way + size > queued_bytes_max;
                 if (full) ++overflowed_;
                 if (is_lost(random) || full) {
                     ++lost_;

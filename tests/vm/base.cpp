@@ -13,8 +13,6 @@ using namespace lab;
 
 namespace {
 
-constexpr std::uint64_t mib = 1 << 20;
-
 /// A disk of 320 MiB with 256 MiB in the base. The guest writes to the first 8 MiB.
 GuestOptions over_base(std::string const& qemu, std::string const& base, bool layers) {
     return {.qemu = qemu,
@@ -51,8 +49,8 @@ void moves_without_base(Scene& scene, Host const& from, Argv const& more = {}) {
     auto const sum = must_run({"sha256sum", base});
     CHECK(told[0]["sha256"].text_or("") == sum.substr(0, sum.find(' ')));
     // The data of the guest and of the middle layer, in whole clusters, and again in the rounds.
-    CHECK(disk["base_bytes"].integer_or(0) > 240 * static_cast<std::int64_t>(mib));
-    CHECK(disk["copied_bytes"].integer_or(1 << 30) < 32 * static_cast<std::int64_t>(mib));
+    CHECK(disk["base_bytes"].integer_or(0) > 240 * mib);
+    CHECK(disk["copied_bytes"].integer_or(1 << 30) < 32 * mib);
     auto const info = parse_json(
         must_run({"qemu-img", "info", "-U", "--output=json", scene.guest().image(to, 0)}));
     CHECK(info["backing-filename"].text_or("") == base.filename().string());
@@ -96,7 +94,7 @@ TEST_CASE("base: one that is not there, is another, or is none, is refused", "[v
     refused(scene.guest().image(scene.a(), 0), "and no base");
     refused(scene.a().images / "none", "is in no backing chain");
     refused(middle, "has itself the backing file");
-    constexpr off_t changed = 200 * mib + 4711;
+    constexpr off_t changed = off_t{200} * mib + 4711;
     core::Fd const file(open(scene.guest().base(scene.b(), 0).c_str(), O_RDWR | O_CLOEXEC));
     char byte = 0;
     auto const flip = [&] {
@@ -124,7 +122,7 @@ TEST_CASE("base: one that is not there, is another, or is none, is refused", "[v
     REQUIRE(moved.exit_status == 0);
     auto const disk = moved.report["disks"].elements().at(0);
     CHECK(disk["bases"].size() == 2);
-    CHECK(disk["base_bytes"].integer_or(0) > 240 * static_cast<std::int64_t>(mib));
+    CHECK(disk["base_bytes"].integer_or(0) > 240 * mib);
     expect::guest_whole(scene, scene.b());
     expect::nothing_left_after_move(scene, scene.a(), scene.b());
 }
@@ -183,8 +181,8 @@ TEST_CASE("base: the source's sidecar is killed while it copies, and another goe
     REQUIRE(ended.exit_status == 0);
     auto const disk = ended.report["disks"].elements().at(0);
     CHECK(disk["resumed_at_bytes"].integer_or(0) > 0);
-    CHECK(disk["copied_bytes"].integer_or(1 << 30) < 32 * static_cast<std::int64_t>(mib));
-    CHECK(disk["base_bytes"].integer_or(0) > 200 * static_cast<std::int64_t>(mib));
+    CHECK(disk["copied_bytes"].integer_or(1 << 30) < 32 * mib);
+    CHECK(disk["base_bytes"].integer_or(0) > 200 * mib);
     CHECK(disk["bases"].size() == 1);
     expect::guest_whole(scene, scene.b());
     expect::nothing_left_after_move(scene, scene.a(), scene.b());

@@ -188,7 +188,6 @@ TEST_CASE("changes: a storm of discards while the disks are copied, thin stays t
     auto const format = GENERATE(as<std::string>(), "raw", "qcow2");
     INFO("QEMU " << version << ", " << format);
     // The guest writes to the first 16 MiB. The next 24 MiB, random bytes, are discarded.
-    constexpr std::int64_t mib = 1 << 20;
     Copying copying({.qemu = version, .format = format, .discard = true, .random_mib = 40});
     auto const& guest = copying.scene.guest();
     auto const before = allocated(guest.image(copying.scene.a(), 0));

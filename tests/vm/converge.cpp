@@ -74,13 +74,6 @@ void wait_slowed(Scene& scene, Daemon& migration) {
     });
 }
 
-void kill_watchdog(Scene& scene) {
-    for (auto const& seen : processes_in(scene.a().netns)) {
-        if (seen.argv.size() > 1 && seen.argv[1] == "watchdog") return kill_process(seen.pid);
-    }
-    throw Failure("the migration has no watchdog");
-}
-
 }  // namespace
 
 TEST_CASE("converge: a guest that writes faster than the link is slowed down and moves",
@@ -155,7 +148,7 @@ TEST_CASE("converge: a sidecar killed while it slows a guest down leaves no limi
     wait_slowed(scene, migration);
     auto const sidecar = scene.guest_sidecar(scene.a());
     REQUIRE(sidecar);
-    if (watchdog_too) kill_watchdog(scene);
+    if (watchdog_too) expect::kill_watchdog(scene);
     kill_process(sidecar->pid);
     CHECK(Scene::finish(migration).exit_status != 0);
     if (watchdog_too) {

@@ -54,7 +54,7 @@ void set_own_settings(Scene& scene) {
                                                          {"throttle-trigger-threshold", 44}}));
 }
 
-void wait_slowed(Scene& scene, Daemon& migration) {
+void wait_processors_slowed(Scene& scene, Daemon& migration) {
     wait_until("the guest's processors to be slowed down", Scene::migration_limit, [&] {
         if (auto const ended = migration.wait(0ms)) {
             throw Failure(fmt::format("migrate ended with {}: {}", *ended, migration.err()));
@@ -95,13 +95,6 @@ void must_be_refused(Scene& scene, Migration const& ended) {
     expect::guest_whole(scene, scene.a());
 }
 
-void kill_watchdog(Scene& scene) {
-    for (auto const& seen : processes_in(scene.a().netns)) {
-        if (seen.argv.size() > 1 && seen.argv[1] == "watchdog") return kill_process(seen.pid);
-    }
-    throw Failure("the migration has no watchdog");
-}
-
 }  // namespace
 
 TEST_CASE("converge: RAM that is dirtied faster than the link is refused with the arithmetic",
@@ -135,7 +128,7 @@ TEST_CASE("converge: a guest whose RAM does not converge is slowed down by QEMU,
           "[vm][converge]") {
     Scene scene({.guest = fast_in_ram(GENERATE(from_range(qemus("10.0"))))});
     auto migration = scene.start_migration(scene.a(), narrow);
-    wait_slowed(scene, migration);
+    wait_processors_slowed(scene, migration);
     wait_until("`status` to say so", 30s, [&] {
         return scene.migration_on(scene.a())["cpu_throttle_percent"].integer_or(0) >= 20;
     });
@@ -159,7 +152,7 @@ TEST_CASE("converge: cancelled while its processors are slowed down, QEMU's sett
     set_own_settings(scene);
     auto const before = settings_on(scene, scene.a());
     auto migration = scene.start_migration(scene.a(), narrow);
-    wait_slowed(scene, migration);
+    wait_processors_slowed(scene, migration);
     CHECK(scene.sidecar(scene.a(), {"cancel", scene.guest().name()}).exit_status == 0);
     auto const ended = Scene::finish(migration);
     INFO(ended.text());
@@ -176,10 +169,10 @@ TEST_CASE("converge: a sidecar killed while RAM is sent leaves none of its setti
     set_own_settings(scene);
     auto const before = settings_on(scene, scene.a());
     auto migration = scene.start_migration(scene.a(), narrow);
-    wait_slowed(scene, migration);
+    wait_processors_slowed(scene, migration);
     auto const sidecar = scene.guest_sidecar(scene.a());
     REQUIRE(sidecar);
-    if (watchdog_too) kill_watchdog(scene);
+    if (watchdog_too) expect::kill_watchdog(scene);
     kill_process(sidecar->pid);
     CHECK(Scene::finish(migration).exit_status != 0);
     if (watchdog_too) {

@@ -182,4 +182,13 @@ void moves_and_disks_are_equal(Scene& scene, Host const& from) {
     nothing_left_after_move(scene, from, to);
 }
 
+void kill_watchdog(Scene& scene) {
+    for (auto const& seen : lab::processes_in(scene.a().netns)) {
+        if (seen.argv.size() > 1 && seen.argv[1] == "watchdog") {
+            return lab::kill_process(seen.pid);
+        }
+    }
+    throw lab::Failure("the migration has no watchdog");
+}
+
 }  // namespace expect

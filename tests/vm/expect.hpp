@@ -6,6 +6,8 @@
 #include "tests/support/scene.hpp"
 #include "tests/support/watch.hpp"
 
+constexpr std::int64_t mib = 1 << 20;
+
 namespace expect {
 
 /// The report of a migration that moved: each field of `sidecar migrate --json`, with a sane value.
@@ -35,5 +37,8 @@ void moves(lab::Scene& scene, lab::Host const& from);
 /// A migration in which every disk is compared byte for byte while the destination's sidecar is
 /// stopped just before it continues the guest. Needs SIDECAR_TEST_STOP_AT=start_guest in `serve`.
 void moves_and_disks_are_equal(lab::Scene& scene, lab::Host const& from);
+
+/// Kills the watchdog of the migration from host a.
+void kill_watchdog(lab::Scene& scene);
 
 }  // namespace expect
