@@ -130,7 +130,8 @@ std::unexpected<core::Error> PeerChannel::no_connection() const {
 }
 
 Task<Result<protocol::Packed>> PeerChannel::handle(Connection&, protocol::Call call) {
-    co_return fail(Errc::protocol, "a destination asks nothing of the source, yet it asked `{}`",
+    co_return fail(Errc::protocol,
+                   "the destination sent the request `{}`: only the source sends requests",
                    protocol::name(call.verb));
 }
 

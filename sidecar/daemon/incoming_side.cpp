@@ -30,7 +30,8 @@ Result<> IncomingSide::accept(Connection& from, protocol::Peer const& peer) {
         case protocol::Role::sidecar:
             break;
     }
-    return fail(Errc::protocol, "a {} asks no guest's sidecar", protocol::name(peer.role));
+    return fail(Errc::protocol, "a {} may not send requests to a guest's sidecar",
+                protocol::name(peer.role));
 }
 
 Result<> IncomingSide::check_no_guest() const {
@@ -39,11 +40,11 @@ Result<> IncomingSide::check_no_guest() const {
 }
 
 Result<> IncomingSide::accept_migration(Connection& from, protocol::Peer const& peer) {
-    if (replication_target_) return fail(Errc::closed, "a round of a replication is just ending");
+    if (replication_target_) return fail(Errc::closed, "a round of a replication is ending");
     if (destination_ && destination_->migration_id() != peer.migration_id) {
         TRY_VOID(check_no_guest());
         destination_->abandon();
-        return fail(Errc::closed, "another migration of {} into this host is just ending",
+        return fail(Errc::closed, "another migration of {} into this host is ending",
                     context_.name);
     }
     if (!destination_) {
@@ -66,8 +67,7 @@ Result<> IncomingSide::accept_migration(Connection& from, protocol::Peer const& 
 }
 
 Result<> IncomingSide::accept_replication(Connection& from, std::string migration_id) {
-    if (replication_target_)
-        return fail(Errc::closed, "another round of a replication is just ending");
+    if (replication_target_) return fail(Errc::closed, "another round of a replication is ending");
     auto const& last = context_.journal->last();
     if (context_.guest && last.failed_over()) {
         return fail(Errc::refused,
@@ -77,7 +77,7 @@ Result<> IncomingSide::accept_replication(Connection& from, std::string migratio
     }
     TRY_VOID(check_no_guest());
     if (destination_) {
-        return fail(Errc::refused, "{} is just being migrated to this host", context_.name);
+        return fail(Errc::refused, "a migration of {} into this host is under way", context_.name);
     }
     if (last.must_be_ended_first()) {
         return fail(
@@ -149,7 +149,7 @@ Task<void> IncomingSide::run() {
 Result<> IncomingSide::release() {
     TRY_VOID(check_no_guest());
     if (destination_) {
-        return fail(Errc::refused, "{} is just being migrated to this host", context_.name);
+        return fail(Errc::refused, "a migration of {} into this host is under way", context_.name);
     }
     if (replication_target_) replication_target_->stop();
     return {};

@@ -62,7 +62,7 @@ Task<Result<>> OutgoingReplication::hand_over_steps() {
     if (told) co_return Result<>{};
     co_return fail(Errc::closed,
                    "{} is handed over, and its images here are IMAGE.moved-{}, but {} could "
-                   "not be told so ({}): start it there with `sidecar failover {} "
+                   "not be notified ({}): start it there with `sidecar failover {} "
                    "--i-have-fenced`",
                    context_.name, replication_->migration_id(), to, told.error().sentence(),
                    context_.name);
@@ -76,7 +76,7 @@ Result<> OutgoingReplication::check_active() const {
 Task<Result<>> OutgoingReplication::end(bool forget) {
     CO_TRY_VOID(check_active());
     if (handing_over_) {
-        co_return fail(Errc::refused, "{} is just being handed over", context_.name);
+        co_return fail(Errc::refused, "a hand-over of {} is under way", context_.name);
     }
     replication_->stop();
     co_await rounds_.join();

@@ -73,7 +73,7 @@ Task<void> Server::accept_sources(int listener) {
         }
         core::Fd socket(*accepted);
         if (tasks_.running() >= sources_max) {
-            core::log::warning("serve: {} turned away: {} are connected",
+            core::log::warning("serve: peer={} refused: {} sources are connected already",
                                core::peer_name(socket.get()), sources_max);
             continue;
         }

@@ -238,8 +238,9 @@ Task<Result<>> Session::stay(std::stop_token terminate) {
     auto const waited = co_await over_.wait(Deadline::never(terminate));
     leaving_ = true;
     if (!waited)
-        core::log::info("guest={} told to end; QEMU continues: `sidecar attach {}` joins it again",
-                        name_, name_);
+        core::log::info(
+            "guest={} asked to end; QEMU continues: `sidecar attach {}` attaches to it again",
+            name_, name_);
     listener_.reset();
     ::unlink(paths_.control_socket(name_).c_str());
     auto const patience = Deadline::after(last_answers_timeout);
@@ -278,7 +279,7 @@ Task<void> Session::watch_qemu() {
     co_await replication_.wait_handed_over(Deadline::never(stop_.get_token()));
     auto const words = qmp::last_words(paths_.run(name_) + "/qemu.log");
     if (!leaving_)
-        leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last words: " + words);
+        leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last output: " + words);
 }
 
 Task<void> Session::accept_connections() {
@@ -323,7 +324,7 @@ Task<Result<protocol::Packed>> Session::answer(Connection& from, protocol::Call 
         case protocol::Role::source:
             co_return co_await incoming_.answer_source(std::move(call));
         case protocol::Role::command: {
-            if (leaving_) co_return fail(Errc::closed, "the guest's sidecar is just ending");
+            if (leaving_) co_return fail(Errc::closed, "the guest's sidecar is ending");
             CO_TRY(auto request, protocol::parse<protocol::FromCommand>(std::move(call)));
             co_return co_await std::visit(
                 [this, &from](auto& one) { return protocol::packed(on(from, std::move(one))); },

@@ -24,7 +24,8 @@ Task<Result<protocol::HashBaseAnswer>> DestinationBases::hash(protocol::HashBase
     if (!base || (base->finished.is_set() && !still_right(*base, path))) {
         if (hashes_.size() > limits::base_hashes_max) {
             hashes_.erase(path);
-            co_return fail(Errc::refused, "these are more than {} bases", limits::base_hashes_max);
+            co_return fail(Errc::refused, "the source asks for more than {} bases",
+                           limits::base_hashes_max);
         }
         base = hashes_[path] = std::make_shared<BaseHash>(context_.loop);
         reading_.spawn(read(path, base));

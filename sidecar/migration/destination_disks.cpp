@@ -149,8 +149,10 @@ void DestinationDisks::remove_stale_images() const {
         }
         auto const left = storage::tombstones_of(image.path);
         for (auto const& path : left.value_or(std::vector<std::string>())) {
-            core::log::info("guest={} leaving {}: it is not of the migration in which it left here",
-                            context_.name, path);
+            core::log::info(
+                "guest={} leaving {}: it does not belong to the migration in which the guest left "
+                "this host",
+                context_.name, path);
         }
     }
 }

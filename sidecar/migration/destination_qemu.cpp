@@ -103,7 +103,8 @@ Task<Result<>> DestinationQemu::listen_for_ram() {
     CO_TRY(auto const address, co_await qmp::incoming_address(client, deadline));
     ram_port_ = std::atoi(address["port"].text_or("0").c_str());
     if (ram_port_ <= 0)
-        co_return fail(Errc::protocol, "QEMU does not say on which port it waits for the RAM");
+        co_return fail(Errc::protocol,
+                       "QEMU does not report the port on which it waits for the RAM");
     co_return Result<>{};
 }
 

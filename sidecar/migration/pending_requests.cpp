@@ -45,7 +45,7 @@ Result<> PendingRequests::answer(std::initializer_list<Verb> verbs,
         waiting->give(result);
         any = true;
     }
-    if (!any) return fail(Errc::closed, "nobody waits for this answer");
+    if (!any) return fail(Errc::closed, "no request waits for this answer");
     return {};
 }
 
