@@ -1,9 +1,9 @@
 #include "sidecar/channel/peer.hpp"
 
 #include <algorithm>
-#include <cerrno>
 
 #include "core/log.hpp"
+#include "sidecar/channel/hung_up.hpp"
 #include "sidecar/host/settings.hpp"
 
 namespace sidecar {
@@ -39,11 +39,9 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
     // In TLS 1.3 our handshake ends before the other side has checked our identity. Its refusal may
     // arrive while we send the hello or wait for the answer.
     auto answer = sent ? co_await messages->receive(deadline) : std::unexpected(sent.error());
-    // A reset instead of an end of stream: the other side had not read all of our hello. No
-    // message: a TLS server's reply to a plaintext hello.
+    // `protocol`: no message, but a TLS server's reply to a plaintext hello.
     bool const stranger =
-        !answer && (answer.error().code == Errc::closed || answer.error().code == Errc::protocol ||
-                    answer.error().os == ECONNRESET || answer.error().os == EPIPE);
+        !answer && (hung_up(answer.error()) || answer.error().code == Errc::protocol);
     if (stranger) {
         co_return fail(
             Errc::refused,
@@ -132,7 +130,8 @@ std::unexpected<core::Error> PeerChannel::no_connection() const {
 }
 
 Task<Result<protocol::Packed>> PeerChannel::handle(Connection&, protocol::Call call) {
-    co_return fail(Errc::protocol, "a destination asks nothing of the source, yet it asked `{}`",
+    co_return fail(Errc::protocol,
+                   "the destination sent the request `{}`: only the source sends requests",
                    protocol::name(call.verb));
 }
 

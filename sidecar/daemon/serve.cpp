@@ -7,6 +7,7 @@
 #include "core/log.hpp"
 #include "core/notify.hpp"
 #include "core/process.hpp"
+#include "sidecar/channel/hung_up.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/daemon/vtep_service.hpp"
 
@@ -72,7 +73,7 @@ Task<void> Server::accept_sources(int listener) {
         }
         core::Fd socket(*accepted);
         if (tasks_.running() >= sources_max) {
-            core::log::warning("serve: {} turned away: {} are connected",
+            core::log::warning("serve: peer={} refused: {} sources are connected already",
                                core::peer_name(socket.get()), sources_max);
             continue;
         }
@@ -157,8 +158,7 @@ Task<Result<std::unique_ptr<Messages>>> Server::reach(std::string guest, protoco
         if (answer) co_return messages;
         last = answer.error();
         // A sidecar that is just ending closes the connection, possibly before it read our request.
-        bool const ending = last.code == Errc::closed || last.os == ECONNRESET || last.os == EPIPE;
-        if (!ending) break;
+        if (!hung_up(last)) break;
         CO_TRY_VOID(co_await core::sleep_for(loop_, limits::retry_pause_min * 2, token_));
     }
     co_return std::unexpected(last);
@@ -235,7 +235,8 @@ Task<Result<>> serve(core::Loop& loop, SessionSettings options, std::stop_token 
     CO_TRY(int const port, core::local_port(listener.get()));
     if (options.serve.tls.mode == core::TlsConfig::Mode::plaintext) {
         core::log::warning(
-            "serve: without encryption and authentication: whoever reaches port {} owns the guests",
+            "serve: without encryption and authentication: anyone who can reach port {} controls "
+            "the guests",
             port);
     }
     core::log::info("serve: listening on {} port {}", address.first, port);

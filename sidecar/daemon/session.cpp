@@ -8,8 +8,9 @@
 #include "core/log.hpp"
 #include "core/notify.hpp"
 #include "qmp/vm.hpp"
-#include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/source_images.hpp"
+#include "sidecar/replication/failover.hpp"
+#include "sidecar/replication/replica_record.hpp"
 
 namespace sidecar {
 
@@ -26,8 +27,6 @@ namespace {
 constexpr auto first_peer_timeout = std::chrono::seconds(30);
 /// When the session ends, the peers have so long to read answers that are under way.
 constexpr auto last_answers_timeout = std::chrono::seconds(2);
-/// How long a source that asks how an aborted migration ended may keep its connection.
-constexpr auto last_question_timeout = std::chrono::seconds(30);
 /// The journal of a guest that is just leaving is released within milliseconds.
 constexpr int journal_tries_max = 50;
 /// Commands and peers connected at the same time.
@@ -48,12 +47,14 @@ Session::Session(core::Loop& loop, SessionSettings options)
       options_(std::move(options)),
       paths_(options_.paths),
       name_(options_.guest),
-      replication_tasks_(loop),
+      context_{loop,     options_, paths_, name_,
+               journal_, guest_,   stop_,  [this](std::string why) { leave(std::move(why)); }},
+      incoming_(context_, [this](std::unique_ptr<Guest> guest) { stay_with(std::move(guest)); }),
+      migration_(context_, incoming_),
+      replication_(context_),
       quiet_(loop),
       over_(loop),
-      handed_over_(loop),
-      tasks_(loop),
-      incoming_tasks_(loop) {
+      tasks_(loop) {
     quiet_.set();
 }
 
@@ -123,55 +124,31 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
     auto const last = journal_->last();
     bool const unfinished = last.source_unfinished();
     if (DestinationMigration::owned_unfinished(paths_, name_, last)) {
-        co_return co_await take_over_incoming(last.migration_id, terminate);
+        incoming_.take_over(last.migration_id);
+        co_return co_await stay_if(listen(), terminate);
     }
+    CO_TRY_VOID(co_await attach_guest(unfinished));
+    auto begun = listen();
+    if (begun && unfinished) begun = migration_.recover();
+    if (guest_->client) replication_.thaw_what_is_left();
+    if (begun && !unfinished && guest_->client) co_await replication_.take_over();
+    co_return co_await stay_if(std::move(begun), terminate);
+}
+
+/// Without a QEMU only if it has ended and a migration is `unfinished`: the migration must still be
+/// finished with the other host.
+Task<Result<>> Session::attach_guest(bool unfinished) {
     auto guest = co_await Guest::attach(loop_, paths_, name_, options_.attach);
     if (guest) {
         stay_with(std::move(*guest));
-    } else if (unfinished && guest.error().code == Errc::closed) {
-        // QEMU has ended too; the migration in the journal must still be finished with
-        // the other host.
-        core::log::warning("guest={} {}", name_, guest.error().sentence());
-        guest_ = std::make_unique<Guest>(loop_, paths_, name_, Guest::Prepared{});
-    } else {
+        co_return Result<>{};
+    }
+    if (!unfinished || guest.error().code != Errc::closed) {
         co_return std::unexpected(guest.error());
     }
-    auto listening = listen();
-    if (listening && unfinished) {
-        auto const record = MigrationRecord::read(paths_, name_);
-        auto const settings = record ? MigrateOptions::from_json((*record)["options"])
-                                     : std::unexpected(record.error());
-        if (settings) {
-            core::log::warning(
-                "guest={} migration_id={} going on with a migration that was left in `{}`", name_,
-                last.migration_id, last.record_name());
-            source_ =
-                std::make_shared<SourceMigration>(*guest_, *journal_, *settings, last.migration_id);
-            tasks_.spawn(run_migration(*source_, nullptr, true));
-        } else {
-            listening = std::unexpected(settings.error());
-        }
-    }
-    if (guest_->client) thaw_what_is_left();
-    if (listening && !unfinished && guest_->client) co_await take_over_replication();
-    if (!listening) leave("it could not begin");
-    auto const stayed = co_await stay(terminate);
-    co_return listening ? stayed : listening;
-}
-
-/// The guest came in and is owned here, but its sidecar was killed before it recorded the end. What
-/// remains to be done needs no source.
-Task<Result<>> Session::take_over_incoming(std::string migration_id, std::stop_token terminate) {
-    core::log::warning(
-        "guest={} migration_id={} ending a migration into this host that was left in `owner`",
-        name_, migration_id);
-    destination_ = std::make_unique<DestinationMigration>(loop_, paths_, name_, migration_id,
-                                                          *journal_, options_.serve);
-    incoming_tasks_.spawn(run_incoming());
-    auto const listening = listen();
-    if (!listening) leave("it could not begin");
-    auto const stayed = co_await stay(terminate);
-    co_return listening ? stayed : listening;
+    core::log::warning("guest={} {}", name_, guest.error().sentence());
+    guest_ = std::make_unique<Guest>(loop_, paths_, name_, Guest::Prepared{});
+    co_return Result<>{};
 }
 
 Task<Result<>> Session::incoming(std::stop_token terminate) {
@@ -183,15 +160,62 @@ Task<Result<>> Session::incoming(std::stop_token terminate) {
         ::close(options_.ready_fd);
     }
     if (!begun) co_return begun;
-    auto wait_for_peer = [](Session& session) -> Task<void> {
-        auto const slept =
-            co_await core::sleep_for(session.loop_, first_peer_timeout, session.stop_.get_token());
-        bool const nobody =
-            !session.destination_ && !session.replication_target_ && !session.guest_;
-        if (slept && nobody) session.leave("no source came");
-    };
-    tasks_.spawn(wait_for_peer(*this));
+    tasks_.spawn(wait_for_first_peer());
     co_return co_await stay(terminate);
+}
+
+Task<void> Session::wait_for_first_peer() {
+    auto const slept = co_await core::sleep_for(loop_, first_peer_timeout, stop_.get_token());
+    if (slept && !incoming_.busy() && !guest_) leave("no source came");
+}
+
+Task<Result<>> Session::failover(std::stop_token terminate) {
+    auto const copy = ReplicaRecord::read(paths_, name_);
+    bool const given = copy && *copy && (*copy)->handed_over != 0;
+    if (!options_.fenced && !given) {
+        co_return fail(Errc::invalid,
+                       "only with --i-have-fenced: if the old host of {} still runs it, or can "
+                       "start it again, two copies would run. Switch that host off, or cut its "
+                       "power or its network, and then say so",
+                       name_);
+    }
+    CO_TRY_VOID(co_await ask_replica_to_leave());
+    CO_TRY_VOID(co_await wait_for_released_journal());
+    auto guest =
+        co_await fail_over(loop_, paths_, name_, *journal_, options_.previous, announcing_);
+    if (!guest) co_return std::unexpected(std::move(guest.error()));
+    stay_with(std::move(*guest));
+    tasks_.spawn(settle_network());
+    co_return co_await stay_if(listen(), terminate);
+}
+
+Task<Result<>> Session::ask_replica_to_leave() {
+    auto const deadline = Deadline::after(limits::qmp_timeout);
+    auto socket = co_await core::connect_unix(loop_, paths_.control_socket(name_), deadline);
+    if (!socket) co_return Result<>{};  // no sidecar is there
+    Messages messages(core::plain_stream(loop_, std::move(*socket), name_));
+    auto const left = co_await messages.ask(protocol::Release{}, deadline);
+    if (!left && left.error().code == Errc::refused) co_return std::unexpected(left.error());
+    co_return Result<>{};
+}
+
+/// The sidecar of the copy may be starting or ending a QEMU for its round.
+Task<Result<>> Session::wait_for_released_journal() {
+    auto const until = Deadline::after(limits::prepare_timeout);
+    auto opened = co_await wait_for_journal();
+    while (!opened && opened.error().code == Errc::refused && !until.passed()) {
+        opened = co_await wait_for_journal();
+    }
+    co_return opened;
+}
+
+Task<void> Session::settle_network() {
+    auto const settled =
+        co_await announcing_.settle(Deadline::after(limits::prepare_timeout, stop_.get_token()));
+    if (!settled) {
+        core::log::warning("guest={} announcing again failed: {}", name_,
+                           settled.error().sentence());
+    }
 }
 
 void Session::stay_with(std::unique_ptr<Guest> guest) {
@@ -201,14 +225,22 @@ void Session::stay_with(std::unique_ptr<Guest> guest) {
     core::log::info("guest={} qemu={} state=attached", name_, guest_->process.pid());
 }
 
+/// stay(), also if the session could not begin: then it ends at once, in order.
+Task<Result<>> Session::stay_if(Result<> begun, std::stop_token terminate) {
+    if (!begun) leave("it could not begin");
+    auto const stayed = co_await stay(terminate);
+    co_return begun ? stayed : begun;
+}
+
 /// Waits for the end, then shuts down in order: no new connections, last answers, tasks.
 Task<Result<>> Session::stay(std::stop_token terminate) {
     core::notify_ready();
     auto const waited = co_await over_.wait(Deadline::never(terminate));
     leaving_ = true;
     if (!waited)
-        core::log::info("guest={} told to end; QEMU goes on: `sidecar attach {}` joins it again",
-                        name_, name_);
+        core::log::info(
+            "guest={} asked to end; QEMU continues: `sidecar attach {}` attaches to it again",
+            name_, name_);
     listener_.reset();
     ::unlink(paths_.control_socket(name_).c_str());
     auto const patience = Deadline::after(last_answers_timeout);
@@ -217,12 +249,14 @@ Task<Result<>> Session::stay(std::stop_token terminate) {
     for (auto const& connection : last) co_await connection->flush(patience);
     stop_.request_stop();
     for (auto const& connection : connections_) connection->close();
-    co_await stop_replication();
-    co_await stop_incoming();
+    co_await replication_.stop();
+    co_await incoming_.end_migration();
     co_await tasks_.join();
-    source_.reset();
+    co_await migration_.end();
+    co_await replication_.join();
+    bool const moved_away = migration_.moved_away() || replication_.moved_away();
     if (guest_) co_await guest_->close();
-    if (guest_ && (moved_away_ || !guest_->process.running())) guest_->forget();
+    if (guest_ && (moved_away || !guest_->process.running())) guest_->forget();
     if (!guest_ && !DestinationMigration::anything_left(paths_, name_)) {
         std::error_code ignored;
         std::filesystem::remove_all(paths_.run(name_), ignored);
@@ -241,11 +275,11 @@ Task<void> Session::watch_qemu() {
         co_await core::wait_exit(loop_, guest_->process, Deadline::never(stop_.get_token()));
     if (!ended && ended.error().code == Errc::cancelled) co_return;
     // A migration under way handles the end of QEMU itself and must still report: it ends first.
-    if (source_) (void)co_await source_->decided().wait(Deadline::never(stop_.get_token()));
-    if (handing_over_) (void)co_await handed_over_.wait(Deadline::never(stop_.get_token()));
+    co_await migration_.wait_decided(Deadline::never(stop_.get_token()));
+    co_await replication_.wait_handed_over(Deadline::never(stop_.get_token()));
     auto const words = qmp::last_words(paths_.run(name_) + "/qemu.log");
     if (!leaving_)
-        leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last words: " + words);
+        leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last output: " + words);
 }
 
 Task<void> Session::accept_connections() {
@@ -272,15 +306,7 @@ Task<void> Session::converse(core::Fd socket) {
     connections_.push_back(connection);
     co_await connection->run(stop_.get_token());
     connections_.remove(connection);
-    auto const who = connection->other();
-    if (who == protocol::Role::replication_source && replication_target_) {
-        co_await replication_target_->end();
-        replication_target_.reset();
-        leave("the round of the replication is over");
-    }
-    if (who != protocol::Role::source || !destination_) co_return;
-    destination_->peer_detached();
-    if (destination_->untouched()) leave("the source asked for nothing");
+    co_await incoming_.detached(connection->other());
 }
 
 Task<Result<protocol::Packed>> Session::handle(Connection& from, protocol::Call call) {
@@ -293,20 +319,12 @@ Task<Result<protocol::Packed>> Session::handle(Connection& from, protocol::Call 
 
 Task<Result<protocol::Packed>> Session::answer(Connection& from, protocol::Call call) {
     switch (from.other()) {
-        case protocol::Role::replication_source: {
-            if (!replication_target_) co_return fail(Errc::closed, "the round is over");
-            CO_TRY(auto request, protocol::parse<protocol::FromReplicationSource>(std::move(call)));
-            co_return co_await replication_target_->handle(std::move(request));
-        }
-        case protocol::Role::source: {
-            if (!destination_) {
-                co_return fail(Errc::closed, "no migration into this host is under way");
-            }
-            CO_TRY(auto request, protocol::parse<protocol::FromSource>(std::move(call)));
-            co_return co_await destination_->handle(std::move(request));
-        }
+        case protocol::Role::replication_source:
+            co_return co_await incoming_.answer_replication_source(std::move(call));
+        case protocol::Role::source:
+            co_return co_await incoming_.answer_source(std::move(call));
         case protocol::Role::command: {
-            if (leaving_) co_return fail(Errc::closed, "the guest's sidecar is just ending");
+            if (leaving_) co_return fail(Errc::closed, "the guest's sidecar is ending");
             CO_TRY(auto request, protocol::parse<protocol::FromCommand>(std::move(call)));
             co_return co_await std::visit(
                 [this, &from](auto& one) { return protocol::packed(on(from, std::move(one))); },
@@ -320,196 +338,66 @@ Task<Result<protocol::Packed>> Session::answer(Connection& from, protocol::Call 
     co_return fail(Errc::protocol, "`{}` may not be asked here", protocol::name(call.verb));
 }
 
-Result<> Session::check_under_way() const {
-    if (source_ && source_->under_way()) return {};
-    return fail(Errc::refused, "no migration of {} is under way", name_);
-}
-
-Task<Result<protocol::SetAnswer>> Session::on(Connection&, protocol::Set set) {
-    CO_TRY_VOID(check_under_way());
-    co_return source_->set(set.changes);
-}
-
-Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Cancel) {
-    CO_TRY_VOID(check_under_way());
-    CO_TRY_VOID(source_->cancel());
-    co_return protocol::Nothing{};
-}
-
-Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Resolve resolve) {
-    if (!source_ || !source_->under_way()) {
-        co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
-    }
-    CO_TRY_VOID(source_->resolve(resolve.to == protocol::Owner::source
-                                     ? machine::Side::source
-                                     : machine::Side::destination));
-    co_return protocol::Nothing{};
-}
-
 Task<Result<protocol::Nothing>> Session::on(Connection& from, protocol::Peer peer) {
-    switch (peer.role) {
-        case protocol::Role::source:
-            CO_TRY_VOID(accept_migration(from, peer));
-            break;
-        case protocol::Role::replication_source:
-            CO_TRY_VOID(accept_replication(from, peer.migration_id));
-            break;
-        case protocol::Role::command:
-        case protocol::Role::vtep_source:
-        case protocol::Role::destination:
-        case protocol::Role::sidecar:
-            co_return fail(Errc::protocol, "a {} asks no guest's sidecar",
-                           protocol::name(peer.role));
-    }
+    CO_TRY_VOID(incoming_.accept(from, peer));
     co_return protocol::Nothing{};
 }
 
-Result<> Session::accept_migration(Connection& from, protocol::Peer const& peer) {
-    if (replication_target_) return fail(Errc::closed, "a round of a replication is just ending");
-    if (destination_ && destination_->migration_id() != peer.migration_id) {
-        if (!guest_) destination_->abandon();
-        if (!guest_)
-            return fail(Errc::closed, "another migration of {} into this host is just ending",
-                        name_);
-        return fail(Errc::refused, "a guest named {} runs here already", name_);
+Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Release) {
+    CO_TRY_VOID(incoming_.release());
+    leave("a failover of the guest begins");
+    co_return protocol::Nothing{};
+}
+
+std::weak_ptr<Connection> Session::shared(Connection& one) const {
+    for (auto const& connection : connections_) {
+        if (connection.get() == &one) return connection;
     }
-    if (!destination_) {
-        if (guest_) return fail(Errc::refused, "a guest named {} runs here already", name_);
-        auto const& last = journal_->last();
-        if (last.must_be_ended_first() && last.migration_id != peer.migration_id) {
-            return fail(
-                Errc::refused,
-                "an earlier migration of {} (migration_id {}) is not ended on this host: its "
-                "record is `{}`",
-                name_, last.migration_id, last.record_name());
-        }
-        destination_ = std::make_unique<DestinationMigration>(
-            loop_, paths_, name_, peer.migration_id, *journal_, options_.serve);
-        incoming_tasks_.spawn(run_incoming());
-    }
-    from.accept(protocol::Role::source);
-    destination_->peer_attached();
-    core::log::info("guest={} migration_id={} peer={} state=attached", name_, peer.migration_id,
-                    peer.from);
     return {};
 }
 
-Task<void> Session::run_incoming() {
-    core::TaskGroup driver(loop_);
-    driver.spawn(destination_->run(incoming_stop_.get_token()));
-    auto const finished =
-        co_await destination_->finished().wait(Deadline::never(incoming_stop_.get_token()));
-    if (finished && destination_->owns_guest()) {
-        if (auto guest = destination_->take_guest()) stay_with(std::move(guest));
-        if (!guest_) leave("QEMU of the moved guest has ended");
-    } else if (finished) {
-        // The source may be asking now how it ended; it hangs up when it knows.
-        (void)co_await destination_->no_peer().wait(
-            Deadline::after(last_question_timeout, incoming_stop_.get_token()));
-        leave("the incoming migration was given up");
-    }
-    co_await driver.join();
-}
-
-Task<void> Session::stop_incoming() {
-    incoming_stop_.request_stop();
-    co_await incoming_tasks_.join();
-    destination_.reset();
-}
-
-SourceMigration::ProgressSink Session::progress_to(Connection& from) {
-    std::weak_ptr<Connection> listener;
-    for (auto const& connection : connections_) {
-        if (connection.get() == &from) listener = connection;
-    }
-    return [this, listener](Json line) {
-        if (progress_in_flight_ > 0)
-            return;  // a slow reader misses lines, but never delays the migration
-        ++progress_in_flight_;
-        tasks_.spawn(send_progress(listener, std::move(line)));
-    };
-}
-
-/// A migration that this sidecar found unfinished, and continues by itself. The caller gets its
-/// progress and its outcome.
-Task<Result<protocol::Document>> Session::follow(Connection& from) {
-    if (!source_ || !source_->under_way()) {
-        co_return fail(Errc::refused,
-                       "no migration of {} was left unfinished: leave --resume out to begin one",
-                       name_);
-    }
-    auto const followed = source_;
-    followed->follow(progress_to(from));
-    CO_TRY_VOID(co_await followed->decided().wait(Deadline::never(stop_.get_token())));
-    co_return protocol::Document{followed->report()};
+Result<> Session::check_qemu() const {
+    if (guest_ && guest_->client) return {};
+    return fail(Errc::refused, "QEMU of {} has ended", name_);
 }
 
 Task<Result<protocol::Document>> Session::on(Connection& from, protocol::Migrate migrate) {
-    auto const& settings = migrate.options;
-    if (settings.resume) co_return co_await follow(from);
-    if (!guest_ || migrating_) {
+    if (migrate.options.resume) co_return co_await migration_.follow(shared(from));
+    if (!guest_ || migration_.busy()) {
         co_return fail(Errc::refused, "another migration of {} is under way", name_);
     }
-    if (replication_) {
+    if (replication_.active()) {
         co_return fail(Errc::refused,
                        "{} is being replicated: end that first with `sidecar replicate {} --stop`",
                        name_, name_);
     }
-    if (!guest_->client) co_return fail(Errc::refused, "QEMU of {} has ended", name_);
-    migrating_ = true;  // from here on other commands are refused
-    auto const ready = co_await be_ready_to_migrate();
-    if (!ready) {
-        migrating_ = false;
-        co_return std::unexpected(ready.error());
-    }
-    auto const migration =
-        std::make_shared<SourceMigration>(*guest_, *journal_, settings, new_migration_id());
-    if (settings.check_only) {
-        auto checked = co_await migration->check_only();
-        migrating_ = false;
-        if (!checked) co_return std::unexpected(std::move(checked.error()));
-        co_return protocol::Document{std::move(*checked)};
-    }
-    source_ = migration;
-    tasks_.spawn(run_migration(*migration, progress_to(from), false));
-    CO_TRY_VOID(co_await migration->decided().wait(Deadline::never(stop_.get_token())));
-    co_return protocol::Document{migration->report()};
+    CO_TRY_VOID(check_qemu());
+    co_return co_await migration_.migrate(std::move(migrate.options), shared(from));
 }
 
-Task<Result<>> Session::be_ready_to_migrate() {
-    if (!guest_->client->open()) {
-        CO_TRY_VOID(co_await guest_->reconnect(Deadline::after(limits::qmp_timeout)));
-    }
-    // An earlier incoming migration's announcements and late answers end now.
-    co_await stop_incoming();
-    incoming_stop_ = std::stop_source();
-    co_return Result<>{};
+Task<Result<protocol::SetAnswer>> Session::on(Connection&, protocol::Set set) {
+    co_return migration_.set(set.changes);
 }
 
-Task<void> Session::send_progress(std::weak_ptr<Connection> to, Json line) {
-    if (auto const connection = to.lock()) {
-        (void)co_await connection->notify(protocol::Progress{std::move(line)},
-                                          Deadline::after(limits::qmp_timeout, stop_.get_token()));
-    }
-    --progress_in_flight_;
+Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Cancel) {
+    CO_TRY_VOID(migration_.cancel());
+    co_return protocol::Nothing{};
 }
 
-Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink,
-                                  bool recovered) {
-    migrating_ = true;
-    last_report_ = recovered ? co_await migration.recover(sink) : co_await migration.run(sink);
-    migrating_ = false;
-    core::log::info("guest={} outcome={} {}", name_, last_report_["outcome"].text_or(""),
-                    last_report_["error"].text_or(""));
-    if (migration.outcome() != machine::Outcome::moved) {
-        if (!guest_->client) leave("QEMU had ended before");
-        co_return;
-    }
-    moved_away_ = true;
-    // Removed before the answer: its reader may ask this host for a new sidecar of the same
-    // guest at once.
-    ::unlink(paths_.control_socket(name_).c_str());
-    leave("the guest has moved");
+Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Resolve resolve) {
+    CO_TRY_VOID(migration_.resolve(resolve.to));
+    co_return protocol::Nothing{};
+}
+
+Task<Result<protocol::ReplicateAnswer>> Session::on(Connection&, protocol::Replicate replicate) {
+    CO_TRY_VOID(check_qemu());
+    if (migration_.busy()) co_return fail(Errc::refused, "a migration of {} is under way", name_);
+    co_return co_await replication_.begin(std::move(replicate.settings));
+}
+
+Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::ReplicateStop stop) {
+    CO_TRY_VOID(co_await replication_.end(stop.forget));
+    co_return protocol::Nothing{};
 }
 
 Task<Result<protocol::Document>> Session::on(Connection&, protocol::Status) {
@@ -526,17 +414,12 @@ Task<Result<protocol::Document>> Session::on(Connection&, protocol::Status) {
         now.set("status", qemu ? qemu->status : "unknown: " + qemu.error().sentence());
         now.set("interfaces", interfaces);
     } else {
-        auto const copy = destination_ ? Json() : copy_status();
-        now.set("status", copy.is_null() ? "incoming" : "copy");
-        if (!copy.is_null()) now.set("copy", copy);
+        incoming_.add_copy_status(now);
     }
-    if (replication_) now.set("replicate", replication_->status());
-    if (source_ && source_->under_way()) {
-        now.set("migration", source_->status());
-    } else if (destination_ && !guest_) {
-        now.set("migration", destination_->status());
-    }
-    if (!last_report_.is_null()) now.set("last_report", last_report_);
+    replication_.add_status(now);
+    auto const coming = guest_ ? Json() : incoming_.migration_status();
+    if (!coming.is_null()) now.set("migration", coming);
+    migration_.add_status(now);
     co_return protocol::Document{now};
 }
 

@@ -1,7 +1,7 @@
-// Session: one guest's sidecar. It holds the guest, answers the control socket, and runs at most
-// one migration (outgoing or incoming) or replication at a time. It begins with `run`, `attach`,
-// `incoming` or `failover` (replications: session_replication.cpp). It ends when the guest's QEMU
-// ends, when the guest has moved away, or when an incoming migration failed.
+// Session: one guest's sidecar. It holds the guest, answers the control socket, and ends when the
+// guest's QEMU ends, when the guest has moved away, or when an incoming migration failed. It begins
+// with `run`, `attach`, `incoming` or `failover`. Its parts do the work: IncomingSide,
+// OutgoingMigration and OutgoingReplication, of which at most one is busy at a time.
 #pragma once
 
 #include <list>
@@ -9,14 +9,15 @@
 #include <optional>
 #include <string>
 
+#include "netmove/mover.hpp"
 #include "sidecar/channel/connection.hpp"
+#include "sidecar/daemon/incoming_side.hpp"
+#include "sidecar/daemon/outgoing_migration.hpp"
+#include "sidecar/daemon/outgoing_replication.hpp"
+#include "sidecar/daemon/session_context.hpp"
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/settings.hpp"
-#include "sidecar/migration/destination_migration.hpp"
-#include "sidecar/migration/source_migration.hpp"
-#include "sidecar/replication/replication_source.hpp"
-#include "sidecar/replication/replication_target.hpp"
 
 namespace sidecar {
 
@@ -47,38 +48,27 @@ private:
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::ReplicateStop stop);
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Release);
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Peer peer);
-    core::Result<> check_under_way() const;
-    core::Task<core::Result<>> be_ready_to_migrate();
-    core::Task<core::Result<protocol::Document>> follow(Connection& from);
-    SourceMigration::ProgressSink progress_to(Connection& from);
-    core::Task<core::Result<>> hand_over();
-    core::Task<core::Result<>> end_replication(bool forget);
-    void thaw_what_is_left();
-    core::Task<void> keep_thawing();
-    core::Result<> accept_migration(Connection& from, protocol::Peer const& peer);
-    core::Result<> accept_replication(Connection& from, std::string migration_id);
-    core::Task<void> take_over_replication();
-    core::Task<void> stop_replication();
-    core::Task<core::Result<>> ask_replica_to_leave();
-    [[nodiscard]] core::Json copy_status() const;
-    core::Task<void> settle_network();
 
+    // How each of the four begins.
     core::Result<> check_may_run();
     core::Result<> open_journal();
     core::Task<core::Result<>> wait_for_journal();
+    core::Task<core::Result<>> wait_for_released_journal();
+    core::Task<core::Result<>> attach_guest(bool unfinished);
+    core::Task<core::Result<>> ask_replica_to_leave();
+    core::Task<void> settle_network();
+    core::Task<void> wait_for_first_peer();
+    // The control socket.
     core::Result<> listen();
     core::Task<void> accept_connections();
     core::Task<void> converse(core::Fd socket);
-    core::Task<core::Result<>> stay(std::stop_token terminate);
-    core::Task<void> watch_qemu();
-    core::Task<void> run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink,
-                                   bool recovered);
-    core::Task<core::Result<>> take_over_incoming(std::string migration_id,
-                                                  std::stop_token terminate);
-    core::Task<void> run_incoming();
-    core::Task<void> send_progress(std::weak_ptr<Connection> to, core::Json line);
-    core::Task<void> stop_incoming();
+    std::weak_ptr<Connection> shared(Connection& one) const;
+    // The guest, and the session's end.
     void stay_with(std::unique_ptr<Guest> guest);
+    core::Task<void> watch_qemu();
+    [[nodiscard]] core::Result<> check_qemu() const;
+    core::Task<core::Result<>> stay_if(core::Result<> begun, std::stop_token terminate);
+    core::Task<core::Result<>> stay(std::stop_token terminate);
     void leave(std::string why);
 
     core::Loop& loop_;
@@ -88,29 +78,18 @@ private:
     std::optional<Journal> journal_;
     core::Fd listener_;
     std::unique_ptr<Guest> guest_;
-    std::shared_ptr<SourceMigration> source_;  ///< Shared with callers that wait for its report.
-    std::unique_ptr<DestinationMigration> destination_;
-    std::unique_ptr<ReplicationTarget>
-        replication_target_;  ///< A round of a replication into this host.
-    std::shared_ptr<ReplicationSource> replication_;  ///< A replication to another host.
-    core::TaskGroup replication_tasks_;  ///< Runs run() of replication_.
+    std::stop_source stop_;
+    SessionContext context_;
+    IncomingSide incoming_;
+    OutgoingMigration migration_;
+    OutgoingReplication replication_;
     netmove::MoverSet announcing_;  ///< After a failover.
-    core::Json last_report_;
     std::list<std::shared_ptr<Connection>> connections_;
     std::size_t answering_ = 0;
-    std::size_t progress_in_flight_ = 0;
     core::Event quiet_;  ///< No request is being answered.
     core::Event over_;
     bool leaving_ = false;
-    bool moved_away_ = false;
-    bool thawing_ = false;  ///< keep_thawing() runs.
-    bool handing_over_ = false;
-    core::Event handed_over_;  ///< Set when the hand-over is over.
-    bool migrating_ = false;  ///< A SourceMigration runs, or is about to: `source_` must stay.
     core::TaskGroup tasks_;
-    std::stop_source stop_;
-    core::TaskGroup incoming_tasks_;
-    std::stop_source incoming_stop_;
 };
 
 }  // namespace sidecar

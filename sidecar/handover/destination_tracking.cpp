@@ -86,7 +86,7 @@ protocol::TrackingReport DestinationTracking::report() const {
         bool const room = reasons.contains(why) || reasons.size() < limits::conntrack_reasons_max;
         ++reasons[room ? why : "for other reasons"];
     }
-    if (refused_ > 0) reasons["were none of this guest's"] += refused_;
+    if (refused_ > 0) reasons["they do not belong to this guest"] += refused_;
     protocol::TrackingReport made{restored_, {}, gateways_};
     for (auto const& [why, count] : reasons) made.failed.push_back({why, count});
     return made;

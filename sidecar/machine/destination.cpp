@@ -390,4 +390,23 @@ Step step(State const& state, Event const& event) {
 
 bool owns_guest(State const& state) { return is_owner(state.record); }
 
+bool has_exports(State const& state) { return state.phase == Phase::prepared; }
+
+bool offers_by_prepare(State const& state) {
+    return state.phase == Phase::qemu_lost || state.phase == Phase::preparing;
+}
+
+bool may_fire(State const& state) {
+    return state.phase == Phase::prepared || state.phase == Phase::sealed;
+}
+
+bool may_return_frames(State const& state) {
+    return state.phase != Phase::owning && !owns_guest(state);
+}
+
+bool may_take_connections(State const& state) {
+    return may_fire(state) || state.phase == Phase::owning || state.phase == Phase::running ||
+           owns_guest(state);
+}
+
 }  // namespace sidecar::machine::destination

@@ -140,6 +140,19 @@ struct Step {
 /// Whether the guest belongs to the destination: OWNER is durable.
 [[nodiscard]] bool owns_guest(State const& state);
 
+// Requests of the source that change no state: which of them are answered.
+
+/// The disks are exported to the source: it may read them, and have them exported again.
+[[nodiscard]] bool has_exports(State const& state);
+/// QEMU is not there, or not yet: an offer of the disks must be a `prepare`.
+[[nodiscard]] bool offers_by_prepare(State const& state);
+/// The addresses may move here.
+[[nodiscard]] bool may_fire(State const& state);
+/// The addresses and frames may go back: OWNER is neither recorded nor about to be.
+[[nodiscard]] bool may_return_frames(State const& state);
+/// The guest's tracked connections may be restored here.
+[[nodiscard]] bool may_take_connections(State const& state);
+
 [[nodiscard]] std::string_view name(Phase phase);
 [[nodiscard]] std::string_view name(Action action);
 [[nodiscard]] std::string_view name(Record record);

@@ -1,11 +1,8 @@
-// The verb `base` of `migrate --base`: the hash of a file that shall be under a disk here as it is
-// at the source. It changes nothing and does not involve the machine. A whole file is read only
-// once, however often it is requested, and its hash is kept; until then the answer is the progress.
-#include <algorithm>
+#include "sidecar/migration/destination_bases.hpp"
 
 #include "core/log.hpp"
 #include "sidecar/guest/preflight.hpp"
-#include "sidecar/migration/destination_migration.hpp"
+#include "sidecar/host/limits.hpp"
 
 namespace sidecar {
 
@@ -15,22 +12,23 @@ using core::fail;
 using core::Result;
 using core::Task;
 
-Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {
-    auto const path = map_path(options_.maps, request.path);
+Task<Result<protocol::HashBaseAnswer>> DestinationBases::hash(protocol::HashBase request) {
+    auto const path = map_path(context_.options.maps, request.path);
     if (request.length > 0) {
         CO_TRY(auto const hash,
-               co_await storage::hash_part(loop_, path, request.offset, request.length,
+               co_await storage::hash_part(context_.loop, path, request.offset, request.length,
                                            Deadline::after(limits::base_patience)));
         co_return protocol::HashBaseAnswer{hash, 0};
     }
-    auto base = base_hashes_[path];
+    auto base = hashes_[path];
     if (!base || (base->finished.is_set() && !still_right(*base, path))) {
-        if (base_hashes_.size() > limits::base_hashes_max) {
-            base_hashes_.erase(path);
-            co_return fail(Errc::refused, "these are more than {} bases", limits::base_hashes_max);
+        if (hashes_.size() > limits::base_hashes_max) {
+            hashes_.erase(path);
+            co_return fail(Errc::refused, "the source asks for more than {} bases",
+                           limits::base_hashes_max);
         }
-        base = base_hashes_[path] = std::make_shared<BaseHash>(loop_);
-        watchers_.spawn(read_base(path, base));
+        base = hashes_[path] = std::make_shared<BaseHash>(context_.loop);
+        reading_.spawn(read(path, base));
     }
     auto const waited = co_await base->finished.wait(Deadline::after(limits::base_answer));
     if (!waited) co_return protocol::HashBaseAnswer{"", base->done_bytes};
@@ -38,14 +36,14 @@ Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBa
     co_return protocol::HashBaseAnswer{base->hash->sha256, 0};
 }
 
-bool DestinationMigration::still_right(BaseHash const& base, std::string const& path) {
+bool DestinationBases::still_right(BaseHash const& base, std::string const& path) {
     auto const here = storage::identity_of(path);
     return base.hash && here && base.hash->identity == *here;
 }
 
 /// Ends early if this sidecar ends.
-Task<void> DestinationMigration::read_base(std::string path, std::shared_ptr<BaseHash> into) {
-    storage::HashMemory const memory(paths_.file_hashes());
+Task<void> DestinationBases::read(std::string path, std::shared_ptr<BaseHash> into) {
+    storage::HashMemory const memory(context_.paths.file_hashes());
     auto const begun = std::chrono::system_clock::now();
     auto const here = storage::identity_of(path);
     auto const known = here ? memory.find(*here) : std::nullopt;
@@ -53,26 +51,24 @@ Task<void> DestinationMigration::read_base(std::string path, std::shared_ptr<Bas
         into->hash = storage::FileHash{*here, *known};
     } else {
         into->hash = co_await storage::hash_file(
-            loop_, path, into->done_bytes,
-            Deadline::after(limits::base_hash_timeout, watchers_stop_.get_token()));
+            context_.loop, path, into->done_bytes,
+            Deadline::after(limits::base_hash_timeout, context_.stop.get_token()));
         if (into->hash) memory.remember(*into->hash, begun);
     }
-    core::log::debug("guest={} base={} {}", name_, path,
+    core::log::debug("guest={} base={} {}", context_.name, path,
                      into->hash ? into->hash->sha256 : into->hash.error().sentence());
     into->finished.set();
 }
 
-/// Before anything is created on top of the bases: checks that they are the files that were
-/// compared, and that they were the same.
-Result<> DestinationMigration::check_compared() const {
-    storage::HashMemory const memory(paths_.file_hashes());
-    for (auto const& disk : description_.disks) {
+Result<> DestinationBases::check_compared() const {
+    storage::HashMemory const memory(context_.paths.file_hashes());
+    for (auto const& disk : context_.description.disks) {
         for (auto const& base : disk.bases) {
-            auto const path = map_path(options_.maps, base.path);
+            auto const path = map_path(context_.options.maps, base.path);
             TRY(auto const here, storage::identity_of(path));
             auto hash = memory.find(here);
-            auto const read = base_hashes_.find(path);
-            if (!hash && read != base_hashes_.end() && still_right(*read->second, path)) {
+            auto const read = hashes_.find(path);
+            if (!hash && read != hashes_.end() && still_right(*read->second, path)) {
                 hash = read->second->hash->sha256;
             }
             if (hash && !base.sha256.empty() && *hash == base.sha256) continue;

@@ -3,8 +3,6 @@
 #include <algorithm>
 
 #include "core/log.hpp"
-#include "sidecar/guest/preflight.hpp"
-#include "sidecar/host/keys.hpp"
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/action_result.hpp"
 
@@ -55,15 +53,32 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Paths paths, std::s
       actions_(loop),
       watchers_(loop),
       callers_(loop),
-      hasher_turn_(loop, 1),
-      frames_(loop),
-      qmp_over_(loop) {}
+      context_{loop_,        paths_, name_,  migration_id_, options_,
+               description_, key_,   guest_, watchers_stop_},
+      requests_(loop),
+      earlier_(context_, journal_),
+      bases_(context_),
+      disks_(context_),
+      network_(context_, journal_),
+      qemu_(context_, {[this] { post(machine::destination::event(Event::Kind::qemu_loaded)); },
+                       [this](core::Error why) {
+                           note_failure(std::move(why));
+                           post(machine::destination::event(Event::Kind::qemu_silent_too_long));
+                       },
+                       [this](machine::destination::Qemu last, core::Error why) {
+                           note_failure(std::move(why));
+                           post(machine::destination::qemu_gone(last));
+                       }}) {}
 
 DestinationMigration::~DestinationMigration() = default;
 
 void DestinationMigration::post(Event event) {
     if (!events_.push(event))
         core::log::error("guest={} event queue full: {}", name_, describe(event));
+}
+
+void DestinationMigration::note_failure(core::Error error) {
+    if (!failure_) failure_ = std::move(error);
 }
 
 Task<void> DestinationMigration::run(std::stop_token token) {
@@ -88,15 +103,14 @@ Task<void> DestinationMigration::run(std::stop_token token) {
         if (state_.phase == Phase::done) finished_.set();
     }
     co_await actions_.join();
-    for (auto* waiting : waiting_) {
-        if (waiting->answered.is_set()) continue;
-        waiting->answer = fail(Errc::closed, "the destination's sidecar is ending");
-        waiting->answered.set();
-    }
+    requests_.end();
     watchers_stop_.request_stop();
     co_await callers_.close();
-    co_await close_hasher();
+    co_await disks_.end();
     co_await watchers_.join();
+    co_await bases_.join();
+    co_await network_.join();
+    co_await qemu_.join();
 }
 
 Task<void> DestinationMigration::run_action(Action action) {
@@ -109,7 +123,7 @@ Task<void> DestinationMigration::run_action(Action action) {
             fmt::format("{} at the destination", machine::destination::name(action)));
         core::log::warning("guest={} migration_id={} {}", name_, migration_id_,
                            result.error().sentence());
-        if (!failure_) failure_ = result.error();
+        note_failure(result.error());
         // Wait before the machine may ask for it again.
         int const doublings = std::min(failures_in_a_row_[action]++, 6);
         (void)co_await core::sleep_for(
@@ -137,9 +151,9 @@ Task<Result<>> DestinationMigration::perform(Action action) {
         case Action::finish:
             return finish();
         case Action::record_owner:
-            return record_now(DestinationEntry::Record::owner);
+            return record(DestinationEntry::Record::owner);
         case Action::record_aborted:
-            return record_now(DestinationEntry::Record::aborted);
+            return record(DestinationEntry::Record::aborted);
         case Action::reply_prepared:
         case Action::reply_sealed:
         case Action::reply_ack:
@@ -150,38 +164,17 @@ Task<Result<>> DestinationMigration::perform(Action action) {
     return nothing_to_do();
 }
 
-Task<Result<>> DestinationMigration::record_now(DestinationEntry::Record what) {
-    co_return record(what);
-}
-
-Task<Result<>> DestinationMigration::nothing_to_do() { co_return Result<>{}; }
-
-/// Answers every waiting request that is one of `verbs`. closed: no request waits.
-Result<> DestinationMigration::answer(std::initializer_list<Verb> verbs,
-                                      Result<protocol::Packed> const& result) {
-    bool any = false;
-    for (auto* waiting : waiting_) {
-        if (waiting->answered.is_set() || std::ranges::find(verbs, waiting->verb) == verbs.end())
-            continue;
-        waiting->answer = result;
-        waiting->answered.set();
-        any = true;
-    }
-    if (!any) return fail(Errc::closed, "nobody waits for this answer");
-    return {};
-}
-
 /// The ports and exports of what was prepared, for the source.
 protocol::Endpoints DestinationMigration::endpoints() const {
-    return {nbd_port_, ram_port_, export_names_, generation_};
+    return {disks_.nbd_port(), qemu_.ram_port(), disks_.export_names(), qemu_.generation()};
 }
 
 /// The answer when OWNER is recorded.
 protocol::Verdict DestinationMigration::owner_verdict() const {
     protocol::Verdict owner{
-        protocol::Owner::destination, "", frames_.report(), tracking_.report(), {}};
-    if (resumed_at_) {
-        std::chrono::duration<double, std::milli> const since = core::Clock::now() - *resumed_at_;
+        protocol::Owner::destination, "", network_.frames_report(), network_.tracking_report(), {}};
+    if (auto const resumed_at = qemu_.resumed_at()) {
+        std::chrono::duration<double, std::milli> const since = core::Clock::now() - *resumed_at;
         owner.resume_to_answer_ms = since.count();
     }
     return owner;
@@ -190,19 +183,19 @@ protocol::Verdict DestinationMigration::owner_verdict() const {
 Result<> DestinationMigration::reply(Action action) {
     switch (action) {
         case Action::reply_prepared:
-            return answer({Verb::prepare}, protocol::pack(endpoints()));
+            return requests_.answer({Verb::prepare}, protocol::pack(endpoints()));
         case Action::reply_sealed:
-            return answer({Verb::seal}, protocol::pack(protocol::Nothing{}));
+            return requests_.answer({Verb::seal}, protocol::pack(protocol::Nothing{}));
         case Action::reply_ack:
-            return answer({Verb::commit}, protocol::pack(owner_verdict()));
+            return requests_.answer({Verb::commit}, protocol::pack(owner_verdict()));
         case Action::reply_aborted: {
             protocol::Verdict aborted;
             aborted.owner = protocol::Owner::source;
-            aborted.why = failure_ ? failure_->sentence() : "it had been given up";
-            return answer({Verb::commit, Verb::abort}, protocol::pack(aborted));
+            aborted.why = failure_ ? failure_->sentence() : "it was given up earlier";
+            return requests_.answer({Verb::commit, Verb::abort}, protocol::pack(aborted));
         }
         case Action::reply_refused:
-            return answer(
+            return requests_.answer(
                 {Verb::prepare, Verb::seal, Verb::abort},
                 std::unexpected(
                     failure_ ? *failure_
@@ -219,86 +212,6 @@ Result<> DestinationMigration::reply(Action action) {
             break;
     }
     return {};  // no reply: perform() runs it
-}
-
-Task<Result<protocol::Packed>> DestinationMigration::ask_machine(Verb verb, Event event) {
-    // The machine answers only the last request. Otherwise, after an `abort` during a `seal`, the
-    // `seal` and its connection would wait forever.
-    for (auto* earlier : waiting_) {
-        if (earlier->answered.is_set() || earlier->verb == verb) continue;
-        earlier->answer = fail(Errc::cancelled, "the source asked `{}` while this was under way",
-                               protocol::name(verb));
-        earlier->answered.set();
-    }
-    Waiting waiting(loop_, verb);
-    waiting_.push_back(&waiting);
-    post(event);
-    // The source has its own, shorter limit. This one only ends a request that was forgotten.
-    auto const waited =
-        co_await waiting.answered.wait(Deadline::after(limits::prepare_timeout * 2));
-    waiting_.remove(&waiting);
-    if (!waited) co_return std::unexpected(waited.error());
-    co_return waiting.answer;
-}
-
-Task<Result<protocol::Packed>> DestinationMigration::handle(protocol::FromSource request) {
-    core::CallGate::Hold const inside(callers_);
-    if (callers_.closed()) co_return fail(Errc::closed, "the destination's sidecar is ending");
-    // The remains of an earlier migration are known before anything is compared.
-    CO_TRY_VOID(co_await looked_.wait(Deadline::after(limits::prepare_timeout)));
-    // A sidecar that does not know what is here must not answer, least of all COMMIT.
-    if (!found_) co_return std::unexpected(found_.error());
-    co_return co_await std::visit(
-        [this](auto& one) { return protocol::packed(on(std::move(one))); }, request);
-}
-
-Result<Description> DestinationMigration::description_from(Json const& json) const {
-    TRY(auto description, Description::from_json(json));
-    if (description.guest != name_ || description.migration_id != migration_id_) {
-        return fail(Errc::protocol,
-                    "the description is of another guest or migration than the hello");
-    }
-    return description;
-}
-
-Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check check) {
-    CO_TRY(auto const description, description_from(check.description));
-    CO_TRY(auto leftovers, images_from_json(earlier_["images"]));
-    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, std::move(leftovers),
-                                   Deadline::after(limits::check_timeout)));
-    CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
-    co_return protocol::CheckAnswer{std::move(vxlan)};
-}
-
-Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepare) {
-    CO_TRY(auto description, description_from(prepare.description));
-    bool const plain_here = options_.tls.mode == core::TlsConfig::Mode::plaintext;
-    if (prepare.key.empty() && !plain_here) {
-        co_return fail(Errc::protocol, "the migration's key is missing");
-    }
-    if (state_.phase == Phase::idle) {
-        description_ = std::move(description);
-        key_ = prepare.key;
-    }
-    co_return co_await ask_machine(Verb::prepare,
-                                   machine::destination::event(Event::Kind::prepare_requested));
-}
-
-Task<Result<protocol::FramesAnswer>> DestinationMigration::on(protocol::Frames frames) {
-    co_return frames_.take(frames);
-}
-
-Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Seal) {
-    return ask_machine(Verb::seal, machine::destination::event(Event::Kind::seal_requested));
-}
-
-Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Commit commit) {
-    frames_.expect(std::move(commit.frames));
-    return ask_machine(Verb::commit, machine::destination::event(Event::Kind::commit_received));
-}
-
-Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Abort) {
-    return ask_machine(Verb::abort, machine::destination::event(Event::Kind::abort_requested));
 }
 
 void DestinationMigration::peer_attached() {
@@ -321,7 +234,7 @@ bool DestinationMigration::untouched() const {
 
 bool DestinationMigration::only_copying() const {
     bool const disks = state_.phase == Phase::prepared || state_.phase == Phase::qemu_lost;
-    return disks && !ram_begun_;
+    return disks && !qemu_.ram_begun();
 }
 
 void DestinationMigration::abandon() {
@@ -335,11 +248,15 @@ Task<void> DestinationMigration::wait_for_source(std::size_t generation) {
     if (only_copying()) patience = limits::destination_patience_copying;
     if (!co_await core::sleep_for(loop_, patience, watchers_stop_.get_token())) co_return;
     if (generation != silence_generation_) co_return;  // the peer came back meanwhile
-    if (!failure_) {
-        failure_ =
-            fail(Errc::timed_out, "the source was silent for {} s", patience.count()).error();
-    }
+    note_failure(fail(Errc::timed_out, "the source was silent for {} s", patience.count()).error());
     post(machine::destination::event(Event::Kind::peer_silent_too_long));
+}
+
+/// If the source dies after `fire`, the guest is stopped there and we would wait
+/// with realtime priority.
+Task<void> DestinationMigration::limit_realtime() {
+    (void)co_await core::sleep_for(loop_, downtime_limit_, watchers_stop_.get_token());
+    realtime_.reset();
 }
 
 Json DestinationMigration::status() const {

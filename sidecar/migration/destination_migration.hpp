@@ -1,27 +1,26 @@
 // DestinationMigration: the destination's driver. It passes the source's requests and QEMU's
-// events to the destination machine, runs each action, and answers the source when the machine
-// says so. It decides nothing.
+// events to the destination machine, runs each action that the machine asks for through the parts
+// that do the work, and answers the source when the machine says so. It decides nothing.
 #pragma once
 
-#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "core/priority.hpp"
-#include "netmove/mover.hpp"
 #include "sidecar/channel/connection.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/guest.hpp"
-#include "sidecar/handover/frames.hpp"
-#include "sidecar/handover/tracking.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/destination.hpp"
-#include "storage/hasher.hpp"
-#include "storage/owned_file.hpp"
-#include "storage/target.hpp"
+#include "sidecar/migration/destination_bases.hpp"
+#include "sidecar/migration/destination_context.hpp"
+#include "sidecar/migration/destination_disks.hpp"
+#include "sidecar/migration/destination_network.hpp"
+#include "sidecar/migration/destination_qemu.hpp"
+#include "sidecar/migration/destination_remains.hpp"
+#include "sidecar/migration/pending_requests.hpp"
 
 namespace sidecar {
 
@@ -66,27 +65,26 @@ public:
 private:
     using Action = machine::destination::Action;
     using Event = machine::destination::Event;
-    using ActionResult = machine::ActionResult;
     template <class T = void>
     using Outcome = core::Task<core::Result<T>>;
 
-    // A request of the source whose answer the machine decides.
-    struct Waiting {
-        Waiting(core::Loop& loop, protocol::Verb verb_) : verb(verb_), answered(loop) {}
-        protocol::Verb verb;
-        core::Event answered;
-        core::Result<protocol::Packed> answer = core::fail(core::Errc::closed, "no answer");
-    };
-
+    // The loop: destination_migration.cpp
+    void post(Event event);
+    void note_failure(core::Error error);
     core::Task<void> run_action(Action action);
-    core::Task<core::Result<>> perform(Action action);
+    Outcome<> perform(Action action);
     core::Result<> reply(Action action);
-    core::Result<> answer(std::initializer_list<protocol::Verb> verbs,
-                          core::Result<protocol::Packed> const& result);
-    Outcome<protocol::Packed> ask_machine(protocol::Verb verb, Event event);
-    core::Result<Description> description_from(core::Json const& json) const;
+    [[nodiscard]] protocol::Endpoints endpoints() const;
+    [[nodiscard]] protocol::Verdict owner_verdict() const;
+    [[nodiscard]] bool only_copying() const;
+    core::Task<void> wait_for_source(std::size_t generation);
+    core::Task<void> limit_realtime();
 
-    // Each handles one request of the source; Packed: the machine decides the answer.
+    // Each handles one request of the source: destination_requests.cpp. Packed: the machine decides
+    // the answer.
+    Outcome<protocol::Packed> ask_machine(protocol::Verb verb, Event::Kind request);
+    [[nodiscard]] core::Result<Description> description_from(core::Json const& json) const;
+    [[nodiscard]] core::Result<> check_exported() const;
     Outcome<protocol::CheckAnswer> on(protocol::Check check);
     Outcome<protocol::Packed> on(protocol::Prepare prepare);
     Outcome<protocol::Packed> on(protocol::Reexport);
@@ -99,69 +97,26 @@ private:
     Outcome<protocol::Packed> on(protocol::Seal);
     Outcome<protocol::Packed> on(protocol::Commit commit);
     Outcome<protocol::Packed> on(protocol::Abort);
-    void post(Event event);
 
-    // The ports: destination_actions.cpp
+    // The ports: destination_actions.cpp. Each is one action of the machine.
     Outcome<> prepare();
     Outcome<> prepare_again();
     Outcome<> make_disks();
     Outcome<> start_qemu();
-    Outcome<> open_endpoints();
-    Outcome<> listen_for_ram();
+    core::Result<> write_incoming();
     Outcome<> seal();
-    core::Result<> record(DestinationEntry::Record what);
-    Outcome<> record_now(DestinationEntry::Record what);
-    static Outcome<> nothing_to_do();
+    Outcome<> record(DestinationEntry::Record what);
     Outcome<> start_guest();
     Outcome<> announce_network();
     Outcome<> destroy();
     Outcome<> record_end();
     Outcome<> finish();
-    void remove_stale_images() const;
-    [[nodiscard]] protocol::Endpoints endpoints() const;
-    [[nodiscard]] protocol::Verdict owner_verdict() const;
-    // The remains of an earlier sidecar: destination_restart.cpp
+    static Outcome<> nothing_to_do();
+
+    // What an earlier sidecar left: destination_restart.cpp
     Outcome<> find_after_restart();
     [[nodiscard]] machine::destination::Record recorded() const;
-    [[nodiscard]] core::Result<> check_earlier() const;
-    Outcome<> clear_earlier();
-    static core::Result<std::vector<storage::OwnedFile>> images_from_json(core::Json const& list);
-    Outcome<machine::destination::Qemu> rejoin(std::string socket, core::ProcessIdentity recorded);
-    Outcome<> end_earlier_qemu(core::ProcessIdentity recorded);
-    Outcome<> end_unrecorded_qemu();
-    core::Result<> remove_images(std::vector<storage::OwnedFile> const& images,
-                                 std::string const& id) const;
-    // Comparing bases: destination_bases.cpp
-    struct BaseHash {
-        explicit BaseHash(core::Loop& loop) : finished(loop) {}
-        std::uint64_t done_bytes = 0;
-        core::Event finished;
-        core::Result<storage::FileHash> hash = core::fail(core::Errc::closed, "not known yet");
-    };
-    core::Task<void> read_base(std::string path, std::shared_ptr<BaseHash> into);
-    static bool still_right(BaseHash const& base, std::string const& path);
-    core::Result<> check_compared() const;
-    Outcome<std::shared_ptr<storage::Hasher>> open_hasher(core::Deadline deadline);
-    Outcome<> make_hasher(core::Deadline deadline);
-    core::Task<void> close_hasher();
-    Outcome<> find_target();
-    core::Result<> write_incoming();
-    // QEMU's monitor: destination_monitor.cpp
-    core::Task<void> watch_qemu();
-    void hear_migration(std::string const& status);
-    core::Task<bool> reconnect_qemu(unsigned generation);
-    core::Task<void> watch_process();
-    [[nodiscard]] bool only_copying() const;
-    core::Task<void> wait_for_source(std::size_t generation);
-    core::Task<void> settle_network();
-    core::Task<void> limit_realtime();
-    [[nodiscard]] std::string key_directory() const {
-        return paths_.run(name_) + "/keys-" + migration_id_;
-    }
-    static std::string incoming_path(Paths const& paths, std::string const& guest) {
-        return paths.state(guest) + "/incoming.json";
-    }
-    [[nodiscard]] std::string incoming_path() const { return incoming_path(paths_, name_); }
+    Outcome<machine::destination::Qemu> rejoin(std::string socket);
 
     core::Loop& loop_;
     Paths paths_;
@@ -178,40 +133,25 @@ private:
     core::TaskGroup actions_;
     core::TaskGroup watchers_;
     std::stop_source watchers_stop_;
-    std::list<Waiting*> waiting_;
     core::CallGate callers_;  ///< Callers in handle().
     std::size_t peers_ = 0;
     std::size_t silence_generation_ = 0;
 
     Description description_;
     std::string key_;
-    core::Json earlier_;  ///< incoming.json of another migration; `prepare` removes what it names.
+    std::unique_ptr<Guest> guest_;
+    DestinationContext context_;
+    PendingRequests requests_;
+    EarlierMigration earlier_;
+    DestinationBases bases_;
+    DestinationDisks disks_;
+    DestinationNetwork network_;
+    DestinationQemu qemu_;
     bool incoming_is_ours_ = false;  ///< incoming.json is of this migration.
     core::ProcessIdentity recorded_qemu_;  ///< The QEMU that an earlier sidecar prepared.
-    /// The migration in which this guest left this host before, for its stale images; may be empty.
-    std::string left_in_;
-    std::vector<storage::OwnedFile> images_;  ///< Recorded before they are created.
-    std::unique_ptr<Guest> guest_;
-    std::unique_ptr<storage::Target> target_;
-    std::vector<storage::TargetDisk> target_disks_;
-    std::map<std::string, std::shared_ptr<BaseHash>> base_hashes_;  ///< By path here.
-    /// From the first `hash` until the exports are deleted.
-    std::shared_ptr<storage::Hasher> hasher_;
-    core::Semaphore hasher_turn_;  ///< Only one task at a time opens or closes it.
-    netmove::MoverSet movers_;
-    DestinationFrames frames_;
-    DestinationTracking tracking_;
-    /// Counts the QEMUs: data that an earlier one received but did not flush may be lost.
-    unsigned generation_ = 0;
-    bool ram_begun_ = false;  ///< RAM has begun to arrive in this QEMU.
-    core::Event qmp_over_;  ///< All events of this QEMU were read.
-    int nbd_port_ = 0;
-    int ram_port_ = 0;
-    std::vector<std::string> export_names_;
-    std::optional<core::Clock::time_point> resumed_at_;
     std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
     core::milliseconds downtime_limit_{limits::downtime_limit_default_ms};  ///< Set by `fire`.
-    std::optional<core::Error> failure_;
+    std::optional<core::Error> failure_;  ///< The first failure; reported to the source.
     std::map<Action, int> failures_in_a_row_;
 };
 

@@ -2,6 +2,7 @@
 
 #include "core/log.hpp"
 #include "sidecar/migration/qemu_state.hpp"
+#include "sidecar/migration/reconnect_monitor.hpp"
 
 namespace sidecar {
 
@@ -16,7 +17,7 @@ Task<Qemu> QemuMonitor::look_after_restart() {
         auto const qemu =
             co_await qemu_state(*context_.guest.client, core::Deadline::after(limits::qmp_timeout));
         if (qemu) co_return *qemu;
-        core::log::warning("guest={} QEMU does not say what it does: {}", context_.guest.name,
+        core::log::warning("guest={} QEMU does not report its state: {}", context_.guest.name,
                            qemu.error().sentence());
         if (core::Clock::now() - begun > limits::qmp_silence_max) co_return Qemu::postmigrate;
         (void)co_await core::sleep_for(context_.guest.loop, limits::retry_pause_min);
@@ -64,16 +65,13 @@ Task<void> QemuMonitor::watch_events(std::stop_token stop) {
 
 /// Reconnects until it succeeds. Returns false if QEMU or the migration has ended.
 Task<bool> QemuMonitor::reconnect(std::stop_token stop) {
-    for (auto pause = limits::retry_pause_min;
-         !context_.qemu_gone && context_.guest.process.running();
-         pause = std::min(pause * 2, limits::retry_pause_max)) {
-        auto const connected =
-            co_await context_.guest.client->reconnect(Deadline::after(limits::qmp_timeout, stop));
-        if (connected) co_return true;
-        core::log::debug("guest={} {}", context_.guest.name, connected.error().sentence());
-        if (!co_await core::sleep_for(context_.guest.loop, pause, stop)) break;
-    }
-    co_return false;
+    return reconnect_monitor(
+        context_.guest.loop, *context_.guest.client,
+        [this] { return !context_.qemu_gone && context_.guest.process.running(); },
+        [this](core::Error const& error) {
+            core::log::debug("guest={} {}", context_.guest.name, error.sentence());
+        },
+        stop);
 }
 
 /// Reports what QEMU does now, after a reconnect. Returns false if QEMU does not answer: the

@@ -1,0 +1,48 @@
+// DestinationBases: the destination's half of `migrate --base`: the hash of a file that shall be
+// under a disk here as it is at the source. It changes nothing and does not involve the machine. A
+// whole file is read only once, however often it is requested, and its hash is kept. Used by
+// DestinationMigration; BaseComparison is the source's half.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "core/sync.hpp"
+#include "sidecar/channel/protocol.hpp"
+#include "sidecar/migration/destination_context.hpp"
+#include "storage/file_hash.hpp"
+
+namespace sidecar {
+
+class DestinationBases {
+public:
+    explicit DestinationBases(DestinationContext context)
+        : context_(context), reading_(context.loop) {}
+
+    /// The hash of a file or of a part of it. While a whole file is read, the answer is the
+    /// progress, and the source asks again. Fails with refused if these are too many files, or with
+    /// the error of reading.
+    core::Task<core::Result<protocol::HashBaseAnswer>> hash(protocol::HashBase request);
+    /// Before anything is created on top of the bases: checks that they are the files that were
+    /// compared, and that they were the same. Fails with refused.
+    [[nodiscard]] core::Result<> check_compared() const;
+    /// Joins the tasks. Call before destruction, after the context's `stop` was triggered.
+    core::Task<void> join() { return reading_.join(); }
+
+private:
+    struct BaseHash {
+        explicit BaseHash(core::Loop& loop) : finished(loop) {}
+        std::uint64_t done_bytes = 0;
+        core::Event finished;
+        core::Result<storage::FileHash> hash = core::fail(core::Errc::closed, "not known yet");
+    };
+    core::Task<void> read(std::string path, std::shared_ptr<BaseHash> into);
+    static bool still_right(BaseHash const& base, std::string const& path);
+
+    DestinationContext context_;
+    std::map<std::string, std::shared_ptr<BaseHash>> hashes_;  ///< By path here.
+    core::TaskGroup reading_;
+};
+
+}  // namespace sidecar

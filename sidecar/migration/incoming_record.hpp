@@ -1,0 +1,46 @@
+// IncomingRecord: the file incoming.json in the guest's state directory. It says what an incoming
+// migration has created on this host. Written by the destination's driver, read by a later sidecar
+// that finds the migration unfinished. Invariant: a file is in the durable record before it is
+// created.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/json.hpp"
+#include "core/process.hpp"
+#include "core/result.hpp"
+#include "sidecar/guest/description.hpp"
+#include "sidecar/host/paths.hpp"
+#include "storage/owned_file.hpp"
+
+namespace sidecar {
+
+struct IncomingRecord {
+    std::string migration_id;
+    Description description;
+    std::vector<storage::OwnedFile>
+        images;  ///< Empty once the guest is owned here: they must stay.
+    bool owned = false;  ///< The guest belongs to this host.
+    int nbd_port = 0;
+    int ram_port = 0;
+    unsigned generation = 0;  ///< How often QEMU was started again.
+    /// The migration in which this guest left this host before; may be empty.
+    std::string left_in;
+    std::string qmp_socket;
+    std::optional<core::ProcessIdentity> qemu;  ///< None: not started, as far as is recorded.
+
+    /// Writes it durably. Fails with io.
+    [[nodiscard]] core::Result<> write(Paths const& paths, std::string const& guest) const;
+    static core::Result<IncomingRecord> from_json(core::Json const& json);
+    static core::Result<std::vector<storage::OwnedFile>> images_from_json(core::Json const& list);
+
+    static bool exists(Paths const& paths, std::string const& guest);
+    /// The record as it was written; null: there is none. Fails with io, or if it is not JSON.
+    static core::Result<core::Json> read(Paths const& paths, std::string const& guest);
+    /// Also ok if there is none. Fails with io.
+    static core::Result<> remove(Paths const& paths, std::string const& guest);
+};
+
+}  // namespace sidecar
