@@ -13,7 +13,7 @@ using core::Result;
 
 namespace {
 
-std::string record_path(Paths const& paths, std::string const& guest) {
+std::string incoming_record_path(Paths const& paths, std::string const& guest) {
     return paths.state(guest) + "/incoming.json";
 }
 
@@ -32,7 +32,7 @@ Result<> IncomingRecord::write(Paths const& paths, std::string const& guest) con
                               {"left_in", left_in},
                               {"qmp_socket", qmp_socket}});
     if (qemu) qemu->add_to(made);
-    return write_durably(record_path(paths, guest), made.dump_pretty() + "\n");
+    return write_durably(incoming_record_path(paths, guest), made.dump_pretty() + "\n");
 }
 
 Result<IncomingRecord> IncomingRecord::from_json(Json const& json) {
@@ -61,17 +61,17 @@ Result<std::vector<storage::OwnedFile>> IncomingRecord::images_from_json(Json co
 }
 
 bool IncomingRecord::exists(Paths const& paths, std::string const& guest) {
-    return access(record_path(paths, guest).c_str(), F_OK) == 0;
+    return access(incoming_record_path(paths, guest).c_str(), F_OK) == 0;
 }
 
 Result<Json> IncomingRecord::read(Paths const& paths, std::string const& guest) {
     if (!exists(paths, guest)) return Json();
-    TRY(auto const text, read_file(record_path(paths, guest), limits::manifest_bytes_max));
+    TRY(auto const text, read_file(incoming_record_path(paths, guest), limits::manifest_bytes_max));
     return Json::parse(text);
 }
 
 Result<> IncomingRecord::remove(Paths const& paths, std::string const& guest) {
-    auto const path = record_path(paths, guest);
+    auto const path = incoming_record_path(paths, guest);
     std::error_code error;
     if (std::filesystem::remove(path, error); error) {
         return core::fail_errno(error.value(), "cannot remove {}", path);

@@ -13,7 +13,7 @@ using core::Result;
 
 namespace {
 
-std::string record_path(Paths const& paths, std::string const& guest) {
+std::string migration_record_path(Paths const& paths, std::string const& guest) {
     return paths.state(guest) + "/migration.json";
 }
 
@@ -25,7 +25,7 @@ Result<> MigrationRecord::write() const {
                               {"description", context_.description.to_json()}});
     if (!throttle_.is_null()) made.set("throttle", throttle_);
     if (!ram_settings_.is_null()) made.set("ram_settings", ram_settings_);
-    return write_durably(record_path(context_.guest.paths, context_.guest.name),
+    return write_durably(migration_record_path(context_.guest.paths, context_.guest.name),
                          made.dump_pretty() + "\n");
 }
 
@@ -41,11 +41,12 @@ Result<> MigrationRecord::note_ram_settings(Json found) {
 
 void MigrationRecord::remove() const {
     std::error_code ignored;
-    std::filesystem::remove(record_path(context_.guest.paths, context_.guest.name), ignored);
+    std::filesystem::remove(migration_record_path(context_.guest.paths, context_.guest.name),
+                            ignored);
 }
 
 Result<Json> MigrationRecord::read(Paths const& paths, std::string const& guest) {
-    auto const path = record_path(paths, guest);
+    auto const path = migration_record_path(paths, guest);
     if (access(path.c_str(), F_OK) != 0) return Json();
     TRY(auto const text, read_file(path, limits::manifest_bytes_max));
     return Json::parse(text);
