@@ -67,7 +67,7 @@ Task<Result<>> SourceMigration::record(SourceEntry::Record what, SourceEntry::Ou
 
 Task<Result<>> SourceMigration::record_begin() {
     CO_TRY_VOID(record_.write());
-    CO_TRY(watchdog_, Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path()));
+    CO_TRY_VOID(pause_.start_watchdog());
     co_return co_await record(SourceEntry::Record::begun);
 }
 
@@ -152,7 +152,7 @@ Task<Result<>> SourceMigration::continue_migration() {
 
 /// From here on only the destination's answer, or an operator's decision, may bring the guest back.
 Task<Result<>> SourceMigration::record_commit() {
-    if (watchdog_) watchdog_->released();
+    pause_.release_watchdog();
     // The sync of the images' directories runs in parallel with this one, which blocks the loop.
     // One turn of the loop passes that sync to the kernel.
     (void)co_await core::sleep_for(loop_, {});
