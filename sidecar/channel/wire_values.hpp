@@ -80,7 +80,7 @@ inline Result<std::vector<std::string>> names(Json const& json, std::string_view
     std::vector<std::string> all;
     for (auto const& one : elements) {
         if (!one.is_string() || one.text_or("").size() > name_bytes_max) {
-            return fail(Errc::protocol, "`{}` has an element that is no name", key);
+            return fail(Errc::protocol, "`{}` has an element that is not a name", key);
         }
         all.push_back(one.text_or(""));
     }
@@ -119,7 +119,7 @@ inline Result<Json> object(Json const& json, std::string_view key) {
 
 inline Result<std::string> key_or_none(Json const& json) {
     TRY(auto key, words(json, "key", name_bytes_max));
-    if (!key.empty() && !is_key(key)) return fail(Errc::protocol, "the key is none");
+    if (!key.empty() && !is_key(key)) return fail(Errc::protocol, "the key is not valid");
     return key;
 }
 
@@ -141,7 +141,7 @@ inline Result<Role> remote_role(Json const& json) {
         case Role::sidecar:
             break;
     }
-    return fail(Errc::protocol, "`{}` is no role of a remote sidecar", json["role"].text_or(""));
+    return fail(Errc::protocol, "`{}` is not a role of a remote sidecar", json["role"].text_or(""));
 }
 
 inline Json features_json(Features const& known) {

@@ -54,12 +54,13 @@ void DestinationFrames::close() {
 
 Result<protocol::FramesAnswer> DestinationFrames::take(protocol::Frames const& sent) {
     if (sent.nic >= nics_.size()) {
-        return fail(Errc::protocol, "the source sent frames of NIC {}, which is none", sent.nic);
+        return fail(Errc::protocol, "the source sent frames of NIC {}, which does not exist",
+                    sent.nic);
     }
     auto& nic = nics_[sent.nic];
     if (sent.first > nic.taken) {
-        return fail(Errc::protocol, "the source sent frames from {} on, {} were before", sent.first,
-                    nic.taken);
+        return fail(Errc::protocol, "the source sent frames from number {}, expected {}",
+                    sent.first, nic.taken);
     }
     TRY(auto frames, netmove::from_wire(sent.bytes));
     auto const known = std::min(nic.taken - sent.first, frames.size());

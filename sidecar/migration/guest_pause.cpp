@@ -64,7 +64,7 @@ Task<void> GuestPause::ask_why_stopped(std::stop_token stop) {
     release_watchdog();
     callbacks_.stopped_by_others(
         core::fail(Errc::refused,
-                   "another stopped the guest while it migrated, and it stays stopped on "
+                   "the guest was stopped from outside during the migration, and stays stopped on "
                    "the source: continue it, and migrate again")
             .error());
 }

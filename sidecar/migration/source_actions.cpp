@@ -172,7 +172,7 @@ Task<ActionResult> SourceMigration::commit() {
         co_return ActionResult::unknown;
     }
     if (reply->owner == protocol::Owner::source) {
-        note_failure(fail(Errc::refused, "the destination had given up: {}", reply->why).error());
+        note_failure(fail(Errc::refused, "the destination had aborted: {}", reply->why).error());
         co_return ActionResult::aborted;
     }
     network_.note_committed(reply->frames, reply->conntrack);
@@ -193,7 +193,7 @@ Task<Result<>> SourceMigration::resume_source() {
            co_await run_after_migration(*guest_.client, Deadline::after(limits::rollback_timeout)));
     if (state == RunState::running) co_return Result<>{};
     post(machine::source::event(machine::source::Event::Kind::guest_stopped_by_others));
-    co_return fail(Errc::refused, "another stopped the guest: it stays stopped");
+    co_return fail(Errc::refused, "the guest was stopped from outside: it stays stopped");
 }
 
 Task<Result<>> SourceMigration::abort_destination() {

@@ -45,7 +45,7 @@ std::string_view whereabouts(State const& state) {
         case machine::Guest::crashed_source:
             return "the guest's QEMU on the source has ended";
         case machine::Guest::stopped_source:
-            return "the guest is on the source, where another stopped it";
+            return "the guest is on the source, stopped from outside";
         case machine::Guest::silent_source:
             return "the guest is on the source, whose QEMU does not answer";
     }
@@ -346,18 +346,19 @@ Result<> SourceMigration::resolve(machine::Side owner) {
     }
     if (owner == machine::Side::destination && state_.phase == Phase::rolling_back) {
         return core::fail(Errc::refused,
-                          "COMMIT was never sent: the guest can only be the source's");
+                          "COMMIT was never sent: only the source can own the guest");
     }
     for (auto const& path : context_.image_paths()) {
         auto const tombstone = storage::tombstone_path(path, migration_id_);
         if (owner == machine::Side::source && access(tombstone.c_str(), F_OK) == 0) {
             return core::fail(Errc::refused,
-                              "the destination had acknowledged: {} is there, so it owns the guest",
+                              "the destination has acknowledged: {} exists, so it owns the guest",
                               tombstone);
         }
     }
     core::log::warning(
-        "guest={} migration_id={} the operator says: owner is the {}, the other side is fenced",
+        "guest={} migration_id={} the operator decides: the owner is the {}, the other side is "
+        "fenced",
         guest_.name, migration_id_, machine::name(owner));
     destination_fenced_ = owner == machine::Side::source;
     post(machine::source::operator_resolved(owner));

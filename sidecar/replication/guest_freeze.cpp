@@ -96,8 +96,8 @@ Task<Result<>> GuestFreeze::freeze(Deadline deadline) {
     CO_TRY(bool const frozen, co_await talk->agent->frozen(patience));
     if (frozen) {
         co_return fail(Errc::refused,
-                       "its file systems are frozen already, by somebody else, who may thaw them "
-                       "at any moment");
+                       "its file systems are frozen already, by another program, which may thaw "
+                       "them at any moment");
     }
     CO_TRY_VOID(start_watch());
     CO_TRY_VOID(write_replacing(guest_.paths.frozen_mark(guest_.name), socket_));

@@ -21,8 +21,8 @@ Task<Result<>> ReplicationSource::end_guest() {
     auto& client = *guest_.client;
     auto const started = [this] {
         return fail(Errc::refused,
-                    "{} was started after its point had been taken: it is not handed over, and its "
-                    "disks here are the newer ones",
+                    "{} was started after its point had been taken: it is not handed over, because "
+                    "its disks here are newer",
                     guest_.name);
     };
     stop_for_test("hand_over");

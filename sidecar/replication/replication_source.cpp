@@ -81,7 +81,7 @@ void ReplicationSource::find_agent() {
     if (!socket.empty()) socket = absolute(socket, guest_.working_directory);
     freeze_ = std::make_unique<GuestFreeze>(
         guest_, socket,
-        settings_.freeze ? "its QEMU has no channel of a guest agent" : "no freeze is wanted");
+        settings_.freeze ? "its QEMU has no guest agent channel" : "--no-freeze was given");
 }
 
 std::string ReplicationSource::freezing() const {
@@ -179,10 +179,11 @@ Task<Result<>> ReplicationSource::look_at_guest() {
     auto const excuse = without_freeze(status.status);
     freeze_->excuse(excuse);
     if (settings_.hand_over && (!excuse || excuse->kind != "off")) {
-        co_return fail(Errc::refused,
-                       "{} is not off (QEMU says {}), and what it has in its memory would be lost: "
-                       "move it with `sidecar migrate`, or shut it down first",
-                       guest_.name, status.status);
+        co_return fail(
+            Errc::refused,
+            "{} is not off (QEMU says {}), and the contents of its memory would be lost: "
+            "move it with `sidecar migrate`, or shut it down first",
+            guest_.name, status.status);
     }
     co_return co_await check_same_parts(*guest_.client, description_, deadline);
 }
