@@ -57,6 +57,12 @@ Result<> check_version(Json const& json) {
 std::string_view name(Verb verb) { return verbs[static_cast<std::size_t>(verb)]; }
 std::string_view name(Role role) { return roles[static_cast<std::size_t>(role)]; }
 std::string_view name(Owner owner) { return owners[static_cast<std::size_t>(owner)]; }
+std::string_view name(ConsistencyKind kind) {
+    return consistency_kinds[static_cast<std::size_t>(kind)];
+}
+std::optional<ConsistencyKind> consistency_kind_from(std::string_view name) {
+    return by_name<ConsistencyKind>(consistency_kinds, name);
+}
 std::optional<Verb> verb_from(std::string_view name) { return by_name<Verb>(verbs, name); }
 
 bool may_ask(Role role, Verb verb) {

@@ -30,6 +30,7 @@ constexpr std::array<std::string_view, 6> roles = {"command",     "source",     
 constexpr std::array<std::string_view, 5> features = {"verify", "base", "conntrack", "replicate",
                                                       "vtep"};
 constexpr std::array<std::string_view, 2> owners = {"source", "destination"};
+constexpr std::array<std::string_view, 3> consistency_kinds = {"crash", "filesystem", "off"};
 
 template <class Enum, class Names>
 std::optional<Enum> by_name(Names const& names, std::string_view name) {
@@ -126,6 +127,12 @@ inline Result<std::string> key_or_none(Json const& json) {
 inline Result<Owner> owner_of(Json const& json, std::string_view key) {
     auto const found = by_name<Owner>(owners, json[key].text_or(""));
     if (!found) return fail(Errc::protocol, "`{}` names neither source nor destination", key);
+    return *found;
+}
+
+inline Result<ConsistencyKind> consistency_of(Json const& json, std::string_view key) {
+    auto const found = consistency_kind_from(json[key].text_or(""));
+    if (!found) return fail(Errc::protocol, "`{}` is not a consistency of a point", key);
     return *found;
 }
 

@@ -19,8 +19,7 @@ namespace {
 std::string point_text(Json const& point) {
     return fmt::format(
         "{}: {} s old, {} copied, {}", point["number"].integer_or(0), point["age_s"].integer_or(0),
-        human_bytes(point["copied_bytes"].integer_or(0)),
-        Consistency::from(point["consistency"].text_or(""), point["why"].text_or("")).text());
+        human_bytes(point["copied_bytes"].integer_or(0)), Consistency::from_json(point).text());
 }
 
 /// An interrupted `--once` leaves no unfinished replication.

@@ -56,11 +56,11 @@ public:
         co_return co_await copy.round(where, names, reply["full"].boolean_or(true), soon());
     }
     Json complete(Incoming& to, Json const& reply) {
-        return runner.must(
-            to.ask("replicate_complete",
-                   sidecar::protocol::ReplicateComplete{
-                       static_cast<unsigned>(reply["number"].integer_or(0)), 1000, 0, "crash", ""}
-                       .to_json()));
+        return runner.must(to.ask("replicate_complete",
+                                  sidecar::protocol::ReplicateComplete{
+                                      static_cast<unsigned>(reply["number"].integer_or(0)), 1000, 0,
+                                      sidecar::protocol::ConsistencyKind::crash, ""}
+                                      .to_json()));
     }
     /// A whole round; returns its number.
     std::int64_t round() {
