@@ -432,7 +432,7 @@ TEST_CASE("a destination that cannot take the guest is refused, and left as it w
     }
     SECTION("the bridge is missing, is none, or was not named") {
         hosts.guest_interface.bridge = "br9";
-        CHECK(contains(refusal(), "br9 is no network interface on this host"));
+        CHECK(contains(refusal(), "br9 is not a network interface on this host"));
         hosts.guest_interface.bridge = "cable0";
         CHECK(contains(refusal(), "cable0 is not a Linux bridge on this host"));
         hosts.guest_interface.bridge = "";

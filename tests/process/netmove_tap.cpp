@@ -120,8 +120,8 @@ TEST_CASE("taps that cannot be opened are refused with a reason", "[netmove]") {
     }
     SECTION("not what it should be") {
         CHECK(contains(refusal("br0", {}), "br0 is not a tap device but a bridge"));
-        CHECK(contains(refusal("tun0", {}), "tun0 is no tap device"));
-        CHECK(contains(refusal("lo", {}), "lo is no tap device"));
+        CHECK(contains(refusal("tun0", {}), "tun0 is not a tap device"));
+        CHECK(contains(refusal("lo", {}), "lo is not a tap device"));
         CHECK(contains(refusal("multi0", {}), "ip tuntap add multi0 mode tap)"));
         sh("ip tuntap add single0 mode tap");
         CHECK(contains(refusal("single0", {4, true, true}), "mode tap multi_queue)"));

@@ -175,7 +175,7 @@ TEST_CASE("network: what others changed is detected and repaired", "[network]") 
     is_noticed_and_repaired(host, "v4", "ip link set tap0 nomaster", "tap0 has left the bridge");
     is_noticed_and_repaired(host, "v4", "ip link set v4 down", "the bridge v4 is down");
     is_noticed_and_repaired(host, "v4", "ip addr del 192.0.2.1/24 dev v4",
-                            "has not its address 192.0.2.1/24");
+                            "does not have its address 192.0.2.1/24");
     is_noticed_and_repaired(host, "v4",
                             "echo 0 >/proc/sys/net/ipv6/conf/v4/disable_ipv6; "
                             "ip link set v4 addrgenmode eui64",
@@ -272,7 +272,7 @@ TEST_CASE("network: a tap is not connected where the rules are gone", "[network]
     sh("nft flush ruleset");
     auto const tap = host.wire("tap0");
     auto const refused = sentence(place_tap(host.netlink, "tap0", {"v4", 0, 0}));
-    CHECK(contains(refused, "the rules of the network v4 are not there"));
+    CHECK(contains(refused, "the rules of the network v4 are missing"));
     CHECK(must(host.netlink.link("tap0")).master == 0);
     // Other bridges are left alone.
     make_bridge("br0");

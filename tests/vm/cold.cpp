@@ -147,7 +147,7 @@ TEST_CASE("cold: a guest that runs is copied once, and not handed over", "[vm][c
     auto const copied = scene.sidecar(scene.a(), once_line(scene));
     INFO(copied.out << copied.err);
     CHECK(copied.exit_status == 0);
-    CHECK(says(copied.out, "crash-consistent, because its QEMU has no channel"));
+    CHECK(says(copied.out, "crash-consistent, because its QEMU has no guest agent channel"));
     interrupted(scene);
     Qmp(scene.guest().probe_socket(scene.a())).execute("stop");
     auto const paused = scene.sidecar(scene.a(), once_line(scene));

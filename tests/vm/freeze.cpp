@@ -149,7 +149,7 @@ TEST_CASE("freeze: a point taken of a frozen guest needs no recovery", "[vm][fre
             Scene scene({.guest = with_agent(qemu, format)});
             CHECK(says(once(scene), "filesystem-consistent"));
             CHECK_FALSE(needs_recovery(scene));
-            CHECK(says(once(scene, {"--no-freeze"}), "crash-consistent, because no freeze"));
+            CHECK(says(once(scene, {"--no-freeze"}), "crash-consistent, because --no-freeze"));
             CHECK(needs_recovery(scene));
             auto const by_hand = scene.guest().agent_socket(scene.a()).string();
             CHECK(says(once(scene, {"--guest-agent", by_hand}), "filesystem-consistent"));
