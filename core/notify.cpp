@@ -17,11 +17,11 @@ void notify_ready() {
                             ? nullptr
                             : reinterpret_cast<decltype(&sd_notify)>(dlsym(library, "sd_notify"));
     if (notify == nullptr) {
-        log::warning("systemd is not told that this is ready: {}", dlerror());
+        log::warning("systemd could not be notified of readiness: {}", dlerror());
         return;
     }
     int const told = notify(0, "READY=1");
-    if (told < 0) log::warning("systemd is not told that this is ready: {}", strerror(-told));
+    if (told < 0) log::warning("systemd could not be notified of readiness: {}", strerror(-told));
 }
 
 }  // namespace core

@@ -165,7 +165,7 @@ Task<Result<Fd>> connect_unix(Loop& loop, std::string path, Deadline deadline) {
         connected = co_await try_once();
     }
     if (!connected && connected.error().os == EAGAIN) {
-        co_return fail(Errc::timed_out, "cannot connect to {}: others wait there to be served",
+        co_return fail(Errc::timed_out, "cannot connect to {}: too many connections wait there",
                        path);
     }
     if (!connected) {

@@ -86,7 +86,7 @@ Result<> TlsCredentials::load_psk(std::string const& path, Side side) {
         line.find_first_not_of("0123456789abcdefABCDEF", colon + 1) != std::string::npos) {
         return fail(
             Errc::invalid,
-            "{} is no key file: it needs a line NAME:HEXKEY with at least {} hex digits, as "
+            "{} is not a key file: it needs a line NAME:HEXKEY with at least {} hex digits, as "
             "`psktool -u migration -p FILE` makes it",
             path, hex_digits_min);
     }

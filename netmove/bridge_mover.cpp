@@ -62,7 +62,7 @@ protected:
                         "{} {} on this host: make it, or map the guest's bridge to "
                         "another one (--map-bridge)",
                         interface_.bridge,
-                        found ? "is no Linux bridge" : "is no network interface");
+                        found ? "is not a Linux bridge" : "is not a network interface");
         }
         return *std::move(found);
     }
@@ -77,10 +77,9 @@ protected:
             }
             if (port.up && port.port->forwarding()) co_return port;
             if (deadline.passed()) {
-                co_return fail(
-                    Errc::timed_out, "the bridge {} does not forward to the tap {}{}", bridge.name,
-                    interface_.tap,
-                    bridge.stp ? ": the spanning tree protocol has not let it through yet" : "");
+                co_return fail(Errc::timed_out, "the bridge {} does not forward to the tap {}{}",
+                               bridge.name, interface_.tap,
+                               bridge.stp ? ": the spanning tree protocol still blocks it" : "");
             }
             CO_TRY_VOID(co_await core::sleep_for(loop_, forwarding_poll, deadline.token()));
         }

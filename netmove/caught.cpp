@@ -30,7 +30,8 @@ Result<core::Fd> packet_socket(int index, std::string const& tap, bool past_the_
     if (!made && (errno == EPERM || errno == EACCES)) {
         return core::fail_os(
             Errc::netlink, errno,
-            fmt::format("no privilege: CAP_NET_RAW is needed to put frames into the tap {}", tap));
+            fmt::format("no privilege: CAP_NET_RAW is needed to inject frames into the tap {}",
+                        tap));
     }
     if (!made) return fail_errno(errno, "cannot make a packet socket for the tap {}", tap);
     sockaddr_ll where{};
@@ -139,7 +140,7 @@ Result<bool> Injector::send(core::Fd const& socket, std::span<std::uint8_t const
     if (::send(socket.get(), frame.data(), frame.size(), MSG_DONTWAIT) >= 0) return true;
     // ENOBUFS: the tap's ring is full and the kernel dropped it. EAGAIN: the socket's own buffer.
     if (errno == ENOBUFS || errno == EAGAIN) return false;
-    return fail_errno(errno, "cannot put a frame into the tap {}", tap_);
+    return fail_errno(errno, "cannot inject a frame into the tap {}", tap_);
 }
 
 }  // namespace netmove

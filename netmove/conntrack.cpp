@@ -155,9 +155,9 @@ Result<std::size_t> Conntrack::count() {
         });
         if (found) return *found;
         if (error != 0) {
-            return core::fail_os(Errc::netlink, error,
-                                 "the kernel does not let us ask for its "
-                                 "connections (CAP_NET_ADMIN)");
+            return core::fail_os(
+                Errc::netlink, error,
+                "the kernel does not list its connections (this needs CAP_NET_ADMIN)");
         }
     }
     return fail(Errc::netlink, "the kernel does not say how many connections it tracks");
@@ -252,7 +252,7 @@ Result<> Conntrack::listen() {
     }
     if (failed != 0) {
         return core::fail_os(Errc::netlink, errno,
-                             "the kernel does not tell what becomes of its connections");
+                             "the kernel does not report changes of its connections");
     }
     events_ = std::move(fd);
     return {};
@@ -278,7 +278,7 @@ Result<> Conntrack::hear(std::span<Address const> addresses) {
         if (got < 0 && errno == EAGAIN) break;
         if (got < 0 && errno != ENOBUFS) {
             return core::fail_os(Errc::netlink, errno,
-                                 "the kernel does not tell what becomes of its connections");
+                                 "the kernel does not report changes of its connections");
         }
         if (got < 0) lost_ = true;
         if (got < 0) continue;
@@ -323,7 +323,7 @@ Result<std::optional<ConntrackEntry>> Conntrack::get(ConntrackKey const& key) {
     alignas(nlmsghdr) std::array<char, 8192> buffer;
     for (int datagram = 0; datagram < datagrams_max; ++datagram) {
         auto const got = ::recv(requests_.get(), buffer.data(), buffer.size(), 0);
-        if (got < 0) return core::fail_os(Errc::netlink, errno, "the kernel tells no connection");
+        if (got < 0) return core::fail_os(Errc::netlink, errno, "the kernel lists no connection");
         std::optional<ConntrackEntry> found;
         std::optional<int> error;
         for_each_message({buffer.data(), static_cast<std::size_t>(got)}, [&](auto const* message) {
@@ -333,9 +333,9 @@ Result<std::optional<ConntrackEntry>> Conntrack::get(ConntrackKey const& key) {
             if (!error) found = conntrack::entry_of(message, carried);
         });
         if (found || (error && *error == ENOENT)) return found;
-        if (error) return core::fail_os(Errc::netlink, *error, "the kernel tells no connection");
+        if (error) return core::fail_os(Errc::netlink, *error, "the kernel lists no connection");
     }
-    return fail(Errc::netlink, "the kernel tells no connection");
+    return fail(Errc::netlink, "the kernel lists no connection");
 }
 
 // ---- making and removing -----------------------------------------------------------------------
@@ -369,8 +369,7 @@ Result<std::vector<int>> Conntrack::ask_batch(std::span<Request> messages) {
         auto const got = ::recv(requests_.get(), buffer.data(), buffer.size(), 0);
         if (got < 0) {
             return core::fail_os(Errc::netlink, errno,
-                                 "the kernel does not answer for its "
-                                 "connections");
+                                 "the kernel does not answer the changes of its connections");
         }
         for_each_message({buffer.data(), static_cast<std::size_t>(got)}, [&](auto const* message) {
             auto const index = message->nlmsg_seq - first;
@@ -428,8 +427,8 @@ ConntrackRestored Conntrack::restore(std::span<ConntrackEntry const> entries,
                 bool const without = !errors.empty() && errors[index] != EEXIST;
                 if (without && !entry->helper.empty()) {
                     result.failed[entry->key] = fmt::format(
-                        "restored without the helper {}, which this host does not "
-                        "have: connections they announce are not let through",
+                        "restored without the helper {}, which this host does not have: "
+                        "connections that it would announce are dropped",
                         entry->helper);
                 }
                 continue;

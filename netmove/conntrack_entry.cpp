@@ -22,7 +22,7 @@ constexpr int address_length_max = 45;
 
 template <class Number>
 Result<Number> number(Json const& json, std::string_view name, std::uint64_t most) {
-    if (!json.is_integer()) return fail(Errc::protocol, "`{}` of an entry is no number", name);
+    if (!json.is_integer()) return fail(Errc::protocol, "`{}` of an entry is not a number", name);
     auto const value = json.integer_or(-1);
     if (value < 0 || static_cast<std::uint64_t>(value) > most) {
         return fail(Errc::protocol, "`{}` of an entry is {}, beyond {}", name, value, most);
@@ -132,7 +132,7 @@ Result<ConntrackKey> ConntrackKey::from_json(Json const& json) {
     TRY(key.source, address(json["from"], "from"));
     TRY(key.destination, address(json["to"], "to"));
     if (key.source.family() != key.destination.family()) {
-        return fail(Errc::protocol, "an entry is from {} to {}, of two protocols",
+        return fail(Errc::protocol, "an entry is from {} to {}, which are of two protocols",
                     key.source.text(), key.destination.text());
     }
     TRY(key.protocol, number<std::uint8_t>(json["protocol"], "protocol", 255));
@@ -213,7 +213,7 @@ Result<ConntrackEntry> ConntrackEntry::from_json(Json const& json,
     entry.reply_destination = key.source;
     if (auto const reply = json["reply"]; !reply.is_null()) {
         auto const both = reply.elements();
-        if (both.size() != 2) return fail(Errc::protocol, "`reply` of an entry is no pair");
+        if (both.size() != 2) return fail(Errc::protocol, "`reply` of an entry is not a pair");
         TRY(entry.reply_source, address(both[0], "reply"));
         TRY(entry.reply_destination, address(both[1], "reply"));
         if (entry.reply_source.family() != key.source.family() ||
@@ -226,7 +226,7 @@ Result<ConntrackEntry> ConntrackEntry::from_json(Json const& json,
     entry.reply_source_port = ports[0];
     entry.reply_destination_port = ports[1];
     if (!entry.is_of(addresses)) {
-        return fail(Errc::protocol, "an entry from {} to {} is none of the guest's",
+        return fail(Errc::protocol, "an entry from {} to {} is not one of the guest",
                     key.source.text(), key.destination.text());
     }
     TRY(entry.status, number<std::uint32_t>(json["status"], "status", conntrack_status_mask));
@@ -246,7 +246,7 @@ Result<ConntrackEntry> ConntrackEntry::from_json(Json const& json,
     if (auto const name = json["helper"]; !name.is_null()) {
         TRY(entry.helper, json.text("helper"));
         if (!is_helper_name(entry.helper)) {
-            return fail(Errc::protocol, "`helper` of an entry is no name");
+            return fail(Errc::protocol, "`helper` of an entry is not a name");
         }
     }
     TRY(entry.labels, read_labels(json["labels"]));

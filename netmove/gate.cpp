@@ -67,7 +67,7 @@ Result<> Gate::set_rate(bool open, bool create) {
         open ? open_burst_bytes : static_cast<std::uint32_t>(mtu_) + ethernet_bytes + tags_bytes);
     nla_nest_end(message.get(), options);
     return netlink_->request(
-        *message, fmt::format("make the frames for {} {}", tap_->name(), open ? "go on" : "wait"));
+        *message, fmt::format("{} the gate before {}", open ? "open" : "close", tap_->name()));
 }
 
 Result<Gate> Gate::install(Netlink& netlink, Tap const& tap) {

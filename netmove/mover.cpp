@@ -31,7 +31,7 @@ Result<GuestAddress> address_from(Json const& json) {
     TRY(auto const text, json.text("address"));
     TRY(auto const address, Address::parse(text));
     if (!address.is_host()) {
-        return fail(Errc::protocol, "{} is no address a guest can have", address.text());
+        return fail(Errc::protocol, "{} cannot be the address of a guest", address.text());
     }
     TRY(auto const vlan, integer_between(json, "vlan", 0, vlan_max));
     return GuestAddress{address, static_cast<std::uint16_t>(vlan)};
@@ -54,7 +54,7 @@ Result<std::string> name_from(Json const& json, std::string_view key, bool may_b
 Result<std::string> network_from(Json const& json) {
     auto network = json["network"].text_or("");  // a source of before networks says nothing
     if (network.empty() || network == "ipv4" || network == "ipv6") return network;
-    return fail(Errc::protocol, "`{}` is no protocol of a network", network);
+    return fail(Errc::protocol, "`{}` is not a protocol of a network", network);
 }
 
 Result<std::string> netdev_from(Json const& json) {
@@ -71,13 +71,14 @@ Result<std::string> netdev_from(Json const& json) {
 Result<MacAddress> mac_from(Json const& json) {
     TRY(auto const text, json.text("mac"));
     TRY(auto const mac, MacAddress::parse(text));
-    if (!mac.is_unicast()) return fail(Errc::protocol, "{} is no station's", mac.text());
+    if (!mac.is_unicast())
+        return fail(Errc::protocol, "{} is not a unicast MAC address", mac.text());
     return mac;
 }
 
 Result<std::vector<GuestAddress>> addresses_from(Json const& json) {
     auto const list = json["addresses"];
-    if (!list.is_array()) return fail(Errc::protocol, "there is no such list");
+    if (!list.is_array()) return fail(Errc::protocol, "the list is missing");
     if (list.size() > interface_addresses_max) {
         return fail(Errc::protocol, "{} are more than {}", list.size(), interface_addresses_max);
     }
@@ -111,7 +112,8 @@ Result<VxlanEnd> VxlanEnd::from_json(Json const& json) {
     TRY(auto const local, json.text("local"));
     if (local.empty()) return out;
     TRY(auto const address, Address::parse(local));
-    if (!address.is_host()) return fail(Errc::protocol, "{} is no host's address", local);
+    if (!address.is_host())
+        return fail(Errc::protocol, "{} cannot be the address of a host", local);
     out.local = address;
     return out;
 }

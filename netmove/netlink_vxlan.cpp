@@ -120,8 +120,8 @@ Result<Route> Netlink::route(Address const& to) {
         auto metrics = inside<RTAX_MAX>(parts[RTA_METRICS]);
         if (metrics[RTAX_MTU] != nullptr) mtu = static_cast<int>(nla_get_u32(metrics[RTAX_MTU]));
     };
-    TRY_VOID(request(*message, fmt::format("find the way to {}", to.text()), each));
-    if (oif == 0) return fail(Errc::netlink, "there is no way to {} from this host", to.text());
+    TRY_VOID(request(*message, fmt::format("find the route to {}", to.text()), each));
+    if (oif == 0) return fail(Errc::netlink, "there is no route to {} from this host", to.text());
     TRY(auto const out, link(oif));
     return Route{out.name, mtu > 0 ? mtu : out.mtu};
 }

@@ -84,7 +84,7 @@ Result<> check_uplink(Netlink& netlink, Links const& links, NetworkDefinition co
         bool const ours = wire != nullptr && wire->index == master.index;
         if (!ours) {
             return fail(Errc::refused,
-                        "{} is in {} already: take it out first (ip link set {} nomaster), or name "
+                        "{} is in {} already: remove it first (ip link set {} nomaster), or name "
                         "another uplink",
                         uplink->name, master.name, uplink->name);
         }
@@ -92,11 +92,12 @@ Result<> check_uplink(Netlink& netlink, Links const& links, NetworkDefinition co
     TRY(auto const addresses, netlink.addresses(uplink->index));
     for (auto const& entry : addresses) {
         if (entry.address.is_link_local() && entry.address.is_ipv6()) continue;
-        return fail(Errc::refused,
-                    "the host has the address {}/{} on {}, which it would lose: a bridge's port "
-                    "has none. Take it away first (ip address del); a native network can have it "
-                    "(--address)",
-                    entry.address.text(), entry.prefix_length, uplink->name);
+        return fail(
+            Errc::refused,
+            "the host has the address {}/{} on {}, which it would lose: the port of a bridge has "
+            "none. Remove it first (ip address del); a native network can have it "
+            "(--address)",
+            entry.address.text(), entry.prefix_length, uplink->name);
     }
     return {};
 }
@@ -105,7 +106,7 @@ Result<> check_name_free(Links const& links, std::string const& interface) {
     if (links.find(interface) == nullptr) return {};
     return fail(Errc::refused,
                 "there is an interface {} on this host already, and it was not made for this "
-                "network: give the network another name, or remove that",
+                "network: give the network another name, or remove the interface",
                 interface);
 }
 
@@ -312,7 +313,7 @@ Result<> delete_network(Netlink& netlink, NetworkRecord const& record, bool forc
         if (!guests.empty() && !force) {
             return fail(Errc::refused,
                         "the network {} is in use: {} {} in it; move or end the guests first, or "
-                        "take the network away under them (--force)",
+                        "remove the network anyway (--force)",
                         definition.name, joined(guests), guests.size() == 1 ? "is" : "are");
         }
     }
@@ -338,8 +339,8 @@ Result<> admit(Link const& bridge, Link const& port) {
         return {};
     }
     return fail(Errc::refused,
-                "the rules of the network {} are not there, and without them {} is not connected "
-                "to it: `sidecar network create {}` puts them back",
+                "the rules of the network {} are missing, and without them {} is not connected to "
+                "it: `sidecar network create {}` restores them",
                 bridge.name, port.name, bridge.name);
 }
 

@@ -57,7 +57,7 @@ public:
                 fmt::format("ip address del {} dev {}", one.text(), own->name));
         }
         for (auto const& entry : wanted) {
-            add(fmt::format("the host has not its address {} on {}", entry.text(), own->name),
+            add(fmt::format("the host does not have its address {} on {}", entry.text(), own->name),
                 again());
         }
         if (!host_has_ipv6()) quiet(own->name);

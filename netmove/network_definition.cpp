@@ -31,7 +31,7 @@ Result<int> number_in(std::string_view text, int low, int high) {
     int value = 0;
     auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size() || value < low || value > high) {
-        return fail(Errc::invalid, "`{}` is no number from {} to {}", text, low, high);
+        return fail(Errc::invalid, "`{}` is not a number from {} to {}", text, low, high);
     }
     return value;
 }
@@ -43,11 +43,11 @@ Result<> check_name(std::string const& network) {
                           return name_letters.contains(c) || name_others.contains(c);
                       });
     if (good) return {};
-    return fail(
-        Errc::invalid,
-        "`{}` is no name for a network: use at most {} letters, digits, `-`, `_` and `.`, a "
-        "letter first, and not `w-` (wires are called so)",
-        network, network_name_max);
+    return fail(Errc::invalid,
+                "`{}` is not a valid name of a network: use at most {} letters, digits, `-`, `_` "
+                "and `.`, a "
+                "letter first, and not `w-` (wires are called so)",
+                network, network_name_max);
 }
 
 Json texts(std::vector<std::string> const& all) {
@@ -68,7 +68,7 @@ Result<HostAddress> HostAddress::parse(std::string const& text) {
     }
     TRY(auto const address, Address::parse(text.substr(0, slash)));
     if (!address.is_host() || address.is_link_local()) {
-        return fail(Errc::invalid, "{} is no address that a host can be given", address.text());
+        return fail(Errc::invalid, "{} cannot be the address of a host", address.text());
     }
     TRY(auto const length,
         number_in(std::string_view(text).substr(slash + 1), 1, address.is_ipv4() ? 32 : 128));
@@ -125,7 +125,7 @@ Result<> NetworkDefinition::validate() const {
     }
     for (auto const& entry : addresses) {
         if (entry.address.is_ipv4() == (protocol == Protocol::ipv4)) continue;
-        return fail(Errc::invalid, "{} is no address of an {} network", entry.text(),
+        return fail(Errc::invalid, "{} is not an address of an {} network", entry.text(),
                     netmove::name(protocol));
     }
     return {};
@@ -150,7 +150,7 @@ Result<NetworkDefinition> NetworkDefinition::from_json(Json const& json) {
     TRY(made.name, json.text("name"));
     TRY(auto const protocol_text, json.text("protocol"));
     if (protocol_text != "ipv4" && protocol_text != "ipv6") {
-        return fail(Errc::invalid, "`{}` is no protocol of a network", protocol_text);
+        return fail(Errc::invalid, "`{}` is not a protocol of a network", protocol_text);
     }
     made.protocol = protocol_text == "ipv4" ? Protocol::ipv4 : Protocol::ipv6;
     TRY(auto const role, json.text("role"));

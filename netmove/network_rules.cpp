@@ -177,7 +177,7 @@ std::vector<std::string> rule_differences(std::string const& wanted, std::string
         out.push_back(fmt::format("the rule `{}` is missing", line));
     }
     for (auto const& line : missing_in(now, before)) {
-        out.push_back(fmt::format("the rule `{}` is none of the network's", line));
+        out.push_back(fmt::format("the rule `{}` does not belong to the network", line));
     }
     if (out.empty() && before != now) out.emplace_back("the rules are in another order");
     return out;

@@ -90,13 +90,14 @@ std::unexpected<core::Error> attach_failed(std::string const& name, int os) {
 /// The existing link can be attached to as asked, or a sentence.
 Result<> check_existing(Link const& link, TapOptions const& options) {
     if (!link.tun || !link.tun->tap) {
-        return fail(Errc::refused, "{} is no tap device but {}: give the guest's tap another name",
-                    link.name, link.kind.empty() ? "hardware" : "a " + link.kind);
+        return fail(Errc::refused,
+                    "{} is not a tap device but {}: give the guest's tap another name", link.name,
+                    link.kind.empty() ? "hardware" : "a " + link.kind);
     }
     if (link.tun->multi_queue != (options.queues > 1)) {
         return fail(
             Errc::refused,
-            "the tap {} is {}-queue, the guest needs {} queue(s): make it anew (ip tuntap add "
+            "the tap {} is {}-queue, the guest needs {} queue(s): make it again (ip tuntap add "
             "{} mode tap{})",
             link.name, link.tun->multi_queue ? "multi" : "single", options.queues, link.name,
             options.queues > 1 ? " multi_queue" : "");
@@ -122,7 +123,7 @@ Result<std::optional<std::pair<std::string, unsigned>>> ask_descriptor(int fd) {
     ifreq request{};
     if (ioctl(fd, TUNGETIFF, &request) < 0) {
         if (errno == EBADFD) return std::nullopt;
-        return fail_errno(errno, "a descriptor given as a tap is none");
+        return fail_errno(errno, "a descriptor given as a tap is not a tap");
     }
     std::string name(request.ifr_name, strnlen(request.ifr_name, sizeof request.ifr_name));
     return std::pair(std::move(name),
@@ -169,7 +170,7 @@ Result<> check_interface_name(std::string const& name) {
     if (!good) {
         return fail(
             Errc::invalid,
-            "'{}' is no name for a network interface: 1 to 15 characters, no spaces, none of "
+            "'{}' is not a name for a network interface: 1 to 15 characters, no spaces, none of "
             "/ : %",
             name);
     }

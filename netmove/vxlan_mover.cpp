@@ -171,7 +171,7 @@ private:
 Result<Address> vtep_from(Json const& json, std::string_view key) {
     TRY(auto const text, json.text(key));
     TRY(auto const address, Address::parse(text));
-    if (!address.is_host()) return fail(Errc::protocol, "{} is no address of a VTEP", text);
+    if (!address.is_host()) return fail(Errc::protocol, "{} is not the address of a VTEP", text);
     return address;
 }
 
@@ -205,7 +205,7 @@ Result<> check_vxlan_ends(GuestInterface const& interface) {
         if ((source ? source : destination)->learning) return {};
         return fail(Errc::refused,
                     "the bridge of {} is in VXLAN {} on the {}, whose device does not learn, and "
-                    "in none on the other host: put a VXLAN device of that VNI into its bridge",
+                    "in none on the other host: add a VXLAN device of that VNI to its bridge",
                     interface.netdev, (source ? source : destination)->vni,
                     source ? "source" : "destination");
     }
@@ -277,7 +277,7 @@ Result<VxlanMove> VxlanMove::from_json(Json const& json) {
     TRY(auto const mtu, json.integer("mtu"));
     bool const sane = out.mac.is_unicast() && vni >= 0 && vni <= vni_max && mtu >= mtu_min &&
                       mtu <= mtu_max && out.from.family() == out.to.family() && out.from != out.to;
-    if (!sane) return fail(Errc::protocol, "that is no move of a station in a VXLAN");
+    if (!sane) return fail(Errc::protocol, "that is not a move of a station in a VXLAN");
     out.vni = static_cast<std::uint32_t>(vni);
     out.mtu = static_cast<int>(mtu);
     return out;

@@ -14,7 +14,7 @@ Result<std::optional<std::uint64_t>> id_of(Json const& message) {
     if (!message.has("id")) return std::nullopt;
     auto const id = message["id"];
     if (!id.is_integer() || id.integer_or(-1) < 0) {
-        return core::fail(Errc::protocol, "QEMU answered with the id {}, which is none of ours",
+        return core::fail(Errc::protocol, "QEMU answered with the id {}, which was never used",
                           quoted(id.dump()));
     }
     return static_cast<std::uint64_t>(id.integer_or(0));

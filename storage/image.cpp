@@ -124,7 +124,7 @@ Task<Result<ImageInfo>> image_info(core::Loop& loop, std::string path, std::stri
     arguments.push_back(plain(path));
     CO_TRY(auto const output, co_await qemu_img(loop, std::move(arguments), deadline));
     if (output.status != 0) {
-        co_return fail(Errc::invalid, "the disk {} is no usable image: {}", path, output.errors);
+        co_return fail(Errc::invalid, "the disk {} is not a usable image: {}", path, output.errors);
     }
     CO_TRY(auto const json, core::Json::parse(output.text));
     ImageInfo info;

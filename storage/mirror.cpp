@@ -169,7 +169,7 @@ void Mirror::Implementation::go_on(unsigned round) {
             one.report.rounds.push_back(
                 {before.copied_bytes, before.copied_bytes, 0, core::milliseconds(0)});
         }
-        core::log::info("storage: disk={} goes on at {} MiB with bitmap {}", one.disk.name,
+        core::log::info("storage: disk={} continues at {} MiB with bitmap {}", one.disk.name,
                         offset >> 20, exports.bitmap_name(round));
     }
 }

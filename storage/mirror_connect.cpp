@@ -85,7 +85,9 @@ Task<Result<>> Mirror::Implementation::connect_source(PendingConnection what, De
             }
         }
         if (!keep_converged_stop.stop_requested()) {
-            core::log::warning("storage: QEMU did not answer beside a new NBD connection; cut it");
+            core::log::warning(
+                "storage: QEMU did not answer while a new NBD connection was made; the connection "
+                "is closed");
         }
         co_await discard(what);
         if (keep_converged_stop.stop_requested())

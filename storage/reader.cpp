@@ -72,7 +72,7 @@ bool passes_bytes_through(qmp::BlockNode const& node) {
 
 Result<ImageFile> ImageFile::open(qmp::BlockNode const& node, pid_t qemu) {
     if (!passes_bytes_through(node)) {
-        return fail(Errc::refused, "node {} ({}, {}) is no plain raw image", node.node_name,
+        return fail(Errc::refused, "node {} ({}, {}) is not a plain raw image", node.node_name,
                     node.driver, node.file_name_told);
     }
     auto const& path = node.file_name_told;

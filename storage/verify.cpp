@@ -181,7 +181,7 @@ Result<> check_ranges(std::vector<Extent> const& ranges, std::uint64_t disk_byte
                            (range.length % block_bytes == 0 || range.end() == disk_bytes);
         if (!whole) {
             return fail(Errc::invalid,
-                        "{} bytes at {} are no blocks of a disk of {}, or not in order",
+                        "{} bytes at {} are not blocks of a disk of {}, or not in order",
                         range.length, range.offset, disk_bytes);
         }
         end = range.end();

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""The test cases that QEMU itself breaks now and then, each with its known fault. Used by scripts/test.
+"""The test cases that sometimes fail because of a fault of QEMU, each with that fault. Used by scripts/test.
 
-A case that fails once has failed. The only exception stands in FAULTS: the case's name and what it printed must both
+A case that fails once has failed. The only exceptions are in FAULTS: the case's name and its output must both
 match. Then scripts/test repeats the case once, and says so. docs/qemu-bugs.md describes the faults.
 """
 

@@ -1,4 +1,4 @@
-// Gives an interface its addresses and routes: a handful of rtnetlink requests, each acknowledged.
+// Gives an interface its addresses and routes: a few rtnetlink requests, each acknowledged.
 #include "errors.hpp"
 #include "network.hpp"
 
@@ -25,7 +25,7 @@ struct Address {
     std::uint8_t prefix = 0;
 };
 
-// An address in text, with or without /prefix; family 0 when it is none.
+// An address in text, with or without /prefix; family 0 if it is not an address.
 Address parse_address(const std::string& text) {
     const std::size_t slash = text.find('/');
     const std::string host = text.substr(0, slash);

@@ -1,5 +1,5 @@
-// CRC32C by tables of eight bytes (no CPU feature is asked for: the guest runs under emulation),
-// and the latency histogram.
+// CRC32C with tables of eight bytes (it needs no CPU feature: the guest runs under emulation), and
+// the latency histogram.
 #include "base.hpp"
 
 #include <bit>

@@ -1,6 +1,6 @@
 // What every part of the witness uses: the clock, pacing, a small generator, CRC32C, latencies.
 // Invariant: nothing here keeps global state; all times are nanoseconds of CLOCK_MONOTONIC, which
-// in a guest stands still while the guest is stopped.
+// does not advance while the guest is stopped.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ inline std::uint64_t now_ns() {
     return static_cast<std::uint64_t>(t.tv_sec) * ns_per_s + static_cast<std::uint64_t>(t.tv_nsec);
 }
 
-/// Sleeps until the clock reads `when_ns`; returns at once when that is past.
+/// Sleeps until the clock reads `when_ns`; returns at once if that time has passed.
 inline void sleep_until_ns(std::uint64_t when_ns) {
     const timespec t{static_cast<time_t>(when_ns / ns_per_s),
                      static_cast<long>(when_ns % ns_per_s)};
@@ -38,7 +38,8 @@ inline std::uint64_t mix(std::uint64_t state) {
     return z ^ (z >> 31U);
 }
 
-/// Word `index` of the pseudo-random content that belongs to `seed`. Any word can be had alone.
+/// Word `index` of the pseudo-random content that belongs to `seed`. Each word can be computed
+/// alone.
 inline std::uint64_t content_word(std::uint64_t seed, std::size_t index) {
     std::uint64_t x = seed + index * 0x9e3779b97f4a7c15U;
     x ^= x >> 29U;
@@ -46,7 +47,7 @@ inline std::uint64_t content_word(std::uint64_t seed, std::size_t index) {
     return x ^ (x >> 32U);
 }
 
-/// Keeps a rate by the clock. After a pause at most `burst_ns` worth of work is made up for.
+/// Keeps a rate by the clock. After a pause it catches up on the work of at most `burst_ns`.
 class Pace {
 public:
     static constexpr std::uint64_t burst_ns = 50 * ns_per_ms;  // a pause is not followed by a flood
@@ -54,7 +55,7 @@ public:
         20 * ns_per_ms;  // how soon a changed rate is seen
 
     /// Sleeps until something is due at `per_second`, but never longer than idle_look_ns.
-    /// Returns how much is due now: 0 when nothing is, at most `batch_max`.
+    /// Returns how much is due now: 0 to `batch_max`.
     std::uint64_t wait(std::uint64_t per_second, std::uint64_t batch_max) {
         const std::uint64_t now = now_ns();
         if (per_second == 0) {
@@ -82,11 +83,11 @@ private:
     std::uint64_t due_ns_ = 0;
 };
 
-/// CRC32C (Castagnoli, RFC 3720 B.4) of `bytes`, going on from `crc` (0 to begin).
+/// CRC32C (Castagnoli, RFC 3720 B.4) of `bytes`, continued from `crc` (0 at the start).
 std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t crc = 0);
 
-/// Latencies in microseconds, in buckets a 64th of a power of two wide, so that two that are to be
-/// compared are told within 2 %. Any thread may add.
+/// Latencies in microseconds, in buckets a 64th of a power of two wide, so that each latency is
+/// known to within 2 %. Any thread may add.
 class Histogram {
 public:
     void add(std::uint64_t us);

@@ -15,7 +15,7 @@
 namespace witness {
 namespace {
 
-/// A JSON object being built, in json-c's hands until text() gives it away.
+/// A JSON object being built, owned by json-c until text() returns it.
 class Object {
 public:
     Object() : object_(json_object_new_object()) {}
@@ -55,7 +55,7 @@ private:
     json_object* object_;
 };
 
-/// What came in: named numbers and strings.
+/// The request: named numbers and strings.
 class Arguments {
 public:
     explicit Arguments(json_object* object) : object_(object) {}
@@ -69,7 +69,7 @@ public:
         if (!json_object_object_get_ex(object_, key, &value)) return otherwise;
         return json_object_get_uint64(value);
     }
-    /// The first key that wants a number and has something else; empty when there is none.
+    /// The first key that needs a number and has something else; empty if there is none.
     std::string bad_number() const {
         for (const char* key :
              {"rate", "read_rate", "ram_rate", "tcp_rate", "offset", "length", "seed"}) {
@@ -140,7 +140,7 @@ void refuse(Object& answer, const std::string& why) {
     answer.boolean("ok", false).string("error", why);
 }
 
-// The disks that "disk" names; all of them without it. Empty, and refused, when there is none.
+// The disks that "disk" names; without it, all disks. Empty, and refused, if there is none.
 std::vector<Disk*> chosen(Parts& parts, const Arguments& arguments, Object& answer) {
     std::vector<Disk*> disks;
     for (const auto& disk : parts.disks)

@@ -14,7 +14,7 @@
 
 namespace witness {
 
-/// Everything that runs in this guest. Made by main, never taken down.
+/// Everything that runs in this guest. Made by main, never destroyed.
 struct Parts {
     std::unique_ptr<Ram> ram;
     std::vector<std::unique_ptr<Disk>> disks;
@@ -23,11 +23,11 @@ struct Parts {
     Agent agent;
 };
 
-/// Does what `line` says: {"cmd":"report"}, or the bare word report. The answer has "ok", and
-/// "error" with a sentence when ok is false.
+/// Executes the command `line`: {"cmd":"report"}, or the bare word report. The answer has "ok", and
+/// "error" with a sentence if ok is false.
 std::string answer(Parts& parts, std::string_view line);
 
-/// The line of liveness, numbered `count`.
+/// The liveness line with the number `count`.
 std::string alive_line(const Parts& parts, std::uint64_t count);
 
-} // namespace witness
+}  // namespace witness

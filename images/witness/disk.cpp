@@ -1,4 +1,5 @@
-// Disk: opening, the workers, and what control asks for. What a block must hold: disk_check.cpp.
+// Disk: opening, the workers, and the functions for control. The expected content of a block:
+// disk_check.cpp.
 #include "disk.hpp"
 
 #include "errors.hpp"
@@ -87,7 +88,8 @@ void Disk::run(std::size_t index) {
     while (true) {
         const std::uint64_t reads = read_rate;
         const std::uint64_t both = rate + reads;
-        // Each worker does its part of the rate, rounded up so that a small rate is not lost.
+        // Each worker does its part of the rate, rounded up, so that a small rate does not become
+        // 0.
         if (pace.wait((both + settings_.depth - 1) / settings_.depth, 1) == 0) continue;
         random = mix(random ^ now_ns());  // the clock: two running copies must not act as one
         read_share += reads;

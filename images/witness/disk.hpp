@@ -1,7 +1,7 @@
 // One virtual disk under test: writers that keep rewriting random blocks of a span, and checks that
 // the disk holds exactly what was written last. Used by main (workers), control (verify, freeze
-// ...). Invariant: a block is only ever touched by one thread at once: worker k of n owns the
-// blocks whose number is k modulo n, and everything else happens while the workers are frozen.
+// ...). Invariant: only one thread at a time touches a block: worker k of n owns the blocks whose
+// number is k modulo n, and everything else happens while the workers are frozen.
 #pragma once
 
 #include "base.hpp"
@@ -44,10 +44,11 @@ public:
     Disk(const Disk&) = delete;
     Disk& operator=(const Disk&) = delete;
 
-    /// Opens /dev/NAME, waiting a bounded time for it to appear. False (and a setup error) without.
+    /// Opens /dev/NAME, waiting a bounded time for it to appear. False (and a setup error) if it
+    /// does not.
     bool open();
 
-    /// Worker `index` of depth(): writes and checks at the rate, for ever.
+    /// Worker `index` of depth(): writes and checks at the rate, and never returns.
     [[noreturn]] void run(std::size_t index);
 
     struct Verified {
@@ -55,10 +56,10 @@ public:
         std::uint64_t written = 0;  // of these, blocks of ours
         std::uint64_t wrong = 0;
     };
-    /// Reads the whole span and checks it, with the writers frozen meanwhile.
+    /// Reads the whole span and checks it, while the writers are frozen.
     Verified verify();
 
-    /// Returns once nothing of ours is in flight; writers wait until as many thaws.
+    /// Returns when no request is in flight; writers wait until thaw() was called as often.
     void freeze();
     void thaw();
 
@@ -66,7 +67,7 @@ public:
     /// Both in whole blocks. Returns an empty string, or what failed.
     std::string fill(std::uint64_t offset, std::uint64_t length, std::uint64_t seed);
 
-    /// Tells the disk that bytes [offset, offset + length) are not needed. As fill otherwise.
+    /// Tells the disk that bytes [offset, offset + length) are not needed. Otherwise as fill().
     std::string discard(std::uint64_t offset, std::uint64_t length);
 
     const std::string& name() const { return settings_.name; }
@@ -83,7 +84,8 @@ public:
     Histogram flush_latency;
 
 private:
-    /// What the guest remembers of a block. sequence 0: not ours, known by its checksum alone.
+    /// What the guest remembers of a block. sequence 0: another program wrote it; only its checksum
+    /// is known.
     struct Version {
         std::uint32_t sequence = 0;
         std::uint32_t crc = 0;

@@ -1,6 +1,7 @@
-// What a block must hold, and what to call it when it holds something else.
+// The expected content of a block, and the kind of error if the content differs.
 // A block: magic, disk, number, sequence, writer's time, checksum, then content that follows from
-// (disk, number, sequence). A block that is not ours is remembered by the checksum of its bytes.
+// (disk, number, sequence). For a block that the witness did not write, only the checksum of its
+// bytes is known.
 #include "disk.hpp"
 #include "errors.hpp"
 
@@ -39,7 +40,7 @@ std::uint64_t seed_of(std::uint64_t identity, std::uint64_t number, std::uint32_
     return mix(mix(identity + number) + sequence);
 }
 
-// Whether the sectors behind the first hold the content of `sequence`; a bit for each that does.
+// Whether the sectors after the first hold the content of `sequence`; a bit for each that does.
 unsigned sectors_of(std::span<const std::byte> block, std::uint64_t seed) {
     unsigned found = 0;
     constexpr std::size_t sector_words = sector_bytes / sizeof(std::uint64_t);
@@ -87,7 +88,7 @@ bool Disk::check(std::span<const std::byte> data, std::uint64_t number) {
     ++reads_checked;
     const bool right = !block.known || found == block.now;
     if (!right) accuse(data, number, found, misplaced);
-    // What is there is taken as known from here on, so that one fault is counted once.
+    // From now on the content found is the expected one, so that one fault is counted once.
     if (!block.known || !right)
         block = {.now = found, .before = {}, .known = true, .before_known = false};
     std::uint32_t highest = sequence_;
@@ -105,7 +106,7 @@ bool Disk::looks_torn(std::span<const std::byte> data, std::uint64_t number) con
     const unsigned now = sectors(block.now);
     const unsigned before = block.before_known ? sectors(block.before) : 0U;
     if (now != 0 && before != 0) return true;
-    // Its first sector tells by the header alone which version it is of.
+    // The header in its first sector says which version it is.
     const std::uint32_t head = header_of(data).magic == magic ? header_of(data).sequence : 0;
     if (now == all) return head != block.now.sequence;
     if (before == all) return head == block.now.sequence;

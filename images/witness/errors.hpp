@@ -1,5 +1,5 @@
 // Everything that the witness found wrong, by kind. All parts report here; serial and control read.
-// Invariant: a count never decreases, and the first error's words are kept for ever.
+// Invariant: a count never decreases, and the text of the first error is kept.
 #pragma once
 
 #include <array>
@@ -11,7 +11,7 @@
 namespace witness {
 
 enum class Kind {
-    setup,  // a module, disk or address asked for on the kernel command line was not to be had
+    setup,  // a module, disk or address asked for on the kernel command line could not be used
     ram_changed,  // a page's content is not what its own header says
     ram_stale,  // a whole page, but not the generation that was written last
     disk_lost,  // the block holds what it held before the last write

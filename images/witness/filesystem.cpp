@@ -33,7 +33,7 @@ std::string file_name(std::uint64_t number) {
     return std::string(where) + "/file-" + std::to_string(number);
 }
 
-// devtmpfs names ports by their place; sysfs knows what they are called.
+// devtmpfs names ports by their number; sysfs has their names.
 std::string find_port() {
     std::error_code ignored;
     const char* const ports = "/sys/class/virtio-ports";

@@ -1,7 +1,7 @@
 // A file system of this guest that is written all the time, and the guest agent that can freeze it.
-// Used by main, and by control for its counters. Only the real things: the kernel's ext4, qemu-ga.
-// Invariant: nothing else of the witness touches the file system, so that all else goes on while it
-// is frozen.
+// Used by main, and by control for its counters. Both are the real ones: the kernel's ext4, and
+// qemu-ga. Invariant: nothing else of the witness touches the file system, so that everything else
+// continues while it is frozen.
 #pragma once
 
 #include <sys/types.h>
@@ -17,9 +17,10 @@ public:
     /// `disk`: vda, ... with an ext4 on it.
     explicit FileSystem(std::string disk) : disk_(std::move(disk)) {}
 
-    /// Mounts it, waiting a bounded time for the disk. False (and a setup error) without.
+    /// Mounts it, waiting a bounded time for the disk. False (and a setup error) if it fails.
     bool mount();
-    /// Makes, fills, renames and removes files, for ever: the journal is never empty for long.
+    /// Makes, fills, renames and removes files, and never returns: the journal is never empty for
+    /// long.
     [[noreturn]] void run();
 
     std::atomic<std::uint64_t> writes = 0;  ///< Of 4 KiB.
@@ -32,7 +33,7 @@ private:
 /// The image's qemu-ga, on the port org.qemu.guest_agent.0.
 class Agent {
 public:
-    /// False (and a setup error) when the image has none, or there is no such port.
+    /// False (and a setup error) if the image has none, or if there is no such port.
     bool start();
     /// SIGSTOP or SIGCONT: an agent that does not answer. An empty string, or what failed.
     std::string signal(int number) const;

@@ -1,7 +1,7 @@
 // The witness: the only program of the test guest, run by the kernel as /init. It proves that a
 // guest which was moved is the same guest: its RAM, its disks, its sessions (see images/build for
-// use). Invariant: it never ends; when it cannot go on the kernel panics, and QEMU ends with
-// -no-reboot.
+// use). Invariant: it never ends; if it cannot continue, the kernel panics, and QEMU ends because
+// of -no-reboot.
 #include "base.hpp"
 #include "control.hpp"
 #include "disk.hpp"
@@ -57,7 +57,7 @@ void load_modules() {
 }
 
 // The kernel would collect randomness for a second when a library first asks for some. Nothing here
-// has a secret to keep, so it is told that the clock is random enough.
+// needs a secret, so the kernel is told that the clock is random enough.
 void spare_the_wait_for_randomness() {
     struct {
         int entropy_bits = 256;

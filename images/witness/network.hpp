@@ -1,7 +1,7 @@
-// The guest's network: addresses by netlink (address.cpp), and the services that clients watch it
-// by (services.cpp): UDP echo on 7, TCP echo on 7001, TCP source on 7002, control on 7003, the echo
-// of `sidecar probe` on 4798.
-// Invariant: nothing is sent that no client asked for, but what the kernel sends by itself.
+// The guest's network: addresses by netlink (address.cpp), and the services with which clients
+// watch it (services.cpp): UDP echo on 7, TCP echo on 7001, TCP source on 7002, control on 7003,
+// the echo of `sidecar probe` on 4798. Invariant: only answers to clients are sent, and what the
+// kernel sends by itself.
 #pragma once
 
 #include "probe.hpp"
@@ -47,11 +47,12 @@ public:
     Services(const Services&) = delete;
     Services& operator=(const Services&) = delete;
 
-    /// Serves UDP echo, TCP echo and TCP source for ever, ahead of all other work of the guest.
+    /// Serves UDP echo, TCP echo and TCP source, before all other work of the guest. Never
+    /// returns.
     [[noreturn]] void run_traffic();
 
-    /// Serves control for ever: each line goes to `execute`, its answer back. One command at a
-    /// time.
+    /// Serves control and never returns: each line goes to `execute`, and its answer is sent
+    /// back. One command at a time.
     [[noreturn]] void run_control(const std::function<std::string(std::string_view)>& execute);
 
     std::atomic<std::uint64_t> source_rate;

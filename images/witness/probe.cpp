@@ -69,7 +69,7 @@ ProbeEcho::Session* ProbeEcho::find(std::uint64_t id, bool make) {
     return (sessions_[id] = std::make_unique<Session>()).get();
 }
 
-// Counts a probe; false when it is so late that nobody can say whether it was there already.
+// Counts a probe; false if it is so late that it is unknown whether it arrived before.
 bool ProbeEcho::take(Session& to, std::uint64_t n, std::uint64_t at_ns) {
     const bool first = to.seen == 0;
     if (!first && n < to.highest && to.highest - n >= window) return false;

@@ -1,7 +1,8 @@
-// The guest's end of `sidecar probe`: numbered datagrams come back with a number of their own and
-// what arrived so far, so that the prober can tell what was lost on the way there from what was
-// lost on the way back. Written apart from netmove/probe_echo.cpp, after netmove/probe_wire.hpp.
-// Invariant: an answer is as long as what it answers; memory is bounded.
+// The guest's end of `sidecar probe`: numbered datagrams are answered with a number of their own
+// and what arrived so far, so that the prober can distinguish losses on the way there from losses
+// on the way back. Independent of netmove/probe/echo.cpp; the format is that of
+// netmove/probe/wire.hpp.
+// Invariant: an answer is as long as its probe; memory is bounded.
 #pragma once
 
 #include <bitset>

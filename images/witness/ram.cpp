@@ -1,5 +1,5 @@
 // One page: its number, its generation, then words that follow from the two; the checksum is the
-// sum of them all, so that the first look is one pass over the page.
+// sum of them all, so that the first check is one pass over the page.
 #include "ram.hpp"
 
 #include "base.hpp"
@@ -82,7 +82,7 @@ void Ram::run() {
     Pace pace;
     std::size_t next = 0;
     while (true) {
-        // One page is due each step; taking them 10 ms at a time spares the guest wake-ups.
+        // One page is due each step; the pages of 10 ms are written together, which saves wake-ups.
         sleep_until_ns(now_ns() + 10 * ns_per_ms);
         const std::uint64_t due =
             pace.wait(generations_.empty() ? 0 : pages_per_s.load(), batch_max);

@@ -1,6 +1,6 @@
 // The RAM stripe: pages that the guest keeps rewriting, each checked before it is rewritten.
-// Invariant: what a page must hold is remembered outside the stripe, so that a page that was not
-// carried over (an older, whole one) is seen as well as a damaged one.
+// Invariant: what a page must hold is remembered outside the stripe, so that an old page (which was
+// not transferred) is detected as well as a damaged one.
 #pragma once
 
 #include <atomic>
@@ -19,7 +19,7 @@ public:
     Ram(const Ram&) = delete;
     Ram& operator=(const Ram&) = delete;
 
-    /// Rewrites and checks at its rate, for ever.
+    /// Rewrites and checks at its rate, and never returns.
     [[noreturn]] void run();
 
     /// Checks every page now. Returns how many were wrong.
@@ -40,4 +40,4 @@ private:
     std::mutex mutex_;
 };
 
-} // namespace witness
+}  // namespace witness

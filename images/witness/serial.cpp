@@ -1,4 +1,4 @@
-// One thread, one port: waits for input until the next line of liveness is due.
+// One thread, one port: waits for input until the next liveness line is due.
 #include "serial.hpp"
 
 #include "errors.hpp"

@@ -32,7 +32,8 @@ constexpr int source_turn_ms = 10;              // how often the source's client
 constexpr std::size_t control_line_max = 65536;
 constexpr std::size_t control_clients_max = 16;
 
-// A socket of one family only, bound to `port` of every address. -1 and a setup error without.
+// A socket of one family only, bound to `port` of every address. -1 and a setup error if that
+// fails.
 int open_server(int family, int type, std::uint16_t port) {
     const int fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     const int on = 1;
@@ -74,7 +75,7 @@ int accept_one(int fd) {
     return client;
 }
 
-// A datagram that is received and sent back, with what the kernel says beside it.
+// A datagram that is received and sent back, with the kernel's control messages.
 class Letter {
 public:
     bool receive(int fd) {
@@ -102,7 +103,7 @@ public:
         const auto* count = find<std::uint32_t>(SOL_SOCKET, SO_RXQ_OVFL);
         return count == nullptr ? 0 : *count;
     }
-    // From the address that was asked, through whichever interface the route is.
+    // From the address that the client used, through the interface of the route.
     bool send_back(int fd) {
         alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(in6_pktinfo))> asked{};
         std::size_t asked_bytes = 0;
@@ -217,7 +218,7 @@ void Services::accept_session(int epoll, int fd, bool source, Traffic& count) {
     sessions_.push_back(std::move(session));
 }
 
-// Sends what waits, takes in what came. False: the session has ended.
+// Sends what waits, and reads what arrived. False: the session has ended.
 bool Services::serve(Session& session) {
     for (std::size_t turn = 0; turn < pieces_a_turn; ++turn) {
         if (!session.waiting.empty()) {
@@ -245,7 +246,7 @@ bool Services::serve(Session& session) {
 }
 
 // Appends the records that are due: number, the guest's clock, then the number again and again, all
-// big endian. What the client is slow to take is not lost and not numbered twice; it only waits.
+// big endian. If the client reads slowly, records wait; none is lost or numbered twice.
 bool Services::produce(Session& session) {
     const std::uint64_t rate = source_rate;
     const std::uint64_t now = now_ns();
@@ -302,17 +303,17 @@ void Services::run_traffic() {
             else if (auto* session = reinterpret_cast<Session*>(tag); !serve(*session))
                 ended.push_back(session);
         }
-        // Also those whose client was slow: their turn comes each source_turn_ms.
+        // This includes those whose client was slow: they are served each source_turn_ms.
         std::erase_if(sessions_, [&](const std::unique_ptr<Session>& session) {
             if (std::ranges::find(ended, session.get()) != ended.end()) return true;
             if (session->source) return !produce(*session);
             return !session->waiting.empty() && !serve(*session);
         });
-        // While something waits to be sent nothing is read: what came would wake us again and
-        // again, and ahead of all else there would be no time left for it to go. Nor are we told
-        // more than once that it can be sent: a kernel short of TCP memory says so and takes
-        // nothing. We would ask again without end, and what frees memory would not run (the kernel
-        // gives all else 50 ms of each second then).
+        // While data waits to be sent nothing is read. Otherwise each arrival would wake this loop
+        // again, and because of its priority no time would be left to send. EPOLLET reports only
+        // once that sending is possible: a kernel short of TCP memory reports it and accepts
+        // nothing. This loop would then retry without end, and the code that frees memory would
+        // not run (the kernel gives all else 50 ms of each second then).
         for (const auto& session : sessions_) {
             const std::uint32_t wanted = session->waiting.empty() ? EPOLLIN : EPOLLOUT | EPOLLET;
             if (wanted == session->events) continue;

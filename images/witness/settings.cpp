@@ -1,4 +1,4 @@
-// Takes the kernel command line apart: words, then comma separated key=value pairs.
+// Parses the kernel command line: words, then comma separated key=value pairs.
 #include "settings.hpp"
 
 #include "errors.hpp"

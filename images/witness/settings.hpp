@@ -1,4 +1,4 @@
-// What the kernel command line asks of the witness: every word that begins with "witness.".
+// The settings of the witness on the kernel command line: every word that begins with "witness.".
 // Used by main once, at start. The words and their defaults are described in images/build.
 #pragma once
 
@@ -42,7 +42,7 @@ struct Settings {
     std::string fs;  // a disk with an ext4: vda, ...; empty: none
 };
 
-/// Reads /proc/cmdline's text. What is not understood is reported as a setup error and left out.
+/// Reads /proc/cmdline's text. An unknown word is reported as a setup error and ignored.
 Settings parse_settings(std::string_view command_line);
 
 } // namespace witness

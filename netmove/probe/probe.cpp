@@ -141,12 +141,12 @@ std::string hiccups_text(ProbeReport::Target const& target, core::Clock::duratio
         text += fmt::format("  note   this program was up to {:.1f} ms late with sending\n",
                             ms(here.late_max));
     }
-    say(here.skipped, "probes were never made: this program stood still for more than a second");
+    say(here.skipped, "probes were never made: this program was suspended for more than a second");
     say(here.unsent, "probes were never made: this host had no room to send them");
     say(here.refused, "errors of this host's network or answers `unreachable`");
-    say(here.overflowed, "answers arrived and were lost for want of room in this program's socket");
+    say(here.overflowed, "answers arrived and were lost because this program's socket was full");
     say(target.udp.known().overflowed,
-        "datagrams arrived at the echo and were lost for want of room in its socket");
+        "datagrams arrived at the echo and were lost because its socket was full");
     say(target.udp.known().unsent, "answers were never sent: the echo's host had no room");
     return text;
 }

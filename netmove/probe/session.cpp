@@ -133,7 +133,7 @@ Result<> ProbeSession::take_lines(std::string& text) {
         }
         if (!greeted_ || parse_probe_line(line) != next_back_) {
             ++figures_.wrong;
-            return fail(Errc::protocol, "line {} came back otherwise than it went", next_back_);
+            return fail(Errc::protocol, "line {} came back changed", next_back_);
         }
         ++next_back_;
         ++figures_.answered;

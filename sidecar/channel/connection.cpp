@@ -47,7 +47,8 @@ Task<Result<Message>> Messages::receive(Deadline deadline) {
         length -= std::min(length, length_bytes);
     }
     if (kind > kind_with_bytes) {
-        co_return fail(Errc::protocol, "what {} sent is no message of a sidecar", stream_->peer());
+        co_return fail(Errc::protocol, "{} sent something that is not a message of a sidecar",
+                       stream_->peer());
     }
     if (text_length == 0 || text_length > length || length > limits::message_bytes_max) {
         co_return fail(Errc::protocol, "{} sent a message of {} bytes; the limit is {}",
@@ -114,7 +115,7 @@ Json error_to_json(Error const& error) {
 
 Error error_from_json(Json const& error) {
     auto const code = error["code"].text_or("");
-    Error made{Errc::protocol, 0, error["what"].text_or("an error without words"), {}};
+    Error made{Errc::protocol, 0, error["what"].text_or("an error without a message"), {}};
     for (int value = 0; value <= static_cast<int>(Errc::invalid); ++value) {
         if (core::name(static_cast<Errc>(value)) == code) made.code = static_cast<Errc>(value);
     }
@@ -202,7 +203,7 @@ Result<> Connection::dispatch(Message received) {
     auto const id = message["id"].integer_or(0);
     if (message.has("verb")) {
         if (scope_.running() > answers_in_flight_max) {
-            return fail(Errc::protocol, "{} asks too much at once", peer());
+            return fail(Errc::protocol, "{} sent too many requests at once", peer());
         }
         scope_.spawn(answer(id, message["verb"].text_or(""),
                             {message["arguments"], std::move(received.bytes)}));
@@ -224,7 +225,7 @@ Result<> Connection::dispatch(Message received) {
 Task<void> Connection::answer(std::int64_t id, std::string verb, protocol::Packed arguments) {
     auto const known = protocol::verb_from(verb);
     Result<protocol::Packed> result =
-        fail(Errc::protocol, "`{}` may not be asked by a {}", verb, protocol::name(other_));
+        fail(Errc::protocol, "a {1} may not send `{0}`", verb, protocol::name(other_));
     if (known && protocol::may_ask(other_, *known)) {
         result = co_await handler_.handle(
             *this, {*known, std::move(arguments.json), std::move(arguments.bytes)});

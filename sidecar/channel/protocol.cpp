@@ -43,7 +43,7 @@ static_assert(verbs.size() == static_cast<std::size_t>(Verb::vtep_repoint_fdb) +
 
 Result<> check_version(Json const& json) {
     if (json["hello"].text_or("") != "sidecar") {
-        return fail(Errc::protocol, "that was no hello of a sidecar");
+        return fail(Errc::protocol, "the first message is not the hello of a sidecar");
     }
     auto const theirs = json["version"].integer_or(0);
     if (theirs == version) return {};
@@ -57,6 +57,12 @@ Result<> check_version(Json const& json) {
 std::string_view name(Verb verb) { return verbs[static_cast<std::size_t>(verb)]; }
 std::string_view name(Role role) { return roles[static_cast<std::size_t>(role)]; }
 std::string_view name(Owner owner) { return owners[static_cast<std::size_t>(owner)]; }
+std::string_view name(ConsistencyKind kind) {
+    return consistency_kinds[static_cast<std::size_t>(kind)];
+}
+std::optional<ConsistencyKind> consistency_kind_from(std::string_view name) {
+    return by_name<ConsistencyKind>(consistency_kinds, name);
+}
 std::optional<Verb> verb_from(std::string_view name) { return by_name<Verb>(verbs, name); }
 
 bool may_ask(Role role, Verb verb) {
@@ -202,7 +208,7 @@ Result<HashBase> HashBase::from_json(Json const& json) {
     }
     if (made.length > limits::base_part_bytes_max ||
         offset % static_cast<std::int64_t>(limits::base_block_bytes) != 0) {
-        return fail(Errc::protocol, "{} bytes at {} are no part of a base", made.length, offset);
+        return fail(Errc::protocol, "{} bytes at {} are not a part of a base", made.length, offset);
     }
     made.offset = static_cast<std::uint64_t>(offset);
     return made;
@@ -228,7 +234,7 @@ Result<Hash> Hash::from_json(Json const& json) {
     TRY(auto const numbers, list(json, "ranges", 2 * storage::limits::hash_request_ranges_max));
     made.disk = static_cast<std::size_t>(disk);
     if (numbers.empty() || numbers.size() % 2 != 0) {
-        return fail(Errc::protocol, "{} numbers are no ranges of a disk", numbers.size());
+        return fail(Errc::protocol, "{} numbers are not ranges of a disk", numbers.size());
     }
     for (std::size_t i = 0; i + 1 < numbers.size(); i += 2) {
         auto const offset = numbers[i].integer_or(-1);

@@ -113,6 +113,15 @@ Features const& our_features();
 enum class Owner : std::uint8_t { source, destination };
 std::string_view name(Owner owner);
 
+/// In which state a recovery point has the guest's file systems.
+enum class ConsistencyKind : std::uint8_t {
+    crash,  ///< As after a power failure, with every write that a flush confirmed.
+    filesystem,  ///< The guest agent had frozen them.
+    off,  ///< The guest was off.
+};
+std::string_view name(ConsistencyKind kind);
+std::optional<ConsistencyKind> consistency_kind_from(std::string_view name);
+
 // The messages that open a connection through `serve`.
 
 struct Hello {
@@ -369,8 +378,8 @@ struct ReplicateComplete {
     unsigned number = 0;
     std::uint64_t age_ms = 0;
     std::uint64_t bytes = 0;
-    std::string consistency;  ///< sidecar/replication/guest_freeze.hpp
-    std::string why;
+    ConsistencyKind consistency = ConsistencyKind::crash;
+    std::string why;  ///< With `crash`: why not better.
     [[nodiscard]] Json to_json() const;
     static Result<ReplicateComplete> from_json(Json const& json);
 };

@@ -53,7 +53,7 @@ Json ReplicateComplete::to_json() const {
     return Json::object({{"number", number},
                          {"age_ms", age_ms},
                          {"bytes", bytes},
-                         {"consistency", consistency},
+                         {"consistency", name(consistency)},
                          {"why", why}});
 }
 
@@ -62,7 +62,7 @@ Result<ReplicateComplete> ReplicateComplete::from_json(Json const& json) {
     TRY(made.number, point(json, "number", 1));
     TRY(made.age_ms, count(json, "age_ms"));
     TRY(made.bytes, count(json, "bytes"));
-    TRY(made.consistency, words(json, "consistency", name_bytes_max));
+    TRY(made.consistency, consistency_of(json, "consistency"));
     TRY(made.why, sentence(json, "why"));
     return made;
 }

@@ -30,6 +30,7 @@ constexpr std::array<std::string_view, 6> roles = {"command",     "source",     
 constexpr std::array<std::string_view, 5> features = {"verify", "base", "conntrack", "replicate",
                                                       "vtep"};
 constexpr std::array<std::string_view, 2> owners = {"source", "destination"};
+constexpr std::array<std::string_view, 3> consistency_kinds = {"crash", "filesystem", "off"};
 
 template <class Enum, class Names>
 std::optional<Enum> by_name(Names const& names, std::string_view name) {
@@ -80,7 +81,7 @@ inline Result<std::vector<std::string>> names(Json const& json, std::string_view
     std::vector<std::string> all;
     for (auto const& one : elements) {
         if (!one.is_string() || one.text_or("").size() > name_bytes_max) {
-            return fail(Errc::protocol, "`{}` has an element that is no name", key);
+            return fail(Errc::protocol, "`{}` has an element that is not a name", key);
         }
         all.push_back(one.text_or(""));
     }
@@ -119,13 +120,19 @@ inline Result<Json> object(Json const& json, std::string_view key) {
 
 inline Result<std::string> key_or_none(Json const& json) {
     TRY(auto key, words(json, "key", name_bytes_max));
-    if (!key.empty() && !is_key(key)) return fail(Errc::protocol, "the key is none");
+    if (!key.empty() && !is_key(key)) return fail(Errc::protocol, "the key is not valid");
     return key;
 }
 
 inline Result<Owner> owner_of(Json const& json, std::string_view key) {
     auto const found = by_name<Owner>(owners, json[key].text_or(""));
     if (!found) return fail(Errc::protocol, "`{}` names neither source nor destination", key);
+    return *found;
+}
+
+inline Result<ConsistencyKind> consistency_of(Json const& json, std::string_view key) {
+    auto const found = consistency_kind_from(json[key].text_or(""));
+    if (!found) return fail(Errc::protocol, "`{}` is not a consistency of a point", key);
     return *found;
 }
 
@@ -141,7 +148,7 @@ inline Result<Role> remote_role(Json const& json) {
         case Role::sidecar:
             break;
     }
-    return fail(Errc::protocol, "`{}` is no role of a remote sidecar", json["role"].text_or(""));
+    return fail(Errc::protocol, "`{}` is not a role of a remote sidecar", json["role"].text_or(""));
 }
 
 inline Json features_json(Features const& known) {

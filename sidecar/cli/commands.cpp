@@ -50,7 +50,7 @@ Task<Result<typename Request::Answer>> ask(core::Loop& loop, Options options, Re
 void tell_bases(Json const& report) {
     for (auto const& disk : report["disks"].elements()) {
         for (auto const& base : disk["bases"].elements()) {
-            fmt::print("disk {} lies over {}, which is the same on both hosts: SHA-256 {}\n",
+            fmt::print("disk {} has the base {}, which is the same on both hosts: SHA-256 {}\n",
                        disk["name"].text_or(""), base["path"].text_or(""),
                        base["sha256"].text_or(""));
         }
@@ -96,14 +96,14 @@ void tell(Json const& report) {
     fmt::print(stderr, "{}: {}{}\n", outcome == "cancelled" ? "cancelled" : "error",
                report["error"].text_or(
                    outcome == "cancelled" ? "as asked; the guest runs on the source" : outcome),
-               outcome == "in_doubt" ? "; when the other host is fenced: `sidecar resolve`" : "");
+               outcome == "in_doubt" ? "; after the other host was fenced: `sidecar resolve`" : "");
 }
 
 /// The command ends, but the migration continues.
 int leave(Options const& options, std::string const& phase) {
     auto const known = known_outcome(phase);
     fmt::print(stderr,
-               "interrupted: {}; the sidecar goes on with the migration{}: `sidecar status {}`\n",
+               "interrupted: {}; the sidecar continues the migration{}: `sidecar status {}`\n",
                known.where, phase.empty() ? "" : fmt::format(" ({})", phase), options.guest);
     return known.exit_status;
 }

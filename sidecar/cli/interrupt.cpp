@@ -29,7 +29,7 @@ KnownOutcome known_outcome_of_dead(JournalEntry const& last) {
                 machine::exit_in_doubt};
     }
     if (last.moved_away()) return {"the guest has moved", machine::exit_moved};
-    return {"the guest stays on the source, where its watchdog continues it", machine::exit_failed};
+    return {"the guest stays on the source, where its watchdog resumes it", machine::exit_failed};
 }
 
 Task<void> cancel_when_interrupted(Interrupts& interrupts, Connection& connection,
@@ -41,7 +41,7 @@ Task<void> cancel_when_interrupted(Interrupts& interrupts, Connection& connectio
         co_await connection.request(protocol::Cancel{}, Deadline::after(limits::qmp_timeout, done));
     view.clear();
     if (answer) {
-        fmt::print(stderr, "cancelling... (interrupt again to leave it to the sidecar)\n");
+        fmt::print(stderr, "cancelling... (interrupt again to stop waiting for it)\n");
     } else if (!done.stop_requested()) {
         patience = Deadline::after(limits::outcome_patience, done);
         fmt::print(stderr, "{}; waiting for its outcome for {} s (interrupt again to end)\n",

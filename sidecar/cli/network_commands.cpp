@@ -38,7 +38,7 @@ public:
         lock_.reset(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
         if (!lock_ || flock(lock_.get(), LOCK_EX | LOCK_NB) < 0) {
             if (errno == EWOULDBLOCK) {
-                return fail(Errc::refused, "another `sidecar network` is at work: try again");
+                return fail(Errc::refused, "another `sidecar network` is running: try again");
             }
             return core::fail_errno(errno, "cannot lock {}", path);
         }
@@ -112,7 +112,7 @@ std::string wire(NetworkDefinition const& definition) {
 Result<> check_same(NetworkDefinition const& before, NetworkDefinition const& now) {
     if (before == now) return {};
     return fail(Errc::refused,
-                "there is a network {} already, and it is another one: {}, uplink {}. Remove it "
+                "there is another network {} already: {}, uplink {}. Remove it "
                 "first (`sidecar network delete {}`), or give the new one another name",
                 before.name, role(before), wire(before), before.name);
 }
@@ -124,8 +124,8 @@ Result<NetworkRecord> recorded(Store& store, Netlink& netlink, NetworkOptions co
     auto const at = named(records, options.name);
     if (at == records.end() && !options.definition) {
         return fail(Errc::refused,
-                    "there is no network {} that could be made again: say what it is (--ipv4 or "
-                    "--ipv6, --native or --parallel)",
+                    "no network {} was defined before: define it (--ipv4 or --ipv6, --native or "
+                    "--parallel)",
                     options.name);
     }
     if (at != records.end() && options.definition) {
@@ -155,13 +155,14 @@ Result<int> create(NetworkOptions const& options, Paths const& paths) {
     if (!record.rules.empty()) {
         TRY(auto const differences, netmove::check_network(netlink, record));
         if (differences.empty()) {
-            fmt::print("{} is there already, as it was defined\n", definition.name);
+            fmt::print("{} exists already, as it was defined\n", definition.name);
             return 0;
         }
     }
     if (auto const made = make(store, netlink, record); !made) {
         complain(made.error());
-        fmt::print(stderr, "`sidecar network create {}` goes on, `delete` removes what was made\n",
+        fmt::print(stderr,
+                   "`sidecar network create {}` completes it, `delete` removes what was made\n",
                    definition.name);
         return machine::exit_failed;
     }
@@ -230,7 +231,7 @@ Result<int> show(NetworkOptions const& options, Paths const& paths) {
     std::vector<std::string> types;
     for (auto const type : definition.allowed) types.push_back(fmt::format("{:#06x}", type));
     print_list("the host's addresses", addresses);
-    print_list("EtherTypes passed beside the protocol", types);
+    print_list("EtherTypes passed besides the protocol", types);
     print_list("guests' ports", state.ports);
     print_list("in the bridge, but not in the network", state.not_admitted);
     fmt::print("    {} frames of other kinds dropped\n", state.dropped_frames);

@@ -34,31 +34,32 @@ void NetworkFlags::add_to(CLI::App& network) {
     }
     delete_ = network.add_subcommand("delete", "Remove what `create` made");
     delete_->add_option("NAME", options_.name, "The network's name")->required();
-    delete_->add_flag("--force", options_.force, "Also while guests are in it");
+    delete_->add_flag("--force", options_.force, "Even if guests are in it");
 }
 
 void NetworkFlags::add_create(CLI::App& network) {
     create_ = network.add_subcommand(
-        "create", "Make a network, or put it right; with NAME alone: as it was defined before");
+        "create", "Make a network, or repair it; with NAME alone: as it was defined before");
     create_->add_option("NAME", options_.name, "The network's name, and its bridge's")->required();
     auto* ipv4 = create_->add_flag("--ipv4", ipv4_, "It carries IPv4 and ARP, and nothing else");
     create_->add_flag("--ipv6", ipv6_, "It carries IPv6, and nothing else")->excludes(ipv4);
     auto* native = create_->add_flag("--native", native_,
                                      "The host's own protocol: it may have addresses in it");
-    create_->add_flag("--parallel", parallel_, "Only the guests': the host takes no part")
+    create_->add_flag("--parallel", parallel_, "Only for the guests: the host has no address in it")
         ->excludes(native);
     create_
         ->add_option("--address", addresses_,
                      "ADDRESS/LENGTH of the host, in a native network; more than once")
         ->allow_extra_args(false);
     auto* uplink = create_->add_option("--uplink", uplink_,
-                                       "The wire: an interface that becomes a port of the network");
+                                       "The wire: an interface that becomes a port of the bridge");
     create_
         ->add_option("--shared-uplink", shared_uplink_,
                      "The same for a wire that a network of the other protocol uses too")
         ->excludes(uplink);
     create_
-        ->add_option("--allow", allowed_, "An EtherType to pass beside the protocol's, as 0x88cc")
+        ->add_option("--allow", allowed_,
+                     "An EtherType to pass besides the protocol's, such as 0x88cc")
         ->allow_extra_args(false);
 }
 
@@ -77,12 +78,13 @@ Result<NetworkOptions> NetworkFlags::finish() const {
                             shared_uplink_.empty() && addresses_.empty() && allowed_.empty();
     if (made.action != Action::create || only_named) return made;
     if (!ipv4_ && !ipv6_) {
-        return fail(Errc::invalid, "say which protocol the network carries: --ipv4 or --ipv6");
+        return fail(Errc::invalid,
+                    "choose the protocol that the network carries: --ipv4 or --ipv6");
     }
     if (!native_ && !parallel_) {
         return fail(Errc::invalid,
-                    "say whose network it is: --native (the host's own protocol) or --parallel "
-                    "(only the guests')");
+                    "choose who uses the network: --native (also the host) or --parallel (only the "
+                    "guests)");
     }
     netmove::NetworkDefinition definition;
     definition.name = made.name;

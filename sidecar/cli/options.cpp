@@ -42,9 +42,9 @@ struct SecurityFlags {
         if (plaintext) return TlsConfig{TlsConfig::Mode::plaintext, ""};
         if (!tls_directory.empty()) return TlsConfig{TlsConfig::Mode::x509, tls_directory};
         if (!key.empty()) return TlsConfig{TlsConfig::Mode::psk, key};
-        return fail(
-            Errc::invalid,
-            "say how the two hosts know each other: --key FILE, --tls-dir DIR, or --plaintext");
+        return fail(Errc::invalid,
+                    "choose how the two hosts authenticate each other: --key FILE, --tls-dir DIR, "
+                    "or --plaintext");
     }
 };
 
@@ -100,7 +100,7 @@ Result<Value> setting_value(std::string const& name, std::string text,
         why = error.what();
     }
     Value value{};
-    if (why.empty() && !CLI::detail::lexical_cast(text, value)) why = "no number: " + text;
+    if (why.empty() && !CLI::detail::lexical_cast(text, value)) why = "not a number: " + text;
     if (why.empty()) return value;
     return fail(Errc::invalid, "{}: {}", name, why);
 }
@@ -137,7 +137,7 @@ struct Parser {
                        "Sockets and keys [env SIDECAR_RUN_DIR]")
             ->capture_default_str();
         app.add_option("--state-dir", options.paths.state_directory,
-                       "Journals; must survive a boot [env SIDECAR_STATE_DIR]")
+                       "Journals; must survive a reboot [env SIDECAR_STATE_DIR]")
             ->capture_default_str();
         app.add_flag("-v,--verbose", options.verbose, "Log every step on stderr");
         add_guest_commands();
@@ -155,17 +155,17 @@ struct Parser {
     }
 
     void add_guest_commands() {
-        run = with_guest("run", "Start QEMU with a sidecar beside it; stays until QEMU ends");
+        run = with_guest("run", "Start QEMU with a sidecar; runs until QEMU ends");
         run->add_option("--bridge", options.run.bridge, "Put the guest's taps on this bridge");
         run->add_option("--address", options.run.addresses,
-                        "An address of the guest; without, they are learned from its traffic")
+                        "An address of the guest; by default they are learned from its traffic")
             ->allow_extra_args(false);
         run->add_flag("--new-guest", options.run.new_guest,
                       "The guest of this name moved away, and the name is used for another one");
         run->footer(
             "After `--`: QEMU's command line, as `sidecar run web1 -- qemu-system-x86_64 -m 512 "
             "...`");
-        attach = with_guest("attach", "Join a QEMU that is already running; stays until QEMU ends");
+        attach = with_guest("attach", "Join a QEMU that is already running; runs until QEMU ends");
         attach->add_option("--qmp", options.attach.qmp_socket,
                            "QEMU's QMP socket (default: what was recorded)");
         attach->add_option("--address", options.attach.addresses, "An address of the guest")
@@ -173,7 +173,8 @@ struct Parser {
     }
 
     void add_serve() {
-        serve = app.add_subcommand("serve", "Accept guests from other hosts; stays");
+        serve =
+            app.add_subcommand("serve", "Accept guests from other hosts; runs until it is ended");
         add_serve_options(*serve);
         serve->add_option("--listen", options.serve.listen, "HOST[:PORT] to listen on; port 4790")
             ->capture_default_str();
@@ -191,11 +192,11 @@ struct Parser {
         serve_security.add_to(command);
         command
             .add_option("--map-path", map_paths,
-                        "FROM=TO: a path prefix of the source is another here")
+                        "FROM=TO: a path prefix of the source has another name here")
             ->allow_extra_args(false);
         command
             .add_option("--map-bridge", map_bridges,
-                        "FROM=TO: a bridge of the source is another here")
+                        "FROM=TO: a bridge of the source has another name here")
             ->allow_extra_args(false);
         command.add_option("--qemu", options.serve.maps.qemu,
                            "QEMU to start (default: the source's name for it)");
@@ -208,10 +209,10 @@ struct Parser {
         migrate->add_flag("--with-storage", chosen.with_storage, "Move the local disks as well");
         migrate_security.add_to(*migrate);
         migrate->add_flag("--check", chosen.check_only,
-                          "Run every check on both hosts, touch nothing, stop");
-        migrate->add_flag("--resume", chosen.resume,
-                          "Go on with a copy that waits for its destination, or follow the "
-                          "migration that `sidecar attach` found");
+                          "Run every check on both hosts, change nothing, and end");
+        migrate->add_flag(
+            "--resume", chosen.resume,
+            "Continue a suspended copy, or follow the migration that `sidecar attach` found");
         migrate->add_flag("--verify", chosen.verify,
                           "Read the disks again on both hosts before the guest leaves");
         migrate
@@ -220,12 +221,12 @@ struct Parser {
             ->allow_extra_args(false);
         migrate
             ->add_option("--vtep", chosen.vteps,
-                         "HOST[:PORT] of a `sidecar serve`: another host of the guest's VXLAN, to "
-                         "be told where the guest is")
+                         "HOST[:PORT] of a `sidecar serve`: another host of the guest's VXLAN, "
+                         "which then sends to the destination")
             ->allow_extra_args(false);
         migrate
             ->add_option("--downtime-limit", chosen.downtime_limit_ms,
-                         "Milliseconds that the guest may be stopped; what takes longer is undone")
+                         "Milliseconds that the guest may be stopped; a longer pause is undone")
             ->check(downtime_limit_range())
             ->capture_default_str();
         migrate
@@ -236,8 +237,8 @@ struct Parser {
             ->capture_default_str();
         migrate
             ->add_option("--link-timeout", chosen.link_timeout_s,
-                         "Seconds to wait for a destination that is not to be reached; then the "
-                         "copy waits for --resume")
+                         "Seconds to wait for an unreachable destination; then the copy is "
+                         "suspended until --resume")
             ->check(CLI::Range(limits::link_timeout_min_s, limits::link_timeout_most_s))
             ->capture_default_str();
         migrate
@@ -256,35 +257,35 @@ struct Parser {
                          "bar, json (one object a line) or none; default: bar on a terminal")
             ->check(CLI::IsMember({"bar", "json", "none"}));
         migrate->add_flag("--json", options.json, "Print the report as one JSON object at the end");
-        migrate->add_option("--report", options.report_file, "Write the whole record to FILE");
+        migrate->add_option("--report", options.report_file, "Write the full report to FILE");
     }
 
     void add_replicate() {
-        replicate = with_guest("replicate", "Keep a copy of a guest's disks up at another host");
+        replicate =
+            with_guest("replicate", "Keep a copy of a guest's disks up to date on another host");
         replicate->add_option("DESTINATION", options.replicate.destination,
                               "HOST[:PORT] of a `sidecar serve`");
         replicate_security.add_to(*replicate);
         auto* interval = replicate->add_option(
             "--every", options.replicate.every_s,
-            "From the begin of a round to that of the next: seconds, or 5m, 1h");
+            "From the start of a round to the start of the next: seconds, or 5m, 1h");
         interval->transform(duration())
             ->check(seconds_range(limits::replicate_every_min, limits::replicate_every_max))
             ->capture_default_str();
         auto* agent =
             replicate->add_option("--guest-agent", options.replicate.guest_agent,
-                                  "Socket of the guest's agent (default: as QEMU's command "
-                                  "line says)");
+                                  "Socket of the guest agent (default: as in QEMU's command line)");
         replicate
             ->add_flag("--no-freeze", no_freeze,
-                       "Leave the guest's file systems alone: points are crash-consistent")
+                       "Do not freeze the guest's file systems: points are crash-consistent")
             ->excludes(agent);
         auto* once = replicate->add_flag("--once", options.replicate.once,
                                          "One round, also of a guest that is off; then end");
         once->excludes(interval);
         replicate
             ->add_flag("--hand-over", options.replicate.hand_over,
-                       "With --once: a guest that is off belongs to DESTINATION then, and is set "
-                       "aside here")
+                       "With --once: a guest that is off then belongs to DESTINATION, and its "
+                       "images here are set aside")
             ->needs(once);
         replicate
             ->add_option("--bandwidth", options.replicate.bandwidth,
@@ -292,13 +293,14 @@ struct Parser {
             ->transform(rate())
             ->check(bandwidth_range());
         auto* stop = replicate->add_flag("--stop", options.replicate_stop,
-                                         "End the replicate; the copy at the destination stays");
+                                         "End the replication; the copy at the destination stays");
         replicate
             ->add_flag("--forget", options.replicate_forget,
                        "With --stop: remove the copy at the destination as well")
             ->needs(stop);
         failover = with_guest(
-            "failover", "Start a guest here from the last point of its copy; stays as `run` does");
+            "failover",
+            "Start a guest here from the last point of its copy; runs until QEMU ends, as `run`");
         failover->add_flag("--i-have-fenced", options.fenced,
                            "The guest's old host is off or cannot run the guest");
         failover->add_flag("--previous", options.previous, "From the point before the last");
@@ -314,8 +316,8 @@ struct Parser {
                         "bandwidth=RATE, downtime-limit=MS, converge-limit=DURATION")
             ->required();
         cancel = with_guest("cancel", "Cancel the migration of a guest; it stays where it is");
-        resolve = with_guest("resolve",
-                             "Decide a migration that is in doubt, the other host being fenced");
+        resolve = with_guest(
+            "resolve", "Decide a migration that is in doubt, after the other host was fenced");
         resolve->add_option("--to", options.resolve_to, "Who owns the guest: source or destination")
             ->required()
             ->check(CLI::IsMember({"source", "destination"}));
@@ -329,9 +331,10 @@ struct Parser {
     }
 
     void add_probe() {
-        probe = app.add_subcommand("probe", "Watch addresses of a guest as a client of it does");
+        probe =
+            app.add_subcommand("probe", "Measure how a client reaches the addresses of a guest");
         auto& chosen = options.probe;
-        probe->add_option("ADDRESS", chosen.addresses, "IPv4 or IPv6, as many as wanted");
+        probe->add_option("ADDRESS", chosen.addresses, "IPv4 or IPv6; one or more");
         probe
             ->add_option("--period", probe_period_ms,
                          "Milliseconds from one probe to the next, 0.01 to 10000")
@@ -345,13 +348,13 @@ struct Parser {
         probe->add_option("--port", chosen.port, "Of UDP and TCP, at the echo")
             ->check(CLI::Range(1, 65535))
             ->capture_default_str();
-        probe->add_flag("--no-tcp", probe_without_tcp, "No TCP session beside the datagrams");
+        probe->add_flag("--no-tcp", probe_without_tcp, "No TCP session, only datagrams");
         probe->add_option("--json", chosen.json_file, "Write the report to FILE; -: to stdout");
         probe->add_option("--svg", chosen.svg_file, "Draw a timeline of each address into FILE");
         probe->add_option("--report", chosen.migration_report,
-                          "What `migrate --report` wrote: its moments are marked in the timeline");
-        auto* echo =
-            probe->add_flag("--echo", chosen.echo, "Be the other end: answer probes, on the guest");
+                          "The file of `migrate --report`: its events are marked in the timeline");
+        auto* echo = probe->add_flag("--echo", chosen.echo,
+                                     "Be the other end: answer probes; runs on the guest");
         probe->add_option("--listen", chosen.listen, "With --echo: only on this address")
             ->needs(echo);
     }
@@ -407,7 +410,7 @@ Result<> Parser::finish_migrate() {
     // The guest's sidecar looks for them, and has another working directory.
     for (auto& base : chosen.bases) base = std::filesystem::absolute(base).string();
     if (chosen.vteps.size() > limits::vteps_max) {
-        return fail(Errc::invalid, "{} are more VTEPs than can be told, {}", chosen.vteps.size(),
+        return fail(Errc::invalid, "{} VTEPs are too many: the limit is {}", chosen.vteps.size(),
                     limits::vteps_max);
     }
     TRY(chosen.tls, migrate_security.chosen());

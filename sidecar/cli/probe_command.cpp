@@ -46,7 +46,8 @@ Result<std::vector<ProbeMark>> read_marks(std::string const& file) {
         if (at > 0 && at < 1e19) marks.push_back({name, static_cast<std::uint64_t>(at)});
     }
     if (marks.empty()) {
-        return fail(Errc::invalid, "{} is no report of a migration that stopped its guest", file);
+        return fail(Errc::invalid, "{} is not the report of a migration that stopped its guest",
+                    file);
     }
     return marks;
 }
@@ -121,8 +122,8 @@ Task<int> probe_command(core::Loop& loop, Options options, std::stop_token inter
     }
     if (report->measured()) co_return 0;
     fmt::print(stderr,
-               "error: an address never answered: run `sidecar probe --echo` there, and let port "
-               "{} of UDP and TCP through\n",
+               "error: an address never answered: run `sidecar probe --echo` there, and allow port "
+               "{} of UDP and TCP\n",
                settings.port);
     co_return machine::exit_failed;
 }

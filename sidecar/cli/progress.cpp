@@ -14,13 +14,13 @@ constexpr int bar_cells = 24;
 std::string_view explanation(std::string_view phase) {
     constexpr std::pair<std::string_view, std::string_view> words[] = {
         {"checking", "both hosts are compared; nothing is touched"},
-        {"preparing", "disks, QEMU and network are made ready at the destination"},
+        {"preparing", "the destination prepares disks, QEMU and network"},
         {"copying", "disks are copied while the guest runs"},
         {"converging", "RAM is copied while the guest runs"},
         {"stopped", "the guest pauses: last disk blocks, addresses move"},
-        {"switching", "device state travels"},
+        {"switching", "device state is sent"},
         {"committed", "the destination takes over"},
-        {"settling", "the source lets go"},
+        {"settling", "the source quits QEMU and cleans up"},
         {"rolling_back", "everything is undone; the guest stays on the source"},
         {"in_doubt", "the destination does not answer; the guest stays paused"}};
     for (auto const& [name, text] : words) {
@@ -78,7 +78,7 @@ void ProgressView::draw(Json const& line) {
                             human_bytes(line["bases_total_bytes"].integer_or(0)));
     }
     if (line["destination_lost"].boolean_or(false)) {
-        text += "  the destination is not to be reached";
+        text += "  the destination is unreachable";
     } else if (line["verifying"].boolean_or(false) && phase == "copying") {
         text += "  verifying";
     } else if (line.has("rate_bytes_per_second") && phase == "copying") {

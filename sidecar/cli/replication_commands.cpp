@@ -19,8 +19,7 @@ namespace {
 std::string point_text(Json const& point) {
     return fmt::format(
         "{}: {} s old, {} copied, {}", point["number"].integer_or(0), point["age_s"].integer_or(0),
-        human_bytes(point["copied_bytes"].integer_or(0)),
-        Consistency::from(point["consistency"].text_or(""), point["why"].text_or("")).text());
+        human_bytes(point["copied_bytes"].integer_or(0)), Consistency::from_json(point).text());
 }
 
 /// An interrupted `--once` leaves no unfinished replication.
@@ -37,7 +36,7 @@ void tell_once(Options const& options, protocol::ReplicateAnswer const& answer) 
     fmt::print("{} at {}: point {}\n", options.guest, settings.destination,
                point_text(answer.point));
     if (settings.hand_over) {
-        fmt::print("it is handed over and ended here: `sidecar failover {}` there starts it\n",
+        fmt::print("it is handed over, and has ended here: `sidecar failover {}` there starts it\n",
                    options.guest);
     }
 }
@@ -50,7 +49,7 @@ Task<int> replicate_command(core::Loop& loop, Options options, core::Event& inte
             co_await ask_sidecar(loop, options, protocol::ReplicateStop{options.replicate_forget},
                                  Deadline::after(limits::prepare_timeout * 2));
         if (!answer) co_return complain(answer.error());
-        fmt::print("{} is not replicated any more; its copy {}\n", options.guest,
+        fmt::print("the replication of {} has ended; its copy {}\n", options.guest,
                    options.replicate_forget ? "is removed" : "stays");
         co_return 0;
     }
@@ -76,7 +75,7 @@ Task<int> replicate_command(core::Loop& loop, Options options, core::Event& inte
         tell_once(options, *answer);
     } else {
         fmt::print(
-            "{} is being replicated to {} every {} s; `sidecar status {}` tells its points\n",
+            "{} is being replicated to {} every {} s; `sidecar status {}` shows its points\n",
             options.guest, settings.destination, settings.every_s, options.guest);
         fmt::print("its points are {}\n", answer->points_are);
     }

@@ -67,15 +67,14 @@ Result<> take_bases(MovedDisk& disk, Chain const& chain, std::vector<std::string
         auto const& layer = chain[depth];
         auto const which = named(wanted, layer.file_name);
         if (which && depth == 0) {
-            return fail(Errc::refused,
-                        "{} is what disk {} writes to, and no base: leave out --base",
+            return fail(Errc::refused, "disk {1} writes to {0}, so it is not a base: omit --base",
                         layer.file_name, disk.name);
         }
         if (!which && !disk.bases.empty()) {
-            return fail(Errc::refused,
-                        "the base {} of disk {} has itself the backing file {}: name that with "
-                        "--base as well, or none of both",
-                        disk.bases.back().path, disk.name, layer.file_name);
+            return fail(
+                Errc::refused,
+                "the base {} of disk {} has the backing file {}: name both with --base, or neither",
+                disk.bases.back().path, disk.name, layer.file_name);
         }
         if (!which) continue;
         used[*which] = true;
@@ -111,8 +110,8 @@ Task<Result<bool>> names_relatively(core::Loop& loop, qmp::ImageLayer above, std
     CO_TRY(auto const info,
            co_await storage::image_info(loop, above.file_name, above.format, deadline));
     if (!info.backing_file.empty() && !is_path(info.backing_file)) {
-        co_return fail(Errc::refused, "disk {} names its base as {}, which is no file name", disk,
-                       info.backing_file);
+        co_return fail(Errc::refused, "disk {} names its base as {}, which is not a file name",
+                       disk, info.backing_file);
     }
     co_return !info.backing_file.empty() && info.backing_file.front() != '/';
 }
@@ -122,7 +121,7 @@ Task<Result<>> look_at_chain(Guest& guest, std::vector<std::string> const& wante
     auto& client = *guest.client;
     CO_TRY(auto const chain,
            co_await chain_of(client, disk.node, guest.working_directory, deadline));
-    if (chain.empty()) co_return fail(Errc::refused, "QEMU tells no image of disk {}", disk.name);
+    if (chain.empty()) co_return fail(Errc::refused, "QEMU reports no image of disk {}", disk.name);
     auto const& top = chain.front();
     disk.layout = {top.cluster_bytes, top.compat,      top.refcount_bits,
                    top.compression,   top.extended_l2, top.lazy_refcounts};
@@ -164,7 +163,7 @@ Result<Base> Base::from_json(Json const& json) {
     if (base.path.empty() || base.path.front() != '/')
         return fail(Errc::protocol, "base path {} is not absolute", base.path);
     if (base.format != "raw" && base.format != "qcow2")
-        return fail(Errc::protocol, "base format {} is none of ours", base.format);
+        return fail(Errc::protocol, "base format {} is not supported", base.format);
     if (bytes < 0) return fail(Errc::protocol, "the base {} has {} bytes", base.path, bytes);
     base.bytes = static_cast<std::uint64_t>(bytes);
     return base;
@@ -179,9 +178,10 @@ Task<Result<>> find_bases(Guest& guest, std::vector<std::string> wanted, Descrip
     for (std::size_t i = 0; i < wanted.size(); ++i) {
         if (used[i]) continue;
         co_return fail(Errc::refused,
-                       "--base {} is in no backing chain of the guest's disks{}: name a backing "
+                       "--base {} is not in a backing chain of the guest's disks{}: name a backing "
                        "file as this host has it",
-                       wanted[i], storage::identity_of(wanted[i]) ? "" : ", and is no file here");
+                       wanted[i],
+                       storage::identity_of(wanted[i]) ? "" : ", and is not a file here");
     }
     co_return Result<>{};
 }
@@ -212,14 +212,14 @@ Result<> check_bases(HostMaps const& maps, Description const& description) {
             auto const here = storage::identity_of(path);
             if (!here) {
                 return fail(Errc::refused,
-                            "the base {} of disk {} is not there on the destination ({}): copy it, "
-                            "map it with `serve --map-path`, or leave out --base",
+                            "the base {} of disk {} is missing on the destination ({}): copy it, "
+                            "map it with `serve --map-path`, or omit --base",
                             path, disk.name, here.error().what);
             }
             if (here->bytes == base.bytes) continue;
             return fail(Errc::refused,
                         "the base {} of disk {} has {} bytes on the destination and {} on the "
-                        "source: copy it again, or leave out --base",
+                        "source: copy it again, or omit --base",
                         path, disk.name, here->bytes, base.bytes);
         }
     }
@@ -240,7 +240,7 @@ Task<Result<>> check_opened_over(qmp::Client& client, std::string node, HostMaps
     for (auto const& layer : chain) found += " " + layer.file_name;
     co_return fail(Errc::refused,
                    "QEMU's command line does not open disk {} over its base on the destination, "
-                   "but as{}: leave out --base",
+                   "but as{}: omit --base",
                    disk.name, found);
 }
 

@@ -221,7 +221,7 @@ Result<storage::Qcow2Layout> layout_from(Json const& json, std::uint64_t cluster
     auto const bits = json["refcount_bits"].integer_or(0);
     if (!is_one_of(layout.compat, {"", "0.10", "1.1"}) ||
         !is_one_of(layout.compression, {"", "zlib", "zstd"}) || bits < 0 || bits > 64) {
-        return fail(Errc::protocol, "the layout of a disk is none that qcow2 has");
+        return fail(Errc::protocol, "the layout of a disk is not one of qcow2");
     }
     layout.refcount_bits = static_cast<std::uint64_t>(bits);
     return layout;
@@ -241,7 +241,8 @@ Result<> take_chain(MovedDisk& disk, Json const& json) {
     disk.layers_above_base = static_cast<unsigned>(layers);
     disk.base_is_relative = json["base_is_relative"].boolean_or(false);
     if (disk.bases.empty() != (layers == 0) || (layers > 0 && disk.format != "qcow2")) {
-        return fail(Errc::protocol, "disk {} cannot lie over a base as it is described", disk.name);
+        return fail(Errc::protocol, "disk {} is described with a base that it cannot have",
+                    disk.name);
     }
     return {};
 }
@@ -267,7 +268,7 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
         *value = static_cast<std::uint64_t>(number);
     }
     if (disk.format != "raw" && disk.format != "qcow2")
-        return fail(Errc::protocol, "disk format {} is none of ours", disk.format);
+        return fail(Errc::protocol, "disk format {} is not supported", disk.format);
     if (disk.path.empty() || disk.path.front() != '/')
         return fail(Errc::protocol, "disk path {} is not absolute", disk.path);
     TRY(disk.layout, layout_from(json, cluster_bytes));

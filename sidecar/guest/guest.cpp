@@ -239,9 +239,8 @@ Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths
     std::string socket = options.qmp_socket;
     if (socket.empty()) socket = manifest["qmp_socket"].text_or("");
     if (socket.empty()) {
-        co_return fail(
-            Errc::refused,
-            "nothing is recorded of a guest `{}` on this host: give its socket with --qmp", name);
+        co_return fail(Errc::refused,
+                       "no guest `{}` is recorded on this host: give its socket with --qmp", name);
     }
     CO_TRY(auto client,
            co_await qmp::Client::connect(loop, socket, Deadline::after(limits::qmp_timeout)));

@@ -44,12 +44,12 @@ Result<> check_devices(std::vector<std::string> const& before,
     if (auto const plugged = first_missing(now, before)) {
         return fail(Errc::refused,
                     "the device {} was plugged in while the guest was copied, and the destination "
-                    "does not have it: take it out, and migrate again",
+                    "does not have it: unplug it, and migrate again",
                     *plugged);
     }
     if (auto const taken = first_missing(before, now)) {
         return fail(Errc::refused,
-                    "the device {} was taken out while the guest was copied, and the destination "
+                    "the device {} was unplugged while the guest was copied, and the destination "
                     "still has it: plug it in again, and migrate again",
                     *taken);
     }
@@ -62,14 +62,13 @@ Result<> check_disk(MovedDisk const& disk, std::vector<qmp::BlockDevice> const& 
     });
     if (now == devices.end() || !now->inserted) {
         return fail(Errc::refused,
-                    "disk {} was taken out or ejected while the guest was copied: migrate again, "
-                    "the guest as it is now",
+                    "disk {} was unplugged or ejected while the guest was copied: migrate again",
                     disk.name);
     }
     if (now->node_name != disk.node) {
         return fail(Errc::refused,
                     "disk {} writes to {} now, which was not there when the copy began (a snapshot "
-                    "was taken?): take it back, and migrate again",
+                    "was taken?): commit it, and migrate again",
                     disk.name, now->file_name);
     }
     if (now->virtual_bytes != disk.virtual_bytes) {
@@ -103,13 +102,13 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
     if (auto const plugged = first_missing(with_id, started)) {
         return fail(Errc::refused,
                     "the device {} was plugged in after QEMU's start, and the destination starts "
-                    "from the command line: take it out before",
+                    "from the command line: unplug it first",
                     *plugged);
     }
     if (auto const taken = first_missing(started, with_id)) {
         return fail(Errc::refused,
-                    "the device {} of QEMU's command line was taken out, and the destination "
-                    "starts from the command line: plug it in again before",
+                    "the device {} of QEMU's command line was unplugged, and the destination "
+                    "starts from the command line: plug it in again first",
                     *taken);
     }
     auto const images = line.disks();

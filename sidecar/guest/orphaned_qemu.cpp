@@ -19,7 +19,7 @@ Task<Result<>> end_left_qemu(core::Loop& loop, qmp::Client& client, Deadline dea
     // It is not our child, and its pid is not known: its listener disappears when it ends.
     while (co_await core::connect_unix(loop, socket, deadline)) {
         if (deadline.passed()) {
-            co_return core::fail(Errc::timed_out, "a QEMU on {} was told to quit and does not end",
+            co_return core::fail(Errc::timed_out, "a QEMU on {} was asked to quit and does not end",
                                  socket);
         }
         CO_TRY_VOID(co_await core::sleep_for(loop, limits::retry_pause_min));

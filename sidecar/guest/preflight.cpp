@@ -115,11 +115,11 @@ Result<> check_disks(HostMaps const& maps, Description const& description,
         auto const directory = std::filesystem::path(path).parent_path().string();
         struct stat entry{};
         if (stat(directory.c_str(), &entry) < 0) {
-            return fail(
-                Errc::refused,
-                "the directory {} for disk {} is not on the destination: make it, or map it "
-                "with `serve --map-path`",
-                directory, disk.name);
+            return fail(Errc::refused,
+                        "the directory {} for disk {} does not exist on the destination: make it, "
+                        "or map it "
+                        "with `serve --map-path`",
+                        directory, disk.name);
         }
         if (access(directory.c_str(), W_OK) != 0) {
             return fail(Errc::refused, "disk {} cannot be made in {} on the destination: {}",
@@ -130,8 +130,8 @@ Result<> check_disks(HostMaps const& maps, Description const& description,
         if (!freed && lstat(path.c_str(), &existing) == 0) {
             auto const busy = storage::in_use(path);
             return fail(Errc::refused,
-                        "{} (for disk {}) is on the destination already{}: remove it first", path,
-                        disk.name, busy && *busy ? " and in use" : "");
+                        "{} (for disk {}) exists on the destination already{}: remove it first",
+                        path, disk.name, busy && *busy ? " and in use" : "");
         }
         auto& place = by_device[entry.st_dev];
         place.first = directory;

@@ -94,7 +94,7 @@ Result<> keep(Paths const& paths, std::string const& path, std::string const& bo
 /// We run it with our privileges, so only root or we may be able to change it.
 Result<> check_trusted(std::string const& binary) {
     struct stat about{};
-    if (stat(binary.c_str(), &about) < 0) return core::fail_errno(errno, "cannot see {}", binary);
+    if (stat(binary.c_str(), &about) < 0) return core::fail_errno(errno, "cannot stat {}", binary);
     if ((about.st_uid != 0 && about.st_uid != geteuid()) ||
         (about.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
         return fail(Errc::refused, "other users may write {}", binary);
@@ -159,7 +159,8 @@ Task<Result<Json>> ask_and_keep(Guest& guest, bool guest_runs, Deadline deadline
         answer = co_await ask_another_process(guest, deadline.sooner(ask_timeout));
         if (!answer) {
             core::log::warning(
-                "guest={} its QEMU itself is asked for its schema, which holds it up for 0.1 s: {}",
+                "guest={} its own QEMU is asked for its schema, which delays the guest by 0.1 s: "
+                "{}",
                 guest.name, answer.error().sentence());
         }
     }

@@ -306,8 +306,8 @@ Result<> SourceFrames::take_back(protocol::ReturnFramesAnswer const& answer) {
     for (auto const& part : answer.parts) {
         auto const index = part.nic;
         if (index >= guest_.nics.size()) {
-            return fail(Errc::protocol, "the destination has frames of NIC {}, which is none",
-                        index);
+            return fail(Errc::protocol,
+                        "the destination has frames of NIC {}, which does not exist", index);
         }
         TRY(auto const frames, netmove::from_wire(rest.first(part.size)));
         rest = rest.subspan(part.size);

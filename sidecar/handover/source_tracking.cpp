@@ -62,7 +62,7 @@ void SourceTracking::begin(bool there) {
         return;
     }
     if (!there) {
-        missing_ = "the destination's sidecar is too old to take connections that are tracked";
+        missing_ = "the destination's sidecar is too old for tracked connections";
         return;
     }
     conntrack_ = std::move(*opened);
@@ -287,7 +287,7 @@ Json SourceTracking::report() const {
         failed.add(Json::object({{"why", why}, {"entries", static_cast<std::uint64_t>(count)}}));
     };
     for (auto const& one : said_.failed) add(one.entries, one.why);
-    add(beyond_, fmt::format("beyond the {} that travel", netmove::conntrack_entries_max));
+    add(beyond_, fmt::format("beyond the limit of {}", netmove::conntrack_entries_max));
     add(not_carried_, "of a protocol whose state is not carried");
     made.set("failed", failed);
     if (!missing_.empty()) made.set("error", missing_);
@@ -301,7 +301,7 @@ std::vector<std::string> tracking_complaints(Json const& report) {
                                   one["why"].text_or("")));
     }
     if (report.has("error")) {
-        all.push_back("connections that are tracked: " + report["error"].text_or(""));
+        all.push_back("tracked connections: " + report["error"].text_or(""));
     }
     return all;
 }

@@ -96,8 +96,7 @@ Task<void> Vteps::keep_told(Vtep& vtep) {
             progress_.set();
         } else if (to == vtep.wanted && !token.stop_requested()) {
             vtep.error = told.error().sentence();
-            core::log::warning("vtep={} does not know yet where the guest is: {}", vtep.host,
-                               vtep.error);
+            core::log::warning("vtep={} is not repointed yet: {}", vtep.host, vtep.error);
             (void)co_await core::sleep_for(loop_, limits::retry_pause_min, token);
         }
     }
@@ -136,7 +135,7 @@ Task<Result<>> Vteps::wait_repointed(Deadline deadline) {
         for (auto const& vtep : vteps_) {
             if (vtep.told != vtep.wanted) silent += (silent.empty() ? "" : ", ") + vtep.host;
         }
-        co_return fail(Errc::timed_out, "not told where the guest is: {}", silent);
+        co_return fail(Errc::timed_out, "these VTEPs are not repointed yet: {}", silent);
     }
     co_return Result<>{};
 }
@@ -153,7 +152,7 @@ Json Vteps::report(std::optional<core::Clock::time_point> since) const {
             {{"vtep", vtep.host}, {"devices", vtep.devices}, {"changed", vtep.changed}});
         if (vtep.repointed_at && since) {
             std::chrono::duration<double, std::milli> const after = *vtep.repointed_at - *since;
-            one.set("turned_ms", after.count());
+            one.set("repointed_ms", after.count());
         }
         if (vtep.told != vtep.wanted && !vtep.error.empty()) one.set("error", vtep.error);
         list.add(one);

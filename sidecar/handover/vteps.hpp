@@ -51,7 +51,7 @@ public:
     /// Closes the channels. The VTEPs keep their last state.
     core::Task<void> end();
 
-    /// [{vtep, devices, turned_ms, changed, error}]; moments in milliseconds after `since`.
+    /// [{vtep, devices, repointed_ms, changed, error}]; moments in milliseconds after `since`.
     [[nodiscard]] core::Json report(std::optional<core::Clock::time_point> since) const;
     /// One line each, for `--check`.
     [[nodiscard]] std::vector<std::string> lines() const;

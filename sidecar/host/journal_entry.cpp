@@ -205,9 +205,9 @@ Result<JournalSlot> newest(DecodedSlot const& first, DecodedSlot const& second,
     // The first record goes into the second slot: if that write is torn, nothing was recorded.
     if (first.state == SlotState::empty) return JournalSlot{};
     return fail(Errc::refused,
-                "the journal {} is damaged: nothing in it says whether the guest may run on this "
-                "host. Ask the other host of its last migration; when it is certain where the "
-                "guest belongs, remove the file",
+                "the journal {} is damaged: it does not say whether the guest may run on this "
+                "host. Check the other host of its last migration; when you know where the guest "
+                "belongs, remove the file",
                 path);
 }
 

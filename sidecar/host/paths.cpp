@@ -55,8 +55,8 @@ Result<> check_private(std::string const& path, struct stat const& directory) {
                           directory.st_gid != getegid();
     bool const by_others = (directory.st_mode & S_IWOTH) != 0;
     if ((by_group || by_others) && (directory.st_mode & S_ISVTX) == 0) {
-        return fail(Errc::refused, "others may write in the directory {}: `chmod go-w {}`", path,
-                    path);
+        return fail(Errc::refused, "other users may write in the directory {}: `chmod go-w {}`",
+                    path, path);
     }
     return {};
 }
@@ -68,7 +68,7 @@ Result<> make_directory(std::string const& path) {
     struct stat existing{};
     if (stat(path.c_str(), &existing) == 0) {
         if (S_ISDIR(existing.st_mode)) return check_private(path, existing);
-        return fail(Errc::invalid, "{} is in the way: it is not a directory", path);
+        return fail(Errc::invalid, "{} exists, and is not a directory", path);
     }
     if (!parent.empty() && parent != path) TRY_VOID(make_directory(parent));
     if (mkdir(path.c_str(), 0700) < 0 && errno != EEXIST) {
@@ -86,7 +86,7 @@ Result<> check_guest_name(std::string const& name) {
         name.find_first_not_of(allowed) != std::string::npos) {
         return fail(
             Errc::invalid,
-            "`{}` is no guest name: use letters, digits, `-`, `_` and `.`, at most {} of them",
+            "`{}` is not a guest name: use letters, digits, `-`, `_` and `.`, at most {} of them",
             name, length_max);
     }
     return {};

@@ -72,7 +72,7 @@ Result<MigrationChanges> MigrationChanges::from_json(Json const& wire) {
 
 static Result<TlsConfig> tls_from(Json const& json) {
     TRY(auto const mode, json.integer("tls_mode"));
-    if (mode < 0 || mode > 2) return fail(Errc::invalid, "`tls_mode` {} is none of ours", mode);
+    if (mode < 0 || mode > 2) return fail(Errc::invalid, "`tls_mode` {} is unknown", mode);
     return TlsConfig{static_cast<TlsConfig::Mode>(mode), json["tls_path"].text_or("")};
 }
 
@@ -133,7 +133,7 @@ Result<ReplicationSettings> ReplicationSettings::from_json(Json const& json) {
     TRY(auto const every, json.integer("every_s"));
     if (every < limits::replicate_every_min.count() ||
         every > limits::replicate_every_max.count()) {
-        return fail(Errc::invalid, "{} s is no interval of a replication", every);
+        return fail(Errc::invalid, "{} s is not a valid interval of a replication", every);
     }
     made.every_s = static_cast<int>(every);
     TRY(made.bandwidth, bandwidth_from(json));

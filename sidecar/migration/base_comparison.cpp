@@ -51,7 +51,7 @@ Task<Result<>> BaseComparison::compare_one(Base& base) {
     CO_TRY(auto const offset, co_await first_difference(base));
     co_return fail(Errc::refused,
                    "the base {} differs at byte {} (within {} bytes) from the destination's: copy "
-                   "it there again, or leave out --base",
+                   "it again, or omit --base",
                    base.path, offset, limits::base_block_bytes);
 }
 
@@ -90,7 +90,7 @@ Task<Result<>> BaseComparison::hash_there(Base const& base, std::string& hash) {
         there_bytes_ = std::max(there_bytes_, done);
         if (patience.passed()) break;
     }
-    co_return fail(Errc::timed_out, "the destination does not get on with reading the base {}",
+    co_return fail(Errc::timed_out, "the destination makes no progress with reading the base {}",
                    base.path);
 }
 

@@ -78,7 +78,7 @@ Task<Result<>> follow_the_rule(qmp::Client& client, Journal& journal, std::strin
                 break;
         }
     }
-    co_return core::fail(Errc::timed_out, "QEMU did not come to rest in {} steps",
+    co_return core::fail(Errc::timed_out, "QEMU could not be brought back in {} steps",
                          bring_back_steps_max);
 }
 
@@ -114,8 +114,8 @@ Task<BringBack> bring_back(core::Loop& loop, Paths paths, std::string guest,
     co_await (*client)->close();
     if (!restored) {
         core::log::error(
-            "watchdog guest={} limits of its disks or settings of its QEMU are still "
-            "the migration's: {}",
+            "watchdog guest={} the migration's limits of its disks or settings of its QEMU are "
+            "still in place: {}",
             guest, restored.error().sentence());
     }
     if (!back) {
@@ -123,7 +123,7 @@ Task<BringBack> bring_back(core::Loop& loop, Paths paths, std::string guest,
                          back.error().sentence());
         co_return BringBack::not_yet;
     }
-    core::log::warning("watchdog guest={} the guest is the source's again", guest);
+    core::log::warning("watchdog guest={} the guest belongs to the source again", guest);
     if (auto const announced = announce_from_here(loop, paths, guest); !announced) {
         core::log::error("watchdog guest={} its addresses could not be announced: {}", guest,
                          announced.error().sentence());

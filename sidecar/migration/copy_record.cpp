@@ -34,8 +34,8 @@ void CopyRecord::write(std::optional<storage::CopyProgress> const& progress) {
     if (text == written_) return;
     auto const written = write_replacing(path(), text);
     if (!written) {
-        core::log::warning("guest={} {}: a killed sidecar would begin anew", context_.guest.name,
-                           written.error().sentence());
+        core::log::warning("guest={} {}: if this sidecar is killed, the copy starts again",
+                           context_.guest.name, written.error().sentence());
         return;
     }
     written_ = std::move(text);

@@ -210,7 +210,7 @@ std::vector<std::string> MigrationReport::warnings() const {
     if (!parts_.check_warning.empty()) lines.push_back(parts_.check_warning);
     auto const why = [this](Action action) {
         auto const found = parts_.failures.last_error.find(action);
-        return found == parts_.failures.last_error.end() ? std::string("no reason is known")
+        return found == parts_.failures.last_error.end() ? std::string("the reason is unknown")
                                                          : found->second;
     };
     // The machine repeats an action until it ends ok, or gives it up.
@@ -228,19 +228,19 @@ std::vector<std::string> MigrationReport::warnings() const {
                         why(Action::tombstone_disks), fmt::join(names, ", ")));
     }
     if (left(Action::settle_network)) {
-        lines.push_back(fmt::format("the network of the source is not tidied up: {}",
+        lines.push_back(fmt::format("the network of the source is not cleaned up: {}",
                                     why(Action::settle_network)));
     }
     if (left(Action::quit_source)) {
         lines.push_back(
-            fmt::format("QEMU on the source (pid {}) could not be ended, end it and never "
+            fmt::format("QEMU on the source (pid {}) could not be ended; end it, and never "
                         "continue its guest: {}",
                         context_.guest.process.pid(), why(Action::quit_source)));
     }
     if (left(Action::record_end)) {
         lines.push_back(
-            fmt::format("the journal on the source does not say that the migration is "
-                        "over, `sidecar attach {}` there records it: {}",
+            fmt::format("the journal on the source does not record the end of the migration; "
+                        "`sidecar attach {}` there records it: {}",
                         context_.guest.name, why(Action::record_end)));
     }
     return lines;
@@ -260,16 +260,17 @@ core::Error MigrationReport::ram_not_converging() const {
                   now.predicted_pause.count(), parts_.ram.budget().count(),
                   context_.options.downtime_limit_ms)
             : fmt::format("{} passes are not enough within --converge-limit", now.passes);
-    return fail(Errc::timed_out,
-                "RAM does not converge: the guest dirties {:.1f} MB/s{} ({:.1f} MB in the last "
-                "pass) and the link takes {:.1f} MB/s: {}; allow a longer pause, more "
-                "--bandwidth or a longer "
-                "--converge-limit ({} s), or move it when it does less (the guest runs on the "
-                "source)",
-                static_cast<double>(now.dirty_bytes_per_second) / 1e6, slowed,
-                static_cast<double>(now.dirty_bytes) / 1e6,
-                static_cast<double>(now.transfer_bytes_per_second) / 1e6, verdict,
-                context_.options.converge_limit_s)
+    return fail(
+               Errc::timed_out,
+               "RAM does not converge: the guest dirties {:.1f} MB/s{} ({:.1f} MB in the last "
+               "pass) and the link takes {:.1f} MB/s: {}; allow a longer pause, more "
+               "--bandwidth or a longer "
+               "--converge-limit ({} s), or migrate it when it is less busy (the guest runs on the "
+               "source)",
+               static_cast<double>(now.dirty_bytes_per_second) / 1e6, slowed,
+               static_cast<double>(now.dirty_bytes) / 1e6,
+               static_cast<double>(now.transfer_bytes_per_second) / 1e6, verdict,
+               context_.options.converge_limit_s)
         .error();
 }
 
@@ -277,7 +278,8 @@ core::Error MigrationReport::suspended() const {
     return fail(Errc::timed_out,
                 "{} was unreachable for {} s: the copy is suspended and kept for {} minutes; "
                 "`sidecar "
-                "migrate --resume {}` goes on, `sidecar cancel {}` gives up (the guest runs on the "
+                "migrate --resume {}` continues it, `sidecar cancel {}` undoes it (the guest runs "
+                "on the "
                 "source)",
                 context_.options.destination, context_.options.link_timeout_s,
                 limits::suspended_patience.count() / 60, context_.guest.name, context_.guest.name)

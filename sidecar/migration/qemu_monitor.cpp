@@ -17,7 +17,7 @@ Task<Qemu> QemuMonitor::look_after_restart() {
         auto const qemu =
             co_await qemu_state(*context_.guest.client, core::Deadline::after(limits::qmp_timeout));
         if (qemu) co_return *qemu;
-        core::log::warning("guest={} QEMU does not report its state: {}", context_.guest.name,
+        core::log::warning("guest={} QEMU's state is unknown: {}", context_.guest.name,
                            qemu.error().sentence());
         if (core::Clock::now() - begun > limits::qmp_silence_max) co_return Qemu::postmigrate;
         (void)co_await core::sleep_for(context_.guest.loop, limits::retry_pause_min);

@@ -67,7 +67,7 @@ Task<Result<>> SourceMigration::record(SourceEntry::Record what, SourceEntry::Ou
 
 Task<Result<>> SourceMigration::record_begin() {
     CO_TRY_VOID(record_.write());
-    CO_TRY(watchdog_, Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path()));
+    CO_TRY_VOID(pause_.start_watchdog());
     co_return co_await record(SourceEntry::Record::begun);
 }
 
@@ -152,7 +152,7 @@ Task<Result<>> SourceMigration::continue_migration() {
 
 /// From here on only the destination's answer, or an operator's decision, may bring the guest back.
 Task<Result<>> SourceMigration::record_commit() {
-    if (watchdog_) watchdog_->released();
+    pause_.release_watchdog();
     // The sync of the images' directories runs in parallel with this one, which blocks the loop.
     // One turn of the loop passes that sync to the kernel.
     (void)co_await core::sleep_for(loop_, {});
@@ -172,7 +172,7 @@ Task<ActionResult> SourceMigration::commit() {
         co_return ActionResult::unknown;
     }
     if (reply->owner == protocol::Owner::source) {
-        note_failure(fail(Errc::refused, "the destination had given up: {}", reply->why).error());
+        note_failure(fail(Errc::refused, "the destination had aborted: {}", reply->why).error());
         co_return ActionResult::aborted;
     }
     network_.note_committed(reply->frames, reply->conntrack);
@@ -193,7 +193,7 @@ Task<Result<>> SourceMigration::resume_source() {
            co_await run_after_migration(*guest_.client, Deadline::after(limits::rollback_timeout)));
     if (state == RunState::running) co_return Result<>{};
     post(machine::source::event(machine::source::Event::Kind::guest_stopped_by_others));
-    co_return fail(Errc::refused, "another stopped the guest: it stays stopped");
+    co_return fail(Errc::refused, "the guest was stopped from outside: it stays stopped");
 }
 
 Task<Result<>> SourceMigration::abort_destination() {

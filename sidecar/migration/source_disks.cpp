@@ -131,8 +131,8 @@ Result<> SourceDisks::check_no_block_job() const {
                                               [](auto const& disk) { return !disk.bases.empty(); });
     if (!any_base || block_job_.empty()) return {};
     return fail(Errc::refused,
-                "the block job {} ran while the guest was copied, and a disk lies over a base: "
-                "migrate again when no job runs",
+                "the block job {} ran while the guest was copied, and a disk has a base: migrate "
+                "again when no job runs",
                 block_job_);
 }
 
@@ -173,7 +173,7 @@ Task<Result<>> SourceDisks::copy_until_converged(std::stop_token token) {
         bool const gave_way = !now.converging && nice_;
         if (gave_way) {
             // Do not slow a guest down because we left the processor to others.
-            core::log::info("guest={} migration_id={} the copy does not give way any more",
+            core::log::info("guest={} migration_id={} the copy runs at normal priority again",
                             context_.guest.name, context_.migration_id);
             nice_.reset();
         } else if (!now.converging && context_.options.throttle) {
@@ -190,9 +190,9 @@ Task<Result<>> SourceDisks::copy_until_converged(std::stop_token token) {
                 Errc::refused,
                 "the guest writes {:.1f} MB/s{} and the destination takes {:.1f} MB/s: the "
                 "pause would be {} ms, above the {} ms that --downtime-limit {} plans for it; "
-                "allow a longer pause or move it when it writes less",
+                "allow a longer pause, or migrate it when it writes less",
                 static_cast<double>(now.dirty_bytes_per_second) / 1e6,
-                slowed ? ", slowed down as far as may be," : "",
+                slowed ? ", slowed down as far as allowed," : "",
                 static_cast<double>(now.rate_bytes_per_second) / 1e6, now.predicted.count(),
                 limits::downtime_disks(context_.downtime_limit()).count(),
                 context_.options.downtime_limit_ms);

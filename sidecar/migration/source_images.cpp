@@ -82,7 +82,7 @@ Result<> check_no_stale_image(Paths const& paths, std::vector<std::string> const
         if (storage::has_stale_name(disk.file_name)) {
             return fail(Errc::refused,
                         "{} is the stale disk of a guest that moved away, or is moving (its name "
-                        "says in which migration): it is not started",
+                        "contains the migration_id): it is not started",
                         disk.file_name);
         }
         TRY_VOID(check_not_in_doubt(paths, disk.file_name));

@@ -45,7 +45,7 @@ std::string_view whereabouts(State const& state) {
         case machine::Guest::crashed_source:
             return "the guest's QEMU on the source has ended";
         case machine::Guest::stopped_source:
-            return "the guest is on the source, where another stopped it";
+            return "the guest is on the source, stopped from outside";
         case machine::Guest::silent_source:
             return "the guest is on the source, whose QEMU does not answer";
     }
@@ -81,7 +81,17 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
                           .silent = [this] { note_monitor_silent(); }}),
       bases_(context_),
       disks_(context_, record_),
-      downtime_limit_changed_(guest.loop),
+      pause_(context_, {.may_cancel = [this] { return machine::source::may_cancel(state_); },
+                        .limit_exceeded =
+                            [this](core::Error error) {
+                                note_failure(std::move(error));
+                                post(machine::source::event(Event::Kind::downtime_limit_exceeded));
+                            },
+                        .stopped_by_others =
+                            [this](core::Error error) {
+                                note_failure(std::move(error));
+                                post(machine::source::event(Event::Kind::guest_stopped_by_others));
+                            }}),
       ram_(guest),
       network_(context_, journal_),
       report_(context_,
@@ -117,11 +127,8 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
     auto qemu = co_await monitor_.look_after_restart();
     qemu_gone_ = qemu == machine::source::Qemu::gone;
     // If this sidecar died as well, only the watchdog would bring the guest back.
-    if (qemu != machine::source::Qemu::gone) {
-        auto guarded = Watchdog::start(guest_.paths, guest_.name, guest_.client->socket_path());
-        if (guarded) watchdog_ = std::move(*guarded);
-    }
-    if (found == Record::begun && qemu == machine::source::Qemu::running && watchdog_ &&
+    if (qemu != machine::source::Qemu::gone) (void)pause_.start_watchdog();
+    if (found == Record::begun && qemu == machine::source::Qemu::running && pause_.has_watchdog() &&
         disks_.find_copy()) {
         qemu = machine::source::Qemu::copying;
     }
@@ -158,7 +165,7 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
     co_await network_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();
-    if (watchdog_) co_await watchdog_->end(loop_);
+    co_await pause_.end();
     decided_.set();
     co_return report();
 }
@@ -185,7 +192,7 @@ void SourceMigration::enter(Phase phase) {
     // While only disks are copied, nothing waits for this process; after that, the
     // guest's pause does.
     disks_.give_way(phase == Phase::copying);
-    if (phase == Phase::settling) realtime_.reset();  // the guest runs there
+    if (phase == Phase::settling) pause_.end_realtime();
     if (phase == Phase::suspended) note_suspension();
     if (sink_ && phase != Phase::idle) sink_(report_.progress(peer_lost_at_.has_value()));
 }
@@ -306,7 +313,7 @@ protocol::SetAnswer SourceMigration::set(MigrationChanges const& changes) {
     disks_.downtime_limit_changed();
     ram_.set_downtime_limit(context_.downtime_limit());
     ram_.set_converge_limit(std::chrono::seconds(options_.converge_limit_s));
-    downtime_limit_changed_.set();  // for a pause that is under way
+    pause_.note_limit_changed();
     auto const shares = disks_.bandwidth_shares(ram_.started_at().has_value());
     disks_.set_bandwidth(shares.disks);
     ram_.set_bandwidth(shares.ram);
@@ -339,18 +346,19 @@ Result<> SourceMigration::resolve(machine::Side owner) {
     }
     if (owner == machine::Side::destination && state_.phase == Phase::rolling_back) {
         return core::fail(Errc::refused,
-                          "COMMIT was never sent: the guest can only be the source's");
+                          "COMMIT was never sent: only the source can own the guest");
     }
     for (auto const& path : context_.image_paths()) {
         auto const tombstone = storage::tombstone_path(path, migration_id_);
         if (owner == machine::Side::source && access(tombstone.c_str(), F_OK) == 0) {
             return core::fail(Errc::refused,
-                              "the destination had acknowledged: {} is there, so it owns the guest",
+                              "the destination has acknowledged: {} exists, so it owns the guest",
                               tombstone);
         }
     }
     core::log::warning(
-        "guest={} migration_id={} the operator says: owner is the {}, the other side is fenced",
+        "guest={} migration_id={} the operator decides: the owner is the {}, the other side is "
+        "fenced",
         guest_.name, migration_id_, machine::name(owner));
     destination_fenced_ = owner == machine::Side::source;
     post(machine::source::operator_resolved(owner));

@@ -9,14 +9,13 @@
 #include <string>
 #include <vector>
 
-#include "core/priority.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/guest.hpp"
-#include "sidecar/guest/watchdog.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/migration/base_comparison.hpp"
+#include "sidecar/migration/guest_pause.hpp"
 #include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/migration_report.hpp"
 #include "sidecar/migration/migration_timeline.hpp"
@@ -87,15 +86,11 @@ private:
     void hear(qmp::Event const& event);
     void note_monitor_back(machine::source::Qemu qemu, core::Clock::time_point lost_at);
     void note_monitor_silent();
-    core::Task<void> limit_pause(core::Clock::time_point stopped_at);
-    core::Task<void> ask_why_stopped();
     void note_stop(core::Clock::time_point at);
-    void note_running(core::Clock::time_point at);
     void tell_of_a_long_rollback();
     // Watching: source_watch.cpp
     core::Task<void> watch_process();
     core::Task<void> tick();
-    [[nodiscard]] bool pause_is_limited() const;
     void peer_changed(bool up);
     void ram_not_converging();
 
@@ -153,15 +148,12 @@ private:
     QemuMonitor monitor_;
     BaseComparison bases_;
     SourceDisks disks_;
-    core::Event downtime_limit_changed_;
-    std::optional<core::ScopedRealtime> realtime_;  ///< While the guest is stopped.
+    GuestPause pause_;
     RamStream ram_;
-    std::unique_ptr<Watchdog> watchdog_;
     SourceNetwork network_;
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
     unsigned suspensions_ = 0;
     bool qemu_gone_ = false;
-    bool guest_stopped_ = false;  ///< By the migration, and not resumed here since.
     bool recovered_ = false;
     bool destination_fenced_ = false;  ///< The operator says so: nothing there will answer.
 

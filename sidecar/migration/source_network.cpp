@@ -49,8 +49,8 @@ Task<Result<>> SourceNetwork::check(std::vector<std::optional<netmove::VxlanEnd>
     auto moves = vxlan_moves();
     if (moves.empty()) {
         co_return fail(Errc::refused,
-                       "no bridge of {} has a VXLAN device that says its address (`local`) on both "
-                       "hosts: there is nothing to tell other VTEPs, leave --vtep out",
+                       "no bridge of {} has a VXLAN device with an address (`local`) on both "
+                       "hosts: there is nothing to repoint at other VTEPs; omit --vtep",
                        context_.guest.name);
     }
     co_return co_await vteps_.prepare(std::move(moves), context_.within(limits::check_timeout));
@@ -215,7 +215,7 @@ Task<void> SourceNetwork::follow_frames() {
     auto const followed = co_await frames_.follow(context_.peer, patience);
     co_await tracking_.end_following();
     if (!followed) {
-        core::log::warning("guest={} what came late was not sent after it: {}", context_.guest.name,
+        core::log::warning("guest={} late frames were not forwarded to it: {}", context_.guest.name,
                            followed.error().sentence());
     }
     co_await beside.join();
@@ -235,8 +235,7 @@ Task<void> SourceNetwork::wait_for_vteps() {
     if (turned) co_return;
     core::log::error(
         "guest={} migration_id={} {}; what they send to the guest is lost until their entries are "
-        "put "
-        "right (`bridge fdb replace MAC dev DEVICE dst VTEP self`)",
+        "corrected (`bridge fdb replace MAC dev DEVICE dst VTEP self`)",
         context_.guest.name, context_.migration_id, turned.error().sentence());
 }
 

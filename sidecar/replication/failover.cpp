@@ -80,7 +80,7 @@ Task<Result<>> end_unstarted(core::Loop& loop, Paths paths, std::string name) {
     }
     co_await client.close();
     co_return fail(Errc::refused,
-                   "a QEMU of {} is here already, and QEMU says {}: `sidecar attach {}` joins it",
+                   "a QEMU of {} runs here already (QEMU says {}): `sidecar attach {}` joins it",
                    name, status ? status->status : status.error().sentence(), name);
 }
 
@@ -101,7 +101,7 @@ Task<Result<std::unique_ptr<Guest>>> fail_over(core::Loop& loop, Paths paths, st
     CO_TRY(auto found, ReplicaRecord::read(paths, guest));
     if (!found) {
         co_return fail(Errc::refused,
-                       "there is no copy of {} on this host: no `sidecar replicate` brought one",
+                       "there is no copy of {} on this host: no `sidecar replicate` made one",
                        guest);
     }
     auto& record = *found;

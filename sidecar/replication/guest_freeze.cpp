@@ -41,15 +41,21 @@ Task<Result<std::int64_t>> thaw_by(core::Loop& loop, std::string socket, Deadlin
 }  // namespace
 
 std::string Consistency::text() const {
-    if (kind == "off") return "of a guest that was off";
-    return kind + "-consistent" + (why.empty() ? "" : ", because " + why);
+    if (kind == Kind::off) return "of a guest that was off";
+    return fmt::format("{}-consistent{}", protocol::name(kind),
+                       why.empty() ? "" : ", because " + why);
 }
 
-Consistency Consistency::from(std::string const& kind, std::string why) {
-    if (kind == "filesystem" || kind == "off") return {kind, ""};
+Consistency Consistency::from(Kind kind, std::string why) {
+    if (kind != Kind::crash) return {kind, ""};
     std::erase_if(why, [](char c) { return c < ' ' || c > '~'; });
     why.resize(std::min(why.size(), limits::consistency_reason_bytes_max));
-    return {"crash", std::move(why)};
+    return {kind, std::move(why)};
+}
+
+Consistency Consistency::from_json(core::Json const& point) {
+    auto const kind = protocol::consistency_kind_from(point["consistency"].text_or(""));
+    return from(kind.value_or(Kind::crash), point["why"].text_or(""));
 }
 
 Task<Result<>> thaw_left(core::Loop& loop, Paths paths, std::string guest, Deadline deadline) {
@@ -96,8 +102,8 @@ Task<Result<>> GuestFreeze::freeze(Deadline deadline) {
     CO_TRY(bool const frozen, co_await talk->agent->frozen(patience));
     if (frozen) {
         co_return fail(Errc::refused,
-                       "its file systems are frozen already, by somebody else, who may thaw them "
-                       "at any moment");
+                       "its file systems are frozen already, by another program, which may thaw "
+                       "them at any moment");
     }
     CO_TRY_VOID(start_watch());
     CO_TRY_VOID(write_replacing(guest_.paths.frozen_mark(guest_.name), socket_));
@@ -113,11 +119,11 @@ Task<Result<>> GuestFreeze::freeze(Deadline deadline) {
 }
 
 Task<void> GuestFreeze::hold(Deadline deadline) {
-    last_ = excuse_.value_or(Consistency{"crash", why_none_});
+    last_ = excuse_.value_or(Consistency{Consistency::Kind::crash, why_none_});
     if (excuse_ || socket_.empty()) co_return;
     auto const frozen = co_await freeze(std::move(deadline));
-    last_ = frozen ? Consistency{"filesystem", ""}
-                   : Consistency::from("crash", frozen.error().sentence());
+    last_ = frozen ? Consistency{Consistency::Kind::filesystem, ""}
+                   : Consistency::from(Consistency::Kind::crash, frozen.error().sentence());
 }
 
 /// Uses the connection of the freeze, which an agent that is only slow reads first. If that
@@ -141,7 +147,8 @@ Task<void> GuestFreeze::release() {
     watchdog_->released();
     if (!thawed && !refused && guest_.process.running()) {
         last_ = Consistency::from(
-            "crash", "the guest agent did not answer the thaw: " + thawed.error().sentence());
+            Consistency::Kind::crash,
+            "the guest agent did not answer the thaw: " + thawed.error().sentence());
         core::log::error("guest={} its file systems may still be frozen: {}; trying again",
                          guest_.name, thawed.error().sentence());
         co_return;
@@ -150,10 +157,11 @@ Task<void> GuestFreeze::release() {
         core::log::warning("guest={} {}", guest_.name, removed.error().sentence());
     }
     // qemu-ga-ref(7): otherwise some were thawed earlier, and may have been written to.
-    if (last_.kind == "filesystem" && thawed.value_or(-1) != frozen) {
-        last_ = {"crash", fmt::format("{} of its file systems were frozen, and {} still were when "
-                                      "they were thawed",
-                                      frozen, thawed.value_or(0))};
+    if (last_.kind == Consistency::Kind::filesystem && thawed.value_or(-1) != frozen) {
+        last_ = {Consistency::Kind::crash,
+                 fmt::format("{} of its file systems were frozen, and {} still were when "
+                             "they were thawed",
+                             frozen, thawed.value_or(0))};
     }
 }
 

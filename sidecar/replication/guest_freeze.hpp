@@ -1,5 +1,5 @@
-// GuestFreeze: brings the guest's own file systems to rest while a point is taken, through the
-// guest agent: freeze, take the point, thaw. Used by the replication's driver. If the freeze is
+// GuestFreeze: freezes the guest's own file systems while a point is taken, through the guest
+// agent: freeze, take the point, thaw. Used by the replication's driver. If the freeze is
 // not possible, the point is crash-consistent, and its reason is reported; the round never
 // fails for it.
 //
@@ -12,6 +12,8 @@
 #include <memory>
 #include <string>
 
+#include "core/json.hpp"
+#include "sidecar/channel/protocol.hpp"
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/guest/watchdog.hpp"
 #include "storage/recovery_point.hpp"
@@ -20,15 +22,15 @@ namespace sidecar {
 
 /// The consistency of a point.
 struct Consistency {
-    /// "filesystem": the guest had brought its file systems to rest; "off": the guest was off;
-    /// "crash": as after a power failure, with every write that a flush confirmed.
-    std::string kind = "crash";
-    std::string
-        why;  ///< With "crash": why not better. May quote the guest's agent, made printable.
+    using Kind = protocol::ConsistencyKind;
+    Kind kind = Kind::crash;
+    std::string why;  ///< With `crash`: why not better. May quote the guest agent, made printable.
     /// "filesystem-consistent", "crash-consistent, because ...", "of a guest that was off".
     [[nodiscard]] std::string text() const;
-    /// `kind` and `why` from a message or a record; an unknown kind counts as "crash".
-    static Consistency from(std::string const& kind, std::string why);
+    /// Makes `why`, which may come from a guest or a peer, printable and short.
+    static Consistency from(Kind kind, std::string why);
+    /// From {consistency, why} of a record or a report; an unknown kind counts as `crash`.
+    static Consistency from_json(core::Json const& point);
 };
 
 /// Thaws what a sidecar that died left frozen. Does nothing without a mark.

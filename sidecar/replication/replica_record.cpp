@@ -49,7 +49,7 @@ Json ReplicaPoint::to_json() const {
     return Json::object({{"number", static_cast<std::int64_t>(number)},
                          {"taken_at", taken_at},
                          {"copied_bytes", copied_bytes},
-                         {"consistency", consistency.kind},
+                         {"consistency", protocol::name(consistency.kind)},
                          {"why", consistency.why}});
 }
 
@@ -118,10 +118,9 @@ Result<ReplicaRecord> ReplicaRecord::from_json(Json const& json) {
     made.base = number_of(json["base"]);
     for (auto const& one : json["overlays"].elements()) made.overlays.push_back(number_of(one));
     for (auto const& one : json["points"].elements()) {
-        made.points.push_back(
-            {number_of(one["number"]), one["taken_at"].integer_or(0),
-             static_cast<std::uint64_t>(one["copied_bytes"].integer_or(0)),
-             Consistency::from(one["consistency"].text_or(""), one["why"].text_or(""))});
+        made.points.push_back({number_of(one["number"]), one["taken_at"].integer_or(0),
+                               static_cast<std::uint64_t>(one["copied_bytes"].integer_or(0)),
+                               Consistency::from_json(one)});
     }
     made.chosen = number_of(json["chosen"]);
     made.failed_over_at = json["failed_over_at"].integer_or(0);

@@ -21,21 +21,21 @@ Task<Result<>> ReplicationSource::end_guest() {
     auto& client = *guest_.client;
     auto const started = [this] {
         return fail(Errc::refused,
-                    "{} was started after its point had been taken: it is not handed over, and its "
-                    "disks here are the newer ones",
+                    "{} was started after its point had been taken: it is not handed over, because "
+                    "its disks here are newer",
                     guest_.name);
     };
     stop_for_test("hand_over");
-    if (!last_ || last_->consistency.kind != "off") co_return started();
+    if (!last_ || last_->consistency.kind != Consistency::Kind::off) co_return started();
     auto const deadline = Deadline::after(limits::qmp_timeout);
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
-    if (consistency().kind != "off" || !is_off(status.status)) co_return started();
+    if (consistency().kind != Consistency::Kind::off || !is_off(status.status)) co_return started();
     (void)co_await qmp::quit(client, deadline);  // the end of its process shows whether it worked
     CO_TRY_VOID(
         co_await core::wait_exit(loop_, guest_.process, Deadline::after(limits::rollback_timeout)));
     // All events of QEMU have arrived, also that of a start at the last moment.
     CO_TRY_VOID(co_await client.wait_closed(Deadline::after(limits::qmp_timeout)));
-    if (consistency().kind != "off") co_return started();
+    if (consistency().kind != Consistency::Kind::off) co_return started();
     co_return Result<>{};
 }
 

@@ -35,8 +35,8 @@ std::vector<storage::WarmDisk> warm_disks(std::vector<MovedDisk> const& disks) {
 
 /// The consistency of a point of a guest that does not run; nothing for one that runs.
 std::optional<Consistency> without_freeze(std::string const& run_state) {
-    if (is_off(run_state)) return Consistency{"off", ""};
-    if (run_state == "paused") return Consistency{"crash", "the guest is paused"};
+    if (is_off(run_state)) return Consistency{Consistency::Kind::off, ""};
+    if (run_state == "paused") return Consistency{Consistency::Kind::crash, "the guest is paused"};
     return {};
 }
 
@@ -81,7 +81,7 @@ void ReplicationSource::find_agent() {
     if (!socket.empty()) socket = absolute(socket, guest_.working_directory);
     freeze_ = std::make_unique<GuestFreeze>(
         guest_, socket,
-        settings_.freeze ? "its QEMU has no channel of a guest agent" : "no freeze is wanted");
+        settings_.freeze ? "its QEMU has no guest agent channel" : "--no-freeze was given");
 }
 
 std::string ReplicationSource::freezing() const {
@@ -179,11 +179,12 @@ Task<Result<>> ReplicationSource::look_at_guest() {
     }
     auto const excuse = without_freeze(status.status);
     freeze_->excuse(excuse);
-    if (settings_.hand_over && (!excuse || excuse->kind != "off")) {
-        co_return fail(Errc::refused,
-                       "{} is not off (QEMU says {}), and what it has in its memory would be lost: "
-                       "move it with `sidecar migrate`, or shut it down first",
-                       guest_.name, status.status);
+    if (settings_.hand_over && (!excuse || excuse->kind != Consistency::Kind::off)) {
+        co_return fail(
+            Errc::refused,
+            "{} is not off (QEMU says {}), and the contents of its memory would be lost: "
+            "move it with `sidecar migrate`, or shut it down first",
+            guest_.name, status.status);
     }
     co_return co_await check_same_parts(*guest_.client, description_, deadline);
 }
@@ -192,7 +193,8 @@ Task<Result<>> ReplicationSource::look_at_guest() {
 Consistency ReplicationSource::consistency() {
     while (resumes_ && resumes_->take()) resumed_ = true;
     auto const last = freeze_->last();
-    if (last.kind == "off" && resumed_) return {"crash", "the guest was started meanwhile"};
+    if (last.kind == Consistency::Kind::off && resumed_)
+        return {Consistency::Kind::crash, "the guest was started meanwhile"};
     return last;
 }
 
@@ -284,7 +286,7 @@ Json ReplicationSource::last_point() const {
                          {"age_s", ms_since(last_->taken_at) / 1000},
                          {"copied_bytes", last_->copied_bytes},
                          {"took_ms", static_cast<std::int64_t>(last_->took.count())},
-                         {"consistency", last_->consistency.kind},
+                         {"consistency", protocol::name(last_->consistency.kind)},
                          {"why", last_->consistency.why}});
 }
 

@@ -36,7 +36,7 @@ Task<Result<>> end_left_replica(core::Loop& loop, Paths paths, std::string guest
     auto left = co_await qmp::Client::connect(loop, qmp_socket(paths, guest), deadline);
     if (!left && left.error().code == Errc::closed) co_return Result<>{};  // there is none
     if (!left) co_return std::unexpected(std::move(left.error()));
-    core::log::warning("guest={} ending the QEMU of a round that was cut", guest);
+    core::log::warning("guest={} ending the QEMU of an interrupted round", guest);
     co_return co_await end_left_qemu(loop, **left, deadline);
 }
 
@@ -60,7 +60,7 @@ Task<Result<protocol::Packed>> ReplicationTarget::handle(protocol::FromReplicati
     turn_.release();
     if (!answer && answer.error().os == ENOSPC) {
         answer.error().what +=
-            "; make room there: the points that are there stay whole, and the next round goes on";
+            "; free space there: the existing points stay complete, and the next round continues";
     }
     if (!answer) {
         core::log::warning("guest={} replication={} {}", name_, replication_id_,
@@ -88,8 +88,8 @@ Result<> ReplicationTarget::check_not_failed_over() const {
                            (record_->failed_over_at != 0 || record_->chosen);
     if (!by_journal && !by_record) return {};
     return fail(Errc::refused,
-                "{} was failed over to this host: it runs, or has run, here, and its old source "
-                "must not run it any more",
+                "{} was failed over to this host: it runs, or has run, here, and must never run on "
+                "its old source again",
                 name_);
 }
 
@@ -102,11 +102,10 @@ Result<> ReplicationTarget::check_same_disks(Description const& now) const {
                record_->images[i].path == map_path(options_.maps, now.disks[i].path);
     }
     if (same) return {};
-    return fail(
-        Errc::refused,
-        "the disks of {} are not those of its copy on this host any more: end the replication "
-        "with `sidecar replicate {} --stop --forget` and begin it anew",
-        name_, name_);
+    return fail(Errc::refused,
+                "the disks of {} have changed, and no longer match its copy on this host: end the "
+                "replication with `sidecar replicate {} --stop --forget` and start it again",
+                name_, name_);
 }
 
 /// A guest of which this host has no copy yet: checked as for a migration.
@@ -310,8 +309,8 @@ Task<Result<protocol::Nothing>> ReplicationTarget::on(protocol::ReplicateHandOve
     CO_TRY_VOID(check_not_failed_over());
     auto const number = hand_over.number;
     if (!record_ || record_->replication_id != replication_id_ || number != record_->last()) {
-        co_return fail(Errc::refused, "point {} of replication {} is not the last that is here",
-                       number, replication_id_);
+        co_return fail(Errc::refused, "point {} of replication {} is not the last one here", number,
+                       replication_id_);
     }
     record_->handed_over = record_->last();
     CO_TRY_VOID(record_->write(paths_, name_));

@@ -74,7 +74,7 @@ double bare_line_ms(lab::Place const& near, lab::Place const& far, std::string c
     std::vector<core::Fd> sockets;
     while (sockets.size() < connections) {
         sockets.push_back(lab::connect_in(near.netns, host, entry));
-        if (!sockets.back()) throw lab::Failure("nobody accepts at the end of the line");
+        if (!sockets.back()) throw lab::Failure("no connection is accepted at the end of the line");
     }
     std::vector<std::byte> const piece(piece_bytes, std::byte{1});
     auto const begun = core::Clock::now();

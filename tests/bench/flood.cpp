@@ -28,7 +28,7 @@ constexpr std::size_t chunk = 32768;
 
 Flood::Flood(lab::Lab const& net, std::string const& address)
     : socket_(lab::connect_in(net.client_netns(), address, port)) {
-    if (!socket_) throw lab::Failure("nobody echoes at " + address);
+    if (!socket_) throw lab::Failure("no echo server answers at " + address);
     // Twice the period, so that a chunk from any position is contiguous.
     pattern_.resize(2 * period);
     for (std::size_t i = 0; i < pattern_.size(); ++i) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the commands of the guides in docs/ between hosts made of namespaces, as a reader would run them.
+"""Runs the commands of the guides in docs/ between hosts made of namespaces, as a reader runs them.
 
 Used by ctest (tests "guide.NAME"). Each host has its own network, mount and process namespace: /etc, /srv, /var
 and /usr/local are overlays and /run and /tmp are empty, so the guides' paths are used as they stand and the machine

@@ -109,7 +109,7 @@ TEST_CASE("conntrack: the guest's answers over UDP pass where they are known",
     CHECK(session.passes());
 }
 
-TEST_CASE("conntrack: translated sessions are translated on", "[netmove][conntrack]") {
+TEST_CASE("conntrack: translated sessions stay translated", "[netmove][conntrack]") {
     Hosts hosts;
     bool const incoming = GENERATE(true, false);
     INFO((incoming ? "to the guest" : "from the guest"));
@@ -148,7 +148,7 @@ TEST_CASE("conntrack: translated sessions are translated on", "[netmove][conntra
     CHECK(now[0].reply_destination == entries[0].reply_destination);
 }
 
-TEST_CASE("conntrack: only the guest's entries, with all that is known of them",
+TEST_CASE("conntrack: only the guest's entries, with all their attributes",
           "[netmove][conntrack]") {
     Hosts hosts;
     auto tracking = hosts.tracking(hosts.a());
@@ -198,7 +198,7 @@ TEST_CASE("conntrack: only the guest's entries, with all that is known of them",
     CHECK(must(tracking.undo()) == 2);
 }
 
-TEST_CASE("conntrack: what is in the way is replaced, and a missing helper is told",
+TEST_CASE("conntrack: an entry in conflict is replaced, and a missing helper is reported",
           "[netmove][conntrack]") {
     Hosts hosts;
     auto tracking = hosts.tracking(hosts.b());
@@ -226,7 +226,7 @@ TEST_CASE("conntrack: what is in the way is replaced, and a missing helper is to
     CHECK(left[0].key == stranger.key);
 }
 
-TEST_CASE("conntrack: the kernel tells what changes, and what ends", "[netmove][conntrack]") {
+TEST_CASE("conntrack: the kernel reports what changes and what ends", "[netmove][conntrack]") {
     Hosts hosts;
     auto tracking = hosts.tracking(hosts.a());
     must(tracking.listen());
@@ -260,7 +260,7 @@ TEST_CASE("conntrack: the kernel tells what changes, and what ends", "[netmove][
     }
 }
 
-TEST_CASE("conntrack: more entries than may travel are counted", "[netmove][conntrack]") {
+TEST_CASE("conntrack: entries beyond the limit are counted", "[netmove][conntrack]") {
     Hosts hosts;
     auto tracking = hosts.tracking(hosts.a());
     constexpr unsigned more = 100;

@@ -66,7 +66,7 @@ TEST_CASE("delay line: there and back takes a round trip", "[support]") {
     }
 }
 
-TEST_CASE("delay line: many bytes arrive whole, beside each other and to their end", "[support]") {
+TEST_CASE("delay line: many bytes arrive complete and in order, up to the last", "[support]") {
     Ends ends(50ms);
     std::mt19937_64 random(1);
     std::vector<std::uint64_t> words(4 * 1024 * 1024);
@@ -89,7 +89,7 @@ TEST_CASE("delay line: many bytes arrive whole, beside each other and to their e
     CHECK(::recv(ends.far.get(), room.data(), room.size(), 0) == 0);
 }
 
-TEST_CASE("delay line: held, it gives nothing, and all of it afterwards", "[support]") {
+TEST_CASE("delay line: while held it delivers nothing, and everything afterwards", "[support]") {
     Ends ends(2ms);
     ends.line.hold();
     send(ends.near, 'x');

@@ -143,7 +143,7 @@ TEST_CASE("destination files: a file that appears after the check is not touched
     CHECK_FALSE(lab::fs::exists(here.incoming_record()));
 }
 
-TEST_CASE("destination files: of two guests with one image path, the second gives way",
+TEST_CASE("destination files: of two guests with one image path, the second fails",
           "[destination-files]") {
     Destination here;
     std::vector<std::string> const stop{"SIDECAR_TEST_STOP_AT=publish_images"};
@@ -168,7 +168,7 @@ TEST_CASE("destination files: of two guests with one image path, the second give
     CHECK(here.files().empty());
 }
 
-TEST_CASE("destination files: what a killed sidecar created goes with the next migration",
+TEST_CASE("destination files: the next migration removes what a killed sidecar created",
           "[destination-files]") {
     for (std::string const at :
          {"record_images", "publish_images", "record_qemu", "reply_prepared"}) {
@@ -193,7 +193,7 @@ TEST_CASE("destination files: what a killed sidecar created goes with the next m
     }
 }
 
-TEST_CASE("destination files: a file put in the place of ours stays", "[destination-files]") {
+TEST_CASE("destination files: a file that replaced ours stays", "[destination-files]") {
     Destination here;
     here.prepared_and_killed("m1");
     EndLater const qemu(here.recorded_qemu());
@@ -201,7 +201,7 @@ TEST_CASE("destination files: a file put in the place of ours stays", "[destinat
     here.put_foreign();
     auto next = here.connect({.migration_id = "m2"});
     auto const error = here.runner.must_fail(next.ask("prepare", here.request("m2")));
-    CHECK(error.sentence().find("is on the destination already") != std::string::npos);
+    CHECK(error.sentence().find("exists on the destination already") != std::string::npos);
     next.hang_up();
     here.check_foreign();
     CHECK(qemu.ends_within(10s));

@@ -217,7 +217,8 @@ TEST_CASE("between STOP and the announcement each frame goes to one place", "[ne
     CHECK(hosts.arrives(near, "192.0.2.10") == "destination");
 }
 
-TEST_CASE("the destination's tap hears nothing before fire, and all after", "[netmove]") {
+TEST_CASE("the destination's tap receives nothing before fire, and everything after it",
+          "[netmove]") {
     TwoHosts hosts;
     Client far(hosts.destination, 2);
     hosts.guest_speaks();
@@ -279,7 +280,7 @@ TEST_CASE("rollback leaves the destination as prepare found it", "[netmove]") {
     }
 }
 
-TEST_CASE("settle repeats the announcements, and leaves the ring long", "[netmove]") {
+TEST_CASE("settle repeats the announcements, and the ring keeps its length", "[netmove]") {
     TwoHosts hosts;
     hosts.source.space.enter();
     auto const listener = must(Tap::open(hosts.source.netlink, "listener0", {}));
@@ -310,7 +311,7 @@ TEST_CASE("settle repeats the announcements, and leaves the ring long", "[netmov
     CHECK(hosts.source.link("tap0").queue_length == 1000);
 }
 
-TEST_CASE("what was learnt since prepare is announced", "[netmove]") {
+TEST_CASE("addresses learnt since prepare are announced", "[netmove]") {
     TwoHosts hosts;
     Client near(hosts.source, 1);
     auto later = hosts.guest_interface;
@@ -359,7 +360,7 @@ TEST_CASE("a port that does not learn gets an entry that stays", "[netmove]") {
                    fmt::format("{} dev tap0 master br0 static", guest.text())));
 }
 
-TEST_CASE("the hosts' own neighbour entries follow, but not somebody else's", "[netmove]") {
+TEST_CASE("the hosts' own neighbour entries follow, but not static ones", "[netmove]") {
     TwoHosts hosts;
     hosts.destination.space.enter();
     sh(fmt::format(
@@ -391,7 +392,7 @@ TEST_CASE("a snooping bridge sends the guest's solicitations to its new port", "
     CHECK(contains(sh("bridge mdb show dev br0"), "port tap0 grp ff02::1:ff00:10"));
 }
 
-TEST_CASE("bridges with VLANs are moved in each", "[netmove]") {
+TEST_CASE("on a bridge with VLANs the guest moves in each VLAN", "[netmove]") {
     {
         OneHost probe;
         if (std::system("ip link add br0 type bridge vlan_filtering 1 2>/dev/null") != 0) {
@@ -431,15 +432,15 @@ TEST_CASE("a destination that cannot take the guest is refused, and left as it w
     }
     SECTION("the bridge is missing, is none, or was not named") {
         hosts.guest_interface.bridge = "br9";
-        CHECK(contains(refusal(), "br9 is no network interface on this host"));
+        CHECK(contains(refusal(), "br9 is not a network interface on this host"));
         hosts.guest_interface.bridge = "cable0";
-        CHECK(contains(refusal(), "cable0 is no Linux bridge on this host"));
+        CHECK(contains(refusal(), "cable0 is not a Linux bridge on this host"));
         hosts.guest_interface.bridge = "";
         CHECK(contains(refusal(), "the tap tap0 is in no bridge"));
     }
     SECTION("the bridge does not let it through in time") {
         sh("ip link set br0 type bridge stp_state 1 forward_delay 400");
-        CHECK(contains(refusal(300ms), "the spanning tree protocol has not let it through yet"));
+        CHECK(contains(refusal(300ms), "the spanning tree protocol still blocks it"));
     }
 }
 
@@ -494,7 +495,7 @@ TEST_CASE("a mover made after a restart fires and rolls back", "[netmove]") {
     }
 }
 
-TEST_CASE("a plan whose tap has gone down fires nothing and says so", "[netmove]") {
+TEST_CASE("movers whose tap is down fire nothing, and say so", "[netmove]") {
     TwoHosts hosts;
     hosts.guest_speaks();
     hosts.prepare();

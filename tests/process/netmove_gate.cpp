@@ -67,7 +67,7 @@ constexpr std::uint8_t segments_of_tcp4 = 1;
 
 }  // namespace
 
-TEST_CASE("gate: what comes while it is closed follows what was put in, in order",
+TEST_CASE("gate: frames that arrive while it is closed follow the injected ones, in order",
           "[netmove][gate]") {
     OneHost host;
     int const queues = GENERATE(1, 4);
@@ -211,7 +211,7 @@ TEST_CASE("caught frames keep their offloads on the way into another ring", "[ne
                      caught.frames[0].begin() + virtio_header_size));
 }
 
-TEST_CASE("caught frames: limits are kept and told", "[netmove][gate]") {
+TEST_CASE("caught frames: limits hold and are reported", "[netmove][gate]") {
     OneHost host;
     auto const tap = made_tap(host);
     must(host.netlink.set_queue_length("tap0", 10));

@@ -126,7 +126,7 @@ TEST_CASE("probe: a pause is a gap and a delay, and no loss", "[probe]") {
     CHECK(count(seen["tcp"], "ended") == 0);
 }
 
-TEST_CASE("probe: a session that ends is told, and another one made", "[probe]") {
+TEST_CASE("probe: a session that ends is reported, and a new one is made", "[probe]") {
     Scene scene(2ms, 0);
     auto probe = scene.start({"--period", "5", "--duration", "4"});
     lab::wait_until("the first probes", 20s, [&] { return scene.line.carried() > 100; });
@@ -191,5 +191,5 @@ TEST_CASE("probe: the moments of a migration are marked", "[probe]") {
                                    "--duration", "0.5", "--report", report},
                                   scene.hosts.a().place());
     CHECK(refused.exit_status == 1);
-    CHECK(refused.err.find("no report of a migration") != std::string::npos);
+    CHECK(refused.err.find("not the report of a migration") != std::string::npos);
 }

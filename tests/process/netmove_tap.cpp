@@ -67,7 +67,7 @@ void detach_queue(Tap const& tap, int queue) {
 
 }  // namespace
 
-TEST_CASE("a tap is made, and goes with its last descriptor", "[netmove]") {
+TEST_CASE("a tap is made, and disappears with its last descriptor", "[netmove]") {
     OneHost host;
     {
         auto const tap = must(Tap::open(host.netlink, "tap0", {}));
@@ -100,7 +100,7 @@ TEST_CASE("a persistent tap is attached to, and stays", "[netmove]") {
     CHECK(must(host.netlink.find_link("tap0")));
 }
 
-TEST_CASE("taps that cannot be had are refused in a sentence", "[netmove]") {
+TEST_CASE("taps that cannot be opened are refused with a reason", "[netmove]") {
     OneHost host;
     sh("ip link add br0 type bridge; ip tuntap add multi0 mode tap multi_queue; "
        "ip tuntap add tun0 mode tun");
@@ -119,9 +119,9 @@ TEST_CASE("taps that cannot be had are refused in a sentence", "[netmove]") {
         CHECK(contains(refusal("multi0", {2, true, true}), "multi0 is in use by another program"));
     }
     SECTION("not what it should be") {
-        CHECK(contains(refusal("br0", {}), "br0 is no tap device but a bridge"));
-        CHECK(contains(refusal("tun0", {}), "tun0 is no tap device"));
-        CHECK(contains(refusal("lo", {}), "lo is no tap device"));
+        CHECK(contains(refusal("br0", {}), "br0 is not a tap device but a bridge"));
+        CHECK(contains(refusal("tun0", {}), "tun0 is not a tap device"));
+        CHECK(contains(refusal("lo", {}), "lo is not a tap device"));
         CHECK(contains(refusal("multi0", {}), "ip tuntap add multi0 mode tap)"));
         sh("ip tuntap add single0 mode tap");
         CHECK(contains(refusal("single0", {4, true, true}), "mode tap multi_queue)"));
@@ -130,13 +130,13 @@ TEST_CASE("taps that cannot be had are refused in a sentence", "[netmove]") {
         CHECK(contains(refusal("tap9", {1, true, false}), "there is no tap tap9 on this host"));
     }
     SECTION("impossible") {
-        CHECK(contains(refusal("a name too long", {}), "is no name for a network interface"));
+        CHECK(contains(refusal("a name too long", {}), "is not a name for a network interface"));
         CHECK(contains(refusal("tap0", {257, true, true}), "cannot have 257 queues"));
     }
     CHECK_FALSE(must(host.netlink.find_link("tap9")));
 }
 
-TEST_CASE("without privilege every refusal names it", "[netmove]") {
+TEST_CASE("without privilege every refusal names the missing one", "[netmove]") {
     OneHost host;
     sh("ip link add br0 type bridge");
     auto const tap = must(Tap::open(host.netlink, "tap0", {}));
@@ -152,7 +152,8 @@ TEST_CASE("without privilege every refusal names it", "[netmove]") {
     CHECK(must(host.netlink.link("tap0")).name == "tap0");
 }
 
-TEST_CASE("a placed tap is in its bridge, long, up, and never speaks by itself", "[netmove]") {
+TEST_CASE("a placed tap is up in its bridge, has a long ring, and sends nothing by itself",
+          "[netmove]") {
     OneHost host;
     make_bridge("br0");
     auto const quiet = must(Tap::open(host.netlink, "quiet0", {}));
@@ -243,7 +244,7 @@ TEST_CASE("frames keep their bytes whatever the vnet header and the queues", "[n
     CHECK(contains(sentence(tap.write_frame(frame)), "the tap tap0, which is down"));
 }
 
-TEST_CASE("the ring holds what it was lengthened to, in order, and can be emptied", "[netmove]") {
+TEST_CASE("a lengthened ring holds as many frames, in order, and can be emptied", "[netmove]") {
     OneHost host;
     auto const tap = must(Tap::open(host.netlink, "tap0", {}));
     auto const peer = must(Tap::open(host.netlink, "tap1", {}));
@@ -317,7 +318,7 @@ TEST_CASE("the taps of a running process can be copied", "[netmove]") {
     CHECK(must(Tap::duplicate_from(::getpid())).size() == 2);
 }
 
-TEST_CASE("descriptors that are no tap, or of two, are refused", "[netmove]") {
+TEST_CASE("descriptors of no tap, or of two taps, are refused", "[netmove]") {
     OneHost host;
     auto const first = must(Tap::open(host.netlink, "tap0", {}));
     auto const second = must(Tap::open(host.netlink, "tap1", {}));
@@ -330,7 +331,7 @@ TEST_CASE("descriptors that are no tap, or of two, are refused", "[netmove]") {
     auto const both = copies({first.descriptor(0), second.descriptor(0)});
     CHECK(contains(sentence(Tap::adopt(copies({first.descriptor(0), second.descriptor(0)}))),
                    "of two taps, tap0 and tap1"));
-    CHECK(contains(sentence(Tap::adopt(copies({0}))), "is none"));
+    CHECK(contains(sentence(Tap::adopt(copies({0}))), "is not a tap"));
     CHECK(contains(sentence(Tap::adopt({})), "without a descriptor"));
     CHECK(contains(sentence(Tap::duplicate_from(0x3fffffff)), "process 1073741823"));
 }

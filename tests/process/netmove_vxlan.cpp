@@ -264,7 +264,8 @@ TEST_CASE("the vxlan mover moves the guest at three VTEPs, and back on rollback"
     check_guest_at_source(net);
 }
 
-TEST_CASE("the vxlan mover: what was moved moves on, back to where it was", "[netmove]") {
+TEST_CASE("the vxlan mover: a guest that was moved is moved again, back to where it was",
+          "[netmove]") {
     ThreeVteps net;
     Client far(net.c, 3);
     net.guest_speaks(net.a.tap);
@@ -295,7 +296,7 @@ TEST_CASE("the vxlan mover: what was moved moves on, back to where it was", "[ne
     CHECK(net.arrives(far) == "source");
 }
 
-TEST_CASE("the vxlan mover: what was prepared and never fired is left alone by a late rollback",
+TEST_CASE("the vxlan mover: a late rollback does not touch what was prepared and never fired",
           "[netmove]") {
     ThreeVteps net;
     net.prepare();
@@ -407,7 +408,7 @@ TEST_CASE("one of the two hosts, asked as a VTEP, has nothing to do", "[netmove]
     CHECK(net.b.remote() == net.a.local);
 }
 
-TEST_CASE("the vxlan mover refuses what would lose packets, in a sentence", "[netmove]") {
+TEST_CASE("the vxlan mover refuses what would lose packets, with a reason", "[netmove]") {
     Form const form{.ipv6 = GENERATE(false, true)};
     ThreeVteps net(form);
     SECTION("another VXLAN") {

@@ -105,8 +105,9 @@ TEST_CASE("network: made, shown, checked and removed, and nothing is left", "[ne
         CHECK(host.everything() == made);
     }
     SECTION("under the same name, another network is refused") {
-        refuses(host, {"create", "v4", "--ipv6", "--parallel"}, "it is another one");
-        refuses(host, {"create", "v4", "--ipv4", "--native", "--uplink", "eth1"}, "another one");
+        refuses(host, {"create", "v4", "--ipv6", "--parallel"}, "there is another network");
+        refuses(host, {"create", "v4", "--ipv4", "--native", "--uplink", "eth1"},
+                "there is another network");
     }
     SECTION("with guests in it, it stays") {
         auto const guest = host.guest("tap0", "v4");
@@ -123,7 +124,7 @@ TEST_CASE("network: made, shown, checked and removed, and nothing is left", "[ne
     refuses(host, {"delete", "v4"}, "there is no network v4");
     refuses(host, {"show", "v4"}, "there is no network v4");
     refuses(host, {"check", "v4"}, "there is no network v4");
-    refuses(host, {"create", "v4"}, "say what it is");
+    refuses(host, {"create", "v4"}, "was defined before");
 }
 
 TEST_CASE("network: a shared wire is made with the first and removed with the last", "[network]") {
@@ -158,7 +159,7 @@ TEST_CASE("network: a shared wire is made with the first and removed with the la
     becomes(host, before);
 }
 
-TEST_CASE("network: what was changed by others is noticed and put right", "[network]") {
+TEST_CASE("network: what others changed is detected and repaired", "[network]") {
     NetworkHost host;
     make_wires(host);
     host.must_network(native4);
@@ -168,13 +169,13 @@ TEST_CASE("network: what was changed by others is noticed and put right", "[netw
                             "`oif @ports jump ipv4` is missing");
     is_noticed_and_repaired(host, "v4",
                             "nft insert rule bridge sidecar-v4 ipv4 ether type ip6 accept",
-                            "`ether type ip6 accept` is none of the network's");
+                            "`ether type ip6 accept` does not belong to the network");
     is_noticed_and_repaired(host, "v4", "nft delete element bridge sidecar-v4 ports { tap0 }",
                             "tap0 is in the bridge v4 but not in the network");
     is_noticed_and_repaired(host, "v4", "ip link set tap0 nomaster", "tap0 has left the bridge");
     is_noticed_and_repaired(host, "v4", "ip link set v4 down", "the bridge v4 is down");
     is_noticed_and_repaired(host, "v4", "ip addr del 192.0.2.1/24 dev v4",
-                            "has not its address 192.0.2.1/24");
+                            "does not have its address 192.0.2.1/24");
     is_noticed_and_repaired(host, "v4",
                             "echo 0 >/proc/sys/net/ipv6/conf/v4/disable_ipv6; "
                             "ip link set v4 addrgenmode eui64",
@@ -208,9 +209,9 @@ TEST_CASE("network: refused before anything is touched", "[network]") {
     refuses(host, with({"--uplink", "eth2"}), "198.51.100.9/24 on eth2, which it would lose");
     refuses(host, with({"--uplink", "br0"}), "cannot be the uplink");
     refuses(host, with({"--uplink", "lo"}), "cannot be the uplink");
-    refuses(host, with({"--address", "2001:db8::1/64"}), "is no address of an IPv4 network", 2);
+    refuses(host, with({"--address", "2001:db8::1/64"}), "is not an address of an IPv4 network", 2);
     refuses(host, with({"--allow", "0x8100"}), "cannot be allowed", 2);
-    refuses(host, {"create", "../n4", "--ipv4", "--native"}, "is no name for a network", 2);
+    refuses(host, {"create", "../n4", "--ipv4", "--native"}, "is not a valid name of a network", 2);
     auto const unprivileged = lab::run({"setpriv", "--bounding-set", "-net_admin", "--inh-caps",
                                         "-net_admin", lab::program("sidecar"), "network", "create",
                                         "n4", "--ipv4", "--native", "--state-dir", host.directory});
@@ -220,7 +221,7 @@ TEST_CASE("network: refused before anything is touched", "[network]") {
     CHECK(host.must_network({"list"}).empty());
 }
 
-TEST_CASE("network: what was half made is completed, or removed", "[network]") {
+TEST_CASE("network: a partly made network is completed, or removed", "[network]") {
     NetworkHost host;
     make_wires(host);
     auto const before = host.everything();
@@ -242,7 +243,7 @@ TEST_CASE("network: what was half made is completed, or removed", "[network]") {
     becomes(host, before);
 }
 
-TEST_CASE("network: a port that nobody took in passes nothing until it is", "[network]") {
+TEST_CASE("network: a port passes nothing until it is admitted", "[network]") {
     NetworkHost host;
     host.must_network({"create", "v6", "--ipv6", "--parallel"});
     auto const guest = host.guest("tap0", "v6");
@@ -271,7 +272,7 @@ TEST_CASE("network: a tap is not connected where the rules are gone", "[network]
     sh("nft flush ruleset");
     auto const tap = host.wire("tap0");
     auto const refused = sentence(place_tap(host.netlink, "tap0", {"v4", 0, 0}));
-    CHECK(contains(refused, "the rules of the network v4 are not there"));
+    CHECK(contains(refused, "the rules of the network v4 are missing"));
     CHECK(must(host.netlink.link("tap0")).master == 0);
     // Other bridges are left alone.
     make_bridge("br0");

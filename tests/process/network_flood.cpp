@@ -142,11 +142,11 @@ void run(bool one_wire, std::size_t rounds) {
 
 }  // namespace
 
-TEST_CASE("network: on two wires, a flood of every kind brings not one frame across", "[network]") {
+TEST_CASE("network: on two wires, no frame of a flood of every kind crosses", "[network]") {
     run(false, 2);
 }
 
-TEST_CASE("network: on one wire, a flood of every kind brings not one frame across", "[network]") {
+TEST_CASE("network: on one wire, no frame of a flood of every kind crosses", "[network]") {
     run(true, 2);
 }
 

@@ -58,7 +58,7 @@ Task<std::vector<Result<Json>>> ask_and_close(Loop& loop, Client& client, std::s
 
 }  // namespace
 
-TEST_CASE("a socket that is none is told", "[qmp][client]") {
+TEST_CASE("a path that is not a socket is reported", "[qmp][client]") {
     Directory const directory;
     auto const missing = connect_error(directory.file("none.sock"));
     CHECK(missing.code == Errc::closed);
@@ -77,7 +77,7 @@ TEST_CASE("a socket that is none is told", "[qmp][client]") {
     CHECK(connect_error("/tmp/" + std::string(200, 'x')).code == Errc::invalid);
 }
 
-TEST_CASE("a socket that is not QMP is told with what it says", "[qmp][client]") {
+TEST_CASE("a socket that is not QMP is reported with what it says", "[qmp][client]") {
     auto const garbage = greeted_with("SSH-2.0-OpenSSH_9.2\r\n");
     CHECK(garbage.code == Errc::protocol);
     CHECK(garbage.what.find("is not a QMP socket: it says `SSH-2.0-OpenSSH_9.2`") !=
@@ -94,7 +94,7 @@ TEST_CASE("a socket that is not QMP is told with what it says", "[qmp][client]")
     CHECK(closed.what.find("closed the connection without a QMP greeting") != std::string::npos);
 }
 
-TEST_CASE("a client that is taken for the one before it tries once more", "[qmp][client]") {
+TEST_CASE("a client that QEMU takes for the previous one tries once more", "[qmp][client]") {
     int clients = 0;
     ScriptedServer server(
         [&](auto& peer) {
@@ -120,7 +120,7 @@ TEST_CASE("a silent socket times out, and a stopped connect is cancelled", "[qmp
           Errc::cancelled);
 }
 
-TEST_CASE("a server that refuses the negotiation is told", "[qmp][client]") {
+TEST_CASE("a server that refuses the negotiation is reported", "[qmp][client]") {
     ScriptedServer server([](auto& peer) {
         peer.say("{\"QMP\": {\"version\": {\"qemu\": {}}, \"capabilities\": []}}\n");
         (void)peer.hear();
@@ -163,7 +163,7 @@ TEST_CASE("replies find their caller in any order", "[qmp][client]") {
     CHECK(event->timestamp_us == 1'000'002);
 }
 
-TEST_CASE("a late reply is dropped, the connection lives on", "[qmp][client]") {
+TEST_CASE("a late reply is dropped, and the connection stays open", "[qmp][client]") {
     ScriptedServer server([](auto& peer) {
         peer.greet();
         (void)peer.hear();  // answered only at the next command, after the first timed out
@@ -285,7 +285,8 @@ TEST_CASE("a huge and a too deep reply", "[qmp][client]") {
     CHECK(deep.error().what.find("nested deeper than") != std::string::npos);
 }
 
-TEST_CASE("a flood of events overflows only who does not read", "[qmp][client]") {
+TEST_CASE("a flood of events overflows only the queue of a caller that does not read",
+          "[qmp][client]") {
     std::size_t const count = qmp::events_unread_max * 3;
     ScriptedServer server([&](auto& peer) {
         peer.greet();
@@ -321,7 +322,7 @@ TEST_CASE("a flood of events overflows only who does not read", "[qmp][client]")
     CHECK(none.error().code == Errc::timed_out);
 }
 
-TEST_CASE("a server that does not read is not waited for without end", "[qmp][client]") {
+TEST_CASE("the wait for a server that does not read has a limit", "[qmp][client]") {
     std::promise<void> done;
     ScriptedServer server([&](auto& peer) {
         peer.greet();

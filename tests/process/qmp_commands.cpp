@@ -159,7 +159,7 @@ TEST_CASE("what QEMU refuses keeps its class and text", "[qmp][qemu]") {
     }
 }
 
-TEST_CASE("a second client is not served, and told so", "[qmp][qemu]") {
+TEST_CASE("a second client is not served, and its error says so", "[qmp][qemu]") {
     Qemu qemu(qemus().front());
     auto const second =
         qemu.run(qmp::Client::connect(qemu.loop(), qemu.socket(), Deadline::after(100ms)));
@@ -171,7 +171,7 @@ TEST_CASE("a second client is not served, and told so", "[qmp][qemu]") {
     CHECK(third->open());
 }
 
-TEST_CASE("a QEMU killed while it owes an answer", "[qmp][qemu]") {
+TEST_CASE("a QEMU is killed before it has answered", "[qmp][qemu]") {
     for (auto const& program : qemus()) {
         INFO(program);
         Qemu qemu(program);
@@ -186,7 +186,7 @@ TEST_CASE("a QEMU killed while it owes an answer", "[qmp][qemu]") {
     }
 }
 
-TEST_CASE("a feature is asked of the schema", "[qmp][qemu]") {
+TEST_CASE("the schema says whether QEMU has a feature", "[qmp][qemu]") {
     for (auto const& program : qemus()) {
         INFO(program);
         Qemu qemu(program);
@@ -281,7 +281,7 @@ static void make_chain(std::string const& raw, std::string const& qcow2) {
     REQUIRE(get(loop->run(core::wait_exit(*loop, *made, soon()))) == 0);
 }
 
-TEST_CASE("a backing chain is told from the top", "[qmp][qemu]") {
+TEST_CASE("a backing chain is reported from the top", "[qmp][qemu]") {
     Directory const directory;
     auto const raw = directory.file("a.raw");
     auto const qcow2 = directory.file("b.qcow2");
@@ -307,7 +307,7 @@ TEST_CASE("a backing chain is told from the top", "[qmp][qemu]") {
     }
 }
 
-TEST_CASE("disks are told as they are", "[qmp][qemu]") {
+TEST_CASE("disks are reported as they are", "[qmp][qemu]") {
     Directory const directory;
     auto const raw = directory.file("a,1.raw");
     auto const qcow2 = directory.file("b.qcow2");

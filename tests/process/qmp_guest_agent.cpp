@@ -99,7 +99,7 @@ TEST_CASE("guest agent: the real one answers, refuses, and is silent when stoppe
     CHECK_FALSE(get(loop->run(ask_status(*loop, real.socket(), soon()))));
 }
 
-TEST_CASE("guest agent: nobody there", "[qmp][guest_agent]") {
+TEST_CASE("guest agent: no agent listens", "[qmp][guest_agent]") {
     auto loop = make_loop();
     auto const nobody = loop->run(ask_status(*loop, "/nowhere/ga.sock", soon()));
     REQUIRE_FALSE(nobody);
@@ -149,7 +149,7 @@ TEST_CASE("guest agent: impossible numbers of file systems", "[qmp][guest_agent]
     }
 }
 
-TEST_CASE("guest agent: answers to others before the first to us are nobody's",
+TEST_CASE("guest agent: answers to other clients, before the first to us, are dropped",
           "[qmp][guest_agent]") {
     ScriptedServer server([](ScriptedServer::Peer& peer) {
         auto const id = id_of(peer.hear());

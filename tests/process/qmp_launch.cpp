@@ -144,7 +144,8 @@ TEST_CASE("a QEMU that dies early is quoted", "[qmp][launch]") {
     }
 }
 
-TEST_CASE("one that closes its monitor and hangs is ended, and told as that", "[qmp][launch]") {
+TEST_CASE("a QEMU that closes its monitor and hangs is ended, and the error says so",
+          "[qmp][launch]") {
     Attempt attempt;
     auto const script = attempt.directory.file("hangs");
     std::ofstream(script) << "#!/bin/sh\necho last words >&2\nexec " << qmp::qmp_fd_in_qemu
@@ -167,7 +168,7 @@ TEST_CASE("a stale socket is no obstacle", "[qmp][launch]") {
     get(attempt.loop->run(core::wait_exit(*attempt.loop, launched->process, soon())));
 }
 
-TEST_CASE("what is no QEMU is told", "[qmp][launch]") {
+TEST_CASE("a program that is not QEMU is reported", "[qmp][launch]") {
     Attempt attempt;
     auto const missing = attempt.fails(attempt.request({"/no/such/qemu"}));
     CHECK(missing.what == "cannot start /no/such/qemu: No such file or directory");
@@ -184,7 +185,7 @@ TEST_CASE("what is no QEMU is told", "[qmp][launch]") {
     CHECK(wordy.what.ends_with(": line 4 / line 5 / line 6 / line 7 / line 8 / line 9"));
 }
 
-TEST_CASE("a program that hangs is put down", "[qmp][launch]") {
+TEST_CASE("a program that hangs is ended", "[qmp][launch]") {
     Attempt attempt;
     auto const program = attempt.program("exec sleep 1000");
     auto const error = attempt.fails(attempt.request({program}), Deadline::after(300ms));
@@ -229,7 +230,7 @@ TEST_CASE("a log that cannot be written stops the launch", "[qmp][launch]") {
     CHECK_FALSE(std::filesystem::exists(attempt.directory.file("pid")));
 }
 
-TEST_CASE("relative paths are of the working directory given", "[qmp][launch]") {
+TEST_CASE("relative paths start at the given working directory", "[qmp][launch]") {
     Attempt attempt;
     auto request = attempt.request({attempt.program("pwd; exit 1")});
     request.working_directory = "/usr";

@@ -56,11 +56,11 @@ public:
         co_return co_await copy.round(where, names, reply["full"].boolean_or(true), soon());
     }
     Json complete(Incoming& to, Json const& reply) {
-        return runner.must(
-            to.ask("replicate_complete",
-                   sidecar::protocol::ReplicateComplete{
-                       static_cast<unsigned>(reply["number"].integer_or(0)), 1000, 0, "crash", ""}
-                       .to_json()));
+        return runner.must(to.ask("replicate_complete",
+                                  sidecar::protocol::ReplicateComplete{
+                                      static_cast<unsigned>(reply["number"].integer_or(0)), 1000, 0,
+                                      sidecar::protocol::ConsistencyKind::crash, ""}
+                                      .to_json()));
     }
     /// A whole round; returns its number.
     std::int64_t round() {
@@ -227,7 +227,7 @@ void three_points(Mirrored& mirrored) {
 
 }  // namespace
 
-TEST_CASE("replica: the last point and the one before it outlive whatever ends a round",
+TEST_CASE("replica: the last point and the one before it survive each way that a round can end",
           "[replica][warm]") {
     for (auto const& [version, binary] : qemus()) {
         for (std::string const format : {"raw", "qcow2"}) {
@@ -322,7 +322,7 @@ TEST_CASE("replica: a destination without space fails the round, and nothing els
                 auto const error = mirrored.failed_round();
                 INFO(error.sentence());
                 CHECK(error.sentence().find(named) != std::string::npos);
-                CHECK(error.sentence().find("make room") != std::string::npos);
+                CHECK(error.sentence().find("free space") != std::string::npos);
             };
             // The free space that the first copy requires beside its data.
             SmallDisk room(mirrored.directory.path("to"), "size=80m");
@@ -362,7 +362,7 @@ TEST_CASE("replica: a destination without space fails the round, and nothing els
     }
 }
 
-TEST_CASE("replica: a failover that is killed goes on to the point it chose", "[replica][warm]") {
+TEST_CASE("replica: a failover that is killed continues to the point it chose", "[replica][warm]") {
     for (auto const& [version, binary] : qemus()) {
         for (bool const previous : {false, true}) {
             DYNAMIC_SECTION("QEMU " << version << (previous ? ", the previous point" : "")) {

@@ -318,7 +318,7 @@ Server with_flush_fault(Scene& scene) {
 
 }  // namespace
 
-TEST_CASE("bad destinations: one that fails is told by disk, with what to do",
+TEST_CASE("bad destinations: a failed write is reported by disk, with what to do",
           "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         for (auto const& fault : faults) {
@@ -336,7 +336,7 @@ TEST_CASE("bad destinations: one that fails is told by disk, with what to do",
     }
 }
 
-TEST_CASE("bad destinations: a full one, at whatever offset", "[storage][mirror]") {
+TEST_CASE("bad destinations: a full one, at any offset", "[storage][mirror]") {
     auto const seed = std::random_device()();
     INFO("seed " << seed);
     for (auto const& [version, binary] : qemus()) {
@@ -358,7 +358,7 @@ TEST_CASE("bad destinations: a full one, at whatever offset", "[storage][mirror]
     }
 }
 
-TEST_CASE("bad destinations: with room made, the next try is whole", "[storage][mirror]") {
+TEST_CASE("bad destinations: after space was made, the next try is complete", "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
             Scene scene(binary);
@@ -374,7 +374,7 @@ TEST_CASE("bad destinations: with room made, the next try is whole", "[storage][
     }
 }
 
-TEST_CASE("bad destinations: an error beside writes that hang is no cut of the link",
+TEST_CASE("bad destinations: an error while other writes hang is not a cut of the link",
           "[storage][mirror]") {
     static_assert(storage::limits::wind_down < 3s, "the delay below outlasts the winding down");
     for (auto const& [version, binary] : qemus()) {
@@ -388,7 +388,7 @@ TEST_CASE("bad destinations: an error beside writes that hang is no cut of the l
     }
 }
 
-TEST_CASE("bad destinations: a flush that fails is told by disk", "[storage][mirror]") {
+TEST_CASE("bad destinations: a flush that fails is reported by disk", "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         for (auto const moment : {Moment::bulk, Moment::converged, Moment::last_delta}) {
             DYNAMIC_SECTION("QEMU " << version << ", " << name(moment)) {

@@ -61,7 +61,7 @@ TEST_CASE("copier: identical, holes left alone, memory bounded", "[storage][copi
     CHECK(same(url(from), "raw", url(to), "raw"));
 }
 
-TEST_CASE("copier: servers with a will of their own", "[storage][copier]") {
+TEST_CASE("copier: servers that lack a feature or fail", "[storage][copier]") {
     Directory directory;
     auto const make_source = [&](std::vector<std::string> const& words) {
         // Filters first, then the plugin, then the parameters of both.
@@ -125,7 +125,7 @@ TEST_CASE("copier: servers with a will of their own", "[storage][copier]") {
     }
 }
 
-TEST_CASE("copier: a full destination is told by disk, with what to do", "[storage][copier]") {
+TEST_CASE("copier: a full destination is reported by disk, with what to do", "[storage][copier]") {
     Directory directory;
     auto const from = Server::nbdkit(directory, {"pattern", "64M"});
     auto const to = Server::nbdkit(directory, {"--filter=error", "memory", "64M",
@@ -140,7 +140,7 @@ TEST_CASE("copier: a full destination is told by disk, with what to do", "[stora
     CHECK(line.target.alive());
 }
 
-TEST_CASE("copier: a source that cannot be read is told as such", "[storage][copier]") {
+TEST_CASE("copier: a source that cannot be read is reported as such", "[storage][copier]") {
     Directory directory;
     auto const from = Server::nbdkit(
         directory, {"--filter=error", "pattern", "64M", "error-pread=EIO", "error-pread-rate=20%"});

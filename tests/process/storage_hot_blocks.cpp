@@ -69,7 +69,7 @@ TEST_CASE("hot_blocks: the bulk pass leaves out what is dirty already, and nothi
     }
 }
 
-TEST_CASE("hot_blocks: what the bulk pass left out is still owed when its link was cut",
+TEST_CASE("hot_blocks: what the bulk pass left out is still dirty after its link was cut",
           "[storage][hot_blocks]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
@@ -142,7 +142,7 @@ TEST_CASE("hot_blocks: hot blocks that the last delta cannot hold are copied in 
     }
 }
 
-TEST_CASE("hot_blocks: a bulk pass that left too much out to tell the rate makes no disk converged",
+TEST_CASE("hot_blocks: a bulk pass that left out too much to know the rate makes no disk converged",
           "[storage][hot_blocks]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
@@ -170,7 +170,7 @@ TEST_CASE("hot_blocks: a bulk pass that left too much out to tell the rate makes
     }
 }
 
-TEST_CASE("hot_blocks: a hot block that is not written again is still owed",
+TEST_CASE("hot_blocks: a hot block that is not written again is still dirty",
           "[storage][hot_blocks]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {

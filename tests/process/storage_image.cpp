@@ -17,7 +17,8 @@ Deadline soon() { return Deadline::after(limit); }
 
 }  // namespace
 
-TEST_CASE("image: created sparse, told as it is, never over another", "[storage][image]") {
+TEST_CASE("image: created sparse, reported as it is, never over an existing one",
+          "[storage][image]") {
     Directory directory;
     Runner runner;
     for (std::string const format : {"raw", "qcow2"}) {
@@ -138,7 +139,7 @@ TEST_CASE("image: a tombstone takes the name away, once and for each migration_i
     CHECK(lab::read_file(path) == "second");
 }
 
-TEST_CASE("image: set aside, restored and marked, each as often as asked", "[storage][image]") {
+TEST_CASE("image: set aside, restored and marked, each repeated without harm", "[storage][image]") {
     Directory directory;
     Runner runner;
     lab::fs::create_directory(directory.path("store"));
@@ -177,7 +178,7 @@ TEST_CASE("image: set aside, restored and marked, each as often as asked", "[sto
     CHECK_FALSE(lab::fs::is_symlink(link + ".moved-e1"));
 }
 
-TEST_CASE("image: one whose name is taken meanwhile keeps what is there", "[storage][image]") {
+TEST_CASE("image: a file that takes the name meanwhile is kept", "[storage][image]") {
     Directory directory;
     Runner runner;
     auto const first = directory.path("first");

@@ -45,7 +45,7 @@ Task<void> write_in_data(TestQemu& qemu, std::size_t, core::Loop& loop, std::sto
 
 }  // namespace
 
-TEST_CASE("mirror: connections that are cut are made anew, and nothing is copied twice",
+TEST_CASE("mirror: after a cut the connections are made again, and nothing is copied twice",
           "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         for (std::size_t const count : {1u, 2u}) {
@@ -78,7 +78,7 @@ TEST_CASE("mirror: connections that are cut are made anew, and nothing is copied
     }
 }
 
-TEST_CASE("mirror: the destination's QEMU is killed, and another goes on with its disks",
+TEST_CASE("mirror: the destination's QEMU is killed, and another continues with its disks",
           "[storage][mirror]") {
     struct Death {
         char const* format;
@@ -125,7 +125,7 @@ TEST_CASE("mirror: the destination's QEMU is killed, and another goes on with it
     }
 }
 
-TEST_CASE("mirror: a destination that is reexported by two at once is reexported by the next",
+TEST_CASE("mirror: after two concurrent reexports of a destination the next one succeeds",
           "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
@@ -166,8 +166,7 @@ TEST_CASE("mirror: every byte arrives while the disks are being written", "[stor
     }
 }
 
-TEST_CASE("mirror: a raw disk past the page cache, and one that is left to NBD",
-          "[storage][mirror]") {
+TEST_CASE("mirror: one raw disk is read past the page cache, one over NBD", "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version << ", cache.direct=on") {
             Pair pair(binary, "raw", 2, false, false, true);
@@ -226,7 +225,7 @@ TEST_CASE("mirror: over TLS-PSK, and never without the right key", "[storage][mi
     }
 }
 
-TEST_CASE("mirror: leftovers of an earlier try are removed, and said so", "[storage][mirror]") {
+TEST_CASE("mirror: leftovers of an earlier try are removed and reported", "[storage][mirror]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
             Pair pair(binary, "raw", 1);
@@ -251,7 +250,7 @@ TEST_CASE("mirror: leftovers of an earlier try are removed, and said so", "[stor
     }
 }
 
-TEST_CASE("mirror: somebody else's NBD server is left alone", "[storage][mirror]") {
+TEST_CASE("mirror: an NBD server of another program is not touched", "[storage][mirror]") {
     Pair pair(oldest_qemu(), "raw", 1);
     auto& client = pair.source().client();
     auto const address = qmp::unix_address(pair.directory().path("backup"));

@@ -103,7 +103,7 @@ TEST_CASE("NBD: a thousand requests at once over one connection", "[storage][nbd
     REQUIRE(bench.buffers.bytes_taken() == 0);
 }
 
-TEST_CASE("NBD: an error of the server is told with its reason", "[storage][nbd]") {
+TEST_CASE("NBD: an error of the server is reported with its reason", "[storage][nbd]") {
     Bench bench;
     auto const trigger = bench.directory.path("trigger");
     auto server =
@@ -121,7 +121,7 @@ TEST_CASE("NBD: an error of the server is told with its reason", "[storage][nbd]
     bench.close(*nbd);
 }
 
-TEST_CASE("NBD: a request past its deadline is walked away from", "[storage][nbd]") {
+TEST_CASE("NBD: a request past its deadline is abandoned", "[storage][nbd]") {
     Bench bench;
     auto server =
         Server::nbdkit(bench.directory, {"--filter=delay", "memory", "1M", "delay-read=400ms"});
@@ -174,7 +174,7 @@ TEST_CASE("NBD: a server that is killed fails everything in flight", "[storage][
     bench.close(*nbd);
 }
 
-TEST_CASE("NBD: nobody there, no such export, no such context", "[storage][nbd]") {
+TEST_CASE("NBD: no server, no such export, no such context", "[storage][nbd]") {
     Bench bench;
     storage::NbdAddress const nowhere{bench.directory.path("none"), "", "", "", ""};
     auto error = bench.runner.must_fail(Nbd::connect(bench.runner.loop(), nowhere, "", {}, soon()));

@@ -95,7 +95,8 @@ TEST_CASE("reader: an image is copied whole, and its holes stay holes", "[storag
     }
 }
 
-TEST_CASE("reader: what starts within a block is left to NBD by O_DIRECT", "[storage][reader]") {
+TEST_CASE("reader: with O_DIRECT, what starts within a block is read over NBD",
+          "[storage][reader]") {
     Line line(odd_bytes);
     if (!direct_works(line.from)) {
         WARN("skipped: no O_DIRECT in /dev/shm before Linux 6.6");
@@ -152,10 +153,10 @@ TEST_CASE("reader: only the very file that QEMU has open", "[storage][reader]") 
     }
 
     node.driver = "qcow2";
-    CHECK(refused(node).find("no plain raw image") != std::string::npos);
+    CHECK(refused(node).find("not a plain raw image") != std::string::npos);
     node = node_of(line.from, 32 * mib, false);
     node.file_name_told = R"(json:{"driver":"raw","offset":4096,"file":{}})";
-    CHECK(refused(node).find("no plain raw image") != std::string::npos);
+    CHECK(refused(node).find("not a plain raw image") != std::string::npos);
     CHECK(refused(node_of(line.from, 31 * mib, false)).find("bytes") != std::string::npos);
     CHECK_FALSE(refused(node_of(line.directory.path("none"), 32 * mib, false)).empty());
 

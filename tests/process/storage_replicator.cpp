@@ -157,7 +157,7 @@ public:
 
 }  // namespace
 
-TEST_CASE("warm copy: each point is one instant of all disks", "[storage][warm]") {
+TEST_CASE("replicator: each point is one instant of all disks", "[storage][warm]") {
     struct Kind {
         char const* format;
         bool iothread;
@@ -188,7 +188,7 @@ TEST_CASE("warm copy: each point is one instant of all disks", "[storage][warm]"
     }
 }
 
-TEST_CASE("warm copy: qcow2, and what is discarded meanwhile", "[storage][warm]") {
+TEST_CASE("replicator: qcow2, and what is discarded meanwhile", "[storage][warm]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
             Scene scene(binary, "qcow2");
@@ -208,7 +208,7 @@ TEST_CASE("warm copy: qcow2, and what is discarded meanwhile", "[storage][warm]"
     }
 }
 
-TEST_CASE("warm copy: a round that was cut owes what it owed", "[storage][warm]") {
+TEST_CASE("replicator: after a round that was cut its blocks are still dirty", "[storage][warm]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
             Scene scene(binary, "raw", false, 24 * mib);
@@ -247,7 +247,7 @@ TEST_CASE("warm copy: a round that was cut owes what it owed", "[storage][warm]"
     }
 }
 
-TEST_CASE("warm copy: a fleecing image without room ends the round, not the guest's write",
+TEST_CASE("replicator: a fleecing image without space ends the round, not the guest's write",
           "[storage][warm]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {
@@ -272,7 +272,7 @@ TEST_CASE("warm copy: a fleecing image without room ends the round, not the gues
     }
 }
 
-TEST_CASE("warm copy: what a killed sidecar left is taken off the guest's disks",
+TEST_CASE("replicator: what a killed sidecar left is removed from the guest's disks",
           "[storage][warm]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {

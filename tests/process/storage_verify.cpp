@@ -275,7 +275,7 @@ TEST_CASE("verify: a byte changed in a block of the last delta is found before t
     }
 }
 
-TEST_CASE("verify: a write to the source's image that no bitmap tells of is found",
+TEST_CASE("verify: a write to the source's image that no bitmap records is found",
           "[storage][verify]") {
     Pair pair(oldest_qemu(), "raw", 1);
     Destination destination(pair, 1);
@@ -293,7 +293,7 @@ TEST_CASE("verify: a write to the source's image that no bitmap tells of is foun
     pair.runner().must(mirror.drop(soon()));
 }
 
-TEST_CASE("verify: connections that are cut in the middle of it are made anew",
+TEST_CASE("verify: after a cut in the middle of it the connections are made again",
           "[storage][verify]") {
     for (auto const& [version, binary] : qemus()) {
         DYNAMIC_SECTION("QEMU " << version) {

@@ -190,7 +190,7 @@ std::string explore_alone(State const& first, std::vector<Event> const& events,
 
 } // namespace
 
-TEST_CASE("the source alone keeps the commit rule whatever it is told", "[sim][alone]") {
+TEST_CASE("the source alone keeps the commit rule after any sequence of events", "[sim][alone]") {
     std::size_t states = 0;
     std::string const broken =
         explore_alone<src::Step>(src::State{}, source_events(), src::step, states);
@@ -200,7 +200,8 @@ TEST_CASE("the source alone keeps the commit rule whatever it is told", "[sim][a
     WARN("source alone: " << states << " states");
 }
 
-TEST_CASE("the destination alone keeps the commit rule whatever it is told", "[sim][alone]") {
+TEST_CASE("the destination alone keeps the commit rule after any sequence of events",
+          "[sim][alone]") {
     std::size_t states = 0;
     std::string const broken =
         explore_alone<dst::Step>(dst::State{}, destination_events(), dst::step, states);

@@ -6,7 +6,7 @@
 
 using namespace sim;
 
-TEST_CASE("every invariant holds in every reachable state, and every state comes to a good end",
+TEST_CASE("every invariant holds in every reachable state, and every state can reach a good end",
           "[sim][exhaustive]") {
     Report const report = explore(Mutation::none, Check::all);
     INFO(report.violation);

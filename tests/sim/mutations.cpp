@@ -55,7 +55,8 @@ TEST_CASE("an operator who fences nothing is caught", "[sim][mutation]") {
 
 // These do not make a second copy run. They lose the guest's writes or its images, pause the guest
 // for ever, leave its addresses at the wrong host, or leave other state.
-TEST_CASE("each weaker rule is caught, and as what it breaks", "[sim][mutation][weaker]") {
+TEST_CASE("each weaker rule is caught, by the invariant that it breaks",
+          "[sim][mutation][weaker]") {
     struct Row {
         Mutation mutation;
         Check check;

@@ -263,7 +263,7 @@ TEST_CASE("the pause limit, a lost peer and a failed migration bring the guest b
     }
 }
 
-TEST_CASE("a lost peer is borne while the guest runs, until patience is over", "[sim][source]") {
+TEST_CASE("a lost peer is tolerated while the guest runs, until the limit", "[sim][source]") {
     for (Phase phase : {Phase::preparing, Phase::converging}) {
         INFO(name(phase));
         Scene scene = at(phase);
@@ -314,7 +314,8 @@ TEST_CASE("a copy whose destination is unreachable is suspended, and resumed, un
     CHECK(data_link.state.phase == Phase::suspended);
 }
 
-TEST_CASE("a lost monitor is regained with what was missed, in every phase", "[sim][source][qmp]") {
+TEST_CASE("a lost monitor is connected again, and what was missed is read, in every phase",
+          "[sim][source][qmp]") {
     auto const back = [](Phase phase, Qemu qemu) {
         Scene scene = at(phase);
         CHECK(scene.tell(Kind::qmp_lost).empty());
@@ -361,7 +362,7 @@ TEST_CASE("while the source's QEMU is silent the destination is aborted before a
     CHECK(scene.state.guest == Guest::source);
 }
 
-TEST_CASE("a guest that another stopped is not resumed, and said to be stopped",
+TEST_CASE("a guest that was stopped from outside is not resumed, and is reported as stopped",
           "[sim][source][stopped]") {
     for (Phase phase : {Phase::converging, Phase::stopped}) {
         INFO(name(phase));
@@ -456,7 +457,7 @@ TEST_CASE("images that cannot be set aside keep the guest on the source", "[sim]
     CHECK(scene.state.outcome == Outcome::failed);
 }
 
-TEST_CASE("what fails again and again after the answer is left, and the guest has moved",
+TEST_CASE("what keeps failing after the answer is given up, and the guest has moved",
           "[sim][source]") {
     Scene scene = at(Phase::committed);
     scene.ends(Action::send_commit, ActionResult::acked);
@@ -496,7 +497,7 @@ TEST_CASE("in doubt: COMMIT is sent again when the peer is back, and its answer 
     CHECK(aborted.state.guest == Guest::source);
 }
 
-TEST_CASE("in doubt: an operator's word decides where the destination says nothing",
+TEST_CASE("in doubt: an operator decides if the destination does not answer",
           "[sim][source][commit]") {
     Scene to_source = at(Phase::in_doubt);
     CHECK(may_resolve(to_source.state));

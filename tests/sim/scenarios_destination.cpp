@@ -94,7 +94,7 @@ TEST_CASE("a QEMU that died while the disks were copied is started anew when the
     }
 }
 
-TEST_CASE("a QEMU that died with RAM in it takes the migration with it", "[sim][destination]") {
+TEST_CASE("a QEMU that died with RAM in it ends the migration", "[sim][destination]") {
     Scene scene = prepared();
     SECTION("received in part") {
         CHECK(scene.tell(Kind::qemu_gone) == Actions{Action::record_aborted});
@@ -107,7 +107,7 @@ TEST_CASE("a QEMU that died with RAM in it takes the migration with it", "[sim][
     CHECK(scene.state.phase == Phase::aborting);
 }
 
-TEST_CASE("a source that stands still and asks to seal does not wait for what is undone",
+TEST_CASE("a source whose guest is stopped does not wait at seal for what is undone",
           "[sim][destination]") {
     Scene scene = prepared();
     scene.tell(Kind::qemu_gone);
@@ -128,7 +128,7 @@ TEST_CASE("COMMIT before the stream is loaded waits, and closes what is still op
     CHECK(scene.ok(Action::seal) == Actions{Action::record_owner});
 }
 
-TEST_CASE("a refusal of COMMIT is recorded before it is said", "[sim][destination]") {
+TEST_CASE("a refusal of COMMIT is recorded before it is sent", "[sim][destination]") {
     Scene scene = sealed_and_loaded();
     scene.tell(Kind::qemu_gone);
     CHECK(scene.state.phase == Phase::aborting);
@@ -143,7 +143,7 @@ TEST_CASE("a refusal of COMMIT is recorded before it is said", "[sim][destinatio
     CHECK(scene.tell(Kind::commit_received) == Actions{Action::reply_aborted});
 }
 
-TEST_CASE("a migration_id never heard of is aborted durably before COMMIT for it is answered",
+TEST_CASE("an unknown migration_id is aborted durably before COMMIT for it is answered",
           "[sim][destination]") {
     Scene scene;
     CHECK(scene.tell(Kind::commit_received) == Actions{Action::record_aborted});
@@ -185,7 +185,7 @@ TEST_CASE("OWNER that certainly was not recorded ends in ABORTED, one that may b
     CHECK(unknown.ok(Action::record_owner) == Actions{Action::reply_ack, Action::record_end});
 }
 
-TEST_CASE("a preparation that failed is cleared away and refused", "[sim][destination]") {
+TEST_CASE("a preparation that failed is undone and refused", "[sim][destination]") {
     Scene scene;
     scene.tell(Kind::prepare_requested);
     CHECK(scene.ends(Action::prepare, ActionResult::failed) == Actions{Action::record_aborted});

@@ -97,7 +97,7 @@ TEST_CASE("connection: a write that blocks when the peer closes ends before it i
     CHECK(core::Clock::now() - begun < 2s);
 }
 
-TEST_CASE("connection: a peer that reads nothing is lost after the silence it may keep") {
+TEST_CASE("connection: a peer that reads nothing is lost after the allowed silence") {
     Line line(true);
     line.connection->set_patience(300ms);
     line.tasks.spawn(line.ask(more_than_a_socket_holds, 60s));
@@ -109,7 +109,7 @@ TEST_CASE("connection: a peer that reads nothing is lost after the silence it ma
     CHECK(core::Clock::now() - begun < 3s);
 }
 
-TEST_CASE("connection: a caller that leaves in mid-write leaves the stream whole") {
+TEST_CASE("connection: a caller that gives up during a write leaves the stream intact") {
     Line line(false);
     line.tasks.spawn(line.ask(more_than_a_socket_holds, 200ms));
     line.tasks.spawn(line.keep());
@@ -128,7 +128,7 @@ TEST_CASE("connection: a caller that leaves in mid-write leaves the stream whole
     line.loop->run(line.tasks.join());
 }
 
-TEST_CASE("connection: beats that nobody lets us answer cost no memory") {
+TEST_CASE("connection: heartbeats that cannot be answered cost no memory") {
     Line line(false);
     line.tasks.spawn(line.keep());
     // Fill the send buffer, then send beats: at most one echo may wait.

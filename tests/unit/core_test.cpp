@@ -111,7 +111,7 @@ TEST_CASE("an event wakes its waiters; waiting has a deadline") {
     loop->run(scope.join());
 }
 
-TEST_CASE("slots bound what runs at once, and everybody gets a turn") {
+TEST_CASE("a semaphore limits what runs at once, and each waiter has its turn") {
     auto loop = make_loop();
     Semaphore slots(*loop, 3);
     TaskGroup scope(*loop);
@@ -221,7 +221,7 @@ bool in_a_child(Check const& check) {
 
 }  // namespace
 
-TEST_CASE("who gives way comes back, and stays where it is when it could not") {
+TEST_CASE("a raised nice value is set back, and is not raised where that is forbidden") {
     constexpr int steps = 7;
     if (geteuid() != 0) {
         WARN("skipped: only root may come back");
@@ -264,7 +264,7 @@ TEST_CASE("who gives way comes back, and stays where it is when it could not") {
     }));
 }
 
-TEST_CASE("who goes first comes back with the last of several, and its children do not") {
+TEST_CASE("real-time priority ends with the last of several, and children do not inherit it") {
     auto const set_policy = [](int policy, int priority) {
         sched_param parameter{};
         parameter.sched_priority = priority;
@@ -330,7 +330,7 @@ TEST_CASE("a listener whose queue is full is waited for, until the deadline") {
     auto const second = loop->run(connect_unix(*loop, path, Deadline::after(30ms)));
     REQUIRE_FALSE(second);
     CHECK(second.error().code == Errc::timed_out);
-    CHECK(second.error().what.find("others wait there") != std::string::npos);
+    CHECK(second.error().what.find("too many connections wait there") != std::string::npos);
     TaskGroup scope(*loop);
     scope.spawn([](Loop& on, int fd) -> Task<void> {
         (void)co_await sleep_for(on, 5ms);

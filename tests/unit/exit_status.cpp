@@ -18,7 +18,7 @@ TEST_CASE("exit status: of a migration's outcome", "[exit]") {
     }
 }
 
-TEST_CASE("exit status: 3 is for a check that said no, and for nothing else", "[exit]") {
+TEST_CASE("exit status: 3 is only for a check that refuses", "[exit]") {
     using core::Errc;
     std::pair<Errc, int> const rows[] = {
         {Errc::io, 1},       {Errc::closed, 1},       {Errc::timed_out, 1}, {Errc::cancelled, 5},

@@ -31,7 +31,7 @@ constexpr Target targets[] = {FUZZ_TARGETS(ENTRY)};
 
 }  // namespace
 
-TEST_CASE("fuzz: what the corpus holds is taken or refused, and nothing worse") {
+TEST_CASE("fuzz: each input of the corpus is accepted or refused") {
     for (auto const& target : targets) {
         auto const directory =
             lab::fs::path(LAB_SOURCE_DIRECTORY) / "tests/fuzz/corpus" / target.name;

@@ -48,12 +48,12 @@ TEST_CASE("network: a definition says what is wrong with it", "[network]") {
         }
         for (auto const* bad : {"", "4v", "-v4", "x1234567890123", "v 4", "v4;", "w-eth0", "v/4"}) {
             definition.name = bad;
-            CHECK(contains(refusal(definition), "is no name for a network"));
+            CHECK(contains(refusal(definition), "is not a valid name of a network"));
         }
     }
     SECTION("an address of the other protocol") {
         definition.addresses.push_back(HostAddress::parse("2001:db8::1/64").value());
-        CHECK(contains(refusal(definition), "2001:db8::1/64 is no address of an IPv4 network"));
+        CHECK(contains(refusal(definition), "2001:db8::1/64 is not an address of an IPv4 network"));
     }
     SECTION("an address of the host in a parallel network") {
         definition.native = false;
@@ -61,7 +61,7 @@ TEST_CASE("network: a definition says what is wrong with it", "[network]") {
     }
     SECTION("an uplink that is none") {
         definition.uplink = "a name too long for it";
-        CHECK(contains(refusal(definition), "is no name for a network interface"));
+        CHECK(contains(refusal(definition), "is not a name for a network interface"));
         definition.uplink = "lan";
         CHECK(contains(refusal(definition), "cannot have the name of its uplink"));
     }
@@ -85,7 +85,8 @@ TEST_CASE("network: addresses and EtherTypes as people write them", "[network]")
     }
 }
 
-TEST_CASE("network: a record survives its file, and a bad one is told", "[network]") {
+TEST_CASE("network: a record is read back as it was written, and a bad one is reported",
+          "[network]") {
     NetworkRecord record;
     record.definition = native_ipv4();
     record.mac = MacAddress::parse("02:5c:a2:01:02:03").value();
@@ -136,16 +137,16 @@ TEST_CASE("network: the rules pass one protocol and what is named", "[network]")
     CHECK_FALSE(contains(ipv6, "elements"));
 }
 
-TEST_CASE("network: rules that differ are told line by line", "[network]") {
+TEST_CASE("network: rules that differ are reported line by line", "[network]") {
     CHECK(rule_differences("a\n\tb\n", "  a\nb").empty());
     CHECK(rule_differences("a\nb\nb\n", "a\nb\nc\n") ==
           std::vector<std::string>{"the rule `b` is missing",
-                                   "the rule `c` is none of the network's"});
+                                   "the rule `c` does not belong to the network"});
     CHECK(rule_differences("a\nb\n", "b\na\n") ==
           std::vector<std::string>{"the rules are in another order"});
 }
 
-TEST_CASE("network: what nftables lists is read, and nothing else is believed", "[network]") {
+TEST_CASE("network: what nftables lists is read, and anything else is refused", "[network]") {
     auto const listed = core::Json::parse(R"({"nftables": [{"metainfo": {}},
         {"set": {"name": "ports", "elem": ["lo", "17", 4]}}, {"set": {"name": "x", "elem": ["y"]}},
         {"rule": {"expr": [{"match": {}}, {"counter": {"packets": 5}}, {"drop": null}]}},

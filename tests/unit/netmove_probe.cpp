@@ -80,7 +80,7 @@ TEST_CASE("probe: lines of TCP", "[probe]") {
     }
 }
 
-TEST_CASE("probe: a stream is told what it lost, twice, and out of order", "[probe]") {
+TEST_CASE("probe: what a stream lost, duplicated and reordered is reported", "[probe]") {
     NumberTracker tracker;
     CHECK(tracker.arrived(0, 10 * ms) == Seen::in_order);
     CHECK(tracker.arrived(1, 20 * ms) == Seen::in_order);
@@ -96,7 +96,8 @@ TEST_CASE("probe: a stream is told what it lost, twice, and out of order", "[pro
     CHECK(tracker.gap().longest_began_ns == 20 * ms);
 }
 
-TEST_CASE("probe: the window goes round, and what is behind it is told to be", "[probe]") {
+TEST_CASE("probe: the window moves on, and what is older than it is reported as too late",
+          "[probe]") {
     constexpr auto window = NumberTracker::window;
     NumberTracker tracker;
     // Each slot of the window is used several times; every third number is lost.
@@ -122,7 +123,8 @@ TEST_CASE("probe: a clock that is set back makes no gap", "[probe]") {
     CHECK(gap.longest_began_ns == 100);
 }
 
-TEST_CASE("probe: what is lost there is told apart from what is lost on the way back", "[probe]") {
+TEST_CASE("probe: what is lost on the way there is distinguished from what is lost on the way back",
+          "[probe]") {
     Pair pair;
     for (int i = 0; i < 10; ++i) pair.round();
     for (int i = 0; i < 3; ++i) (void)pair.send();  // lost on the way there
@@ -165,7 +167,7 @@ TEST_CASE("probe: a silence is a time without any answer", "[probe]") {
     CHECK(pair.account.silences(30 * ms).empty());
 }
 
-TEST_CASE("probe: twice and out of order, in each direction", "[probe]") {
+TEST_CASE("probe: duplicated and reordered, in each direction", "[probe]") {
     Pair pair;
     pair.round();
     auto const first = pair.send();
@@ -189,7 +191,7 @@ TEST_CASE("probe: twice and out of order, in each direction", "[probe]") {
     CHECK(pair.account.complete());
 }
 
-TEST_CASE("probe: without the echo's last word what is lost behind counts as lost there",
+TEST_CASE("probe: what is lost after the echo's last answer counts as lost on the way there",
           "[probe]") {
     Pair pair;
     pair.round();
@@ -205,7 +207,7 @@ TEST_CASE("probe: without the echo's last word what is lost behind counts as los
     CHECK(pair.account.back().longest_gap_ns == 500 * ms + ms / 2);
 }
 
-TEST_CASE("probe: answers to nothing are counted and believed in nothing", "[probe]") {
+TEST_CASE("probe: answers to no probe are counted and otherwise ignored", "[probe]") {
     Pair pair;
     pair.round();
     auto forged = probe_of(7, 99);
@@ -266,7 +268,8 @@ TEST_CASE("probe: an echo has a limit of sessions, and forgets those that are si
     CHECK_FALSE(echo.answer(ask, now + ProbeSessions::idle_ns + 3));  // it was removed to make room
 }
 
-TEST_CASE("probe: the pace keeps its deadlines, and does not make up for a standstill", "[probe]") {
+TEST_CASE("probe: the pace keeps its deadlines, and does not catch up after a standstill",
+          "[probe]") {
     ProbePace pace(20ms);
     ProbeHiccups hiccups;
     auto const start = pace.next();

@@ -66,7 +66,7 @@ private:
 }  // namespace
 
 // In all sections frame 1 was delivered to the guest, and the guest's clock stopped at 200.
-TEST_CASE("recorder: what QEMU threw away at the stop is known when the guest runs again") {
+TEST_CASE("recorder: what QEMU dropped at the stop is known when the guest runs again") {
     FilterDump qemu;
     qemu.reads(1, 100);
     SECTION("thrown away, and the next one kept before anybody was told of the stop") {

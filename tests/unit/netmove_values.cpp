@@ -106,7 +106,7 @@ TEST_CASE("a guest's interface survives the peer channel", "[netmove]") {
     CHECK(got->router);
 }
 
-TEST_CASE("what a peer says of an interface is not believed", "[netmove]") {
+TEST_CASE("what a peer says of an interface is checked", "[netmove]") {
     auto const refused = [](char const* member, core::Json value) {
         auto json = example().to_json();
         json.set(member, std::move(value));
@@ -180,7 +180,7 @@ TEST_CASE("the ends of a VXLAN travel with the interface, or are refused", "[net
     }
 }
 
-TEST_CASE("what a VTEP is told of a move is a move, or refused", "[netmove]") {
+TEST_CASE("a move that is sent to a VTEP is valid, or refused", "[netmove]") {
     VxlanMove const move{MacAddress::parse("52:54:00:12:34:56").value(), 42,
                          Address::parse("192.0.2.1").value(), Address::parse("192.0.2.2").value(),
                          1400};
@@ -232,7 +232,7 @@ TEST_CASE("the ends of a VXLAN must be of one network", "[netmove]") {
     CHECK(check_vxlan_ends(both).has_value() == (!both_there || of_one));
 }
 
-TEST_CASE("a plan fires all or none", "[netmove]") {
+TEST_CASE("a set of movers fires all or none", "[netmove]") {
     Log log;
     auto loop = core::Loop::create().value();
     MoverSet plan;
@@ -248,7 +248,7 @@ TEST_CASE("a plan fires all or none", "[netmove]") {
     CHECK_FALSE(plan.fired_at());
 }
 
-TEST_CASE("a plan prepares all or none", "[netmove]") {
+TEST_CASE("a set of movers prepares all or none", "[netmove]") {
     Log log;
     auto loop = core::Loop::create().value();
     MoverSet plan;
@@ -260,7 +260,7 @@ TEST_CASE("a plan prepares all or none", "[netmove]") {
     CHECK(log == Log{"a prepare", "b prepare", "a rollback"});
 }
 
-TEST_CASE("a plan settles and rolls back all, whoever fails", "[netmove]") {
+TEST_CASE("a set of movers settles and rolls back all, even if some fail", "[netmove]") {
     Log log;
     auto loop = core::Loop::create().value();
     MoverSet plan;

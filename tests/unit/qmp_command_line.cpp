@@ -140,7 +140,7 @@ TEST_CASE("a command line is printed back byte for byte", "[qmp][command_line]")
     for (auto const& words : lines) CHECK(line_of(words).argv() == words);
 }
 
-TEST_CASE("a broken command line is told", "[qmp][command_line]") {
+TEST_CASE("a broken command line is reported", "[qmp][command_line]") {
     CHECK(error_of({"-drive"}).what == "QEMU's option -drive needs a value");
     CHECK(error_of({"-blockdev", "{\"driver\":"})
               .what.starts_with("cannot read `-blockdev {\"driver\":`: not valid JSON"));
@@ -249,7 +249,7 @@ TEST_CASE("the guest agent's socket", "[qmp][command_line]") {
               .empty());
 }
 
-TEST_CASE("a line of libvirt is understood", "[qmp][command_line]") {
+TEST_CASE("a command line of libvirt is understood", "[qmp][command_line]") {
     auto const line = line_of(libvirt_words);
     auto const disks = line.disks();
     REQUIRE(disks.size() == 4);

@@ -47,7 +47,7 @@ TEST_CASE("messages end with their closing brace, however they are cut", "[qmp][
     }
 }
 
-TEST_CASE("what is no QMP is told with what it said", "[qmp][wire]") {
+TEST_CASE("what is not QMP is reported with what it said", "[qmp][wire]") {
     CHECK(error_of("HTTP/1.1 400 Bad Request\r\n").what ==
           "not a QMP message: `HTTP/1.1 400 Bad Request`");
     CHECK(error_of("[1,2]").code == Errc::protocol);

@@ -105,7 +105,7 @@ TEST_CASE("options: a rate has decimal or binary multiples") {
     }
 }
 
-TEST_CASE("settings that arrive at the guest's sidecar are held against their ranges") {
+TEST_CASE("settings that arrive at the guest's sidecar are checked against their ranges") {
     auto const wire = [] {
         sidecar::MigrateOptions good;
         good.destination = "h";
@@ -154,7 +154,7 @@ TEST_CASE("the planned pause is shared: disks and RAM never have more than it to
     CHECK(limits::heartbeat_silence_paused(60000ms) <= limits::heartbeat_silence);
 }
 
-TEST_CASE("options: mirror and failover") {
+TEST_CASE("options: replicate and failover") {
     auto const parsed =
         parse({"replicate", "web1", "hostb", "--key", "k", "--every", "5m", "--bandwidth", "10M"});
     auto const* options = std::get_if<Options>(&parsed);
@@ -290,7 +290,7 @@ TEST_CASE("paths are mapped by whole components, the longest first") {
     CHECK(absolute("a/../b.raw", "/srv") == "/srv/b.raw");
 }
 
-TEST_CASE("a description from a peer is held against its limits") {
+TEST_CASE("a description from a peer is checked against its limits") {
     Description good;
     good.guest = "web1";
     good.migration_id = "0123456789abcdef";
@@ -412,8 +412,8 @@ TEST_CASE("connection: only what the other side's role may ask reaches the handl
     shutdown(wire.raw.get(), SHUT_WR);
     wire.loop->run(wire.connection->run({}));
     auto const heard = wire.hear();
-    CHECK(heard.find("`migrate` may not be asked by a source") != std::string::npos);
-    CHECK(heard.find("`no_such_verb` may not be asked by a source") != std::string::npos);
+    CHECK(heard.find("a source may not send `migrate`") != std::string::npos);
+    CHECK(heard.find("a source may not send `no_such_verb`") != std::string::npos);
     CHECK(wire.handler.calls == 0);
 }
 

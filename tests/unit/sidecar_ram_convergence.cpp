@@ -105,7 +105,7 @@ TEST_CASE("RAM convergence: a guest that dirties faster than the link is slowed 
     CHECK(end.at < 60s);
 }
 
-TEST_CASE("RAM convergence: slowed down as far as may be it still does not: the verdict",
+TEST_CASE("RAM convergence: slowed down as far as allowed it still does not converge: the verdict",
           "[converge]") {
     auto const end =
         walk({.working_set = 100 * mb, .dirty_rate = 8000 * mb, .link_rate = 50 * mb}, by_default);
@@ -118,7 +118,7 @@ TEST_CASE("RAM convergence: slowed down as far as may be it still does not: the 
     CHECK(end.at < 120s);
 }
 
-TEST_CASE("RAM convergence: without leave to slow it down the verdict comes early", "[converge]") {
+TEST_CASE("RAM convergence: if it may not be slowed down the verdict comes early", "[converge]") {
     auto limits = by_default;
     limits.may_throttle = false;
     auto const end =

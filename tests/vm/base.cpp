@@ -77,7 +77,7 @@ TEST_CASE("base: QEMU 10.0, a raw base under two layers that -blockdev names, ve
     there_and_back(over_base("10.0", "raw", true), {"--verify"});
 }
 
-TEST_CASE("base: one that is not there, is another, or is none, is refused", "[vm][base]") {
+TEST_CASE("base: one that is missing, is different, or is not a base, is refused", "[vm][base]") {
     Scene scene({.guest = over_base("7.2", "raw", true)});
     auto const refused = [&](fs::path const& base, std::string const& why) {
         auto const ended = scene.migrate(scene.a(), {"--base", base});
@@ -89,11 +89,11 @@ TEST_CASE("base: one that is not there, is another, or is none, is refused", "[v
     };
     auto const base = scene.guest().base(scene.a(), 0);
     auto const middle = scene.guest().middle(scene.a(), 0);
-    refused(base, "is not there on the destination");
+    refused(base, "is missing on the destination");
     copy_base(scene);
-    refused(scene.guest().image(scene.a(), 0), "and no base");
-    refused(scene.a().images / "none", "is in no backing chain");
-    refused(middle, "has itself the backing file");
+    refused(scene.guest().image(scene.a(), 0), "so it is not a base");
+    refused(scene.a().images / "none", "is not in a backing chain");
+    refused(middle, "has the backing file");
     constexpr off_t changed = off_t{200} * mib + 4711;
     core::Fd const file(open(scene.guest().base(scene.b(), 0).c_str(), O_RDWR | O_CLOEXEC));
     char byte = 0;
@@ -150,7 +150,7 @@ TEST_CASE("base: a block job while it is copied ends the migration, and the gues
     expect::nothing_left_after_failure(scene, scene.a());
 }
 
-TEST_CASE("base: the source's sidecar is killed while it copies, and another goes on",
+TEST_CASE("base: the source's sidecar is killed while it copies, and another continues",
           "[vm][base]") {
     // There is little above the base, so it is copied slowly, and the guest writes little.
     auto guest = over_base("10.0", "qcow2", true);

@@ -143,14 +143,14 @@ TEST_CASE("changes: the guest is stopped by an operator while its RAM travels", 
                    0) > 0;
     });
     copying.qemu().execute("stop");
-    copying.must_stay("another stopped the guest");
+    copying.must_stay("the guest was stopped from outside");
     CHECK(copying.qemu().status() == "paused");
     expect::nothing_left_after_failure(copying.scene, copying.scene.a());
     copying.qemu().execute("cont");
     expect::moves(copying.scene, copying.scene.a());
 }
 
-TEST_CASE("changes: a resize is refused by QEMU, and the move goes on", "[vm][changes]") {
+TEST_CASE("changes: a resize is refused by QEMU, and the migration continues", "[vm][changes]") {
     auto const version = GENERATE(from_range(qemus("7.2")));
     INFO("QEMU " << version);
     Copying copying({.qemu = version});

@@ -130,10 +130,10 @@ void interrupted(Scene& scene) {
 
 }  // namespace
 
-TEST_CASE("cold: a guest that is off is brought and handed over: QEMU 7.2, raw", "[vm][cold]") {
+TEST_CASE("cold: a guest that is off is copied and handed over: QEMU 7.2, raw", "[vm][cold]") {
     brought_and_handed_over({.qemu = "7.2", .format = "raw", .disks = 2});
 }
-TEST_CASE("cold: a guest that is off is brought and handed over: QEMU 10.0, qcow2", "[vm][cold]") {
+TEST_CASE("cold: a guest that is off is copied and handed over: QEMU 10.0, qcow2", "[vm][cold]") {
     brought_and_handed_over({.qemu = "10.0", .format = "qcow2", .iothread = true});
 }
 
@@ -147,7 +147,7 @@ TEST_CASE("cold: a guest that runs is copied once, and not handed over", "[vm][c
     auto const copied = scene.sidecar(scene.a(), once_line(scene));
     INFO(copied.out << copied.err);
     CHECK(copied.exit_status == 0);
-    CHECK(says(copied.out, "crash-consistent, because its QEMU has no channel"));
+    CHECK(says(copied.out, "crash-consistent, because its QEMU has no guest agent channel"));
     interrupted(scene);
     Qmp(scene.guest().probe_socket(scene.a())).execute("stop");
     auto const paused = scene.sidecar(scene.a(), once_line(scene));
@@ -176,7 +176,8 @@ TEST_CASE("cold: a guest that is started in the last moment is not handed over",
     CHECK(scene.sidecar(scene.b(), {"failover", "web1"}).exit_status == 2);
 }
 
-TEST_CASE("cold: a destination that cannot be told wants the operator's word", "[vm][cold]") {
+TEST_CASE("cold: a destination that is unreachable at the end needs the operator's decision",
+          "[vm][cold]") {
     Cold cold({}, {"SIDECAR_TEST_STOP_AT=tell_handed_over"});
     auto& scene = cold.scene;
     auto handing = cold.begin_hand_over();

@@ -110,7 +110,7 @@ TEST_CASE("commit: a stale disk has no name before COMMIT is sent, and is not st
     expect::guest_whole(scene, scene.b());
 }
 
-TEST_CASE("commit: images get their names back before the guest goes on", "[vm][commit]") {
+TEST_CASE("commit: images get their names back before the guest is resumed", "[vm][commit]") {
     Held held("send_commit");
     auto& scene = held.scene;
     auto const image = scene.guest().image(scene.a(), 0);
@@ -218,7 +218,7 @@ TEST_CASE("commit: an interrupt that comes too late says so, a second one ends t
                [&] { return migration.err().find("too late to cancel") != std::string::npos; });
     migration.signal(SIGINT);
     CHECK(migration.wait(10s) == 4);
-    CHECK(migration.err().find("the sidecar goes on") != std::string::npos);
+    CHECK(migration.err().find("the sidecar continues") != std::string::npos);
     wait_until("the end of the guest on the source", 60s, [&] {
         release(scene);
         return scene.guest().qemu_pid(scene.a()) < 0;

@@ -132,7 +132,7 @@ TEST_CASE("conntrack: a migration that is undone leaves nothing tracked at the d
     must_have_kept_sessions(watch.finish(), guest);
 }
 
-TEST_CASE("conntrack: what begins and ends shortly before and behind STOP is known there too",
+TEST_CASE("conntrack: what begins and ends shortly before and after STOP is known there too",
           "[vm][conntrack]") {
     // Where the kernel sends no events, its table is read once more.
     bool const told = GENERATE(true, false);

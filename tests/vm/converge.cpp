@@ -107,7 +107,8 @@ TEST_CASE("converge: a guest that writes faster than the link is slowed down and
     expect::nothing_left_after_move(scene, scene.a(), scene.b());
 }
 
-TEST_CASE("converge: without leave to slow it down it is refused, and said why", "[vm][converge]") {
+TEST_CASE("converge: if it may not be slowed down it is refused, with the reason",
+          "[vm][converge]") {
     Scene scene(slow_link("10.0"));
     auto const before = limits_on(scene, scene.a());
     auto const refused = scene.migrate(scene.a(), {"--throttle", "never"});
@@ -123,7 +124,7 @@ TEST_CASE("converge: without leave to slow it down it is refused, and said why",
     expect::nothing_left_after_failure(scene, scene.a());
 }
 
-TEST_CASE("converge: cancelled while it is slowed down, its limits are its own again",
+TEST_CASE("converge: cancelled while it is slowed down, its own limits are restored",
           "[vm][converge]") {
     Scene scene(slow_link("7.2"));
     set_own_limits(scene);

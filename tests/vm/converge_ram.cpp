@@ -146,7 +146,7 @@ TEST_CASE("converge: a guest whose RAM does not converge is slowed down by QEMU,
     expect::nothing_left_after_move(scene, scene.a(), scene.b());
 }
 
-TEST_CASE("converge: cancelled while its processors are slowed down, QEMU's settings are its own",
+TEST_CASE("converge: cancelled while its processors are slowed down, QEMU's settings are restored",
           "[vm][converge]") {
     Scene scene({.guest = fast_in_ram("10.0")});
     set_own_settings(scene);

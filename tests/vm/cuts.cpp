@@ -101,10 +101,11 @@ void each_kind_outlives(Cut cut, std::string const& usual_qemu) {
 
 }  // namespace
 
-TEST_CASE("cuts: the link is cut while copying, and the copy goes on where it was", "[vm][cut]") {
+TEST_CASE("cuts: the link is cut while copying, and the copy continues where it was", "[vm][cut]") {
     each_kind_outlives(Cut::link, "7.2");
 }
-TEST_CASE("cuts: the source's sidecar is killed while copying, and another goes on", "[vm][cut]") {
+TEST_CASE("cuts: the source's sidecar is killed while copying, and another continues",
+          "[vm][cut]") {
     each_kind_outlives(Cut::source_sidecar, "10.0");
 }
 
@@ -113,7 +114,7 @@ TEST_CASE("cuts: the destination's QEMU is killed while copying, and started aga
     each_kind_outlives(Cut::destination_qemu, "10.0");
 }
 
-TEST_CASE("cuts: a link that stays down ends the command, and --resume goes on", "[vm][cut]") {
+TEST_CASE("cuts: a link that stays down ends the command, and --resume continues", "[vm][cut]") {
     Scene scene({.guest = {.format = "qcow2",
                            .disk_mib = disk_mib,
                            .random_mib = random_bytes >> 20,
@@ -144,7 +145,7 @@ TEST_CASE("cuts: a link that stays down ends the command, and --resume goes on",
     expect::nothing_left_after_move(scene, scene.a(), scene.b());
 }
 
-TEST_CASE("cuts: a copy that waits for its link can be given up, and begun anew", "[vm][cut]") {
+TEST_CASE("cuts: a copy that waits for its link can be cancelled, and started again", "[vm][cut]") {
     Scene scene({.guest = {.disk_mib = disk_mib, .random_mib = random_bytes >> 20}});
     auto migration = scene.start_migration(
         scene.a(), {"--bandwidth", std::to_string(bandwidth), "--link-timeout", "1"});

@@ -149,7 +149,7 @@ TEST_CASE("faults: the source's QEMU is killed while the destination closes its 
     expect::moves(scene, scene.a());
 }
 
-TEST_CASE("faults: a guest that came in is never taken for what a killed sidecar left",
+TEST_CASE("faults: a guest that has arrived is never treated as a leftover of a killed sidecar",
           "[vm][fault]") {
     Scene scene({.serve_environment = {"SIDECAR_TEST_STOP_AT=finish"}});
     auto const& guest = scene.guest();

@@ -149,7 +149,7 @@ TEST_CASE("freeze: a point taken of a frozen guest needs no recovery", "[vm][fre
             Scene scene({.guest = with_agent(qemu, format)});
             CHECK(says(once(scene), "filesystem-consistent"));
             CHECK_FALSE(needs_recovery(scene));
-            CHECK(says(once(scene, {"--no-freeze"}), "crash-consistent, because no freeze"));
+            CHECK(says(once(scene, {"--no-freeze"}), "crash-consistent, because --no-freeze"));
             CHECK(needs_recovery(scene));
             auto const by_hand = scene.guest().agent_socket(scene.a()).string();
             CHECK(says(once(scene, {"--guest-agent", by_hand}), "filesystem-consistent"));
@@ -178,7 +178,7 @@ TEST_CASE("freeze: a sidecar that is killed leaves no frozen guest", "[vm][freez
     scene.guest().must_be_alive();
 }
 
-TEST_CASE("freeze: nor one that is killed with its watchdog, once it is attached to",
+TEST_CASE("freeze: a sidecar that is killed with its watchdog leaves no frozen guest after attach",
           "[vm][freeze]") {
     FrozenScene frozen("10.0");
     auto& scene = frozen.scene;
@@ -191,7 +191,8 @@ TEST_CASE("freeze: nor one that is killed with its watchdog, once it is attached
     scene.guest().must_be_alive();
 }
 
-TEST_CASE("freeze: nor an agent that falls silent in between", "[vm][freeze]") {
+TEST_CASE("freeze: an agent that stops answering in between leaves no frozen guest",
+          "[vm][freeze]") {
     FrozenScene frozen("7.2");
     auto& scene = frozen.scene;
     agent(scene, "agent-stop");
@@ -209,7 +210,7 @@ TEST_CASE("freeze: nor an agent that falls silent in between", "[vm][freeze]") {
     frozen.must_go_on();
 }
 
-TEST_CASE("freeze: nor a sidecar that hangs", "[vm][freeze]") {
+TEST_CASE("freeze: a sidecar that hangs leaves no frozen guest", "[vm][freeze]") {
     FrozenScene frozen("7.2");
     auto& scene = frozen.scene;
     wait_until("the watchdog to kill it", round_limit,

@@ -67,7 +67,7 @@ void cut_before(std::string const& qemu, std::string const& action) {
 
 }  // namespace
 
-TEST_CASE("monitor: cut while the disks are copied, and the copy goes on", "[vm][monitor]") {
+TEST_CASE("monitor: cut while the disks are copied, and the copy continues", "[vm][monitor]") {
     Relayed relayed("7.2", "", {.random_mib = 64});
     auto& scene = relayed.scene;
     auto migration = scene.start_migration(scene.a(), {"--bandwidth", "16M"});

@@ -141,7 +141,7 @@ TEST_CASE("networks: a guest of IPv6 only", "[vm][network]") {
     there_and_back({ipv6_native, ipv4_parallel}, {.ipv4 = false});
 }
 
-TEST_CASE("networks: where one of the two is missing or another, the guest stays with both",
+TEST_CASE("networks: if one of the two is missing or different, the guest stays with both",
           "[vm][network]") {
     Scene scene(with({ipv4_native, ipv6_parallel}, {}));
     auto const at_b = [&](Argv const& words) { must_run(line(words), scene.b().place()); };
@@ -157,7 +157,7 @@ TEST_CASE("networks: where one of the two is missing or another, the guest stays
     expect::moves(scene, scene.a());
 }
 
-TEST_CASE("networks: one interface cannot be moved at STOP, and so neither is", "[vm][network]") {
+TEST_CASE("networks: one interface cannot be moved at STOP, and so none is", "[vm][network]") {
     auto options = with({ipv4_native, ipv6_parallel}, {});
     options.run_environment = {"SIDECAR_TEST_STOP_AT=fire_network"};
     Scene scene(options);
@@ -172,8 +172,7 @@ TEST_CASE("networks: one interface cannot be moved at STOP, and so neither is", 
     expect::moves(scene, scene.a());
 }
 
-TEST_CASE("networks: interfaces that were put there without a sidecar are let in by attach",
-          "[vm][network]") {
+TEST_CASE("networks: attach admits interfaces that were added without a sidecar", "[vm][network]") {
     auto options = with({ipv4_native, ipv6_parallel}, {});
     options.start_guest = false;
     Scene scene(options);

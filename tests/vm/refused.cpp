@@ -101,7 +101,7 @@ TEST_CASE("refused: usage", "[vm][refused]") {
     with({"nonsense"}, "");
 }
 
-TEST_CASE("refused: what is not there", "[vm][refused]") {
+TEST_CASE("refused: what does not exist", "[vm][refused]") {
     Scene scene({});
     auto const to = destination(scene);
     auto const with = [&](Argv const& argv, std::vector<int> const& statuses,
@@ -119,7 +119,7 @@ TEST_CASE("refused: what is not there", "[vm][refused]") {
     scene.guest().must_be_whole();
 }
 
-TEST_CASE("refused: a QMP socket that is none", "[vm][refused]") {
+TEST_CASE("refused: a path that is not a QMP socket", "[vm][refused]") {
     Scene scene({.start_guest = false});
     auto const socket = scene.a().directory / "nbd.sock";
     Daemon nbdkit("nbdkit", {"nbdkit", "--foreground", "-U", socket, "memory", "1M"},

@@ -116,11 +116,11 @@ void mirrored_and_failed_over(GuestOptions const& guest, void (*begin)(Scene&), 
 
 }  // namespace
 
-TEST_CASE("mirror and failover: QEMU 7.2, raw, two disks", "[vm][warm]") {
+TEST_CASE("replicate and failover: QEMU 7.2, raw, two disks", "[vm][warm]") {
     mirrored_and_failed_over({.qemu = "7.2", .format = "raw", .disks = 2, .rate = 100},
                              outlives_its_sidecar, false);
 }
-TEST_CASE("mirror and failover: QEMU 10.0, qcow2 in an iothread", "[vm][warm]") {
+TEST_CASE("replicate and failover: QEMU 10.0, qcow2 in an iothread", "[vm][warm]") {
     mirrored_and_failed_over({.qemu = "10.0", .format = "qcow2", .iothread = true, .rate = 100},
                              just_begins, true);
 }

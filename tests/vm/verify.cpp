@@ -105,7 +105,7 @@ TEST_CASE("verify: a raw disk moves and is identical", "[vm][verify][move]") {
     moves_verified(scene, scene.b());
 }
 
-TEST_CASE("verify: the source's sidecar is killed while it copies, and another goes on",
+TEST_CASE("verify: the source's sidecar is killed while it copies, and another continues",
           "[vm][verify][cut]") {
     auto const format = GENERATE(as<std::string>(), "raw", "qcow2");
     Scene scene({.guest = {.format = format, .disk_mib = 64, .random_mib = 60, .rate = 20}});
@@ -136,7 +136,7 @@ TEST_CASE("verify: three qcow2 disks move and are identical", "[vm][verify]") {
     moves_verified(scene, scene.a());
 }
 
-TEST_CASE("verify: the destination's sidecar is killed in the middle of it, and another goes on",
+TEST_CASE("verify: the destination's sidecar is killed in the middle of it, and another continues",
           "[vm][verify][fault]") {
     Held held("verify_whole", {"--verify"}, {.format = GENERATE("raw", "qcow2")});
     auto const destination = held.scene.guest_sidecar(held.scene.b());
@@ -145,7 +145,7 @@ TEST_CASE("verify: the destination's sidecar is killed in the middle of it, and 
     ends_verified(held);
 }
 
-TEST_CASE("verify: the link is cut in the middle of it, and it goes on", "[vm][verify][cut]") {
+TEST_CASE("verify: the link is cut in the middle of it, and it continues", "[vm][verify][cut]") {
     Held held("verify_whole", {"--verify"});
     // -K destroys sockets: both ends get a reset or an abort, as after a router's restart.
     auto const cut = run({"ss", "-t", "-K", "state", "established"}, held.scene.a().place());

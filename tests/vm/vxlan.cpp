@@ -57,7 +57,7 @@ void there_and_back(std::string const& qemu) {
         auto const vtep = network["vteps"].elements()[0];
         CHECK(vtep["changed"].boolean_or(false));
         CHECK(vtep["devices"].text_or("") == "vx0");
-        CHECK(vtep["turned_ms"].number_or(-1) > 0);
+        CHECK(vtep["repointed_ms"].number_or(-1) > 0);
     }
     auto const seen = watch.finish();
     INFO(told);
@@ -75,7 +75,7 @@ TEST_CASE("vxlan: three VTEPs, no packet is lost, QEMU 10.0", "[vm][vxlan]") {
     there_and_back("10.0");
 }
 
-TEST_CASE("vxlan: rolled back behind STOP, no packet is lost", "[vm][vxlan]") {
+TEST_CASE("vxlan: rolled back after STOP, no packet is lost", "[vm][vxlan]") {
     GuestOptions const guest{.qemu = "10.0"};
     Scene scene(stretched(guest, {"SIDECAR_TEST_STOP_AT=copy_final"}));
     auto serve = serve_at_c(scene);
@@ -96,7 +96,7 @@ TEST_CASE("vxlan: rolled back behind STOP, no packet is lost", "[vm][vxlan]") {
     CHECK(serve.end() == 0);
 }
 
-TEST_CASE("vxlan: a VTEP that cannot take part refuses, one that is lost at STOP is told later",
+TEST_CASE("vxlan: a VTEP that cannot take part refuses, one that is lost at STOP is informed later",
           "[vm][vxlan]") {
     GuestOptions const guest{.qemu = "10.0"};
     Scene scene(stretched(guest, {"SIDECAR_TEST_STOP_AT=fire_network"}));
@@ -125,7 +125,7 @@ TEST_CASE("vxlan: a VTEP that cannot take part refuses, one that is lost at STOP
     must_have_kept_sessions(seen, guest);
 }
 
-TEST_CASE("vxlan: the source's sidecar is killed behind STOP, and `attach` tells the VTEP",
+TEST_CASE("vxlan: the source's sidecar is killed after STOP, and `attach` informs the VTEP",
           "[vm][vxlan]") {
     Scene scene(stretched({.qemu = "10.0"}, {"SIDECAR_TEST_STOP_AT=seal_destination"}));
     auto serve = serve_at_c(scene);
