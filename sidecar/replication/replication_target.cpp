@@ -60,7 +60,7 @@ Task<Result<protocol::Packed>> ReplicationTarget::handle(protocol::FromReplicati
     turn_.release();
     if (!answer && answer.error().os == ENOSPC) {
         answer.error().what +=
-            "; free space there: the existing points stay complete, and the next round continues";
+            "; make room there: the existing points stay complete, and the next round continues";
     }
     if (!answer) {
         core::log::warning("guest={} replication={} {}", name_, replication_id_,

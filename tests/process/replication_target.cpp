@@ -322,7 +322,7 @@ TEST_CASE("replica: a destination without space fails the round, and nothing els
                 auto const error = mirrored.failed_round();
                 INFO(error.sentence());
                 CHECK(error.sentence().find(named) != std::string::npos);
-                CHECK(error.sentence().find("free space") != std::string::npos);
+                CHECK(error.sentence().find("make room") != std::string::npos);
             };
             // The free space that the first copy requires beside its data.
             SmallDisk room(mirrored.directory.path("to"), "size=80m");
