@@ -11,6 +11,7 @@
 
 #include "sidecar/channel/connection.hpp"
 #include "sidecar/guest/guest.hpp"
+#include "sidecar/handover/dns_update.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/settings.hpp"
 #include "sidecar/migration/destination_migration.hpp"
@@ -62,6 +63,7 @@ private:
     core::Task<core::Result<>> ask_replica_to_leave();
     [[nodiscard]] core::Json copy_status() const;
     core::Task<void> settle_network();
+    core::Task<core::Result<>> check_dns(DnsUpdate& dns);
 
     core::Result<> check_may_run();
     core::Result<> open_journal();
