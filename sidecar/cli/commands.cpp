@@ -68,6 +68,19 @@ void tell_tracking(Json const& tracked) {
     for (auto const& line : tracking_complaints(tracked)) fmt::print("warning: {}\n", line);
 }
 
+void tell_dns(Json const& dns) {
+    auto const list = [](Json const& records) {
+        std::string text;
+        for (auto const& address : records["addresses"].elements())
+            text += (text.empty() ? "" : ", ") + address.text_or("");
+        return text.empty() ? "no address" : text;
+    };
+    auto const outcome = dns["outcome"].text_or("");
+    if (outcome != "changed" && outcome != "unchanged") return;  // else it is a warning
+    fmt::print("{} has {} in the DNS{}\n", dns["name"].text_or(""), list(dns["after"]),
+               outcome == "changed" ? ", instead of " + list(dns["before"]) : ", as before");
+}
+
 void tell(Json const& report) {
     auto const outcome = report["outcome"].text_or("");
     for (auto const& line : report["warnings"].elements())
@@ -85,6 +98,7 @@ void tell(Json const& report) {
                    human_bytes(report["ram"]["transferred_bytes"].integer_or(0)));
         tell_bases(report);
         tell_tracking(report["network"]["conntrack"]);
+        tell_dns(report["dns"]);
         auto const verify = report["verify"];
         if (verify["identical"].boolean_or(false)) {
             fmt::print("verified: {} ({} bytes) of disk are identical on both hosts, XXH3 {}\n",

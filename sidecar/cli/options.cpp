@@ -9,6 +9,7 @@
 
 #include "netmove/address.hpp"
 #include "netmove/probe/account.hpp"
+#include "sidecar/cli/dns_options.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
@@ -115,6 +116,8 @@ struct Parser {
     SecurityFlags serve_security;
     SecurityFlags migrate_security;
     SecurityFlags replicate_security;
+    DnsFlags migrate_dns;
+    DnsFlags failover_dns;
     std::vector<std::string> map_paths;
     std::vector<std::string> map_bridges;
     bool no_freeze = false;
@@ -256,6 +259,7 @@ struct Parser {
             ->add_option("--progress", progress,
                          "bar, json (one object a line) or none; default: bar on a terminal")
             ->check(CLI::IsMember({"bar", "json", "none"}));
+        migrate_dns.add_to(*migrate);
         migrate->add_flag("--json", options.json, "Print the report as one JSON object at the end");
         migrate->add_option("--report", options.report_file, "Write the full report to FILE");
     }
@@ -304,6 +308,7 @@ struct Parser {
         failover->add_flag("--i-have-fenced", options.fenced,
                            "The guest's old host is off or cannot run the guest");
         failover->add_flag("--previous", options.previous, "From the point before the last");
+        failover_dns.add_to(*failover);
     }
 
     void add_others() {
@@ -414,6 +419,7 @@ Result<> Parser::finish_migrate() {
                     limits::vteps_max);
     }
     TRY(chosen.tls, migrate_security.chosen());
+    TRY(chosen.dns, migrate_dns.finish());
     chosen.throttle = throttle == "auto";
     if (!chosen.with_storage) {
         return fail(Errc::invalid,
@@ -502,6 +508,9 @@ Result<> Parser::finish() {
         TRY(options.serve.maps.bridges, pairs(map_bridges));
     }
     if (options.command == Command::migrate) TRY_VOID(finish_migrate());
+    if (options.command == Command::failover) {
+        TRY(options.dns, failover_dns.finish());
+    }
     if (options.command == Command::replicate) TRY_VOID(finish_replicate());
     if (options.command == Command::probe) TRY_VOID(finish_probe());
     return {};

@@ -169,6 +169,22 @@ Task<void> Session::wait_for_first_peer() {
     if (slept && !incoming_.busy() && !guest_) leave("no source came");
 }
 
+/// Only a refusal ends the failover. The name's server may have been lost with the old host, and
+/// the guest is wanted here all the same; then it is asked again once the guest runs.
+Task<Result<>> Session::check_dns(DnsUpdate& dns) {
+    auto checked =
+        co_await dns.check(Deadline::after(limits::dns_check_timeout, stop_.get_token()));
+    if (checked) {
+        for (auto const& line : dns.lines()) core::log::info("guest={} {}", name_, line);
+        co_return Result<>{};
+    }
+    if (checked.error().code == Errc::refused || checked.error().code == Errc::invalid) {
+        co_return fail(Errc::refused, "{}", checked.error().sentence());
+    }
+    core::log::warning("guest={} {}", name_, checked.error().sentence());
+    co_return Result<>{};
+}
+
 Task<Result<>> Session::failover(std::stop_token terminate) {
     auto const copy = ReplicaRecord::read(paths_, name_);
     bool const given = copy && *copy && (*copy)->handed_over != 0;
@@ -179,6 +195,8 @@ Task<Result<>> Session::failover(std::stop_token terminate) {
                        "power or its network, and then say so",
                        name_);
     }
+    DnsUpdate dns(loop_, options_.dns, name_);
+    if (copy && *copy) CO_TRY_VOID(co_await check_dns(dns));  // without one it is refused below
     CO_TRY_VOID(co_await ask_replica_to_leave());
     CO_TRY_VOID(co_await wait_for_released_journal());
     auto guest =
@@ -186,6 +204,7 @@ Task<Result<>> Session::failover(std::stop_token terminate) {
     if (!guest) co_return std::unexpected(std::move(guest.error()));
     stay_with(std::move(*guest));
     tasks_.spawn(settle_network());
+    tasks_.spawn(dns.run(Deadline::after(limits::dns_update_timeout, stop_.get_token())));
     co_return co_await stay_if(listen(), terminate);
 }
 

@@ -16,6 +16,7 @@
 #include "sidecar/daemon/outgoing_replication.hpp"
 #include "sidecar/daemon/session_context.hpp"
 #include "sidecar/guest/guest.hpp"
+#include "sidecar/handover/dns_update.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/settings.hpp"
 
@@ -48,6 +49,7 @@ private:
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::ReplicateStop stop);
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Release);
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Peer peer);
+    core::Task<core::Result<>> check_dns(DnsUpdate& dns);
 
     // How each of the four begins.
     core::Result<> check_may_run();

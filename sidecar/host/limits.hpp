@@ -103,6 +103,18 @@ constexpr milliseconds vtep_answer_timeout{1000};
 /// that this VTEP sends to the guest's old place. Enough for a reconnect, and for one that loses
 /// its first packets.
 constexpr seconds vtep_patience{10};
+/// --dns-address: a guest has a few; twice as many must fit into one datagram.
+constexpr std::size_t dns_addresses_max = 16;
+/// --dns-ttl, in seconds. 0 would make every connection wait for the primary; after a week the old
+/// address would be known for as long after the next move.
+constexpr int dns_ttl_min_s = 1;
+constexpr int dns_ttl_max_s = 604800;
+/// The check of the name in the DNS: five exchanges, and two look-ups of names. One whose server is
+/// silent takes six seconds.
+constexpr seconds dns_check_timeout{20};
+/// How long a change of the name in the DNS is tried after the move. It runs beside the source's
+/// cleanup, and `migrate` waits for its end.
+constexpr seconds dns_update_timeout{15};
 /// One try to get the answer to COMMIT. The next try follows after a reconnect.
 constexpr milliseconds commit_timeout{5000};
 /// After this time in doubt the `migrate` command ends with status 4, and an operator must decide.

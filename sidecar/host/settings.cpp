@@ -76,6 +76,37 @@ static Result<TlsConfig> tls_from(Json const& json) {
     return TlsConfig{static_cast<TlsConfig::Mode>(mode), json["tls_path"].text_or("")};
 }
 
+Json DnsOptions::to_json() const {
+    if (name.empty()) return {};
+    Json list = Json::array();
+    for (auto const& address : addresses) list.add(address);
+    auto made = Json::object(
+        {{"name", name}, {"server", server}, {"key_file", key_file}, {"addresses", list}});
+    if (ttl) made.set("ttl", std::int64_t{*ttl});
+    return made;
+}
+
+Result<DnsOptions> DnsOptions::from_json(Json const& json) {
+    DnsOptions made;
+    if (json.is_null()) return made;
+    TRY(made.name, json.text("name"));
+    TRY(made.server, json.text("server"));
+    TRY(made.key_file, json.text("key_file"));
+    for (auto const& one : json["addresses"].elements()) {
+        made.addresses.push_back(one.text_or(""));
+    }
+    if (made.name.empty() || made.key_file.empty() || made.addresses.empty() ||
+        made.addresses.size() > limits::dns_addresses_max) {
+        return fail(Errc::invalid, "`dns` is incomplete or has too many addresses");
+    }
+    if (json.has("ttl")) {
+        TRY(auto const ttl,
+            number_in(json, "ttl", 0, limits::dns_ttl_min_s, limits::dns_ttl_max_s));
+        made.ttl = static_cast<std::uint32_t>(ttl);
+    }
+    return made;
+}
+
 Json MigrateOptions::to_json() const {
     Json base_list = Json::array();
     for (auto const& base : bases) base_list.add(base);
@@ -93,7 +124,8 @@ Json MigrateOptions::to_json() const {
                          {"converge_limit_s", converge_limit_s},
                          {"link_timeout_s", link_timeout_s},
                          {"bandwidth", bandwidth},
-                         {"throttle", throttle}});
+                         {"throttle", throttle},
+                         {"dns", dns.to_json()}});
 }
 
 Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
@@ -111,6 +143,7 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     TRY(made.link_timeout_s, link_timeout_from(json));
     TRY(made.bandwidth, bandwidth_from(json));
     made.throttle = json["throttle"].boolean_or(true);
+    TRY(made.dns, DnsOptions::from_json(json["dns"]));
     return made;
 }
 

@@ -42,6 +42,19 @@ struct ServeOptions {
     HostMaps maps;
 };
 
+/// The guest's name in the DNS, and what it is changed to when the guest has moved.
+struct DnsOptions {
+    std::string name;  ///< Empty: the DNS is left alone.
+    std::string server;  ///< HOST[:PORT]; empty: the primary that the zone's SOA record names.
+    std::string key_file;  ///< TSIG; absolute.
+    std::vector<std::string> addresses;  ///< IPv4 and IPv6; at least one.
+    std::optional<std::uint32_t> ttl;  ///< Seconds; none: as before.
+
+    [[nodiscard]] core::Json to_json() const;
+    /// null: no name.
+    static core::Result<DnsOptions> from_json(core::Json const& json);
+};
+
 struct MigrateOptions {
     std::string destination;  ///< HOST[:PORT]
     core::TlsConfig tls;
@@ -59,6 +72,7 @@ struct MigrateOptions {
     int link_timeout_s = 30;
     std::uint64_t bandwidth = 0;  ///< Bytes per second for disks and RAM together; 0: no limit.
     bool throttle = true;  ///< A guest that dirties disks or RAM too fast is slowed down.
+    DnsOptions dns;
 
     [[nodiscard]] core::Json to_json() const;  ///< What the guest's sidecar needs.
     static core::Result<MigrateOptions> from_json(core::Json const& json);
@@ -99,6 +113,7 @@ struct SessionSettings {
     int ready_fd = -1;  ///< `incoming`: closed once the control socket listens.
     bool previous = false;  ///< `failover --previous`
     bool fenced = false;  ///< `failover` and `resolve`: the operator has fenced the other host.
+    DnsOptions dns;  ///< `failover`
 };
 
 /// The port of `serve` when none is given. Unassigned by IANA.

@@ -25,6 +25,7 @@ Result<> MigrationRecord::write() const {
                               {"description", context_.description.to_json()}});
     if (!throttle_.is_null()) made.set("throttle", throttle_);
     if (!ram_settings_.is_null()) made.set("ram_settings", ram_settings_);
+    if (!dns_.is_null()) made.set("dns", dns_);
     return write_durably(migration_record_path(context_.guest.paths, context_.guest.name),
                          made.dump_pretty() + "\n");
 }
@@ -36,6 +37,11 @@ Result<> MigrationRecord::note_throttle(Json found) {
 
 Result<> MigrationRecord::note_ram_settings(Json found) {
     ram_settings_ = std::move(found);
+    return write();
+}
+
+Result<> MigrationRecord::note_dns(Json found) {
+    dns_ = std::move(found);
     return write();
 }
 

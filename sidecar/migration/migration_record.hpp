@@ -23,17 +23,20 @@ public:
     core::Result<> note_throttle(core::Json found);
     /// Adds QEMU's earlier migration settings, and writes it.
     core::Result<> note_ram_settings(core::Json found);
+    /// Adds the addresses that the guest's name has in the DNS (null: none), and writes it.
+    core::Result<> note_dns(core::Json found);
     /// Best effort: the journal decides, and the next migration overwrites the file.
     void remove() const;
 
-    /// {migration_id, options, description, throttle?, ram_settings?} as an earlier sidecar wrote
-    /// it; null: there is none. Fails with io, or if it is not JSON.
+    /// {migration_id, options, description, throttle?, ram_settings?, dns?} as an earlier sidecar
+    /// wrote it; null: there is none. Fails with io, or if it is not JSON.
     static core::Result<core::Json> read(Paths const& paths, std::string const& guest);
 
 private:
     SourceContext context_;
     core::Json throttle_;  ///< Null: nothing was changed.
     core::Json ram_settings_;  ///< Null: nothing was changed.
+    core::Json dns_;  ///< Of DnsUpdate.
 };
 
 }  // namespace sidecar

@@ -108,6 +108,7 @@ Json MigrationReport::report() const {
     made.set("disks", disks());
     made.set("ram", ram());
     made.set("network", parts_.network.report(parts_.state.outcome == machine::Outcome::moved));
+    if (auto dns = parts_.dns.report(); !dns.is_null()) made.set("dns", dns);
     made.set("downtime", context_.timeline.downtime_parts());
     return made;
 }
@@ -231,6 +232,7 @@ std::vector<std::string> MigrationReport::warnings() const {
         lines.push_back(fmt::format("the network of the source is not cleaned up: {}",
                                     why(Action::settle_network)));
     }
+    if (auto line = parts_.dns.warning(); !line.empty()) lines.push_back(std::move(line));
     if (left(Action::quit_source)) {
         lines.push_back(
             fmt::format("QEMU on the source (pid {}) could not be ended; end it, and never "
@@ -311,6 +313,7 @@ Json MigrationReport::checked() const {
                               interface.addresses.size()));
     }
     for (auto const& line : parts_.network.vtep_lines()) lines.add(line);
+    for (auto const& line : parts_.dns.lines()) lines.add(line);
     if (!parts_.check_warning.empty()) lines.add("warning: " + parts_.check_warning);
     lines.add(
         fmt::format("destination {}: reached, authenticated, ready", context_.options.destination));

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/json.hpp"
+#include "sidecar/handover/dns_update.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/migration/base_comparison.hpp"
 #include "sidecar/migration/ram_stream.hpp"
@@ -39,6 +40,7 @@ public:
         SourceDisks const& disks;
         RamStream const& ram;
         SourceNetwork const& network;
+        DnsUpdate const& dns;
     };
     MigrationReport(SourceContext context, Parts parts) : context_(context), parts_(parts) {}
 

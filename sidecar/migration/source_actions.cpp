@@ -46,6 +46,11 @@ Task<Result<>> SourceMigration::check() {
                        options_.destination);
     }
     CO_TRY_VOID(co_await network_.check(std::move(checked.vxlan)));
+    auto const named = co_await dns_.check(context_.within(limits::dns_check_timeout));
+    if (!named && named.error().code == Errc::invalid) {
+        co_return fail(Errc::refused, "{}", named.error().sentence());
+    }
+    CO_TRY_VOID(named);
     CO_TRY_VOID(co_await bases_.compare());
     co_return disks_.make_tables();
 }
@@ -66,7 +71,7 @@ Task<Result<>> SourceMigration::record(SourceEntry::Record what, SourceEntry::Ou
 }
 
 Task<Result<>> SourceMigration::record_begin() {
-    CO_TRY_VOID(record_.write());
+    CO_TRY_VOID(record_.note_dns(dns_.record()));
     CO_TRY_VOID(pause_.start_watchdog());
     co_return co_await record(SourceEntry::Record::begun);
 }
@@ -263,6 +268,13 @@ Task<Result<>> SourceMigration::tombstone_disks() {
     co_return Result<>{};
 }
 
+/// The guest runs at the destination: now its name may lead there. QEMU here does not wait for
+/// that; record_end() does, so that a later sidecar makes the change if this one dies before.
+Task<Result<>> SourceMigration::settle_network() {
+    naming_.spawn(dns_.run(Deadline::after(limits::dns_update_timeout)));
+    co_return co_await network_.settle();
+}
+
 Task<Result<>> SourceMigration::quit_source() {
     co_await stop_keeping_converged();
     co_await disks_.drop_mirror(Deadline::after(limits::rollback_timeout));
@@ -305,6 +317,7 @@ SourceEntry::Outcome outcome_of(machine::Outcome outcome) {
 }  // namespace
 
 Task<Result<>> SourceMigration::record_end() {
+    co_await naming_.join();
     CO_TRY_VOID(co_await record(SourceEntry::Record::ended, outcome_of(state_.outcome)));
     remove_key(context_.key_directory());
     record_.remove();

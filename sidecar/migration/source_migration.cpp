@@ -94,9 +94,10 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
                             }}),
       ram_(guest),
       network_(context_, journal_),
-      report_(context_,
-              {state_, failures_, failure_, warning_, recovered_, bases_, disks_, ram_, network_}) {
-}
+      dns_(guest.loop, options_.dns, guest.name),
+      naming_(guest.loop),
+      report_(context_, {state_, failures_, failure_, warning_, recovered_, bases_, disks_, ram_,
+                         network_, dns_}) {}
 
 SourceMigration::~SourceMigration() = default;
 
@@ -122,6 +123,7 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
     if (known) {
         auto described = Description::from_json((*known)["description"]);
         if (described) description_ = std::move(*described);
+        dns_.restore((*known)["dns"]);
     }
     auto const found = recorded_by_source(journal_.last());
     auto qemu = co_await monitor_.look_after_restart();
@@ -162,6 +164,7 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
         }
     }
     co_await actions_.join();
+    co_await naming_.join();
     co_await network_.end();
     watchers_stop_.request_stop();
     co_await watchers_.join();
@@ -287,7 +290,7 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::tombstone_disks:
             return tombstone_disks();
         case Action::settle_network:
-            return network_.settle();
+            return settle_network();
         case Action::quit_source:
             return quit_source();
         case Action::record_end:

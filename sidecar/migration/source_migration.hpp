@@ -12,6 +12,7 @@
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/guest.hpp"
+#include "sidecar/handover/dns_update.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/source.hpp"
 #include "sidecar/migration/base_comparison.hpp"
@@ -118,6 +119,7 @@ private:
     Outcome<> set_images_aside();
     Outcome<> restore_images();
     Outcome<> tombstone_disks();
+    Outcome<> settle_network();
     Outcome<> quit_source();
     Outcome<> record_end();
     core::Task<void> stop_keeping_converged();
@@ -151,6 +153,8 @@ private:
     GuestPause pause_;
     RamStream ram_;
     SourceNetwork network_;
+    DnsUpdate dns_;
+    core::TaskGroup naming_;  ///< Runs dns_.
     std::string key_;  ///< Hex; of this migration's RAM and NBD streams. Empty: plaintext.
     unsigned suspensions_ = 0;
     bool qemu_gone_ = false;

@@ -8,6 +8,7 @@
 #include "qmp/vm.hpp"
 #include "sidecar/replication/replica_record.hpp"
 #include "storage/disk_replicator.hpp"
+#include "tests/process/dns_lab.hpp"
 #include "tests/process/incoming.hpp"
 #include "tests/process/storage_pair.hpp"
 
@@ -408,4 +409,62 @@ TEST_CASE("replica: a failover that is killed continues to the point it chose", 
             }
         }
     }
+}
+
+namespace {
+
+/// A copy with one point, in the namespace of a name server.
+struct Named {
+    lab::Daemon failover(std::string const& key_file) {
+        return mirrored.failover({"--i-have-fenced", "--dns-name", dns_lab::guest_name,
+                                  "--dns-server", "[::1]", "--dns-key", key_file, "--dns-address",
+                                  "198.51.100.7", "--dns-address", "2001:db8:7::7"});
+    }
+    /// Waits until the name has its new addresses; then ends the guest.
+    void gets_its_name(lab::Daemon& failover) {
+        lab::wait_until("the guest's name to change", 30s, [&] {
+            if (!failover.running()) throw lab::Failure("failover ended: " + failover.err());
+            return names.records(dns_lab::guest_name, "A") == "77 198.51.100.7\n";
+        });
+        CHECK(names.records(dns_lab::guest_name, "AAAA") == "77 2001:db8:7::7\n");
+        CHECK(names.serial() == dns_lab::first_serial + 1);
+        auto const manifest = lab::parse_json(lab::read_file(mirrored.manifest()));
+        auto const qemu = core::Process::open(static_cast<pid_t>(manifest["pid"].integer_or(0)));
+        REQUIRE(qemu);
+        REQUIRE(qemu->signal(SIGKILL));
+        REQUIRE(failover.wait(20s) == 0);
+    }
+
+    dns_lab::NameServer names;
+    Mirrored mirrored{qemus().begin()->second, "raw"};
+};
+
+}  // namespace
+
+TEST_CASE("replica: a failover changes the guest's name; a wrong key refuses it",
+          "[replica][dns]") {
+    Named scene;
+    CHECK(scene.mirrored.round() == 1);
+    auto refused = scene.failover(scene.names.key_file("mover", 'x'));
+    CHECK(refused.wait(20s) == 3);
+    CHECK(refused.err().find("another secret for the TSIG key mover (BADSIG)") !=
+          std::string::npos);
+    CHECK_FALSE(scene.mirrored.has_manifest());
+    CHECK(scene.mirrored.record().chosen == 0);
+    auto failover = scene.failover(scene.names.key_file("mover"));
+    scene.gets_its_name(failover);
+}
+
+TEST_CASE("replica: a failover does not wait for a name server that is lost", "[replica][dns]") {
+    Named scene;
+    CHECK(scene.mirrored.round() == 1);
+    scene.names.pause();
+    auto failover = scene.failover(scene.names.key_file("mover"));
+    lab::wait_until("the guest to start", 40s, [&] {
+        if (!failover.running()) throw lab::Failure("failover ended: " + failover.err());
+        return scene.mirrored.has_manifest();
+    });
+    CHECK(failover.err().find("::1: it does not answer") != std::string::npos);
+    scene.names.daemon().signal(SIGCONT);
+    scene.gets_its_name(failover);
 }

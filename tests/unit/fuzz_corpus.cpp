@@ -9,6 +9,7 @@
 #define FUZZ_TARGETS(X) \
     X(caught)           \
     X(conntrack)        \
+    X(dns)              \
     X(frame)            \
     X(journal)          \
     X(peer)             \
