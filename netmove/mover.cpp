@@ -1,5 +1,6 @@
 #include "netmove/mover.hpp"
 
+#include "netmove/routes_mover.hpp"
 #include "netmove/tap.hpp"
 
 namespace netmove {
@@ -90,6 +91,22 @@ Result<std::vector<GuestAddress>> addresses_from(Json const& json) {
     return out;
 }
 
+/// A source of before routed taps has none.
+Result<bool> routed_from(Json const& json) {
+    if (!json.has("routed")) return false;
+    TRY(bool const routed, json.boolean("routed"));
+    if (routed && !json["bridge"].text_or("").empty()) {
+        return fail(Errc::protocol, "it is in a bridge as well");
+    }
+    return routed;
+}
+
+Result<std::uint32_t> renewals_from(Json const& json) {
+    if (!json.has("renewals")) return std::uint32_t{0};
+    TRY(int const renewals, integer_between(json, "renewals", 0, guest_renewals_max));
+    return static_cast<std::uint32_t>(renewals);
+}
+
 Result<std::optional<VxlanEnd>> vxlan_from(Json const& json) {
     if (json.is_null()) return std::optional<VxlanEnd>{};
     TRY(auto end, VxlanEnd::from_json(json));
@@ -126,6 +143,8 @@ Json GuestInterface::to_json() const {
     auto made = Json::object({{"netdev", netdev},
                               {"tap", tap},
                               {"bridge", bridge},
+                              {"routed", routed},
+                              {"renewals", static_cast<std::int64_t>(renewals)},
                               {"network", network},
                               {"mac", mac.text()},
                               {"mtu", mtu},
@@ -143,6 +162,8 @@ Result<GuestInterface> GuestInterface::from_json(Json const& json) {
     TRY(out.netdev, as_protocol(netdev_from(json), "netdev"));
     TRY(out.tap, as_protocol(name_from(json, "tap", false), "tap"));
     TRY(out.bridge, as_protocol(name_from(json, "bridge", true), "bridge"));
+    TRY(out.routed, as_protocol(routed_from(json), "routed"));
+    TRY(out.renewals, as_protocol(renewals_from(json), "renewals"));
     TRY(out.network, as_protocol(network_from(json), "network"));
     TRY(out.vxlan_source, as_protocol(vxlan_from(json["vxlan_source"]), "vxlan_source"));
     TRY(out.vxlan_destination,
@@ -192,6 +213,10 @@ Result<> MoverSet::fire() {
         return std::unexpected(std::move(result.error()));
     }
     return {};
+}
+
+bool MoverSet::may_release() const {
+    return std::ranges::all_of(movers_, [](auto const& mover) { return mover->may_release(); });
 }
 
 Result<> MoverSet::release() {

@@ -50,6 +50,9 @@ struct GuestInterface {
     std::string netdev;  ///< QEMU's -netdev id, "net0".
     std::string tap;
     std::string bridge;  ///< Empty: the tap is in no bridge.
+    bool routed = false;  ///< In no bridge: the host is its gateway (routed_tap.hpp).
+    /// Routed: how often its routes were renewed; the newest win (routes_mover.hpp).
+    std::uint32_t renewals = 0;
     /// Of the network that the bridge belongs to (network.hpp): "ipv4", "ipv6"; empty: of none. The
     /// bridge of the other host must belong to one of the same.
     std::string network;
@@ -75,7 +78,7 @@ class Mover {
 public:
     virtual ~Mover() = default;
 
-    /// "bridge", "vxlan"...
+    /// "bridge", "vxlan", "routes"...
     [[nodiscard]] virtual std::string_view name() const = 0;
     /// What it moves, for the report: "52:54:00:12:34:56", "192.0.2.1", "2001:db8::1".
     [[nodiscard]] virtual std::vector<std::string> moves() const = 0;
@@ -90,6 +93,9 @@ public:
     /// end state. A mover whose network must acknowledge (a home agent) watches for that in a task
     /// of its own that prepare() started.
     virtual core::Result<> fire() = 0;
+    /// The source's half, after fire(): whether what comes after release() finds its own way to the
+    /// guest. Asked again until it does, or for long enough. Cheap.
+    virtual bool may_release() { return true; }
     /// The source's half, after fire(): everything that was on its way at that moment has arrived.
     /// Does not suspend; may be called again.
     virtual core::Result<> release() { return {}; }
@@ -120,6 +126,8 @@ public:
     /// All or none: when one fails, those that fired are rolled back, newest first, and the error
     /// is returned.
     core::Result<> fire();
+    /// All of them.
+    [[nodiscard]] bool may_release() const;
     /// All, also when one fails: the first failure.
     core::Result<> release();
     core::Task<core::Result<>> settle(core::Deadline deadline);

@@ -121,6 +121,32 @@ struct Route {
     int mtu = 0;  ///< Of the route, or of that link.
 };
 
+/// A route of one routing table to one destination, out of one interface.
+struct TableRoute {
+    Address destination;
+    int prefix_length = 0;
+    int link = 0;  ///< 0: it has none (unreachable, blackhole), or several.
+    std::uint32_t metric = 0;  ///< The lowest wins.
+    int protocol = 0;  ///< RTPROT_*, or the number of the program that made it.
+};
+
+/// A rule that sends all lookups of one family to a routing table.
+struct RoutingRule {
+    Address::Family family = Address::Family::ipv4;
+    std::uint32_t table = 0;
+    std::uint32_t priority = 0;  ///< The lowest is asked first; that of the main table is 32766.
+    std::uint32_t not_mark = 0;  ///< Lookups with this firewall mark pass it by.
+    int protocol = 0;  ///< As TableRoute's.
+};
+
+/// IPv4 settings of one interface (net.ipv4.conf).
+struct Ipv4Settings {
+    bool forwarding = false;
+    bool proxy_arp = false;
+    bool strict_source = false;  ///< rp_filter 1: only from addresses that it would send to there.
+    bool accept_redirects = false;
+};
+
 class Netlink {
 public:
     static core::Result<Netlink> open();
@@ -157,8 +183,10 @@ public:
     core::Result<> make_veth(std::string const& name, std::string const& peer);
     /// BridgePort::isolated of a bridge port.
     core::Result<> set_isolated(std::string const& name, bool isolated);
-    /// Without duplicate address detection. Nothing to do when it is there.
-    core::Result<> add_address(std::string const& name, Address const& address, int prefix_length);
+    /// Without duplicate address detection. Nothing to do when it is there. `host_scope`: for IPv4,
+    /// the host does not choose it as the source of what it sends.
+    core::Result<> add_address(std::string const& name, Address const& address, int prefix_length,
+                               bool host_scope = false);
 
     core::Result<std::vector<InterfaceAddress>> addresses(int link = 0);
 
@@ -190,6 +218,22 @@ public:
     core::Result<bool> delete_vxlan_entry(int device, MacAddress const& mac, Address const& remote);
     /// Fails with netlink when there is none.
     core::Result<Route> route(Address const& to);
+
+    /// Those of both families in one routing table, also when there is no such table.
+    core::Result<std::vector<TableRoute>> routes(std::uint32_t table);
+    /// Overwrites the one with the same destination and metric.
+    core::Result<> write_route(std::uint32_t table, TableRoute const& route);
+    /// Only one with all these properties; false when there was none.
+    core::Result<bool> delete_route(std::uint32_t table, TableRoute const& route);
+    /// The route that a lookup with this firewall mark ends at; none: there is no way.
+    core::Result<std::optional<TableRoute>> route_with_mark(Address const& to, std::uint32_t mark);
+    /// Nothing to do when it is there.
+    core::Result<> add_rule(RoutingRule const& rule);
+    /// False when there was none, or the host does not have that family.
+    core::Result<bool> delete_rule(RoutingRule const& rule);
+    core::Result<> set_ipv4(std::string const& name, Ipv4Settings const& settings);
+    /// An ARP request for another station's address is answered at once, not after up to 0.8 s.
+    core::Result<> set_no_proxy_delay(std::string const& name);
 
     /// A request of a kind that has a file of its own (gate.cpp), flags and body made there; `what`
     /// continues "to" in a sentence. `on_answer` gets each message that is no acknowledgement.

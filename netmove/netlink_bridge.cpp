@@ -62,13 +62,15 @@ Result<> Netlink::set_isolated(std::string const& name, bool isolated) {
     return request(*message, fmt::format("isolate the bridge port {}", name));
 }
 
-Result<> Netlink::add_address(std::string const& name, Address const& address, int prefix_length) {
+Result<> Netlink::add_address(std::string const& name, Address const& address, int prefix_length,
+                              bool host_scope) {
     TRY(auto const owner, link(name));
     ifaddrmsg header{};
     header.ifa_family = address.is_ipv4() ? AF_INET : AF_INET6;
     header.ifa_prefixlen = static_cast<std::uint8_t>(prefix_length);
     header.ifa_index = static_cast<std::uint32_t>(owner.index);
     header.ifa_flags = address.is_ipv6() ? IFA_F_NODAD : 0;
+    if (host_scope) header.ifa_scope = RT_SCOPE_HOST;
     auto message = make_message(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, header);
     auto const bytes = address.bytes();
     for (int const type : {IFA_LOCAL, IFA_ADDRESS}) {

@@ -291,8 +291,10 @@ void show_status(Json const& status) {
             addresses +=
                 " " + (address.is_string() ? address.text_or("") : address["address"].text_or(""));
         }
-        fmt::print("    {} {} on {}:{}\n", interface["tap"].text_or(""),
-                   interface["mac"].text_or(""), interface["bridge"].text_or("no bridge"),
+        fmt::print("    {} {} {}:{}\n", interface["tap"].text_or(""), interface["mac"].text_or(""),
+                   interface["routed"].boolean_or(false)
+                       ? "routed"
+                       : "on " + interface["bridge"].text_or("no bridge"),
                    addresses);
     }
 }

@@ -159,7 +159,11 @@ struct Parser {
 
     void add_guest_commands() {
         run = with_guest("run", "Start QEMU with a sidecar; runs until QEMU ends");
-        run->add_option("--bridge", options.run.bridge, "Put the guest's taps on this bridge");
+        auto* bridge =
+            run->add_option("--bridge", options.run.bridge, "Put the guest's taps on this bridge");
+        run->add_flag("--routed", options.run.routed,
+                      "Route to the guest's tap: this host is its gateway; needs --address")
+            ->excludes(bridge);
         run->add_option("--address", options.run.addresses,
                         "An address of the guest; by default they are learned from its traffic")
             ->allow_extra_args(false);
@@ -494,6 +498,10 @@ Result<> Parser::finish() {
             Errc::invalid,
             "`run` needs QEMU's command line after `--`: sidecar run {} -- qemu-system-x86_64 ...",
             options.guest);
+    }
+    if (options.run.routed && options.run.addresses.empty()) {
+        return fail(Errc::invalid,
+                    "`run --routed` needs the guest's addresses: --address, once for each");
     }
     if (options.command != Command::run && !options.run.qemu.empty()) {
         return fail(Errc::invalid, "`--` and a command line are only for `sidecar run`");

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/tls.hpp"
+#include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "qmp/block.hpp"
 #include "qmp/migration.hpp"
@@ -174,6 +175,10 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
         interface.vxlan_destination.reset();
         if (!interface.bridge.empty()) {
             CO_TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
+        }
+        if (interface.routed) {
+            CO_TRY(auto const renewals, netmove::renewals_of(*guest.netlink, interface.tap));
+            interface.renewals = renewals.value_or(interface.renewals);
         }
         description.interfaces.push_back(std::move(interface));
     }

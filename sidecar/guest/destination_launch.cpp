@@ -1,6 +1,8 @@
 #include "sidecar/guest/destination_launch.hpp"
 
 #include "netmove/bridge_mover.hpp"
+#include "netmove/routed_tap.hpp"
+#include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/limits.hpp"
@@ -19,9 +21,12 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
     for (auto const& interface : interfaces) {
         TRY(auto tap, netmove::Tap::open(netlink, interface.tap,
                                          {interface.queues, interface.vnet_hdr, true}));
-        TRY_VOID(
-            netmove::place_tap(netlink, interface.tap,
-                               {interface.bridge, interface.mtu, netmove::migration_queue_length}));
+        constexpr int ring = netmove::migration_queue_length;
+        TRY_VOID(interface.routed
+                     ? netmove::place_routed_tap(netlink, interface.tap,
+                                                 {interface.addresses, interface.mtu, ring})
+                     : netmove::place_tap(netlink, interface.tap,
+                                          {interface.bridge, interface.mtu, ring}));
         made.add(std::move(tap), interface.netdev);
     }
     return made;
@@ -41,6 +46,10 @@ Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap t
         movers.add(
             netmove::bridge_mover_destination(guest.loop, *guest.netlink, nic->tap, nic->interface),
             number);
+    }
+    if (nic->interface.routed) {
+        movers.add(netmove::routes_mover_destination(*guest.netlink, nic->tap, nic->interface),
+                   number);
     }
     if (nic->interface.vxlan_source && nic->interface.vxlan_destination) {
         movers.add(netmove::vxlan_mover_destination(*guest.netlink, nic->interface), number);

@@ -16,7 +16,8 @@ core::Task<core::Result<>> start_here(Guest& guest, HostMaps const& maps,
                                       Description const& description, bool incoming,
                                       netmove::MoverSet& movers);
 
-/// Puts a tap of the guest into `guest`, and its mover, if it is on a bridge, into `movers`.
+/// Puts a tap of the guest into `guest`, and its mover, if it is routed or on a bridge, into
+/// `movers`.
 core::Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap tap,
                        netmove::MoverSet& movers);
 

@@ -7,6 +7,8 @@
 
 #include "core/log.hpp"
 #include "netmove/network.hpp"
+#include "netmove/routed_tap.hpp"
+#include "netmove/routes_mover.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/qemu_schema.hpp"
 #include "sidecar/host/limits.hpp"
@@ -89,9 +91,36 @@ Result<std::string> free_tap_name(netmove::Netlink& netlink) {
     return fail(Errc::refused, "all of {} tap names are taken", names_max);
 }
 
+/// The tap that `run --routed` routes: the only one without a bridge of its own.
+Result<std::size_t> routed_tap(std::vector<qmp::TapOption> const& options) {
+    std::optional<std::size_t> found;
+    for (std::size_t index = 0; index < options.size(); ++index) {
+        if (!options[index].bridge.empty()) continue;
+        if (found) {
+            return fail(Errc::refused,
+                        "--routed is for one tap, and netdevs {} and {} have no bridge: give one "
+                        "of them br=BRIDGE",
+                        options[*found].id, options[index].id);
+        }
+        found = index;
+    }
+    if (found) return *found;
+    return fail(Errc::refused, "--routed needs a tap without a bridge (br=), and QEMU has none");
+}
+
+Result<> place(netmove::Netlink& netlink, std::string const& tap, std::string const& bridge) {
+    TRY(auto const link, netlink.link(tap));
+    // Now, before any traffic: a ring whose length changes under traffic loses frames.
+    return netmove::place_tap(netlink, tap,
+                              {link.master == 0 ? bridge : "", 0, netmove::migration_queue_length});
+}
+
+/// `routed`: which of them is, if any; with these addresses.
 Result<OpenedTaps> open_taps(netmove::Netlink& netlink, std::vector<qmp::TapOption> const& options,
-                             std::string const& bridge) {
+                             std::string const& bridge, std::optional<std::size_t> routed,
+                             std::vector<GuestAddress> const& addresses) {
     OpenedTaps opened;
+    if (routed) TRY_VOID(netmove::check_routing(netlink, addresses));
     for (auto const& option : options) {
         if (!option.script.empty() && option.script != "no") {
             return fail(Errc::refused,
@@ -105,11 +134,12 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink, std::vector<qmp::TapOpti
         }
         TRY(auto tap, netmove::Tap::open(netlink, name,
                                          {static_cast<int>(option.queues), option.vnet_hdr, true}));
-        auto const& wanted = option.bridge.empty() ? bridge : option.bridge;
-        TRY(auto const link, netlink.link(name));
-        // Now, before any traffic: a ring whose length changes under traffic loses frames.
-        TRY_VOID(netmove::place_tap(
-            netlink, name, {link.master == 0 ? wanted : "", 0, netmove::migration_queue_length}));
+        if (routed == opened.taps.size()) {
+            TRY_VOID(netmove::place_routed_tap(netlink, name,
+                                               {addresses, 0, netmove::migration_queue_length}));
+        } else {
+            TRY_VOID(place(netlink, name, option.bridge.empty() ? bridge : option.bridge));
+        }
         opened.add(std::move(tap), option.id);
     }
     return opened;
@@ -170,10 +200,14 @@ Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Paths paths
     auto const tap_options = given.taps();
     std::unique_ptr<netmove::Netlink> netlink;
     OpenedTaps opened;
+    std::optional<std::size_t> routed;
+    if (options.routed) {
+        CO_TRY(routed, routed_tap(tap_options));
+    }
     if (!tap_options.empty()) {
         CO_TRY(auto socket, netmove::Netlink::open());
         netlink = std::make_unique<netmove::Netlink>(std::move(socket));
-        CO_TRY(opened, open_taps(*netlink, tap_options, options.bridge));
+        CO_TRY(opened, open_taps(*netlink, tap_options, options.bridge, routed, addresses));
     }
     CO_TRY(auto line, given.for_launch({qmp::qmp_fd_in_qemu, opened.numbers}));
     CO_TRY_VOID(make_directory(paths.run(name)));
@@ -194,13 +228,18 @@ Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Paths paths
         auto nic = mac ? make_nic(loop, *guest->netlink, tap_options[index].id, *mac,
                                   std::move(opened.taps[index]))
                        : std::unexpected(mac.error());
-        if (!nic) {
+        Result<> claimed;
+        if (nic && index == routed.value_or(0)) (*nic)->interface.addresses = addresses;
+        if (nic && index == routed) {
+            (*nic)->interface.routed = true;
+            claimed = netmove::claim_routes(*guest->netlink, (*nic)->interface);
+        }
+        if (!nic || !claimed) {
             (void)guest->process.signal(
                 SIGKILL);  // just started by us, and without its network: it is not kept
             co_await guest->client->close();
-            co_return std::unexpected(nic.error());
+            co_return std::unexpected(nic ? claimed.error() : nic.error());
         }
-        if (index == 0) (*nic)->interface.addresses = addresses;
         guest->nics.push_back(std::move(*nic));
     }
     CO_TRY_VOID(guest->write_manifest());
@@ -217,6 +256,13 @@ netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& opt
         if (!option.ifname.empty() && tap.name() == option.ifname) return &tap;
     }
     return option.ifname.empty() && index < taps.size() ? &taps[index] : nullptr;
+}
+
+/// What cannot be asked of the kernel, from the manifest.
+void take_known(netmove::GuestInterface& interface, netmove::GuestInterface const& known) {
+    interface.addresses = known.addresses;
+    interface.routed = known.routed && interface.bridge.empty();
+    interface.renewals = known.renewals;
 }
 
 /// The QEMU of this monitor. If we launched it, the manifest identifies it: its sidecar bound the
@@ -291,7 +337,13 @@ Task<Result<>> Guest::find_nics(pid_t pid, AttachOptions options, Json manifest)
         CO_TRY(auto nic, make_nic(loop, *netlink, tap_options[index].id, mac, std::move(*tap)));
         if (index < recorded.size()) {
             auto const known = netmove::GuestInterface::from_json(recorded[index]);
-            if (known) nic->interface.addresses = known->addresses;
+            if (known) take_known(nic->interface, *known);
+        }
+        if (nic->interface.routed && !given.empty()) {
+            co_return fail(Errc::refused,
+                           "the addresses of the routed guest {} are those that `sidecar run` got: "
+                           "leave --address out",
+                           name);
         }
         if (index == 0 && !given.empty()) nic->interface.addresses = given;
         nics.push_back(std::move(nic));
@@ -314,6 +366,7 @@ Task<void> Guest::watch(std::stop_token token) {
 void Guest::take_in_addresses() {
     for (auto& nic : nics) {
         auto& known = nic->interface.addresses;
+        if (nic->interface.routed) continue;
         for (auto const& seen : nic->watcher->addresses()) {
             bool const have = std::find(known.begin(), known.end(), seen) != known.end();
             if (!have && known.size() < netmove::interface_addresses_max) known.push_back(seen);
@@ -347,6 +400,11 @@ void Guest::forget() const {
         ignored;  // the next user of the directory finds and reports what could not be removed
     std::filesystem::remove(manifest_path(paths, name), ignored);
     std::filesystem::remove_all(paths.run(name), ignored);
+    for (auto const& nic : nics) {
+        if (!nic->interface.routed) continue;
+        auto const removed = netmove::remove_routes(*netlink, nic->tap.name());
+        if (!removed) core::log::warning("guest={} {}", name, removed.error().sentence());
+    }
 }
 
 }  // namespace sidecar

@@ -66,7 +66,8 @@ public:
 
     /// Watches the guest's addresses until stopped; one task per interface inside.
     core::Task<void> watch(std::stop_token token);
-    /// Copies the addresses that the watchers know into each interface, given addresses first.
+    /// Copies the addresses that the watchers know into each interface, given addresses first. A
+    /// routed interface has only given ones: a guest must not draw the traffic of others.
     void take_in_addresses();
     /// Reconnects to QMP after the monitor's connection was lost while QEMU lives.
     core::Task<core::Result<>> reconnect(core::Deadline deadline);
@@ -74,7 +75,7 @@ public:
     core::Task<void> close();
 
     core::Result<> write_manifest() const;
-    /// Removes the files that this host keeps of the guest: manifest and run directory.
+    /// Removes what this host keeps of the guest: manifest, run directory, and routes to its taps.
     void forget() const;
 
 private:

@@ -12,6 +12,8 @@
 #include <sstream>
 
 #include "netmove/network.hpp"
+#include "netmove/routed_tap.hpp"
+#include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "storage/image.hpp"
 
@@ -190,6 +192,14 @@ Result<> check_vxlan(netmove::Netlink& netlink, std::string const& bridge,
     return netmove::check_vxlan_mtu(netlink, *device, interface.vxlan_source->local, interface.mtu);
 }
 
+/// This host can be the gateway of a routed guest.
+Result<> check_routed(netmove::Netlink& netlink, netmove::GuestInterface const& interface) {
+    auto checked = netmove::check_routing(netlink, interface.addresses);
+    if (checked) return checked;
+    return fail(Errc::refused, "the guest's interface {} is routed, and not on the destination: {}",
+                interface.netdev, checked.error().sentence());
+}
+
 Result<> check_network(HostMaps const& maps, Description const& description) {
     if (description.interfaces.empty()) return {};
     if (access("/dev/net/tun", R_OK | W_OK) != 0) {
@@ -197,6 +207,7 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
     }
     TRY(auto netlink, netmove::Netlink::open());
     for (auto const& interface : description.interfaces) {
+        if (interface.routed) TRY_VOID(check_routed(netlink, interface));
         if (interface.bridge.empty()) continue;
         auto const bridge = map_bridge(maps, interface.bridge);
         TRY(auto const link, netlink.find_link(bridge));
@@ -270,6 +281,7 @@ Result<std::vector<netmove::GuestInterface>> map_interfaces(
             name = fmt::format("sct{}", number);
         }
         interface.tap = name;
+        interface.renewals = netmove::renewed(interface.renewals, 1);
         ours.push_back(name);
     }
     return interfaces;

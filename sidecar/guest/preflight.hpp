@@ -24,8 +24,8 @@ std::string map_bridge(HostMaps const& maps, std::string const& bridge);
 core::Result<std::vector<std::optional<netmove::VxlanEnd>>> vxlan_ends_here(
     HostMaps const& maps, Description const& description);
 
-/// The source's interfaces with this host's bridge and tap names. A tap name that is in use here is
-/// replaced by a free one.
+/// The source's interfaces with this host's bridge and tap names, and routes newer than the
+/// source's. A tap name that is in use here is replaced by a free one.
 core::Result<std::vector<netmove::GuestInterface>> map_interfaces(
     netmove::Netlink& netlink, HostMaps const& maps,
     std::vector<netmove::GuestInterface> interfaces);

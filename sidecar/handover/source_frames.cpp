@@ -2,6 +2,7 @@
 #include <sys/epoll.h>
 
 #include "core/log.hpp"
+#include "netmove/routes_mover.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/handover/frames.hpp"
 
@@ -234,9 +235,13 @@ Result<core::Fd> SourceFrames::any_ring() const {
     return all;
 }
 
-/// Whether a bridge of this host still sends a guest's frames to its tap here.
+/// Whether a bridge or a route of this host still sends a guest's frames to its tap here.
 Result<bool> SourceFrames::known_here() const {
     for (auto const& nic : guest_.nics) {
+        if (nic->interface.routed) {
+            TRY(auto const routed, netmove::renewals_of(*guest_.netlink, nic->tap.name()));
+            if (routed) return true;
+        }
         TRY(auto const link, guest_.netlink->find_link(nic->tap.name()));
         if (!link || link->master == 0) continue;
         TRY(auto const table, guest_.netlink->fdb(link->master));

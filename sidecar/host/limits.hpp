@@ -190,6 +190,11 @@ constexpr milliseconds arrival_margin{5};
 /// most. Frames on their way through bridges and over a long line arrive within that.
 constexpr milliseconds straggler_silence{200};
 constexpr seconds straggler_patience{5};
+/// How long the source keeps its routes to a guest that has moved, if the routers have not told it
+/// of new ones; and how often it looks. Well within straggler_patience: frames are forwarded
+/// until after the routes are gone.
+constexpr seconds routers_patience{3};
+constexpr milliseconds routers_poll{5};
 /// Timeout of QEMU's answer about a queue, in the pause and in parallel with other work: two
 /// commands of 0.2 ms each.
 constexpr milliseconds queue_answer{200};

@@ -25,8 +25,9 @@ struct HostMaps {
 
 struct RunOptions {
     std::string bridge;  ///< Put taps that have no bridge on this one; empty: leave them.
-    std::vector<std::string>
-        addresses;  ///< The guest's, on its first interface; others are learned.
+    bool routed = false;  ///< The tap without a bridge is routed: the host is its gateway.
+    /// The guest's, on its first interface, or on the routed one; others are learned.
+    std::vector<std::string> addresses;
     std::vector<std::string> qemu;  ///< argv of QEMU.
     bool new_guest = false;  ///< The guest of this name moved away; this is another one.
 };

@@ -2,6 +2,7 @@
 
 #include "core/log.hpp"
 #include "netmove/bridge_mover.hpp"
+#include "netmove/routes_mover.hpp"
 #include "qmp/migration.hpp"
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/journal.hpp"
@@ -46,7 +47,11 @@ Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string co
     for (auto const& entry : record["description"]["interfaces"].elements()) {
         TRY(auto const interface, netmove::GuestInterface::from_json(entry));
         for (auto const& tap : taps) {
-            if (interface.bridge.empty() || tap.name() != interface.tap) continue;
+            if (tap.name() != interface.tap) continue;
+            if (interface.routed) {
+                TRY_VOID(netmove::routes_mover_source(netlink, interface)->rollback());
+            }
+            if (interface.bridge.empty()) continue;
             TRY_VOID(netmove::bridge_mover_source(loop, netlink, tap, interface)->rollback());
         }
     }

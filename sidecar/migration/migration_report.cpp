@@ -288,6 +288,23 @@ core::Error MigrationReport::suspended() const {
         .error();
 }
 
+namespace {
+
+std::string place_of(netmove::GuestInterface const& interface) {
+    if (interface.routed) return "routed";
+    return "on bridge " + (interface.bridge.empty() ? "(none)" : interface.bridge);
+}
+
+/// As the movers of both hosts are chosen: SourceNetwork::make_movers(), add_nic().
+char const* mover_of(netmove::GuestInterface const& interface) {
+    if (interface.routed) return "moved by routes";
+    if (interface.bridge.empty()) return "not moved";
+    bool const stretched = interface.vxlan_source && interface.vxlan_destination;
+    return stretched ? "moved by vxlan and bridge" : "moved by bridge";
+}
+
+}  // namespace
+
 Json MigrationReport::checked() const {
     Json lines = Json::array();
     lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",
@@ -307,10 +324,9 @@ Json MigrationReport::checked() const {
         }
     }
     for (auto const& interface : context_.description.interfaces) {
-        lines.add(fmt::format("interface {}: tap {} on bridge {}, {} addresses known",
-                              interface.mac.text(), interface.tap,
-                              interface.bridge.empty() ? "(none)" : interface.bridge,
-                              interface.addresses.size()));
+        lines.add(fmt::format("interface {}: tap {} {}, {} addresses known, {}",
+                              interface.mac.text(), interface.tap, place_of(interface),
+                              interface.addresses.size(), mover_of(interface)));
     }
     for (auto const& line : parts_.network.vtep_lines()) lines.add(line);
     for (auto const& line : parts_.dns.lines()) lines.add(line);

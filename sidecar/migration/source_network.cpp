@@ -2,6 +2,7 @@
 
 #include "core/log.hpp"
 #include "netmove/bridge_mover.hpp"
+#include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "sidecar/host/mac_moves.hpp"
 
@@ -71,6 +72,13 @@ void SourceNetwork::make_movers() {
     movers_ = netmove::MoverSet();
     for (std::size_t index = 0; index < context_.guest.nics.size(); ++index) {
         auto const& nic = context_.guest.nics[index];
+        if (nic->interface.routed) {
+            bool const described = index < context_.description.interfaces.size();
+            movers_.add(netmove::routes_mover_source(
+                            *context_.guest.netlink,
+                            described ? context_.description.interfaces[index] : nic->interface),
+                        index);
+        }
         if (nic->interface.bridge.empty()) continue;  // no L2 network of ours to move it on
         if (index < context_.description.interfaces.size()) {
             auto const& described = context_.description.interfaces[index];
@@ -139,7 +147,9 @@ Task<Result<>> SourceNetwork::wait_fired(Deadline deadline) {
 
 Task<std::vector<std::uint64_t>> SourceNetwork::hand_over(Deadline deadline) {
     // On a long line frames may still be on their way: then follow_frames() does it.
-    if (vteps_.repointed() && core::Clock::now() >= all_arrived_at()) release();
+    if (vteps_.repointed() && core::Clock::now() >= all_arrived_at() && movers_.may_release()) {
+        release();
+    }
     co_await tracking_.send_changes(context_.peer, deadline);
     auto caught = co_await frames_.send(context_.peer, deadline);
     if (caught) co_return std::move(*caught);
@@ -224,6 +234,10 @@ Task<void> SourceNetwork::follow_frames() {
 Task<void> SourceNetwork::release_when_arrived() {
     co_await wait_for_vteps();
     (void)co_await core::sleep_for(context_.guest.loop, all_arrived_at() - core::Clock::now());
+    auto const patience = Deadline::after(limits::routers_patience);
+    while (!movers_.may_release() && !patience.passed()) {
+        (void)co_await core::sleep_for(context_.guest.loop, limits::routers_poll);
+    }
     release();
 }
 

@@ -132,6 +132,11 @@ TEST_CASE("what a peer says of an interface is checked", "[netmove]") {
     CHECK(refused("queues", 257));
     CHECK(refused("queues", -1));
     CHECK(refused("network", "ipx"));
+    CHECK(refused("routed", 1));
+    CHECK(refused("routed", true));  // in a bridge as well
+    CHECK(refused("renewals", -1));
+    CHECK(refused("renewals", 60'001));
+    CHECK(refused("renewals", "1"));
     CHECK(refused("vnet_hdr", "yes"));
     CHECK(refused("router", Json()));
     CHECK(refused("addresses", "192.0.2.1"));
@@ -151,6 +156,18 @@ TEST_CASE("what a peer says of an interface is checked", "[netmove]") {
     auto json = example().to_json();
     json.set("bridge", "");
     CHECK(GuestInterface::from_json(json));
+}
+
+TEST_CASE("that an interface is routed travels with it, and how new its routes are", "[netmove]") {
+    auto routed = example();
+    routed.bridge = "";
+    routed.routed = true;
+    routed.renewals = 41;
+    auto const back = GuestInterface::from_json(routed.to_json());
+    REQUIRE(back);
+    CHECK(back->routed);
+    CHECK(back->renewals == 41);
+    CHECK_FALSE(GuestInterface::from_json(example().to_json())->routed);
 }
 
 TEST_CASE("the ends of a VXLAN travel with the interface, or are refused", "[netmove]") {
