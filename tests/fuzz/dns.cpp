@@ -2,6 +2,7 @@
 // file: netmove/dns/message.hpp, tsig_key.hpp. Run as `fuzz-dns tests/fuzz/corpus/dns`. The input
 // is an answer; its id becomes that of the request. Invariant, besides memory safety: without the
 // right signature nothing of a signed request's answer is used, and what is read is within limits.
+#include <algorithm>
 #include <cstdlib>
 #include <vector>
 
