@@ -33,8 +33,6 @@ namespace {
 
 // The kernel fills a dump's datagrams up to 32 KiB when the reader has the room.
 constexpr std::size_t answer_size_max = 65'536;
-// A dump that another program's changes interrupted is asked for again, at most so often.
-constexpr int dump_attempts_max = 5;
 
 void put(Message& message, int type, std::span<std::uint8_t const> bytes) {
     nla_put(message.get(), type, static_cast<int>(bytes.size()), bytes.data());
@@ -128,8 +126,6 @@ ndmsg neighbour_header(int link, unsigned char family, int state = 0, int flags 
     header.ndm_flags = static_cast<std::uint8_t>(flags);
     return header;
 }
-
-unsigned char family_of(Address const& address) { return address.is_ipv4() ? AF_INET : AF_INET6; }
 
 /// The kernel's own words for a refusal (NETLINK_EXT_ACK), or nothing.
 std::string kernel_words(nlmsghdr* header) {

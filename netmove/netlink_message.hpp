@@ -26,6 +26,9 @@ struct FreeMessage {
 };
 using Message = std::unique_ptr<nl_msg, FreeMessage>;
 
+/// A dump that another program's changes interrupted is asked for again, at most so often.
+constexpr int dump_attempts_max = 5;
+
 /// `type` is RTM_*, `header` the family's fixed part (ifinfomsg, ndmsg, tcmsg).
 template <class Header>
 Message make_message(int type, int flags, Header header) {
@@ -41,6 +44,10 @@ inline core::Result<bool> unless_missing(core::Result<> result) {
     if (result) return true;
     if (result.error().os == ENOENT) return false;
     return std::unexpected(std::move(result.error()));
+}
+
+inline unsigned char family_of(Address const& address) {
+    return address.is_ipv4() ? AF_INET : AF_INET6;
 }
 
 inline ifinfomsg link_header(int index = 0, unsigned char family = AF_UNSPEC) {

@@ -23,11 +23,6 @@ using core::Result;
 
 namespace {
 
-// A dump that another program's changes interrupted is asked for again, at most so often.
-constexpr int dump_attempts_max = 5;
-
-unsigned char family_of(Address const& address) { return address.is_ipv4() ? AF_INET : AF_INET6; }
-
 int whole(Address const& address) { return static_cast<int>(address.bytes().size() * 8); }
 
 void put_address(Message& message, int type, Address const& address) {
@@ -88,7 +83,7 @@ Message rule_message(int type, int flags, RoutingRule const& rule) {
 }
 
 /// True when it was done, false when there was nothing to do it to.
-Result<bool> unless_missing(Result<> result) {
+Result<bool> unless_no_route(Result<> result) {
     if (result) return true;
     int const os = result.error().os;
     // ESRCH: no such route; the last two: the kernel is without that family.
@@ -132,7 +127,7 @@ Result<std::vector<TableRoute>> Netlink::routes(std::uint32_t table) {
                 auto const route = parse_route(answer, &its);
                 if (route && its == table) out.push_back(*route);
             };
-            TRY_VOID(unless_missing(
+            TRY_VOID(unless_no_route(
                 request(*message, fmt::format("list the routing table {}", table), each)));
             if (!interrupted) break;
         }
@@ -146,7 +141,7 @@ Result<> Netlink::write_route(std::uint32_t table, TableRoute const& route) {
 }
 
 Result<bool> Netlink::delete_route(std::uint32_t table, TableRoute const& route) {
-    return unless_missing(
+    return unless_no_route(
         request(*route_message(RTM_DELROUTE, 0, table, route),
                 fmt::format("delete the route to {} from the table {}", text_of(route), table)));
 }
@@ -177,7 +172,7 @@ Result<> Netlink::add_rule(RoutingRule const& rule) {
 }
 
 Result<bool> Netlink::delete_rule(RoutingRule const& rule) {
-    return unless_missing(
+    return unless_no_route(
         request(*rule_message(RTM_DELRULE, 0, rule),
                 fmt::format("delete the rule for the routing table {}", rule.table)));
 }

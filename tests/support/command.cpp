@@ -305,4 +305,11 @@ std::vector<Seen> processes_in(std::string const& netns) {
     return found;
 }
 
+void ip(std::string const& netns, Argv arguments) {
+    Argv argv{"ip"};
+    if (!netns.empty()) argv.insert(argv.end(), {"-n", netns});
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    must_run(std::move(argv));
+}
+
 }  // namespace lab

@@ -67,6 +67,8 @@ struct Output {
 Output run(Argv argv, Place const& place = {}, Milliseconds limit = command_limit);
 /// The same; throws, with its stderr, unless it exits with 0. Returns its stdout.
 std::string must_run(Argv argv, Place const& place = {}, Milliseconds limit = command_limit);
+/// ip(8) with `arguments`, in a namespace ("": the machine's own); must succeed.
+void ip(std::string const& netns, Argv arguments);
 
 /// Checks `holds` until it is true. Throws "... did not happen within ..." after the limit.
 void wait_until(std::string const& what, Milliseconds limit, std::function<bool()> const& holds);

@@ -92,13 +92,6 @@ std::pair<core::Fd, core::Fd> start_reaper(Remains const& remains) {
     return {std::move(alive_write), std::move(gone_read)};
 }
 
-void ip(std::string const& netns, Argv arguments) {
-    Argv argv{"ip"};
-    if (!netns.empty()) argv.insert(argv.end(), {"-n", netns});
-    argv.insert(argv.end(), arguments.begin(), arguments.end());
-    must_run(std::move(argv));
-}
-
 /// A namespace in which addresses are usable at once, and router advertisements are ignored.
 void add_namespace(std::string const& netns) {
     ip("", {"netns", "add", netns});

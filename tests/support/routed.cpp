@@ -7,12 +7,6 @@ namespace {
 constexpr Milliseconds sessions_limit = 60s;
 constexpr int sessions = 4;  // of the router: two hosts, two families
 
-void ip(std::string const& netns, Argv words) {
-    Argv argv{"ip", "-n", netns};
-    argv.insert(argv.end(), words.begin(), words.end());
-    must_run(std::move(argv));
-}
-
 /// A subnet of two addresses in each family: the lab's own address, and the router's beside it.
 struct Wire {
     std::string netns;

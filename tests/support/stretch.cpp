@@ -9,12 +9,6 @@ constexpr auto client_mac = "02:00:00:00:00:64";
 constexpr auto guest_mtu = "1500";
 constexpr auto underlay_mtu = "1600";
 
-void ip(std::string const& netns, Argv words) {
-    Argv argv{"ip", "-n", netns};
-    argv.insert(argv.end(), words.begin(), words.end());
-    must_run(std::move(argv));
-}
-
 void fdb(std::string const& netns, Argv words) {
     Argv argv{"bridge", "-n", netns, "fdb"};
     argv.insert(argv.end(), words.begin(), words.end());
