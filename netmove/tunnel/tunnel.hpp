@@ -1,25 +1,27 @@
-// netmove/tunnel/ carries Ethernet frames of one guest's interface between two hosts, over UDP, in user
-// space. It uses core/ and netmove/. `serve` holds both ends: the anchor on the guest's home network,
-// and the end on the host where the guest runs.
+// netmove/tunnel/ carries Ethernet frames of one guest's interface between two hosts, over UDP, in
+// user space. It uses core/ and netmove/. `serve` holds both ends: the anchor on the guest's home
+// network, and the end on the host where the guest runs.
 //
-//      home network                                                    host of the guest
-//   bridge ── tap ──ring── Tunnel ── Hub ═══ UDP, DTLS ═══ Hub ── Tunnel ──ring── tap ── bridge ── guest's tap
+//   home network                                                          host of the guest
+//   bridge -- tap -- Tunnel -- Hub === UDP, DTLS === Hub -- Tunnel -- tap -- bridge -- guest's tap
 //
 // Hub: one UDP socket and all tunnels on it. Tunnel: one pair of ends. A datagram is the id of its
-// tunnel, in clear, and one DTLS 1.2 record (RFC 6347; GnuTLS, with a pre-shared key of this tunnel).
-// A record holds one frame, or a part of one (fragment.hpp), so a frame of any size passes a path of
-// any MTU, and no packet-too-big is ever needed. The tap's vnet header travels with the frame:
-// superframes are carried whole.
+// tunnel, in clear, and one DTLS 1.2 record (RFC 6347; GnuTLS, with a pre-shared key of this
+// tunnel). A record holds frames and parts of frames (fragment.hpp), so a frame of any size passes
+// a path of any MTU, and no packet-too-big is ever needed. The tap's vnet header travels with the
+// frame: superframes are carried whole.
 //
 // Invariant: a datagram that does not authenticate changes nothing, the peer's endpoint included.
 // An authenticated one from a new address moves the endpoint there (NAT, a host that changes its
 // address). Nothing is read from a tap while no session is up: frames wait in its ring.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "core/deadline.hpp"
 #include "core/json.hpp"
@@ -95,11 +97,13 @@ public:
     /// The tap whose ring is read and that received frames are written to. The tunnel keeps
     /// duplicates of its descriptors. One at a time; nothing flows before forward().
     virtual core::Result<> attach(Tap const& tap) = 0;
-    /// Begins to read the tap's ring, now and until hold(). Does not suspend.
+    /// Begins to read the tap's ring, now and until hold(). Does not suspend. The tap then takes
+    /// superframes (TUNSETOFFLOAD), so no guest may read it. Fails with refused without a tap.
     virtual core::Result<> forward() = 0;
     /// Stops reading: frames wait in the ring from now on. Does not suspend.
     virtual void hold() = 0;
-    /// Whether received frames are written to the tap. Off: they are dropped and counted.
+    /// Whether received frames are written to the tap. Off: they are dropped and counted. If it is
+    /// not called: from the first forward() of an attached tap on.
     virtual void accept(bool on) = 0;
     [[nodiscard]] virtual Statistics statistics() const = 0;
 };
@@ -125,6 +129,8 @@ public:
     virtual core::Task<void> remove(std::uint64_t id) = 0;
     /// Ends all tunnels. Call before destruction.
     virtual core::Task<void> close() = 0;
+    /// Datagrams that were for no tunnel of this Hub, or none of ours at all.
+    [[nodiscard]] virtual std::uint64_t strangers() const = 0;
 };
 
 }  // namespace netmove::tunnel
