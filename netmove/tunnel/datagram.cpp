@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "netmove/tunnel/bytes.hpp"
+
 namespace netmove::tunnel {
 
 namespace {
@@ -15,12 +17,6 @@ constexpr std::uint8_t message_client_hello = 1;
 constexpr std::size_t handshake_header_size = 12;
 constexpr std::size_t version_size = 2;
 constexpr std::uint8_t hint_type = 0;
-
-std::uint64_t number_at(ByteView bytes, std::size_t at, std::size_t size) {
-    std::uint64_t number = 0;
-    for (auto const byte : bytes.subspan(at, size)) number = number << 8 | byte;
-    return number;
-}
 
 /// The client's random of a ClientHello in one fragment; empty: it is no such.
 ByteView client_random_of(ByteView record) {

@@ -22,6 +22,8 @@ constexpr std::size_t id_size = 8;
 constexpr std::size_t record_header_size = 13;
 /// What DTLS 1.2 with AES-GCM adds to a plain text: header, explicit nonce, tag (RFC 5288 3).
 constexpr std::size_t record_overhead = record_header_size + 8 + 16;
+/// From the plain text of a record to its datagram.
+constexpr std::size_t datagram_overhead = id_size + record_overhead;
 constexpr std::size_t hint_size = id_size + 1;
 constexpr std::size_t client_random_size = 32;
 

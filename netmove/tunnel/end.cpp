@@ -2,6 +2,8 @@
 
 #include <poll.h>
 
+#include <algorithm>
+
 #include "core/log.hpp"
 
 namespace netmove::tunnel {
@@ -17,7 +19,6 @@ namespace {
 
 // What incomplete frames take is looked at so often.
 constexpr core::seconds expiry_interval{1};
-constexpr std::size_t around = id_size + record_overhead;
 
 }  // namespace
 
@@ -89,6 +90,8 @@ void End::moved(bool test) {
     set_datagram_max(datagram_min);
     tested_ = 0;
     path_test_.reset();
+    confirm_due_ = Clock::time_point::max();
+    confirm_tries_ = 0;
     if (test) test_due_ = true;
     wake();
 }
@@ -105,7 +108,7 @@ void End::peer_tested(std::size_t datagram_max) {
 
 void End::set_datagram_max(std::size_t bytes) {
     datagram_max_ = bytes;
-    packer_.set_room(bytes - around);
+    packer_.set_room(bytes - datagram_overhead);
 }
 
 Result<> End::attach(Tap const& tap) {
@@ -138,7 +141,7 @@ Task<void> End::maintain(std::stop_token stop) {
     while (!stop.stop_requested()) {
         wake_.reset();
         auto const now = Clock::now();
-        planned_ = peer_.step(now);
+        planned_ = std::min(peer_.step(now), confirm_path(now));
         reassembly_.expire(now);
         if (reassembly_.holds_memory()) planned_ = std::min(planned_, now + expiry_interval);
         if (test_due_ && peer_.established() && testing_.free() != 0) {
@@ -174,8 +177,8 @@ Task<void> End::read_queue(std::shared_ptr<Port> port, int queue, std::stop_toke
 /// True if more may wait, and may be read.
 bool End::forward_batch(Port& port, int queue) {
     if (!flowing() || parts_.outgoing.blocked() || &port != port_.get()) return false;
-    ++parts_.batch;
-    port.refresh();
+    auto const now = Clock::now();
+    port.refresh(now);
     parts_.outgoing.begin(*peer_.path());
     bool empty = false;
     std::size_t frames = 0;
@@ -192,7 +195,7 @@ bool End::forward_batch(Port& port, int queue) {
     parts_.outgoing.finish();
     counts_.frames_sent += frames;
     counts_.bytes_sent += bytes;
-    if (frames != 0) note_traffic(Clock::now());
+    if (frames != 0) note_traffic(now);
     if (parts_.outgoing.take_too_long()) moved(true);
     if (parts_.outgoing.blocked()) {
         parts_.writable.reset();
@@ -203,14 +206,12 @@ bool End::forward_batch(Port& port, int queue) {
 
 void End::note_traffic(Clock::time_point now) {
     peer_.note_sent(now);
+    if (confirm_due_ == Clock::time_point::max()) confirm_due_ = now + confirm_interval;
     if (planned_ > now + silence_limit) wake();
 }
 
 void End::received(ByteView plain, std::uint64_t sender) {
-    if (port_ && port_batch_ != parts_.batch) {
-        port_->refresh();
-        port_batch_ = parts_.batch;
-    }
+    if (port_) port_->refresh(now_);
     bool const held = reassembly_.holds_memory();
     if (!reassembly_.read(plain, sender, now_, *this)) peer_.count_malformed();
     if (!held && reassembly_.holds_memory() && planned_ > now_ + expiry_interval) wake();

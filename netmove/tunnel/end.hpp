@@ -18,6 +18,12 @@ namespace netmove::tunnel {
 constexpr std::size_t batch_frames_max = 64;
 constexpr std::size_t batch_bytes_max = 256 * 1024;
 
+/// While frames flow, a ping of the tested size is sent so often; then, until it is answered, after
+/// each retry interval. Unanswered confirm_tries_max times, the path is tested again.
+constexpr core::seconds confirm_interval{5};
+constexpr core::milliseconds confirm_retry{500};
+constexpr int confirm_tries_max = 3;
+
 class End final : public Tunnel,
                   private PeerOwner,
                   private PlainSink,
@@ -72,13 +78,16 @@ private:
     void set_datagram_max(std::size_t bytes);
 
     // path.cpp
+    /// Asks, while frames flow, whether datagrams of the tested size still pass (RFC 8899 4.3: a
+    /// router may drop them without a word). When it is to be called again.
+    core::Clock::time_point confirm_path(core::Clock::time_point now);
     core::Task<void> test_in_background(std::stop_token stop);
     core::Task<core::Result<PathTest>> measure(core::Deadline deadline);
     core::Task<core::Result<core::Clock::duration>> find_round_trip(core::Deadline deadline);
     core::Task<core::Result<std::size_t>> largest_of(std::vector<std::size_t> sizes,
                                                      core::Deadline deadline);
     core::Task<void> tell_peer(core::Deadline deadline);
-    void send_probe(std::size_t size);
+    void send_probe(std::size_t size, std::size_t tested = 0);
     [[nodiscard]] std::size_t largest_answered() const;
     [[nodiscard]] bool all_answered() const;
 
@@ -98,7 +107,6 @@ private:
 
     std::shared_ptr<Port> port_;
     std::stop_source port_stop_;
-    std::uint64_t port_batch_ = 0;  ///< Parts::batch when the port was refreshed.
     bool forwarding_ = false;
     bool forwarded_ = false;  ///< Since attach().
     std::optional<bool> accept_;  ///< None: from forward() on.
@@ -107,10 +115,14 @@ private:
     std::size_t tested_ = 0;  ///< datagram_max_ once it was tested, else 0.
     std::optional<PathTest> path_test_;
     bool test_due_ = false;
+    core::Clock::time_point tested_at_{};
     core::Semaphore testing_;
     std::vector<Probe> probes_;
     core::Event pong_;
     std::uint32_t next_token_ = 1;
+    core::Clock::time_point confirm_due_ = core::Clock::time_point::max();
+    int confirm_tries_ = 0;  ///< Unanswered.
+    std::uint32_t confirm_from_ = 0;  ///< The token of the first of them.
 
     core::Clock::time_point now_{};  ///< Of the batch that is received.
     Statistics counts_;

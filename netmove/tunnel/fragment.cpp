@@ -4,6 +4,8 @@
 #include <cassert>
 #include <cstring>
 
+#include "netmove/tunnel/bytes.hpp"
+
 namespace netmove::tunnel {
 
 namespace {
@@ -12,12 +14,6 @@ constexpr std::uint8_t flag_part = 1;
 constexpr std::uint8_t flag_vnet = 2;
 // A part shorter than this is not worth its header: the frame begins in the next record.
 constexpr std::size_t part_min = 32;
-
-std::size_t number_at(ByteView bytes, std::size_t at, std::size_t size) {
-    std::size_t number = 0;
-    for (auto const byte : bytes.subspan(at, size)) number = number << 8 | byte;
-    return number;
-}
 
 bool is_frame_size(bool vnet, std::size_t content) {
     std::size_t const least = ethernet_min + (vnet ? virtio_header_size : 0);

@@ -151,7 +151,7 @@ private:
 struct Ping {
     bool answer = false;
     std::uint32_t token = 0;
-    std::uint16_t datagram_max = 0;  ///< What the sender found for this path; 0: nothing yet.
+    std::uint16_t datagram_max = 0;  ///< What the sender found for this path; 0: not said.
 };
 constexpr std::size_t ping_size = 7;
 /// Fills all of `room` (at least ping_size).

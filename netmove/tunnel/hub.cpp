@@ -68,7 +68,6 @@ Task<void> SocketHub::receive(std::stop_token stop) {
             break;
         }
         for (bool more = true; more && !stop.stop_requested();) {
-            ++parts_.batch;
             auto const now = Clock::now();
             for (auto const& arrival : parts_.socket.receive(more)) take(arrival, now);
             if (more) co_await parts_.loop.next_turn();

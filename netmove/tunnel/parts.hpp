@@ -13,6 +13,10 @@
 
 namespace netmove::tunnel {
 
+/// Tests of paths that tunnels begin of their own accord, at once: when all of a thousand begin, as
+/// after a restart, they would fill the socket's buffer with 30 pings each.
+constexpr std::size_t path_tests_max = 8;
+
 struct Parts {
     Parts(core::Loop& its_loop, Socket its_socket, std::unique_ptr<DtlsContext> context)
         : loop(its_loop),
@@ -20,7 +24,8 @@ struct Parts {
           dtls(std::move(context)),
           outgoing(socket),
           writable(its_loop),
-          blocked(its_loop) {
+          blocked(its_loop),
+          path_tests(its_loop, path_tests_max) {
         writable.set();
     }
     Parts(Parts const&) = delete;
@@ -32,8 +37,7 @@ struct Parts {
     Outgoing outgoing;
     core::Event writable;  ///< Set while `outgoing` is not blocked.
     core::Event blocked;  ///< Set when it has become so; the Hub then waits for the socket.
-    /// Counts batches: what was asked of the kernel once in a batch need not be asked again.
-    std::uint64_t batch = 0;
+    core::Semaphore path_tests;
     std::vector<std::uint8_t> frame = std::vector<std::uint8_t>(content_max + 64);
     std::vector<std::uint8_t> plain = std::vector<std::uint8_t>(datagram_limit);
     std::vector<std::uint8_t> control = std::vector<std::uint8_t>(datagram_limit);

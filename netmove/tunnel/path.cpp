@@ -26,19 +26,28 @@ constexpr std::size_t refined_sizes = 12;
 // A size counts as too large after this many unanswered pings.
 constexpr int tries_max = 3;
 // How long an answer is waited for: three round trips, within these.
-constexpr core::milliseconds answer_wait_min{30};
+constexpr core::milliseconds answer_wait_min{100};
 constexpr core::milliseconds answer_wait_max{1'000};
 // The first ping is repeated so often until there is an answer.
 constexpr core::milliseconds first_ping_interval{250};
-// A test of its own accord; then it is tried again when the peer moves.
+// A test of its own accord, and the pause after one that failed.
 constexpr core::seconds background_limit{10};
+constexpr core::seconds background_pause{5};
+// While frames flow, what passes now is tested again (RFC 8899 5.1.1, PMTU_RAISE_TIMER).
+constexpr core::seconds raise_interval{600};
 
 }  // namespace
 
 Task<void> End::test_in_background(std::stop_token stop) {
+    if (!co_await parts_.path_tests.acquire(Deadline::never(stop))) co_return;
     auto const tested = co_await test_path(Deadline::after(background_limit, stop));
+    parts_.path_tests.release();
     if (!tested && !stop.stop_requested()) {
         core::log::warning("tunnel={:016x} {}", key_.id, tested.error().sentence());
+        // Stopped: the flag is of no use to anyone.
+        (void)co_await core::sleep_for(parts_.loop, background_pause, stop);
+        test_due_ = true;
+        wake();
     }
 }
 
@@ -51,6 +60,7 @@ Task<Result<PathTest>> End::test_path(Deadline deadline) {
         set_datagram_max(result->datagram_max);
         tested_ = result->datagram_max;
         path_test_ = *result;
+        tested_at_ = Clock::now();
         co_await tell_peer(deadline);
     }
     testing_.release();
@@ -90,13 +100,42 @@ Task<Result<PathTest>> End::measure(Deadline deadline) {
     co_return test;
 }
 
-void End::send_probe(std::size_t size) {
+void End::send_probe(std::size_t size, std::size_t tested) {
     auto const token = next_token_++;
-    if (peer_.send_ping(token, size) == EMSGSIZE) return;  // longer than the interface's MTU
+    if (peer_.send_ping(token, size, tested) == EMSGSIZE)
+        return;  // longer than the interface's MTU
     probes_.push_back({token, size, Clock::now(), {}});
 }
 
+Clock::time_point End::confirm_path(Clock::time_point now) {
+    if (confirm_due_ > now) return confirm_due_;
+    confirm_due_ = Clock::time_point::max();
+    bool const over = confirm_tries_ == confirm_tries_max;
+    bool const large = tested_ > datagram_min && peer_.established();
+    if (!large || over) confirm_tries_ = 0;
+    if (!large) return confirm_due_;
+    if (now - tested_at_ >= raise_interval && testing_.free() != 0) {
+        tested_at_ = now;
+        test_due_ = true;
+    }
+    if (over) {
+        core::log::info("tunnel={:016x} datagrams of {} bytes no longer pass", key_.id, tested_);
+        moved(true);
+        return confirm_due_;
+    }
+    if (confirm_tries_++ == 0) confirm_from_ = next_token_;
+    if (peer_.send_ping(next_token_++, tested_, 0) == EMSGSIZE) {
+        moved(true);
+        return confirm_due_;
+    }
+    return confirm_due_ = now + confirm_retry;
+}
+
 void End::ponged(Ping const& pong) {
+    if (confirm_tries_ != 0 && pong.token - confirm_from_ < std::uint32_t{confirm_tries_max}) {
+        confirm_tries_ = 0;
+        confirm_due_ = Clock::time_point::max();
+    }
     for (auto& probe : probes_) {
         if (probe.token != pong.token || probe.round_trip) continue;
         probe.round_trip = Clock::now() - probe.sent;
@@ -168,7 +207,7 @@ Task<void> End::tell_peer(Deadline deadline) {
     probes_.clear();
     for (int attempt = 0; attempt < tries_max && !stopping_; ++attempt) {
         pong_.reset();
-        send_probe(0);
+        send_probe(0, tested_);
         if (co_await pong_.wait(deadline.sooner(first_ping_interval))) break;
         if (deadline.passed() || deadline.stopped()) break;
     }

@@ -120,7 +120,7 @@ void Peer::answer(ByteView plain) {
     auto const ping = parse_ping(plain);
     auto const size = std::min(plain.size(), parts_.control.size());
     std::span<std::uint8_t> const room(parts_.control.data(), size);
-    write_ping({true, ping->token, static_cast<std::uint16_t>(owner_.tested())}, room);
+    write_ping({true, ping->token, 0}, room);
     (void)send_control(room);
 }
 
@@ -208,7 +208,7 @@ void Peer::drive_candidate(ByteView record, TimePoint now) {
         next_attempt_ = now + retry_pause;
     } else if (state == DtlsSession::Handshake::finished && role_ == Role::connects) {
         promote(now);
-        ask(now);  // makes the other end use the new session
+        ask(now, owner_.tested());  // makes the other end use the new session
     }
 }
 
@@ -268,8 +268,8 @@ void Peer::check_alive(TimePoint now) {
 }
 
 /// A ping of which the answer is awaited.
-void Peer::ask(TimePoint now) {
-    (void)send_ping(0, 0);
+void Peer::ask(TimePoint now, std::size_t tested) {
+    (void)send_ping(0, 0, tested);
     ++pings_;
     last_sent_ = now;
     ping_due_ = now + (silent_ ? silent_ping_interval : ping_interval);
@@ -301,11 +301,11 @@ void Peer::note_sent(TimePoint now) {
     if (first_unanswered_ == never) first_unanswered_ = now;
 }
 
-int Peer::send_ping(std::uint32_t token, std::size_t size) {
-    constexpr std::size_t around = id_size + record_overhead;
-    auto const plain = std::clamp(size, around + ping_size, datagram_limit) - around;
+int Peer::send_ping(std::uint32_t token, std::size_t size, std::size_t tested) {
+    auto const plain =
+        std::clamp(size, datagram_overhead + ping_size, datagram_limit) - datagram_overhead;
     std::span<std::uint8_t> const room(parts_.control.data(), plain);
-    write_ping({false, token, static_cast<std::uint16_t>(owner_.tested())}, room);
+    write_ping({false, token, static_cast<std::uint16_t>(tested)}, room);
     return send_control(room);
 }
 

@@ -86,8 +86,9 @@ public:
     bool seal(ByteView plain, RecordSink& sink);
     /// Something was sent to the peer now, from which an answer could be expected.
     void note_sent(core::Clock::time_point now);
-    /// Sends a ping in a datagram of `size` bytes (0: the smallest). 0 or errno.
-    int send_ping(std::uint32_t token, std::size_t size);
+    /// Sends a ping in a datagram of `size` bytes (0: the smallest). `tested`: what the peer is to
+    /// take as the result of a test of the path; 0: nothing. 0 or errno.
+    int send_ping(std::uint32_t token, std::size_t size, std::size_t tested);
 
     /// Why it is not established, for people.
     [[nodiscard]] std::string trouble() const;
@@ -121,7 +122,7 @@ private:
     void drive_candidate(ByteView record, TimePoint now);
     void promote(TimePoint now);
     void check_alive(TimePoint now);
-    void ask(TimePoint now);
+    void ask(TimePoint now, std::size_t tested = 0);
     int send_control(ByteView plain);
     [[nodiscard]] TimePoint next_due(TimePoint now) const;
 

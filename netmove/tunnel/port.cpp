@@ -36,7 +36,9 @@ Result<std::shared_ptr<Port>> Port::duplicate(Tap const& tap) {
     return port;
 }
 
-void Port::refresh() {
+void Port::refresh(core::Clock::time_point now) {
+    if (now - refreshed_ < refresh_interval) return;
+    refreshed_ = now;
     auto const header = tap_.vnet_hdr_size();
     if (header) header_ = *header;
 }
@@ -53,7 +55,7 @@ std::optional<FrameView> Port::read(int queue, std::span<std::uint8_t> room, boo
     auto const got = ::read(tap_.descriptor(queue), room.data(), room.size());
     empty = got <= 0;
     auto const size = got <= 0 ? 0 : static_cast<std::size_t>(got);
-    if (size < header_ + ethernet_min) return std::nullopt;
+    if (size < header_ + ethernet_min || size > header_ + tap_frame_max) return std::nullopt;
     ByteView const header = room.first(std::min(header_, virtio_header_size));
     bool const plain = header.size() < virtio_header_size ||
                        std::ranges::all_of(header, [](auto byte) { return byte == 0; });

@@ -8,10 +8,15 @@
 #include <string>
 #include <vector>
 
+#include "core/deadline.hpp"
 #include "netmove/tap.hpp"
 #include "netmove/tunnel/fragment.hpp"
 
 namespace netmove::tunnel {
+
+/// QEMU changes the header when the driver of its guest starts, which is not while a tunnel reads
+/// the tap. So asking in each batch would only cost a system call.
+constexpr core::milliseconds refresh_interval{100};
 
 class Port {
 public:
@@ -20,8 +25,8 @@ public:
     [[nodiscard]] int queues() const { return tap_.queues(); }
     [[nodiscard]] int descriptor(int queue) const { return tap_.descriptor(queue); }
 
-    /// Asks the kernel for the size of the vnet header. Once in each batch: QEMU changes it.
-    void refresh();
+    /// Asks the kernel for the size of the vnet header, if that was not done for refresh_interval.
+    void refresh(core::Clock::time_point now);
     /// Lets superframes and frames without a checksum into the ring. Only when no guest reads it:
     /// QEMU sets what its guest can take when it starts the device.
     void take_offloads() const;
@@ -35,6 +40,7 @@ private:
     explicit Port(Tap tap) : tap_(std::move(tap)) {}
     Tap tap_;
     std::size_t header_ = 0;
+    core::Clock::time_point refreshed_{};
 };
 
 }  // namespace netmove::tunnel
