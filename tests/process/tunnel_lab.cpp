@@ -1,5 +1,6 @@
 #include "tests/process/tunnel_lab.hpp"
 
+#include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -192,6 +193,23 @@ void Hosts::connect_taps() {
     must(at_a->attach(tap_a->tap()));
     must(at_b->attach(tap_b->tap()));
     must(at_a->forward());
+    must(at_b->forward());
+}
+
+void Hosts::restart_a() {
+    auto const port = hub_a->port();
+    end_hub(hub_a);
+    hub_a = open_hub(a, port);
+    at_a = must(hub_a->add(key, Role::listens, std::nullopt));
+    must(at_a->attach(tap_a->tap()));
+    must(at_a->forward());
+}
+
+void Hosts::restart_b() {
+    end_hub(hub_b);
+    hub_b = open_hub(b);
+    at_b = must(hub_b->add(key, Role::connects, endpoint_a()));
+    must(at_b->attach(tap_b->tap()));
     must(at_b->forward());
 }
 

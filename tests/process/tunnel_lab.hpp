@@ -74,6 +74,7 @@ public:
         return loop_->run(std::move(task));
     }
 
+    Home home;  ///< First, so that the thread returns to where it was.
     Space a;
     Space router;
     Space b;
@@ -94,13 +95,15 @@ public:
     void establish();
     /// attach() and forward() at both ends.
     void connect_taps();
+    /// Ends the Hub of a host, makes it again with the same key, and forwards its tap.
+    void restart_a();
+    void restart_b();
     /// Puts the frames into the ring of one end, and gives what comes out at the other, in order,
     /// once as many have come, or `limit` passed.
     std::vector<Frame> carry(TapLab& from, TapLab& to, std::vector<Frame> const& frames,
                              std::chrono::milliseconds limit = 20s);
 
 private:
-    Home home_;  // first to be destroyed last
     Options options_;
     std::unique_ptr<core::Loop> loop_;
 };
