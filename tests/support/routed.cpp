@@ -102,7 +102,7 @@ void RoutedSite::furnish(Lab const& lab) {
     });
 }
 
-void RoutedSite::run_guest(Scene& scene) {
+void RoutedSite::run_guest(Scene& scene, std::vector<std::string> const& environment) {
     auto const& host = scene.a();
     Argv argv{program("sidecar"), "run",       scene.guest().name(),
               "--routed",         "--address", guest_ip4,
@@ -116,7 +116,7 @@ void RoutedSite::run_guest(Scene& scene) {
         }
         argv.push_back(word);
     }
-    sidecar_.emplace("run", std::move(argv), host.place(), host.logs);
+    sidecar_.emplace("run", std::move(argv), host.place(environment), host.logs);
     wait_until("the guest's first answer", Guest::boot_limit, [&] {
         if (auto const ended = sidecar_->wait(0ms)) {
             throw Failure(fmt::format("`sidecar run` ended with {}: {}", *ended, sidecar_->err()));

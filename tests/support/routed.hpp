@@ -24,8 +24,8 @@ public:
     /// Returns when their sessions are established.
     void furnish(Lab const& lab);
     /// Starts the guest of a scene, which has not been started, on host a with `sidecar run
-    /// --routed`, and waits until it is alive.
-    void run_guest(Scene& scene);
+    /// --routed`, and waits until it is alive. `environment`: added for its sidecar.
+    void run_guest(Scene& scene, std::vector<std::string> const& environment = {});
     /// The wire on which the router sends to the guest: "host-a", "host-b"; both families, or "".
     [[nodiscard]] static std::string leads_to(Lab const& lab);
 

@@ -21,6 +21,16 @@ std::string routes_of(Host const& host) {
     return out;
 }
 
+Output check(Scene& scene) {
+    return scene.sidecar(scene.a(), {"migrate", "--with-storage", "--check", "--key",
+                                     scene.key_file(), scene.guest().name(), scene.b().address()});
+}
+
+void set_forwarding(Host const& host, char const* value) {
+    must_run({"sh", "-c", fmt::format("echo {} >/proc/sys/net/ipv4/ip_forward", value)},
+             {host.netns, {}});
+}
+
 void wait_for_router(Lab const& lab, Host const& host) {
     wait_until("the router to send to host " + host.name, 20s,
                [&] { return RoutedSite::leads_to(lab) == "host-" + host.name; });
@@ -35,9 +45,13 @@ TEST_CASE("routes: two subnets with BIRD, there and back, no packet is lost", "[
                      site.furnish(lab);
                  }});
     site.run_guest(scene);
-    auto const checked =
-        scene.sidecar(scene.a(), {"migrate", "--with-storage", "--check", "--key", scene.key_file(),
-                                  scene.guest().name(), scene.b().address()});
+    set_forwarding(scene.b(), "0");
+    auto const refused = check(scene);
+    INFO(refused.out << refused.err);
+    CHECK(refused.exit_status == 3);
+    CHECK(refused.err.find("net.ipv4.ip_forward=1") != std::string::npos);
+    set_forwarding(scene.b(), "1");
+    auto const checked = check(scene);
     INFO(checked.out << checked.err);
     CHECK(checked.exit_status == 0);
     CHECK(checked.out.find("moved by routes") != std::string::npos);
@@ -72,14 +86,14 @@ TEST_CASE("routes: rolled back after STOP, the guest stays routed to where it wa
           "[vm][routes]") {
     GuestOptions const guest{.qemu = "10.0"};
     RoutedSite site;
-    Scene scene({.guest = guest,
-                 .serve_environment = {"SIDECAR_TEST_STOP_AT=seal"},
-                 .start_guest = false,
-                 .furnish = [&site](Lab const& lab) { site.furnish(lab); }});
-    site.run_guest(scene);
+    Scene scene({.guest = guest, .start_guest = false, .furnish = [&site](Lab const& lab) {
+                     site.furnish(lab);
+                 }});
+    site.run_guest(scene, {"SIDECAR_TEST_STOP_AT=copy_final"});
     Watch watch(scene.net(), scene.guest());
     auto migration = scene.start_migration(scene.a());
-    auto const held = scene.wait_stopped(scene.b());
+    auto const held = scene.wait_stopped(scene.a());
+    wait_for_router(scene.net(), scene.b());
     Qmp(scene.guest().probe_socket(scene.a())).execute("migrate_cancel");
     signal_process(held, SIGCONT);
     auto const ended = Scene::finish(migration);
@@ -91,4 +105,30 @@ TEST_CASE("routes: rolled back after STOP, the guest stays routed to where it wa
     auto const seen = watch.finish();
     expect::no_packet_lost(seen, false);
     must_have_kept_sessions(seen, guest);
+}
+
+TEST_CASE("routes: the source's sidecar is killed after STOP, and the guest is routed to its host",
+          "[vm][routes]") {
+    RoutedSite site;
+    Scene scene({.guest = {.qemu = "10.0"},
+                 .start_guest = false,
+                 .furnish = [&site](Lab const& lab) { site.furnish(lab); }});
+    site.run_guest(scene, {"SIDECAR_TEST_STOP_AT=seal_destination"});
+    auto migration = scene.start_migration(scene.a());
+    auto const held = scene.wait_stopped(scene.a());
+    wait_for_router(scene.net(), scene.b());
+    kill_process(held);
+    CHECK(Scene::finish(migration).exit_status != 0);
+    // The watchdog's routes win over those that the destination still announces.
+    wait_until("the watchdog to let the guest go on", Guest::answer_limit,
+               [&] { return scene.guest().runs_on(scene.a()); });
+    wait_for_router(scene.net(), scene.a());
+    scene.attach_guest(scene.a());
+    expect::guest_whole(scene, scene.a());
+    wait_until("no route to be left on host b", 60s, [&] { return routes_of(scene.b()).empty(); });
+    auto const moved = scene.migrate(scene.a());
+    INFO(moved.text());
+    CHECK(moved.exit_status == 0);
+    wait_for_router(scene.net(), scene.b());
+    expect::guest_whole(scene, scene.b());
 }
