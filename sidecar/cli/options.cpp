@@ -10,6 +10,7 @@
 #include "netmove/address.hpp"
 #include "netmove/probe/account.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/registry/registry_url.hpp"
 
 namespace sidecar {
 
@@ -125,7 +126,7 @@ struct Parser {
     double probe_duration_s = 0;
     bool probe_without_tcp = false;
     CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *replicate, *failover, *status,
-        *set, *cancel, *resolve, *network, *check, *probe;
+        *set, *cancel, *resolve, *locate, *network, *check, *probe;
     NetworkFlags network_flags;
 
     Parser() {
@@ -148,6 +149,12 @@ struct Parser {
         add_probe();
     }
 
+    void add_registry(CLI::App& command) {
+        command.add_option("--registry", options.paths.registry,
+                           "Where the hosts record who has which guest: file:DIR, "
+                           "etcd://HOST[:PORT][,...] or etcds://... [env SIDECAR_REGISTRY]");
+    }
+
     CLI::App* with_guest(char const* name, char const* help) {
         auto* command = app.add_subcommand(name, help);
         command->add_option("GUEST", options.guest, "The guest's name")->required();
@@ -162,6 +169,9 @@ struct Parser {
             ->allow_extra_args(false);
         run->add_flag("--new-guest", options.run.new_guest,
                       "The guest of this name moved away, and the name is used for another one");
+        add_registry(*run);
+        run->add_flag("--i-have-fenced", options.fenced,
+                      "The host that has the guest, as the registry says, cannot run it any more");
         run->footer(
             "After `--`: QEMU's command line, as `sidecar run web1 -- qemu-system-x86_64 -m 512 "
             "...`");
@@ -170,6 +180,8 @@ struct Parser {
                            "QEMU's QMP socket (default: what was recorded)");
         attach->add_option("--address", options.attach.addresses, "An address of the guest")
             ->allow_extra_args(false);
+        add_registry(*attach);
+        attach->add_flag("--i-have-fenced", options.fenced, "As for `run`");
     }
 
     void add_serve() {
@@ -199,6 +211,7 @@ struct Parser {
             ->allow_extra_args(false);
         command.add_option("--qemu", options.serve.maps.qemu,
                            "QEMU to start (default: the source's name for it)");
+        add_registry(command);
     }
 
     void add_migrate() {
@@ -302,6 +315,7 @@ struct Parser {
         failover->add_flag("--i-have-fenced", options.fenced,
                            "The guest's old host is off or cannot run the guest");
         failover->add_flag("--previous", options.previous, "From the point before the last");
+        add_registry(*failover);
     }
 
     void add_others() {
@@ -321,6 +335,15 @@ struct Parser {
             ->check(CLI::IsMember({"source", "destination"}));
         resolve->add_flag("--i-have-fenced", options.fenced,
                           "The other side is off or cannot run the guest");
+        locate = with_guest("locate", "Say which host has a guest, and since when");
+        locate->add_flag("--json", options.json, "As JSON");
+        auto* watch =
+            locate->add_flag("--watch", options.locate_watch, "Stay, and print each change");
+        locate
+            ->add_flag("--repair", options.locate_repair,
+                       "Write this host's record to the registry, if it is the later one")
+            ->excludes(watch);
+        add_registry(*locate);
         network = app.add_subcommand("network", "Networks of one protocol, native and parallel");
         network_flags.add_to(*network);
         check = app.add_subcommand("check",
@@ -357,6 +380,7 @@ struct Parser {
     }
 
     Result<> finish();
+    Result<> check_registry() const;
     Result<> finish_migrate();
     Result<> finish_replicate();
     Result<> finish_probe();
@@ -459,6 +483,17 @@ Result<> Parser::finish_probe() {
     return {};
 }
 
+/// Of a command that uses it: the environment variable may be set for others.
+Result<> Parser::check_registry() const {
+    auto const& url = options.paths.registry;
+    for (auto const* command : {run, attach, serve, incoming, failover, locate}) {
+        if (command->parsed() && !url.empty()) TRY_VOID(registry::RegistryUrl::parse(url));
+    }
+    if (options.locate_repair && url.empty())
+        return fail(Errc::invalid, "`locate --repair` needs --registry");
+    return {};
+}
+
 Result<> Parser::finish() {
     using Command = Options::Command;
     std::pair<CLI::App*, Command> const commands[] = {{run, Command::run},
@@ -473,6 +508,7 @@ Result<> Parser::finish() {
                                                       {set, Command::set},
                                                       {cancel, Command::cancel},
                                                       {resolve, Command::resolve},
+                                                      {locate, Command::locate},
                                                       {network, Command::network},
                                                       {check, Command::check},
                                                       {probe, Command::probe}};
@@ -480,6 +516,7 @@ Result<> Parser::finish() {
         if (app_command->parsed()) options.command = command;
     }
     if (!options.guest.empty()) TRY_VOID(check_guest_name(options.guest));
+    TRY_VOID(check_registry());
     if (options.command == Command::run && options.run.qemu.empty()) {
         return fail(
             Errc::invalid,

@@ -52,6 +52,7 @@ Session::Session(core::Loop& loop, SessionSettings options)
       quiet_(loop),
       over_(loop),
       handed_over_(loop),
+      ownership_(loop, paths_, name_),
       tasks_(loop),
       incoming_tasks_(loop) {
     quiet_.set();
@@ -107,6 +108,8 @@ Result<> Session::check_may_run() {
 Task<Result<>> Session::run(std::stop_token terminate) {
     CO_TRY_VOID(open_journal());
     CO_TRY_VOID(check_may_run());
+    CO_TRY_VOID(co_await ownership_.claim({.fenced = options_.fenced || options_.run.new_guest,
+                                           .addresses = options_.run.addresses}));
     CO_TRY(auto guest, co_await Guest::launch(loop_, paths_, name_, options_.run));
     stay_with(std::move(guest));
     if (journal_->last().moved_away()) {  // --new-guest: the record is another guest's
@@ -126,6 +129,12 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
         co_return co_await take_over_incoming(last.migration_id, terminate);
     }
     auto guest = co_await Guest::attach(loop_, paths_, name_, options_.attach);
+    // A migration that was left unfinished decides by its own records.
+    auto const claimed = guest && !unfinished ? co_await claim_joined() : Result<>{};
+    if (!claimed) {
+        co_await (*guest)->close();
+        co_return claimed;
+    }
     if (guest) {
         stay_with(std::move(*guest));
     } else if (unfinished && guest.error().code == Errc::closed) {
@@ -198,6 +207,7 @@ void Session::stay_with(std::unique_ptr<Guest> guest) {
     guest_ = std::move(guest);
     tasks_.spawn(guest_->watch(stop_.get_token()));
     tasks_.spawn(watch_qemu());
+    tasks_.spawn(ownership_.keep_published(stop_.get_token()));
     core::log::info("guest={} qemu={} state=attached", name_, guest_->process.pid());
 }
 
@@ -340,9 +350,12 @@ Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Resolve resol
     if (!source_ || !source_->under_way()) {
         co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
     }
-    CO_TRY_VOID(source_->resolve(resolve.to == protocol::Owner::source
-                                     ? machine::Side::source
-                                     : machine::Side::destination));
+    bool const to_source = resolve.to == protocol::Owner::source;
+    auto const id = journal_->last().migration_id;
+    if (to_source) CO_TRY_VOID(co_await ownership_.check_kept(id));
+    if (!source_) co_return fail(Errc::refused, "no migration of {} is in doubt", name_);
+    CO_TRY_VOID(source_->resolve(to_source ? machine::Side::source : machine::Side::destination));
+    if (to_source) ownership_.kept(id);
     co_return protocol::Nothing{};
 }
 
@@ -400,6 +413,7 @@ Task<void> Session::run_incoming() {
     auto const finished =
         co_await destination_->finished().wait(Deadline::never(incoming_stop_.get_token()));
     if (finished && destination_->owns_guest()) {
+        note_arrival();
         if (auto guest = destination_->take_guest()) stay_with(std::move(guest));
         if (!guest_) leave("QEMU of the moved guest has ended");
     } else if (finished) {
@@ -497,8 +511,10 @@ Task<void> Session::send_progress(std::weak_ptr<Connection> to, Json line) {
 Task<void> Session::run_migration(SourceMigration& migration, SourceMigration::ProgressSink sink,
                                   bool recovered) {
     migrating_ = true;
+    ownership_.hold();
     last_report_ = recovered ? co_await migration.recover(sink) : co_await migration.run(sink);
     migrating_ = false;
+    ownership_.release();
     core::log::info("guest={} outcome={} {}", name_, last_report_["outcome"].text_or(""),
                     last_report_["error"].text_or(""));
     if (migration.outcome() != machine::Outcome::moved) {

@@ -15,6 +15,7 @@
 #include "sidecar/host/settings.hpp"
 #include "sidecar/migration/destination_migration.hpp"
 #include "sidecar/migration/source_migration.hpp"
+#include "sidecar/registry/ownership.hpp"
 #include "sidecar/replication/replication_source.hpp"
 #include "sidecar/replication/replication_target.hpp"
 
@@ -62,6 +63,8 @@ private:
     core::Task<core::Result<>> ask_replica_to_leave();
     [[nodiscard]] core::Json copy_status() const;
     core::Task<void> settle_network();
+    core::Task<core::Result<>> claim_joined();
+    void note_arrival();
 
     core::Result<> check_may_run();
     core::Result<> open_journal();
@@ -107,6 +110,7 @@ private:
     bool handing_over_ = false;
     core::Event handed_over_;  ///< Set when the hand-over is over.
     bool migrating_ = false;  ///< A SourceMigration runs, or is about to: `source_` must stay.
+    registry::Ownership ownership_;
     core::TaskGroup tasks_;
     std::stop_source stop_;
     core::TaskGroup incoming_tasks_;

@@ -69,6 +69,14 @@ Task<Result<>> Session::hand_over() {
                         name_, replication_->migration_id(), to, done.error().sentence(), name_);
         }
     }
+    if (moved_away_) {
+        auto const late = co_await ownership_.departed(
+            {{.id = "", .address = replication_->status()["destination"].text_or("")},
+             replication_->migration_id(),
+             registry::State::handed_over,
+             {}});
+        if (!late.empty()) core::log::warning("guest={} {}", name_, late);
+    }
     handing_over_ = false;
     handed_over_.set();
     co_return done;
@@ -215,6 +223,13 @@ Task<Result<>> Session::failover(std::stop_token terminate) {
         opened = co_await wait_for_journal();
     }
     CO_TRY_VOID(opened);
+    registry::Claim claim{.fenced = options_.fenced};
+    if (copy && *copy) {
+        claim.addresses = (*copy)->description.addresses();
+        claim.migration_id = (*copy)->replication_id;
+        claim.source = (*copy)->description.owner;
+    }
+    CO_TRY_VOID(co_await ownership_.claim(std::move(claim)));
     auto guest =
         co_await fail_over(loop_, paths_, name_, *journal_, options_.previous, announcing_);
     if (!guest) co_return std::unexpected(std::move(guest.error()));

@@ -7,6 +7,7 @@
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/action_result.hpp"
+#include "sidecar/registry/ownership.hpp"
 
 namespace sidecar {
 
@@ -267,7 +268,10 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, std::move(leftovers),
                                    Deadline::after(limits::check_timeout)));
     CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
-    co_return protocol::CheckAnswer{std::move(vxlan)};
+    CO_TRY_VOID(co_await registry::check_arrival(loop_, paths_, name_, description.owner));
+    auto const host = host_identity(paths_);
+    co_return protocol::CheckAnswer{std::move(vxlan), host.value_or(HostIdentity{}),
+                                    !paths_.registry.empty()};
 }
 
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepare) {

@@ -84,6 +84,8 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       downtime_limit_changed_(guest.loop),
       ram_(guest),
       network_(context_, journal_),
+      ownership_(guest.loop, guest.paths, guest.name),
+      destination_host_{.id = "", .address = options_.destination},
       report_(context_,
               {state_, failures_, failure_, warning_, recovered_, bases_, disks_, ram_, network_}) {
 }
@@ -159,6 +161,7 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
     watchers_stop_.request_stop();
     co_await watchers_.join();
     if (watchdog_) co_await watchdog_->end(loop_);
+    if (state_.outcome == machine::Outcome::moved) co_await record_departure();
     decided_.set();
     co_return report();
 }
