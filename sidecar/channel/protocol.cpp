@@ -133,7 +133,10 @@ std::optional<Refusal> Refusal::from_json(Json const& json) {
 Json CheckAnswer::to_json() const {
     Json ends = Json::array();
     for (auto const& end : vxlan) ends.add(end ? end->to_json() : Json());
-    return Json::object({{"vxlan", ends}});
+    return Json::object({{"vxlan", ends},
+                         {"host_id", host.id},
+                         {"host_name", host.name},
+                         {"has_registry", has_registry}});
 }
 
 Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
@@ -144,6 +147,13 @@ Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
         if (one.is_null()) continue;
         TRY(end, netmove::VxlanEnd::from_json(one));
     }
+    // An older release sends none of these.
+    if (json.has("host_id")) {
+        TRY(auto id, words(json, "host_id", name_bytes_max));
+        TRY(auto name, words(json, "host_name", name_bytes_max));
+        TRY(made.host, checked_identity(std::move(id), std::move(name)));
+    }
+    made.has_registry = json["has_registry"].boolean_or(false);
     return made;
 }
 

@@ -40,6 +40,7 @@
 #include "netmove/conntrack_entry.hpp"
 #include "netmove/mover.hpp"
 #include "netmove/vxlan_mover.hpp"
+#include "sidecar/host/host_identity.hpp"
 #include "sidecar/host/settings.hpp"
 #include "storage/extents.hpp"
 
@@ -176,6 +177,8 @@ struct Document {
 
 struct CheckAnswer {
     std::vector<std::optional<netmove::VxlanEnd>> vxlan;  ///< One for each interface.
+    HostIdentity host = {};  ///< Of the destination; its id is empty if its release sends none.
+    bool has_registry = false;  ///< `serve` has a `--registry`.
     [[nodiscard]] Json to_json() const;
     static Result<CheckAnswer> from_json(Json const& json);
 };

@@ -10,6 +10,7 @@
 #include "core/loop.hpp"
 #include "core/sync.hpp"
 #include "sidecar/cli/commands.hpp"
+#include "sidecar/cli/locate_command.hpp"
 #include "sidecar/cli/probe_command.hpp"
 #include "sidecar/daemon/serve.hpp"
 #include "sidecar/daemon/session.hpp"
@@ -83,6 +84,8 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
             return cancel_command(loop, options);
         case Command::resolve:
             return resolve_command(loop, options);
+        case Command::locate:
+            return locate_command(loop, options, terminate);
         case Command::network:
             return at_once(network_command(options));
         case Command::check:

@@ -11,6 +11,7 @@
 #include "netmove/probe/account.hpp"
 #include "sidecar/cli/dns_options.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/registry/registry_url.hpp"
 
 namespace sidecar {
 
@@ -128,7 +129,7 @@ struct Parser {
     double probe_duration_s = 0;
     bool probe_without_tcp = false;
     CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *replicate, *failover, *status,
-        *set, *cancel, *resolve, *network, *check, *probe;
+        *set, *cancel, *resolve, *locate, *network, *check, *probe;
     NetworkFlags network_flags;
 
     Parser() {
@@ -151,6 +152,12 @@ struct Parser {
         add_probe();
     }
 
+    void add_registry(CLI::App& command) {
+        command.add_option("--registry", options.paths.registry,
+                           "Where the hosts record who has which guest: file:DIR, "
+                           "etcd://HOST[:PORT][,...] or etcds://... [env SIDECAR_REGISTRY]");
+    }
+
     CLI::App* with_guest(char const* name, char const* help) {
         auto* command = app.add_subcommand(name, help);
         command->add_option("GUEST", options.guest, "The guest's name")->required();
@@ -169,6 +176,9 @@ struct Parser {
             ->allow_extra_args(false);
         run->add_flag("--new-guest", options.run.new_guest,
                       "The guest of this name moved away, and the name is used for another one");
+        add_registry(*run);
+        run->add_flag("--i-have-fenced", options.fenced,
+                      "The host that has the guest, as the registry says, cannot run it any more");
         run->footer(
             "After `--`: QEMU's command line, as `sidecar run web1 -- qemu-system-x86_64 -m 512 "
             "...`");
@@ -177,6 +187,8 @@ struct Parser {
                            "QEMU's QMP socket (default: what was recorded)");
         attach->add_option("--address", options.attach.addresses, "An address of the guest")
             ->allow_extra_args(false);
+        add_registry(*attach);
+        attach->add_flag("--i-have-fenced", options.fenced, "As for `run`");
     }
 
     void add_serve() {
@@ -207,6 +219,7 @@ struct Parser {
             ->allow_extra_args(false);
         command.add_option("--qemu", options.serve.maps.qemu,
                            "QEMU to start (default: the source's name for it)");
+        add_registry(command);
     }
 
     void add_migrate() {
@@ -313,6 +326,7 @@ struct Parser {
                            "The guest's old host is off or cannot run the guest");
         failover->add_flag("--previous", options.previous, "From the point before the last");
         failover_dns.add_to(*failover);
+        add_registry(*failover);
     }
 
     void add_others() {
@@ -332,6 +346,15 @@ struct Parser {
             ->check(CLI::IsMember({"source", "destination"}));
         resolve->add_flag("--i-have-fenced", options.fenced,
                           "The other side is off or cannot run the guest");
+        locate = with_guest("locate", "Say which host has a guest, and since when");
+        locate->add_flag("--json", options.json, "As JSON");
+        auto* watch =
+            locate->add_flag("--watch", options.locate_watch, "Stay, and print each change");
+        locate
+            ->add_flag("--repair", options.locate_repair,
+                       "Write this host's record to the registry, if it is the later one")
+            ->excludes(watch);
+        add_registry(*locate);
         network = app.add_subcommand("network", "Networks of one protocol, native and parallel");
         network_flags.add_to(*network);
         check = app.add_subcommand("check",
@@ -369,6 +392,7 @@ struct Parser {
     }
 
     Result<> finish();
+    Result<> check_registry() const;
     Result<> finish_migrate();
     Result<> finish_replicate();
     Result<> finish_probe();
@@ -472,6 +496,17 @@ Result<> Parser::finish_probe() {
     return {};
 }
 
+/// Of a command that uses it: the environment variable may be set for others.
+Result<> Parser::check_registry() const {
+    auto const& url = options.paths.registry;
+    for (auto const* command : {run, attach, serve, incoming, failover, locate}) {
+        if (command->parsed() && !url.empty()) TRY_VOID(registry::RegistryUrl::parse(url));
+    }
+    if (options.locate_repair && url.empty())
+        return fail(Errc::invalid, "`locate --repair` needs --registry");
+    return {};
+}
+
 Result<> Parser::finish() {
     using Command = Options::Command;
     std::pair<CLI::App*, Command> const commands[] = {{run, Command::run},
@@ -486,6 +521,7 @@ Result<> Parser::finish() {
                                                       {set, Command::set},
                                                       {cancel, Command::cancel},
                                                       {resolve, Command::resolve},
+                                                      {locate, Command::locate},
                                                       {network, Command::network},
                                                       {check, Command::check},
                                                       {probe, Command::probe}};
@@ -493,6 +529,7 @@ Result<> Parser::finish() {
         if (app_command->parsed()) options.command = command;
     }
     if (!options.guest.empty()) TRY_VOID(check_guest_name(options.guest));
+    TRY_VOID(check_registry());
     if (options.command == Command::run && options.run.qemu.empty()) {
         return fail(
             Errc::invalid,

@@ -45,6 +45,7 @@ struct Options : SessionSettings {
         set,
         cancel,
         resolve,
+        locate,
         network,
         check,
         probe
@@ -60,6 +61,8 @@ struct Options : SessionSettings {
     bool replicate_forget = false;  ///< Also delete the copy at the destination.
     MigrationChanges changes;  ///< `set`
     NetworkOptions network;
+    bool locate_watch = false;  ///< `locate --watch`
+    bool locate_repair = false;  ///< `locate --repair`
     std::string resolve_to;  ///< "source" or "destination"
 };
 

@@ -135,6 +135,9 @@ Task<void> IncomingSide::run() {
     auto const finished =
         co_await destination_->finished().wait(Deadline::never(stop_.get_token()));
     if (finished && destination_->owns_guest()) {
+        auto const& description = destination_->description();
+        context_.ownership.arrived(description.owner, destination_->migration_id(),
+                                   description.addresses());
         if (auto guest = destination_->take_guest()) arrived_(std::move(guest));
         if (!context_.guest) context_.leave("QEMU of the moved guest has ended");
     } else if (finished) {

@@ -74,8 +74,10 @@ Result<> OutgoingMigration::recover() {
 Task<void> OutgoingMigration::run(SourceMigration& migration, SourceMigration::ProgressSink sink,
                                   bool recovered) {
     busy_ = true;
+    context_.ownership.hold();
     last_report_ = recovered ? co_await migration.recover(sink) : co_await migration.run(sink);
     busy_ = false;
+    context_.ownership.release();
     core::log::info("guest={} outcome={} {}", context_.name, last_report_["outcome"].text_or(""),
                     last_report_["error"].text_or(""));
     if (migration.outcome() != machine::Outcome::moved) {
@@ -122,10 +124,18 @@ Result<> OutgoingMigration::cancel() {
     return migration_->cancel();
 }
 
-Result<> OutgoingMigration::resolve(protocol::Owner owner) {
-    if (!under_way()) return fail(Errc::refused, "no migration of {} is in doubt", context_.name);
-    return migration_->resolve(owner == protocol::Owner::source ? machine::Side::source
-                                                                : machine::Side::destination);
+Task<Result<>> OutgoingMigration::resolve(protocol::Owner owner) {
+    auto const none = fail(Errc::refused, "no migration of {} is in doubt", context_.name);
+    if (!under_way()) co_return none;
+    auto const id = context_.journal->last().migration_id;
+    if (owner == protocol::Owner::destination) {
+        co_return migration_->resolve(machine::Side::destination);
+    }
+    CO_TRY_VOID(co_await context_.ownership.check_kept(id));
+    if (!under_way()) co_return none;  // it ended meanwhile
+    CO_TRY_VOID(migration_->resolve(machine::Side::source));
+    context_.ownership.kept(id);
+    co_return Result<>{};
 }
 
 Task<void> OutgoingMigration::wait_decided(Deadline deadline) {

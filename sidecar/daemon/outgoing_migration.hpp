@@ -36,7 +36,8 @@ public:
     /// Each fails with refused if no migration is under way, or if it is too late.
     core::Result<protocol::SetAnswer> set(MigrationChanges const& changes);
     core::Result<> cancel();
-    core::Result<> resolve(protocol::Owner owner);
+    /// Fails with refused also if the registry says that the destination has taken the guest.
+    Outcome<> resolve(protocol::Owner owner);
     /// Returns when a migration under way, if there is one, has an outcome for its command.
     core::Task<void> wait_decided(core::Deadline deadline);
     /// Joins the tasks. Call before destruction, and after the connections of all commands ended.

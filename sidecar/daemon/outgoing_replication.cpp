@@ -44,6 +44,14 @@ Task<Result<protocol::ReplicateAnswer>> OutgoingReplication::begin(ReplicationSe
 Task<Result<>> OutgoingReplication::hand_over() {
     handing_over_ = true;
     auto const done = co_await hand_over_steps();
+    if (moved_away_) {
+        auto const late = co_await context_.ownership.departed(
+            {{.id = "", .address = replication_->status()["destination"].text_or("")},
+             replication_->migration_id(),
+             registry::State::handed_over,
+             {}});
+        if (!late.empty()) core::log::warning("guest={} {}", context_.name, late);
+    }
     handing_over_ = false;
     handed_over_.set();
     co_return done;

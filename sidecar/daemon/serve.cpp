@@ -9,6 +9,7 @@
 #include "core/process.hpp"
 #include "sidecar/channel/hung_up.hpp"
 #include "sidecar/channel/peer.hpp"
+#include "sidecar/daemon/host_lease.hpp"
 #include "sidecar/daemon/vtep_service.hpp"
 
 namespace sidecar {
@@ -176,6 +177,8 @@ Task<Result<core::Fd>> Server::start_incoming(std::string guest) {
                                   std::to_string(ready_fd_in_child)};
     auto const& serve_options = options_.serve;
     if (options_.verbose) argv.push_back("--verbose");
+    if (!options_.paths.registry.empty())
+        argv.insert(argv.end(), {"--registry", options_.paths.registry});
     switch (serve_options.tls.mode) {
         case core::TlsConfig::Mode::plaintext:
             argv.push_back("--plaintext");
@@ -241,8 +244,11 @@ Task<Result<>> serve(core::Loop& loop, SessionSettings options, std::stop_token 
     }
     core::log::info("serve: listening on {} port {}", address.first, port);
     core::notify_ready();
+    core::TaskGroup lease(loop);
+    lease.spawn(hold_host_lease(loop, options, terminate));
     Server server(loop, std::move(options), std::move(credentials), terminate);
     co_await server.accept_sources(listener.get());
+    co_await lease.join();
     co_return Result<>{};
 }
 

@@ -47,8 +47,10 @@ Session::Session(core::Loop& loop, SessionSettings options)
       options_(std::move(options)),
       paths_(options_.paths),
       name_(options_.guest),
-      context_{loop,     options_, paths_, name_,
-               journal_, guest_,   stop_,  [this](std::string why) { leave(std::move(why)); }},
+      ownership_(loop, paths_, name_),
+      context_{loop,  options_,   paths_,
+               name_, journal_,   guest_,
+               stop_, ownership_, [this](std::string why) { leave(std::move(why)); }},
       incoming_(context_, [this](std::unique_ptr<Guest> guest) { stay_with(std::move(guest)); }),
       migration_(context_, incoming_),
       replication_(context_),
@@ -108,6 +110,8 @@ Result<> Session::check_may_run() {
 Task<Result<>> Session::run(std::stop_token terminate) {
     CO_TRY_VOID(open_journal());
     CO_TRY_VOID(check_may_run());
+    CO_TRY_VOID(co_await ownership_.claim({.fenced = options_.fenced || options_.run.new_guest,
+                                           .addresses = options_.run.addresses}));
     CO_TRY(auto guest, co_await Guest::launch(loop_, paths_, name_, options_.run));
     stay_with(std::move(guest));
     if (journal_->last().moved_away()) {  // --new-guest: the record is another guest's
@@ -135,10 +139,22 @@ Task<Result<>> Session::attach(std::stop_token terminate) {
     co_return co_await stay_if(std::move(begun), terminate);
 }
 
+Task<Result<>> Session::claim_joined() {
+    return ownership_.claim({.kind = registry::Claim::Kind::join,
+                             .fenced = options_.fenced,
+                             .addresses = options_.attach.addresses});
+}
+
 /// Without a QEMU only if it has ended and a migration is `unfinished`: the migration must still be
 /// finished with the other host.
 Task<Result<>> Session::attach_guest(bool unfinished) {
     auto guest = co_await Guest::attach(loop_, paths_, name_, options_.attach);
+    // A migration that was left unfinished decides by its own records.
+    auto const claimed = guest && !unfinished ? co_await claim_joined() : Result<>{};
+    if (!claimed) {
+        co_await (*guest)->close();
+        co_return claimed;
+    }
     if (guest) {
         stay_with(std::move(*guest));
         co_return Result<>{};
@@ -199,6 +215,13 @@ Task<Result<>> Session::failover(std::stop_token terminate) {
     if (copy && *copy) CO_TRY_VOID(co_await check_dns(dns));  // without one it is refused below
     CO_TRY_VOID(co_await ask_replica_to_leave());
     CO_TRY_VOID(co_await wait_for_released_journal());
+    registry::Claim claim{.fenced = options_.fenced};
+    if (copy && *copy) {
+        claim.addresses = (*copy)->description.addresses();
+        claim.migration_id = (*copy)->replication_id;
+        claim.source = (*copy)->description.owner;
+    }
+    CO_TRY_VOID(co_await ownership_.claim(std::move(claim)));
     auto guest =
         co_await fail_over(loop_, paths_, name_, *journal_, options_.previous, announcing_);
     if (!guest) co_return std::unexpected(std::move(guest.error()));
@@ -241,6 +264,7 @@ void Session::stay_with(std::unique_ptr<Guest> guest) {
     guest_ = std::move(guest);
     tasks_.spawn(guest_->watch(stop_.get_token()));
     tasks_.spawn(watch_qemu());
+    tasks_.spawn(ownership_.keep_published(stop_.get_token()));
     core::log::info("guest={} qemu={} state=attached", name_, guest_->process.pid());
 }
 
@@ -404,7 +428,7 @@ Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Cancel) {
 }
 
 Task<Result<protocol::Nothing>> Session::on(Connection&, protocol::Resolve resolve) {
-    CO_TRY_VOID(migration_.resolve(resolve.to));
+    CO_TRY_VOID(co_await migration_.resolve(resolve.to));
     co_return protocol::Nothing{};
 }
 

@@ -19,6 +19,7 @@
 #include "sidecar/handover/dns_update.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/settings.hpp"
+#include "sidecar/registry/ownership.hpp"
 
 namespace sidecar {
 
@@ -50,6 +51,7 @@ private:
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Release);
     core::Task<core::Result<protocol::Nothing>> on(Connection& from, protocol::Peer peer);
     core::Task<core::Result<>> check_dns(DnsUpdate& dns);
+    core::Task<core::Result<>> claim_joined();
 
     // How each of the four begins.
     core::Result<> check_may_run();
@@ -81,6 +83,7 @@ private:
     core::Fd listener_;
     std::unique_ptr<Guest> guest_;
     std::stop_source stop_;
+    registry::Ownership ownership_;
     SessionContext context_;
     IncomingSide incoming_;
     OutgoingMigration migration_;

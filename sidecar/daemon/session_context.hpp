@@ -12,6 +12,7 @@
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/settings.hpp"
+#include "sidecar/registry/ownership.hpp"
 
 namespace sidecar {
 
@@ -23,6 +24,7 @@ struct SessionContext {
     std::optional<Journal>& journal;  ///< Open before any part is used.
     std::unique_ptr<Guest> const& guest;  ///< Null: the guest does not run here, or not yet.
     std::stop_source const& stop;  ///< The session ends: stops the tasks of the parts.
+    registry::Ownership& ownership;  ///< Who owns the guest.
     std::function<void(std::string why)> leave;  ///< Ends the session soon.
 };
 

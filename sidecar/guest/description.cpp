@@ -14,6 +14,7 @@
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/guest/qemu_schema.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/registry/limits.hpp"
 #include "storage/image.hpp"
 
 namespace sidecar {
@@ -299,7 +300,18 @@ Json Description::to_json() const {
                          {"ram_bytes", ram_bytes},
                          {"disks", disk_list},
                          {"devices", device_list},
-                         {"interfaces", interface_list}});
+                         {"interfaces", interface_list},
+                         {"owner", owner ? owner->to_json() : Json()}});
+}
+
+std::vector<std::string> Description::addresses() const {
+    std::vector<std::string> all;
+    for (auto const& interface : interfaces) {
+        for (auto const& one : interface.addresses) {
+            if (all.size() < registry::limits::addresses_max) all.push_back(one.address.text());
+        }
+    }
+    return all;
 }
 
 Result<Description> Description::from_json(Json const& json) {
@@ -328,6 +340,11 @@ Result<Description> Description::from_json(Json const& json) {
     for (auto const& interface : json["interfaces"].elements()) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));
+    }
+    if (!json["owner"].is_null()) {
+        TRY(made.owner, registry::Entry::from_json(json["owner"]));
+        if (made.owner->guest != made.guest)
+            return fail(Errc::protocol, "the owner in the description is another guest's");
     }
     if (made.argv.empty())
         return fail(Errc::protocol, "the guest's description has no command line");

@@ -4,6 +4,7 @@
 // against its limits.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "netmove/mover.hpp"
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/guest.hpp"
+#include "sidecar/registry/entry.hpp"
 
 namespace sidecar {
 
@@ -50,7 +52,11 @@ struct Description {
     std::vector<MovedDisk> disks;
     std::vector<std::string> devices;  ///< See guest_drift.hpp.
     std::vector<netmove::GuestInterface> interfaces;
+    /// Who owns the guest, as the source knows it. None: its release does not say so.
+    std::optional<registry::Entry> owner = {};
 
+    /// Of all interfaces, as many as a registry's entry has.
+    [[nodiscard]] std::vector<std::string> addresses() const;
     [[nodiscard]] core::Json to_json() const;
     static core::Result<Description> from_json(core::Json const& json);
 };

@@ -23,7 +23,7 @@ Paths Paths::defaults() {
         return std::string(value != nullptr && *value != '\0' ? value : fallback);
     };
     return {variable("SIDECAR_RUN_DIR", "/run/sidecar"),
-            variable("SIDECAR_STATE_DIR", "/var/lib/sidecar")};
+            variable("SIDECAR_STATE_DIR", "/var/lib/sidecar"), variable("SIDECAR_REGISTRY", "")};
 }
 
 std::string own_program() {

@@ -13,6 +13,9 @@ namespace sidecar {
 struct Paths {
     std::string run_directory;  ///< default /run/sidecar, or $SIDECAR_RUN_DIR
     std::string state_directory;  ///< default /var/lib/sidecar, or $SIDECAR_STATE_DIR
+    /// URL of the registry that all hosts share (sidecar/registry/); empty: none. Default:
+    /// $SIDECAR_REGISTRY
+    std::string registry = {};
 
     static Paths defaults();
     [[nodiscard]] std::string run(std::string const& guest) const {
@@ -25,6 +28,9 @@ struct Paths {
     [[nodiscard]] std::string file_hashes() const { return state_directory + "/.file-hashes"; }
     /// The records of `sidecar network`; no guest can have that name either.
     [[nodiscard]] std::string networks() const { return state_directory + "/.networks"; }
+    /// This host's own registry of guests, and the id of the host in it.
+    [[nodiscard]] std::string local_registry() const { return state_directory + "/.registry"; }
+    [[nodiscard]] std::string host_id() const { return state_directory + "/.host-id"; }
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";
     }

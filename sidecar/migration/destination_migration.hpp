@@ -49,6 +49,8 @@ public:
     /// copy, is given up.
     void abandon();
     [[nodiscard]] std::string const& migration_id() const { return migration_id_; }
+    /// What the source says about the guest; empty before `prepare`.
+    [[nodiscard]] Description const& description() const { return description_; }
     [[nodiscard]] core::Json status() const;
     /// Whether the journal says that `guest` came in and is owned here, and a killed sidecar left
     /// the rest undone. A new sidecar with that migration_id then ends it, without the source.

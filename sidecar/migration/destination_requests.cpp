@@ -2,6 +2,7 @@
 // of the machine, which decides the answer.
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/migration/destination_migration.hpp"
+#include "sidecar/registry/ownership.hpp"
 
 namespace sidecar {
 
@@ -44,7 +45,10 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, std::move(leftovers),
                                    Deadline::after(limits::check_timeout)));
     CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
-    co_return protocol::CheckAnswer{std::move(vxlan)};
+    CO_TRY_VOID(co_await registry::check_arrival(loop_, paths_, name_, description.owner));
+    auto const host = host_identity(paths_);
+    co_return protocol::CheckAnswer{std::move(vxlan), host.value_or(HostIdentity{}),
+                                    !paths_.registry.empty()};
 }
 
 Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {

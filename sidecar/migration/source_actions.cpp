@@ -33,6 +33,7 @@ Task<Result<>> SourceMigration::check() {
     // A sidecar that takes this guest over then knows its addresses without waiting
     // for guest traffic.
     CO_TRY_VOID(guest_.write_manifest());
+    CO_TRY_VOID(co_await check_owner());
     CO_TRY_VOID(co_await peer_.connect(context_.within(limits::connect_timeout)));
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
     CO_TRY(auto checked, co_await peer_.request(protocol::Check{description_.to_json()},
@@ -45,6 +46,7 @@ Task<Result<>> SourceMigration::check() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
                        options_.destination);
     }
+    note_destination(checked);
     CO_TRY_VOID(co_await network_.check(std::move(checked.vxlan)));
     auto const named = co_await dns_.check(context_.within(limits::dns_check_timeout));
     if (!named && named.error().code == Errc::invalid) {
@@ -97,6 +99,7 @@ Task<Result<>> SourceMigration::copy_disks() {
 }
 
 Task<Result<>> SourceMigration::start_ram() {
+    CO_TRY_VOID(co_await check_owner());  // again: the copy may have taken hours
     CO_TRY_VOID(disks_.check_no_block_job());
     // From here on QEMU itself refuses to plug devices; continue_migration() checks the
     // disks once more.

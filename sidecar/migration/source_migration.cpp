@@ -96,6 +96,8 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       network_(context_, journal_),
       dns_(guest.loop, options_.dns, guest.name),
       naming_(guest.loop),
+      ownership_(guest.loop, guest.paths, guest.name),
+      destination_host_{.id = "", .address = options_.destination},
       report_(context_, {state_, failures_, failure_, warning_, recovered_, bases_, disks_, ram_,
                          network_, dns_}) {}
 
@@ -169,6 +171,7 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
     watchers_stop_.request_stop();
     co_await watchers_.join();
     co_await pause_.end();
+    if (state_.outcome == machine::Outcome::moved) co_await record_departure();
     decided_.set();
     co_return report();
 }

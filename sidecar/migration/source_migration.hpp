@@ -25,6 +25,7 @@
 #include "sidecar/migration/source_context.hpp"
 #include "sidecar/migration/source_disks.hpp"
 #include "sidecar/migration/source_network.hpp"
+#include "sidecar/registry/ownership.hpp"
 
 namespace sidecar {
 
@@ -82,6 +83,7 @@ private:
     void post(Event event);
     void enter(Phase phase);
     void note_failure(core::Error error);
+    void warn(std::string const& line);
 
     // QEMU's monitor: source_monitor.cpp
     void hear(qmp::Event const& event);
@@ -95,6 +97,10 @@ private:
     void peer_changed(bool up);
     void ram_not_converging();
 
+    // The registry: source_registry.cpp
+    Outcome<> check_owner();
+    void note_destination(protocol::CheckAnswer const& answer);
+    core::Task<void> record_departure();
     // The ports: source_actions.cpp. Each is one action of the machine.
     Outcome<> check();
     Outcome<> record(SourceEntry::Record what,
@@ -161,7 +167,10 @@ private:
     bool recovered_ = false;
     bool destination_fenced_ = false;  ///< The operator says so: nothing there will answer.
 
-    std::string warning_;  ///< From the check: why another time would be better.
+    registry::Ownership ownership_;
+    registry::Host destination_host_;  ///< As the destination's answer to the check names it.
+    /// For the report: of the check, why another time would be better; of the registry.
+    std::string warning_;
     std::optional<core::Error> failure_;  ///< The first failure; reported to the operator.
     ActionFailures failures_;
     std::optional<core::Clock::time_point> peer_lost_at_;

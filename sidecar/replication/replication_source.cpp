@@ -8,6 +8,7 @@
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/host/keys.hpp"
+#include "sidecar/registry/ownership.hpp"
 
 namespace sidecar {
 
@@ -95,6 +96,7 @@ Task<Result<>> ReplicationSource::begin() {
     CO_TRY(description_,
            co_await describe(guest_, migration_id_, {}, RunStatePolicy::running_or_off,
                              Deadline::after(limits::check_timeout)));
+    description_.owner = registry::local_entry(loop_, guest_.paths, guest_.name);
     find_agent();
     if (settings_.hand_over) CO_TRY_VOID(co_await look_at_guest());
     if (description_.disks.empty()) {

@@ -16,6 +16,7 @@
     X(probe)            \
     X(qmp_command_line) \
     X(qmp_wire)         \
+    X(registry)         \
     X(tunnel)
 
 #define DECLARE(name) extern "C" int fuzz_##name(std::uint8_t const* data, std::size_t size);
