@@ -1,7 +1,5 @@
 #include "netmove/dns/message.hpp"
 
-#include <ldns/ldns.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdlib>
@@ -9,6 +7,7 @@
 #include <random>
 
 #include "core/base64.hpp"
+#include "netmove/dns/ldns.hpp"
 
 namespace netmove::dns {
 
@@ -18,17 +17,16 @@ using core::Result;
 
 namespace {
 
-template <auto function>
-struct FreedBy {
-    template <class T>
-    void operator()(T* pointer) const {
-        function(pointer);
-    }
+struct Free {
+    void operator()(ldns_pkt* packet) const { ldns_pkt_free(packet); }
+    void operator()(ldns_rr* record) const { ldns_rr_free(record); }
+    void operator()(ldns_rdf* field) const { ldns_rdf_deep_free(field); }
+    void operator()(void* bytes) const { std::free(bytes); }
 };
-using Packet = std::unique_ptr<ldns_pkt, FreedBy<ldns_pkt_free>>;
-using Rr = std::unique_ptr<ldns_rr, FreedBy<ldns_rr_free>>;
-using Rdf = std::unique_ptr<ldns_rdf, FreedBy<ldns_rdf_deep_free>>;
-using CText = std::unique_ptr<char, FreedBy<std::free>>;
+using Packet = std::unique_ptr<ldns_pkt, Free>;
+using Rr = std::unique_ptr<ldns_rr, Free>;
+using Rdf = std::unique_ptr<ldns_rdf, Free>;
+using CText = std::unique_ptr<char, Free>;
 
 // Fields of a TSIG record (RFC 8945, section 4.2), in ldns's numbering.
 constexpr std::size_t tsig_algorithm = 0;
@@ -296,7 +294,7 @@ Result<std::vector<std::uint8_t>> finish(Packet& packet, TsigKey const* key,
     std::uint8_t* bytes = nullptr;
     std::size_t size = 0;
     auto const status = ldns_pkt2wire(&bytes, packet.get(), &size);
-    std::unique_ptr<std::uint8_t, FreedBy<std::free>> const owned(bytes);
+    std::unique_ptr<std::uint8_t, Free> const owned(bytes);
     if (status != LDNS_STATUS_OK) {
         return fail(Errc::invalid, "cannot make a DNS message: {}",
                     ldns_get_errorstr_by_id(status));
@@ -333,6 +331,7 @@ bool is_in_zone(std::string const& name, std::string const& zone) {
 }
 
 Result<Request> Request::question(std::string const& name, RecordType type, TsigKey const* key) {
+    TRY_VOID(load_ldns());
     auto asked = rdf_of(name);
     if (!asked) return fail(Errc::invalid, "`{}` is no name in the DNS", name);
     Request made;
@@ -347,6 +346,7 @@ Result<Request> Request::question(std::string const& name, RecordType type, Tsig
 }
 
 Result<Request> Request::conditional(Change const& change, bool trial, TsigKey const& key) {
+    TRY_VOID(load_ldns());
     auto zone = rdf_of(change.zone);
     if (!zone || !rdf_of(change.name)) {
         return fail(Errc::invalid, "`{}` in `{}` is no name in the DNS", change.name, change.zone);

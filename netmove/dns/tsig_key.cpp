@@ -1,7 +1,6 @@
 #include "netmove/dns/tsig_key.hpp"
 
 #include <fcntl.h>
-#include <ldns/ldns.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 
 #include "core/base64.hpp"
 #include "core/fd.hpp"
+#include "netmove/dns/ldns.hpp"
 
 namespace netmove::dns {
 
@@ -132,6 +132,7 @@ Result<std::string> absolute_name(std::string_view text) {
     if (!lower.ends_with('.')) lower += '.';
     bool const plain =
         lower.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789-_.") == std::string::npos;
+    TRY_VOID(load_ldns());
     ldns_rdf* parsed = nullptr;
     bool const fits = plain && lower.size() > 1 && !lower.starts_with('.') &&
                       lower.find("..") == std::string::npos &&

@@ -1,7 +1,6 @@
 #include "sidecar/registry/http.hpp"
 
 #include <arpa/inet.h>
-#include <curl/curl.h>
 #include <poll.h>
 #include <sys/epoll.h>
 
@@ -12,6 +11,7 @@
 
 #include "core/fd.hpp"
 #include "core/resolve.hpp"
+#include "sidecar/registry/curl.hpp"
 
 namespace sidecar::registry {
 
@@ -26,9 +26,18 @@ using core::Task;
 
 namespace {
 
-using Easy = std::unique_ptr<CURL, void (*)(CURL*)>;
-using Multi = std::unique_ptr<CURLM, CURLMcode (*)(CURLM*)>;
-using List = std::unique_ptr<curl_slist, void (*)(curl_slist*)>;
+struct EndEasy {
+    void operator()(CURL* easy) const { curl_easy_cleanup(easy); }
+};
+struct EndMulti {
+    void operator()(CURLM* multi) const { curl_multi_cleanup(multi); }
+};
+struct FreeList {
+    void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+};
+using Easy = std::unique_ptr<CURL, EndEasy>;
+using Multi = std::unique_ptr<CURLM, EndMulti>;
+using List = std::unique_ptr<curl_slist, FreeList>;
 
 constexpr int events_at_once = 8;
 /// curl tries the addresses of a name in turn.
@@ -79,10 +88,10 @@ private:
     bool added_ = false;
     std::array<char, CURL_ERROR_SIZE> error_{};
     // Destroyed first: their callbacks use what is above.
-    List resolve_{nullptr, curl_slist_free_all};
-    List headers_{nullptr, curl_slist_free_all};
-    Multi multi_{nullptr, curl_multi_cleanup};
-    Easy easy_{nullptr, curl_easy_cleanup};
+    List resolve_;
+    List headers_;
+    Multi multi_;
+    Easy easy_;
 };
 
 int Transfer::socket_changed(CURL*, curl_socket_t socket, int what, void* self, void* known) {
@@ -145,10 +154,10 @@ void Transfer::set_up(HttpRequest const& request, std::string const& addresses) 
 }
 
 Result<> Transfer::open(HttpRequest const& request, std::string const& addresses) {
-    static CURLcode const ready = curl_global_init(CURL_GLOBAL_DEFAULT);
+    TRY_VOID(load_curl());
     epoll_.reset(epoll_create1(EPOLL_CLOEXEC));
     if (!epoll_) return fail_errno(errno, "cannot wait for sockets");
-    easy_.reset(ready == CURLE_OK ? curl_easy_init() : nullptr);
+    easy_.reset(curl_easy_init());
     multi_.reset(easy_ ? curl_multi_init() : nullptr);
     if (!multi_) return fail(Errc::io, "libcurl cannot be set up");
     set_up(request, addresses);
