@@ -84,4 +84,9 @@ std::vector<Row> handover_silence(std::string const& qemu, int moves);
 /// timeline.
 std::vector<Row> handover_call(std::string const& qemu, int moves);
 
+/// The tunnel between two hosts: a TCP stream over links of 100 Mbit/s, 1 Gbit/s and without a
+/// limit, frames of 1,400 bytes, round trip, processor time of each end, memory. Peer: the same
+/// stations on the same link without a tunnel.
+Result tunnel(Options const& options);
+
 }  // namespace bench

@@ -26,7 +26,8 @@ constexpr Benchmark benchmarks[] = {{"switchover", bench::switchover},
                                     {"distance", bench::distance},
                                     {"guest-impact", bench::guest_impact},
                                     {"handover", bench::handover},
-                                    {"idle", bench::idle}};
+                                    {"idle", bench::idle},
+                                    {"tunnel", bench::tunnel}};
 
 double median(std::vector<double> samples) {
     if (samples.empty()) return 0;

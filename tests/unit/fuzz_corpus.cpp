@@ -15,7 +15,8 @@
     X(peer)             \
     X(probe)            \
     X(qmp_command_line) \
-    X(qmp_wire)
+    X(qmp_wire)         \
+    X(tunnel)
 
 #define DECLARE(name) extern "C" int fuzz_##name(std::uint8_t const* data, std::size_t size);
 FUZZ_TARGETS(DECLARE)
