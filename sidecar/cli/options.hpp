@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "sidecar/cli/anchor_options.hpp"
 #include "sidecar/cli/network_options.hpp"
 #include "sidecar/host/settings.hpp"
 
@@ -38,6 +39,7 @@ struct Options : SessionSettings {
         serve,
         incoming,
         watchdog,
+        anchor_holder,
         migrate,
         replicate,
         failover,
@@ -46,6 +48,7 @@ struct Options : SessionSettings {
         cancel,
         resolve,
         network,
+        anchor,
         check,
         probe
     };
@@ -60,6 +63,7 @@ struct Options : SessionSettings {
     bool replicate_forget = false;  ///< Also delete the copy at the destination.
     MigrationChanges changes;  ///< `set`
     NetworkOptions network;
+    AnchorOptions anchor;
     std::string resolve_to;  ///< "source" or "destination"
 };
 

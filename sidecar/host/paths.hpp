@@ -25,6 +25,9 @@ struct Paths {
     [[nodiscard]] std::string file_hashes() const { return state_directory + "/.file-hashes"; }
     /// The records of `sidecar network`; no guest can have that name either.
     [[nodiscard]] std::string networks() const { return state_directory + "/.networks"; }
+    /// The records of anchors, and the socket of `serve` for the processes of this host.
+    [[nodiscard]] std::string anchors() const { return state_directory + "/.anchors"; }
+    [[nodiscard]] std::string serve_socket() const { return run_directory + "/.serve.sock"; }
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";
     }
@@ -47,6 +50,10 @@ core::Result<> sync_directory(std::string const& path);
 /// belongs to a user other than root and us, or if others may write in it: they could replace our
 /// journals, keys and sockets. A sticky directory, such as /tmp, is accepted.
 core::Result<> make_directory(std::string const& path);
+
+/// Whether the process at the other end of a unix socket belongs to root or to our user: no other
+/// may use our sockets. Their mode says the same.
+bool is_from_our_user(int socket);
 
 /// Checks a guest's name, which becomes part of file names: letters, digits, `-`, `_`, `.`, at most
 /// 64, no leading dot or dash.

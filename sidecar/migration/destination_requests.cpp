@@ -44,7 +44,13 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, std::move(leftovers),
                                    Deadline::after(limits::check_timeout)));
     CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
-    co_return protocol::CheckAnswer{std::move(vxlan)};
+    protocol::CheckAnswer answer{.vxlan = std::move(vxlan)};
+    CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
+    co_return answer;
+}
+
+Task<Result<protocol::SurveyAnswer>> DestinationMigration::on(protocol::Survey survey) {
+    co_return anchors_.survey(survey);
 }
 
 Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {
@@ -60,6 +66,7 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepar
     if (state_.phase == Phase::idle) {
         description_ = std::move(description);
         key_ = prepare.key;
+        anchors_.take(std::move(prepare.tunnels), prepare.anchor_port);
     }
     co_return co_await ask_machine(Verb::prepare, Event::Kind::prepare_requested);
 }

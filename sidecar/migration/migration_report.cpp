@@ -311,6 +311,8 @@ Json MigrationReport::checked() const {
                               interface.mac.text(), interface.tap,
                               interface.bridge.empty() ? "(none)" : interface.bridge,
                               interface.addresses.size()));
+        lines.add(fmt::format("interface {}: {}", interface.mac.text(),
+                              parts_.network.choice(interface)));
     }
     for (auto const& line : parts_.network.vtep_lines()) lines.add(line);
     for (auto const& line : parts_.dns.lines()) lines.add(line);
