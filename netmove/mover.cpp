@@ -1,5 +1,8 @@
 #include "netmove/mover.hpp"
 
+#include <algorithm>
+#include <charconv>
+
 #include "netmove/routes_mover.hpp"
 #include "netmove/tap.hpp"
 
@@ -107,6 +110,12 @@ Result<std::uint32_t> renewals_from(Json const& json) {
     return static_cast<std::uint32_t>(renewals);
 }
 
+Result<std::optional<AnchorMove>> anchor_from(Json const& json) {
+    if (json.is_null()) return std::optional<AnchorMove>{};
+    TRY(auto move, AnchorMove::from_json(json));
+    return std::optional(move);
+}
+
 Result<std::optional<VxlanEnd>> vxlan_from(Json const& json) {
     if (json.is_null()) return std::optional<VxlanEnd>{};
     TRY(auto end, VxlanEnd::from_json(json));
@@ -135,6 +144,31 @@ Result<VxlanEnd> VxlanEnd::from_json(Json const& json) {
     return out;
 }
 
+std::string tunnel_id_text(std::uint64_t id) { return fmt::format("{:016x}", id); }
+
+Result<std::uint64_t> tunnel_id_from(Json const& json, std::string_view key) {
+    constexpr std::size_t digits = 16;
+    TRY(auto const text, json.text(key));
+    std::uint64_t id = 0;
+    auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), id, 16);
+    if (error != std::errc() || end != text.data() + text.size() || text.size() != digits ||
+        tunnel_id_text(id) != text) {
+        return fail(Errc::protocol, "`{}` is no id of a tunnel", key);
+    }
+    return id;
+}
+
+Json AnchorMove::to_json() const {
+    return Json::object({{"from", tunnel_id_text(from)}, {"to", tunnel_id_text(to)}});
+}
+
+Result<AnchorMove> AnchorMove::from_json(Json const& json) {
+    AnchorMove out;
+    TRY(out.from, tunnel_id_from(json, "from"));
+    TRY(out.to, tunnel_id_from(json, "to"));
+    return out;
+}
+
 Json GuestInterface::to_json() const {
     auto list = Json::array();
     for (auto const& [address, vlan] : addresses) {
@@ -154,6 +188,7 @@ Json GuestInterface::to_json() const {
                               {"addresses", list}});
     if (vxlan_source) made.set("vxlan_source", vxlan_source->to_json());
     if (vxlan_destination) made.set("vxlan_destination", vxlan_destination->to_json());
+    if (anchor) made.set("anchor", anchor->to_json());
     return made;
 }
 
@@ -168,6 +203,7 @@ Result<GuestInterface> GuestInterface::from_json(Json const& json) {
     TRY(out.vxlan_source, as_protocol(vxlan_from(json["vxlan_source"]), "vxlan_source"));
     TRY(out.vxlan_destination,
         as_protocol(vxlan_from(json["vxlan_destination"]), "vxlan_destination"));
+    TRY(out.anchor, as_protocol(anchor_from(json["anchor"]), "anchor"));
     TRY(out.mac, as_protocol(mac_from(json), "mac"));
     TRY(out.mtu, as_protocol(integer_between(json, "mtu", mtu_min, mtu_max), "mtu"));
     TRY(out.queues, as_protocol(integer_between(json, "queues", 1, tap_queues_max), "queues"));

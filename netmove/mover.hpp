@@ -43,6 +43,21 @@ struct VxlanEnd {
     static core::Result<VxlanEnd> from_json(core::Json const& json);
 };
 
+/// The tunnels of an anchor (netmove/tunnel/) that a move of an interface concerns, by their ids.
+struct AnchorMove {
+    std::uint64_t from = 0;  ///< Carries its frames before the move; 0: none, the guest is at home.
+    std::uint64_t to = 0;  ///< Carries them afterwards; 0: none, the guest returns home.
+
+    [[nodiscard]] core::Json to_json() const;
+    static core::Result<AnchorMove> from_json(core::Json const& json);
+    friend bool operator==(AnchorMove const&, AnchorMove const&) = default;
+};
+
+/// A tunnel's id as it is in messages and records: 16 hex digits.
+std::string tunnel_id_text(std::uint64_t id);
+/// Fails with protocol, naming the member.
+core::Result<std::uint64_t> tunnel_id_from(core::Json const& json, std::string_view key);
+
 /// One network interface of the guest, as both hosts must know it. Travels over the peer channel:
 /// from_json() trusts nothing. `tap` and `bridge` are the names on the host whose half uses it (the
 /// driver maps them).
@@ -59,6 +74,9 @@ struct GuestInterface {
     /// Of the bridge on either host, when it is stretched by VXLAN.
     std::optional<VxlanEnd> vxlan_source;
     std::optional<VxlanEnd> vxlan_destination;
+    /// An anchor moves it: its bridge at the destination is made for it alone, or, where the guest
+    /// returns home, is that of its anchor.
+    std::optional<AnchorMove> anchor;
     MacAddress mac;
     int mtu = 1500;  ///< Of the source's tap; the destination must offer at least this.
     int queues = 1;  ///< Of the tap: the guest's queue pairs.

@@ -280,6 +280,11 @@ Result<std::size_t> Tap::vnet_hdr_size() const {
     return static_cast<std::size_t>(size);
 }
 
+Result<> Tap::set_persistent(bool on) const {
+    if (ioctl(descriptor(0), TUNSETPERSIST, on ? 1 : 0) == 0) return {};
+    return fail_errno(errno, "cannot make the tap {} {}", name_, on ? "stay" : "go with its users");
+}
+
 Result<> Tap::write_frame(std::span<std::uint8_t const> frame) const {
     TRY(auto const header_size, vnet_hdr_size());
     // All zeroes: no offload is asked for, the checksums are in place.

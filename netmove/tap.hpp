@@ -72,6 +72,9 @@ public:
     /// the guest's driver starts (10, then 12), for every holder of the tap.
     [[nodiscard]] core::Result<std::size_t> vnet_hdr_size() const;
 
+    /// Whether the tap stays when the last descriptor of it is closed.
+    core::Result<> set_persistent(bool on) const;
+
     /// Sends one Ethernet frame into the network as if the guest had sent it (an empty vnet header
     /// is put before it). Does not wait: the host's stack takes it at once.
     core::Result<> write_frame(std::span<std::uint8_t const> frame) const;

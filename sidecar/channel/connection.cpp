@@ -129,9 +129,11 @@ bool is_remote(protocol::Role role) {
         case protocol::Role::source:
         case protocol::Role::replication_source:
         case protocol::Role::vtep_source:
+        case protocol::Role::anchor_source:
         case protocol::Role::destination:
             return true;
         case protocol::Role::command:
+        case protocol::Role::local:
         case protocol::Role::sidecar:
             return false;
     }

@@ -63,6 +63,10 @@ Task<Result<std::unique_ptr<Connection>>> PeerChannel::dial(Deadline deadline) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --vtep",
                        config_.destination);
     }
+    if (config_.role == protocol::Role::anchor_source && !offers(protocol::Feature::anchor)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for anchors",
+                       config_.destination);
+    }
     co_return std::make_unique<Connection>(loop_, std::move(messages), *this,
                                            protocol::Role::destination);
 }

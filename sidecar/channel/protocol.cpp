@@ -1,5 +1,6 @@
 #include "sidecar/channel/protocol.hpp"
 
+#include "netmove/tap.hpp"
 #include "sidecar/channel/wire_values.hpp"
 
 namespace sidecar::protocol {
@@ -21,6 +22,7 @@ constexpr std::array verbs = {
     std::string_view("peer"),
     std::string_view("progress"),
     std::string_view("check"),
+    std::string_view("survey"),
     std::string_view("prepare"),
     std::string_view("reexport"),
     std::string_view("base"),
@@ -38,8 +40,19 @@ constexpr std::array verbs = {
     std::string_view("replicate_forget"),
     std::string_view("vtep_prepare"),
     std::string_view("vtep_repoint_fdb"),
+    std::string_view("anchor_probe"),
+    std::string_view("anchor_prepare"),
+    std::string_view("anchor_point"),
+    std::string_view("anchor_keep"),
+    std::string_view("anchor_where"),
+    std::string_view("anchor_offer"),
+    std::string_view("anchor_receive"),
+    std::string_view("anchor_leave"),
+    std::string_view("anchor_return"),
+    std::string_view("anchor_list"),
+    std::string_view("anchor_release"),
 };
-static_assert(verbs.size() == static_cast<std::size_t>(Verb::vtep_repoint_fdb) + 1);
+static_assert(verbs.size() == static_cast<std::size_t>(Verb::anchor_release) + 1);
 
 Result<> check_version(Json const& json) {
     if (json["hello"].text_or("") != "sidecar") {
@@ -76,6 +89,10 @@ bool may_ask(Role role, Verb verb) {
             return between(Verb::replicate_begin, Verb::replicate_forget);
         case Role::vtep_source:
             return between(Verb::vtep_prepare, Verb::vtep_repoint_fdb);
+        case Role::anchor_source:
+            return between(Verb::anchor_probe, Verb::anchor_keep);
+        case Role::local:
+            return between(Verb::anchor_probe, Verb::anchor_release);
         case Role::sidecar:
             return verb == Verb::progress;
         case Role::destination:
@@ -85,8 +102,8 @@ bool may_ask(Role role, Verb verb) {
 }
 
 Features const& our_features() {
-    static Features const all = {Feature::verify, Feature::base, Feature::conntrack,
-                                 Feature::replicate, Feature::vtep};
+    static Features const all = {Feature::verify,    Feature::base, Feature::conntrack,
+                                 Feature::replicate, Feature::vtep, Feature::anchor};
     return all;
 }
 
@@ -133,10 +150,14 @@ std::optional<Refusal> Refusal::from_json(Json const& json) {
 Json CheckAnswer::to_json() const {
     Json ends = Json::array();
     for (auto const& end : vxlan) ends.add(end ? end->to_json() : Json());
+    Json here = Json::array();
+    for (bool const one : anchored_here) here.add(Json(one));
     return Json::object({{"vxlan", ends},
                          {"host_id", host.id},
                          {"host_name", host.name},
-                         {"has_registry", has_registry}});
+                         {"has_registry", has_registry},
+                         {"anchored_here", here},
+                         {"tunnel_port", tunnel_port}});
 }
 
 Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
@@ -154,14 +175,54 @@ Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
         TRY(made.host, checked_identity(std::move(id), std::move(name)));
     }
     made.has_registry = json["has_registry"].boolean_or(false);
+    if (!json.has("tunnel_port")) return made;  // of an earlier release
+    TRY(auto const here, list(json, "anchored_here", interfaces_max));
+    for (auto const& one : here) made.anchored_here.push_back(one.boolean_or(false));
+    TRY(auto const port, within(json, "tunnel_port", 0, port_max));
+    made.tunnel_port = static_cast<int>(port);
     return made;
 }
 
-Json Check::to_json() const { return Json::object({{"description", description}}); }
+Json Check::to_json() const {
+    auto made = Json::object({{"description", description}});
+    if (probe) made.set("probe", probe->to_json());
+    return made;
+}
 
 Result<Check> Check::from_json(Json const& json) {
     Check made;
     TRY(made.description, object(json, "description"));
+    if (!json.has("probe")) return made;
+    TRY(made.probe, netmove::tunnel::Key::from_json(json["probe"]));
+    return made;
+}
+
+Json BridgePlace::to_json() const {
+    return Json::object({{"bridge", bridge}, {"subnets", array_of(subnets)}});
+}
+
+Result<BridgePlace> BridgePlace::from_json(Json const& json) {
+    constexpr std::size_t subnets_max = 64;
+    BridgePlace made;
+    TRY(made.bridge, words(json, "bridge", name_bytes_max));
+    TRY(made.subnets, names(json, "subnets", subnets_max));
+    return made;
+}
+
+Json SurveyAnswer::to_json() const { return Json::object({{"places", array_of(places)}}); }
+
+Result<SurveyAnswer> SurveyAnswer::from_json(Json const& json) {
+    SurveyAnswer made;
+    TRY(made.places, parsed<BridgePlace>(json, "places", interfaces_max));
+    return made;
+}
+
+Json Survey::to_json() const { return Json::object({{"bridges", array_of(bridges)}}); }
+
+Result<Survey> Survey::from_json(Json const& json) {
+    Survey made;
+    TRY(made.bridges, names(json, "bridges", interfaces_max));
+    for (auto const& bridge : made.bridges) TRY_VOID(netmove::check_interface_name(bridge));
     return made;
 }
 
@@ -169,7 +230,8 @@ Json Endpoints::to_json() const {
     return Json::object({{"nbd_port", nbd_port},
                          {"ram_port", ram_port},
                          {"exports", array_of(exports)},
-                         {"generation", generation}});
+                         {"generation", generation},
+                         {"tunnel_port", tunnel_port}});
 }
 
 Result<Endpoints> Endpoints::from_json(Json const& json) {
@@ -181,15 +243,27 @@ Result<Endpoints> Endpoints::from_json(Json const& json) {
     made.nbd_port = static_cast<int>(nbd);
     made.ram_port = static_cast<int>(ram);
     made.generation = static_cast<unsigned>(generation);
+    if (!json.has("tunnel_port")) return made;  // of an earlier release
+    TRY(auto const tunnel, within(json, "tunnel_port", 0, port_max));
+    made.tunnel_port = static_cast<int>(tunnel);
     return made;
 }
 
-Json Prepare::to_json() const { return Json::object({{"description", description}, {"key", key}}); }
+Json Prepare::to_json() const {
+    return Json::object({{"description", description},
+                         {"key", key},
+                         {"tunnels", array_of(tunnels)},
+                         {"anchor_port", anchor_port}});
+}
 
 Result<Prepare> Prepare::from_json(Json const& json) {
     Prepare made;
     TRY(made.description, object(json, "description"));
     TRY(made.key, key_or_none(json));
+    if (!json.has("tunnels")) return made;  // of an earlier release
+    TRY(made.tunnels, parsed<netmove::tunnel::Key>(json, "tunnels", interfaces_max));
+    TRY(auto const port, within(json, "anchor_port", 0, port_max));
+    made.anchor_port = static_cast<int>(port);
     return made;
 }
 

@@ -39,7 +39,9 @@
 #include "core/task.hpp"
 #include "netmove/conntrack_entry.hpp"
 #include "netmove/mover.hpp"
+#include "netmove/tunnel/tunnel.hpp"
 #include "netmove/vxlan_mover.hpp"
+#include "sidecar/channel/survey.hpp"
 #include "sidecar/host/host_identity.hpp"
 #include "sidecar/host/settings.hpp"
 #include "storage/extents.hpp"
@@ -68,6 +70,7 @@ enum class Verb : std::uint8_t {
     progress,
     // The source of a migration asks its destination.
     check,
+    survey,
     prepare,
     reexport,
     base,
@@ -87,6 +90,19 @@ enum class Verb : std::uint8_t {
     // A source asks a host that is another VTEP of the guest's network.
     vtep_prepare,
     vtep_repoint_fdb,
+    // A source asks the `serve` that holds a guest's anchor: protocol_anchor.hpp.
+    anchor_probe,
+    anchor_prepare,
+    anchor_point,
+    anchor_keep,
+    // Another process of this host asks its `serve`.
+    anchor_where,
+    anchor_offer,
+    anchor_receive,
+    anchor_leave,
+    anchor_return,
+    anchor_list,
+    anchor_release,
 };
 std::string_view name(Verb verb);
 std::optional<Verb> verb_from(std::string_view name);
@@ -97,6 +113,8 @@ enum class Role : std::uint8_t {
     source,  ///< A remote sidecar that moves a guest to this host.
     replication_source,  ///< ... that keeps a copy of a guest on this host.
     vtep_source,  ///< ... whose guest this host sends frames to.
+    anchor_source,  ///< ... whose guest has its anchor on this host.
+    local,  ///< A process of this host, at the socket of `serve`.
     destination,  ///< The host that a source asks. It sends no requests itself.
     sidecar,  ///< The guest's sidecar, as a command sees it.
 };
@@ -105,7 +123,7 @@ std::string_view name(Role role);
 bool may_ask(Role role, Verb verb);
 
 /// What a release may not support. Both sides list theirs in the hello.
-enum class Feature : std::uint8_t { verify, base, conntrack, replicate, vtep };
+enum class Feature : std::uint8_t { verify, base, conntrack, replicate, vtep, anchor };
 using Features = std::set<Feature>;
 /// The features of this release.
 Features const& our_features();
@@ -128,7 +146,7 @@ std::optional<ConsistencyKind> consistency_kind_from(std::string_view name);
 struct Hello {
     std::string guest;
     std::string migration_id;
-    Role role = Role::source;  ///< One of the three remote roles.
+    Role role = Role::source;  ///< One of the four remote roles.
     Features features = our_features();
     [[nodiscard]] Json to_json() const;
     /// Fails with refused if the version differs, and names both.
@@ -176,7 +194,9 @@ struct Document {
 // Migration.
 
 struct CheckAnswer {
-    std::vector<std::optional<netmove::VxlanEnd>> vxlan;  ///< One for each interface.
+    std::vector<std::optional<netmove::VxlanEnd>> vxlan = {};  ///< One for each interface.
+    std::vector<bool> anchored_here = {};  ///< One for each interface: its anchor is on this host.
+    int tunnel_port = 0;  ///< UDP, of an anchor's tunnels; 0: no interface needs one.
     HostIdentity host = {};  ///< Of the destination; its id is empty if its release sends none.
     bool has_registry = false;  ///< `serve` has a `--registry`.
     [[nodiscard]] Json to_json() const;
@@ -187,8 +207,18 @@ struct Check {
     static constexpr Verb verb = Verb::check;
     using Answer = CheckAnswer;
     Json description;  ///< sidecar/guest/description.hpp
+    std::optional<netmove::tunnel::Key> probe = {};  ///< See AnchorProbe.
     [[nodiscard]] Json to_json() const;
     static Result<Check> from_json(Json const& json);
+};
+
+/// Which bridges the destination has for the source's. Only if it has Feature::anchor.
+struct Survey {
+    static constexpr Verb verb = Verb::survey;
+    using Answer = SurveyAnswer;
+    std::vector<std::string> bridges;  ///< Names at the source.
+    [[nodiscard]] Json to_json() const;
+    static Result<Survey> from_json(Json const& json);
 };
 
 /// The ports and exports of the destination's QEMU.
@@ -197,6 +227,7 @@ struct Endpoints {
     int ram_port = 0;
     std::vector<std::string> exports;  ///< One for each disk.
     unsigned generation = 0;  ///< Counts the QEMUs that were started.
+    int tunnel_port = 0;  ///< UDP, of an anchor's tunnels; 0: none begins here.
     [[nodiscard]] Json to_json() const;
     static Result<Endpoints> from_json(Json const& json);
 };
@@ -206,6 +237,9 @@ struct Prepare {
     using Answer = Endpoints;
     Json description;
     std::string key;  ///< For RAM and NBD, in hex; empty: plaintext.
+    /// Of the interfaces that an anchor moves: each is AnchorMove::to of one.
+    std::vector<netmove::tunnel::Key> tunnels = {};
+    int anchor_port = 0;  ///< TCP, of the `serve` that holds the anchor.
     [[nodiscard]] Json to_json() const;
     static Result<Prepare> from_json(Json const& json);
 };
@@ -397,37 +431,6 @@ struct ReplicateHandOver {
 
 using ReplicateForget = Bare<Verb::replicate_forget>;
 
-// VTEPs. Both requests name everything they need and may be repeated.
-
-struct VtepPrepareAnswer {
-    std::string devices;  ///< For people. Empty: the host is one of the two.
-    [[nodiscard]] Json to_json() const;
-    static Result<VtepPrepareAnswer> from_json(Json const& json);
-};
-
-struct VtepPrepare {
-    static constexpr Verb verb = Verb::vtep_prepare;
-    using Answer = VtepPrepareAnswer;
-    std::vector<netmove::VxlanMove> moves;
-    [[nodiscard]] Json to_json() const;
-    static Result<VtepPrepare> from_json(Json const& json);
-};
-
-struct VtepRepointFdbAnswer {
-    bool changed = false;
-    [[nodiscard]] Json to_json() const;
-    static Result<VtepRepointFdbAnswer> from_json(Json const& json);
-};
-
-struct VtepRepointFdb {
-    static constexpr Verb verb = Verb::vtep_repoint_fdb;
-    using Answer = VtepRepointFdbAnswer;
-    std::vector<netmove::VxlanMove> moves;
-    Owner to = Owner::source;
-    [[nodiscard]] Json to_json() const;
-    static Result<VtepRepointFdb> from_json(Json const& json);
-};
-
 // The control socket.
 
 struct Migrate {
@@ -515,11 +518,10 @@ struct Progress {
 
 using FromCommand =
     std::variant<Migrate, Set, Cancel, Resolve, Status, Replicate, ReplicateStop, Release, Peer>;
-using FromSource = std::variant<Check, Prepare, Reexport, HashBase, Hash, Fire, Frames,
+using FromSource = std::variant<Check, Survey, Prepare, Reexport, HashBase, Hash, Fire, Frames,
                                 ReturnFrames, Conntrack, Seal, Commit, Abort>;
 using FromReplicationSource =
     std::variant<ReplicateBegin, ReplicateComplete, ReplicateHandOver, ReplicateForget>;
-using FromVtepSource = std::variant<VtepPrepare, VtepRepointFdb>;
 
 /// A request, or a notification, whose arguments are not parsed yet.
 struct Call {

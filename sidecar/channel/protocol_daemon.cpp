@@ -1,6 +1,7 @@
 // protocol.hpp: the parts that do not belong to a migration: replication, VTEPs,
 // the control socket.
 #include "sidecar/channel/protocol.hpp"
+#include "sidecar/channel/protocol_vtep.hpp"
 #include "sidecar/channel/wire_values.hpp"
 
 namespace sidecar::protocol {

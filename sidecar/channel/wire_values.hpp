@@ -25,10 +25,11 @@ constexpr std::size_t name_bytes_max = 256;
 /// Sentences from the other side.
 constexpr std::size_t words_bytes_max = 4096;
 
-constexpr std::array<std::string_view, 6> roles = {"command",     "source",      "replication",
-                                                   "vtep_source", "destination", "sidecar"};
-constexpr std::array<std::string_view, 5> features = {"verify", "base", "conntrack", "replicate",
-                                                      "vtep"};
+constexpr std::array<std::string_view, 8> roles = {"command",     "source",        "replication",
+                                                   "vtep_source", "anchor_source", "local",
+                                                   "destination", "sidecar"};
+constexpr std::array<std::string_view, 6> features = {"verify",    "base", "conntrack",
+                                                      "replicate", "vtep", "anchor"};
 constexpr std::array<std::string_view, 2> owners = {"source", "destination"};
 constexpr std::array<std::string_view, 3> consistency_kinds = {"crash", "filesystem", "off"};
 
@@ -142,8 +143,10 @@ inline Result<Role> remote_role(Json const& json) {
         case Role::source:
         case Role::replication_source:
         case Role::vtep_source:
+        case Role::anchor_source:
             return *found;
         case Role::command:
+        case Role::local:
         case Role::destination:
         case Role::sidecar:
             break;

@@ -284,6 +284,10 @@ void show_status(Json const& status) {
     fmt::print("\n");
     if (auto const waiting = status["migration"]["waiting"].text_or(""); !waiting.empty())
         fmt::print("    {}\n", waiting);
+    if (status["anchored"].boolean_or(false)) {
+        auto const guest = status["guest"].text_or("");
+        fmt::print("    its anchor is on another host: `sidecar anchor show {}`\n", guest);
+    }
     show_replication(status);
     for (auto const& interface : status["interfaces"].elements()) {
         std::string addresses;

@@ -21,6 +21,9 @@ core::Task<int> resolve_command(core::Loop& loop, Options options);
 /// What this host offers; 0 if it can run and receive guests, 3 if something is missing.
 core::Task<int> check_command(core::Loop& loop, Options options);
 
+/// `sidecar anchor`: asks the `serve` of this host.
+core::Task<int> anchor_command(core::Loop& loop, Options options);
+
 /// `sidecar network`: contacts no sidecar, and does not suspend.
 int network_command(Options const& options);
 

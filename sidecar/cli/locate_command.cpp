@@ -128,4 +128,13 @@ Task<int> locate_command(core::Loop& loop, Options options, std::stop_token term
         fail(Errc::refused, "there is no entry of {} in {}", options.guest, chosen.text()).error());
 }
 
+void add_locate_options(CLI::App& locate, Options& options) {
+    locate.add_flag("--json", options.json, "As JSON");
+    auto* watch = locate.add_flag("--watch", options.locate_watch, "Stay, and print each change");
+    locate
+        .add_flag("--repair", options.locate_repair,
+                  "Write this host's record to the registry, if it is the later one")
+        ->excludes(watch);
+}
+
 }  // namespace sidecar

@@ -9,6 +9,7 @@
 #include "core/log.hpp"
 #include "core/loop.hpp"
 #include "core/sync.hpp"
+#include "sidecar/anchor/holder.hpp"
 #include "sidecar/cli/commands.hpp"
 #include "sidecar/cli/locate_command.hpp"
 #include "sidecar/cli/probe_command.hpp"
@@ -70,6 +71,8 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
         case Command::watchdog:
             return watchdog_command(loop, options.paths, options.guest, options.attach.qmp_socket,
                                     options.ready_fd);
+        case Command::anchor_holder:
+            return at_once(anchor_holder());
         case Command::failover:
             return daemon(session.failover(terminate));
         case Command::replicate:
@@ -88,6 +91,8 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
             return locate_command(loop, options, terminate);
         case Command::network:
             return at_once(network_command(options));
+        case Command::anchor:
+            return anchor_command(loop, options);
         case Command::check:
             return check_command(loop, options);
         case Command::probe:
@@ -123,6 +128,8 @@ int main(int argc, char** argv) {
                          : is_daemon(options.command) ? core::log::Level::info
                                                       : core::log::Level::warning);
     auto const signals = take_signals();
+    if (options.command == Options::Command::anchor_holder)
+        return anchor_holder();  // needs no loop
     auto loop = core::Loop::create();
     if (!loop) return complain(loop.error());
     return (*loop)->run(run_all(**loop, options, signals.get()));

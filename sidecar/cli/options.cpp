@@ -10,6 +10,7 @@
 #include "netmove/address.hpp"
 #include "netmove/probe/account.hpp"
 #include "sidecar/cli/dns_options.hpp"
+#include "sidecar/cli/locate_command.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/registry/registry_url.hpp"
 
@@ -123,14 +124,17 @@ struct Parser {
     std::vector<std::string> map_bridges;
     bool no_freeze = false;
     std::string throttle = "auto";
+    std::string network_choice = "auto";
+    std::string held_tap;
     std::string progress;
     std::vector<std::string> settings;
     double probe_period_ms = 20;
     double probe_duration_s = 0;
     bool probe_without_tcp = false;
-    CLI::App *run, *attach, *serve, *incoming, *watchdog, *migrate, *replicate, *failover, *status,
-        *set, *cancel, *resolve, *locate, *network, *check, *probe;
+    CLI::App *run, *attach, *serve, *incoming, *watchdog, *holder, *migrate, *replicate, *failover,
+        *status, *set, *cancel, *resolve, *locate, *network, *anchor, *check, *probe;
     NetworkFlags network_flags;
+    AnchorFlags anchor_flags;
 
     Parser() {
         options.paths = Paths::defaults();
@@ -197,6 +201,14 @@ struct Parser {
         add_serve_options(*serve);
         serve->add_option("--listen", options.serve.listen, "HOST[:PORT] to listen on; port 4790")
             ->capture_default_str();
+        serve
+            ->add_option("--tunnel-port", options.serve.tunnel_port,
+                         "UDP port of the tunnels of anchors")
+            ->check(CLI::Range(1, 65535))
+            ->capture_default_str();
+        holder = app.add_subcommand("anchor-holder", "");
+        holder->add_option("TAP", held_tap, "");  // for people who list processes
+        holder->group("");  // hidden: `serve` starts it
         incoming = with_guest("incoming", "");
         add_serve_options(*incoming);
         incoming->add_option("--ready-fd", options.ready_fd, "");
@@ -244,6 +256,12 @@ struct Parser {
                          "HOST[:PORT] of a `sidecar serve`: another host of the guest's VXLAN, "
                          "which then sends to the destination")
             ->allow_extra_args(false);
+        migrate
+            ->add_option("--network", network_choice,
+                         "How the guest's addresses move: auto, bridge, vxlan, or anchor (to "
+                         "another subnet; frames take a tunnel)")
+            ->check(CLI::IsMember({"auto", "bridge", "vxlan", "anchor"}))
+            ->capture_default_str();
         migrate
             ->add_option("--downtime-limit", chosen.downtime_limit_ms,
                          "Milliseconds that the guest may be stopped; a longer pause is undone")
@@ -347,16 +365,12 @@ struct Parser {
         resolve->add_flag("--i-have-fenced", options.fenced,
                           "The other side is off or cannot run the guest");
         locate = with_guest("locate", "Say which host has a guest, and since when");
-        locate->add_flag("--json", options.json, "As JSON");
-        auto* watch =
-            locate->add_flag("--watch", options.locate_watch, "Stay, and print each change");
-        locate
-            ->add_flag("--repair", options.locate_repair,
-                       "Write this host's record to the registry, if it is the later one")
-            ->excludes(watch);
+        add_locate_options(*locate, options);
         add_registry(*locate);
         network = app.add_subcommand("network", "Networks of one protocol, native and parallel");
         network_flags.add_to(*network);
+        anchor = app.add_subcommand("anchor", "Guests that left their home network behind");
+        anchor_flags.add_to(*anchor);
         check = app.add_subcommand("check",
                                    "Check what this host offers: io_uring, QEMU, taps, netlink");
         check->add_flag("--json", options.json, "As JSON");
@@ -449,6 +463,7 @@ Result<> Parser::finish_migrate() {
     TRY(chosen.tls, migrate_security.chosen());
     TRY(chosen.dns, migrate_dns.finish());
     chosen.throttle = throttle == "auto";
+    chosen.network = network_choice_from(network_choice).value_or(NetworkChoice::automatic);
     if (!chosen.with_storage) {
         return fail(Errc::invalid,
                     "hosts that share no storage need `migrate --with-storage`; "
@@ -509,22 +524,16 @@ Result<> Parser::check_registry() const {
 
 Result<> Parser::finish() {
     using Command = Options::Command;
-    std::pair<CLI::App*, Command> const commands[] = {{run, Command::run},
-                                                      {attach, Command::attach},
-                                                      {serve, Command::serve},
-                                                      {incoming, Command::incoming},
-                                                      {watchdog, Command::watchdog},
-                                                      {migrate, Command::migrate},
-                                                      {replicate, Command::replicate},
-                                                      {failover, Command::failover},
-                                                      {status, Command::status},
-                                                      {set, Command::set},
-                                                      {cancel, Command::cancel},
-                                                      {resolve, Command::resolve},
-                                                      {locate, Command::locate},
-                                                      {network, Command::network},
-                                                      {check, Command::check},
-                                                      {probe, Command::probe}};
+    std::pair<CLI::App*, Command> const commands[] = {
+        {run, Command::run},           {attach, Command::attach},
+        {serve, Command::serve},       {incoming, Command::incoming},
+        {watchdog, Command::watchdog}, {holder, Command::anchor_holder},
+        {migrate, Command::migrate},   {replicate, Command::replicate},
+        {failover, Command::failover}, {status, Command::status},
+        {set, Command::set},           {cancel, Command::cancel},
+        {resolve, Command::resolve},   {locate, Command::locate},
+        {network, Command::network},   {anchor, Command::anchor},
+        {check, Command::check},       {probe, Command::probe}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
@@ -546,6 +555,9 @@ Result<> Parser::finish() {
     if (options.command == Command::set) TRY_VOID(read_settings());
     if (options.command == Command::network) {
         TRY(options.network, network_flags.finish());
+    }
+    if (options.command == Command::anchor) {
+        TRY(options.anchor, anchor_flags.finish());
     }
     if (options.command == Command::serve || options.command == Command::incoming) {
         TRY(options.serve.tls, serve_security.chosen());

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "sidecar/cli/anchor_options.hpp"
 #include "sidecar/cli/network_options.hpp"
 #include "sidecar/host/settings.hpp"
 
@@ -38,6 +39,7 @@ struct Options : SessionSettings {
         serve,
         incoming,
         watchdog,
+        anchor_holder,
         migrate,
         replicate,
         failover,
@@ -47,6 +49,7 @@ struct Options : SessionSettings {
         resolve,
         locate,
         network,
+        anchor,
         check,
         probe
     };
@@ -63,6 +66,7 @@ struct Options : SessionSettings {
     NetworkOptions network;
     bool locate_watch = false;  ///< `locate --watch`
     bool locate_repair = false;  ///< `locate --repair`
+    AnchorOptions anchor;
     std::string resolve_to;  ///< "source" or "destination"
 };
 

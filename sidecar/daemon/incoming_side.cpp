@@ -26,6 +26,8 @@ Result<> IncomingSide::accept(Connection& from, protocol::Peer const& peer) {
             return accept_replication(from, peer.migration_id);
         case protocol::Role::command:
         case protocol::Role::vtep_source:
+        case protocol::Role::anchor_source:
+        case protocol::Role::local:
         case protocol::Role::destination:
         case protocol::Role::sidecar:
             break;

@@ -1,12 +1,14 @@
 #include "sidecar/daemon/serve.hpp"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <cerrno>
 
 #include "core/log.hpp"
 #include "core/notify.hpp"
 #include "core/process.hpp"
+#include "sidecar/anchor/anchor_service.hpp"
 #include "sidecar/channel/hung_up.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/daemon/host_lease.hpp"
@@ -37,11 +39,13 @@ constexpr int ready_fd_in_child = 3;
 
 class Server {
 public:
+    /// `anchors` must outlive it; null: this host can hold none.
     Server(core::Loop& loop, SessionSettings options, std::shared_ptr<Security> credentials,
-           std::stop_token token)
+           AnchorService* anchors, std::stop_token token)
         : loop_(loop),
           options_(std::move(options)),
           credentials_(std::move(credentials)),
+          anchors_(anchors),
           token_(std::move(token)),
           tasks_(loop) {}
 
@@ -59,6 +63,7 @@ private:
     core::Loop& loop_;
     SessionSettings options_;
     std::shared_ptr<Security> credentials_;
+    AnchorService* anchors_;
     std::stop_token token_;
     core::TaskGroup tasks_;
 };
@@ -80,6 +85,7 @@ Task<void> Server::accept_sources(int listener) {
         }
         tasks_.spawn(receive(std::move(socket)));
     }
+    if (anchors_ != nullptr) co_await anchors_->close();  // ends what waits for a tunnel
     co_await tasks_.join();
 }
 
@@ -111,6 +117,14 @@ Task<Result<>> Server::introduce(std::unique_ptr<Messages>& from) {
         core::log::info("serve: guest={} migration_id={} peer={} asks this host as a VTEP",
                         hello.guest, hello.migration_id, source.stream().peer());
         co_return co_await serve_vtep(loop_, std::move(from), token_);
+    }
+    if (hello.role == protocol::Role::anchor_source) {
+        if (anchors_ == nullptr) co_return fail(Errc::refused, "this host can hold no anchors");
+        CO_TRY_VOID(co_await accept(source));
+        core::log::info("serve: guest={} migration_id={} peer={} asks this host as its anchor",
+                        hello.guest, hello.migration_id, source.stream().peer());
+        co_await anchors_->serve_source(std::move(from), token_);
+        co_return Result<>{};
     }
     protocol::Peer const who{hello.migration_id, source.stream().peer(), hello.role,
                              hello.features};
@@ -243,12 +257,23 @@ Task<Result<>> serve(core::Loop& loop, SessionSettings options, std::stop_token 
             port);
     }
     core::log::info("serve: listening on {} port {}", address.first, port);
+    auto const socket = options.paths.serve_socket();
+    CO_TRY(auto const local, core::listen_unix(socket, 0600));
+    // Without netlink this host can still receive guests that have no network.
+    auto const opened = AnchorService::open(loop, {options.paths, options.serve.tunnel_port, port});
+    if (!opened) core::log::warning("serve: {}", opened.error().sentence());
+    auto* const anchors = opened ? opened->get() : nullptr;
+    core::TaskGroup beside(loop);
+    if (anchors != nullptr) {
+        beside.spawn(anchors->restore(terminate));
+        beside.spawn(anchors->serve_local(local.get(), terminate));
+    }
     core::notify_ready();
-    core::TaskGroup lease(loop);
-    lease.spawn(hold_host_lease(loop, options, terminate));
-    Server server(loop, std::move(options), std::move(credentials), terminate);
+    beside.spawn(hold_host_lease(loop, options, terminate));
+    Server server(loop, std::move(options), std::move(credentials), anchors, terminate);
     co_await server.accept_sources(listener.get());
-    co_await lease.join();
+    ::unlink(socket.c_str());
+    co_await beside.join();
     co_return Result<>{};
 }
 

@@ -1,6 +1,5 @@
 #include "sidecar/daemon/session.hpp"
 
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -8,6 +7,7 @@
 #include "core/log.hpp"
 #include "core/notify.hpp"
 #include "qmp/vm.hpp"
+#include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/migration/source_images.hpp"
 #include "sidecar/replication/failover.hpp"
 #include "sidecar/replication/replica_record.hpp"
@@ -31,14 +31,6 @@ constexpr auto last_answers_timeout = std::chrono::seconds(2);
 constexpr int journal_tries_max = 50;
 /// Commands and peers connected at the same time.
 constexpr std::size_t connections_max = 64;
-
-/// Only root and our own user may use the control socket; its mode says the same.
-bool allowed(int socket) {
-    ucred peer{};
-    socklen_t length = sizeof peer;
-    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) return false;
-    return peer.uid == 0 || peer.uid == geteuid();
-}
 
 }  // namespace
 
@@ -336,7 +328,7 @@ Task<void> Session::accept_connections() {
             continue;
         }
         core::Fd socket(*accepted);
-        if (connections_.size() >= connections_max || !allowed(socket.get())) continue;
+        if (connections_.size() >= connections_max || !is_from_our_user(socket.get())) continue;
         tasks_.spawn(converse(std::move(socket)));
     }
 }
@@ -374,6 +366,8 @@ Task<Result<protocol::Packed>> Session::answer(Connection& from, protocol::Call 
                 request);
         }
         case protocol::Role::vtep_source:
+        case protocol::Role::anchor_source:
+        case protocol::Role::local:
         case protocol::Role::destination:
         case protocol::Role::sidecar:
             break;
@@ -459,6 +453,8 @@ Task<Result<protocol::Document>> Session::on(Connection&, protocol::Status) {
     } else {
         incoming_.add_copy_status(now);
     }
+    auto const fars = far_records(paths_, name_);
+    if (fars && !fars->empty()) now.set("anchored", true);
     replication_.add_status(now);
     auto const coming = guest_ ? Json() : incoming_.migration_status();
     if (!coming.is_null()) now.set("migration", coming);

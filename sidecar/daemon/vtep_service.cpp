@@ -5,6 +5,7 @@
 
 #include "core/log.hpp"
 #include "netmove/vxlan_mover.hpp"
+#include "sidecar/channel/protocol_vtep.hpp"
 
 namespace sidecar {
 

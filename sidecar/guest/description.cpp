@@ -174,6 +174,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
         auto interface = nic->interface;
         interface.vxlan_source.reset();  // from when the guest arrived here
         interface.vxlan_destination.reset();
+        interface.anchor.reset();
         if (!interface.bridge.empty()) {
             CO_TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
         }

@@ -37,7 +37,7 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
 Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap tap,
                  netmove::MoverSet& movers) {
     auto const number = guest.nics.size();
-    if (!interface.bridge.empty()) {
+    if (!interface.bridge.empty() && !interface.anchor) {
         TRY(interface.vxlan_destination, netmove::vxlan_end(*guest.netlink, interface.bridge));
     }
     TRY(auto watcher, netmove::AddressWatcher::open(guest.loop, interface.tap, interface.mac));

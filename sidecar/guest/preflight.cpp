@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -208,7 +209,8 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
     TRY(auto netlink, netmove::Netlink::open());
     for (auto const& interface : description.interfaces) {
         if (interface.routed) TRY_VOID(check_routed(netlink, interface));
-        if (interface.bridge.empty()) continue;
+        // An anchor's bridge is made, or found, when the guest comes.
+        if (interface.bridge.empty() || interface.anchor) continue;
         auto const bridge = map_bridge(maps, interface.bridge);
         TRY(auto const link, netlink.find_link(bridge));
         if (!link || link->kind != "bridge") {
@@ -252,6 +254,30 @@ std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
     return bridge;
 }
 
+Result<std::optional<std::vector<std::string>>> subnets_of(netmove::Netlink& netlink,
+                                                           std::string const& bridge) {
+    TRY(auto const link, netlink.find_link(bridge));
+    if (!link || link->kind != "bridge") return std::optional<std::vector<std::string>>();
+    TRY(auto const addresses, netlink.addresses(link->index));
+    std::vector<std::string> subnets;
+    for (auto const& one : addresses) {
+        auto const bytes = one.address.bytes();
+        auto const length = static_cast<std::size_t>(one.prefix_length);
+        // A host route says nothing about what is on the wire.
+        if (one.address.is_link_local() || length >= 8 * bytes.size()) continue;
+        std::array<std::uint8_t, 16> network{};
+        for (std::size_t bit = 0; bit < length; ++bit) {
+            auto const mask = static_cast<std::uint8_t>(0x80U >> bit % 8);
+            network[bit / 8] |= static_cast<std::uint8_t>(bytes[bit / 8] & mask);
+        }
+        auto const address = one.address.is_ipv4()
+                                 ? netmove::Address::ipv4(std::span(network).first<4>())
+                                 : netmove::Address::ipv6(std::span(network));
+        subnets.push_back(fmt::format("{}/{}", address.text(), length));
+    }
+    return std::optional(std::move(subnets));
+}
+
 Result<std::vector<std::optional<netmove::VxlanEnd>>> vxlan_ends_here(
     HostMaps const& maps, Description const& description) {
     std::vector<std::optional<netmove::VxlanEnd>> out;
@@ -259,7 +285,7 @@ Result<std::vector<std::optional<netmove::VxlanEnd>>> vxlan_ends_here(
     TRY(auto netlink, netmove::Netlink::open());
     for (auto const& interface : description.interfaces) {
         std::optional<netmove::VxlanEnd> end;
-        if (!interface.bridge.empty()) {
+        if (!interface.bridge.empty() && !interface.anchor) {
             TRY(end, netmove::vxlan_end(netlink, map_bridge(maps, interface.bridge)));
         }
         out.push_back(end);
@@ -273,7 +299,7 @@ Result<std::vector<netmove::GuestInterface>> map_interfaces(
     constexpr int names_max = 4096;
     std::vector<std::string> ours;
     for (auto& interface : interfaces) {
-        interface.bridge = map_bridge(maps, interface.bridge);
+        if (!interface.anchor) interface.bridge = map_bridge(maps, interface.bridge);
         auto name = interface.tap;
         for (int number = 0; number < names_max; ++number) {
             TRY(auto const existing, netlink.find_link(name));

@@ -20,6 +20,11 @@ std::string map_path(HostMaps const& maps, std::string const& path);
 /// This host's bridge for the source's bridge; unchanged if no map names it.
 std::string map_bridge(HostMaps const& maps, std::string const& bridge);
 
+/// The subnets of a bridge of this host ("192.0.2.0/24"), by its global addresses; none: there is
+/// no such bridge.
+core::Result<std::optional<std::vector<std::string>>> subnets_of(netmove::Netlink& netlink,
+                                                                 std::string const& bridge);
+
 /// The VXLAN ends of this host, one for each interface, or null: what `check` answers.
 core::Result<std::vector<std::optional<netmove::VxlanEnd>>> vxlan_ends_here(
     HostMaps const& maps, Description const& description);

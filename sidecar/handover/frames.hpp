@@ -13,6 +13,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <vector>
 
 #include "core/sync.hpp"
@@ -40,6 +41,9 @@ public:
     /// each NIC, for COMMIT.
     core::Task<core::Result<std::vector<std::uint64_t>>> send(PeerChannel& peer,
                                                               core::Deadline deadline);
+    /// An anchor reads the rings of these NICs once the destination has the guest, and sends what
+    /// arrives later: follow() and remove_gates() leave them alone.
+    void leave_to_anchor(std::set<std::size_t> nics) { left_to_anchor_ = std::move(nics); }
     /// Forwards frames that still arrive, until none has arrived for a while and the bridges know
     /// the guest's new place.
     core::Task<core::Result<>> follow(PeerChannel& peer, core::Deadline deadline);
@@ -95,6 +99,8 @@ private:
     std::map<std::size_t, netmove::Injector> injectors_;
     core::TaskGroup recorders_;
     std::stop_source recorders_stop_;
+    std::set<std::size_t> left_to_anchor_;
+    bool following_ = false;
     std::size_t late_ = 0;
     std::size_t returned_ = 0;
     std::optional<protocol::FramesReport> delivered_;

@@ -171,6 +171,7 @@ void SourceFrames::begin() {
 Result<std::size_t> SourceFrames::take() {
     std::size_t taken = 0;
     for (std::size_t index = 0; index < nics_.size(); ++index) {
+        if (following_ && left_to_anchor_.contains(index)) continue;
         auto& nic = nics_[index];
         TRY(auto caught,
             netmove::catch_frames(guest_.nics[index]->tap, netmove::caught_bytes_max - nic.bytes));
@@ -223,7 +224,9 @@ Task<Result<std::vector<std::uint64_t>>> SourceFrames::send(PeerChannel& peer, D
 Result<core::Fd> SourceFrames::any_ring() const {
     core::Fd all(epoll_create1(EPOLL_CLOEXEC));
     if (!all) return core::fail_errno(errno, "cannot watch the taps of {}", guest_.name);
-    for (auto const& nic : guest_.nics) {
+    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
+        if (left_to_anchor_.contains(index)) continue;
+        auto const& nic = guest_.nics[index];
         for (int queue = 0; queue < nic->tap.queues(); ++queue) {
             epoll_event wanted{};
             wanted.events = EPOLLIN;
@@ -237,7 +240,9 @@ Result<core::Fd> SourceFrames::any_ring() const {
 
 /// Whether a bridge or a route of this host still sends a guest's frames to its tap here.
 Result<bool> SourceFrames::known_here() const {
-    for (auto const& nic : guest_.nics) {
+    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
+        if (left_to_anchor_.contains(index)) continue;
+        auto const& nic = guest_.nics[index];
         if (nic->interface.routed) {
             TRY(auto const routed, netmove::renewals_of(*guest_.netlink, nic->tap.name()));
             if (routed) return true;
@@ -253,7 +258,8 @@ Result<bool> SourceFrames::known_here() const {
 }
 
 Task<Result<>> SourceFrames::follow(PeerChannel& peer, Deadline deadline) {
-    if (guest_.nics.empty()) co_return Result<>{};
+    if (guest_.nics.size() <= left_to_anchor_.size()) co_return Result<>{};
+    following_ = true;
     CO_TRY(auto const rings, any_ring());
     std::size_t before = 0;
     for (auto const& nic : nics_) before += nic.frames.size();
@@ -327,7 +333,9 @@ Result<> SourceFrames::take_back(protocol::ReturnFramesAnswer const& answer) {
 }
 
 void SourceFrames::remove_gates() {
-    for (auto const& nic : guest_.nics) {
+    for (std::size_t index = 0; index < guest_.nics.size(); ++index) {
+        if (left_to_anchor_.contains(index)) continue;  // under traffic
+        auto const& nic = guest_.nics[index];
         auto const removed = netmove::Gate::remove(*guest_.netlink, nic->tap.name());
         if (!removed) core::log::debug("guest={} {}", guest_.name, removed.error().sentence());
     }

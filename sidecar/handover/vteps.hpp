@@ -19,6 +19,7 @@
 #include "core/sync.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "sidecar/channel/peer.hpp"
+#include "sidecar/channel/protocol_vtep.hpp"
 #include "sidecar/machine/common.hpp"
 
 namespace sidecar {

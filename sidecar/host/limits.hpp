@@ -103,6 +103,21 @@ constexpr milliseconds vtep_answer_timeout{1000};
 /// that this VTEP sends to the guest's old place. Enough for a reconnect, and for one that loses
 /// its first packets.
 constexpr seconds vtep_patience{10};
+/// The two ends of a new tunnel must have authenticated each other within this time, and the test
+/// of the path between them may take as long. Some round trips, with lost packets repeated.
+constexpr seconds anchor_established{8};
+constexpr seconds anchor_path_test{8};
+/// How long the far end of a probe stays: until its source has tested the path.
+constexpr seconds anchor_probe_time = anchor_established + anchor_path_test + seconds{2};
+/// A request to the `serve` of this host, which has no path to test.
+constexpr seconds anchor_answer_timeout{10};
+/// How long the source keeps asking an unreachable anchor to repoint itself, and keeps the frames
+/// that still come to the guest's old place.
+constexpr seconds anchor_patience{10};
+/// How often `serve` tries to make an anchor again whose bridge is not there yet after a boot.
+constexpr seconds anchor_restore_interval{2};
+/// Processes of this host that are connected to `serve` at the same time.
+constexpr std::size_t local_connections_max = 64;
 /// --dns-address: a guest has a few; twice as many must fit into one datagram.
 constexpr std::size_t dns_addresses_max = 16;
 /// --dns-ttl, in seconds. 0 would make every connection wait for the primary; after a week the old

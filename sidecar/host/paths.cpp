@@ -1,6 +1,7 @@
 #include "sidecar/host/paths.hpp"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -75,6 +76,13 @@ Result<> make_directory(std::string const& path) {
         return fail_errno(errno, "cannot make the directory {}", path);
     }
     return sync_directory(parent.empty() ? "." : parent);
+}
+
+bool is_from_our_user(int socket) {
+    ucred peer{};
+    socklen_t length = sizeof peer;
+    if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0) return false;
+    return peer.uid == 0 || peer.uid == geteuid();
 }
 
 Result<> check_guest_name(std::string const& name) {

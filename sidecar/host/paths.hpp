@@ -31,6 +31,9 @@ struct Paths {
     /// This host's own registry of guests, and the id of the host in it.
     [[nodiscard]] std::string local_registry() const { return state_directory + "/.registry"; }
     [[nodiscard]] std::string host_id() const { return state_directory + "/.host-id"; }
+    /// The records of anchors, and the socket of `serve` for the processes of this host.
+    [[nodiscard]] std::string anchors() const { return state_directory + "/.anchors"; }
+    [[nodiscard]] std::string serve_socket() const { return run_directory + "/.serve.sock"; }
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";
     }
@@ -53,6 +56,10 @@ core::Result<> sync_directory(std::string const& path);
 /// belongs to a user other than root and us, or if others may write in it: they could replace our
 /// journals, keys and sockets. A sticky directory, such as /tmp, is accepted.
 core::Result<> make_directory(std::string const& path);
+
+/// Whether the process at the other end of a unix socket belongs to root or to our user: no other
+/// may use our sockets. Their mode says the same.
+bool is_from_our_user(int socket);
 
 /// Checks a guest's name, which becomes part of file names: letters, digits, `-`, `_`, `.`, at most
 /// 64, no leading dot or dash.

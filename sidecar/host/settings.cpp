@@ -1,5 +1,8 @@
 #include "sidecar/host/settings.hpp"
 
+#include <algorithm>
+#include <array>
+
 namespace sidecar {
 
 using core::Errc;
@@ -70,6 +73,21 @@ Result<MigrationChanges> MigrationChanges::from_json(Json const& wire) {
     return made;
 }
 
+namespace {
+
+// In the order of NetworkChoice.
+constexpr std::array<std::string_view, 4> choices = {"auto", "bridge", "vxlan", "anchor"};
+
+}  // namespace
+
+std::string_view name(NetworkChoice choice) { return choices[static_cast<std::size_t>(choice)]; }
+
+std::optional<NetworkChoice> network_choice_from(std::string_view name) {
+    auto const at = std::ranges::find(choices, name);
+    if (at == choices.end()) return {};
+    return static_cast<NetworkChoice>(at - choices.begin());
+}
+
 static Result<TlsConfig> tls_from(Json const& json) {
     TRY(auto const mode, json.integer("tls_mode"));
     if (mode < 0 || mode > 2) return fail(Errc::invalid, "`tls_mode` {} is unknown", mode);
@@ -120,6 +138,7 @@ Json MigrateOptions::to_json() const {
                          {"verify", verify},
                          {"bases", base_list},
                          {"vteps", vtep_list},
+                         {"network", name(network)},
                          {"downtime_limit_ms", downtime_limit_ms},
                          {"converge_limit_s", converge_limit_s},
                          {"link_timeout_s", link_timeout_s},
@@ -138,6 +157,9 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     for (auto const& base : json["bases"].elements()) made.bases.push_back(base.text_or(""));
     for (auto const& vtep : json["vteps"].elements()) made.vteps.push_back(vtep.text_or(""));
     if (made.vteps.size() > limits::vteps_max) return fail(Errc::invalid, "too many VTEPs");
+    auto const network = network_choice_from(json["network"].text_or("auto"));
+    if (!network) return fail(Errc::invalid, "`network` is none of the ways to move one");
+    made.network = *network;
     TRY(made.downtime_limit_ms, downtime_limit_from(json));
     TRY(made.converge_limit_s, converge_limit_from(json));
     TRY(made.link_timeout_s, link_timeout_from(json));

@@ -11,6 +11,7 @@
 
 #include "core/json.hpp"
 #include "core/tls.hpp"
+#include "netmove/tunnel/tunnel.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/host/paths.hpp"
 
@@ -39,9 +40,15 @@ struct AttachOptions {
 
 struct ServeOptions {
     std::string listen = "[::]";
+    std::uint16_t tunnel_port = netmove::tunnel::default_port;  ///< UDP, of anchors.
     core::TlsConfig tls;
     HostMaps maps;
 };
+
+/// How the guest's interfaces move; `automatic`: as what both hosts share allows.
+enum class NetworkChoice : std::uint8_t { automatic, bridge, vxlan, anchor };
+std::string_view name(NetworkChoice choice);
+std::optional<NetworkChoice> network_choice_from(std::string_view name);
 
 /// The guest's name in the DNS, and what it is changed to when the guest has moved.
 struct DnsOptions {
@@ -66,6 +73,7 @@ struct MigrateOptions {
     bool verify = false;  ///< Compare the data at the destination with what was sent.
     std::vector<std::string> bases;  ///< Backing files that the destination has too; absolute.
     std::vector<std::string> vteps;  ///< HOST[:PORT] of the other hosts of the guest's VXLAN.
+    NetworkChoice network = NetworkChoice::automatic;
     int downtime_limit_ms = limits::downtime_limit_default_ms;  ///< No pause is longer.
     /// From the start of RAM to STOP.
     int converge_limit_s = limits::converge_limit_default.count();

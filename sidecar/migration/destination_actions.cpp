@@ -24,6 +24,7 @@ Result<> DestinationMigration::write_incoming() {
     record.owned = owns_guest();
     if (record.owned) record.images.clear();
     record.ram_port = qemu_.ram_port();
+    record.tunnel_port = anchors_.tunnel_port();
     record.generation = qemu_.generation();
     record.qmp_socket = paths_.qmp_socket(name_);
     if (guest_ && guest_->process) {
@@ -42,6 +43,7 @@ Task<Result<>> DestinationMigration::prepare() {
                                    Deadline::after(limits::check_timeout)));
     CO_TRY_VOID(bases_.check_compared());
     CO_TRY_VOID(co_await make_disks());
+    CO_TRY_VOID(co_await anchors_.receive());
     co_return co_await start_qemu();
 }
 
@@ -107,6 +109,7 @@ Task<Result<>> DestinationMigration::destroy() {
     network_.drop();
     co_await disks_.forget_exports();
     co_await qemu_.close();
+    if (incoming_is_ours_) co_await leave_anchors(context_, description_, migration_id_);
     CO_TRY_VOID(disks_.remove_images());
     remove_key(context_.key_directory());
     // If the record remains, the next migration finds it.
@@ -124,6 +127,7 @@ Task<Result<>> DestinationMigration::record_end() {
 
 Task<Result<>> DestinationMigration::finish() {
     if (!owns_guest()) co_return Result<>{};
+    co_await anchors_.end();
     if (guest_ && guest_->client) {
         auto const deadline = Deadline::after(limits::rollback_timeout);
         CO_TRY_VOID(co_await disks_.stop_server(deadline));

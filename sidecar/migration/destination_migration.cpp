@@ -57,6 +57,7 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Paths paths, std::s
                description_, key_,   guest_, watchers_stop_},
       requests_(loop),
       earlier_(context_, journal_),
+      anchors_(context_),
       bases_(context_),
       disks_(context_),
       network_(context_, journal_),
@@ -166,7 +167,8 @@ Task<Result<>> DestinationMigration::perform(Action action) {
 
 /// The ports and exports of what was prepared, for the source.
 protocol::Endpoints DestinationMigration::endpoints() const {
-    return {disks_.nbd_port(), qemu_.ram_port(), disks_.export_names(), qemu_.generation()};
+    return {disks_.nbd_port(), qemu_.ram_port(), disks_.export_names(), qemu_.generation(),
+            anchors_.tunnel_port()};
 }
 
 /// The answer when OWNER is recorded.

@@ -14,6 +14,7 @@
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/destination.hpp"
+#include "sidecar/migration/destination_anchors.hpp"
 #include "sidecar/migration/destination_bases.hpp"
 #include "sidecar/migration/destination_context.hpp"
 #include "sidecar/migration/destination_disks.hpp"
@@ -88,6 +89,7 @@ private:
     [[nodiscard]] core::Result<Description> description_from(core::Json const& json) const;
     [[nodiscard]] core::Result<> check_exported() const;
     Outcome<protocol::CheckAnswer> on(protocol::Check check);
+    Outcome<protocol::SurveyAnswer> on(protocol::Survey survey);
     Outcome<protocol::Packed> on(protocol::Prepare prepare);
     Outcome<protocol::Packed> on(protocol::Reexport);
     Outcome<protocol::HashBaseAnswer> on(protocol::HashBase request);
@@ -145,6 +147,7 @@ private:
     DestinationContext context_;
     PendingRequests requests_;
     EarlierMigration earlier_;
+    DestinationAnchors anchors_;
     DestinationBases bases_;
     DestinationDisks disks_;
     DestinationNetwork network_;

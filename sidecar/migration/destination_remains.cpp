@@ -7,6 +7,7 @@
 #include "sidecar/guest/orphaned_qemu.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/migration/destination_anchors.hpp"
 #include "sidecar/migration/incoming_record.hpp"
 
 namespace sidecar {
@@ -51,6 +52,8 @@ Task<Result<>> EarlierMigration::clear() {
                        context_.name, context_.migration_id, id);
     CO_TRY(auto const left, images());
     CO_TRY_VOID(co_await end_prepared_qemu(context_, core::ProcessIdentity::from_json(record_)));
+    CO_TRY(auto const description, Description::from_json(record_["description"]));
+    co_await leave_anchors(context_, description, id);
     CO_TRY_VOID(remove_created(left, context_.name, id));
     remove_key(context_.paths.run(context_.name) + "/keys-" + id);
     CO_TRY_VOID(IncomingRecord::remove(context_.paths, context_.name));

@@ -47,8 +47,15 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
     CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
     CO_TRY_VOID(co_await registry::check_arrival(loop_, paths_, name_, description.owner));
     auto const host = host_identity(paths_);
-    co_return protocol::CheckAnswer{std::move(vxlan), host.value_or(HostIdentity{}),
-                                    !paths_.registry.empty()};
+    protocol::CheckAnswer answer{.vxlan = std::move(vxlan),
+                                 .host = host.value_or(HostIdentity{}),
+                                 .has_registry = !paths_.registry.empty()};
+    CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
+    co_return answer;
+}
+
+Task<Result<protocol::SurveyAnswer>> DestinationMigration::on(protocol::Survey survey) {
+    co_return anchors_.survey(survey);
 }
 
 Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {
@@ -64,6 +71,7 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepar
     if (state_.phase == Phase::idle) {
         description_ = std::move(description);
         key_ = prepare.key;
+        anchors_.take(std::move(prepare.tunnels), prepare.anchor_port);
     }
     co_return co_await ask_machine(Verb::prepare, Event::Kind::prepare_requested);
 }

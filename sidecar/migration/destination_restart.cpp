@@ -8,8 +8,6 @@ namespace sidecar {
 
 using core::Result;
 using core::Task;
-using machine::destination::Qemu;
-using machine::destination::Record;
 
 bool DestinationMigration::owned_unfinished(Paths const& paths, std::string const& guest,
                                             Journal::Entry const& last) {
@@ -24,21 +22,22 @@ bool DestinationMigration::anything_left(Paths const& paths, std::string const& 
 }
 
 /// The machine's Record for what the journal says about this migration.
-Record DestinationMigration::recorded() const {
+machine::destination::Record DestinationMigration::recorded() const {
     auto const& last = journal_.last();
     auto const* entry = last.destination();
-    if (entry == nullptr || last.migration_id != migration_id_) return Record::none;
+    if (entry == nullptr || last.migration_id != migration_id_)
+        return machine::destination::Record::none;
     // `finish` is still to be done.
-    if (owned_unfinished(paths_, name_, last)) return Record::owner;
+    if (owned_unfinished(paths_, name_, last)) return machine::destination::Record::owner;
     switch (entry->record) {
         case DestinationEntry::Record::owner:
-            return Record::owner;
+            return machine::destination::Record::owner;
         case DestinationEntry::Record::aborted:
-            return Record::aborted;
+            return machine::destination::Record::aborted;
         case DestinationEntry::Record::ended_owner:
-            return Record::ended_owner;
+            return machine::destination::Record::ended_owner;
         case DestinationEntry::Record::ended_aborted:
-            return Record::ended_aborted;
+            return machine::destination::Record::ended_aborted;
     }
     std::unreachable();
 }
@@ -46,10 +45,10 @@ Record DestinationMigration::recorded() const {
 Task<Result<>> DestinationMigration::find_after_restart() {
     auto const record_found = recorded();
     CO_TRY(auto const known, IncomingRecord::read(paths_, name_));
-    if (record_found == Record::none && known.is_null()) {
+    if (record_found == machine::destination::Record::none && known.is_null()) {
         co_return Result<>{};  // a new migration: nothing to find
     }
-    auto qemu = Qemu::gone;
+    auto qemu = machine::destination::Qemu::gone;
     if (!known.is_null()) {
         if (known["migration_id"].text_or("") != migration_id_) {
             co_return earlier_.found(known);  // removed by `prepare`: a `check` changes nothing
@@ -58,6 +57,7 @@ Task<Result<>> DestinationMigration::find_after_restart() {
         CO_TRY(auto const record, IncomingRecord::from_json(known));
         description_ = record.description;
         disks_.restore(record);
+        anchors_.restore(record.tunnel_port);
         qemu_.restore(record.generation, record.ram_port);
         recorded_qemu_ = record.qemu.value_or(core::ProcessIdentity());
         auto joined = co_await rejoin(record.qmp_socket);
@@ -72,7 +72,7 @@ Task<Result<>> DestinationMigration::find_after_restart() {
 
 /// Joins the QEMU that an earlier sidecar prepared, if it is still there. Exports that are still
 /// open are closed before anything else is decided.
-Task<Result<Qemu>> DestinationMigration::rejoin(std::string socket) {
+Task<Result<machine::destination::Qemu>> DestinationMigration::rejoin(std::string socket) {
     CO_TRY_VOID(co_await qemu_.join(std::move(socket), recorded_qemu_));
     CO_TRY_VOID(network_.find());
     qemu_.watch();

@@ -28,6 +28,7 @@ Result<> IncomingRecord::write(Paths const& paths, std::string const& guest) con
                               {"owned", owned},
                               {"nbd_port", nbd_port},
                               {"ram_port", ram_port},
+                              {"tunnel_port", tunnel_port},
                               {"generation", static_cast<std::int64_t>(generation)},
                               {"left_in", left_in},
                               {"qmp_socket", qmp_socket}});
@@ -43,6 +44,7 @@ Result<IncomingRecord> IncomingRecord::from_json(Json const& json) {
     made.owned = json["owned"].boolean_or(false);
     made.nbd_port = static_cast<int>(json["nbd_port"].integer_or(0));
     made.ram_port = static_cast<int>(json["ram_port"].integer_or(0));
+    made.tunnel_port = static_cast<int>(json["tunnel_port"].integer_or(0));
     made.generation = static_cast<unsigned>(json["generation"].integer_or(0));
     made.left_in = json["left_in"].text_or("");
     if (!made.left_in.empty()) TRY_VOID(check_guest_name(made.left_in));  // part of a file's name

@@ -25,6 +25,7 @@ struct IncomingRecord {
     bool owned = false;  ///< The guest belongs to this host.
     int nbd_port = 0;
     int ram_port = 0;
+    int tunnel_port = 0;  ///< UDP, of an anchor's tunnels; 0: none leads here.
     unsigned generation = 0;  ///< How often QEMU was started again.
     /// The migration in which this guest left this host before; may be empty.
     std::string left_in;

@@ -295,14 +295,6 @@ std::string place_of(netmove::GuestInterface const& interface) {
     return "on bridge " + (interface.bridge.empty() ? "(none)" : interface.bridge);
 }
 
-/// As the movers of both hosts are chosen: SourceNetwork::make_movers(), add_nic().
-char const* mover_of(netmove::GuestInterface const& interface) {
-    if (interface.routed) return "moved by routes";
-    if (interface.bridge.empty()) return "not moved";
-    bool const stretched = interface.vxlan_source && interface.vxlan_destination;
-    return stretched ? "moved by vxlan and bridge" : "moved by bridge";
-}
-
 }  // namespace
 
 Json MigrationReport::checked() const {
@@ -324,9 +316,10 @@ Json MigrationReport::checked() const {
         }
     }
     for (auto const& interface : context_.description.interfaces) {
-        lines.add(fmt::format("interface {}: tap {} {}, {} addresses known, {}",
-                              interface.mac.text(), interface.tap, place_of(interface),
-                              interface.addresses.size(), mover_of(interface)));
+        lines.add(fmt::format("interface {}: tap {} {}, {} addresses known", interface.mac.text(),
+                              interface.tap, place_of(interface), interface.addresses.size()));
+        lines.add(fmt::format("interface {}: {}", interface.mac.text(),
+                              parts_.network.choice(interface)));
     }
     for (auto const& line : parts_.network.vtep_lines()) lines.add(line);
     for (auto const& line : parts_.dns.lines()) lines.add(line);

@@ -36,8 +36,10 @@ Task<Result<>> SourceMigration::check() {
     CO_TRY_VOID(co_await check_owner());
     CO_TRY_VOID(co_await peer_.connect(context_.within(limits::connect_timeout)));
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
-    CO_TRY(auto checked, co_await peer_.request(protocol::Check{description_.to_json()},
-                                                context_.within(limits::check_timeout)));
+    CO_TRY_VOID(co_await network_.choose());
+    protocol::Check request{description_.to_json(), network_.anchors().probe_key()};
+    CO_TRY(auto checked,
+           co_await peer_.request(std::move(request), context_.within(limits::check_timeout)));
     if (options_.verify && !peer_.offers(protocol::Feature::verify)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --verify",
                        options_.destination);
@@ -47,7 +49,7 @@ Task<Result<>> SourceMigration::check() {
                        options_.destination);
     }
     note_destination(checked);
-    CO_TRY_VOID(co_await network_.check(std::move(checked.vxlan)));
+    CO_TRY_VOID(co_await network_.check(std::move(checked)));
     auto const named = co_await dns_.check(context_.within(limits::dns_check_timeout));
     if (!named && named.error().code == Errc::invalid) {
         co_return fail(Errc::refused, "{}", named.error().sentence());
@@ -87,8 +89,10 @@ Task<Result<>> SourceMigration::prepare_destination() {
         key_ = core::random_hex(32);
         CO_TRY_VOID(write_key(context_.key_directory(), key_));
     }
-    CO_TRY(auto endpoints, co_await peer_.request(protocol::Prepare{description_.to_json(), key_},
-                                                  context_.within(limits::prepare_timeout)));
+    auto const& anchors = network_.anchors();
+    protocol::Prepare request{description_.to_json(), key_, anchors.keys(), anchors.anchor_port()};
+    CO_TRY(auto endpoints,
+           co_await peer_.request(std::move(request), context_.within(limits::prepare_timeout)));
     co_return disks_.take_endpoints(std::move(endpoints));
 }
 

@@ -257,7 +257,7 @@ Task<Result<>> SourceMigration::port(Action action) {
         case Action::prepare_destination:
             return prepare_destination();
         case Action::prepare_network:
-            return network_.prepare();
+            return network_.prepare(disks_.endpoints().tunnel_port);
         case Action::prepare_storage:
             return disks_.prepare();
         case Action::copy_disks:

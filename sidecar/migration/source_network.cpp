@@ -1,9 +1,15 @@
 #include "sidecar/migration/source_network.hpp"
 
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+
 #include "core/log.hpp"
 #include "netmove/bridge_mover.hpp"
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
+#include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/mac_moves.hpp"
 
 namespace sidecar {
@@ -23,6 +29,20 @@ std::vector<netmove::GuestInterface> interfaces_of(std::vector<std::unique_ptr<N
     return all;
 }
 
+/// Why two bridges are not in one network; empty: nothing says so.
+std::string why_apart(std::string const& bridge, std::vector<std::string> const& here,
+                      protocol::BridgePlace const& there) {
+    if (there.bridge.empty()) {
+        return fmt::format("the destination has no bridge for {}", bridge);
+    }
+    if (here.empty() || there.subnets.empty()) return {};
+    for (auto const& subnet : here) {
+        if (std::ranges::find(there.subnets, subnet) != there.subnets.end()) return {};
+    }
+    return fmt::format("{} is in {} here, and {} on the destination is in {}", bridge,
+                       fmt::join(here, " and "), there.bridge, fmt::join(there.subnets, " and "));
+}
+
 }  // namespace
 
 SourceNetwork::SourceNetwork(SourceContext context, Journal& journal)
@@ -30,15 +50,103 @@ SourceNetwork::SourceNetwork(SourceContext context, Journal& journal)
       journal_(journal),
       vteps_(context.guest.loop, {context.options.vteps, context.options.tls, context.guest.name,
                                   context.migration_id}),
+      anchors_(context.guest.loop, {context.guest.paths, context.options.tls, context.guest.name,
+                                    context.migration_id}),
       frames_(context.guest),
       tracking_(context.guest),
       forwarding_(context.guest.loop),
       fired_(context.guest.loop) {}
 
-Task<Result<>> SourceNetwork::check(std::vector<std::optional<netmove::VxlanEnd>> there) {
+/// The move of an interface by an anchor; null: another mover's.
+netmove::AnchorMove const* SourceNetwork::anchored(std::size_t interface) const {
+    auto const& all = context_.description.interfaces;
+    if (interface >= all.size() || !all[interface].anchor) return nullptr;
+    return &*all[interface].anchor;
+}
+
+/// With --network=auto: by the bridge that the destination has for each. Without evidence both
+/// hosts' bridges are taken for one network.
+Task<Result<std::set<std::size_t>>> SourceNetwork::choose_anchors() {
+    auto const& interfaces = context_.description.interfaces;
+    std::set<std::size_t> chosen;
+    reasons_.assign(interfaces.size(), "");
+    for (std::size_t index = 0; index < interfaces.size(); ++index) {
+        if (context_.options.network == NetworkChoice::anchor) chosen.insert(index);
+    }
+    bool const serves = access(context_.guest.paths.serve_socket().c_str(), F_OK) == 0;
+    bool const possible = serves && context_.peer.offers(protocol::Feature::anchor);
+    if (context_.options.network != NetworkChoice::automatic || !possible) co_return chosen;
+    protocol::Survey survey;
+    std::vector<std::size_t> asked;
+    for (std::size_t index = 0; index < interfaces.size(); ++index) {
+        auto const& one = interfaces[index];
+        // A network of one protocol is moved to another bridge only if the operator says so.
+        if (one.bridge.empty() || one.vxlan_source || !one.network.empty()) continue;
+        survey.bridges.push_back(one.bridge);
+        asked.push_back(index);
+    }
+    if (asked.empty()) co_return chosen;
+    CO_TRY(auto const answer,
+           co_await context_.peer.request(survey, context_.within(limits::check_timeout)));
+    for (std::size_t at = 0; at < asked.size() && at < answer.places.size(); ++at) {
+        auto const index = asked[at];
+        CO_TRY(auto const here, subnets_of(*context_.guest.netlink, interfaces[index].bridge));
+        reasons_[index] = why_apart(interfaces[index].bridge,
+                                    here.value_or(std::vector<std::string>()), answer.places[at]);
+        if (!reasons_[index].empty()) chosen.insert(index);
+    }
+    co_return chosen;
+}
+
+Task<Result<>> SourceNetwork::choose() {
+    auto const choice = context_.options.network;
+    CO_TRY(auto chosen, co_await choose_anchors());
+    CO_TRY_VOID(co_await anchors_.find(context_.description.interfaces, std::move(chosen),
+                                       context_.within(limits::check_timeout)));
+    if (choice == NetworkChoice::anchor && anchors_.empty()) {
+        co_return fail(Errc::refused,
+                       "no interface of {} is in a bridge: there is no network that an anchor "
+                       "could keep",
+                       context_.guest.name);
+    }
+    if (anchors_.empty()) co_return Result<>{};
+    if (choice == NetworkChoice::bridge || choice == NetworkChoice::vxlan) {
+        co_return fail(Errc::refused,
+                       "the network of {} is at its anchor at {}, and no bridge of this host is "
+                       "in it: leave --network={} out",
+                       context_.guest.name, anchors_.home(), name(choice));
+    }
+    if (context_.peer.offers(protocol::Feature::anchor)) co_return Result<>{};
+    co_return fail(Errc::refused, "the sidecar of {} is too old for anchors",
+                   context_.options.destination);
+}
+
+/// An interface that no anchor moves, if the operator has chosen a mover.
+Result<> SourceNetwork::check_choice(netmove::GuestInterface& interface) const {
+    auto const choice = context_.options.network;
+    if (choice == NetworkChoice::bridge) {
+        interface.vxlan_source.reset();
+        interface.vxlan_destination.reset();
+    }
+    bool const stretched = interface.vxlan_source && interface.vxlan_destination;
+    if (choice != NetworkChoice::vxlan || stretched || interface.bridge.empty()) return {};
+    return fail(Errc::refused,
+                "--network=vxlan: the bridge {} of interface {} has no VXLAN device on {}",
+                interface.bridge, interface.mac.text(),
+                interface.vxlan_source ? "the destination" : "this host");
+}
+
+Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
+    anchors_.note_home(context_.description.interfaces, there.anchored_here);
+    CO_TRY_VOID(co_await anchors_.probe(context_.peer.host(), there.tunnel_port,
+                                        context_.within(limits::prepare_timeout)));
     for (std::size_t index = 0; index < context_.description.interfaces.size(); ++index) {
         auto& interface = context_.description.interfaces[index];
-        if (index < there.size() && there[index]) interface.vxlan_destination = there[index];
+        if (interface.anchor) continue;
+        if (index < there.vxlan.size() && there.vxlan[index]) {
+            interface.vxlan_destination = there.vxlan[index];
+        }
+        CO_TRY_VOID(check_choice(interface));
         CO_TRY_VOID(netmove::check_vxlan_ends(interface));
         if (!interface.vxlan_source || !interface.vxlan_destination) continue;
         CO_TRY(auto const device, netmove::vxlan_port(*context_.guest.netlink, interface.bridge));
@@ -60,6 +168,7 @@ Task<Result<>> SourceNetwork::check(std::vector<std::optional<netmove::VxlanEnd>
 std::vector<netmove::VxlanMove> SourceNetwork::vxlan_moves() const {
     std::vector<netmove::VxlanMove> out;
     for (auto const& interface : context_.description.interfaces) {
+        if (interface.anchor) continue;
         auto const& from = interface.vxlan_source;
         auto const& to = interface.vxlan_destination;
         if (!from || !to || !from->local || !to->local) continue;
@@ -80,7 +189,9 @@ void SourceNetwork::make_movers() {
                         index);
         }
         if (nic->interface.bridge.empty()) continue;  // no L2 network of ours to move it on
-        if (index < context_.description.interfaces.size()) {
+        auto const* const anchor = anchored(index);
+        if (anchor != nullptr && anchor->from == 0) continue;  // its place stays where it is
+        if (anchor == nullptr && index < context_.description.interfaces.size()) {
             auto const& described = context_.description.interfaces[index];
             if (described.vxlan_source && described.vxlan_destination) {
                 movers_.add(netmove::vxlan_mover_source(*context_.guest.netlink, described), index);
@@ -92,8 +203,26 @@ void SourceNetwork::make_movers() {
     }
 }
 
-Task<Result<>> SourceNetwork::prepare() {
+void SourceNetwork::begin_after_restart() {
+    vteps_.begin_unknown(vxlan_moves());
+    anchors_.begin_after_restart(context_.description.interfaces);
+    leave_rings_to_anchor();
+}
+
+void SourceNetwork::leave_rings_to_anchor() {
+    std::set<std::size_t> left;
+    for (std::size_t index = 0; index < context_.guest.nics.size(); ++index) {
+        auto const* const anchor = anchored(index);
+        if (anchor != nullptr && anchor->from == 0) left.insert(index);
+    }
+    frames_.leave_to_anchor(std::move(left));
+}
+
+Task<Result<>> SourceNetwork::prepare(int tunnel_port) {
     make_movers();
+    leave_rings_to_anchor();
+    CO_TRY_VOID(co_await anchors_.prepare(context_.peer.host(), tunnel_port,
+                                          context_.within(limits::prepare_timeout)));
     // Copying disks can take hours: the VTEPs must still be connected.
     if (!vteps_.empty()) {
         CO_TRY_VOID(
@@ -129,6 +258,8 @@ Task<Result<>> SourceNetwork::fire() {
     fired_.set();
     // Now that the destination would take their frames.
     vteps_.repoint_fdb(machine::Side::destination);
+    // (At home, frames wait in the tap's ring until the guest runs there.)
+    if (!anchors_.leaves_home()) anchors_.repoint(machine::Side::destination);
     for (std::size_t nic = 0;
          nic < context_.guest.nics.size() && nic < context_.description.interfaces.size(); ++nic) {
         context_.description.interfaces[nic].addresses =
@@ -147,9 +278,8 @@ Task<Result<>> SourceNetwork::wait_fired(Deadline deadline) {
 
 Task<std::vector<std::uint64_t>> SourceNetwork::hand_over(Deadline deadline) {
     // On a long line frames may still be on their way: then follow_frames() does it.
-    if (vteps_.repointed() && core::Clock::now() >= all_arrived_at() && movers_.may_release()) {
-        release();
-    }
+    bool const told = vteps_.repointed() && anchors_.repointed();
+    if (told && core::Clock::now() >= all_arrived_at() && movers_.may_release()) release();
     co_await tracking_.send_changes(context_.peer, deadline);
     auto caught = co_await frames_.send(context_.peer, deadline);
     if (caught) co_return std::move(*caught);
@@ -163,6 +293,7 @@ void SourceNetwork::note_committed(protocol::FramesReport const& frames,
                                    protocol::TrackingReport conntrack) {
     // After a restart it is not known whether they were told.
     vteps_.repoint_fdb(machine::Side::destination);
+    anchors_.repoint(machine::Side::destination);
     frames_.note(frames);
     tracking_.note(std::move(conntrack));
     forwarding_.spawn(follow_frames());
@@ -179,10 +310,16 @@ Task<Result<>> SourceNetwork::roll_back() {
     if (announced_there) journal_.note_move(wall_ms());
     auto const early = announced_there ? movers_.rollback() : Result<>{};
     vteps_.repoint_fdb(machine::Side::source);
+    anchors_.repoint(machine::Side::source);
     auto back = co_await frames_.put_back();
     if (back) back = co_await take_back_frames(false, deadline);
     auto const undone = announced_there ? early : movers_.rollback();
-    if (!vteps_.empty() && co_await vteps_.wait_repointed(deadline)) {
+    bool told = false;
+    if (!vteps_.empty()) told = (co_await vteps_.wait_repointed(deadline)).has_value();
+    if (!anchors_.empty()) {
+        told = (co_await anchors_.wait_repointed(deadline)).has_value() || told;
+    }
+    if (told) {
         (void)co_await core::sleep_for(context_.guest.loop, limits::arrival_margin);
     }
     if (back) back = co_await take_back_frames(true, deadline);
@@ -211,7 +348,9 @@ void SourceNetwork::release() {
 /// When the last frame that was sent to the guest's old place has arrived there.
 core::Clock::time_point SourceNetwork::all_arrived_at() const {
     auto const fired = fired_at_.value_or(core::Clock::now());
-    return std::max(fired, vteps_.repointed_at().value_or(fired)) + limits::arrival_margin +
+    auto const told =
+        std::max(vteps_.repointed_at().value_or(fired), anchors_.repointed_at().value_or(fired));
+    return std::max(fired, told) + limits::arrival_margin +
            core::milliseconds(static_cast<long>(2 * context_.peer.rtt_ms()));
 }
 
@@ -220,6 +359,7 @@ Task<void> SourceNetwork::follow_frames() {
     if (!released_) beside.spawn(release_when_arrived());
     auto limit = limits::straggler_patience;
     if (!vteps_.repointed()) limit += limits::vtep_patience;
+    if (!anchors_.repointed()) limit += limits::anchor_patience;
     auto const patience = Deadline::after(limit);
     tracking_.follow(context_.peer, patience);
     auto const followed = co_await frames_.follow(context_.peer, patience);
@@ -233,6 +373,7 @@ Task<void> SourceNetwork::follow_frames() {
 
 Task<void> SourceNetwork::release_when_arrived() {
     co_await wait_for_vteps();
+    co_await wait_for_anchor();
     (void)co_await core::sleep_for(context_.guest.loop, all_arrived_at() - core::Clock::now());
     auto const patience = Deadline::after(limits::routers_patience);
     while (!movers_.may_release() && !patience.passed()) {
@@ -253,6 +394,15 @@ Task<void> SourceNetwork::wait_for_vteps() {
         context_.guest.name, context_.migration_id, turned.error().sentence());
 }
 
+/// The same for the anchor.
+Task<void> SourceNetwork::wait_for_anchor() {
+    if (anchors_.empty()) co_return;
+    auto const told = co_await anchors_.wait_repointed(Deadline::after(limits::anchor_patience));
+    if (told) co_return;
+    core::log::error("guest={} migration_id={} {}; what is sent to the guest waits or is lost",
+                     context_.guest.name, context_.migration_id, told.error().sentence());
+}
+
 Task<Result<>> SourceNetwork::drop() {
     if (context_.guest.client && !context_.qemu_gone) {
         co_await frames_.end_recording(Deadline::after(limits::qmp_timeout));
@@ -262,20 +412,70 @@ Task<Result<>> SourceNetwork::drop() {
         auto const back = co_await vteps_.wait_repointed(Deadline::after(limits::vtep_patience));
         if (!back) core::log::error("guest={} {}", context_.guest.name, back.error().sentence());
     }
+    co_await wait_for_anchor();
+    auto const dropped = co_await anchors_.drop(Deadline::after(limits::anchor_patience));
+    if (!dropped) {
+        core::log::error("guest={} {}; `sidecar anchor release {}` there removes the tunnel",
+                         context_.guest.name, dropped.error().sentence(), context_.guest.name);
+    }
     co_return Result<>{};
 }
 
 Task<Result<>> SourceNetwork::settle() {
     co_await forwarding_.join();
-    auto const settled = co_await movers_.settle(Deadline::after(limits::rollback_timeout));
+    auto settled = co_await movers_.settle(Deadline::after(limits::rollback_timeout));
     frames_.remove_gates();
-    co_await tracking_.remove(Deadline::after(limits::conntrack_patience));
+    // The frames of a guest that has left its home still pass this host, and are tracked here.
+    if (!anchors_.leaves_home()) {
+        co_await tracking_.remove(Deadline::after(limits::conntrack_patience));
+    }
+    auto kept = co_await anchors_.settle(Deadline::after(limits::rollback_timeout));
+    if (!kept && settled) settled = std::move(kept);
     co_return settled;
 }
 
 Task<void> SourceNetwork::end() {
     co_await forwarding_.join();
     co_await vteps_.end();
+    co_await anchors_.end();
+}
+
+std::string SourceNetwork::reason(netmove::GuestInterface const& interface) const {
+    auto const& all = context_.description.interfaces;
+    for (std::size_t index = 0; index < all.size() && index < reasons_.size(); ++index) {
+        if (all[index].mac == interface.mac) return reasons_[index];
+    }
+    return {};
+}
+
+std::string SourceNetwork::choice(netmove::GuestInterface const& interface) const {
+    if (interface.routed) return "moved by routes";
+    if (interface.bridge.empty()) return "it is in no bridge: its addresses are not moved";
+    if (interface.anchor && interface.anchor->to == 0) {
+        return fmt::format("returns to its bridge on {}, where its anchor is",
+                           context_.options.destination);
+    }
+    auto const path = anchors_.path().value_or(protocol::AnchorPath{});
+    auto const tunnel =
+        fmt::format("round trip {:.1f} ms, datagrams of {} bytes pass",
+                    static_cast<double>(path.round_trip_us) / 1000, path.datagram_max);
+    if (interface.anchor && interface.anchor->from != 0) {
+        return fmt::format("moved by its anchor at {}, to a bridge of its own on {}; {}",
+                           anchors_.home(), context_.options.destination, tunnel);
+    }
+    if (interface.anchor) {
+        auto const why = reason(interface);
+        return fmt::format(
+            "moved by an anchor{}: its tap stays in {} on this host, and a tunnel leads to {}; {}",
+            why.empty() ? "" : ", because " + why, interface.bridge, context_.options.destination,
+            tunnel);
+    }
+    if (interface.vxlan_source && interface.vxlan_destination) {
+        return fmt::format("moved by vxlan: both bridges are in VNI {}",
+                           interface.vxlan_source->vni);
+    }
+    return "moved by bridge: the bridges of both hosts must be in one L2 network, which was not "
+           "tested";
 }
 
 Json SourceNetwork::report(bool moved) const {
@@ -289,6 +489,7 @@ Json SourceNetwork::report(bool moved) const {
     if (stop_at && fired_at_) report.set("fired_ms", rounded(ms_between(*stop_at, *fired_at_)));
     if (stop_at) report.set("frames", frames_.report());
     if (!vteps_.empty()) report.set("vteps", vteps_.report(stop_at));
+    if (!anchors_.empty()) report.set("anchor", anchors_.report(stop_at));
     auto const tracked = tracking_.report();
     if (!tracked.is_null()) report.set("conntrack", tracked);
     return report;

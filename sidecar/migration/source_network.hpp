@@ -11,11 +11,13 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "core/sync.hpp"
 #include "netmove/mover.hpp"
+#include "sidecar/anchor/source_anchors.hpp"
 #include "sidecar/handover/frames.hpp"
 #include "sidecar/handover/tracking.hpp"
 #include "sidecar/handover/vteps.hpp"
@@ -32,16 +34,25 @@ public:
     /// `journal` must outlive it: it records that MAC addresses moved.
     SourceNetwork(SourceContext context, Journal& journal);
 
+    /// Before the destination is asked: decides which interfaces an anchor moves, and notes it in
+    /// the description. Fails with refused.
+    Outcome<> choose();
     /// Compares the ends of each VXLAN and asks the other VTEPs whether they can take part.
-    /// `there`: the destination's ends, one for each interface; they are added to the description.
+    /// `there`: what the destination says of each interface; it is added to the description.
     /// Fails with refused.
-    Outcome<> check(std::vector<std::optional<netmove::VxlanEnd>> there);
+    Outcome<> check(protocol::CheckAnswer there);
     /// One line for each VTEP, for `migrate --check`.
     [[nodiscard]] std::vector<std::string> vtep_lines() const { return vteps_.lines(); }
-    /// After a restart of the sidecar: where the VTEPs send the guest's frames is not known.
-    void begin_after_restart() { vteps_.begin_unknown(vxlan_moves()); }
-    /// Makes the movers and prepares them and the VTEPs. Fails with refused.
-    Outcome<> prepare();
+    /// How one interface moves, and why, for `migrate --check`.
+    [[nodiscard]] std::string choice(netmove::GuestInterface const& interface) const;
+    /// For the destination's `prepare`: the anchor's new tunnels.
+    [[nodiscard]] SourceAnchors const& anchors() const { return anchors_; }
+    /// After a restart of the sidecar: where the VTEPs and the anchor send the guest's frames is
+    /// not known.
+    void begin_after_restart();
+    /// Makes the movers and prepares them, the VTEPs and the anchor. `tunnel_port`: of the
+    /// destination. Fails with refused.
+    Outcome<> prepare(int tunnel_port);
     /// Before RAM begins: sends all tracked connections of the guest. Best effort.
     core::Task<void> begin_tracking();
     /// Shortly before STOP may come: sends the changes of these, and begins to record the frames
@@ -82,6 +93,13 @@ private:
     core::Task<void> follow_frames();
     core::Task<void> release_when_arrived();
     core::Task<void> wait_for_vteps();
+    core::Task<void> wait_for_anchor();
+    void leave_rings_to_anchor();
+    /// The interfaces that an anchor is to move if the guest has none yet.
+    Outcome<std::set<std::size_t>> choose_anchors();
+    [[nodiscard]] std::string reason(netmove::GuestInterface const& interface) const;
+    core::Result<> check_choice(netmove::GuestInterface& interface) const;
+    [[nodiscard]] netmove::AnchorMove const* anchored(std::size_t interface) const;
     void release();
     [[nodiscard]] core::Clock::time_point all_arrived_at() const;
 
@@ -89,6 +107,8 @@ private:
     Journal& journal_;
     netmove::MoverSet movers_;
     Vteps vteps_;
+    SourceAnchors anchors_;
+    std::vector<std::string> reasons_;  ///< Of each interface: why choose_anchors() chose so.
     SourceFrames frames_;
     SourceTracking tracking_;
     bool released_ = false;  ///< The movers were released permanently.

@@ -11,6 +11,8 @@
 #include "core/loop.hpp"
 #include "core/sync.hpp"
 #include "sidecar/channel/connection.hpp"
+#include "sidecar/channel/protocol_anchor.hpp"
+#include "sidecar/channel/protocol_vtep.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "storage/limits.hpp"
 #include "storage/verify.hpp"
@@ -142,6 +144,29 @@ void check(sidecar::protocol::Fire const& request) {
     for (auto const& interface : request.interfaces) check_interface(interface);
 }
 void check(sidecar::protocol::Hash const& request) { check_hash_request(request); }
+void check_anchor(std::string const& guest, std::vector<sidecar::protocol::AnchorEnd> const& ends) {
+    must(guest.find('/') == std::string::npos && !guest.starts_with('.') && !guest.empty());
+    for (auto const& end : ends) {
+        must(end.tap.find('/') == std::string::npos && end.mac.is_unicast() && end.mtu > 0);
+    }
+}
+void check(sidecar::protocol::AnchorPrepare const& request) {
+    check_anchor(request.guest, request.ends);
+    must(request.migration_id.find('/') == std::string::npos);
+    for (auto const& end : request.ends) must(end.key.has_value());
+}
+void check(sidecar::protocol::AnchorReceive const& request) {
+    check_anchor(request.guest, request.ends);
+    must(request.migration_id.find('/') == std::string::npos);
+}
+void check(sidecar::protocol::AnchorPoint const& request) {
+    check_anchor(request.guest, request.ends);
+}
+void check(sidecar::protocol::AnchorKeep const& request) {
+    check_anchor(request.guest, request.ends);
+}
+void check(sidecar::protocol::AnchorLeave const& request) { check_anchor(request.guest, {}); }
+void check(sidecar::protocol::AnchorRelease const& request) { check_anchor(request.guest, {}); }
 void check(sidecar::protocol::HashBase const& request) {
     must(request.path.starts_with('/'));
     must(request.length <= sidecar::limits::base_part_bytes_max);
@@ -161,6 +186,10 @@ public:
                 co_return take<FromReplicationSource>(std::move(call));
             case Role::vtep_source:
                 co_return take<FromVtepSource>(std::move(call));
+            case Role::anchor_source:
+                co_return take<FromAnchorSource>(std::move(call));
+            case Role::local:
+                co_return take<FromLocal>(std::move(call));
             case Role::sidecar:
                 must(call.verb == Verb::progress);
                 co_return Packed{};
@@ -267,8 +296,9 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
     }
     using sidecar::protocol::Role;
     (*loop)->run(greet(sends));
-    for (auto const role : {Role::command, Role::source, Role::replication_source,
-                            Role::vtep_source, Role::destination, Role::sidecar}) {
+    for (auto const role :
+         {Role::command, Role::source, Role::replication_source, Role::vtep_source,
+          Role::anchor_source, Role::local, Role::destination, Role::sidecar}) {
         std::string gets;
         (*loop)->run(converse(**loop, role, sends, gets));
         check_sent(gets);

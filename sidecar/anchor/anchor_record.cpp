@@ -1,0 +1,226 @@
+#include "sidecar/anchor/anchor_record.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+
+#include "netmove/mover.hpp"
+#include "sidecar/host/limits.hpp"
+
+namespace sidecar {
+
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using netmove::MacAddress;
+
+namespace {
+
+constexpr std::string_view home_suffix = ".home.json";
+constexpr std::string_view far_suffix = ".far.json";
+constexpr std::int64_t recorded_port_max = 65535;
+
+std::string file_of(Paths const& paths, std::string const& guest, MacAddress const& mac,
+                    std::string_view suffix) {
+    auto digits = mac.text();
+    std::erase(digits, ':');
+    return fmt::format("{}/{}-{}{}", paths.anchors(), guest, digits, suffix);
+}
+
+Result<> write_record_file(Paths const& paths, std::string const& path, Json const& json) {
+    TRY_VOID(make_directory(paths.anchors()));
+    return write_durably(path, json.dump_pretty() + "\n");
+}
+
+Result<> remove_record_file(std::string const& path) {
+    if (unlink(path.c_str()) == 0 || errno == ENOENT) return {};
+    return core::fail_errno(errno, "cannot remove {}", path);
+}
+
+Result<MacAddress> recorded_mac(Json const& json, std::string_view key) {
+    TRY(auto const text, json.text(key));
+    return MacAddress::parse(text);
+}
+
+Result<int> recorded_number(Json const& json, std::string_view key, std::int64_t least,
+                            std::int64_t most) {
+    TRY(auto const number, json.integer(key));
+    if (number < least || number > most) {
+        return fail(Errc::invalid, "`{}` is {}, not between {} and {}", key, number, least, most);
+    }
+    return static_cast<int>(number);
+}
+
+Result<std::string> recorded_guest(Json const& json) {
+    TRY(auto name, json.text("guest"));
+    TRY_VOID(check_guest_name(name));
+    return name;
+}
+
+core::ProcessIdentity holder_from(Json const& json) {
+    return core::ProcessIdentity::from_json(json["holder"]);
+}
+
+Json holder_json(core::ProcessIdentity const& holder) {
+    auto made = Json::object();
+    holder.add_to(made);
+    return made;
+}
+
+}  // namespace
+
+Json AnchorTap::to_json() const {
+    return Json::object({{"name", name},
+                         {"queues", queues},
+                         {"vnet_hdr", vnet_hdr},
+                         {"mac", mac.text()},
+                         {"mtu", mtu},
+                         {"queue_length", queue_length},
+                         {"bridge", bridge}});
+}
+
+Result<AnchorTap> AnchorTap::from_json(Json const& json) {
+    constexpr int mtu_max = 65'535;
+    constexpr int queue_length_max = 1 << 20;
+    AnchorTap made;
+    TRY(made.name, json.text("name"));
+    TRY_VOID(netmove::check_interface_name(made.name));
+    TRY(made.queues, recorded_number(json, "queues", 1, netmove::tap_queues_max));
+    TRY(made.vnet_hdr, json.boolean("vnet_hdr"));
+    TRY(made.mac, recorded_mac(json, "mac"));
+    TRY(made.mtu, recorded_number(json, "mtu", 0, mtu_max));
+    TRY(made.queue_length, recorded_number(json, "queue_length", 0, queue_length_max));
+    TRY(made.bridge, json.text("bridge"));
+    if (!made.bridge.empty()) TRY_VOID(netmove::check_interface_name(made.bridge));
+    return made;
+}
+
+HomeRecord::Tunnel const* HomeRecord::tunnel(std::uint64_t id) const {
+    auto const at =
+        std::ranges::find_if(tunnels, [id](Tunnel const& one) { return one.key.id == id; });
+    return at == tunnels.end() ? nullptr : &*at;
+}
+
+Json HomeRecord::to_json() const {
+    Json list = Json::array();
+    for (auto const& one : tunnels) {
+        list.add(Json::object({{"key", one.key.to_json()},
+                               {"peer", one.peer.text()},
+                               {"migration_id", one.migration_id}}));
+    }
+    return Json::object({{"guest", guest},
+                         {"mac", mac.text()},
+                         {"tap", tap.to_json()},
+                         {"was_persistent", was_persistent},
+                         {"tunnels", list},
+                         {"current", netmove::tunnel_id_text(current)},
+                         {"since_ms", since_ms},
+                         {"holder", holder_json(holder)}});
+}
+
+Result<HomeRecord> HomeRecord::from_json(Json const& json) {
+    HomeRecord made;
+    TRY(made.guest, recorded_guest(json));
+    TRY(made.mac, recorded_mac(json, "mac"));
+    TRY(made.tap, AnchorTap::from_json(json["tap"]));
+    TRY(made.was_persistent, json.boolean("was_persistent"));
+    if (json["tunnels"].size() > anchor_tunnels_max) {
+        return fail(Errc::invalid, "it has more than {} tunnels", anchor_tunnels_max);
+    }
+    for (auto const& one : json["tunnels"].elements()) {
+        Tunnel tunnel;
+        TRY(tunnel.key, netmove::tunnel::Key::from_json(one["key"]));
+        TRY(auto const peer, one.text("peer"));
+        TRY(tunnel.peer, netmove::tunnel::Endpoint::parse(peer));
+        TRY(tunnel.migration_id, one.text("migration_id"));
+        made.tunnels.push_back(std::move(tunnel));
+    }
+    TRY(made.current, netmove::tunnel_id_from(json, "current"));
+    if (made.current != 0 && made.tunnel(made.current) == nullptr) {
+        return fail(Errc::invalid, "the tunnel in use is none of its tunnels");
+    }
+    TRY(made.since_ms, json.integer("since_ms"));
+    made.holder = holder_from(json);
+    return made;
+}
+
+Json FarRecord::to_json() const {
+    return Json::object({{"guest", guest},
+                         {"mac", mac.text()},
+                         {"migration_id", migration_id},
+                         {"tap", tap.to_json()},
+                         {"key", key.to_json()},
+                         {"anchor_port", anchor_port},
+                         {"since_ms", since_ms},
+                         {"holder", holder_json(holder)}});
+}
+
+Result<FarRecord> FarRecord::from_json(Json const& json) {
+    FarRecord made;
+    TRY(made.guest, recorded_guest(json));
+    TRY(made.mac, recorded_mac(json, "mac"));
+    TRY(made.migration_id, json.text("migration_id"));
+    TRY(made.tap, AnchorTap::from_json(json["tap"]));
+    TRY(made.key, netmove::tunnel::Key::from_json(json["key"]));
+    TRY(made.anchor_port, recorded_number(json, "anchor_port", 0, recorded_port_max));
+    TRY(made.since_ms, json.integer("since_ms"));
+    made.holder = holder_from(json);
+    return made;
+}
+
+Result<> write_record(Paths const& paths, HomeRecord const& record) {
+    return write_record_file(paths, file_of(paths, record.guest, record.mac, home_suffix),
+                             record.to_json());
+}
+
+Result<> write_record(Paths const& paths, FarRecord const& record) {
+    return write_record_file(paths, file_of(paths, record.guest, record.mac, far_suffix),
+                             record.to_json());
+}
+
+Result<> remove_record(Paths const& paths, HomeRecord const& record) {
+    return remove_record_file(file_of(paths, record.guest, record.mac, home_suffix));
+}
+
+Result<> remove_record(Paths const& paths, FarRecord const& record) {
+    return remove_record_file(file_of(paths, record.guest, record.mac, far_suffix));
+}
+
+Result<AnchorRecords> read_records(Paths const& paths) {
+    AnchorRecords all;
+    std::error_code error;
+    std::filesystem::directory_iterator const entries(paths.anchors(), error);
+    if (error == std::errc::no_such_file_or_directory) return all;
+    if (error) return core::fail_errno(error.value(), "cannot list {}", paths.anchors());
+    auto const read = [&all](std::string const& path) -> Result<> {
+        TRY(auto const text, read_file(path, limits::manifest_bytes_max));
+        TRY(auto const json, Json::parse(text));
+        if (path.ends_with(home_suffix)) {
+            TRY(auto record, HomeRecord::from_json(json));
+            all.homes.push_back(std::move(record));
+        } else {
+            TRY(auto record, FarRecord::from_json(json));
+            all.fars.push_back(std::move(record));
+        }
+        return {};
+    };
+    for (auto const& entry : entries) {
+        auto const path = entry.path().string();
+        bool const ours = path.ends_with(home_suffix) || path.ends_with(far_suffix);
+        if (!ours || all.homes.size() + all.fars.size() >= anchor_records_max) continue;
+        auto done = read(path);
+        if (!done) all.unreadable.push_back(std::move(done.error()).while_doing("reading " + path));
+    }
+    return all;
+}
+
+Result<std::vector<FarRecord>> far_records(Paths const& paths, std::string const& guest) {
+    TRY(auto all, read_records(paths));
+    std::erase_if(all.fars, [&guest](FarRecord const& one) { return one.guest != guest; });
+    return std::move(all.fars);
+}
+
+}  // namespace sidecar

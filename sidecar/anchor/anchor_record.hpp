@@ -1,0 +1,93 @@
+// sidecar/anchor/ keeps the place of a guest on its home network while the guest runs on a host of
+// another subnet. `serve` holds both ends; the sidecars of both hosts ask their own `serve`, or
+// that of the anchor. It uses guest/, channel/ and host/; the drivers and daemon/ use it.
+//
+// The records: one file for each end, in the state directory, 0600, because a record has the keys.
+// Invariant: an end is recorded before it is made, and its record is removed after it.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/process.hpp"
+#include "netmove/tunnel/tunnel.hpp"
+#include "sidecar/host/paths.hpp"
+
+namespace sidecar {
+
+/// Ends of both kinds on one host: as many as tunnels.
+constexpr std::size_t anchor_records_max = netmove::tunnel::tunnels_max;
+/// Tunnels of one anchor: to the host of the guest, and to the one where it is going.
+constexpr std::size_t anchor_tunnels_max = 4;
+
+/// Probes that a host answers at the same time.
+constexpr std::size_t anchor_probes_max = 32;
+
+/// A tap as it has to be made again after a boot.
+struct AnchorTap {
+    std::string name;
+    int queues = 1;
+    bool vnet_hdr = true;
+    netmove::MacAddress mac;  ///< Of the device, not of the guest.
+    int mtu = 1500;
+    int queue_length = 0;
+    std::string bridge;
+
+    [[nodiscard]] core::Json to_json() const;
+    static core::Result<AnchorTap> from_json(core::Json const& json);
+};
+
+/// The anchor: the end on the guest's home network. Its tap is the guest's own.
+struct HomeRecord {
+    struct Tunnel {
+        netmove::tunnel::Key key;
+        netmove::tunnel::Endpoint peer;
+        std::string migration_id;  ///< That made it.
+    };
+    std::string guest;
+    netmove::MacAddress mac;  ///< Of the guest's interface.
+    AnchorTap tap;
+    bool was_persistent = false;  ///< The tap, before the anchor.
+    std::vector<Tunnel> tunnels;
+    std::uint64_t current = 0;  ///< The tunnel of the guest's frames; 0: the guest has not left.
+    std::int64_t since_ms = 0;  ///< When it left; since 1970.
+    core::ProcessIdentity holder = {};  ///< Keeps the tap's descriptors: holder.hpp.
+
+    [[nodiscard]] Tunnel const* tunnel(std::uint64_t id) const;
+    [[nodiscard]] core::Json to_json() const;
+    static core::Result<HomeRecord> from_json(core::Json const& json);
+};
+
+/// The far end: on the host where the guest runs, or where it is going.
+struct FarRecord {
+    std::string guest;
+    netmove::MacAddress mac;
+    std::string migration_id;  ///< That made it.
+    AnchorTap tap;  ///< Of the tunnel. Its bridge is the guest's, and has no other ports.
+    netmove::tunnel::Key key;
+    int anchor_port = 0;  ///< TCP, of the `serve` that holds the anchor.
+    std::int64_t since_ms = 0;
+    core::ProcessIdentity holder = {};
+
+    [[nodiscard]] core::Json to_json() const;
+    static core::Result<FarRecord> from_json(core::Json const& json);
+};
+
+struct AnchorRecords {
+    std::vector<HomeRecord> homes;
+    std::vector<FarRecord> fars;
+    std::vector<core::Error> unreadable;  ///< One for each file that could not be used.
+};
+
+core::Result<> write_record(Paths const& paths, HomeRecord const& record);
+core::Result<> write_record(Paths const& paths, FarRecord const& record);
+core::Result<> remove_record(Paths const& paths, HomeRecord const& record);
+core::Result<> remove_record(Paths const& paths, FarRecord const& record);
+/// All records of this host. Fails with io if the directory cannot be listed.
+core::Result<AnchorRecords> read_records(Paths const& paths);
+/// The far ends of one guest on this host: it has its network through an anchor.
+core::Result<std::vector<FarRecord>> far_records(Paths const& paths, std::string const& guest);
+
+}  // namespace sidecar

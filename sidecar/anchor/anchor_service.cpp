@@ -1,0 +1,218 @@
+#include "sidecar/anchor/anchor_service.hpp"
+
+#include "core/log.hpp"
+#include "core/stream.hpp"
+#include "sidecar/host/limits.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+
+AnchorService::AnchorService(core::Loop& loop, Options options, netmove::Netlink netlink)
+    : loop_(loop),
+      options_(std::move(options)),
+      netlink_(std::move(netlink)),
+      hub_(loop, options_.tunnel_port),
+      homes_(loop, options_.paths, netlink_, hub_),
+      fars_(loop, options_.paths, netlink_, hub_),
+      connections_(loop),
+      probes_(loop) {}
+
+Result<std::unique_ptr<AnchorService>> AnchorService::open(core::Loop& loop, Options options) {
+    TRY(auto netlink, netmove::Netlink::open());
+    return std::unique_ptr<AnchorService>(
+        new AnchorService(loop, std::move(options), std::move(netlink)));
+}
+
+Task<bool> AnchorService::restore_all() {
+    auto records = read_records(options_.paths);
+    if (!records) {
+        core::log::error("anchor: {}", records.error().sentence());
+        co_return true;
+    }
+    for (auto const& error : records->unreadable) {
+        core::log::error("anchor: {}", error.sentence());
+    }
+    bool complete = true;
+    auto const note = [&complete](std::string const& guest, Result<> const& restored) {
+        if (restored) return;
+        complete = false;
+        core::log::warning("anchor guest={} {}", guest, restored.error().sentence());
+    };
+    for (auto& record : records->homes) {
+        auto const guest = record.guest;
+        note(guest, co_await homes_.restore(std::move(record)));
+    }
+    for (auto& record : records->fars) {
+        auto const guest = record.guest;
+        note(guest, co_await fars_.restore(std::move(record)));
+    }
+    co_return complete;
+}
+
+Task<void> AnchorService::restore(std::stop_token token) {
+    while (!co_await restore_all()) {
+        auto const slept = co_await core::sleep_for(loop_, limits::anchor_restore_interval, token);
+        if (!slept) co_return;
+    }
+}
+
+Task<void> AnchorService::serve_local(int listener, std::stop_token token) {
+    for (;;) {
+        auto const accepted = co_await loop_.accept(listener, Deadline::never(token));
+        if (!accepted && accepted.error().code == Errc::cancelled) break;
+        if (!accepted) {  // out of descriptors
+            if (!co_await core::sleep_for(loop_, limits::retry_pause_min, token)) break;
+            continue;
+        }
+        core::Fd socket(*accepted);
+        bool const room = connections_.running() < limits::local_connections_max;
+        if (!room || !is_from_our_user(socket.get())) continue;
+        connections_.spawn(converse(std::move(socket), token));
+    }
+    co_await connections_.join();
+}
+
+Task<void> AnchorService::converse(core::Fd socket, std::stop_token token) {
+    auto messages =
+        std::make_unique<Messages>(core::plain_stream(loop_, std::move(socket), "local process"));
+    Answers answers(*this, Asker::local);
+    Connection connection(loop_, std::move(messages), answers, protocol::Role::local);
+    co_await connection.run(token);
+}
+
+Task<void> AnchorService::serve_source(std::unique_ptr<Messages> source, std::stop_token token) {
+    Answers answers(*this, Asker::remote);
+    Connection connection(loop_, std::move(source), answers, protocol::Role::anchor_source);
+    co_await connection.run(token);
+}
+
+Task<void> AnchorService::close() {
+    homes_.forget();
+    fars_.forget();
+    stop_.request_stop();
+    co_await hub_.close();
+    co_await probes_.join();
+}
+
+Task<Result<protocol::Packed>> AnchorService::Answers::handle(Connection&, protocol::Call call) {
+    auto const answer = [this](auto& one) {
+        return protocol::packed(service_.on(std::move(one), asker_));
+    };
+    if (asker_ == Asker::remote) {
+        CO_TRY(auto request, protocol::parse<protocol::FromAnchorSource>(std::move(call)));
+        co_return co_await std::visit(answer, request);
+    }
+    CO_TRY(auto request, protocol::parse<protocol::FromLocal>(std::move(call)));
+    co_return co_await std::visit(answer, request);
+}
+
+/// The far end of a probe.
+Task<void> AnchorService::answer_probe(std::uint64_t id) {
+    (void)co_await core::sleep_for(loop_, limits::anchor_probe_time, stop_.get_token());
+    co_await hub_.remove(id);
+}
+
+Task<Result<protocol::AnchorPath>> AnchorService::on(protocol::AnchorProbe request, Asker asker) {
+    if (asker == Asker::remote && !homes_.is_away(request.guest)) {
+        co_return fail(Errc::refused, "there is no anchor of {} on this host", request.guest);
+    }
+    CO_TRY(auto* const hub, hub_.open());
+    CO_TRY(auto* const tunnel,
+           hub->add(request.key, netmove::tunnel::Role::connects, request.peer));
+    auto const path = co_await path_of(*tunnel, request.peer.text());
+    co_await hub_.remove(request.key.id);
+    co_return path;
+}
+
+Task<Result<protocol::AnchorPath>> AnchorService::on(protocol::AnchorPrepare request, Asker asker) {
+    co_return co_await homes_.prepare(std::move(request), asker);
+}
+
+Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorPoint request, Asker) {
+    CO_TRY_VOID(homes_.point(request));
+    co_return protocol::Nothing{};
+}
+
+Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorKeep request, Asker asker) {
+    CO_TRY_VOID(co_await homes_.keep(std::move(request), asker));
+    co_return protocol::Nothing{};
+}
+
+Task<Result<protocol::AnchorWhereAnswer>> AnchorService::on(protocol::AnchorWhere request, Asker) {
+    co_return protocol::AnchorWhereAnswer{options_.serve_port, fars_.where(request.guest)};
+}
+
+Task<Result<protocol::AnchorOfferAnswer>> AnchorService::on(protocol::AnchorOffer request, Asker) {
+    protocol::AnchorOfferAnswer answer;
+    for (auto const& end : request.ends) {
+        answer.here.push_back(homes_.bridge_of(request.guest, end).has_value());
+    }
+    CO_TRY(auto* const hub, hub_.open());
+    answer.port = hub->port();
+    if (!request.probe) co_return answer;
+    if (probes_.running() >= anchor_probes_max) {
+        co_return fail(Errc::refused, "{} paths are being tested here already: try again",
+                       probes_.running());
+    }
+    CO_TRY_VOID(hub->add(*request.probe, netmove::tunnel::Role::listens, std::nullopt));
+    probes_.spawn(answer_probe(request.probe->id));
+    co_return answer;
+}
+
+Task<Result<protocol::AnchorReceiveAnswer>> AnchorService::on(protocol::AnchorReceive request,
+                                                              Asker) {
+    protocol::AnchorReceiveAnswer answer;
+    for (auto const& end : request.ends) {
+        if (auto const bridge = homes_.bridge_of(request.guest, end)) {
+            answer.bridges.push_back(*bridge);
+            continue;
+        }
+        CO_TRY(auto bridge, co_await fars_.receive(request, end));
+        answer.bridges.push_back(std::move(bridge));
+        CO_TRY(auto const* const hub, hub_.open());
+        answer.port = hub->port();
+    }
+    co_return answer;
+}
+
+Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorLeave request, Asker) {
+    CO_TRY_VOID(co_await fars_.leave(request.guest, request.migration_id));
+    co_return protocol::Nothing{};
+}
+
+Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorReturn request, Asker) {
+    CO_TRY_VOID(co_await homes_.finish(request.guest));
+    co_return protocol::Nothing{};
+}
+
+Task<Result<protocol::Document>> AnchorService::on(protocol::AnchorList, Asker) {
+    Json all = Json::array();
+    homes_.list(all);
+    fars_.list(all);
+    co_return protocol::Document{Json::object({{"anchors", all}})};
+}
+
+Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorRelease request, Asker) {
+    auto const away = homes_.is_away(request.guest);
+    bool const far = fars_.has(request.guest);
+    if (!away && !far) {
+        co_return fail(Errc::refused, "there is no anchor of {} on this host", request.guest);
+    }
+    if (!request.force && (far || away.value_or(false))) {
+        co_return fail(Errc::refused,
+                       "{} runs {} through its anchor, and loses its network without: --force "
+                       "releases it anyway",
+                       request.guest, far ? "here" : "elsewhere");
+    }
+    CO_TRY_VOID(co_await homes_.finish(request.guest));
+    CO_TRY_VOID(co_await fars_.leave(request.guest, ""));
+    co_return protocol::Nothing{};
+}
+
+}  // namespace sidecar

@@ -1,0 +1,223 @@
+#include "sidecar/anchor/far_ends.hpp"
+
+#include "core/log.hpp"
+#include "sidecar/anchor/holder.hpp"
+#include "sidecar/host/limits.hpp"
+#include "sidecar/host/mac_moves.hpp"
+
+namespace sidecar {
+
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+using netmove::MacAddress;
+using netmove::Tap;
+using netmove::tunnel::Role;
+
+namespace {
+
+/// FNV-1a, 32 bits: names that are the same for the same interface on each host.
+std::uint32_t name_hash(std::string const& guest, MacAddress const& mac) {
+    constexpr std::uint32_t prime = 16'777'619;
+    std::uint32_t hash = 2'166'136'261;
+    auto const add = [&hash](unsigned byte) { hash = (hash ^ byte) * prime; };
+    for (char const letter : guest) add(static_cast<unsigned char>(letter));
+    for (auto const byte : mac.bytes) add(byte);
+    return hash;
+}
+
+/// Locally administered: the bridge keeps it whatever its ports have.
+MacAddress bridge_mac(std::uint32_t hash) {
+    MacAddress mac;
+    mac.bytes = {0x02, 0x5c};
+    for (std::size_t byte = 0; byte < sizeof hash; ++byte) {
+        mac.bytes[2 + byte] = static_cast<std::uint8_t>(hash >> (8 * byte));
+    }
+    return mac;
+}
+
+/// The guest's bridge: nothing of this host is in it, and this host says nothing in it.
+Result<> make_far_bridge(netmove::Netlink& netlink, FarRecord const& record) {
+    auto const& name = record.tap.bridge;
+    TRY(auto const there, netlink.find_link(name));
+    if (there) return {};
+    TRY_VOID(netlink.make_bridge(name, bridge_mac(name_hash(record.guest, record.mac))));
+    TRY_VOID(netmove::make_quiet(netlink, name));
+    TRY_VOID(netlink.set_mtu(name, record.tap.mtu));
+    return netlink.set_up(name);
+}
+
+}  // namespace
+
+Task<Result<std::string>> FarEnds::receive(protocol::AnchorReceive const& request,
+                                           protocol::AnchorEnd end) {
+    if (!end.key) co_return fail(Errc::protocol, "an anchor's tunnel without its key");
+    Name const name{request.guest, end.mac};
+    if (auto const at = fars_.find(name); at != fars_.end()) {
+        auto const& known = at->second->record;
+        if (known.key.id == end.key->id) co_return known.tap.bridge;  // asked before
+        CO_TRY_VOID(co_await this->end(name));
+    }
+    auto const hash = name_hash(request.guest, end.mac);
+    FarRecord record;
+    record.guest = request.guest;
+    record.mac = end.mac;
+    record.migration_id = request.migration_id;
+    record.key = *end.key;
+    record.anchor_port = request.anchor_port;
+    record.since_ms = wall_ms();
+    record.tap.name = fmt::format("sat{:08x}", hash);
+    record.tap.bridge = fmt::format("sca{:08x}", hash);
+    record.tap.mtu = end.mtu;
+    record.tap.queue_length = netmove::migration_queue_length;
+    for (auto const& link : {record.tap.name, record.tap.bridge}) {
+        CO_TRY(auto const there, netlink_.find_link(link));
+        if (!there) continue;
+        co_return fail(Errc::refused,
+                       "{} is in the way on this host: the anchor of {} for {} needs that name "
+                       "(`ip link delete {}`)",
+                       link, request.guest, end.mac.text(), link);
+    }
+    auto const bridge = record.tap.bridge;
+    CO_TRY_VOID(write_record(paths_, record));
+    auto made = make(record);
+    if (made) co_return bridge;
+    co_await undo(record);
+    co_return std::unexpected(std::move(made.error()));
+}
+
+/// From the record alone, whatever of it is there already.
+Result<> FarEnds::make(FarRecord record) {
+    TRY_VOID(make_far_bridge(netlink_, record));
+    TRY(auto tap, take_up(record));
+    TRY(auto* const hub, hub_.open());
+    Name const name{record.guest, record.mac};
+    TRY(auto* const tunnel, hub->add(record.key, Role::listens, std::nullopt));
+    auto& far = fars_[name];
+    far = std::make_unique<Far>(Far{std::move(record), std::move(tap), tunnel});
+    TRY_VOID(tunnel->attach(far->tap));
+    tunnel->accept(true);
+    TRY_VOID(tunnel->forward());
+    core::log::info("anchor guest={} mac={} bridge={} state=far end", name.first,
+                    name.second.text(), far->record.tap.bridge);
+    return {};
+}
+
+Result<Tap> FarEnds::take_up(FarRecord& record) {
+    auto& wanted = record.tap;
+    if (auto tap = held(record.holder, wanted.name); tap) return std::move(*tap);
+    TRY(auto tap, Tap::open(netlink_, wanted.name, {wanted.queues, wanted.vnet_hdr, true}));
+    TRY_VOID(netmove::place_tap(netlink_, wanted.name,
+                                {wanted.bridge, wanted.mtu, wanted.queue_length}));
+    TRY(auto const link, netlink_.link(wanted.name));
+    wanted.mac = link.mac;
+    TRY_VOID(tap.set_persistent(true));
+    TRY(record.holder, hold(tap));
+    TRY_VOID(write_record(paths_, record));
+    return std::move(tap);
+}
+
+/// After a failure of make(): removes what there is of the record.
+Task<void> FarEnds::undo(FarRecord record) {
+    Name const name{record.guest, record.mac};
+    if (auto const at = fars_.find(name); at != fars_.end()) {
+        (void)co_await end(name);  // the failure before is worth more
+        co_return;
+    }
+    co_await hub_.remove(record.key.id);
+    for (auto const& link : {record.tap.name, record.tap.bridge}) {
+        auto const there = netlink_.find_link(link);
+        if (there && *there) (void)netlink_.delete_link(link);
+    }
+    (void)remove_record(paths_, record);
+}
+
+Task<Result<>> FarEnds::end(Name name) {
+    auto const at = fars_.find(name);
+    if (at == fars_.end()) co_return Result<>{};
+    auto far = std::move(at->second);
+    fars_.erase(at);
+    co_await hub_.remove(far->record.key.id);
+    auto const record = far->record;
+    auto const released = far->tap.set_persistent(false);
+    if (!released)
+        core::log::warning("anchor guest={} {}", name.first, released.error().sentence());
+    far.reset();
+    co_await end_holder(loop_, record.holder);
+    Result<> first;
+    CO_TRY(auto const bridge, netlink_.find_link(record.tap.bridge));
+    if (bridge) first = netlink_.delete_link(record.tap.bridge);
+    auto removed = remove_record(paths_, record);
+    if (!removed && first) first = std::move(removed);
+    core::log::info("anchor guest={} mac={} bridge={} state=ended", name.first, name.second.text(),
+                    record.tap.bridge);
+    co_return first;
+}
+
+Task<Result<>> FarEnds::leave(std::string guest, std::string migration_id) {
+    std::vector<Name> names;
+    for (auto const& [name, far] : fars_) {
+        bool const meant = migration_id.empty() || far->record.migration_id == migration_id;
+        if (name.first == guest && meant) names.push_back(name);
+    }
+    Result<> first;
+    for (auto const& name : names) {
+        auto ended = co_await end(name);
+        if (!ended && first) first = std::move(ended);
+    }
+    co_return first;
+}
+
+std::vector<protocol::AnchorWhereAnswer::End> FarEnds::where(std::string const& guest) const {
+    std::vector<protocol::AnchorWhereAnswer::End> out;
+    for (auto const& [name, far] : fars_) {
+        if (name.first != guest) continue;
+        protocol::AnchorWhereAnswer::End one{name.second, far->record.key.id, ""};
+        // Where the anchor is now, as its datagrams show.
+        if (auto const peer = far->tunnel->statistics().peer;
+            peer && far->record.anchor_port != 0) {
+            auto const port = static_cast<std::uint16_t>(far->record.anchor_port);
+            one.home = netmove::tunnel::Endpoint{peer->address, port}.text();
+        }
+        out.push_back(std::move(one));
+    }
+    return out;
+}
+
+Task<Result<>> FarEnds::restore(FarRecord record) {
+    Name const name{record.guest, record.mac};
+    if (fars_.contains(name)) co_return Result<>{};
+    auto const id = record.key.id;
+    auto made = make(std::move(record));
+    if (made) co_return made;
+    fars_.erase(name);  // it is tried again
+    co_await hub_.remove(id);
+    co_return made;
+}
+
+bool FarEnds::has(std::string const& guest) const {
+    for (auto const& [name, far] : fars_) {
+        if (name.first == guest) return true;
+    }
+    return false;
+}
+
+void FarEnds::list(Json& into) const {
+    for (auto const& [name, far] : fars_) {
+        auto const counted = far->tunnel->statistics();
+        into.add(Json::object({{"end", "far"},
+                               {"guest", name.first},
+                               {"interface", name.second.text()},
+                               {"tap", far->record.tap.name},
+                               {"bridge", far->record.tap.bridge},
+                               {"since_ms", far->record.since_ms},
+                               {"state", "here"},
+                               {"peer", counted.peer ? counted.peer->text() : ""},
+                               {"connected", far->tunnel->is_established()},
+                               {"tunnel", counted.to_json()}}));
+    }
+}
+
+}  // namespace sidecar

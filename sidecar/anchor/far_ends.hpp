@@ -1,0 +1,59 @@
+// FarEnds: the far ends of anchors: on this host runs a guest whose place on its network is an
+// anchor on another host. Each has a bridge of its own with two ports: the tap of the tunnel, which
+// is made here, and the guest's tap, which the guest's sidecar puts into it. Owned by
+// AnchorService.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "netmove/netlink.hpp"
+#include "netmove/tap.hpp"
+#include "sidecar/anchor/anchor_record.hpp"
+#include "sidecar/anchor/tunnel_hub.hpp"
+#include "sidecar/channel/protocol_anchor.hpp"
+
+namespace sidecar {
+
+class FarEnds {
+public:
+    FarEnds(core::Loop& loop, Paths paths, netmove::Netlink& netlink, TunnelHub& hub)
+        : loop_(loop), paths_(std::move(paths)), netlink_(netlink), hub_(hub) {}
+
+    /// Makes the far end of one interface, in place of an earlier one. Returns its bridge. After a
+    /// failure nothing is left.
+    core::Task<core::Result<std::string>> receive(protocol::AnchorReceive const& request,
+                                                  protocol::AnchorEnd end);
+    /// Removes the far ends of a guest; with a migration_id only those that it made.
+    core::Task<core::Result<>> leave(std::string guest, std::string migration_id);
+    [[nodiscard]] std::vector<protocol::AnchorWhereAnswer::End> where(
+        std::string const& guest) const;
+    /// After a restart of `serve`, or a boot: as recorded. May be repeated after a failure.
+    core::Task<core::Result<>> restore(FarRecord record);
+    [[nodiscard]] bool has(std::string const& guest) const;
+    /// Before the tunnels end with `serve`: they are not used any more. The records stay.
+    void forget() { fars_.clear(); }
+    /// One object for each: see protocol::AnchorList.
+    void list(core::Json& into) const;
+
+private:
+    struct Far {
+        FarRecord record;
+        netmove::Tap tap;
+        netmove::tunnel::Tunnel* tunnel = nullptr;
+    };
+    using Name = std::pair<std::string, netmove::MacAddress>;
+
+    core::Result<> make(FarRecord record);
+    core::Result<netmove::Tap> take_up(FarRecord& record);
+    core::Task<core::Result<>> end(Name name);
+    core::Task<void> undo(FarRecord record);
+
+    core::Loop& loop_;
+    Paths paths_;
+    netmove::Netlink& netlink_;
+    TunnelHub& hub_;
+    std::map<Name, std::unique_ptr<Far>> fars_;
+};
+
+}  // namespace sidecar

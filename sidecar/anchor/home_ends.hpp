@@ -1,0 +1,84 @@
+// HomeEnds: the anchors of this host. Each holds the tap of a guest's interface, which stays a port
+// of the guest's bridge, and the tunnel to the host where the guest runs. Owned by AnchorService.
+//
+//   prepare   the guest is about to leave, or to move on: a tunnel to the next host, path tested
+//   point     the guest's frames take this tunnel, in one step
+//   keep      the move has ended: the other tunnels are removed
+//   finish    the guest is home again
+//
+// Invariant: at most one reader has the tap's ring: QEMU, or the tunnel `current` of the record.
+#pragma once
+
+#include <map>
+#include <memory>
+
+#include "netmove/netlink.hpp"
+#include "netmove/tap.hpp"
+#include "sidecar/anchor/anchor_record.hpp"
+#include "sidecar/anchor/tunnel_hub.hpp"
+#include "sidecar/channel/protocol_anchor.hpp"
+
+namespace sidecar {
+
+/// Waits until the two ends of a tunnel know each other, and tests the path between them. The
+/// tunnel may be removed meanwhile: cancelled. Fails with refused, saying what to open.
+core::Task<core::Result<protocol::AnchorPath>> path_of(netmove::tunnel::Tunnel& tunnel,
+                                                       std::string peer);
+
+class HomeEnds {
+public:
+    /// Who asks: only a process of this host may begin or end an anchor.
+    enum class Asker : std::uint8_t { local, remote };
+
+    HomeEnds(core::Loop& loop, Paths paths, netmove::Netlink& netlink, TunnelHub& hub)
+        : loop_(loop), paths_(std::move(paths)), netlink_(netlink), hub_(hub) {}
+
+    /// Fails with refused if the request does not name the tunnel in use, or, before the first
+    /// move, if the guest's QEMU does not hold the tap; with timed_out if no datagram passes.
+    core::Task<core::Result<protocol::AnchorPath>> prepare(protocol::AnchorPrepare request,
+                                                           Asker asker);
+    /// Does not suspend. Fails with refused if there is no such anchor or tunnel.
+    core::Result<> point(protocol::AnchorPoint const& request);
+    core::Task<core::Result<>> keep(protocol::AnchorKeep request, Asker asker);
+    core::Task<core::Result<>> finish(std::string guest);
+    /// The bridge of the anchor that has this tunnel; none: it is not on this host.
+    [[nodiscard]] std::optional<std::string> bridge_of(std::string const& guest,
+                                                       protocol::AnchorEnd const& end) const;
+    /// After a restart of `serve`, or a boot: as recorded. May be repeated after a failure.
+    core::Task<core::Result<>> restore(HomeRecord record);
+    /// Whether the guest runs elsewhere through an anchor of this host; none: it has no anchor.
+    [[nodiscard]] std::optional<bool> is_away(std::string const& guest) const;
+    /// Before the tunnels end with `serve`: they are not used any more. The records stay.
+    void forget() { homes_.clear(); }
+    /// One object for each anchor: see protocol::AnchorList.
+    void list(core::Json& into) const;
+
+private:
+    struct Home {
+        HomeRecord record;
+        netmove::Tap tap;
+        std::map<std::uint64_t, netmove::tunnel::Tunnel*> tunnels;
+    };
+    using Name = std::pair<std::string, netmove::MacAddress>;
+
+    Home* find(std::string const& guest, netmove::MacAddress const& mac);
+    core::Task<core::Result<>> find_or_take(protocol::AnchorPrepare const& request,
+                                            protocol::AnchorEnd end, Asker asker);
+    core::Result<> take(std::string const& guest, protocol::AnchorEnd const& end);
+    core::Result<> add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel);
+    core::Result<> point_one(std::string const& guest, protocol::AnchorEnd const& end);
+    core::Task<void> remove_tunnels(Name name, std::uint64_t keep);
+    core::Task<core::Result<>> end(Name name);
+    core::Task<core::Result<netmove::Tap>> take_up(HomeRecord& record);
+    void note_move(HomeRecord& record) const;
+    [[nodiscard]] bool may_be_needed(HomeRecord const& record) const;
+    core::Task<core::Result<>> discard(HomeRecord record);
+
+    core::Loop& loop_;
+    Paths paths_;
+    netmove::Netlink& netlink_;
+    TunnelHub& hub_;
+    std::map<Name, std::unique_ptr<Home>> homes_;
+};
+
+}  // namespace sidecar

@@ -1,0 +1,321 @@
+#include "sidecar/anchor/source_anchors.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/log.hpp"
+#include "sidecar/anchor/anchor_record.hpp"
+#include "sidecar/anchor/ask_serve.hpp"
+#include "sidecar/host/limits.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Errc;
+using core::fail;
+using core::Json;
+using core::Result;
+using core::Task;
+using netmove::tunnel::Endpoint;
+using netmove::tunnel::Key;
+
+SourceAnchors::SourceAnchors(core::Loop& loop, Config config)
+    : loop_(loop),
+      config_(std::move(config)),
+      wanted_changed_(loop),
+      progress_(loop),
+      tasks_(loop) {}
+
+/// To the anchor's `serve`.
+template <class Request>
+Task<Result<typename Request::Answer>> SourceAnchors::ask(Request request, Deadline deadline) {
+    if (from_here_) {
+        co_return co_await ask_serve(loop_, config_.paths, std::move(request), deadline);
+    }
+    CO_TRY_VOID(co_await reach_home(deadline));
+    co_return co_await channel_->request(std::move(request), deadline);
+}
+
+Task<Result<>> SourceAnchors::reach_home(Deadline deadline) {
+    if (home_.empty()) CO_TRY_VOID(co_await look_up_home(deadline));
+    if (!channel_) {
+        auto made = std::make_unique<PeerChannel>(
+            loop_,
+            PeerChannel::Config{home_, config_.tls, config_.guest, config_.migration_id,
+                                protocol::Role::anchor_source},
+            [](bool) {});  // the caller notices it
+        auto const connected = co_await made->connect(deadline.sooner(limits::connect_timeout));
+        if (!connected) {
+            co_return fail(connected.error().code, "the anchor of {} at {} cannot be asked: {}",
+                           config_.guest, home_, connected.error().sentence());
+        }
+        channel_ = std::move(made);
+        tasks_.spawn(channel_->keep(stop_.get_token()));
+    }
+    co_return co_await channel_->reached(deadline);
+}
+
+Task<Result<>> SourceAnchors::look_up_home(Deadline deadline) {
+    CO_TRY(auto const where,
+           co_await ask_serve(loop_, config_.paths, protocol::AnchorWhere{config_.guest},
+                              deadline.sooner(limits::anchor_answer_timeout)));
+    co_return take_where(where);
+}
+
+/// Where the anchor of this guest is, as its tunnels show.
+Result<> SourceAnchors::take_where(protocol::AnchorWhereAnswer const& where) {
+    for (auto const& end : ends_) {
+        auto const at =
+            std::ranges::find(where.ends, end.mac, &protocol::AnchorWhereAnswer::End::mac);
+        if (at == where.ends.end() || at->id != end.move.from) {
+            return fail(Errc::refused, "`sidecar serve` on this host has no tunnel of {}'s anchor",
+                        config_.guest);
+        }
+        if (at->home.empty()) {
+            return fail(Errc::refused,
+                        "the tunnel of {} to its anchor is down, so the anchor cannot be told "
+                        "where the guest goes: `sidecar anchor show {}`",
+                        config_.guest, config_.guest);
+        }
+        if (!home_.empty() && home_ != at->home) {
+            return fail(Errc::refused,
+                        "{} has anchors on two hosts, {} and {}: that cannot be moved",
+                        config_.guest, home_, at->home);
+        }
+        home_ = at->home;
+    }
+    TRY(auto const endpoint, Endpoint::parse(home_));
+    anchor_port_ = endpoint.port;
+    return {};
+}
+
+Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfaces,
+                                   std::set<std::size_t> wanted, Deadline deadline) {
+    ends_.clear();
+    keys_.clear();
+    CO_TRY(auto const fars, far_records(config_.paths, config_.guest));
+    from_here_ = fars.empty();
+    for (std::size_t index = 0; index < interfaces.size(); ++index) {
+        auto& interface = interfaces[index];
+        if (interface.bridge.empty() || (from_here_ && !wanted.contains(index))) continue;
+        auto const far = std::ranges::find(fars, interface.mac, &FarRecord::mac);
+        if (far == fars.end() && !from_here_) continue;  // in a network of this host
+        if (!from_here_) anchor_port_ = far->anchor_port;
+        auto& key = keys_.emplace_back(Key::generate());
+        interface.anchor = netmove::AnchorMove{from_here_ ? 0 : far->key.id, key.id};
+        ends_.push_back({interface.mac, interface.tap, *interface.anchor});
+    }
+    if (ends_.empty()) co_return Result<>{};
+    probe_ = Key::generate();
+    if (!from_here_) {
+        // A guest that returns home needs no answer of its anchor: probe() reports what fails.
+        (void)co_await look_up_home(deadline);
+        co_return Result<>{};
+    }
+    CO_TRY(auto const where,
+           co_await ask_serve(loop_, config_.paths, protocol::AnchorWhere{config_.guest},
+                              deadline.sooner(limits::anchor_answer_timeout)));
+    anchor_port_ = where.serve_port;
+    co_return Result<>{};
+}
+
+void SourceAnchors::note_home(std::vector<netmove::GuestInterface>& interfaces,
+                              std::vector<bool> const& anchored_here) {
+    for (std::size_t index = 0; index < interfaces.size() && index < anchored_here.size();
+         ++index) {
+        if (!interfaces[index].anchor || !anchored_here[index]) continue;
+        auto const unused = std::exchange(interfaces[index].anchor->to, 0);
+        std::erase_if(keys_, [unused](Key const& key) { return key.id == unused; });
+        for (auto& end : ends_) {
+            if (end.mac == interfaces[index].mac) end.move.to = 0;
+        }
+    }
+}
+
+void SourceAnchors::begin_after_restart(std::vector<netmove::GuestInterface> const& interfaces) {
+    ends_.clear();
+    for (auto const& interface : interfaces) {
+        if (!interface.anchor) continue;
+        ends_.push_back({interface.mac, interface.tap, *interface.anchor});
+        from_here_ = interface.anchor->from == 0;
+    }
+    read_keys();
+    told_.reset();
+}
+
+bool SourceAnchors::returns_home() const {
+    return !ends_.empty() &&
+           std::ranges::all_of(ends_, [](End const& one) { return one.move.to == 0; });
+}
+
+std::vector<protocol::AnchorEnd> SourceAnchors::ends(bool destination) const {
+    std::vector<protocol::AnchorEnd> out;
+    for (auto const& end : ends_) {
+        if (end.move.to == 0) continue;  // the destination ends that anchor itself
+        out.push_back({end.mac, destination ? end.move.to : end.move.from, end.tap, 1500, {}});
+    }
+    return out;
+}
+
+Result<Endpoint> SourceAnchors::endpoint(std::string const& host, int tunnel_port) {
+    auto const address = netmove::Address::parse(host);
+    if (address && tunnel_port != 0) {
+        return Endpoint{*address, static_cast<std::uint16_t>(tunnel_port)};
+    }
+    return fail(Errc::refused,
+                "a tunnel cannot lead to {} port {}: it needs an address that other hosts can use "
+                "too",
+                host, tunnel_port);
+}
+
+Task<Result<>> SourceAnchors::probe(std::string host, int tunnel_port, Deadline deadline) {
+    if (ends_.empty() || returns_home()) co_return Result<>{};
+    CO_TRY(auto const peer, endpoint(host, tunnel_port));
+    CO_TRY(path_, co_await ask(protocol::AnchorProbe{config_.guest, peer, *probe_}, deadline));
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceAnchors::prepare(std::string host, int tunnel_port, Deadline deadline) {
+    if (ends_.empty() || returns_home()) co_return Result<>{};
+    CO_TRY_VOID(write_keys());
+    CO_TRY(auto const peer, endpoint(host, tunnel_port));
+    auto now = ends(false);
+    for (auto& end : now) {
+        for (std::size_t index = 0; index < ends_.size(); ++index) {
+            if (ends_[index].mac != end.mac) continue;
+            auto const key = std::ranges::find(keys_, ends_[index].move.to, &Key::id);
+            if (key == keys_.end()) {
+                co_return fail(Errc::refused,
+                               "the key of a tunnel was lost with an earlier sidecar");
+            }
+            end.key = *key;
+        }
+    }
+    protocol::AnchorPrepare request{config_.guest, config_.migration_id, peer, std::move(now)};
+    CO_TRY(path_, co_await ask(std::move(request), deadline));
+    core::log::info("guest={} migration_id={} tunnel to {} round_trip_us={} datagram_max={}",
+                    config_.guest, config_.migration_id, host, path_->round_trip_us,
+                    path_->datagram_max);
+    co_return Result<>{};
+}
+
+void SourceAnchors::repoint(machine::Side to) {
+    if (ends_.empty() || returns_home()) return;
+    wanted_ = to;
+    wanted_changed_.set();
+    if (!std::exchange(telling_, true)) tasks_.spawn(keep_told());
+}
+
+/// A request that was replaced reaches the anchor before the next: each is answered, or its
+/// connection is lost, before another is sent.
+Task<void> SourceAnchors::keep_told() {
+    auto const token = stop_.get_token();
+    while (!token.stop_requested()) {
+        if (told_ == wanted_) {
+            wanted_changed_.reset();
+            if (!co_await wanted_changed_.wait(Deadline::never(token))) break;
+            continue;
+        }
+        auto const to = *wanted_;
+        told_.reset();
+        protocol::AnchorPoint request{config_.guest, ends(to == machine::Side::destination)};
+        auto const told =
+            co_await ask(std::move(request), Deadline::after(limits::vtep_answer_timeout, token));
+        if (told) {
+            told_ = to;
+            repointed_at_ = core::Clock::now();
+            error_.clear();
+            progress_.set();
+            continue;
+        }
+        error_ = told.error().sentence();
+        core::log::warning("guest={} the anchor does not know yet where the guest is: {}",
+                           config_.guest, error_);
+        (void)co_await core::sleep_for(loop_, limits::retry_pause_min, token);
+    }
+}
+
+Task<Result<>> SourceAnchors::wait_repointed(Deadline deadline) {
+    while (!repointed()) {
+        progress_.reset();
+        if (co_await progress_.wait(deadline)) continue;
+        co_return fail(Errc::timed_out, "the anchor of {} does not know where the guest is: {}",
+                       config_.guest, error_.empty() ? "no answer yet" : error_);
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceAnchors::settle(Deadline deadline) {
+    if (ends_.empty()) co_return Result<>{};
+    Result<> first;
+    if (!returns_home()) {
+        auto kept = co_await ask(protocol::AnchorKeep{config_.guest, ends(true)},
+                                 deadline.sooner(limits::anchor_answer_timeout));
+        if (!kept) first = std::unexpected(std::move(kept.error()));
+    }
+    // While the anchor sends the guest's frames here, they must have a place to arrive.
+    if (!from_here_ && first) {
+        auto left =
+            co_await ask_serve(loop_, config_.paths, protocol::AnchorLeave{config_.guest, ""},
+                               deadline.sooner(limits::anchor_answer_timeout));
+        if (!left && first) first = std::unexpected(std::move(left.error()));
+    }
+    if (first) unlink(keys_path().c_str());
+    co_return first;
+}
+
+Task<Result<>> SourceAnchors::drop(Deadline deadline) {
+    if (ends_.empty() || returns_home()) co_return Result<>{};
+    unlink(keys_path().c_str());
+    auto const kept = co_await ask(protocol::AnchorKeep{config_.guest, ends(false)},
+                                   deadline.sooner(limits::anchor_answer_timeout));
+    if (!kept) co_return std::unexpected(kept.error());
+    co_return Result<>{};
+}
+
+Task<void> SourceAnchors::end() {
+    stop_.request_stop();
+    co_await tasks_.join();
+}
+
+std::string SourceAnchors::keys_path() const {
+    return config_.paths.run(config_.guest) + "/anchor-keys.json";
+}
+
+/// For a sidecar that takes this migration over.
+Result<> SourceAnchors::write_keys() const {
+    Json list = Json::array();
+    for (auto const& key : keys_) list.add(key.to_json());
+    return write_replacing(keys_path(), Json::object({{"migration_id", config_.migration_id},
+                                                      {"anchor_port", anchor_port_},
+                                                      {"keys", list}})
+                                            .dump());
+}
+
+void SourceAnchors::read_keys() {
+    auto const text = read_file(keys_path(), limits::manifest_bytes_max);
+    auto const json = text ? Json::parse(*text) : std::unexpected(text.error());
+    if (!json || (*json)["migration_id"].text_or("") != config_.migration_id) return;
+    anchor_port_ = static_cast<int>((*json)["anchor_port"].integer_or(0));
+    for (auto const& one : (*json)["keys"].elements()) {
+        if (auto key = Key::from_json(one)) keys_.push_back(std::move(*key));
+    }
+}
+
+Json SourceAnchors::report(std::optional<core::Clock::time_point> since) const {
+    auto made = Json::object(
+        {{"anchor", from_here_ ? "this host" : home_}, {"returns_home", returns_home()}});
+    if (path_) {
+        made.set("round_trip_us", path_->round_trip_us);
+        made.set("datagram_max", path_->datagram_max);
+    }
+    if (repointed_at_ && since) {
+        std::chrono::duration<double, std::milli> const after = *repointed_at_ - *since;
+        made.set("repointed_ms", after.count());
+    }
+    if (!repointed() && !error_.empty()) made.set("error", error_);
+    return made;
+}
+
+}  // namespace sidecar

@@ -1,0 +1,129 @@
+// SourceAnchors: the source's part in a move by an anchor. It asks the `serve` that holds the
+// guest's anchor: its own before the guest's first move, later that of the anchor's host, over a
+// channel of its own. Every request may be repeated; a request that is not answered is.
+//
+//   find       before anything is touched: which interfaces an anchor moves, and by which tunnels
+//   prepare    the tunnel to the destination is made, and its path tested
+//   repoint    at STOP, or when the guest leaves home, after COMMIT: frames take that tunnel
+//   settle     the guest is there: the earlier tunnel and this host's far end are removed
+//   drop       the guest stays: the new tunnel is removed
+//
+// Invariant: the last request to the anchor carries the wanted side, or such a request is being
+// sent.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/sync.hpp"
+#include "sidecar/channel/peer.hpp"
+#include "sidecar/channel/protocol_anchor.hpp"
+#include "sidecar/machine/common.hpp"
+
+namespace sidecar {
+
+class SourceAnchors {
+public:
+    struct Config {
+        Paths paths;
+        core::TlsConfig tls;
+        std::string guest;
+        std::string migration_id;
+    };
+    SourceAnchors(core::Loop& loop, Config config);
+
+    /// Sets GuestInterface::anchor of the interfaces that an anchor moves: the `wanted` ones that
+    /// are in a bridge, or those that have an anchor elsewhere, if there are any. Changes nothing
+    /// on either host. Fails with refused if the anchor cannot be asked.
+    core::Task<core::Result<>> find(std::vector<netmove::GuestInterface>& interfaces,
+                                    std::set<std::size_t> wanted, core::Deadline deadline);
+    /// The destination has said for which interfaces it is the anchor's host: the guest returns.
+    void note_home(std::vector<netmove::GuestInterface>& interfaces,
+                   std::vector<bool> const& anchored_here);
+    /// After a restart of this sidecar, from the recorded interfaces: what the anchor was told last
+    /// is not known.
+    void begin_after_restart(std::vector<netmove::GuestInterface> const& interfaces);
+
+    /// No interface is moved by an anchor.
+    [[nodiscard]] bool empty() const { return ends_.empty(); }
+    /// The anchor is on this host: the guest leaves home.
+    [[nodiscard]] bool leaves_home() const { return !ends_.empty() && from_here_; }
+    /// The guest goes back to its anchor's host: there is nothing to repoint.
+    [[nodiscard]] bool returns_home() const;
+    /// HOST:PORT of the anchor's `serve`; empty: this host.
+    [[nodiscard]] std::string const& home() const { return home_; }
+    /// The keys of the new tunnels, for the destination.
+    [[nodiscard]] std::vector<netmove::tunnel::Key> const& keys() const { return keys_; }
+    /// TCP, of the anchor's `serve`, for the destination.
+    [[nodiscard]] int anchor_port() const { return anchor_port_; }
+
+    /// The key of the tunnel that tests the path during the check; none: there is no path to test.
+    [[nodiscard]] std::optional<netmove::tunnel::Key> const& probe_key() const { return probe_; }
+    /// After the destination was given probe_key(): tests the path. Leaves nothing. Fails with
+    /// refused, saying what to open.
+    core::Task<core::Result<>> probe(std::string host, int tunnel_port, core::Deadline deadline);
+    [[nodiscard]] std::optional<protocol::AnchorPath> const& path() const { return path_; }
+    /// `host`, `tunnel_port`: of the destination's far ends. Fails with refused.
+    core::Task<core::Result<>> prepare(std::string host, int tunnel_port, core::Deadline deadline);
+    /// Does not suspend; repeated until the anchor answers.
+    void repoint(machine::Side to);
+    [[nodiscard]] bool repointed() const { return told_ == wanted_; }
+    /// When the anchor last answered; none before that.
+    [[nodiscard]] std::optional<core::Clock::time_point> repointed_at() const {
+        return repointed_at_;
+    }
+    /// Waits until the anchor has answered; fails with timed_out, saying why it has not.
+    core::Task<core::Result<>> wait_repointed(core::Deadline deadline);
+    core::Task<core::Result<>> settle(core::Deadline deadline);
+    core::Task<core::Result<>> drop(core::Deadline deadline);
+    /// Closes the channel, and ends the tasks.
+    core::Task<void> end();
+
+    /// {anchor, round_trip_us, datagram_max, repointed_ms, error}; milliseconds after `since`.
+    [[nodiscard]] core::Json report(std::optional<core::Clock::time_point> since) const;
+
+private:
+    struct End {
+        netmove::MacAddress mac;
+        std::string tap;
+        netmove::AnchorMove move;
+    };
+    template <class Request>
+    core::Task<core::Result<typename Request::Answer>> ask(Request request,
+                                                           core::Deadline deadline);
+    core::Task<core::Result<>> reach_home(core::Deadline deadline);
+    core::Task<core::Result<>> look_up_home(core::Deadline deadline);
+    core::Result<> take_where(protocol::AnchorWhereAnswer const& where);
+    [[nodiscard]] std::vector<protocol::AnchorEnd> ends(bool destination) const;
+    core::Task<void> keep_told();
+    static core::Result<netmove::tunnel::Endpoint> endpoint(std::string const& host,
+                                                            int tunnel_port);
+    core::Result<> write_keys() const;
+    void read_keys();
+    [[nodiscard]] std::string keys_path() const;
+
+    core::Loop& loop_;
+    Config config_;
+    std::vector<End> ends_;
+    std::vector<netmove::tunnel::Key> keys_;
+    std::optional<netmove::tunnel::Key> probe_;
+    bool from_here_ = true;
+    std::string home_;
+    int anchor_port_ = 0;
+    std::unique_ptr<PeerChannel> channel_;  ///< To another host's `serve`.
+    bool telling_ = false;  ///< keep_told() runs.
+    std::optional<machine::Side> wanted_;  ///< None: nothing is asked for.
+    std::optional<machine::Side> told_;
+    std::optional<core::Clock::time_point> repointed_at_;
+    std::optional<protocol::AnchorPath> path_;
+    std::string error_;  ///< Why the anchor has not answered yet.
+    core::Event wanted_changed_;
+    core::Event progress_;
+    core::TaskGroup tasks_;
+    std::stop_source stop_;
+};
+
+}  // namespace sidecar

@@ -1,0 +1,35 @@
+// The options of `sidecar anchor` and its commands: what the command line says, checked for shape.
+#pragma once
+
+#include <string>
+
+#include "core/result.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace sidecar {
+
+struct AnchorOptions {
+    enum class Action { list, show, release };
+    Action action = Action::list;
+    std::string guest;  ///< Empty: all guests.
+    bool force = false;
+    bool json = false;
+};
+
+/// The values that CLI11 fills in; finish() makes AnchorOptions of them.
+class AnchorFlags {
+public:
+    void add_to(CLI::App& anchor);
+    core::Result<AnchorOptions> finish() const;
+
+private:
+    CLI::App* list_ = nullptr;
+    CLI::App* show_ = nullptr;
+    CLI::App* release_ = nullptr;
+    AnchorOptions options_;
+};
+
+}  // namespace sidecar

@@ -1,0 +1,446 @@
+// Anchors as `sidecar serve` holds them: two hosts that are joined by a router's wire, real taps
+// and tunnels, and a "guest" whose tap this test holds as QEMU would. The requests are those that
+// the sidecars of both hosts send.
+#include <sys/stat.h>
+
+#include <catch2/catch.hpp>
+
+#include "sidecar/anchor/anchor_record.hpp"
+#include "sidecar/anchor/ask_serve.hpp"
+#include "sidecar/channel/peer.hpp"
+#include "sidecar/host/limits.hpp"
+#include "tests/process/netmove_lab.hpp"
+#include "tests/process/storage_lab.hpp"
+#include "tests/support/lab.hpp"
+
+using namespace netmove_lab;
+using core::Deadline;
+using core::Json;
+using netmove::tunnel::Key;
+using sidecar::Paths;
+using storage_lab::Runner;
+namespace protocol = sidecar::protocol;
+
+namespace {
+
+constexpr auto guest = "web1";
+constexpr auto guest_mac = "52:54:00:77:00:10";
+constexpr auto station_mac = "52:54:00:77:00:20";
+constexpr int serve_port = 4790;
+
+/// A network namespace with a bridge and a directory of its own; all is removed with it.
+struct AnchorHost {
+    AnchorHost(std::string const& letter, std::string const& directory)
+        : netns(fmt::format("anchor{}-{}{}", ::getpid(), lab::unique_suffix(), letter)),
+          paths{directory + "/" + letter + "/run", directory + "/" + letter + "/state"},
+          logs(directory + "/" + letter) {
+        lab::fs::create_directories(paths.run_directory);
+        lab::fs::create_directories(paths.state_directory);
+        lab::must_run({"ip", "netns", "add", netns});
+        sh(fmt::format("ip -n {} link set lo up", netns));
+    }
+    ~AnchorHost() {
+        for (auto const& seen : lab::processes_in(netns)) {
+            auto const process = core::Process::open(seen.pid);
+            if (process) (void)process->signal(SIGKILL);
+        }
+        lab::run({"ip", "netns", "del", netns});
+    }
+    AnchorHost(AnchorHost const&) = delete;
+
+    void start_serve() {
+        serve.emplace("serve",
+                      lab::Argv{lab::program("sidecar"), "serve", "--plaintext", "--run-dir",
+                                paths.run_directory, "--state-dir", paths.state_directory},
+                      lab::Place{netns, {}}, logs);
+        lab::wait_until("`sidecar serve` to answer", 20s,
+                        [&] { return lab::accepts(paths.serve_socket()); });
+    }
+    [[nodiscard]] bool has_link(std::string const& name) const {
+        return lab::run({"ip", "-n", netns, "link", "show", name}).exit_status == 0;
+    }
+
+    std::string netns;
+    Paths paths;
+    std::string logs;
+    std::optional<lab::Daemon> serve;
+};
+
+/// Host a has the guest's network: br0 with the guest's tap and a station. Host b is elsewhere.
+struct AnchorLab {
+    AnchorLab() {
+        sh(fmt::format("ip -n {} link add wire type veth peer name wire netns {}", a.netns,
+                       b.netns));
+        for (auto const& [host, number] : {std::pair(&a, 1), std::pair(&b, 2)}) {
+            sh(
+                fmt::format("ip -n {0} address add 192.0.2.{1}/24 dev wire; "
+                            "ip -n {0} link set wire up",
+                            host->netns, number));
+        }
+        {
+            lab::Visit const visit(a.netns);
+            make_bridge("br0");
+            auto netlink = must(Netlink::open());
+            guest_tap.emplace(port_of("br0", "guest", netlink));
+            station.emplace(port_of("br0", "station", netlink));
+        }
+        write_manifest();
+        a.start_serve();
+        b.start_serve();
+    }
+
+    static Tap port_of(std::string const& bridge, std::string const& name, Netlink& netlink) {
+        auto tap = must(Tap::open(netlink, name, {}));
+        must(place_tap(netlink, name, {bridge, 1500, migration_queue_length}));
+        return tap;
+    }
+    /// As the sidecar of a guest writes it. The process that holds the tap is this test.
+    void write_manifest() const {
+        GuestInterface interface;
+        interface.netdev = "net0";
+        interface.tap = "guest";
+        interface.bridge = "br0";
+        interface.mac = mac(guest_mac);
+        auto manifest =
+            Json::object({{"guest", guest}, {"interfaces", Json::array({interface.to_json()})}});
+        must(must(core::Process::open(::getpid())).identity()).add_to(manifest);
+        must(sidecar::make_directory(a.paths.state(guest)));
+        must(sidecar::write_durably(a.paths.state(guest) + "/guest.json", manifest.dump()));
+    }
+
+    template <class Request>
+    auto ask(AnchorHost const& host, Request request) {
+        return runner.loop().run(sidecar::ask_serve(runner.loop(), host.paths, std::move(request),
+                                                    Deadline::after(30s)));
+    }
+    [[nodiscard]] protocol::AnchorEnd end(std::uint64_t id) const {
+        return {mac(guest_mac), id, "guest", 1500, {}};
+    }
+    /// The far end on host b, and the tunnel from host a; returns the bridge there.
+    std::string prepare() {
+        auto fresh = end(0);
+        fresh.key = key;
+        auto const received =
+            must(ask(b, protocol::AnchorReceive{guest, "m1", serve_port, {fresh}}));
+        REQUIRE(received.bridges.size() == 1);
+        REQUIRE(received.port == netmove::tunnel::default_port);
+        auto const peer =
+            netmove::tunnel::Endpoint{ip("192.0.2.2"), static_cast<std::uint16_t>(received.port)};
+        auto const path = must(ask(a, protocol::AnchorPrepare{guest, "m1", peer, {fresh}}));
+        CHECK(path.datagram_max >= 1200);
+        return received.bridges[0];
+    }
+    /// The guest's tap on a host where it has moved.
+    static Tap tap_at(AnchorHost const& host, std::string const& bridge) {
+        lab::Visit const visit(host.netns);
+        auto netlink = must(Netlink::open());
+        return port_of(bridge, "moved", netlink);
+    }
+    /// `count` frames from the station to the guest; each ends in its number.
+    void send_to_guest(int count) {
+        for (int sent = 0; sent < count; ++sent) {
+            auto frame =
+                udp_frame(mac(station_mac), mac(guest_mac), ip("10.0.0.20"), ip("10.0.0.10"));
+            frame.back() = static_cast<std::uint8_t>(next_number++);
+            must(station->write_frame(frame));
+        }
+    }
+    /// The numbers of the station's frames that a guest gets, until `count` have come.
+    static std::vector<int> numbers(Tap const& tap, std::size_t count) {
+        std::vector<int> got;
+        (void)soon(
+            [&] {
+                for (auto const& frame : received(tap)) {
+                    if (frame.size() > 12 && std::equal(frame.begin(), frame.begin() + 6,
+                                                        mac(guest_mac).bytes.begin())) {
+                        got.push_back(frame.back());
+                    }
+                }
+                return got.size() >= count;
+            },
+            10s);
+        return got;
+    }
+
+    storage_lab::Directory directory;
+    AnchorHost a{"a", directory.text()};
+    AnchorHost b{"b", directory.text()};
+    Runner runner;
+    Key key = Key::generate();
+    std::optional<Tap> guest_tap;
+    std::optional<Tap> station;
+    int next_number = 0;
+};
+
+/// The sidecar of a guest on host b whose anchor is on host a.
+class RemoteSource {
+public:
+    explicit RemoteSource(AnchorLab& lab)
+        : lab_(lab),
+          visit_(lab.b.netns),
+          channel_(lab.runner.loop(),
+                   {"192.0.2.1",
+                    {core::TlsConfig::Mode::plaintext, ""},
+                    guest,
+                    "m2",
+                    protocol::Role::anchor_source},
+                   [](bool) {}),
+          beside_(lab.runner.loop()) {
+        lab.runner.must(channel_.connect(Deadline::after(10s)));
+        beside_.spawn(channel_.keep(stop_.get_token()));
+    }
+    ~RemoteSource() {
+        stop_.request_stop();
+        lab_.runner.loop().run(beside_.join());
+    }
+    template <class Request>
+    auto ask(Request request) {
+        return lab_.runner.loop().run(channel_.request(std::move(request), Deadline::after(30s)));
+    }
+
+private:
+    AnchorLab& lab_;
+    lab::Visit visit_;
+    sidecar::PeerChannel channel_;
+    std::stop_source stop_;
+    core::TaskGroup beside_;
+};
+
+std::vector<int> from_to(int first, int end) {
+    std::vector<int> all;
+    for (int number = first; number < end; ++number) all.push_back(number);
+    return all;
+}
+
+}  // namespace
+
+TEST_CASE("anchor: records survive as they were written, and a damaged one hides no other",
+          "[anchor][records]") {
+    storage_lab::Directory const directory;
+    Paths const paths{directory.text() + "/run", directory.text() + "/state"};
+    must(sidecar::make_directory(paths.state_directory));
+    sidecar::HomeRecord home;
+    home.guest = guest;
+    home.mac = mac(guest_mac);
+    home.tap = {"web1", 2, true, mac("fe:00:00:00:00:01"), 9000, 4000, "br0"};
+    home.tunnels = {{Key::generate(), {ip("2001:db8::1"), 4791}, "m1"}};
+    home.current = home.tunnels[0].key.id;
+    home.since_ms = 17;
+    home.holder = {42, 1, "boot"};
+    must(sidecar::write_record(paths, home));
+    sidecar::FarRecord far;
+    far.guest = "db.2";
+    far.mac = mac(station_mac);
+    far.migration_id = "m2";
+    far.tap = {"sat00000001", 1, true, mac("fe:00:00:00:00:02"), 1500, 4000, "sca00000001"};
+    far.key = Key::generate();
+    far.anchor_port = 4790;
+    must(sidecar::write_record(paths, far));
+    for (auto const& entry : lab::fs::directory_iterator(paths.anchors())) {
+        struct stat file{};
+        REQUIRE(::stat(entry.path().c_str(), &file) == 0);
+        CHECK((file.st_mode & 0777) == 0600);
+    }
+    lab::write_file(paths.anchors() + "/other.home.json", "{\"guest\":\"../x\"}");
+    auto const all = must(sidecar::read_records(paths));
+    REQUIRE(all.homes.size() == 1);
+    REQUIRE(all.fars.size() == 1);
+    CHECK(all.unreadable.size() == 1);
+    CHECK(all.homes[0].to_json().dump() == home.to_json().dump());
+    CHECK(all.fars[0].to_json().dump() == far.to_json().dump());
+    CHECK(must(sidecar::far_records(paths, "db.2")).size() == 1);
+    CHECK(must(sidecar::far_records(paths, guest)).empty());
+    must(sidecar::remove_record(paths, home));
+    must(sidecar::remove_record(paths, home));  // again: nothing to do
+    CHECK(must(sidecar::read_records(paths)).homes.empty());
+}
+
+TEST_CASE("anchor: frames wait for the move, take the tunnel, and come home", "[anchor]") {
+    AnchorLab lab;
+    auto const bridge = lab.prepare();
+    auto const moved = lab.tap_at(lab.b, bridge);
+    lab.send_to_guest(20);
+    must(lab.ask(lab.a, protocol::AnchorPoint{guest, {lab.end(lab.key.id)}}));
+    lab.send_to_guest(20);
+    CHECK(lab.numbers(moved, 40) == from_to(0, 40));
+    // The guest's frames leave through its tap at home.
+    must(moved.write_frame(
+        udp_frame(mac(guest_mac), mac(station_mac), ip("10.0.0.10"), ip("10.0.0.20"))));
+    CHECK(soon([&] { return !received(*lab.station).empty(); }, 10s));
+    must(lab.ask(lab.a, protocol::AnchorKeep{guest, {lab.end(lab.key.id)}}));
+
+    // QEMU ends: the tap stays, and so do frames.
+    lab.guest_tap.reset();
+    CHECK(lab.a.has_link("guest"));
+    lab.send_to_guest(5);
+    CHECK(lab.numbers(moved, 5) == from_to(40, 45));
+    auto const refused = lab.ask(lab.a, protocol::AnchorRelease{guest, false});
+    CHECK(contains(sentence(refused), "--force"));
+    must(lab.ask(lab.a, protocol::AnchorReturn{guest}));
+    CHECK(soon([&] { return !lab.a.has_link("guest"); }));
+    must(lab.ask(lab.b, protocol::AnchorLeave{guest, ""}));
+    CHECK(soon([&] { return !lab.b.has_link(bridge); }));
+    CHECK(lab::fs::is_empty(lab.a.paths.anchors()));
+    CHECK(lab::fs::is_empty(lab.b.paths.anchors()));
+}
+
+TEST_CASE("anchor: a preparation that is dropped leaves the tap to QEMU", "[anchor]") {
+    AnchorLab lab;
+    auto const bridge = lab.prepare();
+    lab.send_to_guest(3);
+    must(lab.ask(lab.a, protocol::AnchorKeep{guest, {lab.end(0)}}));
+    must(lab.ask(lab.b, protocol::AnchorLeave{guest, "another"}));
+    CHECK(lab.b.has_link(bridge));
+    must(lab.ask(lab.b, protocol::AnchorLeave{guest, "m1"}));
+    CHECK_FALSE(lab.b.has_link(bridge));
+    CHECK(lab.numbers(*lab.guest_tap, 3) == from_to(0, 3));
+    CHECK(lab.a.has_link("guest"));
+    lab.guest_tap.reset();
+    CHECK(soon([&] { return !lab.a.has_link("guest"); }));
+}
+
+TEST_CASE("anchor: frames wait in the ring while serve is restarted", "[anchor]") {
+    AnchorLab lab;
+    auto const moved = lab.tap_at(lab.b, lab.prepare());
+    must(lab.ask(lab.a, protocol::AnchorPoint{guest, {lab.end(lab.key.id)}}));
+    lab.guest_tap.reset();
+    lab.send_to_guest(5);
+    CHECK(lab.numbers(moved, 5) == from_to(0, 5));
+    lab.a.serve->kill();
+    lab.send_to_guest(100);
+    lab.a.start_serve();
+    CHECK(lab.numbers(moved, 100) == from_to(5, 105));
+    REQUIRE(lab.b.serve->end() == 0);
+    lab.b.start_serve();
+    // Once both ends know each other again.
+    CHECK(soon(
+        [&] {
+            lab.send_to_guest(1);
+            return !lab.numbers(moved, 1).empty();
+        },
+        30s));
+}
+
+TEST_CASE("anchor: after a boot, taps and bridges are made again as they were", "[anchor]") {
+    AnchorLab lab;
+    auto const bridge = lab.prepare();
+    must(lab.ask(lab.a, protocol::AnchorPoint{guest, {lab.end(lab.key.id)}}));
+    lab.guest_tap.reset();
+    auto const before = sh(fmt::format("ip -n {} -br link show guest", lab.a.netns));
+    // A boot leaves the state directory only.
+    for (auto* const host : {&lab.a, &lab.b}) {
+        host->serve->kill();
+        for (auto const& seen : lab::processes_in(host->netns)) {
+            auto const process = core::Process::open(seen.pid);
+            if (process && seen.argv.size() > 1 && seen.argv[1] == "anchor-holder") {
+                (void)process->signal(SIGKILL);
+            }
+        }
+        CHECK(soon([&] { return lab::processes_in(host->netns).empty(); }));
+    }
+    sh(fmt::format("ip -n {} link delete guest", lab.a.netns));
+    sh(fmt::format("ip -n {0} link delete {1}; ip -n {0} link delete sat{2}", lab.b.netns, bridge,
+                   bridge.substr(3)));
+    lab.a.start_serve();
+    lab.b.start_serve();
+    REQUIRE(soon([&] { return lab.a.has_link("guest") && lab.b.has_link(bridge); }, 20s));
+    CHECK(sh(fmt::format("ip -n {} -br link show guest", lab.a.netns)) == before);
+    auto const moved = lab.tap_at(lab.b, bridge);
+    lab.send_to_guest(10);
+    CHECK(lab.numbers(moved, 10) == from_to(0, 10));
+}
+
+TEST_CASE("anchor: what a peer may not ask changes nothing", "[anchor][hostile]") {
+    AnchorLab lab;
+    auto fresh = lab.end(0);
+    fresh.key = lab.key;
+    auto const peer = netmove::tunnel::Endpoint{ip("192.0.2.2"), 4791};
+    auto const prepare = [&](std::string name, protocol::AnchorEnd one) {
+        return protocol::AnchorPrepare{std::move(name), "m1", peer, {std::move(one)}};
+    };
+    CHECK(contains(sentence(lab.ask(lab.a, prepare("web2", fresh))), "no guest web2"));
+    auto other = fresh;
+    other.tap = "station";
+    CHECK(contains(sentence(lab.ask(lab.a, prepare(guest, other))), "has no interface"));
+    auto elsewhere = fresh;
+    elsewhere.id = 77;
+    CHECK(contains(sentence(lab.ask(lab.a, prepare(guest, elsewhere))), "no anchor"));
+    CHECK(contains(sentence(lab.ask(lab.a, prepare("../web1", fresh))), "not a guest name"));
+    CHECK(contains(sentence(lab.ask(lab.a, protocol::AnchorPoint{guest, {lab.end(5)}})),
+                   "no anchor"));
+    CHECK_FALSE(lab::fs::exists(lab.a.paths.anchors()));
+
+    // From another host: no anchor begins, and none ends.
+    (void)lab.prepare();
+    RemoteSource source(lab);
+    CHECK(contains(sentence(source.ask(protocol::AnchorKeep{guest, {lab.end(0)}})),
+                   "only a process"));
+    CHECK(contains(sentence(source.ask(protocol::AnchorRelease{guest, true})), "may not send"));
+    CHECK(contains(sentence(source.ask(prepare("web2", fresh))), "no anchor"));
+    auto wrong = fresh;
+    wrong.id = 99;
+    CHECK(contains(sentence(source.ask(prepare(guest, wrong))), "another tunnel"));
+    CHECK(must(sidecar::read_records(lab.a.paths)).homes.size() == 1);
+}
+
+TEST_CASE("anchor: the guest moves on, and its frames take the other tunnel in one step",
+          "[anchor]") {
+    AnchorLab lab;
+    AnchorHost c("c", lab.directory.text());
+    sh(fmt::format("ip -n {} link add wire2 type veth peer name wire netns {}", lab.a.netns,
+                   c.netns));
+    sh(fmt::format("ip -n {0} address add 198.51.100.1/24 dev wire2; ip -n {0} link set wire2 up",
+                   lab.a.netns));
+    sh(fmt::format("ip -n {0} address add 198.51.100.2/24 dev wire; ip -n {0} link set wire up",
+                   c.netns));
+    c.start_serve();
+    auto const at_b = lab.tap_at(lab.b, lab.prepare());
+    must(lab.ask(lab.a, protocol::AnchorPoint{guest, {lab.end(lab.key.id)}}));
+    lab.guest_tap.reset();
+    lab.send_to_guest(10);
+    CHECK(lab.numbers(at_b, 10) == from_to(0, 10));
+
+    auto next = lab.end(lab.key.id);
+    next.key = Key::generate();
+    auto const received =
+        must(lab.ask(c, protocol::AnchorReceive{guest, "m2", serve_port, {next}}));
+    auto const at_c = lab.tap_at(c, received.bridges[0]);
+    auto const where = must(lab.ask(lab.b, protocol::AnchorWhere{guest}));
+    REQUIRE(where.ends.size() == 1);
+    CHECK(where.ends[0].home == "192.0.2.1:4790");
+    RemoteSource source(lab);
+    auto const peer = netmove::tunnel::Endpoint{ip("198.51.100.2"), 4791};
+    must(source.ask(protocol::AnchorPrepare{guest, "m2", peer, {next}}));
+    lab.send_to_guest(5);
+    must(source.ask(protocol::AnchorPoint{guest, {lab.end(next.key->id)}}));
+    lab.send_to_guest(5);
+    CHECK(lab.numbers(at_b, 5) == from_to(10, 15));
+    CHECK(lab.numbers(at_c, 5) == from_to(15, 20));
+    // A rollback, and again.
+    must(source.ask(protocol::AnchorPoint{guest, {lab.end(lab.key.id)}}));
+    lab.send_to_guest(5);
+    CHECK(lab.numbers(at_b, 5) == from_to(20, 25));
+    must(source.ask(protocol::AnchorKeep{guest, {lab.end(next.key->id)}}));
+    lab.send_to_guest(5);
+    CHECK(lab.numbers(at_c, 5) == from_to(25, 30));
+    auto const records = must(sidecar::read_records(lab.a.paths));
+    REQUIRE(records.homes.size() == 1);
+    CHECK(records.homes[0].tunnels.size() == 1);
+    CHECK(records.homes[0].current == next.key->id);
+    CHECK(contains(sentence(source.ask(protocol::AnchorPoint{guest, {lab.end(lab.key.id)}})),
+                   "no anchor"));
+}
+
+TEST_CASE("anchor: a path that no datagram passes is refused, and says what to open", "[anchor]") {
+    AnchorLab lab;
+    auto fresh = lab.end(0);
+    fresh.key = lab.key;  // the far end does not know it
+    auto const peer = netmove::tunnel::Endpoint{ip("192.0.2.2"), 4791};
+    auto const refused =
+        sentence(lab.ask(lab.a, protocol::AnchorPrepare{guest, "m1", peer, {fresh}}));
+    INFO(refused);
+    CHECK(contains(refused, "192.0.2.2:4791"));
+    CHECK(contains(refused, "open the port"));
+    must(lab.ask(lab.a, protocol::AnchorKeep{guest, {lab.end(0)}}));
+    CHECK(lab::fs::is_empty(lab.a.paths.anchors()));
+}

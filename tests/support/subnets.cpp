@@ -1,0 +1,57 @@
+#include "tests/support/subnets.hpp"
+
+namespace lab {
+
+namespace {
+
+void ip_at(std::string const& netns, Argv words) {
+    Argv argv{"ip", "-n", netns};
+    argv.insert(argv.end(), words.begin(), words.end());
+    must_run(std::move(argv));
+}
+
+/// The namespace that the reaper of a lab removes too.
+std::string router_of(Lab const& lab) {
+    return lab.a().netns.substr(0, lab.a().netns.size() - 1) + "c";
+}
+
+void add_router(Lab const& lab, std::string const& router) {
+    must_run({"ip", "netns", "add", router});
+    ip_at(router, {"link", "set", "lo", "up"});
+    must_run({"sh", "-c",
+              "echo 1 >/proc/sys/net/ipv4/ip_forward;"
+              " echo 1 >/proc/sys/net/ipv6/conf/all/forwarding"},
+             {router, {}});
+    ip_at(router, {"link", "add", "home", "type", "veth", "peer", "name", "router", "netns",
+                   lab.switch_netns()});
+    ip_at(lab.switch_netns(), {"link", "set", "router", "master", bridge, "up"});
+    ip_at(lab.switch_netns(), {"link", "set", "host-b", "nomaster", "netns", router});
+    for (auto const* link : {"home", "host-b"}) ip_at(router, {"link", "set", link, "up"});
+    ip_at(router, {"address", "add", "10.77.0.254/24", "dev", "home"});
+    ip_at(router, {"address", "add", "fd77::fe/64", "dev", "home", "nodad"});
+    ip_at(router, {"address", "add", "10.78.0.254/24", "dev", "host-b"});
+    ip_at(router, {"address", "add", "fd78::fe/64", "dev", "host-b", "nodad"});
+    ip_at(router, {"route", "add", lab.b().ip4 + "/32", "dev", "host-b"});
+    ip_at(router, {"-6", "route", "add", lab.b().ip6 + "/128", "dev", "host-b"});
+}
+
+}  // namespace
+
+void separate(Lab const& lab) {
+    auto const router = router_of(lab);
+    add_router(lab, router);
+    auto const& b = lab.b();
+    ip_at(b.netns, {"link", "set", "up0", "nomaster"});
+    ip_at(b.netns, {"address", "flush", "dev", bridge, "scope", "global"});
+    ip_at(b.netns, {"address", "add", b.ip4 + "/32", "dev", "up0"});
+    ip_at(b.netns, {"address", "add", b.ip6 + "/128", "dev", "up0", "nodad"});
+    ip_at(b.netns, {"route", "add", "10.78.0.254/32", "dev", "up0"});
+    ip_at(b.netns, {"route", "add", "default", "via", "10.78.0.254"});
+    ip_at(b.netns, {"-6", "route", "add", "fd78::fe/128", "dev", "up0"});
+    ip_at(b.netns, {"-6", "route", "add", "default", "via", "fd78::fe"});
+    // The way to it from its former network.
+    ip_at(lab.a().netns, {"route", "add", b.ip4 + "/32", "via", "10.77.0.254"});
+    ip_at(lab.a().netns, {"-6", "route", "add", b.ip6 + "/128", "via", "fd77::fe"});
+}
+
+}  // namespace lab
