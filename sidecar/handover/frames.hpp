@@ -30,7 +30,8 @@ public:
     explicit SourceFrames(Guest& guest) : guest_(guest), recorders_(guest.loop) {}
 
     /// Shortly before STOP may come: begins to record what QEMU reads. QEMU keeps one or two of
-    /// those frames. Best effort: the log says what is not recorded.
+    /// those frames. Best effort: the log says what is not recorded. Nothing is, of a tap whose
+    /// recording had not begun when begin() was called.
     core::Task<void> record(core::Deadline deadline);
     /// At STOP: from now on dropped frames are counted.
     void begin();
@@ -95,6 +96,7 @@ private:
     Guest& guest_;
     std::vector<Nic> nics_;
     std::vector<Recording> recordings_;  ///< Kept until the guest runs again: see injector().
+    bool begun_ = false;  ///< STOP was seen: nothing is recorded from now on.
     bool recovered_ = false;
     std::map<std::size_t, netmove::Injector> injectors_;
     core::TaskGroup recorders_;

@@ -62,9 +62,11 @@ Task<std::string> SourceFrames::virtio_device(std::string netdev, Deadline deadl
 }
 
 Task<void> SourceFrames::record(Deadline deadline) {
-    if (!recordings_.empty()) co_return;
+    if (begun_ || !recordings_.empty()) co_return;
     for (std::size_t nic = 0; nic < guest_.nics.size(); ++nic) {
         auto recording = co_await begin_recording(nic, deadline);
+        // A guest that dirties no memory needs no downtime: QEMU stops it whatever the limit is.
+        if (begun_) co_return;
         if (recording) {
             recordings_.push_back(std::move(*recording));
         } else {
@@ -150,6 +152,7 @@ Task<void> SourceFrames::look_for_held(std::size_t which) {
 // QEMU reads one more frame from each tap: this gives it a frame that is not needed. Any other
 // frame that it reads instead was sent before, and is recorded.
 void SourceFrames::begin() {
+    begun_ = true;
     for (std::size_t which = 0; which < recordings_.size(); ++which) {
         auto& recording = recordings_[which];
         (void)recording.read.note_stop();
@@ -210,6 +213,7 @@ Task<Result<>> SourceFrames::send_rest(PeerChannel& peer, bool answered, Deadlin
 
 Task<Result<std::vector<std::uint64_t>>> SourceFrames::send(PeerChannel& peer, Deadline deadline) {
     nics_.resize(guest_.nics.size());  // after a restart begin() was not called
+    recorders_stop_.request_stop();
     co_await recorders_.join();
     recover(false);
     CO_TRY_VOID(take());

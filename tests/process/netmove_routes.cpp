@@ -221,6 +221,7 @@ TEST_CASE("routes: a rollback needs nobody, and is as quick as firing", "[netmov
     must(gate.open());
     (void)carry(site.b, site.a);
     must(destination.mover->rollback());
+    (void)carry(site.b, site.a);  // what was on its way to b when the router had switched
     must_be_bare(site.b);
     site.guest.runs_on(&site.a.tap);
     for (auto const& seen : to_guest.finish()) {
