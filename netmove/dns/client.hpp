@@ -1,3 +1,5 @@
+// netmove/dns/ uses core/ and netmove/address.hpp; sidecar/handover/ and sidecar/cli/ use it.
+//
 // Client: sends requests to one DNS server and waits for their answers, on the loop: over UDP, and
 // over TCP if that is needed (RFC 7766). Used by primary.cpp. Invariant: an answer that is not
 // valid, or not for the request, counts as none.
