@@ -1,6 +1,7 @@
 // A routed tap: in no bridge. The host is the guest's gateway, in both families, with the same MAC
-// and the same link-local addresses on each host, so that a guest that has moved finds its gateway
-// as it was. Used by `sidecar run --routed`, and by the destination of such a guest.
+// and the same link-local addresses on each host, so the gateway of a
+// guest does not change when it moves. Used by `sidecar run --routed`, and by the destination of
+// such a guest.
 //
 //   IPv4  The host answers ARP for routed_gateway_ipv4, and for every address to which it has a
 //         route elsewhere (proxy ARP): the guest may use any gateway, and any prefix length.

@@ -145,7 +145,7 @@ public:
     Result<> release() override { return remove_routes(netlink_, interface_.tap); }
     core::Task<Result<>> settle(core::Deadline) override { co_return release(); }
 
-    // Without waiting for the destination's half: nobody knows whether that host is still there.
+    // Without waiting for the destination's half: that host may be unreachable.
     Result<> rollback() override {
         if (prepared_ && !fired_) return {};
         auto renewed_here = interface_;

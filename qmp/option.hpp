@@ -19,6 +19,7 @@ using core::Errc;
 using core::Json;
 using core::Result;
 
+/// Whether `word` is in `list`, a range of words.
 bool is_one_of(auto const& list, std::string_view word) {
     return std::ranges::find(list, word) != list.end();
 }

@@ -15,6 +15,7 @@
 
 namespace storage {
 
+/// Rounded up.
 inline core::milliseconds in_ms(core::Clock::duration span) {
     return std::chrono::ceil<core::milliseconds>(span);
 }

@@ -57,7 +57,7 @@ void load_modules() {
 }
 
 // The kernel would collect randomness for a second when a library first asks for some. Nothing here
-// needs a secret, so the kernel is told that the clock is random enough.
+// needs a secret, so the clock counts as enough randomness.
 void spare_the_wait_for_randomness() {
     struct {
         int entropy_bits = 256;

@@ -1,3 +1,5 @@
+// netmove/dns/ uses core/ and netmove/address.hpp; sidecar/handover/ and sidecar/cli/ use it.
+//
 // Client: sends requests to one DNS server and waits for their answers, on the loop: over UDP, and
 // over TCP if that is needed (RFC 7766). Used by primary.cpp. Invariant: an answer that is not
 // valid, or not for the request, counts as none.
@@ -16,7 +18,7 @@ namespace netmove::dns {
 /// answer after them: some firewalls pass no UDP.
 constexpr core::milliseconds udp_waits[] = {core::milliseconds(1000), core::milliseconds(2000)};
 constexpr core::milliseconds tcp_wait{3000};
-/// Datagrams that are not the answer, for one request; more are somebody's attempt to guess it.
+/// Datagrams that are not the answer, for one request; more are an attempt to guess it.
 constexpr int foreign_datagrams_max = 100;
 
 enum class Transport : std::uint8_t { udp, tcp };

@@ -106,16 +106,7 @@ Task<Result<Primary>> Primary::find(core::Loop& loop, std::string name, std::str
 /// The server itself says in which of its zones the name is: by the SOA record in its answer, of
 /// the name itself or beside the statement that the name has none (RFC 2308, section 3).
 Task<Result<>> Primary::find_zone(Deadline deadline) {
-    CO_TRY(auto const request, Request::question(name_, RecordType::soa, &key_));
-    CO_TRY(auto const answer, co_await client_.ask(request, deadline));
-    if (answer.rcode != Rcode::noerror && answer.rcode != Rcode::nxdomain) {
-        co_return std::unexpected(refusal(answer, Purpose::question));
-    }
-    if (answer.alias) {
-        co_return fail(Errc::refused,
-                       "{} is an alias (CNAME): give the name that has the addresses",
-                       plain(name_));
-    }
+    CO_TRY(auto const answer, co_await ask(RecordType::soa, deadline));
     if (!answer.authoritative || answer.zone.empty() || !is_in_zone(name_, answer.zone)) {
         co_return fail(Errc::refused, "the DNS server {} has no zone with {} in it", client_.name(),
                        plain(name_));
@@ -195,7 +186,7 @@ Error Primary::refusal(Answer const& answer, Purpose purpose) const {
     return refuse(fmt::format("{} answers {}", server, dns::name(answer.rcode)));
 }
 
-Task<Result<Records>> Primary::read_one(RecordType type, Deadline deadline) const {
+Task<Result<Answer>> Primary::ask(RecordType type, Deadline deadline) const {
     CO_TRY(auto const request, Request::question(name_, type, &key_));
     CO_TRY(auto answer, co_await client_.ask(request, deadline));
     if (answer.rcode != Rcode::noerror && answer.rcode != Rcode::nxdomain) {
@@ -206,6 +197,11 @@ Task<Result<Records>> Primary::read_one(RecordType type, Deadline deadline) cons
                        "{} is an alias (CNAME): give the name that has the addresses",
                        plain(name_));
     }
+    co_return answer;
+}
+
+Task<Result<Records>> Primary::read_one(RecordType type, Deadline deadline) const {
+    CO_TRY(auto answer, co_await ask(type, deadline));
     co_return std::move(answer.records);
 }
 

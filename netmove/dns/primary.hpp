@@ -58,6 +58,8 @@ private:
     Primary(Client client, std::string host, std::string port, std::string name, std::string zone,
             TsigKey key);
     core::Task<core::Result<>> find_zone(core::Deadline deadline);
+    /// Of the name. Fails with refused if the server refuses, or if the name is an alias.
+    core::Task<core::Result<Answer>> ask(RecordType type, core::Deadline deadline) const;
     core::Task<core::Result<Records>> read_one(RecordType type, core::Deadline deadline) const;
     [[nodiscard]] std::string key_refusal(Answer const& answer) const;
     enum class Purpose : std::uint8_t { question, update };

@@ -3,7 +3,7 @@
 // families.
 //
 // Invariant: what was put into an Outgoing is sent in its order or dropped by the kernel. If the
-// socket's buffer is full it waits here, and nobody reads a tap meanwhile (see blocked()).
+// socket's buffer is full it waits here, and no tap is read meanwhile (see blocked()).
 #pragma once
 
 #include <netinet/in.h>

@@ -43,8 +43,8 @@ struct Endpoint {
     auto operator<=>(Endpoint const&) const = default;
 };
 
-/// Names one tunnel and is its secret. Made by whoever sets the tunnel up, given to both ends over
-/// an authenticated channel.
+/// Names one tunnel and is its secret. Made by the process that sets the tunnel up, which sends it
+/// to both ends over an authenticated channel.
 struct Key {
     std::uint64_t id = 0;  ///< In clear in each datagram. Random, so that ids of two hosts differ.
     std::string secret;  ///< 32 bytes as lower-case hex.

@@ -155,7 +155,7 @@ Result<int> create(NetworkOptions const& options, Paths const& paths) {
     if (!record.rules.empty()) {
         TRY(auto const differences, netmove::check_network(netlink, record));
         if (differences.empty()) {
-            fmt::print("{} exists already, as it was defined\n", definition.name);
+            fmt::print("{} exists already, unchanged\n", definition.name);
             return 0;
         }
     }
@@ -257,7 +257,7 @@ Result<int> check(NetworkOptions const& options, Paths const& paths) {
             if (!options.json) fmt::print("[FAIL] {}: {} ({})\n", network, what, advice);
         }
         if (!options.json && differences.empty()) {
-            fmt::print("[ OK ] {}: as it was defined\n", network);
+            fmt::print("[ OK ] {}: as defined\n", network);
         }
         all.add(
             Json::object({{"name", network}, {"ok", differences.empty()}, {"differences", told}}));

@@ -39,7 +39,7 @@ void NetworkFlags::add_to(CLI::App& network) {
 
 void NetworkFlags::add_create(CLI::App& network) {
     create_ = network.add_subcommand(
-        "create", "Make a network, or repair it; with NAME alone: as it was defined before");
+        "create", "Make a network, or repair it; with NAME alone: by its earlier definition");
     create_->add_option("NAME", options_.name, "The network's name, and its bridge's")->required();
     auto* ipv4 = create_->add_flag("--ipv4", ipv4_, "It carries IPv4 and ARP, and nothing else");
     create_->add_flag("--ipv6", ipv6_, "It carries IPv6, and nothing else")->excludes(ipv4);

@@ -28,6 +28,7 @@
 
 namespace sidecar {
 
+/// Whether `one` is in `all`.
 inline bool has(std::vector<netmove::Address> const& all, netmove::Address const& one) {
     return std::ranges::find(all, one) != all.end();
 }

@@ -42,7 +42,7 @@ public:
     /// The guest runs again on the source.
     void note_running(core::Clock::time_point at);
     /// Waits for the limit of the pause that began at `stopped_at`, and reports it if the guest is
-    /// still stopped and may_cancel() holds. Until then the watchdog has the same limit, and a
+    /// still stopped and may_cancel() holds. Meanwhile the watchdog has the same limit, and a
     /// margin. Returns early if `stop` is triggered.
     core::Task<void> limit(core::Clock::time_point stopped_at, std::stop_token stop);
     /// Asks QEMU whether the migration stopped the guest, and reports it if something else did.

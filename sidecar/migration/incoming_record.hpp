@@ -38,7 +38,7 @@ struct IncomingRecord {
     static core::Result<std::vector<storage::OwnedFile>> images_from_json(core::Json const& list);
 
     static bool exists(Paths const& paths, std::string const& guest);
-    /// The record as it was written; null: there is none. Fails with io, or if it is not JSON.
+    /// The whole record; null: there is none. Fails with io, or if it is not JSON.
     static core::Result<core::Json> read(Paths const& paths, std::string const& guest);
     /// Also ok if there is none. Fails with io.
     static core::Result<> remove(Paths const& paths, std::string const& guest);

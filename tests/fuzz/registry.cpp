@@ -1,6 +1,6 @@
 // Fuzzing of what a registry answers: sidecar/registry/etcd_wire.hpp and entry.hpp. Run as
 // `fuzz-registry tests/fuzz/corpus/registry`. The input is the JSON of an answer or of an entry.
-// Invariant, besides memory safety: an entry that is accepted is written as it was read, and its
+// Invariant, besides memory safety: an entry that is accepted is written back unchanged, and its
 // texts can be printed.
 #include <cstdlib>
 

@@ -1,7 +1,7 @@
 // Fuzzing of the tunnel's parsers with libFuzzer: the outside of a datagram, which anybody can send
 // (netmove/tunnel/datagram.hpp), and the plain text of records, which a peer sends
 // (netmove/tunnel/fragment.hpp). Invariants, besides memory safety: a frame that is delivered has a
-// length that a tap takes, what is held is bounded, and a ping is written as it was read.
+// length that a tap takes, what is held is bounded, and a ping is written back unchanged.
 #include <algorithm>
 #include <cstdlib>
 

@@ -201,10 +201,10 @@ TEST_CASE("dns: a server whose clock is wrong is refused with the difference", "
 
 TEST_CASE("dns: a server that is silent or not there is waited for with a limit", "[dns]") {
     Scene scene;
-    auto const nobody = scene.find({.server = "127.0.0.1:54"});
-    REQUIRE_FALSE(nobody);
-    CHECK(contains(nobody.error().sentence(), "127.0.0.1 port 54: "));
-    CHECK(contains(nobody.error().sentence(), "Connection refused"));
+    auto const refused = scene.find({.server = "127.0.0.1:54"});
+    REQUIRE_FALSE(refused);
+    CHECK(contains(refused.error().sentence(), "127.0.0.1 port 54: "));
+    CHECK(contains(refused.error().sentence(), "Connection refused"));
     scene.server.pause();
     auto const begun = core::Clock::now();
     auto const silent = scene.find();

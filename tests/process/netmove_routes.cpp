@@ -192,7 +192,8 @@ TEST_CASE("routes: there and back over BIRD, nothing is lost, and the newest win
     must_be_whole("guest to client", to_client);
 }
 
-TEST_CASE("routes: a rollback needs nobody, and is as quick as firing", "[netmove][routes][bird]") {
+TEST_CASE("routes: a rollback asks no other host, and is as quick as firing",
+          "[netmove][routes][bird]") {
     Site site;
     Stream to_guest(site.client.space, site.guest.space(), guest_ipv4, guest_ipv6);
     auto source = site.source(site.a, 0);
@@ -246,7 +247,7 @@ TEST_CASE("routes: prepared and not fired, a rollback changes nothing", "[netmov
     must(loop->run(source->prepare(within(10s))));
     must(source->rollback());
     CHECK(must(renewals_of(a.netlink, "tap0")) == 0U);
-    // Nobody else announces the guest: the source keeps its routes until it gives up waiting.
+    // No other host announces the guest: the source keeps its routes until it gives up waiting.
     must(source->fire());
     CHECK_FALSE(source->may_release());
     // A mover that is made after a restart does not know, and renews them.

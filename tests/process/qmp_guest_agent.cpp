@@ -101,9 +101,9 @@ TEST_CASE("guest agent: the real one answers, refuses, and is silent when stoppe
 
 TEST_CASE("guest agent: no agent listens", "[qmp][guest_agent]") {
     auto loop = make_loop();
-    auto const nobody = loop->run(ask_status(*loop, "/nowhere/ga.sock", soon()));
-    REQUIRE_FALSE(nobody);
-    CHECK(nobody.error().code == Errc::closed);
+    auto const status = loop->run(ask_status(*loop, "/nowhere/ga.sock", soon()));
+    REQUIRE_FALSE(status);
+    CHECK(status.error().code == Errc::closed);
 }
 
 TEST_CASE("guest agent: what a guest may send instead of an answer", "[qmp][guest_agent]") {

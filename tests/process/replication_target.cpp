@@ -441,7 +441,7 @@ struct Named {
 
 }  // namespace
 
-TEST_CASE("replica: a failover changes the guest's name; a wrong key refuses it",
+TEST_CASE("replica: a failover changes the guest's name, and a wrong key refuses it",
           "[replica][dns]") {
     Named scene;
     CHECK(scene.mirrored.round() == 1);

@@ -199,8 +199,9 @@ Stream::~Stream() {
 }
 
 std::string Stream::Seen::text() const {
-    return fmt::format("{} sent, {} lost, {} duplicated, {} reordered, longest gap {:.1f} ms", sent,
-                       lost, duplicated, reordered,
+    auto const first = lost == 0 ? "" : fmt::format(" (the first is number {})", first_lost);
+    return fmt::format("{} sent, {} lost{}, {} duplicated, {} reordered, longest gap {:.1f} ms",
+                       sent, lost, first, duplicated, reordered,
                        static_cast<double>(longest_gap.count()) / 1000);
 }
 
@@ -227,8 +228,9 @@ std::array<Stream::Seen, 2> Stream::finish() {
             highest = std::max(highest, number);
             if (number < counts.size()) ++counts[number];
         }
-        for (auto const count : counts) {
-            if (count == 0) ++seen.lost;
+        for (unsigned number = 0; number < counts.size(); ++number) {
+            auto const count = counts[number];
+            if (count == 0 && seen.lost++ == 0) seen.first_lost = number;
             if (count > 1) seen.duplicated += count - 1;
         }
     }

@@ -1,6 +1,7 @@
 // Shared by the tests of routed guests: two hosts in two subnets, a router between them, and a
-// client behind it, each a namespace; and a guest, which is a namespace with a tap of its own. A
-// relay stands in the place of QEMU: it copies frames between the host's tap and the guest's.
+// client on its far side, each a namespace; and a guest, which is a namespace with a tap of its
+// own. A relay stands in the place of QEMU: it copies frames between the host's tap and the
+// guest's.
 //
 //   guest eth0 ~ relay ~ tap0 :host a: up0 ---- to-a :router: to-c ---- up0 :client
 //                        tap0 :host b: up0 ---- to-b :
@@ -85,6 +86,7 @@ public:
     struct Seen {
         unsigned sent = 0;
         unsigned lost = 0;
+        unsigned first_lost = 0;  ///< Its number, if one was lost.
         unsigned duplicated = 0;
         unsigned reordered = 0;
         std::chrono::microseconds longest_gap{};

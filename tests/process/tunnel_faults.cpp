@@ -457,12 +457,12 @@ TEST_CASE("tunnel: two secrets never become a tunnel, and it is said", "[tunnel]
     CHECK(at_b.error().code == core::Errc::timed_out);
     CHECK(hosts.at_a->statistics().handshakes == 0);
     CHECK(hosts.at_b->statistics().handshakes == 0);
-    // And where nobody is at all.
-    auto const nobody = must(
+    // And where no program listens.
+    auto const unanswered = must(
         hosts.hub_b->add(Key::generate(), Role::connects, Endpoint{ip(hosts.address_of('a')), 9}));
-    auto const alone = hosts.run(nobody->established(core::Deadline::after(300ms)));
+    auto const alone = hosts.run(unanswered->established(core::Deadline::after(300ms)));
     CHECK(contains(sentence(alone), "nothing was received from 10.1.0.1:9"));
-    CHECK(contains(sentence(hosts.run(nobody->test_path(core::Deadline::after(300ms)))),
+    CHECK(contains(sentence(hosts.run(unanswered->test_path(core::Deadline::after(300ms)))),
                    "cannot be tested"));
 }
 

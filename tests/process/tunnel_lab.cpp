@@ -57,7 +57,7 @@ core::Fd packet_socket(std::string const& device) {
 Frame plain_frame(std::uint32_t number, std::size_t size) {
     Frame frame(virtio_header_size + size);
     fill(frame, virtio_header_size, number);
-    frame[virtio_header_size] = 0x02;  // one station's, of nobody here
+    frame[virtio_header_size] = 0x02;  // unicast, of no station here
     put16(frame, virtio_header_size + 12, 0x88b5);  // for experiments
     return frame;
 }

@@ -233,7 +233,7 @@ TEST_CASE("a failed check is a refusal: nothing was touched", "[sim][source]") {
     }
 }
 
-TEST_CASE("a journal that cannot be written is a failure; one that may be written is closed again",
+TEST_CASE("a journal that cannot be written is a failure, one that may be written is closed again",
           "[sim][source]") {
     Scene failed = at(Phase::checking);
     failed.ok(Action::check);

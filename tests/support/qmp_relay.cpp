@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstring>
+#include <utility>
 
 namespace lab {
 
@@ -21,6 +22,12 @@ sockaddr_un address_of(fs::path const& path) {
     std::memcpy(address.sun_path, text.c_str(), text.size() + 1);
     return address;
 }
+
+constexpr std::string_view own_id = "relay-1";
+// Without a bandwidth the rest of the RAM would take longer than the pause may.
+constexpr std::string_view raise_limit =
+    "{\"execute\": \"migrate-set-parameters\", \"arguments\": {\"downtime-limit\": 20000, "
+    "\"max-bandwidth\": 10000000000}, \"id\": \"relay-1\"}\r\n";
 
 core::Fd unix_socket() { return core::Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)); }
 
@@ -66,6 +73,12 @@ void QmpRelay::garbage() {
     wake();
 }
 
+void QmpRelay::pass_answers() {
+    if (hold_ != Hold::answers) throw Failure("the relay holds no answers");
+    released_ = true;
+    wake();
+}
+
 void QmpRelay::wake() { [[maybe_unused]] auto const written = ::write(wake_write_.get(), "w", 1); }
 
 void QmpRelay::hang_up() {
@@ -77,6 +90,10 @@ void QmpRelay::take_commands() {
     std::array<char, 16> word{};
     [[maybe_unused]] auto const got = ::read(wake_read_.get(), word.data(), word.size());
     if (cut_.exchange(false)) hang_up();
+    if (released_.exchange(false)) {
+        hold_ = Hold::none;
+        send_to(client_.get(), std::exchange(held_, {}) + std::exchange(line_, {}));
+    }
     if (garbage_.exchange(false) && client_) {
         constexpr char noise[] = "\x01\xff}{ no QMP\r\n";
         [[maybe_unused]] auto const sent =
@@ -85,16 +102,48 @@ void QmpRelay::take_commands() {
     if (!silent_ && client_ && !qemu_) hang_up();  // accepted while silent: it may try again
 }
 
+void QmpRelay::stop_guest_during(std::string word) {
+    word_ = std::move(word);
+    hold_ = Hold::armed;
+}
+
+void QmpRelay::send_to(int to, std::string_view bytes) {
+    while (!bytes.empty()) {
+        auto const once = ::send(to, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+        if (once <= 0) return hang_up();
+        bytes.remove_prefix(static_cast<std::size_t>(once));
+    }
+}
+
+/// Before these bytes are passed to QEMU.
+void QmpRelay::hear_client(std::string_view bytes) {
+    if (hold_ != Hold::armed || bytes.find(word_) == std::string_view::npos) return;
+    hold_ = Hold::answers;
+    send_to(qemu_.get(), raise_limit);
+}
+
+/// Passes events on, and keeps answers.
+void QmpRelay::hear_qemu(std::string_view bytes) {
+    line_ += bytes;
+    for (auto end = line_.find('\n'); end != std::string::npos; end = line_.find('\n')) {
+        auto const line = line_.substr(0, end + 1);
+        line_.erase(0, end + 1);
+        if (line.find(own_id) != std::string::npos) continue;
+        if (line.find("\"event\"") == std::string::npos) {
+            held_ += line;
+            continue;
+        }
+        send_to(client_.get(), line);
+    }
+}
+
 void QmpRelay::pass(int from, int to) {
     std::array<char, 65536> bytes{};
     auto const got = ::read(from, bytes.data(), bytes.size());
     if (got <= 0) return hang_up();
-    for (ssize_t sent = 0; sent < got;) {
-        auto const once =
-            ::send(to, bytes.data() + sent, static_cast<std::size_t>(got - sent), MSG_NOSIGNAL);
-        if (once <= 0) return hang_up();
-        sent += once;
-    }
+    std::string_view const read(bytes.data(), static_cast<std::size_t>(got));
+    if (hold_ == Hold::answers) return hear_qemu(read);
+    send_to(to, read);
 }
 
 // Descriptors that are sent with a command (getfd) are passed on as well.
@@ -138,6 +187,8 @@ void QmpRelay::pass_with_descriptor() {
     message.msg_controllen = control.size();
     auto const got = ::recvmsg(client_.get(), &message, MSG_CMSG_CLOEXEC);
     if (got <= 0) return hang_up();
+    hear_client({bytes.data(), static_cast<std::size_t>(got)});
+    if (!qemu_) return;
     core::Fd carried;
     if (auto const* header = CMSG_FIRSTHDR(&message);
         header != nullptr && header->cmsg_type == SCM_RIGHTS) {

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <atomic>
+#include <string>
+#include <string_view>
 #include <thread>
 
 #include "tests/support/command.hpp"
@@ -25,6 +27,11 @@ public:
     void silence(bool on);
     /// Sends the client bytes that are not QMP.
     void garbage();
+    /// Once, when the client sends a command that contains `word` during a migration: QEMU's
+    /// downtime limit is raised first, so that it stops the guest. From then on only events are
+    /// passed to the client, until pass_answers().
+    void stop_guest_during(std::string word);
+    void pass_answers();
     [[nodiscard]] int connections() const { return connections_; }  ///< So far.
 
 private:
@@ -33,6 +40,9 @@ private:
     void take_commands();
     void pass(int from, int to);
     void pass_with_descriptor();
+    void hear_client(std::string_view bytes);
+    void hear_qemu(std::string_view bytes);
+    void send_to(int to, std::string_view bytes);
     void hang_up();
 
     fs::path socket_;
@@ -47,6 +57,13 @@ private:
     std::atomic<bool> silent_ = false;
     std::atomic<bool> garbage_ = false;
     std::atomic<int> connections_ = 0;
+    // Of stop_guest_during(). The word is set before the thread can meet it.
+    enum class Hold { none, armed, answers };
+    std::atomic<Hold> hold_ = Hold::none;
+    std::atomic<bool> released_ = false;
+    std::string word_;
+    std::string line_;  ///< The begin of a line of QEMU.
+    std::string held_;  ///< Answers.
     std::thread thread_;
 };
 

@@ -97,7 +97,7 @@ TEST_CASE("a stop token ends an operation as cancelled, also when it was stopped
     loop->run(scope.join());
 }
 
-TEST_CASE("an event wakes its waiters; waiting has a deadline") {
+TEST_CASE("an event wakes its waiters, and waiting has a deadline") {
     auto loop = make_loop();
     Event event(*loop);
     TaskGroup scope(*loop);

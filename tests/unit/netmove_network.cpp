@@ -85,8 +85,7 @@ TEST_CASE("network: addresses and EtherTypes as people write them", "[network]")
     }
 }
 
-TEST_CASE("network: a record is read back as it was written, and a bad one is reported",
-          "[network]") {
+TEST_CASE("network: a record is read back unchanged, and a bad one is reported", "[network]") {
     NetworkRecord record;
     record.definition = native_ipv4();
     record.mac = MacAddress::parse("02:5c:a2:01:02:03").value();

@@ -34,7 +34,7 @@ Entry entry() {
 
 }  // namespace
 
-TEST_CASE("registry: an entry is read as it was written") {
+TEST_CASE("registry: an entry is read back unchanged") {
     auto const again = Entry::from_json(parsed(entry().to_json().dump().c_str()));
     REQUIRE(again);
     CHECK(*again == entry());

@@ -67,6 +67,22 @@ void cut_before(std::string const& qemu, std::string const& action) {
 
 }  // namespace
 
+TEST_CASE("monitor: the guest stops while a recording of its frames begins", "[vm][monitor]") {
+    Relayed relayed("7.2");
+    auto& scene = relayed.scene;
+    relayed.relay->stop_guest_during("filter-dump");
+    auto migration = scene.start_migration(scene.a(), {"--downtime-limit", "10000"});
+    // The exports are gone, so the source has seen STOP. It needs QEMU's answers to go further.
+    wait_until("the destination to be sealed", Scene::migration_limit, [&] {
+        return scene.migration_on(scene.b())["phase"].text_or("") == "incoming sealed";
+    });
+    relayed.relay->pass_answers();
+    auto const moved = Scene::finish(migration);
+    INFO(moved.text());
+    REQUIRE(moved.exit_status == 0);
+    expect::guest_whole(scene, scene.b());
+}
+
 TEST_CASE("monitor: cut while the disks are copied, and the copy continues", "[vm][monitor]") {
     Relayed relayed("7.2", "", {.random_mib = 64});
     auto& scene = relayed.scene;
