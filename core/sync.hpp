@@ -1,5 +1,5 @@
-// What coroutines of one loop wait on besides the kernel: Event, Semaphore, sleep, TaskGroup, which
-// joins tasks, and CallGate, which keeps an object as long as callers are in it. All wake-ups go
+// What coroutines of one loop wait on besides the kernel: Event, Semaphore, Turn, sleep, TaskGroup,
+// which joins tasks, and CallGate, which keeps an object as long as callers are in it. All wake-ups go
 // through Loop::post, so that setting one never runs foreign code in the caller's stack.
 #pragma once
 
@@ -114,6 +114,23 @@ private:
     Loop& loop_;
     std::size_t free_;
     std::list<detail::Waiter*> waiters_;
+};
+
+/// One task at a time: the others wait.
+class Turn {
+public:
+    explicit Turn(Loop& loop) : place_(loop, 1) {}
+    /// Waits without a limit: whatever is run must have its own.
+    template <class T>
+    Task<Result<T>> run(Task<Result<T>> task) {
+        CO_TRY_VOID(co_await place_.acquire(Deadline::never()));
+        auto done = co_await std::move(task);
+        place_.release();
+        co_return done;
+    }
+
+private:
+    Semaphore place_;
 };
 
 /// Messages from one task to another, in order. The limit is the owner's: push() refuses when full.

@@ -1,9 +1,6 @@
 #include "sidecar/anchor/anchor_record.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <filesystem>
 
 #include "netmove/mover.hpp"
@@ -28,16 +25,6 @@ std::string file_of(Paths const& paths, std::string const& guest, MacAddress con
     auto digits = mac.text();
     std::erase(digits, ':');
     return fmt::format("{}/{}-{}{}", paths.anchors(), guest, digits, suffix);
-}
-
-Result<> write_record_file(Paths const& paths, std::string const& path, Json const& json) {
-    TRY_VOID(make_directory(paths.anchors()));
-    return write_durably(path, json.dump_pretty() + "\n");
-}
-
-Result<> remove_record_file(std::string const& path) {
-    if (unlink(path.c_str()) == 0 || errno == ENOENT) return {};
-    return core::fail_errno(errno, "cannot remove {}", path);
 }
 
 Result<MacAddress> recorded_mac(Json const& json, std::string_view key) {
@@ -171,22 +158,12 @@ Result<FarRecord> FarRecord::from_json(Json const& json) {
     return made;
 }
 
-Result<> write_record(Paths const& paths, HomeRecord const& record) {
-    return write_record_file(paths, file_of(paths, record.guest, record.mac, home_suffix),
-                             record.to_json());
+std::string record_path(Paths const& paths, HomeRecord const& record) {
+    return file_of(paths, record.guest, record.mac, home_suffix);
 }
 
-Result<> write_record(Paths const& paths, FarRecord const& record) {
-    return write_record_file(paths, file_of(paths, record.guest, record.mac, far_suffix),
-                             record.to_json());
-}
-
-Result<> remove_record(Paths const& paths, HomeRecord const& record) {
-    return remove_record_file(file_of(paths, record.guest, record.mac, home_suffix));
-}
-
-Result<> remove_record(Paths const& paths, FarRecord const& record) {
-    return remove_record_file(file_of(paths, record.guest, record.mac, far_suffix));
+std::string record_path(Paths const& paths, FarRecord const& record) {
+    return file_of(paths, record.guest, record.mac, far_suffix);
 }
 
 Result<AnchorRecords> read_records(Paths const& paths) {

@@ -81,10 +81,9 @@ struct AnchorRecords {
     std::vector<core::Error> unreadable;  ///< One for each file that could not be used.
 };
 
-core::Result<> write_record(Paths const& paths, HomeRecord const& record);
-core::Result<> write_record(Paths const& paths, FarRecord const& record);
-core::Result<> remove_record(Paths const& paths, HomeRecord const& record);
-core::Result<> remove_record(Paths const& paths, FarRecord const& record);
+/// The file of a record: record_files.hpp writes it.
+std::string record_path(Paths const& paths, HomeRecord const& record);
+std::string record_path(Paths const& paths, FarRecord const& record);
 /// All records of this host. Fails with io if the directory cannot be listed.
 core::Result<AnchorRecords> read_records(Paths const& paths);
 /// The far ends of one guest on this host: it has its network through an anchor.

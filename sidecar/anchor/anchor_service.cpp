@@ -18,8 +18,9 @@ AnchorService::AnchorService(core::Loop& loop, Options options, netmove::Netlink
       options_(std::move(options)),
       netlink_(std::move(netlink)),
       hub_(loop, options_.tunnel_port),
-      homes_(loop, options_.paths, netlink_, hub_),
-      fars_(loop, options_.paths, netlink_, hub_),
+      records_(loop, options_.paths),
+      homes_(loop, options_.paths, netlink_, hub_, records_),
+      fars_(loop, netlink_, hub_, records_),
       connections_(loop),
       probes_(loop) {}
 
@@ -135,7 +136,7 @@ Task<Result<protocol::AnchorPath>> AnchorService::on(protocol::AnchorPrepare req
 }
 
 Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorPoint request, Asker) {
-    CO_TRY_VOID(homes_.point(request));
+    CO_TRY_VOID(co_await homes_.point(std::move(request)));
     co_return protocol::Nothing{};
 }
 

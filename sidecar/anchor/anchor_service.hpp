@@ -71,6 +71,7 @@ private:
     Options options_;
     netmove::Netlink netlink_;
     TunnelHub hub_;
+    RecordFiles records_;
     HomeEnds homes_;
     FarEnds fars_;
     core::TaskGroup connections_;

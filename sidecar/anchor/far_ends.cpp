@@ -51,8 +51,13 @@ Result<> make_far_bridge(netmove::Netlink& netlink, FarRecord const& record) {
 
 }  // namespace
 
-Task<Result<std::string>> FarEnds::receive(protocol::AnchorReceive const& request,
+Task<Result<std::string>> FarEnds::receive(protocol::AnchorReceive request,
                                            protocol::AnchorEnd end) {
+    return changes_.run(receive_one(std::move(request), std::move(end)));
+}
+
+Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
+                                               protocol::AnchorEnd end) {
     if (!end.key) co_return fail(Errc::protocol, "an anchor's tunnel without its key");
     Name const name{request.guest, end.mac};
     if (auto const at = fars_.find(name); at != fars_.end()) {
@@ -81,42 +86,42 @@ Task<Result<std::string>> FarEnds::receive(protocol::AnchorReceive const& reques
                        link, request.guest, end.mac.text(), link);
     }
     auto const bridge = record.tap.bridge;
-    CO_TRY_VOID(write_record(paths_, record));
-    auto made = make(record);
+    CO_TRY_VOID(co_await records_.write(record));
+    auto made = co_await make(record);
     if (made) co_return bridge;
     co_await undo(record);
     co_return std::unexpected(std::move(made.error()));
 }
 
 /// From the record alone, whatever of it is there already.
-Result<> FarEnds::make(FarRecord record) {
-    TRY_VOID(make_far_bridge(netlink_, record));
-    TRY(auto tap, take_up(record));
-    TRY(auto* const hub, hub_.open());
+Task<Result<>> FarEnds::make(FarRecord record) {
+    CO_TRY_VOID(make_far_bridge(netlink_, record));
+    CO_TRY(auto tap, co_await take_up(record));
+    CO_TRY(auto* const hub, hub_.open());
     Name const name{record.guest, record.mac};
-    TRY(auto* const tunnel, hub->add(record.key, Role::listens, std::nullopt));
+    CO_TRY(auto* const tunnel, hub->add(record.key, Role::listens, std::nullopt));
     auto& far = fars_[name];
     far = std::make_unique<Far>(Far{std::move(record), std::move(tap), tunnel});
-    TRY_VOID(tunnel->attach(far->tap));
+    CO_TRY_VOID(tunnel->attach(far->tap));
     tunnel->accept(true);
-    TRY_VOID(tunnel->forward());
+    CO_TRY_VOID(tunnel->forward());
     core::log::info("anchor guest={} mac={} bridge={} state=far end", name.first,
                     name.second.text(), far->record.tap.bridge);
-    return {};
+    co_return Result<>{};
 }
 
-Result<Tap> FarEnds::take_up(FarRecord& record) {
+Task<Result<Tap>> FarEnds::take_up(FarRecord& record) {
     auto& wanted = record.tap;
-    if (auto tap = held(record.holder, wanted.name); tap) return std::move(*tap);
-    TRY(auto tap, Tap::open(netlink_, wanted.name, {wanted.queues, wanted.vnet_hdr, true}));
-    TRY_VOID(netmove::place_tap(netlink_, wanted.name,
-                                {wanted.bridge, wanted.mtu, wanted.queue_length}));
-    TRY(auto const link, netlink_.link(wanted.name));
+    if (auto tap = held(record.holder, wanted.name); tap) co_return std::move(*tap);
+    CO_TRY(auto tap, Tap::open(netlink_, wanted.name, {wanted.queues, wanted.vnet_hdr, true}));
+    CO_TRY_VOID(netmove::place_tap(netlink_, wanted.name,
+                                   {wanted.bridge, wanted.mtu, wanted.queue_length}));
+    CO_TRY(auto const link, netlink_.link(wanted.name));
     wanted.mac = link.mac;
-    TRY_VOID(tap.set_persistent(true));
-    TRY(record.holder, hold(tap));
-    TRY_VOID(write_record(paths_, record));
-    return std::move(tap);
+    CO_TRY_VOID(tap.set_persistent(true));
+    CO_TRY(record.holder, hold(tap));
+    CO_TRY_VOID(co_await records_.write(record));
+    co_return std::move(tap);
 }
 
 /// After a failure of make(): removes what there is of the record.
@@ -131,7 +136,7 @@ Task<void> FarEnds::undo(FarRecord record) {
         auto const there = netlink_.find_link(link);
         if (there && *there) (void)netlink_.delete_link(link);
     }
-    (void)remove_record(paths_, record);
+    (void)co_await records_.remove(record);
 }
 
 Task<Result<>> FarEnds::end(Name name) {
@@ -149,7 +154,7 @@ Task<Result<>> FarEnds::end(Name name) {
     Result<> first;
     CO_TRY(auto const bridge, netlink_.find_link(record.tap.bridge));
     if (bridge) first = netlink_.delete_link(record.tap.bridge);
-    auto removed = remove_record(paths_, record);
+    auto removed = co_await records_.remove(record);
     if (!removed && first) first = std::move(removed);
     core::log::info("anchor guest={} mac={} bridge={} state=ended", name.first, name.second.text(),
                     record.tap.bridge);
@@ -157,6 +162,10 @@ Task<Result<>> FarEnds::end(Name name) {
 }
 
 Task<Result<>> FarEnds::leave(std::string guest, std::string migration_id) {
+    return changes_.run(leave_all(std::move(guest), std::move(migration_id)));
+}
+
+Task<Result<>> FarEnds::leave_all(std::string guest, std::string migration_id) {
     std::vector<Name> names;
     for (auto const& [name, far] : fars_) {
         bool const meant = migration_id.empty() || far->record.migration_id == migration_id;
@@ -187,10 +196,14 @@ std::vector<protocol::AnchorWhereAnswer::End> FarEnds::where(std::string const& 
 }
 
 Task<Result<>> FarEnds::restore(FarRecord record) {
+    return changes_.run(restore_one(std::move(record)));
+}
+
+Task<Result<>> FarEnds::restore_one(FarRecord record) {
     Name const name{record.guest, record.mac};
     if (fars_.contains(name)) co_return Result<>{};
     auto const id = record.key.id;
-    auto made = make(std::move(record));
+    auto made = co_await make(std::move(record));
     if (made) co_return made;
     fars_.erase(name);  // it is tried again
     co_await hub_.remove(id);

@@ -9,7 +9,7 @@
 
 #include "netmove/netlink.hpp"
 #include "netmove/tap.hpp"
-#include "sidecar/anchor/anchor_record.hpp"
+#include "sidecar/anchor/record_files.hpp"
 #include "sidecar/anchor/tunnel_hub.hpp"
 #include "sidecar/channel/protocol_anchor.hpp"
 
@@ -17,12 +17,12 @@ namespace sidecar {
 
 class FarEnds {
 public:
-    FarEnds(core::Loop& loop, Paths paths, netmove::Netlink& netlink, TunnelHub& hub)
-        : loop_(loop), paths_(std::move(paths)), netlink_(netlink), hub_(hub) {}
+    FarEnds(core::Loop& loop, netmove::Netlink& netlink, TunnelHub& hub, RecordFiles& records)
+        : loop_(loop), netlink_(netlink), hub_(hub), records_(records), changes_(loop) {}
 
     /// Makes the far end of one interface, in place of an earlier one. Returns its bridge. After a
     /// failure nothing is left.
-    core::Task<core::Result<std::string>> receive(protocol::AnchorReceive const& request,
+    core::Task<core::Result<std::string>> receive(protocol::AnchorReceive request,
                                                   protocol::AnchorEnd end);
     /// Removes the far ends of a guest; with a migration_id only those that it made.
     core::Task<core::Result<>> leave(std::string guest, std::string migration_id);
@@ -44,15 +44,20 @@ private:
     };
     using Name = std::pair<std::string, netmove::MacAddress>;
 
-    core::Result<> make(FarRecord record);
-    core::Result<netmove::Tap> take_up(FarRecord& record);
+    core::Task<core::Result<std::string>> receive_one(protocol::AnchorReceive request,
+                                                      protocol::AnchorEnd end);
+    core::Task<core::Result<>> leave_all(std::string guest, std::string migration_id);
+    core::Task<core::Result<>> restore_one(FarRecord record);
+    core::Task<core::Result<>> make(FarRecord record);
+    core::Task<core::Result<netmove::Tap>> take_up(FarRecord& record);
     core::Task<core::Result<>> end(Name name);
     core::Task<void> undo(FarRecord record);
 
     core::Loop& loop_;
-    Paths paths_;
     netmove::Netlink& netlink_;
     TunnelHub& hub_;
+    RecordFiles& records_;
+    core::Turn changes_;  ///< What makes or removes an end suspends, to write its record.
     std::map<Name, std::unique_ptr<Far>> fars_;
 };
 

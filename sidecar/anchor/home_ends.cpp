@@ -68,26 +68,7 @@ HomeEnds::Home* HomeEnds::find(std::string const& guest, netmove::MacAddress con
 }
 
 Task<Result<protocol::AnchorPath>> HomeEnds::prepare(protocol::AnchorPrepare request, Asker asker) {
-    for (auto const& end : request.ends) {
-        CO_TRY_VOID(co_await find_or_take(request, end, asker));
-        auto* const home = find(request.guest, end.mac);
-        if (home == nullptr) co_return fail(Errc::cancelled, "the anchor was released meanwhile");
-        if (home->tunnels.contains(end.key->id)) continue;  // asked before
-        HomeRecord::Tunnel const tunnel{*end.key, request.peer, request.migration_id};
-        if (home->record.tunnels.size() >= anchor_tunnels_max) {
-            co_return fail(Errc::refused, "the anchor of {} has {} tunnels already", request.guest,
-                           home->record.tunnels.size());
-        }
-        home->record.tunnels.push_back(tunnel);
-        CO_TRY_VOID(write_record(paths_, home->record));
-        auto added = add_tunnel(*home, tunnel);
-        if (added) continue;
-        home->record.tunnels.pop_back();
-        home->tunnels.erase(tunnel.key.id);
-        (void)write_record(paths_, home->record);  // why it failed is worth more
-        co_await hub_.remove(tunnel.key.id);
-        co_return std::unexpected(std::move(added.error()));
-    }
+    CO_TRY_VOID(co_await changes_.run(add_tunnels(request, asker)));
     protocol::AnchorPath worst;
     for (auto const& end : request.ends) {
         auto* const home = find(request.guest, end.mac);
@@ -101,6 +82,30 @@ Task<Result<protocol::AnchorPath>> HomeEnds::prepare(protocol::AnchorPrepare req
             first ? path.datagram_max : std::min(worst.datagram_max, path.datagram_max);
     }
     co_return worst;
+}
+
+Task<Result<>> HomeEnds::add_tunnels(protocol::AnchorPrepare request, Asker asker) {
+    for (auto const& end : request.ends) {
+        CO_TRY_VOID(co_await find_or_take(request, end, asker));
+        auto* const home = find(request.guest, end.mac);
+        if (home == nullptr) co_return fail(Errc::cancelled, "the anchor was released meanwhile");
+        if (home->tunnels.contains(end.key->id)) continue;  // asked before
+        HomeRecord::Tunnel const tunnel{*end.key, request.peer, request.migration_id};
+        if (home->record.tunnels.size() >= anchor_tunnels_max) {
+            co_return fail(Errc::refused, "the anchor of {} has {} tunnels already", request.guest,
+                           home->record.tunnels.size());
+        }
+        home->record.tunnels.push_back(tunnel);
+        CO_TRY_VOID(co_await records_.write(home->record));
+        auto added = add_tunnel(*home, tunnel);
+        if (added) continue;
+        home->record.tunnels.pop_back();
+        home->tunnels.erase(tunnel.key.id);
+        (void)co_await records_.write(home->record);  // why it failed is worth more
+        co_await hub_.remove(tunnel.key.id);
+        co_return std::unexpected(std::move(added.error()));
+    }
+    co_return Result<>{};
 }
 
 /// The anchor of an interface. If there is none, and the guest is at home, takes the guest's tap.
@@ -136,35 +141,38 @@ Task<Result<>> HomeEnds::find_or_take(protocol::AnchorPrepare const& request,
     if (asker == Asker::remote || end.id != 0) {
         co_return fail(Errc::cancelled, "the anchor was released meanwhile");
     }
-    co_return take(request.guest, end);
+    co_return co_await take(request.guest, end);
 }
 
-Result<> HomeEnds::take(std::string const& guest, protocol::AnchorEnd const& end) {
+Task<Result<>> HomeEnds::take(std::string guest, protocol::AnchorEnd end) {
     if (homes_.size() >= anchor_records_max) {
-        return fail(Errc::refused, "this host has {} anchors already", homes_.size());
+        co_return fail(Errc::refused, "this host has {} anchors already", homes_.size());
     }
-    TRY(auto tap, tap_of_guest(paths_, guest, end));
-    TRY(auto const link, netlink_.link(tap.name()));
+    CO_TRY(auto tap, tap_of_guest(paths_, guest, end));
+    CO_TRY(auto const link, netlink_.link(tap.name()));
     HomeRecord record;
     record.guest = guest;
     record.mac = end.mac;
-    TRY(record.tap, description_of(netlink_, tap, link));
+    CO_TRY(record.tap, description_of(netlink_, tap, link));
     record.was_persistent = link.tun && link.tun->persistent;
-    TRY_VOID(write_record(paths_, record));
-    auto const made = [&]() -> Result<> {
-        TRY_VOID(tap.set_persistent(true));
-        TRY(record.holder, hold(tap));
-        return write_record(paths_, record);
-    }();
+    CO_TRY_VOID(co_await records_.write(record));
+    Result<> made = tap.set_persistent(true);
+    if (made) {
+        auto holder = hold(tap);
+        if (holder) record.holder = *holder;
+        if (!holder) made = std::unexpected(std::move(holder.error()));
+    }
+    if (made) made = co_await records_.write(record);
     if (!made) {
         (void)tap.set_persistent(record.was_persistent);  // why it failed is worth more
-        (void)remove_record(paths_, record);
-        return made;
+        co_await end_holder(loop_, record.holder);
+        (void)co_await records_.remove(record);
+        co_return made;
     }
     core::log::info("anchor guest={} mac={} tap={} state=prepared", guest, end.mac.text(),
                     tap.name());
     homes_[{guest, end.mac}] = std::make_unique<Home>(Home{std::move(record), std::move(tap), {}});
-    return {};
+    co_return Result<>{};
 }
 
 Result<> HomeEnds::add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel) {
@@ -200,24 +208,32 @@ Task<Result<protocol::AnchorPath>> path_of(netmove::tunnel::Tunnel& tunnel, std:
     co_return protocol::AnchorPath{static_cast<std::uint64_t>(round_trip), path->datagram_max};
 }
 
-Result<> HomeEnds::point(protocol::AnchorPoint const& request) {
+Task<Result<>> HomeEnds::point(protocol::AnchorPoint request) {
     Result<> first;
+    std::vector<HomeRecord> changed;
     for (auto const& end : request.ends) {
         auto pointed = point_one(request.guest, end);
-        if (!pointed && first) first = std::move(pointed);
+        if (pointed && *pointed != nullptr) changed.push_back((*pointed)->record);
+        if (!pointed && first) first = std::unexpected(std::move(pointed.error()));
     }
-    return first;
+    for (auto const& record : changed) {
+        auto written = co_await records_.write(record);
+        if (!written && first) first = std::move(written);
+    }
+    co_return first;
 }
 
-Result<> HomeEnds::point_one(std::string const& guest, protocol::AnchorEnd const& end) {
+/// Returns the anchor whose record must be written; null: none.
+Result<HomeEnds::Home*> HomeEnds::point_one(std::string const& guest,
+                                            protocol::AnchorEnd const& end) {
     auto* const home = find(guest, end.mac);
-    if (home == nullptr && end.id == 0) return {};  // its preparation had not come so far
+    if (home == nullptr && end.id == 0) return nullptr;  // its preparation had not come so far
     if (home == nullptr || (end.id != 0 && !home->tunnels.contains(end.id))) {
         return fail(Errc::refused, "there is no anchor of {} for {} with that tunnel on this host",
                     guest, end.mac.text());
     }
     auto& record = home->record;
-    if (record.current == end.id) return {};
+    if (record.current == end.id) return home;  // an earlier call may not have been recorded
     if (auto const before = home->tunnels.find(record.current); before != home->tunnels.end()) {
         before->second->hold();
     }
@@ -226,26 +242,33 @@ Result<> HomeEnds::point_one(std::string const& guest, protocol::AnchorEnd const
     record.since_ms = end.id == 0 ? 0 : wall_ms();
     core::log::info("anchor guest={} mac={} state={}", guest, end.mac.text(),
                     end.id == 0 ? "at home" : "at " + record.tunnel(end.id)->peer.text());
-    return write_record(paths_, record);
+    return home;
 }
 
 Task<Result<>> HomeEnds::keep(protocol::AnchorKeep request, Asker asker) {
+    // First, without waiting for a turn.
     for (auto const& one : request.ends) {
-        auto const* home = find(request.guest, one.mac);
-        if (one.id == 0) {
-            if (asker == Asker::remote) {
-                co_return fail(Errc::refused, "only a process of this host may end an anchor");
-            }
-            if (home == nullptr) continue;
-            if (home->record.current != 0) {
-                co_return fail(Errc::refused, "{} runs elsewhere through its anchor",
-                               request.guest);
-            }
-            CO_TRY_VOID(co_await end({request.guest, one.mac}));
+        if (one.id != 0) CO_TRY_VOID(point_one(request.guest, one));
+    }
+    co_return co_await changes_.run(keep_only(std::move(request), asker));
+}
+
+Task<Result<>> HomeEnds::keep_only(protocol::AnchorKeep request, Asker asker) {
+    for (auto const& one : request.ends) {
+        if (one.id != 0) {
+            CO_TRY_VOID(point_one(request.guest, one));  // it may have ended while this waited
+            co_await remove_tunnels({request.guest, one.mac}, one.id);
             continue;
         }
-        CO_TRY_VOID(point_one(request.guest, one));
-        co_await remove_tunnels({request.guest, one.mac}, one.id);
+        if (asker == Asker::remote) {
+            co_return fail(Errc::refused, "only a process of this host may end an anchor");
+        }
+        auto const* const home = find(request.guest, one.mac);
+        if (home == nullptr) continue;
+        if (home->record.current != 0) {
+            co_return fail(Errc::refused, "{} runs elsewhere through its anchor", request.guest);
+        }
+        CO_TRY_VOID(co_await end({request.guest, one.mac}));
     }
     co_return Result<>{};
 }
@@ -260,7 +283,7 @@ Task<void> HomeEnds::remove_tunnels(Name name, std::uint64_t keep) {
     }
     std::erase_if(home->record.tunnels, [keep](auto const& one) { return one.key.id != keep; });
     for (auto const id : others) home->tunnels.erase(id);
-    if (auto const written = write_record(paths_, home->record); !written) {
+    if (auto const written = co_await records_.write(home->record); !written) {
         core::log::warning("anchor guest={} {}", name.first, written.error().sentence());
     }
     for (auto const id : others) co_await hub_.remove(id);
@@ -278,10 +301,14 @@ Task<Result<>> HomeEnds::end(Name name) {
         core::log::warning("anchor guest={} {}", name.first, released.error().sentence());
     co_await end_holder(loop_, home->record.holder);
     core::log::info("anchor guest={} mac={} state=ended", name.first, name.second.text());
-    co_return remove_record(paths_, home->record);
+    co_return co_await records_.remove(home->record);
 }
 
 Task<Result<>> HomeEnds::finish(std::string guest) {
+    return changes_.run(end_all(std::move(guest)));
+}
+
+Task<Result<>> HomeEnds::end_all(std::string guest) {
     std::vector<Name> names;
     for (auto const& [name, home] : homes_) {
         if (name.first == guest) names.push_back(name);
@@ -308,7 +335,7 @@ Task<Result<Tap>> HomeEnds::take_up(HomeRecord& record) {
                                    {wanted.bridge, wanted.mtu, wanted.queue_length}));
     CO_TRY_VOID(tap.set_persistent(true));
     CO_TRY(record.holder, hold(tap));
-    CO_TRY_VOID(write_record(paths_, record));
+    CO_TRY_VOID(co_await records_.write(record));
     co_return std::move(tap);
 }
 
@@ -339,10 +366,14 @@ Task<Result<>> HomeEnds::discard(HomeRecord record) {
         (void)tap->set_persistent(record.was_persistent);  // at worst it stays
     }
     co_await end_holder(loop_, record.holder);
-    co_return remove_record(paths_, record);
+    co_return co_await records_.remove(record);
 }
 
 Task<Result<>> HomeEnds::restore(HomeRecord record) {
+    return changes_.run(restore_one(std::move(record)));
+}
+
+Task<Result<>> HomeEnds::restore_one(HomeRecord record) {
     Name const name{record.guest, record.mac};
     if (homes_.contains(name)) co_return Result<>{};
     if (record.current == 0) note_move(record);

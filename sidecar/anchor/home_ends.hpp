@@ -14,7 +14,7 @@
 
 #include "netmove/netlink.hpp"
 #include "netmove/tap.hpp"
-#include "sidecar/anchor/anchor_record.hpp"
+#include "sidecar/anchor/record_files.hpp"
 #include "sidecar/anchor/tunnel_hub.hpp"
 #include "sidecar/channel/protocol_anchor.hpp"
 
@@ -30,15 +30,22 @@ public:
     /// Who asks: only a process of this host may begin or end an anchor.
     enum class Asker : std::uint8_t { local, remote };
 
-    HomeEnds(core::Loop& loop, Paths paths, netmove::Netlink& netlink, TunnelHub& hub)
-        : loop_(loop), paths_(std::move(paths)), netlink_(netlink), hub_(hub) {}
+    HomeEnds(core::Loop& loop, Paths paths, netmove::Netlink& netlink, TunnelHub& hub,
+             RecordFiles& records)
+        : loop_(loop),
+          paths_(std::move(paths)),
+          netlink_(netlink),
+          hub_(hub),
+          records_(records),
+          changes_(loop) {}
 
     /// Fails with refused if the request does not name the tunnel in use, or, before the first
     /// move, if the guest's QEMU does not hold the tap; with timed_out if no datagram passes.
     core::Task<core::Result<protocol::AnchorPath>> prepare(protocol::AnchorPrepare request,
                                                            Asker asker);
-    /// Does not suspend. Fails with refused if there is no such anchor or tunnel.
-    core::Result<> point(protocol::AnchorPoint const& request);
+    /// Frames take the tunnel before this suspends; ends when that is recorded. Fails with refused
+    /// if there is no such anchor or tunnel.
+    core::Task<core::Result<>> point(protocol::AnchorPoint request);
     core::Task<core::Result<>> keep(protocol::AnchorKeep request, Asker asker);
     core::Task<core::Result<>> finish(std::string guest);
     /// The bridge of the anchor that has this tunnel; none: it is not on this host.
@@ -62,11 +69,15 @@ private:
     using Name = std::pair<std::string, netmove::MacAddress>;
 
     Home* find(std::string const& guest, netmove::MacAddress const& mac);
+    core::Task<core::Result<>> add_tunnels(protocol::AnchorPrepare request, Asker asker);
     core::Task<core::Result<>> find_or_take(protocol::AnchorPrepare const& request,
                                             protocol::AnchorEnd end, Asker asker);
-    core::Result<> take(std::string const& guest, protocol::AnchorEnd const& end);
+    core::Task<core::Result<>> take(std::string guest, protocol::AnchorEnd end);
     core::Result<> add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel);
-    core::Result<> point_one(std::string const& guest, protocol::AnchorEnd const& end);
+    core::Result<Home*> point_one(std::string const& guest, protocol::AnchorEnd const& end);
+    core::Task<core::Result<>> keep_only(protocol::AnchorKeep request, Asker asker);
+    core::Task<core::Result<>> end_all(std::string guest);
+    core::Task<core::Result<>> restore_one(HomeRecord record);
     core::Task<void> remove_tunnels(Name name, std::uint64_t keep);
     core::Task<core::Result<>> end(Name name);
     core::Task<core::Result<netmove::Tap>> take_up(HomeRecord& record);
@@ -78,6 +89,8 @@ private:
     Paths paths_;
     netmove::Netlink& netlink_;
     TunnelHub& hub_;
+    RecordFiles& records_;
+    core::Turn changes_;  ///< What makes or removes an end suspends, to write its record.
     std::map<Name, std::unique_ptr<Home>> homes_;
 };
 

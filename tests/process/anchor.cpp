@@ -5,8 +5,8 @@
 
 #include <catch2/catch.hpp>
 
-#include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/anchor/ask_serve.hpp"
+#include "sidecar/anchor/record_files.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/host/limits.hpp"
 #include "tests/process/netmove_lab.hpp"
@@ -219,6 +219,8 @@ TEST_CASE("anchor: records survive as they were written, and a damaged one hides
     storage_lab::Directory const directory;
     Paths const paths{directory.text() + "/run", directory.text() + "/state"};
     must(sidecar::make_directory(paths.state_directory));
+    Runner runner;
+    sidecar::RecordFiles files(runner.loop(), paths);
     sidecar::HomeRecord home;
     home.guest = guest;
     home.mac = mac(guest_mac);
@@ -227,7 +229,7 @@ TEST_CASE("anchor: records survive as they were written, and a damaged one hides
     home.current = home.tunnels[0].key.id;
     home.since_ms = 17;
     home.holder = {42, 1, "boot"};
-    must(sidecar::write_record(paths, home));
+    runner.must(files.write(home));
     sidecar::FarRecord far;
     far.guest = "db.2";
     far.mac = mac(station_mac);
@@ -235,7 +237,7 @@ TEST_CASE("anchor: records survive as they were written, and a damaged one hides
     far.tap = {"sat00000001", 1, true, mac("fe:00:00:00:00:02"), 1500, 4000, "sca00000001"};
     far.key = Key::generate();
     far.anchor_port = 4790;
-    must(sidecar::write_record(paths, far));
+    runner.must(files.write(far));
     for (auto const& entry : lab::fs::directory_iterator(paths.anchors())) {
         struct stat file{};
         REQUIRE(::stat(entry.path().c_str(), &file) == 0);
@@ -250,9 +252,20 @@ TEST_CASE("anchor: records survive as they were written, and a damaged one hides
     CHECK(all.fars[0].to_json().dump() == far.to_json().dump());
     CHECK(must(sidecar::far_records(paths, "db.2")).size() == 1);
     CHECK(must(sidecar::far_records(paths, guest)).empty());
-    must(sidecar::remove_record(paths, home));
-    must(sidecar::remove_record(paths, home));  // again: nothing to do
+    runner.must(files.remove(home));
+    runner.must(files.remove(home));  // again: nothing to do
     CHECK(must(sidecar::read_records(paths)).homes.empty());
+    // What is asked for last stays, whichever is run first.
+    auto removal = files.remove(far);
+    auto early = files.write(home);
+    home.since_ms = 18;
+    auto late = files.write(home);
+    auto again = files.write(far);
+    for (auto* const task : {&late, &again, &early, &removal}) runner.must(std::move(*task));
+    auto const last = must(sidecar::read_records(paths));
+    REQUIRE(last.homes.size() == 1);
+    CHECK(last.homes[0].since_ms == 18);
+    CHECK(last.fars.size() == 1);
 }
 
 TEST_CASE("anchor: frames wait for the move, take the tunnel, and come home", "[anchor]") {
