@@ -89,4 +89,9 @@ std::vector<Row> handover_call(std::string const& qemu, int moves);
 /// stations on the same link without a tunnel.
 Result tunnel(Options const& options);
 
+/// A client's view of a guest that moves to a host of another subnet and back, by an anchor and by
+/// routes, over round trips of 0, 20 and 100 ms. Peer: QEMU's mirror and migrate, and a tunnel made
+/// after the move.
+Result across(Options const& options);
+
 }  // namespace bench

@@ -27,7 +27,8 @@ constexpr Benchmark benchmarks[] = {{"switchover", bench::switchover},
                                     {"guest-impact", bench::guest_impact},
                                     {"handover", bench::handover},
                                     {"idle", bench::idle},
-                                    {"tunnel", bench::tunnel}};
+                                    {"tunnel", bench::tunnel},
+                                    {"across", bench::across}};
 
 double median(std::vector<double> samples) {
     if (samples.empty()) return 0;

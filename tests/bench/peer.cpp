@@ -38,8 +38,9 @@ Json nbd_address(std::string const& host) {
 }  // namespace
 
 Pair::Pair(lab::GuestOptions const& options, bool shared, lab::Argv const& incoming,
-           std::uint64_t link_mbit)
+           std::uint64_t link_mbit, std::function<void(lab::Lab const&)> const& furnish)
     : net(link_mbit), guest(net, options) {
+    if (furnish) furnish(net);
     guest.make_disks(net.a());
     guest.make_tap(net.a());
     guest.make_tap(net.b());

@@ -2,6 +2,7 @@
 // events as a management layer would, without a delay of ours in the measured path.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "tests/support/guest.hpp"
@@ -17,8 +18,9 @@ struct Pair {
 
     /// Returns once the guest is alive on host a. `shared`: both hosts can access the disk.
     /// `incoming` is appended to the destination's command line. `link_mbit`: as for lab::Lab.
+    /// `furnish` runs before all else on the hosts.
     Pair(lab::GuestOptions const& options, bool shared, lab::Argv const& incoming,
-         std::uint64_t link_mbit = 0);
+         std::uint64_t link_mbit = 0, std::function<void(lab::Lab const&)> const& furnish = {});
     void start_ram(lab::Qmp& source, lab::Qmp& destination) const;
 
 private:

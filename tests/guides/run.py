@@ -217,6 +217,20 @@ def vxlan(lab):
     expect("running" in lab.hosts["host b"].run("sidecar status web1"), "web1 does not run on host b")
 
 
+def across_subnets(lab):
+    """The switch is the router between the two subnets."""
+    lab.switch.run("sysctl -qw net.ipv4.ip_forward=1; ip addr add 192.0.2.254/24 dev eth1;"
+                   "ip link set eth1-1 nomaster; ip addr add 198.51.100.254/24 dev eth1-1")
+    lab.hosts["host a"].run("ip link add br0 type bridge && ip link set eth1 master br0 && ip link set br0 up &&"
+                            "ip addr add 192.0.2.1/24 dev br0 && ip route add default via 192.0.2.254")
+    lab.hosts["host b"].run("ip addr add 198.51.100.2/24 dev eth1 && ip route add default via 198.51.100.254")
+    run_guide("two-hosts", lab, only="2")
+    run_guide("across-subnets", lab)
+    expect("running" in lab.hosts["host a"].run("sidecar status web1"), "web1 is not back on host a")
+    for host in lab.hosts.values():
+        expect(host.run("sidecar anchor list --json").split() in (["[]"], ["[", "]"]), f"{host.name} has an anchor")
+
+
 def probe(lab):
     bridge_and_addresses(lab)
     run_guide("two-hosts", lab, only="23")
@@ -240,6 +254,7 @@ GUIDES = {
     "replication": (replication, ["host a", "host b"], ["eth1"]),
     "parallel-networks": (parallel_networks, ["host a", "host b"], ["eth1", "eth2", "eth3"]),
     "vxlan": (vxlan, ["host a", "host b", "host c"], ["eth1"]),
+    "across-subnets": (across_subnets, ["host a", "host b"], ["eth1"]),
     "probe": (probe, ["host a", "host b", "client"], ["eth1"]),
 }
 

@@ -54,4 +54,17 @@ void separate(Lab const& lab) {
     ip_at(lab.a().netns, {"-6", "route", "add", b.ip6 + "/128", "via", "fd77::fe"});
 }
 
+std::unique_ptr<PacketLine> lengthen(Lab const& lab, std::chrono::microseconds round_trip) {
+    ip_at(lab.b().netns, {"link", "delete", "up0"});  // and its other end
+    auto line = std::make_unique<PacketLine>(lab.switch_netns(), lab.b().netns, round_trip, 0);
+    std::pair<std::string, char const*> const ends[] = {{lab.switch_netns(), "host-b"},
+                                                        {lab.b().netns, "up0"}};
+    for (auto const& [netns, wire] : ends) {
+        ip_at(netns, {"address", "flush", "dev", "line"});
+        ip_at(netns, {"link", "set", "line", "down", "name", wire});
+        ip_at(netns, {"link", "set", wire, "up"});
+    }
+    return line;
+}
+
 }  // namespace lab

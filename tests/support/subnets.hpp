@@ -2,12 +2,20 @@
 // client, so no frame of that network reaches it.
 #pragma once
 
+#include <chrono>
+#include <memory>
+
 #include "tests/support/lab.hpp"
+#include "tests/support/packet_line.hpp"
 
 namespace lab {
 
 /// Builds this network; before any sidecar runs (SceneOptions::furnish). Host b keeps its
 /// addresses, as a host route, so that a scene names it as in each lab; its bridge has no wire.
 void separate(Lab const& lab);
+
+/// Makes host b's wire a long one, before this network or that of RoutedSite is built. Must outlive
+/// all that uses it.
+std::unique_ptr<PacketLine> lengthen(Lab const& lab, std::chrono::microseconds round_trip);
 
 }  // namespace lab
