@@ -114,7 +114,8 @@ TEST_CASE("cuts: the destination's QEMU is killed while copying, and started aga
     each_kind_outlives(Cut::destination_qemu, "10.0");
 }
 
-TEST_CASE("cuts: a link that stays down ends the command, and --resume continues", "[vm][cut]") {
+TEST_CASE("cuts: a link that stays down ends the command, and --resume continues",
+          "[vm][cut][waits]") {
     Scene scene({.guest = {.format = "qcow2",
                            .disk_mib = disk_mib,
                            .random_mib = random_bytes >> 20,

@@ -210,7 +210,7 @@ TEST_CASE("freeze: an agent that stops answering in between leaves no frozen gue
     frozen.must_go_on();
 }
 
-TEST_CASE("freeze: a sidecar that hangs leaves no frozen guest", "[vm][freeze]") {
+TEST_CASE("freeze: a sidecar that hangs leaves no frozen guest", "[vm][freeze][waits]") {
     FrozenScene frozen("7.2");
     auto& scene = frozen.scene;
     wait_until("the watchdog to kill it", round_limit,

@@ -83,7 +83,7 @@ void wait_until_left(Scene& scene) {
 }  // namespace
 
 TEST_CASE("in doubt: the destination is lost, and the operator gives the guest to the source",
-          "[vm][fault][doubt]") {
+          "[vm][fault][doubt][waits]") {
     Held held("send_commit");
     auto& scene = held.scene;
     // `serve` first: otherwise it would start a new sidecar for the guest.
@@ -128,7 +128,8 @@ TEST_CASE("in doubt: the answer is lost, and the operator gives the guest to the
     expect::moves(scene, scene.b());
 }
 
-TEST_CASE("in doubt: the answer is lost, and the destination comes back", "[vm][fault][doubt]") {
+TEST_CASE("in doubt: the answer is lost, and the destination comes back",
+          "[vm][fault][doubt][waits]") {
     Unanswered unanswered;
     auto& scene = unanswered.scene;
     expect_doubt(scene, unanswered.migration);

@@ -147,8 +147,8 @@ TEST_CASE("monitor: cut while the migration is undone", "[vm][monitor]") {
 }
 
 TEST_CASE("monitor: silent while RAM converges: given up within a limit, resumed when it answers",
-          "[vm][monitor]") {
-    for (auto const* qemu : {"7.2", "10.0"}) {
+          "[vm][monitor][waits]") {
+    for (auto const& qemu : qemus("10.0")) {
         INFO("QEMU " << qemu);
         Relayed relayed(qemu);
         auto& scene = relayed.scene;

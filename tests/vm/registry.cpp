@@ -25,7 +25,7 @@ std::string id_of(Host const& host) { return read_file(host.state_dir / ".host-i
 }  // namespace
 
 TEST_CASE("registry: a move ends in etcd although etcd dies, and a late host is refused",
-          "[vm][registry]") {
+          "[vm][registry][waits]") {
     std::optional<Etcd> etcd;
     auto const url = fmt::format("SIDECAR_REGISTRY=etcd://{}:2379", etcd_address);
     Scene scene({.guest = {.random_mib = 96},
