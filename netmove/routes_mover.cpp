@@ -26,18 +26,24 @@ TableRoute route_to(GuestAddress const& entry, int link, std::uint32_t metric) {
             guest_routes_protocol};
 }
 
-/// Neighbour entries first: a packet for the guest never waits for ARP, which a stopped guest would
-/// not answer.
+Result<> add_rules(Netlink& netlink, GuestInterface const& interface) {
+    for (auto const& entry : interface.addresses) {
+        TRY_VOID(netlink.add_rule(rule(entry.address.family())));
+    }
+    return {};
+}
+
+/// A route comes last: a routing daemon announces it at once, and what then arrives must find the
+/// rule that leads to it, and a neighbour entry, because a stopped guest would not answer ARP. The
+/// rules are there again in the end if a guest that left has removed them meanwhile.
 Result<> write_routes(Netlink& netlink, GuestInterface const& interface, int link) {
+    TRY_VOID(add_rules(netlink, interface));
     for (auto const& entry : interface.addresses) {
         TRY_VOID(netlink.replace_neighbour(link, entry.address, interface.mac, NUD_PERMANENT));
         TRY_VOID(netlink.write_route(guest_routes_table,
                                      route_to(entry, link, guest_metric(interface.renewals))));
     }
-    for (auto const& entry : interface.addresses) {
-        TRY_VOID(netlink.add_rule(rule(entry.address.family())));
-    }
-    return {};
+    return add_rules(netlink, interface);
 }
 
 Result<std::vector<TableRoute>> routes_on(Netlink& netlink, int link) {

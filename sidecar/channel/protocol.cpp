@@ -1,5 +1,6 @@
 #include "sidecar/channel/protocol.hpp"
 
+#include "netmove/adjacency.hpp"
 #include "netmove/tap.hpp"
 #include "sidecar/channel/wire_values.hpp"
 
@@ -23,6 +24,7 @@ constexpr std::array verbs = {
     std::string_view("progress"),
     std::string_view("check"),
     std::string_view("survey"),
+    std::string_view("heard"),
     std::string_view("prepare"),
     std::string_view("reexport"),
     std::string_view("base"),
@@ -198,7 +200,7 @@ Result<Check> Check::from_json(Json const& json) {
 }
 
 Json BridgePlace::to_json() const {
-    return Json::object({{"bridge", bridge}, {"subnets", array_of(subnets)}});
+    return Json::object({{"bridge", bridge}, {"subnets", array_of(subnets)}, {"listens", listens}});
 }
 
 Result<BridgePlace> BridgePlace::from_json(Json const& json) {
@@ -206,6 +208,7 @@ Result<BridgePlace> BridgePlace::from_json(Json const& json) {
     BridgePlace made;
     TRY(made.bridge, words(json, "bridge", name_bytes_max));
     TRY(made.subnets, names(json, "subnets", subnets_max));
+    made.listens = json["listens"].boolean_or(false);
     return made;
 }
 
@@ -217,12 +220,30 @@ Result<SurveyAnswer> SurveyAnswer::from_json(Json const& json) {
     return made;
 }
 
-Json Survey::to_json() const { return Json::object({{"bridges", array_of(bridges)}}); }
+Json Survey::to_json() const {
+    return Json::object({{"bridges", array_of(bridges)}, {"number", number}});
+}
 
 Result<Survey> Survey::from_json(Json const& json) {
     Survey made;
     TRY(made.bridges, names(json, "bridges", interfaces_max));
     for (auto const& bridge : made.bridges) TRY_VOID(netmove::check_interface_name(bridge));
+    TRY(auto const number,
+        within(json, "number", 0, static_cast<std::int64_t>(netmove::adjacency_number_max)));
+    made.number = static_cast<std::uint64_t>(number);
+    return made;
+}
+
+Json HeardAnswer::to_json() const {
+    Json made = Json::array();
+    for (bool const one : bridges) made.add(one);
+    return Json::object({{"bridges", made}});
+}
+
+Result<HeardAnswer> HeardAnswer::from_json(Json const& json) {
+    HeardAnswer made;
+    TRY(auto const elements, list(json, "bridges", interfaces_max));
+    for (auto const& one : elements) made.bridges.push_back(one.boolean_or(false));
     return made;
 }
 

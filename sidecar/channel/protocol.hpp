@@ -42,6 +42,7 @@
 #include "netmove/tunnel/tunnel.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "sidecar/channel/survey.hpp"
+#include "sidecar/channel/verb.hpp"
 #include "sidecar/host/host_identity.hpp"
 #include "sidecar/host/settings.hpp"
 #include "storage/extents.hpp"
@@ -54,58 +55,6 @@ using Bytes = std::vector<std::uint8_t>;
 
 /// Version of the messages. Both sides must use the same; what a release may lack is a Feature.
 constexpr int version = 2;
-
-enum class Verb : std::uint8_t {
-    // A command asks the guest's sidecar.
-    migrate,
-    set,
-    cancel,
-    resolve,
-    status,
-    replicate,
-    replicate_stop,
-    release,
-    peer,
-    // The guest's sidecar notifies a command.
-    progress,
-    // The source of a migration asks its destination.
-    check,
-    survey,
-    prepare,
-    reexport,
-    base,
-    hash,
-    fire,
-    frames,
-    return_frames,
-    conntrack,
-    seal,
-    commit,
-    abort,
-    // The source of a replication.
-    replicate_begin,
-    replicate_complete,
-    replicate_hand_over,
-    replicate_forget,
-    // A source asks a host that is another VTEP of the guest's network.
-    vtep_prepare,
-    vtep_repoint_fdb,
-    // A source asks the `serve` that holds a guest's anchor: protocol_anchor.hpp.
-    anchor_probe,
-    anchor_prepare,
-    anchor_point,
-    anchor_keep,
-    // Another process of this host asks its `serve`.
-    anchor_where,
-    anchor_offer,
-    anchor_receive,
-    anchor_leave,
-    anchor_return,
-    anchor_list,
-    anchor_release,
-};
-std::string_view name(Verb verb);
-std::optional<Verb> verb_from(std::string_view name);
 
 /// The role of the other end of a connection.
 enum class Role : std::uint8_t {
@@ -210,15 +159,6 @@ struct Check {
     std::optional<netmove::tunnel::Key> probe = {};  ///< See AnchorProbe.
     [[nodiscard]] Json to_json() const;
     static Result<Check> from_json(Json const& json);
-};
-
-/// Which bridges the destination has for the source's. Only if it has Feature::anchor.
-struct Survey {
-    static constexpr Verb verb = Verb::survey;
-    using Answer = SurveyAnswer;
-    std::vector<std::string> bridges;  ///< Names at the source.
-    [[nodiscard]] Json to_json() const;
-    static Result<Survey> from_json(Json const& json);
 };
 
 /// The ports and exports of the destination's QEMU.
@@ -518,8 +458,8 @@ struct Progress {
 
 using FromCommand =
     std::variant<Migrate, Set, Cancel, Resolve, Status, Replicate, ReplicateStop, Release, Peer>;
-using FromSource = std::variant<Check, Survey, Prepare, Reexport, HashBase, Hash, Fire, Frames,
-                                ReturnFrames, Conntrack, Seal, Commit, Abort>;
+using FromSource = std::variant<Check, Survey, Heard, Prepare, Reexport, HashBase, Hash, Fire,
+                                Frames, ReturnFrames, Conntrack, Seal, Commit, Abort>;
 using FromReplicationSource =
     std::variant<ReplicateBegin, ReplicateComplete, ReplicateHandOver, ReplicateForget>;
 

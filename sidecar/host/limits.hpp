@@ -103,6 +103,10 @@ constexpr milliseconds vtep_answer_timeout{1000};
 /// that this VTEP sends to the guest's old place. Enough for a reconnect, and for one that loses
 /// its first packets.
 constexpr seconds vtep_patience{10};
+/// A frame that tests whether two bridges are in one network arrives within this time, or is sent
+/// again: it may meet an empty forwarding table, or a lossy line.
+constexpr milliseconds adjacency_wait{250};
+constexpr int adjacency_tries = 4;
 /// The two ends of a new tunnel must have authenticated each other within this time, and the test
 /// of the path between them may take as long. Some round trips, with lost packets repeated.
 constexpr seconds anchor_established{8};

@@ -2,7 +2,6 @@
 
 #include "core/log.hpp"
 #include "sidecar/anchor/ask_serve.hpp"
-#include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
@@ -49,19 +48,6 @@ Task<Result<>> DestinationAnchors::offer(Description const& description,
         if (interface.anchor) ++next;
     }
     co_return Result<>{};
-}
-
-Result<protocol::SurveyAnswer> DestinationAnchors::survey(protocol::Survey const& survey) const {
-    protocol::SurveyAnswer answer;
-    if (survey.bridges.empty()) return answer;
-    TRY(auto netlink, netmove::Netlink::open());
-    for (auto const& bridge : survey.bridges) {
-        auto const here = map_bridge(context_.options.maps, bridge);
-        TRY(auto subnets, subnets_of(netlink, here));
-        answer.places.push_back(subnets ? protocol::BridgePlace{here, std::move(*subnets)}
-                                        : protocol::BridgePlace{});
-    }
-    return answer;
 }
 
 Task<Result<>> DestinationAnchors::receive() {

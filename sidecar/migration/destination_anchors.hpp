@@ -19,8 +19,6 @@ public:
 
     explicit DestinationAnchors(DestinationContext context) : context_(context) {}
 
-    /// Which bridges this host has for those of the source. Fails with the error of netlink.
-    [[nodiscard]] core::Result<protocol::SurveyAnswer> survey(protocol::Survey const& survey) const;
     /// Adds what `serve` says to the answer of a check. Changes nothing, but answers a probe of the
     /// path for some seconds. Fails with refused if no `serve` answers.
     Outcome<> offer(Description const& description, std::optional<netmove::tunnel::Key> probe,

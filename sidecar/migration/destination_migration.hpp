@@ -21,6 +21,7 @@
 #include "sidecar/migration/destination_network.hpp"
 #include "sidecar/migration/destination_qemu.hpp"
 #include "sidecar/migration/destination_remains.hpp"
+#include "sidecar/migration/destination_survey.hpp"
 #include "sidecar/migration/pending_requests.hpp"
 
 namespace sidecar {
@@ -90,6 +91,7 @@ private:
     [[nodiscard]] core::Result<> check_exported() const;
     Outcome<protocol::CheckAnswer> on(protocol::Check check);
     Outcome<protocol::SurveyAnswer> on(protocol::Survey survey);
+    Outcome<protocol::HeardAnswer> on(protocol::Heard);
     Outcome<protocol::Packed> on(protocol::Prepare prepare);
     Outcome<protocol::Packed> on(protocol::Reexport);
     Outcome<protocol::HashBaseAnswer> on(protocol::HashBase request);
@@ -148,6 +150,7 @@ private:
     PendingRequests requests_;
     EarlierMigration earlier_;
     DestinationAnchors anchors_;
+    DestinationSurvey survey_;
     DestinationBases bases_;
     DestinationDisks disks_;
     DestinationNetwork network_;

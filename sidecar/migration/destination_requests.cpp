@@ -55,7 +55,11 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
 }
 
 Task<Result<protocol::SurveyAnswer>> DestinationMigration::on(protocol::Survey survey) {
-    co_return anchors_.survey(survey);
+    co_return survey_.begin(survey);
+}
+
+Task<Result<protocol::HeardAnswer>> DestinationMigration::on(protocol::Heard) {
+    co_return co_await survey_.heard();
 }
 
 Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {

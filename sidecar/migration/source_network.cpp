@@ -1,6 +1,5 @@
 #include "sidecar/migration/source_network.hpp"
 
-#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,7 +8,7 @@
 #include "netmove/bridge_mover.hpp"
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
-#include "sidecar/guest/preflight.hpp"
+#include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/host/mac_moves.hpp"
 
 namespace sidecar {
@@ -27,20 +26,6 @@ std::vector<netmove::GuestInterface> interfaces_of(std::vector<std::unique_ptr<N
     std::vector<netmove::GuestInterface> all;
     for (auto const& nic : nics) all.push_back(nic->interface);
     return all;
-}
-
-/// Why two bridges are not in one network; empty: nothing says so.
-std::string why_apart(std::string const& bridge, std::vector<std::string> const& here,
-                      protocol::BridgePlace const& there) {
-    if (there.bridge.empty()) {
-        return fmt::format("the destination has no bridge for {}", bridge);
-    }
-    if (here.empty() || there.subnets.empty()) return {};
-    for (auto const& subnet : here) {
-        if (std::ranges::find(there.subnets, subnet) != there.subnets.end()) return {};
-    }
-    return fmt::format("{} is in {} here, and {} on the destination is in {}", bridge,
-                       fmt::join(here, " and "), there.bridge, fmt::join(there.subnets, " and "));
 }
 
 }  // namespace
@@ -64,43 +49,57 @@ netmove::AnchorMove const* SourceNetwork::anchored(std::size_t interface) const 
     return &*all[interface].anchor;
 }
 
-/// With --network=auto: by the bridge that the destination has for each. Without evidence both
-/// hosts' bridges are taken for one network.
+/// The interfaces that an anchor must move. With --network=auto those whose bridges are not in one
+/// network with the destination's.
 Task<Result<std::set<std::size_t>>> SourceNetwork::choose_anchors() {
     auto const& interfaces = context_.description.interfaces;
     std::set<std::size_t> chosen;
-    reasons_.assign(interfaces.size(), "");
+    surveyed_.assign(interfaces.size(), {});
     for (std::size_t index = 0; index < interfaces.size(); ++index) {
         if (context_.options.network == NetworkChoice::anchor) chosen.insert(index);
     }
-    bool const serves = access(context_.guest.paths.serve_socket().c_str(), F_OK) == 0;
-    bool const possible = serves && context_.peer.offers(protocol::Feature::anchor);
-    if (context_.options.network != NetworkChoice::automatic || !possible) co_return chosen;
-    protocol::Survey survey;
+    bool const automatic = context_.options.network == NetworkChoice::automatic;
+    if (!automatic || !context_.peer.offers(protocol::Feature::anchor)) co_return chosen;
+    std::vector<std::string> bridges;
     std::vector<std::size_t> asked;
     for (std::size_t index = 0; index < interfaces.size(); ++index) {
         auto const& one = interfaces[index];
         // A network of one protocol is moved to another bridge only if the operator says so.
         if (one.bridge.empty() || one.vxlan_source || !one.network.empty()) continue;
-        survey.bridges.push_back(one.bridge);
+        bridges.push_back(one.bridge);
         asked.push_back(index);
     }
     if (asked.empty()) co_return chosen;
-    CO_TRY(auto const answer,
-           co_await context_.peer.request(survey, context_.within(limits::check_timeout)));
-    for (std::size_t at = 0; at < asked.size() && at < answer.places.size(); ++at) {
-        auto const index = asked[at];
-        CO_TRY(auto const here, subnets_of(*context_.guest.netlink, interfaces[index].bridge));
-        reasons_[index] = why_apart(interfaces[index].bridge,
-                                    here.value_or(std::vector<std::string>()), answer.places[at]);
-        if (!reasons_[index].empty()) chosen.insert(index);
+    CO_TRY(auto const seen, co_await survey_bridges(context_, std::move(bridges)));
+    for (std::size_t at = 0; at < asked.size(); ++at) {
+        surveyed_[asked[at]] = seen[at];
+        if (!seen[at].why_apart().empty()) chosen.insert(asked[at]);
     }
     co_return chosen;
+}
+
+/// Without `serve` on this host nothing can be an anchor, but the destination's bridge may do.
+Result<> SourceNetwork::do_without_anchors(std::set<std::size_t>& chosen) const {
+    bool const serves = access(context_.guest.paths.serve_socket().c_str(), F_OK) == 0;
+    if (serves || context_.options.network == NetworkChoice::anchor) return {};
+    TRY(auto const fars, far_records(context_.guest.paths, context_.guest.name));
+    if (!fars.empty()) return {};  // it has an anchor already
+    for (auto const index : chosen) {
+        auto const& seen = *surveyed_[index];
+        if (!seen.adjacent) continue;
+        return fail(Errc::refused,
+                    "{}, so {} would lose its network: run `sidecar serve` on this host, which "
+                    "then keeps it by an anchor; --network=bridge moves it all the same",
+                    seen.why_apart(), context_.guest.name);
+    }
+    chosen.clear();
+    return {};
 }
 
 Task<Result<>> SourceNetwork::choose() {
     auto const choice = context_.options.network;
     CO_TRY(auto chosen, co_await choose_anchors());
+    CO_TRY_VOID(do_without_anchors(chosen));
     CO_TRY_VOID(co_await anchors_.find(context_.description.interfaces, std::move(chosen),
                                        context_.within(limits::check_timeout)));
     if (choice == NetworkChoice::anchor && anchors_.empty()) {
@@ -440,12 +439,12 @@ Task<void> SourceNetwork::end() {
     co_await anchors_.end();
 }
 
-std::string SourceNetwork::reason(netmove::GuestInterface const& interface) const {
+SurveyedBridge const* SourceNetwork::surveyed(netmove::GuestInterface const& interface) const {
     auto const& all = context_.description.interfaces;
-    for (std::size_t index = 0; index < all.size() && index < reasons_.size(); ++index) {
-        if (all[index].mac == interface.mac) return reasons_[index];
+    for (std::size_t index = 0; index < all.size() && index < surveyed_.size(); ++index) {
+        if (all[index].mac == interface.mac && surveyed_[index]) return &*surveyed_[index];
     }
-    return {};
+    return nullptr;
 }
 
 std::string SourceNetwork::choice(netmove::GuestInterface const& interface) const {
@@ -463,8 +462,9 @@ std::string SourceNetwork::choice(netmove::GuestInterface const& interface) cons
         return fmt::format("moved by its anchor at {}, to a bridge of its own on {}; {}",
                            anchors_.home(), context_.options.destination, tunnel);
     }
+    auto const* const seen = surveyed(interface);
     if (interface.anchor) {
-        auto const why = reason(interface);
+        auto const why = seen == nullptr ? "" : seen->why_apart();
         return fmt::format(
             "moved by an anchor{}: its tap stays in {} on this host, and a tunnel leads to {}; {}",
             why.empty() ? "" : ", because " + why, interface.bridge, context_.options.destination,
@@ -473,6 +473,11 @@ std::string SourceNetwork::choice(netmove::GuestInterface const& interface) cons
     if (interface.vxlan_source && interface.vxlan_destination) {
         return fmt::format("moved by vxlan: both bridges are in VNI {}",
                            interface.vxlan_source->vni);
+    }
+    if (seen != nullptr && seen->adjacent.value_or(false)) {
+        return fmt::format(
+            "moved by bridge: a test frame from {} here arrived at {} on the destination",
+            seen->here, seen->there);
     }
     return "moved by bridge: the bridges of both hosts must be in one L2 network, which was not "
            "tested";

@@ -22,6 +22,7 @@
 #include "sidecar/handover/tracking.hpp"
 #include "sidecar/handover/vteps.hpp"
 #include "sidecar/host/journal.hpp"
+#include "sidecar/migration/network_survey.hpp"
 #include "sidecar/migration/source_context.hpp"
 
 namespace sidecar {
@@ -97,7 +98,8 @@ private:
     void leave_rings_to_anchor();
     /// The interfaces that an anchor is to move if the guest has none yet.
     Outcome<std::set<std::size_t>> choose_anchors();
-    [[nodiscard]] std::string reason(netmove::GuestInterface const& interface) const;
+    core::Result<> do_without_anchors(std::set<std::size_t>& chosen) const;
+    [[nodiscard]] SurveyedBridge const* surveyed(netmove::GuestInterface const& interface) const;
     core::Result<> check_choice(netmove::GuestInterface& interface) const;
     [[nodiscard]] netmove::AnchorMove const* anchored(std::size_t interface) const;
     void release();
@@ -108,7 +110,7 @@ private:
     netmove::MoverSet movers_;
     Vteps vteps_;
     SourceAnchors anchors_;
-    std::vector<std::string> reasons_;  ///< Of each interface: why choose_anchors() chose so.
+    std::vector<std::optional<SurveyedBridge>> surveyed_;  ///< Of each interface; none: not asked.
     SourceFrames frames_;
     SourceTracking tracking_;
     bool released_ = false;  ///< The movers were released permanently.

@@ -3,6 +3,7 @@
 // a learnt address is valid for a station, and its announcement teaches the same address.
 #include <cstdlib>
 
+#include "netmove/adjacency.hpp"
 #include "netmove/frame.hpp"
 
 namespace {
@@ -27,6 +28,10 @@ void announce(MacAddress const& mac, Address const& address, bool router) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size) {
+    if (auto const number = adjacency_number({data, size})) {
+        require(*number <= adjacency_number_max);
+        require(adjacency_number(adjacency_frame({}, *number)) == number);
+    }
     auto const frame = parse_ethernet({data, size});
     if (!frame) return 0;
     require(frame->payload.size() <= size);

@@ -3,6 +3,7 @@
 // learnt from a frame.
 #include <catch2/catch.hpp>
 
+#include "netmove/adjacency.hpp"
 #include "netmove/frame.hpp"
 
 namespace {
@@ -264,4 +265,21 @@ TEST_CASE("every prefix of a frame is parsed without harm", "[netmove]") {
             if (auto const parsed = parse_ethernet(part)) (void)learn(guest, *parsed);
         }
     }
+}
+
+TEST_CASE("adjacency frame: an ARP probe for the dummy address, with the number in it") {
+    auto const frame = adjacency_frame(guest, 0x0102'0304'0506);
+    CHECK(frame == padded(bytes("ffffffffffff 525400123456 0806 0001 0800 06 04 0001"
+                                "525400123456 00000000 010203040506 c0000008")));
+    CHECK(adjacency_number(frame) == 0x0102'0304'0506U);
+    CHECK(adjacency_number(adjacency_frame(other, adjacency_number_max)) == adjacency_number_max);
+    CHECK(adjacency_number(adjacency_frame(other, 0)) == 0U);
+    CHECK_FALSE(adjacency_number(ByteView(frame).first(41)));
+    CHECK_FALSE(adjacency_number({}));
+    for (std::size_t const changed : {0U, 12U, 15U, 21U, 28U, 38U, 41U}) {
+        auto another = frame;
+        another[changed] ^= 1U;
+        CHECK_FALSE(adjacency_number(another));
+    }
+    CHECK_FALSE(adjacency_number(gratuitous_arp(guest, ip("192.0.2.1"), ArpForm::request)));
 }

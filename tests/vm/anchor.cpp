@@ -48,13 +48,49 @@ void must_carry(core::Json const& one, std::string const& end) {
     CHECK(one["tunnel"]["unauthenticated"].integer_or(-1) == 0);
 }
 
+/// `migrate --check` of the guest on host a: its output and its messages.
+Output check(Scene& scene, Argv const& more = {}) {
+    Argv line{"migrate", "--with-storage", "--check", "--key", scene.key_file()};
+    line.insert(line.end(), more.begin(), more.end());
+    line.insert(line.end(), {scene.guest().name(), scene.b().address()});
+    return scene.sidecar(scene.a(), line);
+}
+
 }  // namespace
+
+TEST_CASE("anchor: whether both hosts are in one network is tested before a guest moves",
+          "[vm][anchor]") {
+    GuestOptions const guest{.qemu = "10.0"};
+    SECTION("they are") {
+        Scene scene({.guest = guest});
+        auto const near = check(scene);
+        INFO(near.out << near.err);
+        CHECK(near.exit_status == 0);
+        CHECK(near.out.find("a test frame from br0 here arrived at br0") != std::string::npos);
+    }
+    SECTION("they are not") {
+        Scene scene({.guest = guest, .furnish = [](Lab const& lab) { separate(lab); }});
+        auto const far = check(scene);
+        INFO(far.out << far.err);
+        CHECK(far.exit_status == 0);
+        CHECK(far.out.find("moved by an anchor, because br0 here and br0 on the destination are "
+                           "not in one network") != std::string::npos);
+        scene.end_serve(scene.a());
+        auto const refused = check(scene);
+        INFO(refused.out << refused.err);
+        CHECK(refused.exit_status == 3);
+        CHECK(refused.err.find("would lose its network") != std::string::npos);
+        CHECK(refused.err.find("--network=bridge") != std::string::npos);
+        CHECK(check(scene, {"--network=bridge"}).exit_status == 0);
+        expect::guest_whole(scene, scene.a());
+    }
+}
 
 TEST_CASE("anchor: to another subnet and back, no packet is lost", "[vm][anchor]") {
     GuestOptions const guest{.qemu = "10.0"};
     Scene scene({.guest = guest, .furnish = [](Lab const& lab) { separate(lab); }});
     Watch watch(scene.net(), scene.guest());
-    auto const there = scene.migrate(scene.a(), {"--network", "anchor"});
+    auto const there = scene.migrate(scene.a());
     INFO("there: " << there.text());
     REQUIRE(there.exit_status == 0);
     scene.guest().must_be_alive();

@@ -1,0 +1,58 @@
+#include "sidecar/migration/destination_survey.hpp"
+
+#include <poll.h>
+
+#include "core/log.hpp"
+#include "sidecar/guest/preflight.hpp"
+#include "sidecar/host/limits.hpp"
+
+namespace sidecar {
+
+using core::Deadline;
+using core::Result;
+using core::Task;
+
+Result<protocol::SurveyAnswer> DestinationSurvey::begin(protocol::Survey const& survey) {
+    protocol::SurveyAnswer answer;
+    number_ = survey.number;
+    bridges_.clear();
+    if (survey.bridges.empty()) return answer;
+    TRY(auto netlink, netmove::Netlink::open());
+    for (auto const& bridge : survey.bridges) {
+        auto& listening = bridges_.emplace_back();
+        auto& place = answer.places.emplace_back();
+        auto const here = map_bridge(context_.options.maps, bridge);
+        TRY(auto subnets, subnets_of(netlink, here));
+        if (!subnets) continue;
+        TRY(auto const link, netlink.link(here));
+        place = {here, std::move(*subnets), false};
+        if (!netmove::can_test_adjacency(link)) continue;
+        auto listener = netmove::AdjacencyListener::open(link);
+        if (!listener) {
+            core::log::warning("guest={} {}", context_.name, listener.error().sentence());
+            continue;
+        }
+        listening.listener = std::move(*listener);
+        place.listens = true;
+    }
+    return answer;
+}
+
+Task<Result<protocol::HeardAnswer>> DestinationSurvey::heard() {
+    auto const deadline = Deadline::after(limits::adjacency_wait);
+    protocol::HeardAnswer answer;
+    for (std::size_t index = 0; index < bridges_.size(); ++index) {
+        auto const number = (number_ + index) & netmove::adjacency_number_max;
+        // Looked at again after each wait, because the list may be replaced meanwhile.
+        while (index < bridges_.size() && bridges_[index].listener && !bridges_[index].heard) {
+            bridges_[index].heard = bridges_[index].listener->heard(number);
+            if (bridges_[index].heard) break;
+            auto const socket = bridges_[index].listener->descriptor();
+            if (!co_await context_.loop.poll(socket, POLLIN, deadline)) break;
+        }
+        answer.bridges.push_back(index < bridges_.size() && bridges_[index].heard);
+    }
+    co_return answer;
+}
+
+}  // namespace sidecar

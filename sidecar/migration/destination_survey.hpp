@@ -1,0 +1,34 @@
+// DestinationSurvey: what this host says of its bridges before a guest comes, and whether a frame
+// that the source sends from its own bridges arrives there. Changes nothing.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "netmove/adjacency.hpp"
+#include "sidecar/channel/protocol.hpp"
+#include "sidecar/migration/destination_context.hpp"
+
+namespace sidecar {
+
+class DestinationSurvey {
+public:
+    explicit DestinationSurvey(DestinationContext context) : context_(context) {}
+
+    /// Listens from now on, instead of for an earlier request. Fails with the error of netlink.
+    core::Result<protocol::SurveyAnswer> begin(protocol::Survey const& survey);
+    /// Waits for what has not arrived yet, for limits::adjacency_wait.
+    core::Task<core::Result<protocol::HeardAnswer>> heard();
+
+private:
+    struct Bridge {
+        std::optional<netmove::AdjacencyListener> listener;  ///< None: it cannot be tested.
+        bool heard = false;
+    };
+
+    DestinationContext context_;
+    std::uint64_t number_ = 0;  ///< Of the first bridge.
+    std::vector<Bridge> bridges_;
+};
+
+}  // namespace sidecar
