@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <set>
 
+#include "core/loop.hpp"
 #include "netmove/evpn_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "tests/process/routed_lab.hpp"
@@ -49,6 +50,17 @@ struct EvpnHost : Vtep {
 struct Station {
     explicit Station(Vtep& vtep);
     Space space;
+};
+
+/// All of them, without a routing daemon.
+struct Vteps {
+    Home home;
+    std::unique_ptr<core::Loop> loop = must(core::Loop::create());
+    Underlay underlay;
+    EvpnHost a{underlay, 1};
+    EvpnHost b{underlay, 2};
+    Vtep c{underlay, 3};
+    Station station{c};
 };
 
 /// The interface as both sides know it after `check`, for a move between these hosts.

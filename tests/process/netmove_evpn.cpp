@@ -3,8 +3,6 @@
 // guest moves as a migration moves it. Without FRR: what the mover itself does, and refuses.
 #include "core/loop.hpp"
 #include "netmove/bridge_mover.hpp"
-#include "sidecar/guest/preflight.hpp"
-#include "sidecar/migration/network_choice.hpp"
 #include "tests/process/evpn_lab.hpp"
 
 namespace {
@@ -18,20 +16,8 @@ core::Deadline within(core::Clock::duration limit) { return core::Deadline::afte
 /// As long as a migration's pause: what FRR needs is well within it.
 constexpr auto pause = 150ms;
 constexpr auto fabric_limit = 20s;
-/// As long as a source looks whether FRR follows the destination after a rollback.
-constexpr auto return_patience = 200ms;
 
 std::set<std::string> const both_addresses{guest_ipv4, guest_ipv6};
-
-struct Vteps {
-    Home home;
-    std::unique_ptr<core::Loop> loop = must(core::Loop::create());
-    Underlay underlay;
-    EvpnHost a{underlay, 1};
-    EvpnHost b{underlay, 2};
-    Vtep c{underlay, 3};
-    Station station{c};
-};
 
 /// One half of a move.
 struct Half {
@@ -265,16 +251,9 @@ TEST_CASE("evpn: a rollback before FRR has announced the move brings the guest b
     must(destination.movers.fire());
     must(source.movers.rollback());
     // FRR of the source has not heard of the move yet. It follows it, and is corrected.
-    int corrected = 0;
-    auto const until = Clock::now() + return_patience;
-    CHECK(soon([&] {
-        if (!source.movers.is_back()) {
-            must(source.movers.rollback());
-            ++corrected;
-        }
-        return Clock::now() > until;
-    }));
-    fmt::print("evpn: after an early rollback the source was corrected {} times\n", corrected);
+    CHECK(soon([&] { return !source.movers.is_back(); }, fabric_limit));
+    must(source.movers.rollback());
+    CHECK(source.movers.is_back());
     CHECK(soon([&] { return site.all_send_to(site.a); }, fabric_limit));
     must(destination.movers.rollback());
     CHECK(soon([&] { return site.all_send_to(site.a); }, fabric_limit));
@@ -385,44 +364,6 @@ TEST_CASE("evpn: neighbour entries are written, and exactly these are removed", 
     }
 }
 
-TEST_CASE("evpn: chosen by what the destination's bridge has from a routing daemon",
-          "[netmove][evpn]") {
-    using sidecar::NetworkChoice;
-    Vteps net;
-    auto const mac = guest_interface().mac;
-    net.a.space.enter();
-    for (auto const& frame : announcements(mac, {}, false, ArpForm::request)) {
-        must(net.a.tap.write_frame(frame));
-    }
-    // As `describe` at the source and `check` at the destination do it; the bridge has another name
-    // at the source.
-    auto const chosen = [&](NetworkChoice choice) {
-        auto interface = evpn_interface(net.a, net.b);
-        interface.bridge = "br7";
-        interface.vxlan_destination.reset();
-        interface.evpn = false;
-        net.a.space.enter();
-        interface.vxlan_source->evpn = must(evpn_knows(net.a.netlink, "br0", mac));
-        sidecar::Description description;
-        description.interfaces = {interface};
-        net.b.space.enter();
-        sidecar::HostMaps maps;
-        maps.bridges = {{"br7", "br0"}};
-        interface.vxlan_destination = must(sidecar::vxlan_ends_here(maps, description)).at(0);
-        auto const result = sidecar::choose_mover(choice, interface);
-        return result ? sidecar::choice_in_vxlan(choice, interface) : result.error().sentence();
-    };
-    REQUIRE(soon([&] { return must(evpn_knows(net.a.netlink, "br0", mac)); }));
-    CHECK(contains(chosen(NetworkChoice::automatic), "moved by vxlan"));
-    CHECK(contains(chosen(NetworkChoice::evpn), "no routing daemon of the destination has"));
-    net.b.space.enter();
-    sh(fmt::format("bridge fdb replace {} dev vx0 dst {} self master dynamic extern_learn",
-                   mac.text(), net.a.local));
-    CHECK(contains(chosen(NetworkChoice::automatic), "moved by evpn"));
-    CHECK(contains(chosen(NetworkChoice::evpn), "moved by evpn"));
-    CHECK(contains(chosen(NetworkChoice::vxlan), "moved by vxlan"));
-}
-
 TEST_CASE("evpn: a VXLAN that EVPN cannot control is refused, with what to change",
           "[netmove][evpn]") {
     Vteps net;
@@ -452,7 +393,10 @@ TEST_CASE("evpn: a VXLAN that EVPN cannot control is refused, with what to chang
         expected = "bridge link set dev vx0 learning off";
     }
     SECTION("a bridge that filters VLANs") {
-        sh("ip link set br0 type bridge vlan_filtering 1");
+        if (std::system("ip link set br0 type bridge vlan_filtering 1 2>/dev/null") != 0) {
+            WARN("this kernel has no VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING)");
+            return;
+        }
         expected = "filters VLANs";
     }
     CHECK(contains(sentence(evpn_port(a.netlink, "br0")), expected));
