@@ -201,6 +201,8 @@ public:
     core::Result<bool> delete_neighbour(int link, Address const& address);
 
     core::Result<std::vector<FdbEntry>> fdb(int bridge);
+    /// Of one station, in a bridge that does not filter VLANs; none: frames for it are flooded.
+    core::Result<std::optional<FdbEntry>> fdb_entry(int bridge, MacAddress const& mac);
     /// Frames for `mac` go to this port from now on, in every VLAN of the port (vlan 0) or in one.
     /// A dynamic entry ages and can be moved by learning; a fixed one is for ports that do not
     /// learn.

@@ -227,6 +227,9 @@ struct Fire {
     using Answer = Nothing;
     std::vector<netmove::GuestInterface> interfaces;
     int downtime_limit_ms = 0;  ///< The guest is stopped no longer than this before COMMIT.
+    /// How many milliseconds ago the guest's MAC addresses moved, before this move. The hosts'
+    /// clocks need not agree. None: of an earlier release.
+    std::optional<std::vector<std::int64_t>> moved_ms_ago = {};
     [[nodiscard]] Json to_json() const;
     static Result<Fire> from_json(Json const& json);
 };

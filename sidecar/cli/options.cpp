@@ -258,9 +258,9 @@ struct Parser {
             ->allow_extra_args(false);
         migrate
             ->add_option("--network", network_choice,
-                         "How the guest's addresses move: auto, bridge, vxlan, or anchor (to "
+                         "How the guest's addresses move: auto, bridge, vxlan, evpn, or anchor (to "
                          "another subnet; frames take a tunnel)")
-            ->check(CLI::IsMember({"auto", "bridge", "vxlan", "anchor"}))
+            ->check(CLI::IsMember({"auto", "bridge", "vxlan", "evpn", "anchor"}))
             ->capture_default_str();
         migrate
             ->add_option("--downtime-limit", chosen.downtime_limit_ms,

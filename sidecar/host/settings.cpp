@@ -76,7 +76,7 @@ Result<MigrationChanges> MigrationChanges::from_json(Json const& wire) {
 namespace {
 
 // In the order of NetworkChoice.
-constexpr std::array<std::string_view, 4> choices = {"auto", "bridge", "vxlan", "anchor"};
+constexpr std::array<std::string_view, 5> choices = {"auto", "bridge", "vxlan", "evpn", "anchor"};
 
 }  // namespace
 

@@ -46,7 +46,7 @@ struct ServeOptions {
 };
 
 /// How the guest's interfaces move; `automatic`: as what both hosts share allows.
-enum class NetworkChoice : std::uint8_t { automatic, bridge, vxlan, anchor };
+enum class NetworkChoice : std::uint8_t { automatic, bridge, vxlan, evpn, anchor };
 std::string_view name(NetworkChoice choice);
 std::optional<NetworkChoice> network_choice_from(std::string_view name);
 

@@ -6,10 +6,12 @@
 
 #include "core/log.hpp"
 #include "netmove/bridge_mover.hpp"
+#include "netmove/evpn_mover.hpp"
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/host/mac_moves.hpp"
+#include "sidecar/migration/network_choice.hpp"
 
 namespace sidecar {
 
@@ -109,7 +111,8 @@ Task<Result<>> SourceNetwork::choose() {
                        context_.guest.name);
     }
     if (anchors_.empty()) co_return Result<>{};
-    if (choice == NetworkChoice::bridge || choice == NetworkChoice::vxlan) {
+    if (choice == NetworkChoice::bridge || choice == NetworkChoice::vxlan ||
+        choice == NetworkChoice::evpn) {
         co_return fail(Errc::refused,
                        "the network of {} is at its anchor at {}, and no bridge of this host is "
                        "in it: leave --network={} out",
@@ -120,19 +123,14 @@ Task<Result<>> SourceNetwork::choose() {
                    context_.options.destination);
 }
 
-/// An interface that no anchor moves, if the operator has chosen a mover.
-Result<> SourceNetwork::check_choice(netmove::GuestInterface& interface) const {
-    auto const choice = context_.options.network;
-    if (choice == NetworkChoice::bridge) {
-        interface.vxlan_source.reset();
-        interface.vxlan_destination.reset();
+/// An EVPN fabric that takes a station for a duplicate freezes it where it is, on all hosts.
+Result<> SourceNetwork::check_spacing() const {
+    for (auto const& interface : context_.description.interfaces) {
+        if (!interface.evpn) continue;
+        auto const why = why_evpn_must_wait(journal_.last().moves, wall_ms());
+        if (!why.empty()) return fail(Errc::refused, "{}: {}", interface.mac.text(), why);
     }
-    bool const stretched = interface.vxlan_source && interface.vxlan_destination;
-    if (choice != NetworkChoice::vxlan || stretched || interface.bridge.empty()) return {};
-    return fail(Errc::refused,
-                "--network=vxlan: the bridge {} of interface {} has no VXLAN device on {}",
-                interface.bridge, interface.mac.text(),
-                interface.vxlan_source ? "the destination" : "this host");
+    return {};
 }
 
 Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
@@ -145,7 +143,7 @@ Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
         if (index < there.vxlan.size() && there.vxlan[index]) {
             interface.vxlan_destination = there.vxlan[index];
         }
-        CO_TRY_VOID(check_choice(interface));
+        CO_TRY_VOID(choose_mover(context_.options.network, interface));
         CO_TRY_VOID(netmove::check_vxlan_ends(interface));
         if (!interface.vxlan_source || !interface.vxlan_destination) continue;
         CO_TRY(auto const device, netmove::vxlan_port(*context_.guest.netlink, interface.bridge));
@@ -153,12 +151,14 @@ Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
         CO_TRY_VOID(netmove::check_vxlan_mtu(*context_.guest.netlink, *device,
                                              interface.vxlan_destination->local, interface.mtu));
     }
+    CO_TRY_VOID(check_spacing());
     if (vteps_.empty()) co_return Result<>{};
     auto moves = vxlan_moves();
     if (moves.empty()) {
         co_return fail(Errc::refused,
                        "no bridge of {} has a VXLAN device with an address (`local`) on both "
-                       "hosts: there is nothing to repoint at other VTEPs; omit --vtep",
+                       "hosts, or EVPN informs the other VTEPs: there is nothing to repoint there; "
+                       "omit --vtep",
                        context_.guest.name);
     }
     co_return co_await vteps_.prepare(std::move(moves), context_.within(limits::check_timeout));
@@ -167,7 +167,7 @@ Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
 std::vector<netmove::VxlanMove> SourceNetwork::vxlan_moves() const {
     std::vector<netmove::VxlanMove> out;
     for (auto const& interface : context_.description.interfaces) {
-        if (interface.anchor) continue;
+        if (interface.anchor || interface.evpn) continue;
         auto const& from = interface.vxlan_source;
         auto const& to = interface.vxlan_destination;
         if (!from || !to || !from->local || !to->local) continue;
@@ -193,7 +193,10 @@ void SourceNetwork::make_movers() {
         if (anchor == nullptr && index < context_.description.interfaces.size()) {
             auto const& described = context_.description.interfaces[index];
             if (described.vxlan_source && described.vxlan_destination) {
-                movers_.add(netmove::vxlan_mover_source(*context_.guest.netlink, described), index);
+                auto& netlink = *context_.guest.netlink;
+                movers_.add(described.evpn ? netmove::evpn_mover_source(netlink, described)
+                                           : netmove::vxlan_mover_source(netlink, described),
+                            index);
             }
         }
         movers_.add(netmove::bridge_mover_source(context_.guest.loop, *context_.guest.netlink,
@@ -250,7 +253,8 @@ Task<Result<>> SourceNetwork::fire() {
     // Before the first frame arrives there.
     co_await tracking_.send_changes(context_.peer, context_.within_pause());
     CO_TRY_VOID(co_await context_.peer.request(
-        protocol::Fire{interfaces_of(context_.guest.nics), context_.options.downtime_limit_ms},
+        protocol::Fire{interfaces_of(context_.guest.nics), context_.options.downtime_limit_ms,
+                       ms_ago(journal_.last().moves, wall_ms())},
         context_.within_pause()));
     fired_at_ = core::Clock::now();
     journal_.note_move(wall_ms());
@@ -312,7 +316,8 @@ Task<Result<>> SourceNetwork::roll_back() {
     anchors_.repoint(machine::Side::source);
     auto back = co_await frames_.put_back();
     if (back) back = co_await take_back_frames(false, deadline);
-    auto const undone = announced_there ? early : movers_.rollback();
+    auto undone = announced_there ? early : movers_.rollback();
+    if (undone) undone = co_await stay_here();
     bool told = false;
     if (!vteps_.empty()) told = (co_await vteps_.wait_repointed(deadline)).has_value();
     if (!anchors_.empty()) {
@@ -325,6 +330,21 @@ Task<Result<>> SourceNetwork::roll_back() {
     if (!back)
         core::log::debug("guest={} frames: {}", context_.guest.name, back.error().sentence());
     co_return undone;
+}
+
+/// A routing daemon of this host may learn only now that the guest was at the destination, and
+/// follow that: it is announced here again, as the newer place. The guest runs meanwhile.
+Task<Result<>> SourceNetwork::stay_here() {
+    auto const& all = context_.description.interfaces;
+    if (std::ranges::none_of(all, &netmove::GuestInterface::evpn)) co_return Result<>{};
+    auto const patience = Deadline::after(limits::evpn_return_patience);
+    for (int again = 0; again < limits::evpn_claims_max && !patience.passed();) {
+        (void)co_await core::sleep_for(context_.guest.loop, limits::routers_poll);
+        if (movers_.is_back()) continue;
+        CO_TRY_VOID(movers_.rollback());
+        ++again;
+    }
+    co_return Result<>{};
 }
 
 Task<Result<>> SourceNetwork::take_back_frames(bool last, Deadline deadline) {
@@ -471,8 +491,7 @@ std::string SourceNetwork::choice(netmove::GuestInterface const& interface) cons
             tunnel);
     }
     if (interface.vxlan_source && interface.vxlan_destination) {
-        return fmt::format("moved by vxlan: both bridges are in VNI {}",
-                           interface.vxlan_source->vni);
+        return choice_in_vxlan(context_.options.network, interface);
     }
     if (seen != nullptr && seen->adjacent.value_or(false)) {
         return fmt::format(
