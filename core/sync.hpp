@@ -1,6 +1,6 @@
 // What coroutines of one loop wait on besides the kernel: Event, Semaphore, Turn, sleep, TaskGroup,
-// which joins tasks, and CallGate, which keeps an object as long as callers are in it. All wake-ups go
-// through Loop::post, so that setting one never runs foreign code in the caller's stack.
+// which joins tasks, and CallGate, which keeps an object as long as callers are in it. All wake-ups
+// go through Loop::post, so that setting one never runs foreign code in the caller's stack.
 #pragma once
 
 #include <deque>
