@@ -64,10 +64,10 @@ TEST_CASE("local address: old sessions go home, and those that arrive at it go d
         CHECK(opened.seen == guest_at_home.of(four));
     }
     // A direct session needs no tunnel; the others wait for it.
-    lab.at(lab.core_, "ip link set tun1 down");
+    lab.at(lab.core_, "ip link set tun1 nomaster");
     exchange(tcp, 3);
     CHECK_FALSE(old[0].passes(dead_after));
-    lab.at(lab.core_, "ip link set tun1 up");
+    lab.at(lab.core_, "ip link set tun1 master home");
     CHECK(soon([&] { return old[2].passes(dead_after); }, 10s));
 }
 
