@@ -105,6 +105,7 @@ struct LocalSessions {
 };
 /// Fails with netlink. A session counts until it is idle: TCP for 5 days, or 2 minutes after FIN;
 /// others for 5 minutes.
-core::Result<LocalSessions> local_sessions(LocalAddress const& local);
+/// With `packets` it takes longer, because libnftables then reads all of the table.
+core::Result<LocalSessions> local_sessions(LocalAddress const& local, bool packets = true);
 
 }  // namespace netmove

@@ -106,7 +106,7 @@ Result<> add_counters(LocalAddress const& local, LocalSessions& into) {
 
 }  // namespace
 
-Result<LocalSessions> local_sessions(LocalAddress const& local) {
+Result<LocalSessions> local_sessions(LocalAddress const& local, bool packets) {
     LocalSessions sessions;
     auto const table = local_table(local.bridge);
     auto const add = [&](auto const& sets, std::uint64_t& into) -> Result<> {
@@ -120,7 +120,7 @@ Result<LocalSessions> local_sessions(LocalAddress const& local) {
     };
     TRY_VOID(add(home_sets, sessions.home));
     TRY_VOID(add(direct_sets, sessions.direct));
-    TRY_VOID(add_counters(local, sessions));
+    if (packets) TRY_VOID(add_counters(local, sessions));
     return sessions;
 }
 

@@ -248,11 +248,11 @@ Task<Result<>> FarEnds::restore_one(FarRecord record) {
     co_return made;
 }
 
-void FarEnds::look_at_sessions() {
+void FarEnds::look_at_sessions(bool packets) {
     for (auto const& [name, far] : fars_) {
         auto const local = far->record.local_address();
         if (!local) continue;
-        auto const sessions = netmove::local_sessions(*local);
+        auto const sessions = netmove::local_sessions(*local, packets);
         if (!sessions) {
             // Another program has removed the rules, as a reload of nftables.service does.
             core::log::warning("anchor guest={} {}: its local address is made again", name.first,
@@ -295,7 +295,7 @@ bool FarEnds::has(std::string const& guest) const {
 }
 
 void FarEnds::list(Json& into) {
-    look_at_sessions();
+    look_at_sessions(true);
     for (auto const& [name, far] : fars_) {
         auto const counted = far->tunnel->statistics();
         auto one = Json::object({{"end", "far"},

@@ -37,8 +37,8 @@ public:
     /// Before the tunnels end with `serve`: they are not used any more. The records stay.
     void forget() { fars_.clear(); }
     /// Notes how many sessions the guests with local addresses have, and when the last of those
-    /// through the anchor ended. Called every limits::anchor_session_interval.
-    void look_at_sessions();
+    /// through the anchor ended. Called every limits::anchor_session_interval, without `packets`.
+    void look_at_sessions(bool packets = false);
     /// One object for each: see protocol::AnchorList.
     void list(core::Json& into);
 
