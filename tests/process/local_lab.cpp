@@ -157,6 +157,13 @@ void Lab::move() {
     sh(fmt::format("ip link set guest netns {}", far_.path()));
     far_.enter();
     sh("ip link set guest master sca1 addrgenmode none; ip link set guest up");
+    // Both ends of the wire notice it a moment later.
+    REQUIRE(soon([&] {
+        auto const port = must(netlink.link("guest"));
+        return port.port && port.port->forwarding() &&
+               contains(at(guest_, "ip -br link show eth0"), " UP ");
+    }));
+    far_.enter();
 }
 
 LocalAddress Lab::local(bool new_sessions, int which) const {
