@@ -121,6 +121,11 @@ Lab::Lab() : netlink(must(Netlink::open())) {
     add_far_bridge(1);
     core_.enter();
     sh("ip link set tun1 master home");
+    // The kernel notices carriers a moment later.
+    for (auto const* address : {guest_at_home.ipv4, guest_at_home.ipv6}) {
+        auto const ping = fmt::format("ping -n -c 1 -W 1 {} || true", address);
+        REQUIRE(soon([&] { return contains(at(client_, ping), " 1 received"); }, 20s));
+    }
 }
 
 void Lab::make_core() {
