@@ -169,13 +169,18 @@ Result<std::uint64_t> tunnel_id_from(Json const& json, std::string_view key) {
 }
 
 Json AnchorMove::to_json() const {
-    return Json::object({{"from", tunnel_id_text(from)}, {"to", tunnel_id_text(to)}});
+    auto made = Json::object({{"from", tunnel_id_text(from)}, {"to", tunnel_id_text(to)}});
+    if (local) made.set("local", local->to_json());
+    return made;
 }
 
 Result<AnchorMove> AnchorMove::from_json(Json const& json) {
     AnchorMove out;
     TRY(out.from, tunnel_id_from(json, "from"));
     TRY(out.to, tunnel_id_from(json, "to"));
+    if (json.has("local")) {
+        TRY(out.local, LocalChoice::from_json(json["local"]));
+    }
     return out;
 }
 

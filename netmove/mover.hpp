@@ -26,6 +26,7 @@
 #include "core/result.hpp"
 #include "core/task.hpp"
 #include "netmove/address.hpp"
+#include "netmove/local_choice.hpp"
 
 namespace netmove {
 
@@ -50,6 +51,8 @@ struct VxlanEnd {
 struct AnchorMove {
     std::uint64_t from = 0;  ///< Carries its frames before the move; 0: none, the guest is at home.
     std::uint64_t to = 0;  ///< Carries them afterwards; 0: none, the guest returns home.
+    /// Addresses of the destination's network that it gets too (local_address.hpp).
+    std::optional<LocalChoice> local = {};
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<AnchorMove> from_json(core::Json const& json);

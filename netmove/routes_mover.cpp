@@ -16,8 +16,13 @@ using core::Result;
 namespace {
 
 RoutingRule rule(Address::Family family) {
-    return {family, guest_routes_table, guest_rule_priority, guest_rule_not_mark,
-            guest_routes_protocol};
+    RoutingRule made;
+    made.family = family;
+    made.table = guest_routes_table;
+    made.priority = guest_rule_priority;
+    made.not_mark = guest_rule_not_mark;
+    made.protocol = guest_routes_protocol;
+    return made;
 }
 
 TableRoute route_to(GuestAddress const& entry, int link, std::uint32_t metric) {

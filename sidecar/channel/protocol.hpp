@@ -72,7 +72,15 @@ std::string_view name(Role role);
 bool may_ask(Role role, Verb verb);
 
 /// What a release may not support. Both sides list theirs in the hello.
-enum class Feature : std::uint8_t { verify, base, conntrack, replicate, vtep, anchor };
+enum class Feature : std::uint8_t {
+    verify,
+    base,
+    conntrack,
+    replicate,
+    vtep,
+    anchor,
+    local_address
+};
 using Features = std::set<Feature>;
 /// The features of this release.
 Features const& our_features();

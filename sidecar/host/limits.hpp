@@ -124,6 +124,9 @@ constexpr seconds anchor_answer_timeout{10};
 /// How long the source keeps asking an unreachable anchor to repoint itself, and keeps the frames
 /// that still come to the guest's old place.
 constexpr seconds anchor_patience{10};
+/// How often `serve` counts the sessions of guests with a local address. Each is forgotten seconds
+/// to minutes after its end, so the end of the last is known no more exactly.
+constexpr seconds anchor_session_interval{10};
 /// How often `serve` tries to make an anchor again whose bridge is not there yet after a boot.
 constexpr seconds anchor_restore_interval{2};
 /// Processes of this host that are connected to `serve` at the same time.

@@ -12,6 +12,7 @@
 #include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/host/mac_moves.hpp"
 #include "sidecar/migration/network_choice.hpp"
+#include "sidecar/migration/source_local.hpp"
 
 namespace sidecar {
 
@@ -110,7 +111,7 @@ Task<Result<>> SourceNetwork::choose() {
                        "could keep",
                        context_.guest.name);
     }
-    if (anchors_.empty()) co_return Result<>{};
+    if (anchors_.empty()) co_return check_local_choice(context_, anchors_);
     if (choice == NetworkChoice::bridge || choice == NetworkChoice::vxlan ||
         choice == NetworkChoice::evpn) {
         co_return fail(Errc::refused,
@@ -118,9 +119,11 @@ Task<Result<>> SourceNetwork::choose() {
                        "in it: leave --network={} out",
                        context_.guest.name, anchors_.home(), name(choice));
     }
-    if (context_.peer.offers(protocol::Feature::anchor)) co_return Result<>{};
-    co_return fail(Errc::refused, "the sidecar of {} is too old for anchors",
-                   context_.options.destination);
+    if (!context_.peer.offers(protocol::Feature::anchor)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for anchors",
+                       context_.options.destination);
+    }
+    co_return note_local_choice(context_, anchors_);
 }
 
 /// An EVPN fabric that takes a station for a duplicate freezes it where it is, on all hosts.
@@ -135,6 +138,7 @@ Result<> SourceNetwork::check_spacing() const {
 
 Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
     anchors_.note_home(context_.description.interfaces, there.anchored_here);
+    CO_TRY_VOID(check_local_choice(context_, anchors_));
     CO_TRY_VOID(co_await anchors_.probe(context_.peer.host(), there.tunnel_port,
                                         context_.within(limits::prepare_timeout)));
     for (std::size_t index = 0; index < context_.description.interfaces.size(); ++index) {
@@ -475,9 +479,11 @@ std::string SourceNetwork::choice(netmove::GuestInterface const& interface) cons
                            context_.options.destination);
     }
     auto const path = anchors_.path().value_or(protocol::AnchorPath{});
-    auto const tunnel =
-        fmt::format("round trip {:.1f} ms, datagrams of {} bytes pass",
-                    static_cast<double>(path.round_trip_us) / 1000, path.datagram_max);
+    auto tunnel = fmt::format("round trip {:.1f} ms, datagrams of {} bytes pass",
+                              static_cast<double>(path.round_trip_us) / 1000, path.datagram_max);
+    if (interface.anchor && interface.anchor->local) {
+        tunnel += local_choice_text(*interface.anchor->local);
+    }
     if (interface.anchor && interface.anchor->from != 0) {
         return fmt::format("moved by its anchor at {}, to a bridge of its own on {}; {}",
                            anchors_.home(), context_.options.destination, tunnel);
@@ -514,6 +520,10 @@ Json SourceNetwork::report(bool moved) const {
     if (stop_at) report.set("frames", frames_.report());
     if (!vteps_.empty()) report.set("vteps", vteps_.report(stop_at));
     if (!anchors_.empty()) report.set("anchor", anchors_.report(stop_at));
+    for (auto const& interface : context_.description.interfaces) {
+        if (!interface.anchor || !interface.anchor->local) continue;
+        report.set("local", interface.anchor->local->to_json());
+    }
     auto const tracked = tracking_.report();
     if (!tracked.is_null()) report.set("conntrack", tracked);
     return report;

@@ -84,7 +84,7 @@ public:
 
     /// When both halves last fired; none: they have not.
     [[nodiscard]] std::optional<core::Clock::time_point> fired_at() const { return fired_at_; }
-    /// {moved, fired_ms, frames, vteps, conntrack}. `moved`: the guest has moved.
+    /// {moved, fired_ms, frames, vteps, anchor, local, conntrack}. `moved`: the guest has moved.
     [[nodiscard]] core::Json report(bool moved) const;
 
 private:
