@@ -17,6 +17,10 @@ namespace netmove {
 
 /// Numbers are of 48 bits.
 constexpr std::uint64_t adjacency_number_max = (std::uint64_t{1} << 48) - 1;
+/// Of the frame from the bridge with that index, when those of a guest are numbered from `first`.
+constexpr std::uint64_t adjacency_number_of(std::uint64_t first, std::size_t index) {
+    return (first + index) & adjacency_number_max;
+}
 
 /// The frame; `source` is the MAC address of the sending bridge.
 Bytes adjacency_frame(MacAddress const& source, std::uint64_t number);

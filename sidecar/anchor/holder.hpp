@@ -14,7 +14,7 @@ core::Result<core::ProcessIdentity> hold(netmove::Tap const& tap);
 core::Result<netmove::Tap> held(core::ProcessIdentity const& holder, std::string const& tap);
 /// Ends it. Also when it has ended already.
 core::Task<void> end_holder(core::Loop& loop, core::ProcessIdentity holder);
-/// The holder's own part: returns when it is told to end.
+/// The holder's own part: returns at SIGINT or SIGTERM.
 int anchor_holder();
 
 }  // namespace sidecar

@@ -42,7 +42,7 @@ Task<Result<protocol::HeardAnswer>> DestinationSurvey::heard() {
     auto const deadline = Deadline::after(limits::adjacency_wait);
     protocol::HeardAnswer answer;
     for (std::size_t index = 0; index < bridges_.size(); ++index) {
-        auto const number = (number_ + index) & netmove::adjacency_number_max;
+        auto const number = netmove::adjacency_number_of(number_, index);
         // Looked at again after each wait, because the list may be replaced meanwhile.
         while (index < bridges_.size() && bridges_[index].listener && !bridges_[index].heard) {
             bridges_[index].heard = bridges_[index].listener->heard(number);

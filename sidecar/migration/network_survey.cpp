@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <random>
 
-#include "core/log.hpp"
 #include "netmove/adjacency.hpp"
 #include "sidecar/guest/preflight.hpp"
 
@@ -23,8 +22,7 @@ Result<> send_frames(netmove::Netlink& netlink, std::uint64_t number,
         auto& bridge = bridges[index];
         if (!bridge.adjacent || *bridge.adjacent) continue;
         TRY(auto const link, netlink.link(bridge.here));
-        TRY_VOID(
-            netmove::send_adjacency_frame(link, (number + index) & netmove::adjacency_number_max));
+        TRY_VOID(netmove::send_adjacency_frame(link, netmove::adjacency_number_of(number, index)));
         ++bridge.frames_sent;
     }
     return {};
