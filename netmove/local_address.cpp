@@ -64,8 +64,7 @@ bool is_own(std::vector<InterfaceAddress> const& own, Address const& address) {
     return std::ranges::find(own, address, &InterfaceAddress::address) != own.end();
 }
 
-Result<> check_guest(std::vector<InterfaceAddress> const& own,
-                     std::vector<Address> const& guest_addresses, LocalChoice const& choice) {
+Result<> check_families(std::vector<Address> const& guest_addresses, LocalChoice const& choice) {
     for (auto const& address : choice.addresses) {
         auto const family = address.family();
         if (std::ranges::find(guest_addresses, family, &Address::family) == guest_addresses.end()) {
@@ -75,6 +74,12 @@ Result<> check_guest(std::vector<InterfaceAddress> const& own,
                         family_name(family), address.text());
         }
     }
+    return {};
+}
+
+Result<> check_home_addresses(std::vector<InterfaceAddress> const& own,
+                              std::vector<Address> const& guest_addresses,
+                              LocalChoice const& choice) {
     for (auto const& address : guest_addresses) {
         if (!choice.of(address.family()) || !is_own(own, address)) continue;
         return fail(Errc::refused,
@@ -202,6 +207,7 @@ Result<int> local_uplink(Netlink& netlink, Address const& address) {
 Result<> check_local_address(Netlink& netlink, std::vector<Address> const& guest_addresses,
                              LocalChoice const& choice) {
     TRY_VOID(choice.validate());
+    TRY_VOID(check_families(guest_addresses, choice));
     TRY_VOID(check_local_kernel());
     std::vector<GuestAddress> forwarded;
     for (auto const& address : choice.addresses) forwarded.push_back({address, 0});
@@ -216,7 +222,7 @@ Result<> check_local_address(Netlink& netlink, std::vector<Address> const& guest
         }
         TRY_VOID(uplink_of(own, address));
     }
-    return check_guest(own, guest_addresses, choice);
+    return check_home_addresses(own, guest_addresses, choice);
 }
 
 Result<> make_local_address(Netlink& netlink, LocalAddress const& local) {

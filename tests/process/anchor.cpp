@@ -55,8 +55,12 @@ struct AnchorHost {
                       lab::Argv{lab::program("sidecar"), "serve", "--plaintext", "--run-dir",
                                 paths.run_directory, "--state-dir", paths.state_directory},
                       lab::Place{netns, {}}, logs);
-        lab::wait_until("`sidecar serve` to answer", 20s,
-                        [&] { return lab::accepts(paths.serve_socket()); });
+        // A killed serve's listener accepts for some milliseconds more, and answers nothing.
+        lab::wait_until("`sidecar serve` to answer", 20s, [&] {
+            return lab::run({lab::program("sidecar"), "anchor", "list", "--run-dir",
+                             paths.run_directory, "--state-dir", paths.state_directory})
+                       .exit_status == 0;
+        });
     }
     [[nodiscard]] bool has_link(std::string const& name) const {
         return lab::run({"ip", "-n", netns, "link", "show", name}).exit_status == 0;
@@ -530,7 +534,7 @@ TEST_CASE("anchor: a local address lives with the far end, through restarts and 
         sentence(lab.ask(lab.b, protocol::AnchorOffer{guest, {with_local(lab, "192.0.2.1")}})),
         "in use already"));
     CHECK(contains(sentence(receive("192.0.2.2")), "address of this host already"));
-    CHECK(lab::fs::is_empty(lab.b.paths.anchors()));
+    CHECK_FALSE(lab::fs::exists(lab.b.paths.anchors()));
     must(lab.ask(lab.b, protocol::AnchorOffer{guest, {with_local(lab, "192.0.2.50")}}));
     auto const bridge = must(receive("192.0.2.50")).bridges.at(0);
     CHECK(must(receive("192.0.2.50")).bridges.at(0) == bridge);  // asked again

@@ -132,7 +132,9 @@ void Lab::make_core() {
     core_.enter();
     forward();
     make_bridge("home");
-    sh("ip addr add 10.1.0.1/24 dev home; ip addr add fd01::1/64 dev home");
+    // A router asks for a neighbour from its link-local address; without one it does not ask.
+    sh("ip addr add 10.1.0.1/24 dev home; ip addr add fd01::1/64 dev home;"
+       "ip addr add fe80::1/64 dev home nodad");
     sh(
         fmt::format("ip link add guest type veth peer name eth0 netns {}; "
                     "ip link set guest master home up",
@@ -162,6 +164,8 @@ void Lab::move() {
     sh(fmt::format("ip link set guest netns {}", far_.path()));
     far_.enter();
     sh("ip link set guest master sca1 addrgenmode none; ip link set guest up");
+    // As the announcement after a move does: the bridge knew the guest behind the tunnel.
+    sh(fmt::format("bridge fdb replace {} dev guest master dynamic", guest_mac));
     // Both ends of the wire notice it a moment later.
     REQUIRE(soon([&] {
         auto const port = must(netlink.link("guest"));

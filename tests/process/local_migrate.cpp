@@ -184,7 +184,8 @@ TEST_CASE("local address: a guest gets it with its move, and loses it when it re
     auto const local = lab.b.anchor()["local"];
     CHECK(local["in_use"].boolean_or(false));
     CHECK(local["new_sessions"].boolean_or(false));
-    CHECK(local["home"].dump() == R"(["10.1.0.0\/24"])");
+    REQUIRE(local["home"].size() == 1);
+    CHECK(local["home"].elements()[0].text_or("") == "10.1.0.0/24");
     // Whoever asks for the guest there comes to it. (It has no system that could answer.)
     (void)lab.a.in("bash -c 'echo x >/dev/udp/192.0.2.50/7'");
     CHECK(soon([&] { return lab.b.anchor()["local"]["direct_sessions"].integer_or(0) == 1; }));
