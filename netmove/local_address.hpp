@@ -42,6 +42,12 @@ constexpr std::uint32_t local_number_first = 47'900;
 /// As many as a host has far ends.
 constexpr std::uint32_t local_numbers_max = 4'096;
 
+/// Whether a conntrack zone is one of a local address. Its sessions end with that address: no other
+/// host can continue them.
+constexpr bool is_local_zone(std::uint16_t zone) {
+    return zone >= local_number_first && zone < local_number_first + local_numbers_max;
+}
+
 /// One interface of a guest that has a local address on this host.
 struct LocalAddress {
     std::string bridge;  ///< The guest's own on this host; the tables are named after it.

@@ -1,27 +1,13 @@
 #include "tests/process/evpn_lab.hpp"
 
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-
 #include "netmove/bridge_mover.hpp"
 
 namespace evpn_lab {
 
-namespace fs = std::filesystem;
-
 namespace {
 
-constexpr auto start_limit = 60s;
 /// A busy machine may make a pause much longer.
 constexpr int ring_frames = 20'000;
-
-/// The recipe is written for host 1 with the neighbours 2 and 3.
-lab::Changes changes_for(int number) {
-    if (number == 1) return {};
-    auto const own = fmt::format("10.1.0.{}", number);
-    return {{"10.1.0.1", "HOST"}, {own, "10.1.0.1"}, {"HOST", own}};
-}
 
 }  // namespace
 
@@ -101,69 +87,6 @@ MoverSet destination_movers(core::Loop& loop, EvpnHost& from, EvpnHost& to) {
     out.add(bridge_mover_destination(loop, to.netlink, to.tap, interface));
     out.add(evpn_mover_destination(to.netlink, interface));
     return out;
-}
-
-Frr::Frr(int number) {
-    // Not where TMPDIR says: the daemons see another /var/tmp, and their sockets need a short path.
-    std::string pattern = "/tmp/sidecar-frr-XXXXXX";
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    directory_ = pattern;
-    INFO("scripts/setup unpacks FRR");
-    REQUIRE(fs::exists(lab::deps() / "bin" / "vtysh"));
-    lab::write_file(directory_ / "empty.conf", "");
-    lab::write_file(directory_ / "frr.conf", lab::recipe("frr-evpn.conf", changes_for(number)));
-    start("zebra");
-    REQUIRE(soon([&] { return fs::exists(directory_ / "zserv.api"); }, start_limit));
-    start("bgpd");
-    for (auto const* socket : {"zebra.vty", "bgpd.vty"}) {
-        REQUIRE(soon([&] { return fs::exists(directory_ / socket); }, start_limit));
-    }
-    sh(fmt::format("{0}/vtysh --vty_socket {1} --config_dir {1} -f {1}/frr.conf",
-                   (lab::deps() / "bin").string(), directory_.string()));
-}
-
-void Frr::start(std::string const& program) {
-    auto const at = [this](std::string const& name) { return (directory_ / name).string(); };
-    std::vector<std::string> words{(lab::deps() / "bin" / program).string(),
-                                   "-f",
-                                   at("empty.conf"),
-                                   "-i",
-                                   at(program + ".pid"),
-                                   "-z",
-                                   at("zserv.api"),
-                                   "--vty_socket",
-                                   directory_.string(),
-                                   "-P",
-                                   "0"};
-    std::vector<char*> arguments;
-    for (auto& word : words) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    auto const log = at(program + ".log");
-    auto const pid = ::fork();
-    REQUIRE(pid >= 0);
-    if (pid == 0) {
-        (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
-        int const to = ::open(log.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-        ::dup2(to, 1);
-        ::dup2(to, 2);
-        ::execv(arguments[0], arguments.data());
-        ::_exit(127);
-    }
-    pids_.push_back(pid);
-}
-
-Frr::~Frr() {
-    for (auto const pid : pids_) {
-        (void)::kill(pid, SIGKILL);  // our own children, not waited for yet
-        (void)::waitpid(pid, nullptr, 0);
-    }
-    std::error_code ignored;
-    fs::remove_all(directory_, ignored);
-}
-
-std::string Frr::ask(std::string const& command) const {
-    return sh(fmt::format("{0}/vtysh --vty_socket {1} --config_dir {1} -c '{2}'",
-                          (lab::deps() / "bin").string(), directory_.string(), command));
 }
 
 }  // namespace evpn_lab

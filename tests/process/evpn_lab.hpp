@@ -6,13 +6,13 @@
 //                        tap0 :host b: eth0 ---- :        :
 #pragma once
 
-#include <filesystem>
 #include <set>
 
 #include "core/loop.hpp"
 #include "netmove/evpn_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "tests/process/routed_lab.hpp"
+#include "tests/support/frr.hpp"
 
 namespace evpn_lab {
 
@@ -68,22 +68,9 @@ GuestInterface evpn_interface(Vtep& from, Vtep& to);
 MoverSet source_movers(core::Loop& loop, EvpnHost& from, EvpnHost& to);
 MoverSet destination_movers(core::Loop& loop, EvpnHost& from, EvpnHost& to);
 
-/// zebra and bgpd in the thread's namespace, with docs/recipes/frr-evpn.conf for VTEP `number`.
-/// They end with the test.
-class Frr {
-public:
-    explicit Frr(int number);
-    ~Frr();
-    Frr(Frr const&) = delete;
-    Frr& operator=(Frr const&) = delete;
-    /// Output of vtysh.
-    [[nodiscard]] std::string ask(std::string const& command) const;
-
-private:
-    void start(std::string const& program);
-
-    std::filesystem::path directory_;
-    std::vector<pid_t> pids_;
+/// FRR in the thread's namespace, for VTEP `number`.
+struct Frr : lab::Frr {
+    explicit Frr(int number) : lab::Frr("", lab::frr_changes(number)) {}
 };
 
 }  // namespace evpn_lab
