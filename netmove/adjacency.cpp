@@ -69,7 +69,7 @@ constexpr std::size_t probe_number_bytes = 6;
 /// Frames that are looked at in one go: a network with a storm of ARP must not hold this host up.
 constexpr int frames_looked_at_max = 1'000;
 
-Result<core::Fd> bridge_socket(Link const& bridge, int protocol) {
+Result<core::Fd> bridge_socket(Link const& bridge, std::uint16_t protocol) {
     core::Fd made(::socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, htons(protocol)));
     if (!made && (errno == EPERM || errno == EACCES)) {
         return core::fail_os(
@@ -128,7 +128,7 @@ Result<> send_adjacency_frame(Link const& bridge, std::uint64_t number) {
 }
 
 Result<AdjacencyListener> AdjacencyListener::open(Link const& bridge) {
-    TRY(auto socket, bridge_socket(bridge, static_cast<int>(EtherType::arp)));
+    TRY(auto socket, bridge_socket(bridge, static_cast<std::uint16_t>(EtherType::arp)));
     return AdjacencyListener(std::move(socket));
 }
 

@@ -294,6 +294,8 @@ private:
         CO_TRY(auto const port, co_await forwarding_port(bridge, deadline));
         CO_TRY_VOID(note_neighbours(bridge.index));
         CO_TRY(displaced_, pinned_entries(port, false));
+        // What EVPN says of the guest is its routing daemon's to write, also after a rollback.
+        if (interface_.evpn) std::erase_if(displaced_, &FdbEntry::external);
         CO_TRY_VOID(lengthen_ring(port));
         // QEMU does not read before it has the guest, and a ring full of other stations' broadcasts
         // would have no room for the guest's frames.

@@ -224,6 +224,31 @@ Bytes rarp_announcement(MacAddress const& mac, std::uint16_t vlan) {
     return arp_frame(EtherType::rarp, mac, vlan, {request_reverse, {}, mac, {}});
 }
 
+Bytes address_question(MacAddress const& mac, Address const& address) {
+    if (address.is_ipv4()) {
+        ArpFields fields{1, {}, {}, {}};
+        std::ranges::copy(address.bytes(), fields.target_ip.begin());
+        return arp_frame(EtherType::arp, mac, 0, fields);
+    }
+    std::array<std::uint8_t, 16> const unspecified{};
+    Bytes message{neighbour_solicitation, 0, 0, 0, 0, 0, 0, 0};
+    put(message, address.bytes());
+    return icmpv6_frame(mac, 0, Address::ipv6(std::span(unspecified)), solicited_node(address), {},
+                        255, std::move(message));
+}
+
+bool claims_address(EthernetFrame const& frame, Address const& address) {
+    auto const& payload = frame.payload;
+    if (address.is_ipv4()) {
+        return frame.ether_type == static_cast<unsigned>(EtherType::arp) && payload.size() >= 28 &&
+               get16(payload, 2) == 0x0800 && ipv4_at(payload, 14) == address;
+    }
+    return frame.ether_type == static_cast<unsigned>(EtherType::ipv6) &&
+           payload.size() >= ipv6_header_size + 24 && payload[6] == icmpv6 && payload[7] == 255 &&
+           payload[ipv6_header_size] == neighbour_advert &&
+           ipv6_at(payload, ipv6_header_size + 8) == address;
+}
+
 Bytes gratuitous_arp(MacAddress const& mac, Address const& ipv4, ArpForm form, std::uint16_t vlan) {
     assert(ipv4.is_ipv4());
     std::array<std::uint8_t, 4> ip{};

@@ -53,6 +53,10 @@ Bytes gratuitous_arp(MacAddress const& mac, Address const& ipv4, ArpForm form,
 Bytes neighbour_advertisement(MacAddress const& mac, Address const& ipv6, bool router,
                               std::uint16_t vlan = 0);
 
+/// Asks whether a station has `address`, without claiming it: an ARP probe (RFC 5227 2.1.1), or the
+/// neighbour solicitation of duplicate address detection (RFC 4862 5.4.2).
+Bytes address_question(MacAddress const& mac, Address const& address);
+
 /// Groups one multicast report carries: a frame of 1,500 bytes has room for 72.
 constexpr std::size_t report_groups_max = 64;
 
@@ -85,6 +89,10 @@ struct EthernetFrame {
 };
 /// None when it is shorter than its headers, or has more than two VLAN tags.
 std::optional<EthernetFrame> parse_ethernet(ByteView frame);
+
+/// Whether the frame says that its sender has `address`: an ARP packet from it, or an advertisement
+/// of it.
+bool claims_address(EthernetFrame const& frame, Address const& address);
 
 /// What one frame proves about the station that sent it.
 struct Learned {

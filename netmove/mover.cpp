@@ -110,6 +110,12 @@ Result<std::uint32_t> renewals_from(Json const& json) {
     return static_cast<std::uint32_t>(renewals);
 }
 
+/// A source of before EVPN has none.
+Result<bool> evpn_from(Json const& json) {
+    if (!json.has("evpn")) return false;
+    return json.boolean("evpn");
+}
+
 Result<std::optional<AnchorMove>> anchor_from(Json const& json) {
     if (json.is_null()) return std::optional<AnchorMove>{};
     TRY(auto move, AnchorMove::from_json(json));
@@ -127,7 +133,8 @@ Result<std::optional<VxlanEnd>> vxlan_from(Json const& json) {
 Json VxlanEnd::to_json() const {
     return Json::object({{"vni", static_cast<std::int64_t>(vni)},
                          {"local", local ? local->text() : ""},
-                         {"learning", learning}});
+                         {"learning", learning},
+                         {"evpn", evpn}});
 }
 
 Result<VxlanEnd> VxlanEnd::from_json(Json const& json) {
@@ -135,6 +142,9 @@ Result<VxlanEnd> VxlanEnd::from_json(Json const& json) {
     TRY(int const vni, integer_between(json, "vni", 0, vni_max));
     out.vni = static_cast<std::uint32_t>(vni);
     TRY(out.learning, json.boolean("learning"));
+    if (json.has("evpn")) {
+        TRY(out.evpn, json.boolean("evpn"));
+    }
     TRY(auto const local, json.text("local"));
     if (local.empty()) return out;
     TRY(auto const address, Address::parse(local));
@@ -159,13 +169,18 @@ Result<std::uint64_t> tunnel_id_from(Json const& json, std::string_view key) {
 }
 
 Json AnchorMove::to_json() const {
-    return Json::object({{"from", tunnel_id_text(from)}, {"to", tunnel_id_text(to)}});
+    auto made = Json::object({{"from", tunnel_id_text(from)}, {"to", tunnel_id_text(to)}});
+    if (local) made.set("local", local->to_json());
+    return made;
 }
 
 Result<AnchorMove> AnchorMove::from_json(Json const& json) {
     AnchorMove out;
     TRY(out.from, tunnel_id_from(json, "from"));
     TRY(out.to, tunnel_id_from(json, "to"));
+    if (json.has("local")) {
+        TRY(out.local, LocalChoice::from_json(json["local"]));
+    }
     return out;
 }
 
@@ -179,6 +194,7 @@ Json GuestInterface::to_json() const {
                               {"bridge", bridge},
                               {"routed", routed},
                               {"renewals", static_cast<std::int64_t>(renewals)},
+                              {"evpn", evpn},
                               {"network", network},
                               {"mac", mac.text()},
                               {"mtu", mtu},
@@ -203,6 +219,7 @@ Result<GuestInterface> GuestInterface::from_json(Json const& json) {
     TRY(out.vxlan_source, as_protocol(vxlan_from(json["vxlan_source"]), "vxlan_source"));
     TRY(out.vxlan_destination,
         as_protocol(vxlan_from(json["vxlan_destination"]), "vxlan_destination"));
+    TRY(out.evpn, as_protocol(evpn_from(json), "evpn"));
     TRY(out.anchor, as_protocol(anchor_from(json["anchor"]), "anchor"));
     TRY(out.mac, as_protocol(mac_from(json), "mac"));
     TRY(out.mtu, as_protocol(integer_between(json, "mtu", mtu_min, mtu_max), "mtu"));
@@ -281,6 +298,10 @@ Result<> MoverSet::rollback() {
         if (!result && first) first = std::move(result);
     }
     return first;
+}
+
+bool MoverSet::is_back() const {
+    return std::ranges::all_of(movers_, [](auto const& mover) { return mover->is_back(); });
 }
 
 std::optional<core::Clock::time_point> MoverSet::fired_at() const {

@@ -26,6 +26,7 @@
 #include "core/result.hpp"
 #include "core/task.hpp"
 #include "netmove/address.hpp"
+#include "netmove/local_choice.hpp"
 
 namespace netmove {
 
@@ -38,6 +39,9 @@ struct VxlanEnd {
     std::uint32_t vni = 0;
     std::optional<Address> local;  ///< How other VTEPs reach it; none: it was not told.
     bool learning = true;  ///< Without, its table is written by others: by us, as guests move.
+    /// EVPN controls it: a routing daemon has announced the guest here, or the guest runs here
+    /// (evpn_knows()).
+    bool evpn = false;
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<VxlanEnd> from_json(core::Json const& json);
@@ -47,6 +51,8 @@ struct VxlanEnd {
 struct AnchorMove {
     std::uint64_t from = 0;  ///< Carries its frames before the move; 0: none, the guest is at home.
     std::uint64_t to = 0;  ///< Carries them afterwards; 0: none, the guest returns home.
+    /// Addresses of the destination's network that it gets too (local_address.hpp).
+    std::optional<LocalChoice> local = {};
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<AnchorMove> from_json(core::Json const& json);
@@ -74,6 +80,7 @@ struct GuestInterface {
     /// Of the bridge on either host, when it is stretched by VXLAN.
     std::optional<VxlanEnd> vxlan_source;
     std::optional<VxlanEnd> vxlan_destination;
+    bool evpn = false;  ///< Both are an EVPN fabric's, and its daemons move the guest.
     /// An anchor moves it: its bridge at the destination is made for it alone, or, where the guest
     /// returns home, is that of its anchor.
     std::optional<AnchorMove> anchor;
@@ -121,6 +128,9 @@ public:
     /// Does not suspend; from any state, also on a mover made after a restart, and more than once.
     /// Goes on past what fails and reports the first failure.
     virtual core::Result<> rollback() = 0;
+    /// The source's half, after rollback(): the network leads here. If not, then what was under way
+    /// has led it to the destination again, and rollback() is to be repeated. Cheap.
+    virtual bool is_back() { return true; }
 };
 
 /// When and what a mover fired, for the report.
@@ -151,6 +161,8 @@ public:
     core::Task<core::Result<>> settle(core::Deadline deadline);
     /// All, newest first, also when one fails: the first failure.
     core::Result<> rollback();
+    /// All of them.
+    [[nodiscard]] bool is_back() const;
 
     /// Empty before fire() and after rollback().
     [[nodiscard]] std::vector<Fired> const& fired() const { return fired_; }

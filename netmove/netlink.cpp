@@ -465,6 +465,23 @@ Result<bool> Netlink::delete_neighbour(int link, Address const& address) {
         *this, message, fmt::format("delete the neighbour entry of {}", address.text())));
 }
 
+namespace {
+
+/// None: an entry of a port's own filter, or of another bridge.
+std::optional<FdbEntry> parse_fdb(nlmsghdr* header, int bridge) {
+    auto const* fixed = static_cast<ndmsg const*>(nlmsg_data(header));
+    auto parts = attributes_of<NDA_MAX>(header, sizeof *fixed);
+    auto const mac = mac_of(parts, NDA_LLADDR);
+    if (!mac || u32_or(parts, NDA_MASTER, 0) != bridge) return {};
+    FdbEntry entry{*mac, fixed->ndm_ifindex, bridge, 0, fixed->ndm_state, false, false};
+    if (parts[NDA_VLAN] != nullptr) entry.vlan = nla_get_u16(parts[NDA_VLAN]);
+    entry.sticky = (fixed->ndm_flags & NTF_STICKY) != 0;
+    entry.external = (fixed->ndm_flags & NTF_EXT_LEARNED) != 0;
+    return entry;
+}
+
+}  // namespace
+
 Result<std::vector<FdbEntry>> Netlink::fdb(int bridge) {
     std::vector<FdbEntry> out;
     auto const request = [bridge] {
@@ -473,19 +490,22 @@ Result<std::vector<FdbEntry>> Netlink::fdb(int bridge) {
         return message;
     };
     auto const each = [&out, bridge](nlmsghdr* header) {
-        auto const* fixed = static_cast<ndmsg const*>(nlmsg_data(header));
-        auto parts = attributes_of<NDA_MAX>(header, sizeof *fixed);
-        auto const mac = mac_of(parts, NDA_LLADDR);
-        // Entries without a master are a port's own filter, not the bridge's table.
-        if (!mac || u32_or(parts, NDA_MASTER, 0) != bridge) return;
-        FdbEntry entry{*mac, fixed->ndm_ifindex, bridge, 0, fixed->ndm_state, false, false};
-        if (parts[NDA_VLAN] != nullptr) entry.vlan = nla_get_u16(parts[NDA_VLAN]);
-        entry.sticky = (fixed->ndm_flags & NTF_STICKY) != 0;
-        entry.external = (fixed->ndm_flags & NTF_EXT_LEARNED) != 0;
-        out.push_back(entry);
+        if (auto const entry = parse_fdb(header, bridge)) out.push_back(*entry);
     };
     TRY_VOID(Access::dump(
         *this, request, "list a bridge's forwarding table", [&out] { out.clear(); }, each));
+    return out;
+}
+
+Result<std::optional<FdbEntry>> Netlink::fdb_entry(int bridge, MacAddress const& mac) {
+    auto message = make_message(RTM_GETNEIGH, NLM_F_ACK, neighbour_header(0, AF_BRIDGE));
+    put(message, NDA_LLADDR, mac.bytes);
+    nla_put_u32(message.get(), NDA_MASTER, static_cast<std::uint32_t>(bridge));
+    std::optional<FdbEntry> out;
+    auto const each = [&out, bridge](nlmsghdr* header) { out = parse_fdb(header, bridge); };
+    auto sent =
+        Access::send(*this, message, fmt::format("look up {} in a bridge", mac.text()), each);
+    TRY_VOID(unless_missing(std::move(sent)));
     return out;
 }
 

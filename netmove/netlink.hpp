@@ -130,13 +130,14 @@ struct TableRoute {
     int protocol = 0;  ///< RTPROT_*, or the number of the program that made it.
 };
 
-/// A rule that sends all lookups of one family to a routing table.
+/// A rule that sends lookups of one family to a routing table.
 struct RoutingRule {
     Address::Family family = Address::Family::ipv4;
     std::uint32_t table = 0;
     std::uint32_t priority = 0;  ///< The lowest is asked first; that of the main table is 32766.
-    std::uint32_t not_mark = 0;  ///< Lookups with this firewall mark pass it by.
+    std::uint32_t not_mark = 0;  ///< Lookups with this firewall mark pass it by. One of both is 0.
     int protocol = 0;  ///< As TableRoute's.
+    std::uint32_t mark = 0;  ///< Only lookups with this firewall mark.
 };
 
 /// IPv4 settings of one interface (net.ipv4.conf).
@@ -145,6 +146,9 @@ struct Ipv4Settings {
     bool proxy_arp = false;
     bool strict_source = false;  ///< rp_filter 1: only from addresses that it would send to there.
     bool accept_redirects = false;
+    /// The source of a packet is checked as a packet with its firewall mark would be routed
+    /// (src_valid_mark).
+    bool source_by_mark = false;
 };
 
 class Netlink {
@@ -183,10 +187,12 @@ public:
     core::Result<> make_veth(std::string const& name, std::string const& peer);
     /// BridgePort::isolated of a bridge port.
     core::Result<> set_isolated(std::string const& name, bool isolated);
-    /// Without duplicate address detection. Nothing to do when it is there. `host_scope`: for IPv4,
-    /// the host does not choose it as the source of what it sends.
+    /// Without duplicate address detection. Nothing to do when it is there. `host_scope`: the host
+    /// does not choose it as the source of what it sends (IPv6: it is deprecated).
     core::Result<> add_address(std::string const& name, Address const& address, int prefix_length,
                                bool host_scope = false);
+    /// False when there was none.
+    core::Result<bool> delete_address(int link, Address const& address, int prefix_length);
 
     core::Result<std::vector<InterfaceAddress>> addresses(int link = 0);
 
@@ -201,6 +207,8 @@ public:
     core::Result<bool> delete_neighbour(int link, Address const& address);
 
     core::Result<std::vector<FdbEntry>> fdb(int bridge);
+    /// Of one station, in a bridge that does not filter VLANs; none: frames for it are flooded.
+    core::Result<std::optional<FdbEntry>> fdb_entry(int bridge, MacAddress const& mac);
     /// Frames for `mac` go to this port from now on, in every VLAN of the port (vlan 0) or in one.
     /// A dynamic entry ages and can be moved by learning; a fixed one is for ports that do not
     /// learn.

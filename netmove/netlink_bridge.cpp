@@ -23,6 +23,13 @@ Message new_link(std::string const& name) {
     return message;
 }
 
+void put_both(Message& message, Address const& address) {
+    auto const bytes = address.bytes();
+    for (int const type : {IFA_LOCAL, IFA_ADDRESS}) {
+        nla_put(message.get(), type, static_cast<int>(bytes.size()), bytes.data());
+    }
+}
+
 }  // namespace
 
 Result<> Netlink::make_bridge(std::string const& name, MacAddress const& mac) {
@@ -70,14 +77,30 @@ Result<> Netlink::add_address(std::string const& name, Address const& address, i
     header.ifa_prefixlen = static_cast<std::uint8_t>(prefix_length);
     header.ifa_index = static_cast<std::uint32_t>(owner.index);
     header.ifa_flags = address.is_ipv6() ? IFA_F_NODAD : 0;
-    if (host_scope) header.ifa_scope = RT_SCOPE_HOST;
+    if (host_scope && address.is_ipv4()) header.ifa_scope = RT_SCOPE_HOST;
     auto message = make_message(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, header);
-    auto const bytes = address.bytes();
-    for (int const type : {IFA_LOCAL, IFA_ADDRESS}) {
-        nla_put(message.get(), type, static_cast<int>(bytes.size()), bytes.data());
+    put_both(message, address);
+    if (host_scope && address.is_ipv6()) {
+        ifa_cacheinfo const deprecated{0, UINT32_MAX, 0, 0};  // preferred and valid for, seconds
+        nla_put(message.get(), IFA_CACHEINFO, sizeof deprecated, &deprecated);
     }
     return request(*message,
                    fmt::format("give {} the address {}/{}", name, address.text(), prefix_length));
+}
+
+Result<bool> Netlink::delete_address(int link, Address const& address, int prefix_length) {
+    ifaddrmsg header{};
+    header.ifa_family = family_of(address);
+    header.ifa_prefixlen = static_cast<std::uint8_t>(prefix_length);
+    header.ifa_index = static_cast<std::uint32_t>(link);
+    auto message = make_message(RTM_DELADDR, NLM_F_ACK, header);
+    put_both(message, address);
+    auto deleted =
+        request(*message, fmt::format("remove the address {}/{}", address.text(), prefix_length));
+    if (deleted) return true;
+    int const os = deleted.error().os;
+    if (os == EADDRNOTAVAIL || os == ENODEV) return false;
+    return std::unexpected(std::move(deleted.error()));
 }
 
 }  // namespace netmove

@@ -73,11 +73,11 @@ Message rule_message(int type, int flags, RoutingRule const& rule) {
     fib_rule_hdr header{};
     header.family = rule.family == Address::Family::ipv4 ? AF_INET : AF_INET6;
     header.action = FR_ACT_TO_TBL;
-    header.flags = FIB_RULE_INVERT;
+    if (rule.not_mark != 0) header.flags = FIB_RULE_INVERT;
     auto message = make_message(type, NLM_F_ACK | flags, header);
     nla_put_u32(message.get(), FRA_TABLE, rule.table);
     nla_put_u32(message.get(), FRA_PRIORITY, rule.priority);
-    nla_put_u32(message.get(), FRA_FWMARK, rule.not_mark);
+    nla_put_u32(message.get(), FRA_FWMARK, rule.not_mark != 0 ? rule.not_mark : rule.mark);
     nla_put_u8(message.get(), FRA_PROTOCOL, static_cast<std::uint8_t>(rule.protocol));
     return message;
 }
@@ -190,6 +190,7 @@ Result<> Netlink::set_ipv4(std::string const& name, Ipv4Settings const& settings
     put(IPV4_DEVCONF_PROXY_ARP, settings.proxy_arp);
     put(IPV4_DEVCONF_RP_FILTER, settings.strict_source);
     put(IPV4_DEVCONF_ACCEPT_REDIRECTS, settings.accept_redirects);
+    if (settings.source_by_mark) put(IPV4_DEVCONF_SRC_VMARK, true);
     nla_nest_end(message.get(), conf);
     nla_nest_end(message.get(), ipv4);
     nla_nest_end(message.get(), families);

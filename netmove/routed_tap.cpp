@@ -42,24 +42,6 @@ Result<> check_addresses(Netlink& netlink, std::vector<GuestAddress> const& addr
     return {};
 }
 
-Result<> check_forwarding(std::vector<GuestAddress> const& addresses) {
-    auto const off = [](std::optional<std::string> const& value) { return value == "0"; };
-    if (has(addresses, Address::Family::ipv4) && off(read_ipv4_setting("all", "forwarding"))) {
-        return fail(Errc::refused,
-                    "the host does not forward IPv4: set net.ipv4.ip_forward=1 (sysctl)");
-    }
-    if (!has(addresses, Address::Family::ipv6)) return {};
-    auto const forwarding = read_ipv6_setting("all", "forwarding");
-    if (!forwarding) return fail(Errc::refused, "the host has no IPv6");
-    if (off(forwarding)) {
-        return fail(Errc::refused,
-                    "the host does not forward IPv6: set net.ipv6.conf.all.forwarding=1 (sysctl); "
-                    "an uplink that gets its routes from router advertisements then needs "
-                    "accept_ra=2");
-    }
-    return {};
-}
-
 Result<> check_table(Netlink& netlink) {
     TRY(auto const all, netlink.routes(guest_routes_table));
     for (auto const& route : all) {
@@ -80,13 +62,31 @@ std::unexpected<core::Error> cannot_set(std::string const& tap, char const* sett
                 tap, setting);
 }
 
-/// The host's end for IPv6, before the tap is up. The value that a router needs may be there by
-/// default.
-Result<> prepare_ipv6(Netlink& netlink, std::string const& tap) {
+}  // namespace
+
+Result<> check_forwarding(std::vector<GuestAddress> const& addresses) {
+    auto const off = [](std::optional<std::string> const& value) { return value == "0"; };
+    if (has(addresses, Address::Family::ipv4) && off(read_ipv4_setting("all", "forwarding"))) {
+        return fail(Errc::refused,
+                    "the host does not forward IPv4: set net.ipv4.ip_forward=1 (sysctl)");
+    }
+    if (!has(addresses, Address::Family::ipv6)) return {};
+    auto const forwarding = read_ipv6_setting("all", "forwarding");
+    if (!forwarding) return fail(Errc::refused, "the host has no IPv6");
+    if (off(forwarding)) {
+        return fail(Errc::refused,
+                    "the host does not forward IPv6: set net.ipv6.conf.all.forwarding=1 (sysctl); "
+                    "an uplink that gets its routes from router advertisements then needs "
+                    "accept_ra=2");
+    }
+    return {};
+}
+
+Result<> make_ipv6_router(Netlink& netlink, std::string const& link) {
     // No address of the host's own choice; and none of the duplicate address detection, because the
     // same address is on each host.
-    TRY_VOID(netlink.set_address_generation_none(tap));
-    (void)write_ipv6_setting(tap, "accept_dad", "0");
+    TRY_VOID(netlink.set_address_generation_none(link));
+    (void)write_ipv6_setting(link, "accept_dad", "0");
     struct Setting {
         char const* name;
         char const* value;
@@ -96,14 +96,12 @@ Result<> prepare_ipv6(Netlink& netlink, std::string const& tap) {
     constexpr Setting settings[] = {
         {"disable_ipv6", "0", "0"}, {"forwarding", "1", "1"}, {"accept_ra", "0", "1"}};
     for (auto const& [name, value, also] : settings) {
-        if (write_ipv6_setting(tap, name, value)) continue;
-        auto const now = read_ipv6_setting(tap, name);
-        if (now != value && now != also) return cannot_set(tap, name);
+        if (write_ipv6_setting(link, name, value)) continue;
+        auto const now = read_ipv6_setting(link, name);
+        if (now != value && now != also) return cannot_set(link, name);
     }
     return {};
 }
-
-}  // namespace
 
 Result<> check_routing(Netlink& netlink, std::vector<GuestAddress> const& addresses) {
     TRY_VOID(check_addresses(netlink, addresses));
@@ -123,7 +121,7 @@ Result<> place_routed_tap(Netlink& netlink, std::string const& tap, RoutedPlace 
     bool const ipv4 = has(place.addresses, Address::Family::ipv4);
     bool const ipv6 = has(place.addresses, Address::Family::ipv6);
     if (link.mac != routed_gateway_mac) TRY_VOID(netlink.set_mac(tap, routed_gateway_mac));
-    TRY_VOID(ipv6 ? prepare_ipv6(netlink, tap) : make_quiet(netlink, tap));
+    TRY_VOID(ipv6 ? make_ipv6_router(netlink, tap) : make_quiet(netlink, tap));
     if (ipv4) {
         TRY_VOID(netlink.set_ipv4(tap, {true, true, true, false}));
         TRY_VOID(netlink.set_no_proxy_delay(tap));

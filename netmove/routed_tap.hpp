@@ -30,6 +30,14 @@ constexpr char const* routed_gateway_ipv6 = "fe80::ecee:eeff:feee:eeee";
 /// forward that family; the table has another program's routes. Changes nothing.
 core::Result<> check_routing(Netlink& netlink, std::vector<GuestAddress> const& addresses);
 
+/// Fails with refused, naming the setting, if this host does not forward a family of `addresses`.
+core::Result<> check_forwarding(std::vector<GuestAddress> const& addresses);
+
+/// The host's end of a link that it routes IPv6 to, before it is up: no address of the host's own
+/// choice, and no router advertisements taken. Fails with refused where /proc/sys is read-only and
+/// the kernel's defaults are not those of a router.
+core::Result<> make_ipv6_router(Netlink& netlink, std::string const& link);
+
 struct RoutedPlace {
     std::vector<GuestAddress> addresses;  ///< Of the guest: they say which families it has.
     int mtu = 0;  ///< 0: as it is.

@@ -16,8 +16,13 @@ using core::Result;
 namespace {
 
 RoutingRule rule(Address::Family family) {
-    return {family, guest_routes_table, guest_rule_priority, guest_rule_not_mark,
-            guest_routes_protocol};
+    RoutingRule made;
+    made.family = family;
+    made.table = guest_routes_table;
+    made.priority = guest_rule_priority;
+    made.not_mark = guest_rule_not_mark;
+    made.protocol = guest_routes_protocol;
+    return made;
 }
 
 TableRoute route_to(GuestAddress const& entry, int link, std::uint32_t metric) {
@@ -122,7 +127,7 @@ protected:
     GuestInterface interface_;
 };
 
-class SourceHalf final : public RoutesHalf {
+class RoutesSource final : public RoutesHalf {
 public:
     using RoutesHalf::RoutesHalf;
 
@@ -164,9 +169,9 @@ private:
     bool fired_ = false;
 };
 
-class DestinationHalf final : public RoutesHalf {
+class RoutesDestination final : public RoutesHalf {
 public:
-    DestinationHalf(Netlink& netlink, Tap const& tap, GuestInterface interface)
+    RoutesDestination(Netlink& netlink, Tap const& tap, GuestInterface interface)
         : RoutesHalf(netlink, std::move(interface)), tap_(tap) {}
 
     core::Task<Result<>> prepare(core::Deadline) override {
@@ -234,12 +239,12 @@ Result<> remove_routes(Netlink& netlink, std::string const& tap) {
 }
 
 std::unique_ptr<Mover> routes_mover_source(Netlink& netlink, GuestInterface const& interface) {
-    return std::make_unique<SourceHalf>(netlink, interface);
+    return std::make_unique<RoutesSource>(netlink, interface);
 }
 
 std::unique_ptr<Mover> routes_mover_destination(Netlink& netlink, Tap const& tap,
                                                 GuestInterface const& interface) {
-    return std::make_unique<DestinationHalf>(netlink, tap, interface);
+    return std::make_unique<RoutesDestination>(netlink, tap, interface);
 }
 
 }  // namespace netmove

@@ -95,7 +95,7 @@ protected:
     bool fired_ = false;
 };
 
-class SourceHalf final : public VxlanHalf {
+class VxlanSourceHalf final : public VxlanHalf {
 public:
     using VxlanHalf::VxlanHalf;
 
@@ -136,7 +136,7 @@ private:
     }
 };
 
-class DestinationHalf final : public VxlanHalf {
+class VxlanDestinationHalf final : public VxlanHalf {
 public:
     using VxlanHalf::VxlanHalf;
 
@@ -252,11 +252,11 @@ Result<> check_vxlan_mtu(Netlink& netlink, Link const& device, std::optional<Add
 }
 
 std::unique_ptr<Mover> vxlan_mover_source(Netlink& netlink, GuestInterface const& interface) {
-    return std::make_unique<SourceHalf>(netlink, interface);
+    return std::make_unique<VxlanSourceHalf>(netlink, interface);
 }
 
 std::unique_ptr<Mover> vxlan_mover_destination(Netlink& netlink, GuestInterface const& interface) {
-    return std::make_unique<DestinationHalf>(netlink, interface);
+    return std::make_unique<VxlanDestinationHalf>(netlink, interface);
 }
 
 Json VxlanMove::to_json() const {

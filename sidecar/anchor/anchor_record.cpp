@@ -134,15 +134,82 @@ Result<HomeRecord> HomeRecord::from_json(Json const& json) {
     return made;
 }
 
+std::uint32_t anchor_name_hash(std::string const& guest, MacAddress const& mac) {
+    constexpr std::uint32_t prime = 16'777'619;
+    std::uint32_t hash = 2'166'136'261;
+    auto const add = [&hash](unsigned byte) { hash = (hash ^ byte) * prime; };
+    for (char const letter : guest) add(static_cast<unsigned char>(letter));
+    for (auto const byte : mac.bytes) add(byte);
+    return hash;
+}
+
+MacAddress anchor_mac(std::uint8_t kind, std::uint32_t hash) {
+    MacAddress mac;
+    mac.bytes = {0x02, kind};
+    for (std::size_t byte = 0; byte < sizeof hash; ++byte) {
+        mac.bytes[2 + byte] = static_cast<std::uint8_t>(hash >> (8 * byte));
+    }
+    return mac;
+}
+
+std::optional<netmove::LocalAddress> FarRecord::local_address() const {
+    constexpr std::uint8_t kind = 0x5d;
+    if (!local) return {};
+    auto const hash = anchor_name_hash(guest, mac);
+    netmove::LocalAddress made;
+    made.bridge = tap.bridge;
+    made.tunnel_tap = tap.name;
+    made.port = fmt::format("sap{:08x}", hash);
+    made.end = fmt::format("sal{:08x}", hash);
+    made.end_mac = anchor_mac(kind, hash);
+    made.guest_mac = mac;
+    made.guest_addresses = local->guest_addresses;
+    made.mtu = tap.mtu;
+    made.number = local->number;
+    made.choice = local->choice;
+    return made;
+}
+
+namespace {
+
+Json local_json(FarRecord::Local const& local) {
+    Json list = Json::array();
+    for (auto const& address : local.guest_addresses) list.add(address.text());
+    return Json::object({{"choice", local.choice.to_json()},
+                         {"guest_addresses", list},
+                         {"number", std::int64_t{local.number}}});
+}
+
+Result<FarRecord::Local> local_from(Json const& json) {
+    FarRecord::Local made;
+    TRY(made.choice, netmove::LocalChoice::from_json(json["choice"]));
+    if (json["guest_addresses"].size() > netmove::interface_addresses_max) {
+        return fail(Errc::invalid, "it has too many addresses of the guest");
+    }
+    for (auto const& one : json["guest_addresses"].elements()) {
+        TRY(auto const address, netmove::Address::parse(one.text_or("")));
+        made.guest_addresses.push_back(address);
+    }
+    constexpr std::int64_t first = netmove::local_number_first;
+    TRY(int const number,
+        recorded_number(json, "number", first, first + netmove::local_numbers_max - 1));
+    made.number = static_cast<std::uint32_t>(number);
+    return made;
+}
+
+}  // namespace
+
 Json FarRecord::to_json() const {
-    return Json::object({{"guest", guest},
-                         {"mac", mac.text()},
-                         {"migration_id", migration_id},
-                         {"tap", tap.to_json()},
-                         {"key", key.to_json()},
-                         {"anchor_port", anchor_port},
-                         {"since_ms", since_ms},
-                         {"holder", holder_json(holder)}});
+    auto made = Json::object({{"guest", guest},
+                              {"mac", mac.text()},
+                              {"migration_id", migration_id},
+                              {"tap", tap.to_json()},
+                              {"key", key.to_json()},
+                              {"anchor_port", anchor_port},
+                              {"since_ms", since_ms},
+                              {"holder", holder_json(holder)}});
+    if (local) made.set("local", local_json(*local));
+    return made;
 }
 
 Result<FarRecord> FarRecord::from_json(Json const& json) {
@@ -155,6 +222,9 @@ Result<FarRecord> FarRecord::from_json(Json const& json) {
     TRY(made.anchor_port, recorded_number(json, "anchor_port", 0, recorded_port_max));
     TRY(made.since_ms, json.integer("since_ms"));
     made.holder = holder_from(json);
+    if (json.has("local")) {
+        TRY(made.local, local_from(json["local"]));
+    }
     return made;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/process.hpp"
+#include "netmove/local_address.hpp"
 #include "netmove/tunnel/tunnel.hpp"
 #include "sidecar/host/paths.hpp"
 
@@ -70,10 +71,24 @@ struct FarRecord {
     int anchor_port = 0;  ///< TCP, of the `serve` that holds the anchor.
     std::int64_t since_ms = 0;
     core::ProcessIdentity holder = {};
+    /// The guest's addresses in a network of this host.
+    struct Local {
+        netmove::LocalChoice choice;
+        std::vector<netmove::Address> guest_addresses;  ///< At home.
+        std::uint32_t number = 0;  ///< LocalAddress::number
+    };
+    std::optional<Local> local = {};
 
+    /// What it makes on this host; none without `local`.
+    [[nodiscard]] std::optional<netmove::LocalAddress> local_address() const;
     [[nodiscard]] core::Json to_json() const;
     static core::Result<FarRecord> from_json(core::Json const& json);
 };
+
+/// FNV-1a, 32 bits: the names of an interface's links are the same on each host.
+std::uint32_t anchor_name_hash(std::string const& guest, netmove::MacAddress const& mac);
+/// Locally administered. `kind`: what it is of.
+netmove::MacAddress anchor_mac(std::uint8_t kind, std::uint32_t hash);
 
 struct AnchorRecords {
     std::vector<HomeRecord> homes;

@@ -63,6 +63,12 @@ Task<void> AnchorService::restore(std::stop_token token) {
     }
 }
 
+Task<void> AnchorService::watch_sessions(std::stop_token token) {
+    while (co_await core::sleep_for(loop_, limits::anchor_session_interval, token)) {
+        fars_.look_at_sessions();
+    }
+}
+
 Task<void> AnchorService::serve_local(int listener, std::stop_token token) {
     for (;;) {
         auto const accepted = co_await loop_.accept(listener, Deadline::never(token));
@@ -156,6 +162,10 @@ Task<Result<protocol::AnchorOfferAnswer>> AnchorService::on(protocol::AnchorOffe
     }
     CO_TRY(auto* const hub, hub_.open());
     answer.port = hub->port();
+    for (std::size_t at = 0; at < request.ends.size(); ++at) {
+        if (answer.here[at]) continue;
+        CO_TRY_VOID(co_await fars_.check_local(request.guest, request.ends[at]));
+    }
     if (!request.probe) co_return answer;
     if (probes_.running() >= anchor_probes_max) {
         co_return fail(Errc::refused, "{} paths are being tested here already: try again",

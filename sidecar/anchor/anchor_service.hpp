@@ -25,6 +25,8 @@ public:
 
     /// Makes the recorded ends again, and tries those that fail again, until stopped.
     core::Task<void> restore(std::stop_token token);
+    /// Watches the sessions of guests that have a local address here, until stopped.
+    core::Task<void> watch_sessions(std::stop_token token);
     /// Answers the connections of `listener` until stopped.
     core::Task<void> serve_local(int listener, std::stop_token token);
     /// Answers an authenticated source until it hangs up.

@@ -1,5 +1,7 @@
 #include "sidecar/anchor/far_ends.hpp"
 
+#include <algorithm>
+
 #include "core/log.hpp"
 #include "sidecar/anchor/holder.hpp"
 #include "sidecar/host/limits.hpp"
@@ -18,32 +20,16 @@ using netmove::tunnel::Role;
 
 namespace {
 
-/// FNV-1a, 32 bits: names that are the same for the same interface on each host.
-std::uint32_t name_hash(std::string const& guest, MacAddress const& mac) {
-    constexpr std::uint32_t prime = 16'777'619;
-    std::uint32_t hash = 2'166'136'261;
-    auto const add = [&hash](unsigned byte) { hash = (hash ^ byte) * prime; };
-    for (char const letter : guest) add(static_cast<unsigned char>(letter));
-    for (auto const byte : mac.bytes) add(byte);
-    return hash;
-}
-
-/// Locally administered: the bridge keeps it whatever its ports have.
-MacAddress bridge_mac(std::uint32_t hash) {
-    MacAddress mac;
-    mac.bytes = {0x02, 0x5c};
-    for (std::size_t byte = 0; byte < sizeof hash; ++byte) {
-        mac.bytes[2 + byte] = static_cast<std::uint8_t>(hash >> (8 * byte));
-    }
-    return mac;
-}
+/// What this host makes for a guest's interface has names and addresses of this kind.
+constexpr std::uint8_t bridge_kind = 0x5c;
 
 /// The guest's bridge: nothing of this host is in it, and this host says nothing in it.
 Result<> make_far_bridge(netmove::Netlink& netlink, FarRecord const& record) {
     auto const& name = record.tap.bridge;
     TRY(auto const there, netlink.find_link(name));
     if (there) return {};
-    TRY_VOID(netlink.make_bridge(name, bridge_mac(name_hash(record.guest, record.mac))));
+    TRY_VOID(netlink.make_bridge(
+        name, anchor_mac(bridge_kind, anchor_name_hash(record.guest, record.mac))));
     TRY_VOID(netmove::make_quiet(netlink, name));
     TRY_VOID(netlink.set_mtu(name, record.tap.mtu));
     return netlink.set_up(name);
@@ -65,7 +51,7 @@ Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
         if (known.key.id == end.key->id) co_return known.tap.bridge;  // asked before
         CO_TRY_VOID(co_await this->end(name));
     }
-    auto const hash = name_hash(request.guest, end.mac);
+    auto const hash = anchor_name_hash(request.guest, end.mac);
     FarRecord record;
     record.guest = request.guest;
     record.mac = end.mac;
@@ -85,12 +71,61 @@ Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
                        "(`ip link delete {}`)",
                        link, request.guest, end.mac.text(), link);
     }
+    if (end.local) {
+        CO_TRY_VOID(co_await check_local(request.guest, end));
+        record.local = FarRecord::Local{*end.local, end.addresses, free_number()};
+    }
     auto const bridge = record.tap.bridge;
     CO_TRY_VOID(co_await records_.write(record));
     auto made = co_await make(record);
+    if (made) made = make_local(*fars_.at(name));
     if (made) co_return bridge;
     co_await undo(record);
     co_return std::unexpected(std::move(made.error()));
+}
+
+Task<Result<>> FarEnds::check_local(std::string guest, protocol::AnchorEnd end) {
+    if (!end.local) co_return Result<>{};
+    // An earlier far end of the same interface makes way.
+    auto const at = fars_.find({guest, end.mac});
+    bool const held = at != fars_.end() && at->second->record.local &&
+                      at->second->record.local->choice.addresses == end.local->addresses;
+    if (held) co_return Result<>{};
+    CO_TRY_VOID(netmove::check_local_address(netlink_, end.addresses, *end.local));
+    co_return co_await netmove::check_local_unused(loop_, netlink_, end.local->addresses);
+}
+
+/// The lowest that no local address of this host has.
+std::uint32_t FarEnds::free_number() const {
+    std::uint32_t number = netmove::local_number_first;
+    auto const taken = [this](std::uint32_t one) {
+        return std::ranges::any_of(fars_, [one](auto const& entry) {
+            auto const& local = entry.second->record.local;
+            return local && local->number == one;
+        });
+    };
+    while (taken(number)) ++number;
+    return number;
+}
+
+Result<> FarEnds::make_local(Far& far) {
+    auto const local = far.record.local_address();
+    if (!local || far.local_made) return {};
+    TRY_VOID(netmove::make_local_address(netlink_, *local));
+    far.local_made = true;
+    return {};
+}
+
+/// Best effort: what stays is in the log.
+Task<void> FarEnds::remove_local(FarRecord record) {
+    auto const local = record.local_address();
+    if (!local) co_return;
+    auto const removed = netmove::remove_local_address(netlink_, *local);
+    auto const forgotten = co_await netmove::forget_local_sessions(
+        loop_, *local, core::Deadline::after(limits::conntrack_patience));
+    for (auto const& done : {removed, forgotten}) {
+        if (!done) core::log::warning("anchor guest={} {}", record.guest, done.error().sentence());
+    }
 }
 
 /// From the record alone, whatever of it is there already.
@@ -132,6 +167,7 @@ Task<void> FarEnds::undo(FarRecord record) {
         co_return;
     }
     co_await hub_.remove(record.key.id);
+    co_await remove_local(record);
     for (auto const& link : {record.tap.name, record.tap.bridge}) {
         auto const there = netlink_.find_link(link);
         if (there && *there) (void)netlink_.delete_link(link);
@@ -146,6 +182,7 @@ Task<Result<>> FarEnds::end(Name name) {
     fars_.erase(at);
     co_await hub_.remove(far->record.key.id);
     auto const record = far->record;
+    co_await remove_local(record);
     auto const released = far->tap.set_persistent(false);
     if (!released)
         core::log::warning("anchor guest={} {}", name.first, released.error().sentence());
@@ -201,13 +238,53 @@ Task<Result<>> FarEnds::restore(FarRecord record) {
 
 Task<Result<>> FarEnds::restore_one(FarRecord record) {
     Name const name{record.guest, record.mac};
-    if (fars_.contains(name)) co_return Result<>{};
+    // The guest's home network does not wait for its local address.
+    if (auto const at = fars_.find(name); at != fars_.end()) co_return make_local(*at->second);
     auto const id = record.key.id;
     auto made = co_await make(std::move(record));
-    if (made) co_return made;
+    if (made) co_return make_local(*fars_.at(name));
     fars_.erase(name);  // it is tried again
     co_await hub_.remove(id);
     co_return made;
+}
+
+void FarEnds::look_at_sessions(bool packets) {
+    for (auto const& [name, far] : fars_) {
+        auto const local = far->record.local_address();
+        if (!local) continue;
+        auto const sessions = netmove::local_sessions(*local, packets);
+        if (!sessions) {
+            // Another program has removed the rules, as a reload of nftables.service does.
+            core::log::warning("anchor guest={} {}: its local address is made again", name.first,
+                               sessions.error().sentence());
+            far->local_made = false;
+            auto const made = make_local(*far);
+            if (!made) {
+                core::log::error("anchor guest={} {}", name.first, made.error().sentence());
+            }
+            continue;
+        }
+        bool const ended = far->sessions.home > 0 && sessions->home == 0;
+        if (ended) {
+            far->home_ended_ms = wall_ms();
+            core::log::info("anchor guest={} mac={} the last session through it has ended",
+                            name.first, name.second.text());
+        }
+        if (sessions->home > 0) far->home_ended_ms = 0;
+        far->sessions = *sessions;
+    }
+}
+
+Json FarEnds::local_json(Far const& far) {
+    auto const& choice = far.record.local->choice;
+    auto made = choice.to_json();
+    made.set("in_use", far.local_made);
+    made.set("home_sessions", far.sessions.home);
+    made.set("direct_sessions", far.sessions.direct);
+    made.set("packets_in", far.sessions.packets_in);
+    made.set("packets_out", far.sessions.packets_out);
+    if (far.home_ended_ms != 0) made.set("home_ended_ms", far.home_ended_ms);
+    return made;
 }
 
 bool FarEnds::has(std::string const& guest) const {
@@ -217,19 +294,22 @@ bool FarEnds::has(std::string const& guest) const {
     return false;
 }
 
-void FarEnds::list(Json& into) const {
+void FarEnds::list(Json& into) {
+    look_at_sessions(true);
     for (auto const& [name, far] : fars_) {
         auto const counted = far->tunnel->statistics();
-        into.add(Json::object({{"end", "far"},
-                               {"guest", name.first},
-                               {"interface", name.second.text()},
-                               {"tap", far->record.tap.name},
-                               {"bridge", far->record.tap.bridge},
-                               {"since_ms", far->record.since_ms},
-                               {"state", "here"},
-                               {"peer", counted.peer ? counted.peer->text() : ""},
-                               {"connected", far->tunnel->is_established()},
-                               {"tunnel", counted.to_json()}}));
+        auto one = Json::object({{"end", "far"},
+                                 {"guest", name.first},
+                                 {"interface", name.second.text()},
+                                 {"tap", far->record.tap.name},
+                                 {"bridge", far->record.tap.bridge},
+                                 {"since_ms", far->record.since_ms},
+                                 {"state", "here"},
+                                 {"peer", counted.peer ? counted.peer->text() : ""},
+                                 {"connected", far->tunnel->is_established()},
+                                 {"tunnel", counted.to_json()}});
+        if (far->record.local) one.set("local", local_json(*far));
+        into.add(one);
     }
 }
 

@@ -24,6 +24,9 @@ public:
     /// failure nothing is left.
     core::Task<core::Result<std::string>> receive(protocol::AnchorReceive request,
                                                   protocol::AnchorEnd end);
+    /// Whether this host can give the end its local addresses, if it is to have any. Fails with
+    /// refused. Changes nothing.
+    core::Task<core::Result<>> check_local(std::string guest, protocol::AnchorEnd end);
     /// Removes the far ends of a guest; with a migration_id only those that it made.
     core::Task<core::Result<>> leave(std::string guest, std::string migration_id);
     [[nodiscard]] std::vector<protocol::AnchorWhereAnswer::End> where(
@@ -33,14 +36,20 @@ public:
     [[nodiscard]] bool has(std::string const& guest) const;
     /// Before the tunnels end with `serve`: they are not used any more. The records stay.
     void forget() { fars_.clear(); }
+    /// Notes how many sessions the guests with local addresses have, and when the last of those
+    /// through the anchor ended. Called every limits::anchor_session_interval, without `packets`.
+    void look_at_sessions(bool packets = false);
     /// One object for each: see protocol::AnchorList.
-    void list(core::Json& into) const;
+    void list(core::Json& into);
 
 private:
     struct Far {
         FarRecord record;
         netmove::Tap tap;
         netmove::tunnel::Tunnel* tunnel = nullptr;
+        bool local_made = false;  ///< Its local addresses are in use, if it has any.
+        netmove::LocalSessions sessions = {};
+        std::int64_t home_ended_ms = 0;  ///< When the last session through the anchor did.
     };
     using Name = std::pair<std::string, netmove::MacAddress>;
 
@@ -52,6 +61,10 @@ private:
     core::Task<core::Result<netmove::Tap>> take_up(FarRecord& record);
     core::Task<core::Result<>> end(Name name);
     core::Task<void> undo(FarRecord record);
+    core::Result<> make_local(Far& far);
+    core::Task<void> remove_local(FarRecord record);
+    [[nodiscard]] std::uint32_t free_number() const;
+    static core::Json local_json(Far const& far);
 
     core::Loop& loop_;
     netmove::Netlink& netlink_;

@@ -104,8 +104,9 @@ bool may_ask(Role role, Verb verb) {
 }
 
 Features const& our_features() {
-    static Features const all = {Feature::verify,    Feature::base, Feature::conntrack,
-                                 Feature::replicate, Feature::vtep, Feature::anchor};
+    static Features const all = {Feature::verify,       Feature::base, Feature::conntrack,
+                                 Feature::replicate,    Feature::vtep, Feature::anchor,
+                                 Feature::local_address};
     return all;
 }
 
@@ -354,8 +355,14 @@ Result<Hash> Hash::from_json(Json const& json) {
 }
 
 Json Fire::to_json() const {
-    return Json::object(
+    auto made = Json::object(
         {{"interfaces", array_of(interfaces)}, {"downtime_limit_ms", downtime_limit_ms}});
+    if (moved_ms_ago) {
+        Json times = Json::array();
+        for (auto const one : *moved_ms_ago) times.add(one);
+        made.set("moved_ms_ago", times);
+    }
+    return made;
 }
 
 Result<Fire> Fire::from_json(Json const& json) {
@@ -364,6 +371,17 @@ Result<Fire> Fire::from_json(Json const& json) {
     TRY(auto const limit, within(json, "downtime_limit_ms", limits::downtime_limit_min_ms,
                                  limits::downtime_limit_max_ms));
     made.downtime_limit_ms = static_cast<int>(limit);
+    if (!json.has("moved_ms_ago")) return made;
+    TRY(auto const times, list(json, "moved_ms_ago", limits::mac_moves_max));
+    constexpr auto window_ms = std::chrono::milliseconds(limits::mac_moves_window).count();
+    auto& moved = made.moved_ms_ago.emplace();
+    for (auto const& one : times) {
+        auto const ago = one.integer_or(-1);
+        if (ago < 0 || ago > window_ms) {
+            return fail(Errc::protocol, "`moved_ms_ago` is not of the last {} ms", window_ms);
+        }
+        moved.push_back(ago);
+    }
     return made;
 }
 

@@ -72,7 +72,15 @@ std::string_view name(Role role);
 bool may_ask(Role role, Verb verb);
 
 /// What a release may not support. Both sides list theirs in the hello.
-enum class Feature : std::uint8_t { verify, base, conntrack, replicate, vtep, anchor };
+enum class Feature : std::uint8_t {
+    verify,
+    base,
+    conntrack,
+    replicate,
+    vtep,
+    anchor,
+    local_address
+};
 using Features = std::set<Feature>;
 /// The features of this release.
 Features const& our_features();
@@ -227,6 +235,9 @@ struct Fire {
     using Answer = Nothing;
     std::vector<netmove::GuestInterface> interfaces;
     int downtime_limit_ms = 0;  ///< The guest is stopped no longer than this before COMMIT.
+    /// How many milliseconds ago the guest's MAC addresses moved, before this move. The hosts'
+    /// clocks need not agree. None: of an earlier release.
+    std::optional<std::vector<std::int64_t>> moved_ms_ago = {};
     [[nodiscard]] Json to_json() const;
     static Result<Fire> from_json(Json const& json);
 };

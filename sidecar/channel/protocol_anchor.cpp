@@ -45,7 +45,10 @@ Json AnchorEnd::to_json() const {
     auto made = Json::object(
         {{"mac", mac.text()}, {"id", netmove::tunnel_id_text(id)}, {"tap", tap}, {"mtu", mtu}});
     if (key) made.set("key", key->to_json());
-    return made;
+    if (!local) return made;
+    Json list = Json::array();
+    for (auto const& address : addresses) list.add(address.text());
+    return made.set("local", local->to_json()).set("addresses", list);
 }
 
 Result<AnchorEnd> AnchorEnd::from_json(Json const& json) {
@@ -56,8 +59,17 @@ Result<AnchorEnd> AnchorEnd::from_json(Json const& json) {
     if (!made.tap.empty()) TRY_VOID(netmove::check_interface_name(made.tap));
     TRY(auto const mtu, within(json, "mtu", anchored_mtu_min, anchored_mtu_max));
     made.mtu = static_cast<int>(mtu);
-    if (!json.has("key")) return made;
-    TRY(made.key, netmove::tunnel::Key::from_json(json["key"]));
+    if (json.has("key")) {
+        TRY(made.key, netmove::tunnel::Key::from_json(json["key"]));
+    }
+    if (!json.has("local")) return made;
+    TRY(made.local, netmove::LocalChoice::from_json(json["local"]));
+    TRY(auto const list, names(json, "addresses", netmove::interface_addresses_max));
+    for (auto const& text : list) {
+        TRY(auto const address, netmove::Address::parse(text));
+        if (!address.is_host()) return fail(Errc::protocol, "{} is no station's", text);
+        made.addresses.push_back(address);
+    }
     return made;
 }
 

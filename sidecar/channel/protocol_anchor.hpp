@@ -28,6 +28,9 @@ struct AnchorEnd {
     std::string tap = {};  ///< At the anchor, with anchor_prepare.
     int mtu = 1500;
     std::optional<netmove::tunnel::Key> key = {};  ///< Of the tunnel that is to be used.
+    /// For the far end: the guest has these addresses here too, and `addresses` at home.
+    std::optional<netmove::LocalChoice> local = {};
+    std::vector<netmove::Address> addresses = {};
     [[nodiscard]] Json to_json() const;
     static Result<AnchorEnd> from_json(Json const& json);
 };

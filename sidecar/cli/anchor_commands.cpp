@@ -48,6 +48,7 @@ void print_anchor_line(Json const& anchor) {
 
 void print_anchor(Json const& anchor) {
     print_anchor_line(anchor);
+    for (auto const& line : local_lines(anchor["local"])) fmt::print("    {}\n", line);
     auto const tunnel = anchor["tunnel"];
     auto const number = [&tunnel](std::string_view key) { return tunnel[key].integer_or(0); };
     fmt::print("    tap {} in {}\n", anchor["tap"].text_or(""), anchor["bridge"].text_or(""));
@@ -96,6 +97,26 @@ Task<Result<>> release_anchor(core::Loop& loop, Options const& options) {
 }
 
 }  // namespace
+
+std::vector<std::string> local_lines(Json const& local) {
+    constexpr std::int64_t ms_per_minute = 60'000;
+    if (!local.is_object()) return {};
+    std::string addresses;
+    for (auto const& one : local["addresses"].elements()) addresses += " " + one.text_or("");
+    bool const new_ones = local["new_sessions"].boolean_or(false);
+    auto const home = local["home_sessions"].integer_or(0);
+    auto const ended = local["home_ended_ms"].integer_or(0);
+    std::vector<std::string> lines;
+    lines.push_back(fmt::format(
+        "local   {}{}{}", addresses, new_ones ? ", used by its new sessions" : "",
+        local["in_use"].boolean_or(false) ? "" : ", NOT IN USE: see the log of `sidecar serve`"));
+    auto const last = ended == 0 ? ""
+                                 : fmt::format(", the last ended {} min ago",
+                                               (wall_ms() - ended) / ms_per_minute);
+    lines.push_back(fmt::format("sessions {} through its home{}, {} direct", home, last,
+                                local["direct_sessions"].integer_or(0)));
+    return lines;
+}
 
 void AnchorFlags::add_to(CLI::App& anchor) {
     anchor.require_subcommand(1);

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "core/json.hpp"
 #include "core/result.hpp"
 
 namespace CLI {
@@ -18,6 +20,10 @@ struct AnchorOptions {
     bool force = false;
     bool json = false;
 };
+
+/// What people read of the local addresses of a far end, `local` of protocol::AnchorList's answer;
+/// empty: it has none.
+std::vector<std::string> local_lines(core::Json const& local);
 
 /// The values that CLI11 fills in; finish() makes AnchorOptions of them.
 class AnchorFlags {

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "core/log.hpp"
+#include "sidecar/anchor/ask_serve.hpp"
 #include "sidecar/cli/progress.hpp"
 #include "sidecar/handover/tracking.hpp"
 #include "sidecar/host/journal.hpp"
@@ -288,6 +289,7 @@ void show_status(Json const& status) {
         auto const guest = status["guest"].text_or("");
         fmt::print("    its anchor is on another host: `sidecar anchor show {}`\n", guest);
     }
+    for (auto const& line : local_lines(status["local"])) fmt::print("      {}\n", line);
     show_replication(status);
     for (auto const& interface : status["interfaces"].elements()) {
         std::string addresses;
@@ -300,6 +302,22 @@ void show_status(Json const& status) {
                        ? "routed"
                        : "on " + interface["bridge"].text_or("no bridge"),
                    addresses);
+    }
+}
+
+/// Adds what `serve` knows of the local addresses of guests whose anchor is on another host.
+Task<void> add_local_addresses(core::Loop& loop, Paths paths, std::vector<Json>& all) {
+    auto const anchored = [](Json const& one) { return one["anchored"].boolean_or(false); };
+    if (std::ranges::none_of(all, anchored)) co_return;
+    auto const listed = co_await ask_serve(loop, std::move(paths), protocol::AnchorList{},
+                                           Deadline::after(limits::anchor_answer_timeout));
+    if (!listed) co_return;  // `serve` is not running: `anchor show` says so
+    for (auto& status : all) {
+        for (auto const& one : listed->json["anchors"].elements()) {
+            bool const its = one["end"].text_or("") == "far" &&
+                             one["guest"].text_or("") == status["guest"].text_or("");
+            if (its && one.has("local")) status.set("local", one["local"]);
+        }
     }
 }
 
@@ -321,7 +339,7 @@ Task<int> status_command(core::Loop& loop, Options options) {
             if (!known && !copy_status(options.paths, name).is_null()) guests.push_back(name);
         }
     }
-    Json all = Json::array();
+    std::vector<Json> found;
     for (auto const& guest : guests) {
         auto one = options;
         one.guest = guest;
@@ -332,11 +350,14 @@ Task<int> status_command(core::Loop& loop, Options options) {
             if (!copy.is_null()) answer = std::move(copy);
         }
         if (!answer && !options.guest.empty()) co_return complain(answer.error());
-        all.add(answer ? *answer
-                       : Json::object({{"guest", guest},
-                                       {"status", "no sidecar"},
-                                       {"error", answer.error().sentence()}}));
+        found.push_back(answer ? *answer
+                               : Json::object({{"guest", guest},
+                                               {"status", "no sidecar"},
+                                               {"error", answer.error().sentence()}}));
     }
+    co_await add_local_addresses(loop, options.paths, found);
+    Json all = Json::array();
+    for (auto const& one : found) all.add(one);
     if (options.json) {
         fmt::print("{}\n", options.guest.empty() ? all.dump() : all.elements().front().dump());
         co_return 0;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/process.hpp"
+#include "netmove/local_address.hpp"
 #include "netmove/netlink.hpp"
 #include "netmove/network.hpp"
 #include "sidecar/cli/commands.hpp"
@@ -71,6 +72,10 @@ Task<int> check_command(core::Loop& loop, Options options) {
     findings.push_back({networks.has_value(), false,
                         networks ? "nftables keeps protocols apart (`sidecar network`)"
                                  : networks.error().sentence()});
+    auto const local = netmove::check_local_kernel();
+    findings.push_back({local.has_value(), false,
+                        local ? "nftables translates local addresses (`migrate --local-address`)"
+                              : local.error().sentence()});
     findings.push_back(co_await program(loop, "qemu-system-x86_64",
                                         "guests; or another with `serve --qemu`", false));
     findings.push_back(co_await program(loop, "qemu-img", "makes disks at the destination", true));

@@ -11,6 +11,7 @@
 #include "netmove/probe/account.hpp"
 #include "sidecar/cli/dns_options.hpp"
 #include "sidecar/cli/locate_command.hpp"
+#include "sidecar/cli/move_options.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/registry/registry_url.hpp"
 
@@ -119,12 +120,12 @@ struct Parser {
     SecurityFlags migrate_security;
     SecurityFlags replicate_security;
     DnsFlags migrate_dns;
+    MoveFlags migrate_move;
     DnsFlags failover_dns;
     std::vector<std::string> map_paths;
     std::vector<std::string> map_bridges;
     bool no_freeze = false;
     std::string throttle = "auto";
-    std::string network_choice = "auto";
     std::string held_tap;
     std::string progress;
     std::vector<std::string> settings;
@@ -256,12 +257,7 @@ struct Parser {
                          "HOST[:PORT] of a `sidecar serve`: another host of the guest's VXLAN, "
                          "which then sends to the destination")
             ->allow_extra_args(false);
-        migrate
-            ->add_option("--network", network_choice,
-                         "How the guest's addresses move: auto, bridge, vxlan, or anchor (to "
-                         "another subnet; frames take a tunnel)")
-            ->check(CLI::IsMember({"auto", "bridge", "vxlan", "anchor"}))
-            ->capture_default_str();
+        migrate_move.add_to(*migrate);
         migrate
             ->add_option("--downtime-limit", chosen.downtime_limit_ms,
                          "Milliseconds that the guest may be stopped; a longer pause is undone")
@@ -462,8 +458,8 @@ Result<> Parser::finish_migrate() {
     }
     TRY(chosen.tls, migrate_security.chosen());
     TRY(chosen.dns, migrate_dns.finish());
+    TRY_VOID(migrate_move.finish(chosen));
     chosen.throttle = throttle == "auto";
-    chosen.network = network_choice_from(network_choice).value_or(NetworkChoice::automatic);
     if (!chosen.with_storage) {
         return fail(Errc::invalid,
                     "hosts that share no storage need `migrate --with-storage`; "

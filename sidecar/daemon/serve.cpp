@@ -266,6 +266,7 @@ Task<Result<>> serve(core::Loop& loop, SessionSettings options, std::stop_token 
     core::TaskGroup beside(loop);
     if (anchors != nullptr) {
         beside.spawn(anchors->restore(terminate));
+        beside.spawn(anchors->watch_sessions(terminate));
         beside.spawn(anchors->serve_local(local.get(), terminate));
     }
     core::notify_ready();

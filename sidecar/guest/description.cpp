@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/tls.hpp"
+#include "netmove/evpn_mover.hpp"
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "qmp/block.hpp"
@@ -174,9 +175,14 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
         auto interface = nic->interface;
         interface.vxlan_source.reset();  // from when the guest arrived here
         interface.vxlan_destination.reset();
+        interface.evpn = false;
         interface.anchor.reset();
         if (!interface.bridge.empty()) {
             CO_TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
+            if (interface.vxlan_source) {
+                CO_TRY(interface.vxlan_source->evpn,
+                       netmove::evpn_knows(*guest.netlink, interface.bridge, interface.mac));
+            }
         }
         if (interface.routed) {
             CO_TRY(auto const renewals, netmove::renewals_of(*guest.netlink, interface.tap));

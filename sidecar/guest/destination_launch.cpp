@@ -1,6 +1,7 @@
 #include "sidecar/guest/destination_launch.hpp"
 
 #include "netmove/bridge_mover.hpp"
+#include "netmove/evpn_mover.hpp"
 #include "netmove/routed_tap.hpp"
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
@@ -52,7 +53,10 @@ Result<> add_nic(Guest& guest, netmove::GuestInterface interface, netmove::Tap t
                    number);
     }
     if (nic->interface.vxlan_source && nic->interface.vxlan_destination) {
-        movers.add(netmove::vxlan_mover_destination(*guest.netlink, nic->interface), number);
+        movers.add(nic->interface.evpn
+                       ? netmove::evpn_mover_destination(*guest.netlink, nic->interface)
+                       : netmove::vxlan_mover_destination(*guest.netlink, nic->interface),
+                   number);
     }
     guest.nics.push_back(std::move(nic));
     return {};

@@ -12,6 +12,7 @@
 #include <map>
 #include <sstream>
 
+#include "netmove/evpn_mover.hpp"
 #include "netmove/network.hpp"
 #include "netmove/routed_tap.hpp"
 #include "netmove/routes_mover.hpp"
@@ -286,7 +287,11 @@ Result<std::vector<std::optional<netmove::VxlanEnd>>> vxlan_ends_here(
     for (auto const& interface : description.interfaces) {
         std::optional<netmove::VxlanEnd> end;
         if (!interface.bridge.empty() && !interface.anchor) {
-            TRY(end, netmove::vxlan_end(netlink, map_bridge(maps, interface.bridge)));
+            auto const bridge = map_bridge(maps, interface.bridge);
+            TRY(end, netmove::vxlan_end(netlink, bridge));
+            if (end) {
+                TRY(end->evpn, netmove::evpn_knows(netlink, bridge, interface.mac));
+            }
         }
         out.push_back(end);
     }

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "core/log.hpp"
+#include "netmove/local_address.hpp"
 #include "sidecar/handover/tracking.hpp"
 
 namespace sidecar {
@@ -97,6 +98,13 @@ Task<void> SourceTracking::send_all(PeerChannel& peer, Deadline deadline) {
     if (!sent) note_failure(sent.error());
 }
 
+Task<Result<netmove::ConntrackDump>> SourceTracking::dump(Deadline deadline) {
+    CO_TRY(auto found, co_await conntrack_->dump(guest_.loop, addresses(), deadline));
+    std::erase_if(found.entries,
+                  [](auto const& one) { return netmove::is_local_zone(one.first.zone); });
+    co_return found;
+}
+
 Task<Result<>> SourceTracking::try_send_all(PeerChannel& peer, Deadline deadline) {
     guest_.take_in_addresses();
     CO_TRY_VOID(look_at_host());
@@ -104,7 +112,7 @@ Task<Result<>> SourceTracking::try_send_all(PeerChannel& peer, Deadline deadline
     CO_TRY(auto const count, conntrack_->count());
     netmove::ConntrackDump found;
     if (count > 0) {
-        CO_TRY(found, co_await conntrack_->dump(guest_.loop, addresses(), deadline));
+        CO_TRY(found, co_await dump(deadline));
     }
     beyond_ = found.beyond;
     not_carried_ = found.not_carried;
@@ -170,6 +178,9 @@ Task<void> SourceTracking::send_changes(PeerChannel& peer, Deadline deadline) {
     auto changes = conntrack_->changes(addresses(), limits::conntrack_changes_max);
     Result<> sent;
     if (changes) {
+        auto const local = [](auto const& key) { return netmove::is_local_zone(key.zone); };
+        std::erase_if(changes->now, [&](auto const& entry) { return local(entry.key); });
+        std::erase_if(changes->gone, local);
         incomplete_ = incomplete_ || changes->incomplete;
         changed_ += changes->now.size() + changes->gone.size();
         sent = co_await send_entries(peer, std::move(changes->now), std::move(changes->gone), false,
@@ -196,7 +207,7 @@ Task<void> SourceTracking::send_difference(PeerChannel& peer, Deadline deadline,
     if (!sent_all_) (void)look_at_host();
     sent_all_ = true;
     searching_ = true;
-    auto const found = co_await conntrack_->dump(guest_.loop, addresses(), deadline);
+    auto const found = co_await dump(deadline);
     searching_ = false;
     Result<> sent;
     if (found) {
@@ -260,7 +271,7 @@ Task<void> SourceTracking::remove(Deadline deadline) {
 Task<Result<>> SourceTracking::try_remove(Deadline deadline) {
     CO_TRY(auto const count, conntrack_->count());
     if (count == 0) co_return Result<>{};
-    CO_TRY(auto const found, co_await conntrack_->dump(guest_.loop, addresses(), deadline));
+    CO_TRY(auto const found, co_await dump(deadline));
     std::vector<ConntrackKey> keys;
     for (auto const& [key, entry] : found.entries) {
         bool const stays = in_use_here(entry);

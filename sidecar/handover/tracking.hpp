@@ -68,6 +68,8 @@ private:
     [[nodiscard]] std::vector<netmove::Address> addresses() const;
     [[nodiscard]] protocol::Conntrack first_message() const;
     core::Result<> look_at_host();
+    /// The guest's entries, without those of a local address of this host.
+    core::Task<core::Result<netmove::ConntrackDump>> dump(core::Deadline deadline);
     core::Task<core::Result<>> try_send_all(PeerChannel& peer, core::Deadline deadline);
     core::Task<core::Result<>> send(PeerChannel& peer, protocol::Conntrack message, bool answered,
                                     core::Deadline deadline);

@@ -34,6 +34,9 @@ public:
     /// milliseconds since 1970. Durable with the next record.
     void note_move(std::int64_t at_ms);
 
+    /// The guest comes from a host that knows when it moved before: replaces what is noted here.
+    void set_moves(std::vector<std::int64_t> moves) { last_.moves = std::move(moves); }
+
     /// Reads the journal without locking it: for `sidecar status` and the watchdog.
     static core::Result<Entry> peek(std::string const& directory);
 

@@ -94,6 +94,12 @@ constexpr std::int64_t bandwidth_max = 1'000'000'000'000'000;
 /// An EVPN fabric accepts so many moves of a MAC address within so long (RFC 7432, 15.1).
 constexpr std::ptrdiff_t mac_moves_max = 5;
 constexpr seconds mac_moves_window{180};
+/// How often a rollback announces the guest again in an EVPN fabric: once for what was under way,
+/// and once more for what that met.
+constexpr int evpn_claims_max = 2;
+/// How long a rollback looks whether that is needed, within return_frames_timeout. FRR waits 50 ms
+/// before it announces what it has learned, and other daemons need some more to follow.
+constexpr milliseconds evpn_return_patience{200};
 /// Other VTEPs that one migration notifies. Each needs a TLS session of the source.
 constexpr std::size_t vteps_max = 64;
 /// Timeout of a VTEP's answer at STOP: it sends a few netlink messages. Then the
@@ -118,6 +124,9 @@ constexpr seconds anchor_answer_timeout{10};
 /// How long the source keeps asking an unreachable anchor to repoint itself, and keeps the frames
 /// that still come to the guest's old place.
 constexpr seconds anchor_patience{10};
+/// How often `serve` counts the sessions of guests with a local address. Each is forgotten seconds
+/// to minutes after its end, so the end of the last is known no more exactly.
+constexpr seconds anchor_session_interval{10};
 /// How often `serve` tries to make an anchor again whose bridge is not there yet after a boot.
 constexpr seconds anchor_restore_interval{2};
 /// Processes of this host that are connected to `serve` at the same time.

@@ -76,7 +76,7 @@ Result<MigrationChanges> MigrationChanges::from_json(Json const& wire) {
 namespace {
 
 // In the order of NetworkChoice.
-constexpr std::array<std::string_view, 4> choices = {"auto", "bridge", "vxlan", "anchor"};
+constexpr std::array<std::string_view, 5> choices = {"auto", "bridge", "vxlan", "evpn", "anchor"};
 
 }  // namespace
 
@@ -139,6 +139,7 @@ Json MigrateOptions::to_json() const {
                          {"bases", base_list},
                          {"vteps", vtep_list},
                          {"network", name(network)},
+                         {"local", local.addresses.empty() ? Json() : local.to_json()},
                          {"downtime_limit_ms", downtime_limit_ms},
                          {"converge_limit_s", converge_limit_s},
                          {"link_timeout_s", link_timeout_s},
@@ -160,6 +161,9 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     auto const network = network_choice_from(json["network"].text_or("auto"));
     if (!network) return fail(Errc::invalid, "`network` is none of the ways to move one");
     made.network = *network;
+    if (!json["local"].is_null()) {
+        TRY(made.local, netmove::LocalChoice::from_json(json["local"]));
+    }
     TRY(made.downtime_limit_ms, downtime_limit_from(json));
     TRY(made.converge_limit_s, converge_limit_from(json));
     TRY(made.link_timeout_s, link_timeout_from(json));

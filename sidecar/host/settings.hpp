@@ -11,6 +11,7 @@
 
 #include "core/json.hpp"
 #include "core/tls.hpp"
+#include "netmove/local_choice.hpp"
 #include "netmove/tunnel/tunnel.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/host/paths.hpp"
@@ -46,7 +47,7 @@ struct ServeOptions {
 };
 
 /// How the guest's interfaces move; `automatic`: as what both hosts share allows.
-enum class NetworkChoice : std::uint8_t { automatic, bridge, vxlan, anchor };
+enum class NetworkChoice : std::uint8_t { automatic, bridge, vxlan, evpn, anchor };
 std::string_view name(NetworkChoice choice);
 std::optional<NetworkChoice> network_choice_from(std::string_view name);
 
@@ -74,6 +75,7 @@ struct MigrateOptions {
     std::vector<std::string> bases;  ///< Backing files that the destination has too; absolute.
     std::vector<std::string> vteps;  ///< HOST[:PORT] of the other hosts of the guest's VXLAN.
     NetworkChoice network = NetworkChoice::automatic;
+    netmove::LocalChoice local;  ///< Of a move by an anchor; without addresses: not asked for.
     int downtime_limit_ms = limits::downtime_limit_default_ms;  ///< No pause is longer.
     /// From the start of RAM to STOP.
     int converge_limit_s = limits::converge_limit_default.count();

@@ -2,6 +2,7 @@
 
 #include "core/log.hpp"
 #include "netmove/bridge_mover.hpp"
+#include "netmove/evpn_mover.hpp"
 #include "netmove/routes_mover.hpp"
 #include "qmp/migration.hpp"
 #include "sidecar/guest/run_state.hpp"
@@ -53,6 +54,8 @@ Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string co
             }
             if (interface.bridge.empty()) continue;
             TRY_VOID(netmove::bridge_mover_source(loop, netlink, tap, interface)->rollback());
+            if (!interface.evpn) continue;
+            TRY_VOID(netmove::evpn_mover_source(netlink, interface)->rollback());
         }
     }
     return {};

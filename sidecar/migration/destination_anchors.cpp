@@ -1,6 +1,7 @@
 #include "sidecar/migration/destination_anchors.hpp"
 
 #include "core/log.hpp"
+#include "netmove/local_address.hpp"
 #include "sidecar/anchor/ask_serve.hpp"
 #include "sidecar/host/limits.hpp"
 
@@ -23,6 +24,8 @@ std::vector<protocol::AnchorEnd> anchor_ends(Description const& description,
         for (auto const& key : keys) {
             if (key.id == interface.anchor->to) end.key = key;
         }
+        end.local = interface.anchor->local;
+        if (end.local) end.addresses = netmove::translatable(interface.addresses);
         ends.push_back(std::move(end));
     }
     return ends;

@@ -43,7 +43,10 @@ Result<> DestinationNetwork::fire(protocol::Fire const& fire) {
         movers_.update(nic, interface);
     }
     frames_.close();
-    if (movers_.fired().empty()) journal_.note_move(wall_ms());
+    if (movers_.fired().empty()) {
+        if (fire.moved_ms_ago) journal_.set_moves(at_times(*fire.moved_ms_ago, wall_ms()));
+        journal_.note_move(wall_ms());
+    }
     return movers_.fire();
 }
 

@@ -6,10 +6,13 @@
 
 #include "core/log.hpp"
 #include "netmove/bridge_mover.hpp"
+#include "netmove/evpn_mover.hpp"
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/host/mac_moves.hpp"
+#include "sidecar/migration/network_choice.hpp"
+#include "sidecar/migration/source_local.hpp"
 
 namespace sidecar {
 
@@ -108,35 +111,34 @@ Task<Result<>> SourceNetwork::choose() {
                        "could keep",
                        context_.guest.name);
     }
-    if (anchors_.empty()) co_return Result<>{};
-    if (choice == NetworkChoice::bridge || choice == NetworkChoice::vxlan) {
+    if (anchors_.empty()) co_return check_local_choice(context_, anchors_);
+    if (choice == NetworkChoice::bridge || choice == NetworkChoice::vxlan ||
+        choice == NetworkChoice::evpn) {
         co_return fail(Errc::refused,
                        "the network of {} is at its anchor at {}, and no bridge of this host is "
                        "in it: leave --network={} out",
                        context_.guest.name, anchors_.home(), name(choice));
     }
-    if (context_.peer.offers(protocol::Feature::anchor)) co_return Result<>{};
-    co_return fail(Errc::refused, "the sidecar of {} is too old for anchors",
-                   context_.options.destination);
+    if (!context_.peer.offers(protocol::Feature::anchor)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for anchors",
+                       context_.options.destination);
+    }
+    co_return note_local_choice(context_, anchors_);
 }
 
-/// An interface that no anchor moves, if the operator has chosen a mover.
-Result<> SourceNetwork::check_choice(netmove::GuestInterface& interface) const {
-    auto const choice = context_.options.network;
-    if (choice == NetworkChoice::bridge) {
-        interface.vxlan_source.reset();
-        interface.vxlan_destination.reset();
+/// An EVPN fabric that takes a station for a duplicate freezes it where it is, on all hosts.
+Result<> SourceNetwork::check_spacing() const {
+    for (auto const& interface : context_.description.interfaces) {
+        if (!interface.evpn) continue;
+        auto const why = why_evpn_must_wait(journal_.last().moves, wall_ms());
+        if (!why.empty()) return fail(Errc::refused, "{}: {}", interface.mac.text(), why);
     }
-    bool const stretched = interface.vxlan_source && interface.vxlan_destination;
-    if (choice != NetworkChoice::vxlan || stretched || interface.bridge.empty()) return {};
-    return fail(Errc::refused,
-                "--network=vxlan: the bridge {} of interface {} has no VXLAN device on {}",
-                interface.bridge, interface.mac.text(),
-                interface.vxlan_source ? "the destination" : "this host");
+    return {};
 }
 
 Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
     anchors_.note_home(context_.description.interfaces, there.anchored_here);
+    CO_TRY_VOID(check_local_choice(context_, anchors_));
     CO_TRY_VOID(co_await anchors_.probe(context_.peer.host(), there.tunnel_port,
                                         context_.within(limits::prepare_timeout)));
     for (std::size_t index = 0; index < context_.description.interfaces.size(); ++index) {
@@ -145,7 +147,7 @@ Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
         if (index < there.vxlan.size() && there.vxlan[index]) {
             interface.vxlan_destination = there.vxlan[index];
         }
-        CO_TRY_VOID(check_choice(interface));
+        CO_TRY_VOID(choose_mover(context_.options.network, interface));
         CO_TRY_VOID(netmove::check_vxlan_ends(interface));
         if (!interface.vxlan_source || !interface.vxlan_destination) continue;
         CO_TRY(auto const device, netmove::vxlan_port(*context_.guest.netlink, interface.bridge));
@@ -153,12 +155,14 @@ Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
         CO_TRY_VOID(netmove::check_vxlan_mtu(*context_.guest.netlink, *device,
                                              interface.vxlan_destination->local, interface.mtu));
     }
+    CO_TRY_VOID(check_spacing());
     if (vteps_.empty()) co_return Result<>{};
     auto moves = vxlan_moves();
     if (moves.empty()) {
         co_return fail(Errc::refused,
                        "no bridge of {} has a VXLAN device with an address (`local`) on both "
-                       "hosts: there is nothing to repoint at other VTEPs; omit --vtep",
+                       "hosts, or EVPN informs the other VTEPs: there is nothing to repoint there; "
+                       "omit --vtep",
                        context_.guest.name);
     }
     co_return co_await vteps_.prepare(std::move(moves), context_.within(limits::check_timeout));
@@ -167,7 +171,7 @@ Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
 std::vector<netmove::VxlanMove> SourceNetwork::vxlan_moves() const {
     std::vector<netmove::VxlanMove> out;
     for (auto const& interface : context_.description.interfaces) {
-        if (interface.anchor) continue;
+        if (interface.anchor || interface.evpn) continue;
         auto const& from = interface.vxlan_source;
         auto const& to = interface.vxlan_destination;
         if (!from || !to || !from->local || !to->local) continue;
@@ -193,7 +197,10 @@ void SourceNetwork::make_movers() {
         if (anchor == nullptr && index < context_.description.interfaces.size()) {
             auto const& described = context_.description.interfaces[index];
             if (described.vxlan_source && described.vxlan_destination) {
-                movers_.add(netmove::vxlan_mover_source(*context_.guest.netlink, described), index);
+                auto& netlink = *context_.guest.netlink;
+                movers_.add(described.evpn ? netmove::evpn_mover_source(netlink, described)
+                                           : netmove::vxlan_mover_source(netlink, described),
+                            index);
             }
         }
         movers_.add(netmove::bridge_mover_source(context_.guest.loop, *context_.guest.netlink,
@@ -250,7 +257,8 @@ Task<Result<>> SourceNetwork::fire() {
     // Before the first frame arrives there.
     co_await tracking_.send_changes(context_.peer, context_.within_pause());
     CO_TRY_VOID(co_await context_.peer.request(
-        protocol::Fire{interfaces_of(context_.guest.nics), context_.options.downtime_limit_ms},
+        protocol::Fire{interfaces_of(context_.guest.nics), context_.options.downtime_limit_ms,
+                       ms_ago(journal_.last().moves, wall_ms())},
         context_.within_pause()));
     fired_at_ = core::Clock::now();
     journal_.note_move(wall_ms());
@@ -312,7 +320,8 @@ Task<Result<>> SourceNetwork::roll_back() {
     anchors_.repoint(machine::Side::source);
     auto back = co_await frames_.put_back();
     if (back) back = co_await take_back_frames(false, deadline);
-    auto const undone = announced_there ? early : movers_.rollback();
+    auto undone = announced_there ? early : movers_.rollback();
+    if (undone) undone = co_await stay_here();
     bool told = false;
     if (!vteps_.empty()) told = (co_await vteps_.wait_repointed(deadline)).has_value();
     if (!anchors_.empty()) {
@@ -325,6 +334,21 @@ Task<Result<>> SourceNetwork::roll_back() {
     if (!back)
         core::log::debug("guest={} frames: {}", context_.guest.name, back.error().sentence());
     co_return undone;
+}
+
+/// A routing daemon of this host may learn only now that the guest was at the destination, and
+/// follow that: it is announced here again, as the newer place. The guest runs meanwhile.
+Task<Result<>> SourceNetwork::stay_here() {
+    auto const& all = context_.description.interfaces;
+    if (std::ranges::none_of(all, &netmove::GuestInterface::evpn)) co_return Result<>{};
+    auto const patience = Deadline::after(limits::evpn_return_patience);
+    for (int again = 0; again < limits::evpn_claims_max && !patience.passed();) {
+        (void)co_await core::sleep_for(context_.guest.loop, limits::routers_poll);
+        if (movers_.is_back()) continue;
+        CO_TRY_VOID(movers_.rollback());
+        ++again;
+    }
+    co_return Result<>{};
 }
 
 Task<Result<>> SourceNetwork::take_back_frames(bool last, Deadline deadline) {
@@ -455,9 +479,11 @@ std::string SourceNetwork::choice(netmove::GuestInterface const& interface) cons
                            context_.options.destination);
     }
     auto const path = anchors_.path().value_or(protocol::AnchorPath{});
-    auto const tunnel =
-        fmt::format("round trip {:.1f} ms, datagrams of {} bytes pass",
-                    static_cast<double>(path.round_trip_us) / 1000, path.datagram_max);
+    auto tunnel = fmt::format("round trip {:.1f} ms, datagrams of {} bytes pass",
+                              static_cast<double>(path.round_trip_us) / 1000, path.datagram_max);
+    if (interface.anchor && interface.anchor->local) {
+        tunnel += local_choice_text(*interface.anchor->local);
+    }
     if (interface.anchor && interface.anchor->from != 0) {
         return fmt::format("moved by its anchor at {}, to a bridge of its own on {}; {}",
                            anchors_.home(), context_.options.destination, tunnel);
@@ -471,8 +497,7 @@ std::string SourceNetwork::choice(netmove::GuestInterface const& interface) cons
             tunnel);
     }
     if (interface.vxlan_source && interface.vxlan_destination) {
-        return fmt::format("moved by vxlan: both bridges are in VNI {}",
-                           interface.vxlan_source->vni);
+        return choice_in_vxlan(context_.options.network, interface);
     }
     if (seen != nullptr && seen->adjacent.value_or(false)) {
         return fmt::format(
@@ -495,6 +520,10 @@ Json SourceNetwork::report(bool moved) const {
     if (stop_at) report.set("frames", frames_.report());
     if (!vteps_.empty()) report.set("vteps", vteps_.report(stop_at));
     if (!anchors_.empty()) report.set("anchor", anchors_.report(stop_at));
+    for (auto const& interface : context_.description.interfaces) {
+        if (!interface.anchor || !interface.anchor->local) continue;
+        report.set("local", interface.anchor->local->to_json());
+    }
     auto const tracked = tracking_.report();
     if (!tracked.is_null()) report.set("conntrack", tracked);
     return report;

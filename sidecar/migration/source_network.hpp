@@ -84,7 +84,7 @@ public:
 
     /// When both halves last fired; none: they have not.
     [[nodiscard]] std::optional<core::Clock::time_point> fired_at() const { return fired_at_; }
-    /// {moved, fired_ms, frames, vteps, conntrack}. `moved`: the guest has moved.
+    /// {moved, fired_ms, frames, vteps, anchor, local, conntrack}. `moved`: the guest has moved.
     [[nodiscard]] core::Json report(bool moved) const;
 
 private:
@@ -93,6 +93,7 @@ private:
     Outcome<> take_back_frames(bool last, core::Deadline deadline);
     core::Task<void> follow_frames();
     core::Task<void> release_when_arrived();
+    Outcome<> stay_here();
     core::Task<void> wait_for_vteps();
     core::Task<void> wait_for_anchor();
     void leave_rings_to_anchor();
@@ -100,7 +101,7 @@ private:
     Outcome<std::set<std::size_t>> choose_anchors();
     core::Result<> do_without_anchors(std::set<std::size_t>& chosen) const;
     [[nodiscard]] SurveyedBridge const* surveyed(netmove::GuestInterface const& interface) const;
-    core::Result<> check_choice(netmove::GuestInterface& interface) const;
+    [[nodiscard]] core::Result<> check_spacing() const;
     [[nodiscard]] netmove::AnchorMove const* anchored(std::size_t interface) const;
     void release();
     [[nodiscard]] core::Clock::time_point all_arrived_at() const;

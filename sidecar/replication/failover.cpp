@@ -60,7 +60,10 @@ Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Paths paths, std::s
         CO_TRY(description.interfaces,
                map_interfaces(*guest->netlink, record.maps, description.interfaces));
         // The old host is fenced: there is no source to move it from.
-        for (auto& interface : description.interfaces) interface.vxlan_source.reset();
+        for (auto& interface : description.interfaces) {
+            interface.vxlan_source.reset();
+            interface.evpn = false;
+        }
     }
     CO_TRY_VOID(co_await start_here(*guest, record.maps, description, false, movers));
     co_return guest;

@@ -148,6 +148,8 @@ void check_anchor(std::string const& guest, std::vector<sidecar::protocol::Ancho
     must(guest.find('/') == std::string::npos && !guest.starts_with('.') && !guest.empty());
     for (auto const& end : ends) {
         must(end.tap.find('/') == std::string::npos && end.mac.is_unicast() && end.mtu > 0);
+        must(!end.local || end.local->validate().has_value());
+        for (auto const& address : end.addresses) must(address.is_host());
     }
 }
 void check(sidecar::protocol::AnchorPrepare const& request) {

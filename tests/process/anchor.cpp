@@ -1,6 +1,8 @@
 // Anchors as `sidecar serve` holds them: two hosts that are joined by a router's wire, real taps
 // and tunnels, and a "guest" whose tap this test holds as QEMU would. The requests are those that
 // the sidecars of both hosts send.
+#include <arpa/inet.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <catch2/catch.hpp>
@@ -53,8 +55,12 @@ struct AnchorHost {
                       lab::Argv{lab::program("sidecar"), "serve", "--plaintext", "--run-dir",
                                 paths.run_directory, "--state-dir", paths.state_directory},
                       lab::Place{netns, {}}, logs);
-        lab::wait_until("`sidecar serve` to answer", 20s,
-                        [&] { return lab::accepts(paths.serve_socket()); });
+        // A killed serve's listener accepts for some milliseconds more, and answers nothing.
+        lab::wait_until("`sidecar serve` to answer", 20s, [&] {
+            return lab::run({lab::program("sidecar"), "anchor", "list", "--run-dir",
+                             paths.run_directory, "--state-dir", paths.state_directory})
+                       .exit_status == 0;
+        });
     }
     [[nodiscard]] bool has_link(std::string const& name) const {
         return lab::run({"ip", "-n", netns, "link", "show", name}).exit_status == 0;
@@ -456,4 +462,116 @@ TEST_CASE("anchor: a path that no datagram passes is refused, and says what to o
     CHECK(contains(refused, "open the port"));
     must(lab.ask(lab.a, protocol::AnchorKeep{guest, {lab.end(0)}}));
     CHECK(lab::fs::is_empty(lab.a.paths.anchors()));
+}
+
+namespace {
+
+/// The far end on host b gets a local address in the network of the wire.
+protocol::AnchorEnd with_local(AnchorLab& lab, std::string const& address) {
+    auto fresh = lab.end(0);
+    fresh.key = lab.key;
+    fresh.local = netmove::LocalChoice{{ip(address)}, false, {}};
+    fresh.addresses = {ip("10.0.0.10")};
+    return fresh;
+}
+
+/// The frame back to where this one came from. (Its ports are those of UDP, without a checksum.)
+Bytes answer_to(Bytes frame) {
+    auto const at = [&frame](std::ptrdiff_t byte) { return frame.begin() + byte; };
+    std::swap_ranges(at(0), at(6), at(6));
+    std::swap_ranges(at(26), at(30), at(30));
+    std::swap_ranges(at(34), at(36), at(36));
+    frame[40] = frame[41] = 0;
+    return frame;
+}
+
+/// A datagram from host a to the local address reaches the guest, and its answer returns.
+bool reached_directly(AnchorLab const& lab, Tap const& guest_tap) {
+    lab::Visit const visit(lab.a.netns);
+    core::Fd const client(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_port = htons(7);
+    std::ranges::copy(ip("192.0.2.50").bytes(), reinterpret_cast<std::uint8_t*>(&to.sin_addr));
+    REQUIRE(::connect(client.get(), reinterpret_cast<sockaddr*>(&to), sizeof to) == 0);
+    return soon(
+        [&] {
+            char byte = 'x';
+            (void)::send(client.get(), &byte, 1, 0);
+            for (auto const& frame : received(guest_tap)) {
+                auto const parsed = parse_ethernet(frame);
+                bool const udp = parsed && parsed->destination == mac(guest_mac) &&
+                                 parsed->ether_type == 0x0800 && parsed->payload[9] == 17;
+                if (udp) must(guest_tap.write_frame(answer_to(frame)));
+            }
+            return ::recv(client.get(), &byte, 1, 0) == 1;
+        },
+        10s);
+}
+
+core::Json local_of(AnchorLab& lab) {
+    auto const listed = must(lab.ask(lab.b, protocol::AnchorList{}));
+    REQUIRE(listed.json["anchors"].size() == 1);
+    return listed.json["anchors"].elements()[0]["local"];
+}
+
+}  // namespace
+
+TEST_CASE("anchor: a local address lives with the far end, through restarts and a boot",
+          "[anchor][local]") {
+    AnchorLab lab;
+    sh(fmt::format("ip netns exec {} sysctl -qw net.ipv4.ip_forward=1", lab.b.netns));
+    auto const in_b = [&lab](std::string const& command) {
+        lab::Visit const visit(lab.b.netns);
+        return sh(command);
+    };
+    auto const before = in_b("ip rule; ip -br address show dev wire; nft list ruleset");
+    auto const receive = [&](std::string const& address) {
+        return lab.ask(
+            lab.b, protocol::AnchorReceive{guest, "m1", serve_port, {with_local(lab, address)}});
+    };
+    CHECK(contains(
+        sentence(lab.ask(lab.b, protocol::AnchorOffer{guest, {with_local(lab, "192.0.2.1")}})),
+        "in use already"));
+    CHECK(contains(sentence(receive("192.0.2.2")), "address of this host already"));
+    CHECK_FALSE(lab::fs::exists(lab.b.paths.anchors()));
+    must(lab.ask(lab.b, protocol::AnchorOffer{guest, {with_local(lab, "192.0.2.50")}}));
+    auto const bridge = must(receive("192.0.2.50")).bridges.at(0);
+    CHECK(must(receive("192.0.2.50")).bridges.at(0) == bridge);  // asked again
+    auto fresh = lab.end(0);
+    fresh.key = lab.key;
+    must(lab.ask(lab.a,
+                 protocol::AnchorPrepare{
+                     guest, "m1", {ip("192.0.2.2"), netmove::tunnel::default_port}, {fresh}}));
+    auto moved = std::optional(lab.tap_at(lab.b, bridge));
+    must(lab.ask(lab.a, protocol::AnchorPoint{guest, {lab.end(lab.key.id)}}));
+    lab.guest_tap.reset();
+    // The guest's bridge learns where it is.
+    must(moved->write_frame(gratuitous_arp(mac(guest_mac), ip("10.0.0.10"), ArpForm::request)));
+    lab.send_to_guest(5);
+    CHECK(lab.numbers(*moved, 5) == from_to(0, 5));
+    CHECK(reached_directly(lab, *moved));
+    CHECK(local_of(lab)["direct_sessions"].integer_or(0) == 1);
+    CHECK(local_of(lab)["home_sessions"].integer_or(0) == 1);
+
+    lab.b.serve->kill();
+    lab.b.start_serve();
+    REQUIRE(soon([&] { return local_of(lab)["in_use"].boolean_or(false); }, 20s));
+    CHECK(local_of(lab)["direct_sessions"].integer_or(0) == 1);
+    CHECK(reached_directly(lab, *moved));
+
+    // A reload of nftables.service takes the rules away.
+    (void)in_b("nft flush ruleset");
+    CHECK(soon(
+        [&] {
+            auto const local = local_of(lab);
+            return local["in_use"].boolean_or(false) &&
+                   !in_b("nft list ruleset | grep sidecar- || true").empty();
+        },
+        20s));
+    CHECK(reached_directly(lab, *moved));
+
+    must(lab.ask(lab.b, protocol::AnchorLeave{guest, ""}));
+    CHECK(in_b("ip rule; ip -br address show dev wire; nft list ruleset") == before);
+    CHECK(in_b("ip -o link | grep -E 'sa[lp][0-9a-f]{8}' || true").empty());
 }

@@ -8,6 +8,7 @@ constexpr auto client_mac = "02:00:00:00:00:64";
 // Guests have an MTU of 1500 bytes; VXLAN's overhead is added to it.
 constexpr auto guest_mtu = "1500";
 constexpr auto underlay_mtu = "1600";
+constexpr Milliseconds fabric_sessions_limit = 60s;  // BGP
 
 void fdb(std::string const& netns, Argv words) {
     Argv argv{"bridge", "-n", netns, "fdb"};
@@ -50,6 +51,16 @@ void put_into(Host const& host) {
     must_run({"bridge", "-n", netns, "link", "set", "dev", "vx0", "learning", "off"});
 }
 
+/// The three hosts on their underlay, with empty tables.
+void add_vteps(Lab const& lab, Host const& c) {
+    add_third(lab, c);
+    ip(lab.switch_netns(), {"link", "set", bridge, "mtu", underlay_mtu});
+    for (auto const* host : {&lab.a(), &lab.b(), &c}) {
+        ip(lab.switch_netns(), {"link", "set", "host-" + host->name, "mtu", underlay_mtu});
+        put_into(*host);
+    }
+}
+
 }  // namespace
 
 Host third_vtep(Lab const& lab) {
@@ -68,12 +79,9 @@ Host third_vtep(Lab const& lab) {
 
 void stretch(Lab const& lab) {
     auto const c = third_vtep(lab);
-    add_third(lab, c);
+    add_vteps(lab, c);
     Host const* const hosts[] = {&lab.a(), &lab.b(), &c};
-    ip(lab.switch_netns(), {"link", "set", bridge, "mtu", underlay_mtu});
     for (auto const* host : hosts) {
-        ip(lab.switch_netns(), {"link", "set", "host-" + host->name, "mtu", underlay_mtu});
-        put_into(*host);
         for (auto const* peer : hosts) {
             if (peer == host) continue;
             fdb(host->netns, {"append", "00:00:00:00:00:00", "dev", "vx0", "dst", peer->ip4});
@@ -85,6 +93,26 @@ void stretch(Lab const& lab) {
         };
         know(guest_mac, lab.a());
         know(client_mac, c);
+    }
+}
+
+void EvpnFabric::furnish(Lab const& lab) {
+    auto const c = third_vtep(lab);
+    add_vteps(lab, c);
+    Host const* const hosts[] = {&lab.a(), &lab.b(), &c};
+    int number = 0;
+    for (auto const* host : hosts) {
+        must_run(
+            {"bridge", "-n", host->netns, "link", "set", "dev", "vx0", "neigh_suppress", "on"});
+        daemons_.push_back(std::make_unique<Frr>(host->netns, frr_changes(++number, "10.77.0")));
+    }
+    for (auto const* host : hosts) {
+        wait_until("host " + host->name + " to flood to both others", fabric_sessions_limit, [&] {
+            auto const table = must_run({"bridge", "-n", host->netns, "fdb", "show", "dev", "vx0"});
+            constexpr std::string_view flood = "00:00:00:00:00:00 dst";
+            auto const first = table.find(flood);
+            return first != std::string::npos && table.find(flood, first + 1) != std::string::npos;
+        });
     }
 }
 

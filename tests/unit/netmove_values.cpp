@@ -139,6 +139,7 @@ TEST_CASE("what a peer says of an interface is checked", "[netmove]") {
     CHECK(refused("renewals", "1"));
     CHECK(refused("vnet_hdr", "yes"));
     CHECK(refused("router", Json()));
+    CHECK(refused("evpn", "yes"));
     CHECK(refused("addresses", "192.0.2.1"));
     auto const one = [](char const* address, int vlan) {
         return Json::array({Json::object({{"address", address}, {"vlan", vlan}})});
@@ -174,6 +175,7 @@ TEST_CASE("the ends of a VXLAN travel with the interface, or are refused", "[net
     auto stretched = example();
     stretched.vxlan_source = {42, Address::parse("192.0.2.1").value(), false};
     stretched.vxlan_destination = {42, std::nullopt, true};
+    stretched.vxlan_source->evpn = stretched.evpn = true;
     auto const back = GuestInterface::from_json(stretched.to_json());
     REQUIRE(back);
     CHECK(back->vxlan_source->vni == 42);
@@ -181,13 +183,17 @@ TEST_CASE("the ends of a VXLAN travel with the interface, or are refused", "[net
     CHECK_FALSE(back->vxlan_source->learning);
     CHECK_FALSE(back->vxlan_destination->local);
     CHECK(back->vxlan_destination->learning);
+    CHECK(back->evpn);
+    CHECK(back->vxlan_source->evpn);
+    CHECK_FALSE(back->vxlan_destination->evpn);
     CHECK_FALSE(GuestInterface::from_json(example().to_json())->vxlan_source);
     for (auto const& [key, value] : {std::pair<char const*, core::Json>{"vni", 1 << 24},
                                      {"vni", -1},
                                      {"vni", "42"},
                                      {"local", "224.0.0.1"},
                                      {"local", "nowhere"},
-                                     {"learning", 1}}) {
+                                     {"learning", 1},
+                                     {"evpn", 1}}) {
         INFO(key << " " << value.dump());
         auto json = stretched.to_json();
         auto end = stretched.vxlan_source->to_json();

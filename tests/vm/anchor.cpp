@@ -1,5 +1,8 @@
 // A guest moves to a host of another subnet, behind a router, and back. Its place on its home
 // network is an anchor meanwhile: no packet of a client there is lost, in either family.
+#include <poll.h>
+#include <sys/socket.h>
+
 #include <catch2/catch.hpp>
 
 #include "tests/support/subnets.hpp"
@@ -54,6 +57,38 @@ Output check(Scene& scene, Argv const& more = {}) {
     line.insert(line.end(), more.begin(), more.end());
     line.insert(line.end(), {scene.guest().name(), scene.b().address()});
     return scene.sidecar(scene.a(), line);
+}
+
+constexpr auto local_ip4 = "10.78.0.50";
+constexpr auto local_ip6 = "fd78::50";
+
+/// Host b has a network of its own, in which a guest can have an address.
+void separate_with_network(Lab const& lab) {
+    separate(lab);
+    auto const& b = lab.b().netns;
+    ip(b, {"address", "add", "10.78.0.2/24", "dev", "up0"});
+    ip(b, {"address", "add", "fd78::2/64", "dev", "up0", "nodad"});
+    must_run({"sh", "-c",
+              "cd /proc/sys/net; echo 1 >ipv4/ip_forward;"
+              " echo 1 >ipv6/conf/all/forwarding"},
+             {b, {}});
+    ip(lab.client_netns(), {"route", "add", "10.78.0.0/24", "via", "10.77.0.254"});
+    ip(lab.client_netns(), {"-6", "route", "add", "fd78::/64", "via", "fd77::fe"});
+}
+
+/// What the guest's TCP echo sends back for `text`; shorter when the session is dead.
+std::string echoed(core::Fd const& session, std::string_view text) {
+    if (::send(session.get(), text.data(), text.size(), MSG_NOSIGNAL) < 0) return {};
+    std::string got;
+    std::array<char, 64> part{};
+    while (got.size() < text.size()) {
+        pollfd readable{session.get(), POLLIN, 0};
+        if (::poll(&readable, 1, 5'000) != 1) break;
+        auto const size = ::recv(session.get(), part.data(), part.size(), 0);
+        if (size <= 0) break;
+        got.append(part.data(), static_cast<std::size_t>(size));
+    }
+    return got;
 }
 
 }  // namespace
@@ -115,5 +150,48 @@ TEST_CASE("anchor: to another subnet and back, no packet is lost", "[vm][anchor]
     must_have_kept_sessions(seen, guest);
     must_be_nothing_left(scene, scene.a());
     must_be_nothing_left(scene, scene.b());
+    expect::guest_whole(scene, scene.a());
+}
+
+TEST_CASE("anchor: new sessions reach a guest at an address of the other subnet, old ones at home",
+          "[vm][anchor][local]") {
+    constexpr int echo_port = 7001;
+    GuestOptions const guest{.qemu = "10.0"};
+    Scene scene({.guest = guest, .furnish = separate_with_network});
+    Watch watch(scene.net(), scene.guest());
+    auto const there =
+        scene.migrate(scene.a(), {"--local-address", local_ip4, "--local-address", local_ip6});
+    INFO("there: " << there.text());
+    REQUIRE(there.exit_status == 0);
+    auto const& client = scene.net().client_netns();
+    std::vector<core::Fd> direct;
+    for (auto const* address : {local_ip4, local_ip6}) {
+        direct.push_back(connect_in(client, address, echo_port));
+        INFO(address);
+        REQUIRE(direct.back());
+        CHECK(echoed(direct.back(), "direct") == "direct");
+    }
+    auto const far = anchors(scene, scene.b());
+    INFO("far: " << far.dump());
+    REQUIRE(far.size() == 1);
+    CHECK(far.elements()[0]["local"]["direct_sessions"].integer_or(0) == 2);
+    // Those of the watch, which are older than the move.
+    CHECK(far.elements()[0]["local"]["home_sessions"].integer_or(0) > 0);
+    auto const status = scene.sidecar(scene.b(), {"status", scene.guest().name()});
+    INFO(status.out);
+    CHECK(status.out.find(local_ip4) != std::string::npos);
+    CHECK(status.out.find("2 direct") != std::string::npos);
+
+    auto const back = scene.migrate(scene.b());
+    INFO("back: " << back.text());
+    REQUIRE(back.exit_status == 0);
+    CHECK(back.report["network"]["conntrack"]["failed"].size() == 0);  // none of the direct ones
+    auto const seen = watch.finish();
+    expect::no_packet_lost(seen, true);
+    must_have_kept_sessions(seen, guest);
+    must_be_nothing_left(scene, scene.a());
+    must_be_nothing_left(scene, scene.b());
+    CHECK(must_run({"nft", "list", "ruleset"}, {scene.b().netns, {}}).empty());
+    CHECK_FALSE(connect_in(client, local_ip4, echo_port));
     expect::guest_whole(scene, scene.a());
 }

@@ -1,0 +1,31 @@
+// --network and --local-address, with the options that belong to them, of `migrate`: as CLI11 fills
+// them in, and their conversion into MigrateOptions. Used by options.cpp. Nothing here has touched
+// the system yet.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "sidecar/host/settings.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace sidecar {
+
+/// Must live as long as the App that it was added to.
+class MoveFlags {
+public:
+    void add_to(CLI::App& app);
+    /// Sets `network` and `local`, checked. Fails with invalid.
+    core::Result<> finish(MigrateOptions& into) const;
+
+private:
+    std::string network_ = "auto";
+    std::vector<std::string> addresses_;
+    std::vector<std::string> home_subnets_;
+    std::string new_sessions_ = "home";
+};
+
+}  // namespace sidecar
