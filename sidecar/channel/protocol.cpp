@@ -385,6 +385,14 @@ Result<Fire> Fire::from_json(Json const& json) {
     return made;
 }
 
+Json FireAnswer::to_json() const { return Json::object({{"took_us", took_us}}); }
+
+Result<FireAnswer> FireAnswer::from_json(Json const& json) {
+    FireAnswer made;
+    TRY(made.took_us, count(json, "took_us"));
+    return made;
+}
+
 Json FramesAnswer::to_json() const { return Json::object({{"taken", taken}}); }
 
 Result<FramesAnswer> FramesAnswer::from_json(Json const& json) {

@@ -230,9 +230,15 @@ struct Hash {
     static Result<Hash> from_json(Json const& json);
 };
 
+struct FireAnswer {
+    std::uint64_t took_us = 0;  ///< From the request's arrival until the addresses had moved.
+    [[nodiscard]] Json to_json() const;
+    static Result<FireAnswer> from_json(Json const& json);
+};
+
 struct Fire {
     static constexpr Verb verb = Verb::fire;
-    using Answer = Nothing;
+    using Answer = FireAnswer;
     std::vector<netmove::GuestInterface> interfaces;
     int downtime_limit_ms = 0;  ///< The guest is stopped no longer than this before COMMIT.
     /// How many milliseconds ago the guest's MAC addresses moved, before this move. The hosts'

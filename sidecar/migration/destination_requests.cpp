@@ -104,7 +104,8 @@ Task<Result<protocol::HashAnswer>> DestinationMigration::on(protocol::Hash reque
     return disks_.hash(std::move(request), [this] { return check_exported(); });
 }
 
-Task<Result<protocol::Nothing>> DestinationMigration::on(protocol::Fire fire) {
+Task<Result<protocol::FireAnswer>> DestinationMigration::on(protocol::Fire fire) {
+    auto const start = core::Clock::now();
     if (!machine::destination::may_fire(state_)) {
         co_return fail(Errc::refused, "the network cannot be moved here now: {}",
                        machine::destination::name(state_.phase));
@@ -115,7 +116,9 @@ Task<Result<protocol::Nothing>> DestinationMigration::on(protocol::Fire fire) {
         watchers_.spawn(limit_realtime());
     }
     CO_TRY_VOID(network_.fire(fire));
-    co_return protocol::Nothing{};
+    auto const took =
+        std::chrono::duration_cast<std::chrono::microseconds>(core::Clock::now() - start);
+    co_return protocol::FireAnswer{static_cast<std::uint64_t>(took.count())};
 }
 
 Task<Result<protocol::FramesAnswer>> DestinationMigration::on(protocol::Frames frames) {

@@ -118,7 +118,7 @@ Json MigrationReport::report() const {
 void MigrationReport::add_moments(Json& report) const {
     auto const stop_at = context_.timeline.stop_at();
     auto const downtime_ms = context_.timeline.downtime_ms();
-    auto const fired_at = parts_.network.fired_at();
+    auto const fired_at = parts_.network.moved_at();
     report.set("downtime_limit_ms", context_.options.downtime_limit_ms);
     if (downtime_ms) report.set("downtime_ms", rounded(*downtime_ms));
     if (stop_at && fired_at)
