@@ -217,6 +217,11 @@ constexpr milliseconds arrival_margin{5};
 /// How long the guest's old place must have been silent, and how long the source listens to it at
 /// most. Frames on their way through bridges and over a long line arrive within that.
 constexpr milliseconds straggler_silence{200};
+/// How long no late frame must have come before frames that take the new way pass a gate that waits
+/// for that: senders of a thousand packets per second are told apart from those that have stopped.
+constexpr milliseconds late_silence{5};
+/// How long such a gate is closed after `cont` at most. FRR and BIRD need 70 ms.
+constexpr milliseconds gate_patience{200};
 constexpr seconds straggler_patience{5};
 /// How long the source keeps its routes to a guest that has moved, if the routers have not told it
 /// of new ones; and how often it looks. Well within straggler_patience: frames are forwarded
