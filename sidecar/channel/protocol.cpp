@@ -160,6 +160,8 @@ Json CheckAnswer::to_json() const {
                          {"host_name", host.name},
                          {"has_registry", has_registry},
                          {"anchored_here", here},
+                         {"data_port", data.port},
+                         {"data_ports", data.range.text()},
                          {"tunnel_port", tunnel_port}});
 }
 
@@ -178,6 +180,12 @@ Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
         TRY(made.host, checked_identity(std::move(id), std::move(name)));
     }
     made.has_registry = json["has_registry"].boolean_or(false);
+    if (json.has("data_port")) {
+        TRY(auto const port, within(json, "data_port", 1, port_max));
+        made.data.port = static_cast<int>(port);
+        TRY(auto const range, words(json, "data_ports", name_bytes_max));
+        TRY(made.data.range, core::PortRange::parse(range));
+    }
     if (!json.has("tunnel_port")) return made;  // of an earlier release
     TRY(auto const here, list(json, "anchored_here", interfaces_max));
     for (auto const& one : here) made.anchored_here.push_back(one.boolean_or(false));

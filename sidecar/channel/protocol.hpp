@@ -150,12 +150,19 @@ struct Document {
 
 // Migration.
 
+/// Where a destination's QEMU receives disks and RAM.
+struct DataPort {
+    int port = 0;  ///< TCP: it listens there until `prepare`. 0: of an earlier release.
+    core::PortRange range = {};  ///< One of these.
+};
+
 struct CheckAnswer {
     std::vector<std::optional<netmove::VxlanEnd>> vxlan = {};  ///< One for each interface.
     std::vector<bool> anchored_here = {};  ///< One for each interface: its anchor is on this host.
     int tunnel_port = 0;  ///< UDP, of an anchor's tunnels; 0: no interface needs one.
     HostIdentity host = {};  ///< Of the destination; its id is empty if its release sends none.
     bool has_registry = false;  ///< `serve` has a `--registry`.
+    DataPort data = {};
     [[nodiscard]] Json to_json() const;
     static Result<CheckAnswer> from_json(Json const& json);
 };

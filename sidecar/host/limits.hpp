@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/port_range.hpp"
 #include "storage/limits.hpp"
 
 namespace sidecar::limits {
@@ -38,6 +39,11 @@ constexpr seconds qmp_look_interval{2};
 constexpr seconds qmp_silence_max{10};
 /// `migrate` waits no longer than this for a rollback; the sidecar continues it.
 constexpr seconds rollback_patience{60};
+/// The TCP ports on which the QEMUs that wait for a guest receive disks and RAM, each on two.
+/// Beside 4790, the port of `serve`.
+constexpr core::PortRange data_ports_default{4800, 4899};
+/// A connection to one of them, which is tried during the check. A firewall may drop its packets.
+constexpr seconds data_port_timeout{5};
 /// The destination's answer to `check`: it starts QEMU's binary to ask for its machine types.
 constexpr seconds check_timeout{30};
 /// Destination: creating disks and starting QEMU.

@@ -60,8 +60,8 @@ Task<Result<>> DestinationDisks::open_exports() {
     if (context_.description.disks.empty()) co_return Result<>{};
     CO_TRY_VOID(co_await find_target());
     auto const credentials = context_.key.empty() ? "" : key_object(context_.migration_id);
-    CO_TRY(nbd_port_,
-           co_await target_->open("", credentials, Deadline::after(limits::prepare_timeout)));
+    CO_TRY(nbd_port_, co_await target_->open("", context_.options.data_ports, credentials,
+                                             Deadline::after(limits::prepare_timeout)));
     co_return Result<>{};
 }
 

@@ -51,6 +51,7 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
                                  .host = host.value_or(HostIdentity{}),
                                  .has_registry = !paths_.registry.empty()};
     CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
+    CO_TRY(answer.data, survey_.offer_port());
     co_return answer;
 }
 
@@ -72,6 +73,7 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepar
     if (prepare.key.empty() && !plain_here) {
         co_return fail(Errc::protocol, "the migration's key is missing");
     }
+    survey_.end_offer();
     if (state_.phase == Phase::idle) {
         description_ = std::move(description);
         key_ = prepare.key;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "sidecar/migration/data_port.hpp"
 #include "storage/stale_image.hpp"
 
 namespace sidecar {
@@ -323,6 +324,8 @@ Json MigrationReport::checked() const {
     }
     for (auto const& line : parts_.network.vtep_lines()) lines.add(line);
     for (auto const& line : parts_.dns.lines()) lines.add(line);
+    auto const data_port = data_port_line(parts_.data_port, context_.options.destination);
+    if (!data_port.empty()) lines.add(data_port);
     if (!parts_.check_warning.empty()) lines.add("warning: " + parts_.check_warning);
     lines.add(
         fmt::format("destination {}: reached, authenticated, ready", context_.options.destination));

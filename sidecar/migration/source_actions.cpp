@@ -8,6 +8,7 @@
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/mac_moves.hpp"
+#include "sidecar/migration/data_port.hpp"
 #include "sidecar/migration/source_migration.hpp"
 #include "storage/stale_image.hpp"
 
@@ -49,6 +50,8 @@ Task<Result<>> SourceMigration::check() {
                        options_.destination);
     }
     note_destination(checked);
+    data_port_ = checked.data;
+    CO_TRY_VOID(co_await check_data_port(context_, data_port_));
     CO_TRY_VOID(co_await network_.check(std::move(checked)));
     auto const named = co_await dns_.check(context_.within(limits::dns_check_timeout));
     if (!named && named.error().code == Errc::invalid) {

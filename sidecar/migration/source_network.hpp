@@ -82,8 +82,8 @@ public:
     /// Joins the tasks and closes the channels to the VTEPs. Call before destruction.
     core::Task<void> end();
 
-    /// When the addresses were at the destination, which both halves cause: half a round trip before
-    /// its answer. None: they are not.
+    /// When the addresses were at the destination, which both halves cause: half a round trip
+    /// before its answer. None: they are not.
     [[nodiscard]] std::optional<core::Clock::time_point> moved_at() const { return moved_at_; }
     /// {moved, fired_ms, frames, vteps, anchor, local, conntrack}. `moved`: the guest has moved.
     [[nodiscard]] core::Json report(bool moved) const;

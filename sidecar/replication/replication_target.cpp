@@ -209,7 +209,8 @@ Task<Result<>> ReplicationTarget::open_endpoints(std::string key) {
                                             deadline));
     }
     CO_TRY(nbd_port_,
-           co_await target_->open("", key.empty() ? "" : key_object(replication_id_), deadline));
+           co_await target_->open("", options_.data_ports,
+                                  key.empty() ? "" : key_object(replication_id_), deadline));
     co_return Result<>{};
 }
 
