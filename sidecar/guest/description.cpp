@@ -153,7 +153,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     Description description;
     description.guest = guest.name;
     description.migration_id = std::move(migration_id);
-    description.argv = guest.command_line.argv();
+    description.argv = guest.command_line.without_wrapper().argv();
     description.working_directory = guest.working_directory;
     description.qemu_version = client.version();
     CO_TRY(description.machine_type, co_await qmp::machine_type(client, deadline));

@@ -1,6 +1,8 @@
 // The ports of the source's driver: each function is one action of the machine, run by the part
 // that does it. All are idempotent, because the machine asks again after a lost answer or after
 // a restart.
+#include <fmt/ranges.h>
+
 #include "core/log.hpp"
 #include "qmp/migration.hpp"
 #include "qmp/vm.hpp"
@@ -30,6 +32,9 @@ Task<Result<>> SourceMigration::check() {
                              context_.within(limits::check_timeout)));
     for (auto const& path : context_.image_paths()) {
         CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
+    }
+    if (auto const& wrapper = guest_.command_line.wrapper(); !wrapper.empty()) {
+        warn(fmt::format("QEMU runs there without `{}`", fmt::join(wrapper, " ")));
     }
     // A sidecar that takes this guest over then knows its addresses without waiting
     // for guest traffic.
