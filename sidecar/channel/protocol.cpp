@@ -155,6 +155,8 @@ Json CheckAnswer::to_json() const {
     for (auto const& end : vxlan) ends.add(end ? end->to_json() : Json());
     Json here = Json::array();
     for (bool const one : anchored_here) here.add(Json(one));
+    Json lines = Json::array();
+    for (auto const& line : warnings) lines.add(line);
     return Json::object({{"vxlan", ends},
                          {"host_id", host.id},
                          {"host_name", host.name},
@@ -162,6 +164,7 @@ Json CheckAnswer::to_json() const {
                          {"anchored_here", here},
                          {"data_port", data.port},
                          {"data_ports", data.range.text()},
+                         {"warnings", lines},
                          {"tunnel_port", tunnel_port}});
 }
 
@@ -180,6 +183,10 @@ Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
         TRY(made.host, checked_identity(std::move(id), std::move(name)));
     }
     made.has_registry = json["has_registry"].boolean_or(false);
+    if (json.has("warnings")) {
+        TRY(auto const lines, list(json, "warnings", warnings_max));
+        for (auto const& line : lines) made.warnings.push_back(line.text_or(""));
+    }
     if (json.has("data_port")) {
         TRY(auto const port, within(json, "data_port", 1, port_max));
         made.data.port = static_cast<int>(port);

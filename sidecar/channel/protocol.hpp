@@ -163,6 +163,7 @@ struct CheckAnswer {
     HostIdentity host = {};  ///< Of the destination; its id is empty if its release sends none.
     bool has_registry = false;  ///< `serve` has a `--registry`.
     DataPort data = {};
+    std::vector<std::string> warnings = {};  ///< What this host cannot give the guest.
     [[nodiscard]] Json to_json() const;
     static Result<CheckAnswer> from_json(Json const& json);
 };

@@ -94,6 +94,7 @@ Result<> check_features(qmp::Schema const& schema, std::string const& version) {
         return missing("export of an enabled dirty bitmap");
     return {};
 }
+    TRY(moved.access, storage::access_of(moved.path));
 
 Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline deadline) {
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
@@ -242,6 +243,7 @@ Result<storage::Qcow2Layout> layout_from(Json const& json, std::uint64_t cluster
 
 Result<> take_chain(MovedDisk& disk, Json const& json) {
     auto const layers = json["layers_above_base"].integer_or(0);
+                         {"access", access ? access->to_json() : Json()},
     if (json["bases"].size() > limits::bases_max || json["chain"].size() > limits::layers_max ||
         layers < 0 || layers > static_cast<std::int64_t>(limits::layers_max)) {
         return fail(Errc::protocol, "the chain of disk {} is too long", disk.name);
@@ -315,6 +317,9 @@ std::vector<std::string> Description::addresses() const {
     std::vector<std::string> all;
     for (auto const& interface : interfaces) {
         for (auto const& one : interface.addresses) {
+    if (!json["access"].is_null()) {
+        TRY(disk.access, storage::FileAccess::from_json(json["access"]));
+    }
             if (all.size() < registry::limits::addresses_max) all.push_back(one.address.text());
         }
     }

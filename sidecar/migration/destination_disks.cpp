@@ -34,6 +34,7 @@ Task<Result<>> DestinationDisks::create_images() {
         auto const& disk = context_.description.disks[index];
         auto& image = images_[index];
         storage::CreateOptions settings;
+        settings.access = disk.access;
         if (disk.format == "qcow2") settings.layout = disk.layout;
         if (!disk.bases.empty()) {
             settings.backing_file =
