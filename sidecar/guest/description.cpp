@@ -155,6 +155,29 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     description.guest = guest.name;
     description.migration_id = std::move(migration_id);
     description.argv = guest.command_line.without_wrapper().argv();
+/// As its host has it now; what earlier moves have left of their own is forgotten.
+Result<netmove::GuestInterface> interface_now(Guest& guest, Nic const& nic) {
+    auto interface = nic.interface;
+    interface.vxlan_source.reset();
+    interface.vxlan_destination.reset();
+    interface.evpn = false;
+    interface.anchor.reset();
+    interface.port.reset();
+    if (!interface.bridge.empty()) {
+        TRY(interface.port, netmove::port_settings(*guest.netlink, interface.tap));
+        TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
+    }
+    if (interface.vxlan_source) {
+        TRY(interface.vxlan_source->evpn,
+            netmove::evpn_knows(*guest.netlink, interface.bridge, interface.mac));
+    }
+    if (interface.routed) {
+        TRY(auto const renewals, netmove::renewals_of(*guest.netlink, interface.tap));
+        interface.renewals = renewals.value_or(interface.renewals);
+    }
+    return interface;
+}
+
     description.working_directory = guest.working_directory;
     description.qemu_version = client.version();
     CO_TRY(description.machine_type, co_await qmp::machine_type(client, deadline));
@@ -173,22 +196,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     guest.take_in_addresses();
     for (auto const& nic : guest.nics) {
-        auto interface = nic->interface;
-        interface.vxlan_source.reset();  // from when the guest arrived here
-        interface.vxlan_destination.reset();
-        interface.evpn = false;
-        interface.anchor.reset();
-        if (!interface.bridge.empty()) {
-            CO_TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
-            if (interface.vxlan_source) {
-                CO_TRY(interface.vxlan_source->evpn,
-                       netmove::evpn_knows(*guest.netlink, interface.bridge, interface.mac));
-            }
-        }
-        if (interface.routed) {
-            CO_TRY(auto const renewals, netmove::renewals_of(*guest.netlink, interface.tap));
-            interface.renewals = renewals.value_or(interface.renewals);
-        }
+        CO_TRY(auto interface, interface_now(guest, *nic));
         description.interfaces.push_back(std::move(interface));
     }
     co_return description;
