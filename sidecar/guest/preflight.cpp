@@ -348,6 +348,19 @@ Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description cons
     return line.for_destination(mapping);
 }
 
+std::vector<std::string> access_warnings(Description const& description) {
+    std::vector<std::string> lines;
+    for (auto const& disk : description.disks) {
+        if (!disk.access) continue;
+        for (auto const& missing : storage::local_access(*disk.access).missing) {
+            lines.push_back(
+                fmt::format("disk {}: the destination has no {}: its image there belongs to root",
+                            disk.name, missing));
+        }
+    }
+    return lines;
+}
+
 Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
                          Description const& description, std::vector<storage::OwnedFile> leftovers,
                          Deadline deadline) {
@@ -363,19 +376,6 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
         taps;  // the numbers suffice to check whether the command line can be mapped
     int number = qmp::first_tap_fd_in_qemu;
     for (auto const& interface : description.interfaces) {
-std::vector<std::string> access_warnings(Description const& description) {
-    std::vector<std::string> lines;
-    for (auto const& disk : description.disks) {
-        if (!disk.access) continue;
-        for (auto const& missing : storage::local_access(*disk.access).missing) {
-            lines.push_back(
-                fmt::format("disk {}: the destination has no {}: its image there belongs to root",
-                            disk.name, missing));
-        }
-    }
-    return lines;
-}
-
         qmp::TapDescriptors one{interface.netdev, {}};
         for (int queue = 0; queue < interface.queues; ++queue) one.fds.push_back(number++);
         taps.push_back(std::move(one));
