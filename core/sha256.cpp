@@ -6,9 +6,12 @@
 #include <array>
 #include <cstdlib>
 
+#include "core/gnutls.hpp"
+
 namespace core {
 
 Sha256::Sha256() {
+    use_gnutls();
     gnutls_hash_hd_t state = nullptr;
     // Fails only without memory, or where a policy forbids SHA-256: then there is no TLS either.
     if (gnutls_hash_init(&state, GNUTLS_DIG_SHA256) < 0) std::abort();

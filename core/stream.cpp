@@ -116,7 +116,8 @@ Result<Fd> listen_tcp(std::string const& host, std::string const& port) {
         if (entry->ai_family == AF_INET6) chosen = entry;
     }
     auto socket = listen_on(*chosen);
-    if (!socket && host.empty() && chosen != addresses.get()) socket = listen_on(*addresses);
+    bool const no_ipv6 = !socket && socket.error().os != EADDRINUSE;
+    if (no_ipv6 && host.empty() && chosen != addresses.get()) socket = listen_on(*addresses);
     if (!socket)
         socket.error().while_doing(
             fmt::format("listening on {}:{}", host.empty() ? "*" : host, port));

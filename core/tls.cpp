@@ -1,13 +1,17 @@
 #include "core/tls.hpp"
 
-#include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
 #include <gnutls/x509.h>
 #include <poll.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 
+#include <cassert>
 #include <cerrno>
+#include <cstdlib>
 #include <fstream>
+
+#include "core/gnutls.hpp"
 
 namespace core {
 
@@ -61,6 +65,7 @@ Result<std::shared_ptr<TlsCredentials>> TlsCredentials::load(TlsConfig const& co
     std::shared_ptr<TlsCredentials> made(new TlsCredentials);
     made->handles_ = std::make_unique<Handles>();
     made->mode_ = config.mode;
+    if (config.mode != TlsConfig::Mode::plaintext) use_gnutls();
     switch (config.mode) {
         case TlsConfig::Mode::plaintext:
             break;
@@ -304,9 +309,14 @@ Task<Result<std::unique_ptr<Stream>>> secure(Loop& loop, Fd socket,
     co_return std::unique_ptr<Stream>(std::move(stream));
 }
 
+/// What the kernel gives in one piece (getrandom(2)).
+constexpr std::size_t random_bytes_max = 256;
+
 std::string random_hex(std::size_t bytes) {
     std::string raw(bytes, '\0');
-    gnutls_rnd(GNUTLS_RND_KEY, raw.data(), raw.size());
+    assert(bytes <= random_bytes_max);
+    // Fails only before the kernel has begun to give random numbers, for which it waits.
+    if (::getrandom(raw.data(), raw.size(), 0) != static_cast<ssize_t>(bytes)) std::abort();
     std::string hex;
     for (char const byte : raw) hex += fmt::format("{:02x}", static_cast<unsigned char>(byte));
     return hex;

@@ -46,7 +46,8 @@ Task<Result<std::unique_ptr<Stream>>> secure(Loop& loop, Fd socket,
                                              TlsCredentials::Side side, std::string host_name,
                                              Deadline deadline);
 
-/// Fresh key material from the system's generator, as lower-case hex of 2 * bytes digits.
+/// Fresh key material from the kernel (getrandom), as lower-case hex of 2 * bytes digits; at most
+/// 256 bytes.
 std::string random_hex(std::size_t bytes);
 
 }  // namespace core

@@ -205,6 +205,7 @@ Json GuestInterface::to_json() const {
     if (vxlan_source) made.set("vxlan_source", vxlan_source->to_json());
     if (vxlan_destination) made.set("vxlan_destination", vxlan_destination->to_json());
     if (anchor) made.set("anchor", anchor->to_json());
+    if (port) made.set("port", port->to_json());
     return made;
 }
 
@@ -227,6 +228,9 @@ Result<GuestInterface> GuestInterface::from_json(Json const& json) {
     TRY(out.vnet_hdr, as_protocol(json.boolean("vnet_hdr"), "vnet_hdr"));
     TRY(out.router, as_protocol(json.boolean("router"), "router"));
     TRY(out.addresses, as_protocol(addresses_from(json), "addresses"));
+    if (json.has("port")) {
+        TRY(out.port, PortSettings::from_json(json["port"]));
+    }
     return out;
 }
 

@@ -27,6 +27,7 @@
 #include "core/task.hpp"
 #include "netmove/address.hpp"
 #include "netmove/local_choice.hpp"
+#include "netmove/port_settings.hpp"
 
 namespace netmove {
 
@@ -89,6 +90,8 @@ struct GuestInterface {
     int queues = 1;  ///< Of the tap: the guest's queue pairs.
     bool vnet_hdr = true;
     bool router = false;  ///< The guest is an IPv6 router (learned).
+    /// Of the tap at the source; none: it is in no bridge, or an older release does not say.
+    std::optional<PortSettings> port;
     std::vector<GuestAddress> addresses;  ///< Given or learned; most recently seen first.
 
     [[nodiscard]] core::Json to_json() const;

@@ -75,6 +75,7 @@ BlockDevice device_of(Json const& entry) {
     disk.throttled = is_throttled(inserted);
     disk.limits = limits_of(inserted);
     disk.bitmaps = bitmaps_of(inserted["dirty-bitmaps"]);
+    disk.snapshots = inserted["image"]["snapshots"].size();
     return disk;
 }
 

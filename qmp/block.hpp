@@ -43,6 +43,7 @@ struct BlockDevice {
     bool throttled = false;  ///< Limits of bytes or operations are set on it.
     Json limits;  ///< All of them, as block_set_io_throttle() takes them.
     std::vector<DirtyBitmap> bitmaps;
+    std::size_t snapshots = 0;  ///< Internal ones.
 };
 Task<Result<std::vector<BlockDevice>>> query_block(Client& client, Deadline deadline);
 

@@ -196,14 +196,39 @@ std::string unnamed_tap(std::string_view kind, std::size_t number) {
 
 }  // namespace detail
 
+namespace {
+
+/// Words of wrappers: several with a few options each.
+constexpr std::size_t wrapper_words_max = 32;
+
+bool is_qemu(std::string const& word) {
+    constexpr auto others = std::to_array<std::string_view>(
+        {"/usr/bin/kvm", "/usr/bin/qemu-kvm", "/usr/libexec/qemu-kvm"});
+    return std::string_view(word).substr(word.rfind('/') + 1).starts_with("qemu-system-") ||
+           std::ranges::find(others, word) != others.end();
+}
+
+/// The first word, unless a later one is QEMU by its name: then those before it wrap it.
+std::size_t place_of_program(std::vector<std::string> const& argv) {
+    if (is_qemu(argv.front())) return 0;
+    for (std::size_t i = 1; i < std::min(argv.size(), wrapper_words_max); ++i) {
+        if (is_qemu(argv[i])) return i;
+    }
+    return 0;
+}
+
+}  // namespace
+
 Result<CommandLine> CommandLine::parse(std::vector<std::string> argv) {
     if (argv.empty() || argv.front().empty()) {
         return core::fail(Errc::invalid,
                           "no command line: write `-- qemu-system-x86_64 OPTIONS...` at the end");
     }
     CommandLine line;
-    line.program_ = argv.front();
-    for (std::size_t i = 1; i < argv.size(); ++i) {
+    auto const program = place_of_program(argv);
+    line.wrapper_.assign(argv.begin(), argv.begin() + static_cast<std::ptrdiff_t>(program));
+    line.program_ = argv[program];
+    for (std::size_t i = program + 1; i < argv.size(); ++i) {
         std::string_view word = argv[i];
         if (!word.starts_with('-')) {
             line.options_.push_back({"", "", argv[i]});
@@ -233,8 +258,15 @@ Result<CommandLine> CommandLine::parse(std::vector<std::string> argv) {
     return line;
 }
 
+CommandLine CommandLine::without_wrapper() const {
+    auto line = *this;
+    line.wrapper_.clear();
+    return line;
+}
+
 std::vector<std::string> CommandLine::argv() const {
-    std::vector<std::string> words{program_};
+    auto words = wrapper_;
+    words.push_back(program_);
     for (auto const& option : options_) {
         if (!option.dashes.empty()) words.push_back(option.dashes + option.name);
         if (option.value) words.push_back(*option.value);

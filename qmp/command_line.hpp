@@ -92,6 +92,11 @@ public:
     /// Exactly what was parsed, or the rewritten form.
     [[nodiscard]] std::vector<std::string> argv() const;
     [[nodiscard]] std::string const& program() const { return program_; }
+    /// The words before QEMU: a program that runs it in its own place, such as `taskset -c 0,1
+    /// nice`. Empty: none.
+    [[nodiscard]] std::vector<std::string> const& wrapper() const { return wrapper_; }
+    /// QEMU's own line, for a host that places its processes otherwise.
+    [[nodiscard]] CommandLine without_wrapper() const;
     [[nodiscard]] std::vector<Option> const& options() const { return options_; }
 
     [[nodiscard]] std::vector<DiskOption> disks() const;
@@ -138,6 +143,7 @@ private:
     /// The value of `key` in the last option of that kind that has it; empty: none.
     [[nodiscard]] std::string setting_of(std::string_view kind, std::string_view key) const;
 
+    std::vector<std::string> wrapper_;
     std::string program_;
     std::vector<Option> options_;
 

@@ -170,7 +170,7 @@ Task<Result<InodeIdentity>> create_image(core::Loop& loop, std::string path, std
         co_return fail(Errc::invalid, "cannot create a disk of format {}: only raw and qcow2",
                        format);
     }
-    Fd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, options.mode));
+    Fd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file) co_return fail_errno(errno, "cannot create the disk {}", path);
     CO_TRY(auto const identity, identity_of(file.get()));
     Result<> made;
@@ -195,6 +195,7 @@ Task<Result<InodeIdentity>> create_image(core::Loop& loop, std::string path, std
             made = failed_with("cannot create the disk " + path, output->errors);
         }
     }
+    if (made && options.access) made = give_access(file.get(), *options.access);
     if (made && fsync(file.get()) < 0) made = fail_errno(errno, "cannot sync the disk {}", path);
     if (made) made = sync_directory_of(path);
     if (made) co_return identity;

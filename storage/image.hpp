@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/loop.hpp"
+#include "storage/file_access.hpp"
 #include "storage/owned_file.hpp"
 
 namespace storage {
@@ -45,7 +46,7 @@ struct CreateOptions {
     std::string backing_file = {};  ///< qcow2 only: as the image shall name it; empty: none. It
                                     ///< must be there.
     std::string backing_format = {};
-    unsigned mode = 0600;  ///< Permissions of the new file.
+    std::optional<FileAccess> access = {};  ///< Of the new file; none: this process's alone.
 };
 
 /// Creates a new, empty, sparse image, raw or qcow2. Fails with io, EEXIST, when the file exists,

@@ -9,6 +9,7 @@
 #include <cassert>
 #include <cerrno>
 
+#include "core/gnutls.hpp"
 #include "core/stream.hpp"
 #include "storage/limits.hpp"
 
@@ -156,6 +157,7 @@ Task<Result<std::unique_ptr<Nbd>>> Nbd::connect(core::Loop& loop, NbdAddress add
 
 Result<> Nbd::configure(NbdAddress const& address, std::vector<std::string> const& contexts) {
     bool const tls = !address.psk_file.empty();
+    if (tls) core::use_gnutls();
     bool ok = nbd_set_export_name(handle_, peer_->export_name.c_str()) == 0 &&
               nbd_set_handshake_flags(handle_, LIBNBD_HANDSHAKE_FLAG_MASK) == 0 &&
               nbd_set_pread_initialize(handle_, false) == 0 &&

@@ -40,8 +40,9 @@ Task<Result<>> flush_node(qmp::Client& client, std::string node, Deadline deadli
 Target::Target(core::Loop& loop, qmp::Client& client, std::vector<TargetDisk> disks)
     : loop_(loop), client_(client), disks_(std::move(disks)) {}
 
-Task<Result<int>> Target::open(std::string host, std::string tls_creds, Deadline deadline) {
-    auto opened = co_await start(std::move(host), std::move(tls_creds), deadline);
+Task<Result<int>> Target::open(std::string host, core::PortRange ports, std::string tls_creds,
+                               Deadline deadline) {
+    auto opened = co_await start(std::move(host), ports, std::move(tls_creds), deadline);
     if (!opened) {
         (void)co_await drop(Deadline::after(limits::qmp_command));  // the first error counts
         opened.error().while_doing("offering the disks of the destination");
@@ -49,8 +50,9 @@ Task<Result<int>> Target::open(std::string host, std::string tls_creds, Deadline
     co_return opened;
 }
 
-Task<Result<int>> Target::start(std::string host, std::string tls_creds, Deadline deadline) {
-    CO_TRY(listener_, core::listen_tcp(host, "0"));
+Task<Result<int>> Target::start(std::string host, core::PortRange ports, std::string tls_creds,
+                                Deadline deadline) {
+    CO_TRY(listener_, core::listen_tcp(host, ports));
     CO_TRY(int const port, core::local_port(listener_.get()));
     CO_TRY_VOID(co_await qmp::getfd(client_, listener_name, listener_.get(), deadline));
     auto const limit = static_cast<std::uint32_t>(

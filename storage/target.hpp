@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/fd.hpp"
+#include "core/port_range.hpp"
 #include "core/sync.hpp"
 
 namespace qmp {
@@ -26,12 +27,12 @@ public:
     /// `client` must outlive the target.
     Target(core::Loop& loop, qmp::Client& client, std::vector<TargetDisk> disks);
 
-    /// Starts QEMU's NBD server on `host` ("" any address), on a port the kernel chooses, and
+    /// Starts QEMU's NBD server on `host` ("" any address), on a free port of `ports`, and
     /// exports the disks. The listening socket is ours and is handed to QEMU, so no process can
     /// take the port in between. `tls_creds` is the id of a tls-creds-psk object (endpoint server)
     /// in that QEMU; empty: plaintext. Returns the port. What it made is undone when it fails.
-    core::Task<core::Result<int>> open(std::string host, std::string tls_creds,
-                                       core::Deadline deadline);
+    core::Task<core::Result<int>> open(std::string host, core::PortRange ports,
+                                       std::string tls_creds, core::Deadline deadline);
 
     /// Instead of open(): the server runs already, without exports, started by a sidecar before us.
     void adopt() { server_started_ = true; }
@@ -52,8 +53,8 @@ public:
     [[nodiscard]] bool sealed() const { return sealed_; }
 
 private:
-    core::Task<core::Result<int>> start(std::string host, std::string tls_creds,
-                                        core::Deadline deadline);
+    core::Task<core::Result<int>> start(std::string host, core::PortRange ports,
+                                        std::string tls_creds, core::Deadline deadline);
     core::Task<core::Result<>> add_exports(core::Deadline deadline);
     core::Task<core::Result<>> remove_exports(core::Deadline deadline);
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "core/gnutls.hpp"
 #include "netmove/tunnel/datagram.hpp"
 
 namespace netmove::tunnel {
@@ -115,6 +116,7 @@ struct DtlsSession::Callbacks {
 DtlsContext::~DtlsContext() = default;
 
 Result<std::unique_ptr<DtlsContext>> DtlsContext::create() {
+    core::use_gnutls();
     std::unique_ptr<DtlsContext> made(new DtlsContext);
     made->handles_ = std::make_unique<Handles>();
     auto& handles = *made->handles_;

@@ -155,11 +155,16 @@ Json CheckAnswer::to_json() const {
     for (auto const& end : vxlan) ends.add(end ? end->to_json() : Json());
     Json here = Json::array();
     for (bool const one : anchored_here) here.add(Json(one));
+    Json lines = Json::array();
+    for (auto const& line : warnings) lines.add(line);
     return Json::object({{"vxlan", ends},
                          {"host_id", host.id},
                          {"host_name", host.name},
                          {"has_registry", has_registry},
                          {"anchored_here", here},
+                         {"data_port", data.port},
+                         {"data_ports", data.range.text()},
+                         {"warnings", lines},
                          {"tunnel_port", tunnel_port}});
 }
 
@@ -178,6 +183,16 @@ Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
         TRY(made.host, checked_identity(std::move(id), std::move(name)));
     }
     made.has_registry = json["has_registry"].boolean_or(false);
+    if (json.has("warnings")) {
+        TRY(auto const lines, list(json, "warnings", warnings_max));
+        for (auto const& line : lines) made.warnings.push_back(line.text_or(""));
+    }
+    if (json.has("data_port")) {
+        TRY(auto const port, within(json, "data_port", 1, port_max));
+        made.data.port = static_cast<int>(port);
+        TRY(auto const range, words(json, "data_ports", name_bytes_max));
+        TRY(made.data.range, core::PortRange::parse(range));
+    }
     if (!json.has("tunnel_port")) return made;  // of an earlier release
     TRY(auto const here, list(json, "anchored_here", interfaces_max));
     for (auto const& one : here) made.anchored_here.push_back(one.boolean_or(false));
@@ -382,6 +397,14 @@ Result<Fire> Fire::from_json(Json const& json) {
         }
         moved.push_back(ago);
     }
+    return made;
+}
+
+Json FireAnswer::to_json() const { return Json::object({{"took_us", took_us}}); }
+
+Result<FireAnswer> FireAnswer::from_json(Json const& json) {
+    FireAnswer made;
+    TRY(made.took_us, count(json, "took_us"));
     return made;
 }
 

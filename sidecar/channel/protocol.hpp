@@ -150,12 +150,20 @@ struct Document {
 
 // Migration.
 
+/// Where a destination's QEMU receives disks and RAM.
+struct DataPort {
+    int port = 0;  ///< TCP: it listens there until `prepare`. 0: of an earlier release.
+    core::PortRange range = {};  ///< One of these.
+};
+
 struct CheckAnswer {
     std::vector<std::optional<netmove::VxlanEnd>> vxlan = {};  ///< One for each interface.
     std::vector<bool> anchored_here = {};  ///< One for each interface: its anchor is on this host.
     int tunnel_port = 0;  ///< UDP, of an anchor's tunnels; 0: no interface needs one.
     HostIdentity host = {};  ///< Of the destination; its id is empty if its release sends none.
     bool has_registry = false;  ///< `serve` has a `--registry`.
+    DataPort data = {};
+    std::vector<std::string> warnings = {};  ///< What this host cannot give the guest.
     [[nodiscard]] Json to_json() const;
     static Result<CheckAnswer> from_json(Json const& json);
 };
@@ -230,9 +238,15 @@ struct Hash {
     static Result<Hash> from_json(Json const& json);
 };
 
+struct FireAnswer {
+    std::uint64_t took_us = 0;  ///< From the request's arrival until the addresses had moved.
+    [[nodiscard]] Json to_json() const;
+    static Result<FireAnswer> from_json(Json const& json);
+};
+
 struct Fire {
     static constexpr Verb verb = Verb::fire;
-    using Answer = Nothing;
+    using Answer = FireAnswer;
     std::vector<netmove::GuestInterface> interfaces;
     int downtime_limit_ms = 0;  ///< The guest is stopped no longer than this before COMMIT.
     /// How many milliseconds ago the guest's MAC addresses moved, before this move. The hosts'

@@ -19,6 +19,8 @@ using core::fail;
 constexpr std::int64_t number_max = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t port_max = 65535;
 constexpr std::size_t interfaces_max = 64;
+/// Sentences of one answer: a few for each disk of the most that a guest has.
+constexpr std::size_t warnings_max = 512;
 constexpr std::size_t exports_max = storage::limits::disks_max;
 /// Names that sidecar creates: of an export, a feature, an address.
 constexpr std::size_t name_bytes_max = 256;

@@ -208,6 +208,7 @@ Task<Result<core::Fd>> Server::start_incoming(std::string guest) {
         argv.insert(argv.end(), {"--map-path", from + "=" + to});
     for (auto const& [from, to] : serve_options.maps.bridges)
         argv.insert(argv.end(), {"--map-bridge", from + "=" + to});
+    argv.insert(argv.end(), {"--data-ports", serve_options.data_ports.text()});
     if (!serve_options.maps.qemu.empty())
         argv.insert(argv.end(), {"--qemu", serve_options.maps.qemu});
     int ends[2];

@@ -48,6 +48,26 @@ std::string short_name(qmp::BlockDevice const& disk) {
     return disk.node_name;
 }
 
+/// What a copy of the guest's data would leave behind.
+Result<> check_nothing_inside(qmp::BlockDevice const& disk, std::string const& name) {
+    if (disk.snapshots > 0) {
+        return fail(Errc::refused,
+                    "disk {} has {} internal snapshots (`qemu-img snapshot -l`), which are not "
+                    "copied and would be lost: delete them first (delvm), or make them images of "
+                    "their own (`qemu-img convert -l`)",
+                    name, disk.snapshots);
+    }
+    for (auto const& bitmap : disk.bitmaps) {
+        if (!bitmap.persistent) continue;
+        return fail(Errc::refused,
+                    "disk {} has the persistent dirty bitmap {} of another program (of a backup?), "
+                    "which is not copied: remove it first (block-dirty-bitmap-remove); the next "
+                    "backup is a full one then",
+                    name, bitmap.name);
+    }
+    return {};
+}
+
 Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& working_directory) {
     MovedDisk moved;
     moved.name = short_name(disk);
@@ -62,6 +82,7 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
     }
     if (disk.encrypted)
         return fail(Errc::refused, "disk {} is encrypted: that cannot be moved yet", moved.name);
+    TRY_VOID(check_nothing_inside(disk, moved.name));
     moved.path = absolute(disk.file_name, working_directory);
     struct stat file{};
     if (disk.file_name.empty() || stat(moved.path.c_str(), &file) < 0) {
@@ -73,6 +94,7 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
         return fail(Errc::refused, "disk {} ({}) is not a file: block devices cannot be moved yet",
                     moved.name, moved.path);
     }
+    TRY(moved.access, storage::access_of(moved.path));
     return moved;
 }
 
@@ -133,6 +155,29 @@ Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline
     co_return Result<>{};
 }
 
+/// As its host has it now; what earlier moves have left of their own is forgotten.
+Result<netmove::GuestInterface> interface_now(Guest& guest, Nic const& nic) {
+    auto interface = nic.interface;
+    interface.vxlan_source.reset();
+    interface.vxlan_destination.reset();
+    interface.evpn = false;
+    interface.anchor.reset();
+    interface.port.reset();
+    if (!interface.bridge.empty()) {
+        TRY(interface.port, netmove::port_settings(*guest.netlink, interface.tap));
+        TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
+    }
+    if (interface.vxlan_source) {
+        TRY(interface.vxlan_source->evpn,
+            netmove::evpn_knows(*guest.netlink, interface.bridge, interface.mac));
+    }
+    if (interface.routed) {
+        TRY(auto const renewals, netmove::renewals_of(*guest.netlink, interface.tap));
+        interface.renewals = renewals.value_or(interface.renewals);
+    }
+    return interface;
+}
+
 }  // namespace
 
 std::string new_migration_id() { return core::random_hex(8); }
@@ -153,7 +198,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     Description description;
     description.guest = guest.name;
     description.migration_id = std::move(migration_id);
-    description.argv = guest.command_line.argv();
+    description.argv = guest.command_line.without_wrapper().argv();
     description.working_directory = guest.working_directory;
     description.qemu_version = client.version();
     CO_TRY(description.machine_type, co_await qmp::machine_type(client, deadline));
@@ -170,24 +215,10 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     CO_TRY_VOID(co_await find_bases(guest, std::move(bases), description, deadline));
     CO_TRY(description.devices, co_await device_names(client, deadline));
     CO_TRY_VOID(check_as_started(guest.command_line, description));
+    CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
     guest.take_in_addresses();
     for (auto const& nic : guest.nics) {
-        auto interface = nic->interface;
-        interface.vxlan_source.reset();  // from when the guest arrived here
-        interface.vxlan_destination.reset();
-        interface.evpn = false;
-        interface.anchor.reset();
-        if (!interface.bridge.empty()) {
-            CO_TRY(interface.vxlan_source, netmove::vxlan_end(*guest.netlink, interface.bridge));
-            if (interface.vxlan_source) {
-                CO_TRY(interface.vxlan_source->evpn,
-                       netmove::evpn_knows(*guest.netlink, interface.bridge, interface.mac));
-            }
-        }
-        if (interface.routed) {
-            CO_TRY(auto const renewals, netmove::renewals_of(*guest.netlink, interface.tap));
-            interface.renewals = renewals.value_or(interface.renewals);
-        }
+        CO_TRY(auto interface, interface_now(guest, *nic));
         description.interfaces.push_back(std::move(interface));
     }
     co_return description;
@@ -212,6 +243,7 @@ Json MovedDisk::to_json() const {
                          {"refcount_bits", layout.refcount_bits},
                          {"extended_l2", layout.extended_l2},
                          {"lazy_refcounts", layout.lazy_refcounts},
+                         {"access", access ? access->to_json() : Json()},
                          {"bases", base_list},
                          {"layers_above_base", layers_above_base},
                          {"base_is_relative", base_is_relative},
@@ -285,6 +317,9 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
     if (disk.path.empty() || disk.path.front() != '/')
         return fail(Errc::protocol, "disk path {} is not absolute", disk.path);
     TRY(disk.layout, layout_from(json, cluster_bytes));
+    if (!json["access"].is_null()) {
+        TRY(disk.access, storage::FileAccess::from_json(json["access"]));
+    }
     TRY_VOID(take_chain(disk, json));
     return disk;
 }

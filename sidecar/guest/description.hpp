@@ -28,6 +28,7 @@ struct MovedDisk {
     std::uint64_t virtual_bytes = 0;
     std::uint64_t allocated_bytes = 0;  ///< Of all images that are sent: all but the bases.
     storage::Qcow2Layout layout = {};
+    std::optional<storage::FileAccess> access = {};  ///< Of the image. None: of an older release.
     /// The rest of its chain, from the top; empty: the whole chain is sent.
     std::vector<Base> bases = {};
     /// Images that become one image at the destination; 0: no base.

@@ -28,6 +28,10 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
                                                  {interface.addresses, interface.mtu, ring})
                      : netmove::place_tap(netlink, interface.tap,
                                           {interface.bridge, interface.mtu, ring}));
+        // A bridge that was made for the guest alone has a port as new.
+        if (interface.port && !interface.bridge.empty() && !interface.anchor) {
+            TRY_VOID(netmove::set_port_settings(netlink, interface.tap, *interface.port));
+        }
         made.add(std::move(tap), interface.netdev);
     }
     return made;

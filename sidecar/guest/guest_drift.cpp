@@ -126,6 +126,39 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
     return {};
 }
 
+Result<> check_media(qmp::CommandLine const& line, std::vector<qmp::BlockDevice> const& devices,
+                     std::string const& working_directory) {
+    auto const images = line.disks();
+    for (auto const& device : devices) {
+        if (!device.removable || !device.inserted || !device.read_only) continue;
+        auto const now = absolute(device.file_name, working_directory);
+        bool const named = std::ranges::any_of(images, [&](qmp::DiskOption const& image) {
+            return !image.local || same_file(absolute(image.file_name, working_directory), now);
+        });
+        if (named) continue;
+        return fail(Errc::refused,
+                    "the medium in {} is {}, which QEMU's command line does not name, and the "
+                    "destination starts from the command line: put the earlier one back first "
+                    "(blockdev-change-medium)",
+                    device.device.empty() ? device.qdev : device.device, now);
+    }
+    for (auto const& image : images) {
+        if (!image.cdrom || !image.local || image.file_name.empty()) continue;
+        auto const there = absolute(image.file_name, working_directory);
+        bool const inserted = std::ranges::any_of(devices, [&](qmp::BlockDevice const& device) {
+            return device.inserted &&
+                   same_file(absolute(device.file_name, working_directory), there);
+        });
+        if (inserted) continue;
+        return fail(Errc::refused,
+                    "{}, which QEMU's command line names, was ejected, and the guest would have it "
+                    "again on the destination, which starts from the command line: insert it first "
+                    "(blockdev-change-medium)",
+                    there);
+    }
+    return {};
+}
+
 Task<Result<>> check_same_disks(qmp::Client& client, Description const& description,
                                 Deadline deadline) {
     CO_TRY(auto const devices, co_await qmp::query_block(client, deadline));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/sync.hpp"
+#include "qmp/block.hpp"
 #include "qmp/client.hpp"
 #include "sidecar/guest/description.hpp"
 
@@ -22,6 +23,11 @@ core::Task<core::Result<std::vector<std::string>>> device_names(qmp::Client& cli
 /// Fails with refused if the guest differs from its command line: a device was plugged in or
 /// removed, or a disk has another image on top (a snapshot was taken).
 core::Result<> check_as_started(qmp::CommandLine const& line, Description const& description);
+
+/// Fails with refused if a removable medium is not the one of the command line, or was ejected.
+core::Result<> check_media(qmp::CommandLine const& line,
+                           std::vector<qmp::BlockDevice> const& devices,
+                           std::string const& working_directory);
 
 /// Fails with refused if a disk was ejected, removed, resized, or now writes to another node. One
 /// QMP command: fast enough for the pause.

@@ -202,6 +202,20 @@ Result<> check_routed(netmove::Netlink& netlink, netmove::GuestInterface const& 
                 interface.netdev, checked.error().sentence());
 }
 
+/// A bridge that is mapped to another one may be that of the VLAN: the operator has said so.
+Result<> check_vlans(netmove::GuestInterface const& interface, netmove::Link const& bridge) {
+    bool const mapped = bridge.name != interface.bridge;
+    if (!interface.port || interface.port->in_default_vlan() || bridge.vlan_filtering || mapped) {
+        return {};
+    }
+    return fail(
+        Errc::refused,
+        "the guest's interface {} is in {} of its bridge, and {} on the destination filters "
+        "no VLANs: `ip link set {} type bridge vlan_filtering 1`, or map the bridge to that "
+        "of the VLAN (`serve --map-bridge`)",
+        interface.netdev, interface.port->vlans_text(), bridge.name, bridge.name);
+}
+
 Result<> check_network(HostMaps const& maps, Description const& description) {
     if (description.interfaces.empty()) return {};
     if (access("/dev/net/tun", R_OK | W_OK) != 0) {
@@ -226,6 +240,7 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
                 "bridge {} on the destination has MTU {}, the guest's interface {}: raise it",
                 bridge, link->mtu, interface.mtu);
         }
+        TRY_VOID(check_vlans(interface, *link));
         TRY_VOID(check_same_network(interface, *link));
         TRY_VOID(check_vxlan(netlink, bridge, interface));
     }
@@ -331,6 +346,19 @@ Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description cons
     mapping.taps = taps;
     mapping.incoming = incoming;
     return line.for_destination(mapping);
+}
+
+std::vector<std::string> access_warnings(Description const& description) {
+    std::vector<std::string> lines;
+    for (auto const& disk : description.disks) {
+        if (!disk.access) continue;
+        for (auto const& missing : storage::local_access(*disk.access).missing) {
+            lines.push_back(
+                fmt::format("disk {}: the destination has no {}: its image there belongs to root",
+                            disk.name, missing));
+        }
+    }
+    return lines;
 }
 
 Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,

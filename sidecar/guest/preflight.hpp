@@ -42,6 +42,9 @@ core::Result<qmp::CommandLine> map_command_line(HostMaps const& maps,
                                                 std::vector<qmp::TapDescriptors> const& taps,
                                                 bool incoming = true);
 
+/// What the images of the guest's disks keep at the source and lose here: one sentence for each.
+std::vector<std::string> access_warnings(Description const& description);
+
 /// Fails with refused, saying what to do, if this host cannot receive the guest: no QEMU or machine
 /// type, a file missing, an image in the way, too little disk or memory, no bridge, no privilege.
 /// Changes nothing. `leftovers`: images that are removed before those of this guest are created.

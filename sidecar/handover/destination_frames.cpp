@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <iterator>
 
 #include "core/log.hpp"
 #include "sidecar/handover/frames.hpp"
+#include "sidecar/host/limits.hpp"
 
 namespace sidecar {
 
@@ -15,7 +17,15 @@ Result<> DestinationFrames::add(Guest& guest, std::optional<netmove::Gate> gate,
                                 std::size_t index) {
     auto const& tap = guest.nics[index]->tap;
     TRY(auto injector, netmove::Injector::open(*guest.netlink, tap.name()));
-    nics_.push_back({std::move(injector), &tap, guest.netlink.get(), std::move(gate), {}, 0, 0});
+    auto const& interface = guest.nics[index]->interface;
+    nics_.push_back({std::move(injector),
+                     &tap,
+                     guest.netlink.get(),
+                     std::move(gate),
+                     {},
+                     0,
+                     0,
+                     interface.evpn || interface.routed});
     return {};
 }
 
@@ -108,16 +118,35 @@ Task<void> DestinationFrames::deliver_frames(Deadline deadline) {
         // (The ring keeps its length: the kernel would empty the gate to change it.)
         put(nic, nic.frames);
         nic.frames.clear();
-        if (!nic.gate) continue;
-        auto const before = nic.netlink->link(nic.tap->name());
-        if (auto const waiting = nic.gate->count()) {
-            waited_ += waiting->waiting;
-            lost_ += waiting->dropped;
-        }
-        auto const opened = nic.gate->open();
-        if (!opened) core::log::error("{}", opened.error().sentence());
-        auto const after = nic.netlink->link(nic.tap->name());
-        if (before && after) lost_ += after->dropped - before->dropped;
+        nic.waits = nic.gate && nic.told_by_others;
+        if (!nic.waits) open(nic);
+    }
+}
+
+void DestinationFrames::open(Nic& nic) {
+    nic.waits = false;
+    if (!nic.gate) return;
+    auto const before = nic.netlink->link(nic.tap->name());
+    if (auto const waiting = nic.gate->count()) {
+        waited_ += waiting->waiting;
+        lost_ += waiting->dropped;
+    }
+    auto const opened = nic.gate->open();
+    if (!opened) core::log::error("{}", opened.error().sentence());
+    auto const after = nic.netlink->link(nic.tap->name());
+    if (before && after) lost_ += after->dropped - before->dropped;
+}
+
+Task<void> DestinationFrames::open_when_quiet(std::stop_token stop) {
+    auto const patience = Deadline::after(limits::gate_patience, std::move(stop));
+    auto const waits = [](Nic const& nic) { return nic.waits; };
+    if (std::ranges::none_of(nics_, waits)) co_return;
+    for (bool quiet = false; !quiet && !patience.passed();) {
+        came_.reset();
+        quiet = !co_await came_.wait(patience.sooner(limits::late_silence));
+    }
+    for (auto& nic : nics_) {
+        if (nic.waits) open(nic);
     }
 }
 

@@ -9,6 +9,8 @@
 //             they are only in the rings, so the guest gets them however the migration ends.
 //   `cont`    Before it, the destination puts the frames into its rings and opens the gates.
 //   after     Late frames, which still arrive at the old place, are forwarded until none arrive.
+//             Where routers or a fabric have to be told of the move, many may: such a gate stays
+//             closed until none has come for a moment, so that none is overtaken.
 //   rollback  The reverse: the destination returns the frames it caught (`return_frames`).
 #pragma once
 
@@ -124,9 +126,12 @@ public:
     core::Result<protocol::FramesAnswer> take(protocol::Frames const& sent);
     /// The number of frames that were sent, from COMMIT.
     void expect(std::vector<std::uint64_t> counts) { expected_ = std::move(counts); }
-    /// Before `cont`, once: puts the received frames into the rings, then opens the gates in any
-    /// case. Waits until the deadline for missing frames.
+    /// Before `cont`, once: puts the received frames into the rings, then opens the gates, except
+    /// those that open_when_quiet() opens. Waits until the deadline for missing frames.
     core::Task<void> deliver_frames(core::Deadline deadline);
+    /// After `cont`: opens the gates before which frames wait for late ones, at the latest after
+    /// limits::gate_patience, or when `stop` is requested.
+    core::Task<void> open_when_quiet(std::stop_token stop);
     /// The guest stays on the source: returns a part of the frames caught here, until `more` is
     /// false. With `last` the source asks for no more afterwards.
     core::Result<protocol::ReturnFramesAnswer> give_back(bool last);
@@ -147,10 +152,14 @@ private:
             frames;  ///< Frames that wait for deliver_frames() or for the source to ask for them.
         std::size_t bytes = 0;
         std::size_t taken = 0;
+        /// Others than both hosts decide when the network has moved, as soon as they know.
+        bool told_by_others = false;
+        bool waits = false;  ///< The gate is closed for open_when_quiet().
     };
     [[nodiscard]] bool complete() const;
     core::Result<> add(Guest& guest, std::optional<netmove::Gate> gate, std::size_t index);
     void put(Nic& nic, std::span<netmove::CaughtFrame const> frames);
+    void open(Nic& nic);
 
     std::vector<Nic> nics_;
     core::Event came_;

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/port_range.hpp"
 #include "storage/limits.hpp"
 
 namespace sidecar::limits {
@@ -38,6 +39,11 @@ constexpr seconds qmp_look_interval{2};
 constexpr seconds qmp_silence_max{10};
 /// `migrate` waits no longer than this for a rollback; the sidecar continues it.
 constexpr seconds rollback_patience{60};
+/// The TCP ports on which the QEMUs that wait for a guest receive disks and RAM, each on two.
+/// Beside 4790, the port of `serve`.
+constexpr core::PortRange data_ports_default{4800, 4899};
+/// A connection to one of them, which is tried during the check. A firewall may drop its packets.
+constexpr seconds data_port_timeout{5};
 /// The destination's answer to `check`: it starts QEMU's binary to ask for its machine types.
 constexpr seconds check_timeout{30};
 /// Destination: creating disks and starting QEMU.
@@ -217,6 +223,11 @@ constexpr milliseconds arrival_margin{5};
 /// How long the guest's old place must have been silent, and how long the source listens to it at
 /// most. Frames on their way through bridges and over a long line arrive within that.
 constexpr milliseconds straggler_silence{200};
+/// How long no late frame must have come before frames that take the new way pass a gate that waits
+/// for that: senders of a thousand packets per second are told apart from those that have stopped.
+constexpr milliseconds late_silence{5};
+/// How long such a gate is closed after `cont` at most. FRR and BIRD need 70 ms.
+constexpr milliseconds gate_patience{200};
 constexpr seconds straggler_patience{5};
 /// How long the source keeps its routes to a guest that has moved, if the routers have not told it
 /// of new ones; and how often it looks. Well within straggler_patience: frames are forwarded

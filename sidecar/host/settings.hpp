@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/json.hpp"
+#include "core/port_range.hpp"
 #include "core/tls.hpp"
 #include "netmove/local_choice.hpp"
 #include "netmove/tunnel/tunnel.hpp"
@@ -42,6 +43,7 @@ struct AttachOptions {
 struct ServeOptions {
     std::string listen = "[::]";
     std::uint16_t tunnel_port = netmove::tunnel::default_port;  ///< UDP, of anchors.
+    core::PortRange data_ports = limits::data_ports_default;  ///< TCP, of disks and RAM.
     core::TlsConfig tls;
     HostMaps maps;
 };

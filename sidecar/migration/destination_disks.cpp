@@ -34,6 +34,7 @@ Task<Result<>> DestinationDisks::create_images() {
         auto const& disk = context_.description.disks[index];
         auto& image = images_[index];
         storage::CreateOptions settings;
+        settings.access = disk.access;
         if (disk.format == "qcow2") settings.layout = disk.layout;
         if (!disk.bases.empty()) {
             settings.backing_file =
@@ -60,8 +61,8 @@ Task<Result<>> DestinationDisks::open_exports() {
     if (context_.description.disks.empty()) co_return Result<>{};
     CO_TRY_VOID(co_await find_target());
     auto const credentials = context_.key.empty() ? "" : key_object(context_.migration_id);
-    CO_TRY(nbd_port_,
-           co_await target_->open("", credentials, Deadline::after(limits::prepare_timeout)));
+    CO_TRY(nbd_port_, co_await target_->open("", context_.options.data_ports, credentials,
+                                             Deadline::after(limits::prepare_timeout)));
     co_return Result<>{};
 }
 

@@ -96,7 +96,7 @@ private:
     Outcome<protocol::Packed> on(protocol::Reexport);
     Outcome<protocol::HashBaseAnswer> on(protocol::HashBase request);
     Outcome<protocol::HashAnswer> on(protocol::Hash request);
-    Outcome<protocol::Nothing> on(protocol::Fire fire);
+    Outcome<protocol::FireAnswer> on(protocol::Fire fire);
     Outcome<protocol::FramesAnswer> on(protocol::Frames frames);
     Outcome<protocol::ReturnFramesAnswer> on(protocol::ReturnFrames request);
     Outcome<protocol::TrackingReport> on(protocol::Conntrack sent);

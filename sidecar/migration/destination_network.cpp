@@ -66,6 +66,7 @@ Result<> DestinationNetwork::announce() {
     // fired now at the latest.
     TRY_VOID(movers_.fire());
     announcing_.spawn(settle());
+    announcing_.spawn(frames_.open_when_quiet(context_.stop.get_token()));
     return {};
 }
 

@@ -26,6 +26,16 @@ using core::Result;
 using core::Task;
 using machine::destination::Qemu;
 
+namespace {
+
+/// The end of an address on which QEMU listens: at the first free port of the range.
+std::string ports_text(core::PortRange ports) {
+    if (ports.first == ports.last) return std::to_string(ports.first);
+    return fmt::format("{},to={}", ports.first, ports.last);
+}
+
+}  // namespace
+
 Task<Result<>> DestinationQemu::start(netmove::MoverSet& movers) {
     auto& description = context_.description;
     context_.guest =
@@ -96,10 +106,11 @@ Task<Result<>> DestinationQemu::listen_for_ram() {
         deadline));
     CO_TRY_VOID(co_await qmp::migrate_set_parameters(
         client, Json::object({{"tls-creds", credentials}}), deadline));
-    auto listening = co_await qmp::migrate_incoming(client, "tcp:[::]:0", deadline);
+    auto const ports = ports_text(context_.options.data_ports);
+    auto listening = co_await qmp::migrate_incoming(client, "tcp:[::]:" + ports, deadline);
     if (!listening)
-        CO_TRY_VOID(
-            co_await qmp::migrate_incoming(client, "tcp:0.0.0.0:0", deadline));  // no IPv6 here
+        CO_TRY_VOID(co_await qmp::migrate_incoming(client, "tcp:0.0.0.0:" + ports,
+                                                   deadline));  // no IPv6 here
     CO_TRY(auto const address, co_await qmp::incoming_address(client, deadline));
     ram_port_ = std::atoi(address["port"].text_or("0").c_str());
     if (ram_port_ <= 0)

@@ -51,6 +51,8 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
                                  .host = host.value_or(HostIdentity{}),
                                  .has_registry = !paths_.registry.empty()};
     CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
+    CO_TRY(answer.data, survey_.offer_port());
+    answer.warnings = access_warnings(description);
     co_return answer;
 }
 
@@ -72,6 +74,7 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepar
     if (prepare.key.empty() && !plain_here) {
         co_return fail(Errc::protocol, "the migration's key is missing");
     }
+    survey_.end_offer();
     if (state_.phase == Phase::idle) {
         description_ = std::move(description);
         key_ = prepare.key;
@@ -104,7 +107,8 @@ Task<Result<protocol::HashAnswer>> DestinationMigration::on(protocol::Hash reque
     return disks_.hash(std::move(request), [this] { return check_exported(); });
 }
 
-Task<Result<protocol::Nothing>> DestinationMigration::on(protocol::Fire fire) {
+Task<Result<protocol::FireAnswer>> DestinationMigration::on(protocol::Fire fire) {
+    auto const start = core::Clock::now();
     if (!machine::destination::may_fire(state_)) {
         co_return fail(Errc::refused, "the network cannot be moved here now: {}",
                        machine::destination::name(state_.phase));
@@ -115,7 +119,9 @@ Task<Result<protocol::Nothing>> DestinationMigration::on(protocol::Fire fire) {
         watchers_.spawn(limit_realtime());
     }
     CO_TRY_VOID(network_.fire(fire));
-    co_return protocol::Nothing{};
+    auto const took =
+        std::chrono::duration_cast<std::chrono::microseconds>(core::Clock::now() - start);
+    co_return protocol::FireAnswer{static_cast<std::uint64_t>(took.count())};
 }
 
 Task<Result<protocol::FramesAnswer>> DestinationMigration::on(protocol::Frames frames) {

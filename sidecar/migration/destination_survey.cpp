@@ -3,6 +3,7 @@
 #include <poll.h>
 
 #include "core/log.hpp"
+#include "core/stream.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/limits.hpp"
 
@@ -11,6 +12,15 @@ namespace sidecar {
 using core::Deadline;
 using core::Result;
 using core::Task;
+
+Result<protocol::DataPort> DestinationSurvey::offer_port() {
+    auto const& range = context_.options.data_ports;
+    if (!offered_) {
+        TRY(offered_, core::listen_tcp("", range));
+    }
+    TRY(int const port, core::local_port(offered_.get()));
+    return protocol::DataPort{port, range};
+}
 
 Result<protocol::SurveyAnswer> DestinationSurvey::begin(protocol::Survey const& survey) {
     protocol::SurveyAnswer answer;

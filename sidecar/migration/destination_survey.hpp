@@ -15,6 +15,10 @@ class DestinationSurvey {
 public:
     explicit DestinationSurvey(DestinationContext context) : context_(context) {}
 
+    /// Listens on one of the ports on which disks and RAM arrive, until `prepare`: whoever can
+    /// connect can send them. Fails with refused if none is free.
+    core::Result<protocol::DataPort> offer_port();
+    void end_offer() { offered_.reset(); }
     /// Listens from now on, instead of for an earlier request. Fails with the error of netlink.
     core::Result<protocol::SurveyAnswer> begin(protocol::Survey const& survey);
     /// Waits for what has not arrived yet, for limits::adjacency_wait.
@@ -27,6 +31,7 @@ private:
     };
 
     DestinationContext context_;
+    core::Fd offered_;  ///< Nothing is accepted: the kernel has connected the caller by then.
     std::uint64_t number_ = 0;  ///< Of the first bridge.
     std::vector<Bridge> bridges_;
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "sidecar/migration/data_port.hpp"
 #include "storage/stale_image.hpp"
 
 namespace sidecar {
@@ -118,7 +119,7 @@ Json MigrationReport::report() const {
 void MigrationReport::add_moments(Json& report) const {
     auto const stop_at = context_.timeline.stop_at();
     auto const downtime_ms = context_.timeline.downtime_ms();
-    auto const fired_at = parts_.network.fired_at();
+    auto const fired_at = parts_.network.moved_at();
     report.set("downtime_limit_ms", context_.options.downtime_limit_ms);
     if (downtime_ms) report.set("downtime_ms", rounded(*downtime_ms));
     if (stop_at && fired_at)
@@ -323,6 +324,8 @@ Json MigrationReport::checked() const {
     }
     for (auto const& line : parts_.network.vtep_lines()) lines.add(line);
     for (auto const& line : parts_.dns.lines()) lines.add(line);
+    auto const data_port = data_port_line(parts_.data_port, context_.options.destination);
+    if (!data_port.empty()) lines.add(data_port);
     if (!parts_.check_warning.empty()) lines.add("warning: " + parts_.check_warning);
     lines.add(
         fmt::format("destination {}: reached, authenticated, ready", context_.options.destination));

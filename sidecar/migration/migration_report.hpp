@@ -35,6 +35,7 @@ public:
         /// The first failure: reported to the operator.
         std::optional<core::Error> const& failure;
         std::string const& check_warning;  ///< Why another time would be better; usually empty.
+        protocol::DataPort const& data_port;  ///< Tried during the check.
         bool const& recovered;  ///< The migration of an earlier sidecar.
         BaseComparison const& bases;
         SourceDisks const& disks;

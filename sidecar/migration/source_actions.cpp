@@ -1,6 +1,8 @@
 // The ports of the source's driver: each function is one action of the machine, run by the part
 // that does it. All are idempotent, because the machine asks again after a lost answer or after
 // a restart.
+#include <fmt/ranges.h>
+
 #include "core/log.hpp"
 #include "qmp/migration.hpp"
 #include "qmp/vm.hpp"
@@ -8,6 +10,7 @@
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/mac_moves.hpp"
+#include "sidecar/migration/data_port.hpp"
 #include "sidecar/migration/source_migration.hpp"
 #include "storage/stale_image.hpp"
 
@@ -30,6 +33,9 @@ Task<Result<>> SourceMigration::check() {
     for (auto const& path : context_.image_paths()) {
         CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
     }
+    if (auto const& wrapper = guest_.command_line.wrapper(); !wrapper.empty()) {
+        warn(fmt::format("QEMU runs there without `{}`", fmt::join(wrapper, " ")));
+    }
     // A sidecar that takes this guest over then knows its addresses without waiting
     // for guest traffic.
     CO_TRY_VOID(guest_.write_manifest());
@@ -49,6 +55,8 @@ Task<Result<>> SourceMigration::check() {
                        options_.destination);
     }
     note_destination(checked);
+    data_port_ = checked.data;
+    CO_TRY_VOID(co_await check_data_port(context_, data_port_));
     CO_TRY_VOID(co_await network_.check(std::move(checked)));
     auto const named = co_await dns_.check(context_.within(limits::dns_check_timeout));
     if (!named && named.error().code == Errc::invalid) {

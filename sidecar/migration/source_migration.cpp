@@ -98,8 +98,8 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       naming_(guest.loop),
       ownership_(guest.loop, guest.paths, guest.name),
       destination_host_{.id = "", .address = options_.destination},
-      report_(context_, {state_, failures_, failure_, warning_, recovered_, bases_, disks_, ram_,
-                         network_, dns_}) {}
+      report_(context_, {state_, failures_, failure_, warning_, data_port_, recovered_, bases_,
+                         disks_, ram_, network_, dns_}) {}
 
 SourceMigration::~SourceMigration() = default;
 

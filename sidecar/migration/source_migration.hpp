@@ -171,6 +171,7 @@ private:
     registry::Host destination_host_;  ///< As the destination's answer to the check names it.
     /// For the report: of the check, why another time would be better; of the registry.
     std::string warning_;
+    protocol::DataPort data_port_;
     std::optional<core::Error> failure_;  ///< The first failure; reported to the operator.
     ActionFailures failures_;
     std::optional<core::Clock::time_point> peer_lost_at_;

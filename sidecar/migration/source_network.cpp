@@ -256,11 +256,17 @@ Task<Result<>> SourceNetwork::fire() {
     CO_TRY_VOID(movers_.fire());
     // Before the first frame arrives there.
     co_await tracking_.send_changes(context_.peer, context_.within_pause());
-    CO_TRY_VOID(co_await context_.peer.request(
-        protocol::Fire{interfaces_of(context_.guest.nics), context_.options.downtime_limit_ms,
-                       ms_ago(journal_.last().moves, wall_ms())},
-        context_.within_pause()));
+    auto const sent_at = core::Clock::now();
+    CO_TRY(auto const there,
+           co_await context_.peer.request(protocol::Fire{interfaces_of(context_.guest.nics),
+                                                         context_.options.downtime_limit_ms,
+                                                         ms_ago(journal_.last().moves, wall_ms())},
+                                          context_.within_pause()));
     fired_at_ = core::Clock::now();
+    // Each way takes half of what the destination did not need.
+    auto const took = std::min(*fired_at_ - sent_at,
+                               core::Clock::duration(std::chrono::microseconds(there.took_us)));
+    moved_at_ = *fired_at_ - (*fired_at_ - sent_at - took) / 2;
     journal_.note_move(wall_ms());
     fired_.set();
     // Now that the destination would take their frames.
@@ -516,7 +522,7 @@ Json SourceNetwork::report(bool moved) const {
         for (auto const& address : interface.addresses) names.add(address.address.text());
     }
     auto report = Json::object({{"moved", moved ? names : Json::array()}});
-    if (stop_at && fired_at_) report.set("fired_ms", rounded(ms_between(*stop_at, *fired_at_)));
+    if (stop_at && moved_at_) report.set("fired_ms", rounded(ms_between(*stop_at, *moved_at_)));
     if (stop_at) report.set("frames", frames_.report());
     if (!vteps_.empty()) report.set("vteps", vteps_.report(stop_at));
     if (!anchors_.empty()) report.set("anchor", anchors_.report(stop_at));

@@ -82,8 +82,9 @@ public:
     /// Joins the tasks and closes the channels to the VTEPs. Call before destruction.
     core::Task<void> end();
 
-    /// When both halves last fired; none: they have not.
-    [[nodiscard]] std::optional<core::Clock::time_point> fired_at() const { return fired_at_; }
+    /// When the addresses were at the destination, which both halves cause: half a round trip
+    /// before its answer. None: they are not.
+    [[nodiscard]] std::optional<core::Clock::time_point> moved_at() const { return moved_at_; }
     /// {moved, fired_ms, frames, vteps, anchor, local, conntrack}. `moved`: the guest has moved.
     [[nodiscard]] core::Json report(bool moved) const;
 
@@ -116,7 +117,8 @@ private:
     SourceTracking tracking_;
     bool released_ = false;  ///< The movers were released permanently.
     core::TaskGroup forwarding_;  ///< From note_committed() until settle().
-    std::optional<core::Clock::time_point> fired_at_;
+    std::optional<core::Clock::time_point> fired_at_;  ///< The destination's answer came.
+    std::optional<core::Clock::time_point> moved_at_;  ///< The addresses are there; estimated.
     core::Event fired_;  ///< Both hosts have fired.
 };
 

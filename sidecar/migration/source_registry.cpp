@@ -25,6 +25,7 @@ Task<Result<>> SourceMigration::check_owner() {
 
 void SourceMigration::note_destination(protocol::CheckAnswer const& answer) {
     destination_host_ = {answer.host.id, answer.host.name, options_.destination};
+    for (auto const& line : answer.warnings) warn(line);
     if (guest_.paths.registry.empty() || answer.has_registry) return;
     warn(
         fmt::format("`sidecar serve` of {} has no --registry: later moves from there will not be "

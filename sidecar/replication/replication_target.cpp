@@ -136,6 +136,7 @@ Task<Result<>> ReplicationTarget::make_images() {
         if (there) continue;
         auto const& disk = record_->description.disks[i];
         storage::CreateOptions settings;
+        settings.access = disk.access;
         if (disk.format == "qcow2") settings.layout = disk.layout;
         CO_TRY_VOID(storage::remove_owned({image.path}, record_->copy_id));
         CO_TRY(image.identity,
@@ -209,7 +210,8 @@ Task<Result<>> ReplicationTarget::open_endpoints(std::string key) {
                                             deadline));
     }
     CO_TRY(nbd_port_,
-           co_await target_->open("", key.empty() ? "" : key_object(replication_id_), deadline));
+           co_await target_->open("", options_.data_ports,
+                                  key.empty() ? "" : key_object(replication_id_), deadline));
     co_return Result<>{};
 }
 

@@ -5,6 +5,7 @@
 
 #include "tests/bench/client_view.hpp"
 #include "tests/support/routed.hpp"
+#include "tests/support/stretch.hpp"
 #include "tests/support/subnets.hpp"
 
 namespace bench {
@@ -18,21 +19,33 @@ constexpr int moves_quick = 2;
 /// Each starts two QEMUs, and loses its network for seconds: medians of this many are stable.
 constexpr int peer_moves_max = 5;
 constexpr std::array round_trips_ms = {0, 20, 100};
-constexpr auto router_limit = 20s;
+/// A fabric takes a guest that moves more often within three minutes for a duplicate.
+constexpr int evpn_moves_max = 2;
+constexpr auto others_limit = 20s;
 
 /// How the guest's network goes with it.
-enum class Way : std::uint8_t { anchor, routes };
+enum class Way : std::uint8_t { anchor, routes, evpn };
 
-char const* name(Way way) { return way == Way::anchor ? "anchor" : "routes"; }
+char const* name(Way way) {
+    switch (way) {
+        case Way::anchor:
+            return "anchor";
+        case Way::routes:
+            return "routes";
+        case Way::evpn:
+            return "evpn";
+    }
+    return "";
+}
 
-/// Two hosts in two subnets, and the guest on the first.
+/// Two hosts in two subnets, or two of three in a fabric, and the guest on the first.
 class Sites {
 public:
     Sites(Way way, lab::GuestOptions const& guest, std::chrono::milliseconds round_trip)
         : way_(way),
           scene_(
               {.guest = guest,
-               .start_guest = way == Way::anchor,
+               .start_guest = way != Way::routes,
                .furnish = [this, round_trip](lab::Lab const& net) { furnish(net, round_trip); }}) {
         if (way == Way::routes) routes_.run_guest(scene_);
     }
@@ -44,7 +57,7 @@ public:
         auto migration = scene_.start_migration(from);
         lab::Qmp destination(scene_.guest().probe_socket(to));
         Moved moved{standstill(source, destination, lab::Scene::migration_limit), 0, {}, {}};
-        double const routers_ms = way_ == Way::routes ? see_router_lead(to) : 0;
+        double const others_ms = way_ == Way::anchor ? 0 : see_others_send(to);
         auto const ended = lab::Scene::finish(migration);
         if (ended.exit_status != 0) throw lab::Failure(ended.text());
         pass(handover_settle);
@@ -53,9 +66,10 @@ public:
         moved.network_ms = ended.report["network"]["fired_ms"].number_or(-1);
         fmt::print(stderr, "  {}: {:.1f} ms downtime, moved {:.1f} ms after STOP", name(way_),
                    moved.downtime_ms(), moved.network_ms);
-        if (routers_ms > 0) {
-            fmt::print(stderr, ", seen at the router {:.1f} ms after STOP",
-                       routers_ms - moved.at.stopped_ms);
+        if (others_ms > 0) {
+            fmt::print(stderr, ", seen at the {} {:.1f} ms after STOP",
+                       way_ == Way::routes ? "router" : "third host",
+                       others_ms - moved.at.stopped_ms);
         }
         fmt::print(stderr, "; {}\n", ended.report["network"].dump());
         return moved;
@@ -66,12 +80,16 @@ private:
         if (round_trip > 0ms) line_ = lab::lengthen(net, round_trip);
         if (way_ == Way::anchor) lab::separate(net);
         if (way_ == Way::routes) routes_.furnish(net);
+        if (way_ == Way::evpn) fabric_.furnish(net);
     }
-    /// When the router was seen to send to that host: after RESUME at the earliest, because the
-    /// look itself takes milliseconds.
-    double see_router_lead(lab::Host const& to) {
-        lab::wait_until("the router to send to host " + to.name, router_limit, [&] {
-            return lab::RoutedSite::leads_to(scene_.net()) == "host-" + to.name;
+    /// When the router, or the client's host in the fabric, was seen to send to that host: after
+    /// RESUME at the earliest, because the look itself takes milliseconds.
+    double see_others_send(lab::Host const& to) {
+        auto const third = lab::third_vtep(scene_.net());
+        lab::wait_until("the network to send to host " + to.name, others_limit, [&] {
+            return way_ == Way::routes
+                       ? lab::RoutedSite::leads_to(scene_.net()) == "host-" + to.name
+                       : lab::guest_vtep(third) == to.ip4;
         });
         return wall_ms();
     }
@@ -79,11 +97,13 @@ private:
     Way way_;
     std::unique_ptr<lab::PacketLine> line_;
     lab::RoutedSite routes_;
+    lab::EvpnFabric fabric_;
     lab::Scene scene_;
 };
 
 Sight ours(Way way, std::string const& qemu, std::chrono::milliseconds round_trip, Load const& load,
            int moves) {
+    if (way == Way::evpn) moves = std::min(moves, evpn_moves_max);
     Sites sites(way, handover_guest(qemu), round_trip);
     auto& scene = sites.scene();
     Sight sight;
@@ -149,11 +169,11 @@ Result across(Options const& options) {
     for (auto const& qemu : qemus) {
         for (auto const round_trip_ms : round_trips_ms) {
             auto const round_trip = std::chrono::milliseconds(round_trip_ms);
-            for (auto const way : {Way::anchor, Way::routes}) {
+            for (auto const way : {Way::anchor, Way::routes, Way::evpn}) {
                 auto const place = fmt::format("{} {} {} ms", qemu, name(way), round_trip_ms);
                 if (options.wants(place + " calls")) {
-                    Sight theirs;
-                    for (int i = 0; i < std::min(moves, peer_moves_max); ++i) {
+                    Sight theirs;  // where one network is on both hosts, that way has no tunnel
+                    for (int i = 0; way != Way::evpn && i < std::min(moves, peer_moves_max); ++i) {
                         by_hand(qemu, round_trip, load, theirs);
                     }
                     add_rows(result, place, ours(way, qemu, round_trip, load, moves), theirs, {});

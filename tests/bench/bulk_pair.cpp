@@ -164,7 +164,7 @@ void BulkPair::connect(Ends const& ends) {
         creds = sidecar::key_object(key_epoch);
     }
     lab::Visit const there(ends.to_netns);
-    int const port = must(target_->open(ends.address, creds, soon()));
+    int const port = must(target_->open(ends.address, {}, creds, soon()));
     target_address_.host = ends.address;
     target_address_.port = std::to_string(port);
 }

@@ -145,7 +145,7 @@ public:
         destination_ = must(qmp::Client::connect(loop, directory + "/target.qmp", soon()));
         target_.emplace(loop, *destination_, std::vector<storage::TargetDisk>{{"d0", "d0"}});
         Inside const there(net.b().netns);
-        port_ = std::to_string(must(target_->open(net.b().ip4, "", soon())));
+        port_ = std::to_string(must(target_->open(net.b().ip4, {}, "", soon())));
     }
     ~Hosts() {
         from_->kill();

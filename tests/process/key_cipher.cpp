@@ -2,6 +2,7 @@
 // ciphers connects to a real QEMU that waits for RAM.
 #include <gnutls/gnutls.h>
 
+#include "core/gnutls.hpp"
 #include "core/tls.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/host/keys.hpp"
@@ -23,6 +24,7 @@ void must(int error) {
 std::string cipher_of(int socket, std::string const& key_hex) {
     gnutls_psk_client_credentials_t credentials = nullptr;
     gnutls_session_t session = nullptr;
+    core::use_gnutls();
     must(gnutls_psk_allocate_client_credentials(&credentials));
     std::string hex = key_hex;
     gnutls_datum_t const key{reinterpret_cast<unsigned char*>(hex.data()),

@@ -247,6 +247,11 @@ TEST_CASE("local address: it is made again without loss, and its removal leaves 
     // Something else has removed the cable: its rules go with it.
     lab.at(lab.far_, fmt::format("ip link delete {}", local.end));
     must(make_local_address(lab.netlink, local));
+    // The kernel notices the carrier of a new cable a moment later.
+    REQUIRE(soon([&] {
+        auto const port = must(lab.netlink.link(local.port));
+        return port.port && port.port->forwarding();
+    }));
     CHECK(lab.from_client(SOCK_DGRAM, local_address.ipv4).passes());
 
     lab.far_.enter();

@@ -1,7 +1,8 @@
 // The schema of a guest's QEMU is read without that QEMU: sidecar/guest/qemu_schema.hpp, next to a
 // real QEMU that is stopped and cannot answer.
+#include <zlib.h>
+
 #include "sidecar/guest/qemu_schema.hpp"
-#include "core/sha256.hpp"
 #include "tests/process/qmp_support.hpp"
 #include "tests/support/command.hpp"
 
@@ -49,10 +50,9 @@ private:
     std::unique_ptr<sidecar::Guest> guest_;
 };
 
-std::string with_digest(std::string const& body) {
-    core::Sha256 hash;
-    hash.add(std::as_bytes(std::span(body)));
-    return hash.text() + "\n" + body;
+std::string with_digest(std::string const& text) {
+    auto const* const bytes = reinterpret_cast<Bytef const*>(text.data());
+    return fmt::format("{:08x}\n{}", crc32_z(0, bytes, text.size()), text);
 }
 
 }  // namespace

@@ -85,7 +85,7 @@ public:
             where_.psk_file = directory + "/keys.psk";
         }
         offer();
-        int const port = runner_.must(target_->open("127.0.0.1", tls ? "tls0" : "", soon()));
+        int const port = runner_.must(target_->open("127.0.0.1", {}, tls ? "tls0" : "", soon()));
         where_.host = "127.0.0.1";
         where_.port = fmt::format("{}", port);
     }
@@ -112,7 +112,7 @@ public:
         target_.reset();
         CO_TRY_VOID(co_await destination_->kill_and_start_another());
         offer();
-        CO_TRY(int const port, co_await target_->open("127.0.0.1", "", soon()));
+        CO_TRY(int const port, co_await target_->open("127.0.0.1", {}, "", soon()));
         where_.port = fmt::format("{}", port);
         ++generation_;
         co_return Result<>{};

@@ -15,6 +15,7 @@
 
 #include "core/json.hpp"
 #include "core/log.hpp"
+#include "core/port_range.hpp"
 #include "core/priority.hpp"
 #include "core/process.hpp"
 #include "core/sync.hpp"
@@ -339,6 +340,27 @@ TEST_CASE("a listener whose queue is full is waited for, until the deadline") {
     CHECK(loop->run(connect_unix(*loop, path, Deadline::after(20s))));
     loop->run(scope.join());
     std::filesystem::remove_all(directory);
+}
+
+TEST_CASE("a range of ports is read, and its first free port is taken") {
+    CHECK(*PortRange::parse("4800-4899") == PortRange{4800, 4899});
+    CHECK(*PortRange::parse("7") == PortRange{7, 7});
+    CHECK(*PortRange::parse("0") == PortRange{});
+    CHECK(PortRange{4800, 4899}.text() == "4800-4899");
+    CHECK(PortRange{}.text() == "0");
+    for (auto const* bad : {"", "-", "2-1", "0-9", "1-", "65536", "1-70000", "1-2-3", "a"}) {
+        INFO(bad);
+        CHECK_FALSE(PortRange::parse(bad));
+    }
+    auto const any = listen_tcp("127.0.0.1", PortRange{});
+    REQUIRE(any);
+    auto const port = static_cast<std::uint16_t>(*local_port(any->get()));
+    auto const next = static_cast<std::uint16_t>(port < 65'535 ? port + 1 : port);
+    auto const none = listen_tcp("127.0.0.1", PortRange{port, port});
+    REQUIRE_FALSE(none);
+    CHECK(none.error().code == Errc::refused);
+    auto const other = listen_tcp("127.0.0.1", PortRange{port, next});
+    if (other) CHECK(*local_port(other->get()) == next);  // unless another program has it
 }
 
 TEST_CASE("host and port are split, and what is neither is refused") {

@@ -3,6 +3,7 @@
 
 #include "core/loop.hpp"
 #include "netmove/mover.hpp"
+#include "netmove/port_settings.hpp"
 #include "netmove/tap.hpp"
 #include "netmove/vxlan_mover.hpp"
 
@@ -300,4 +301,23 @@ TEST_CASE("a set of movers settles and rolls back all, even if some fail", "[net
     CHECK(back.error().sentence() == "b refused");
     CHECK(log == Log{"a settle", "b settle", "b rollback", "a rollback"});
     CHECK(plan.fired().empty());
+}
+
+TEST_CASE("port settings: read back as they were sent, and checked", "[netmove]") {
+    PortSettings const settings{{"isolated", "learning"}, true, {{20, 20, true, true}, {30, 40}}};
+    auto const back = PortSettings::from_json(settings.to_json());
+    REQUIRE(back);
+    CHECK(*back == settings);
+    CHECK(settings.vlans_text() == "VLANs 20, 30-40");
+    CHECK_FALSE(settings.in_default_vlan());
+    CHECK(PortSettings{{}, true, {{1, 1, true, true}}}.in_default_vlan());
+    CHECK(PortSettings{{}, true, {{7, 7, true, true}}}.vlans_text() == "VLAN 7");
+    CHECK(PortSettings{{}, true, {}}.vlans_text() == "no VLAN");
+    CHECK(PortSettings{}.in_default_vlan());
+    for (auto const& vlan : {PortVlan{0, 1}, {9, 8}, {8, 9, true}, {8, 4095}}) {
+        INFO(vlan.first << " to " << vlan.last);
+        CHECK_FALSE(PortSettings::from_json(PortSettings{{}, true, {vlan}}.to_json()));
+    }
+    CHECK_FALSE(PortSettings::from_json(PortSettings{{"state"}}.to_json()));
+    CHECK_FALSE(PortSettings::from_json(core::Json::object()));
 }

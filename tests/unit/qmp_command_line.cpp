@@ -140,6 +140,21 @@ TEST_CASE("a command line is printed back byte for byte", "[qmp][command_line]")
     for (auto const& words : lines) CHECK(line_of(words).argv() == words);
 }
 
+TEST_CASE("what runs QEMU in its own place is told apart from it", "[qmp][command_line]") {
+    Words const words{"taskset", "-c", "0,1", "nice", "/usr/bin/qemu-system-x86_64", "-m", "64"};
+    auto const line = line_of(words);
+    CHECK(line.wrapper() == Words{"taskset", "-c", "0,1", "nice"});
+    CHECK(line.program() == "/usr/bin/qemu-system-x86_64");
+    CHECK(line.options().size() == 1);
+    CHECK(line.argv() == words);
+    CHECK(line.without_wrapper().argv() == Words{words.begin() + 4, words.end()});
+    // A QEMU of any name; and a value that is named like one.
+    auto const own = line_of(Words{"/opt/my-emulator", "-name", "kvm"});
+    CHECK(own.wrapper().empty());
+    CHECK(own.program() == "/opt/my-emulator");
+    CHECK(line_of("-name qemu-system-x86_64").wrapper().empty());
+}
+
 TEST_CASE("a broken command line is reported", "[qmp][command_line]") {
     CHECK(error_of({"-drive"}).what == "QEMU's option -drive needs a value");
     CHECK(error_of({"-blockdev", "{\"driver\":"})

@@ -66,7 +66,35 @@ std::int64_t lost_there_and_back(bool vhost) {
     return all;
 }
 
+/// Everything of this network is in VLAN 20. Only the first host's bridge gives that to new ports.
+void put_into_vlan(Lab const& lab) {
+    for (auto const* host : {&lab.a(), &lab.b()}) {
+        auto const& netns = host->netns;
+        ip(netns, {"link", "set", bridge, "type", "bridge", "vlan_filtering", "1"});
+        for (Argv const& port : {Argv{"up0"}, Argv{bridge, "self"}}) {
+            Argv words{"bridge",     "-n",  netns, "vlan", "add",     "dev",
+                       port.front(), "vid", "20",  "pvid", "untagged"};
+            words.insert(words.end(), port.begin() + 1, port.end());
+            must_run(words);
+        }
+    }
+    ip(lab.a().netns, {"link", "set", bridge, "type", "bridge", "vlan_default_pvid", "20"});
+}
+
 }  // namespace
+
+TEST_CASE("kvm: a guest in a VLAN stays in it, there and back", "[.][kvm]") {
+    GuestOptions const guest{
+        .qemu = "7.2", .blockdev = true, .kvm = true, .disk_mib = 256, .ram_mib = 256};
+    Scene scene({.guest = guest, .furnish = put_into_vlan});
+    for (auto const* from : {&scene.a(), &scene.b()}) {
+        auto const moved = scene.migrate(*from, {"--network=bridge"});
+        INFO(moved.text());
+        REQUIRE(moved.exit_status == 0);
+        scene.guest().must_be_alive();  // asked over the network
+    }
+    scene.guest().must_be_whole();
+}
 
 TEST_CASE("kvm: there and back twice", "[.][kvm]") { CHECK(lost_there_and_back(false) == 0); }
 

@@ -1,0 +1,87 @@
+// What a move would lose is refused by name: media that were changed, and what an image has besides
+// the guest's data.
+#include "tests/process/move_lab.hpp"
+#include "tests/support/qmp_probe.hpp"
+
+using namespace move_lab;
+
+namespace {
+
+constexpr std::size_t medium_bytes = 64 * 1024;
+
+/// Outside the hosts' directories, so under the same path on both.
+struct Media {
+    Media() {
+        for (auto const& path : {one, two}) {
+            lab::write_file(path, std::string(medium_bytes, 'm'));
+        }
+    }
+    storage_lab::Directory directory;
+    std::string one = directory.path("one.iso");
+    std::string two = directory.path("two.iso");
+    std::string socket = directory.path("qmp");
+};
+
+lab::Output check(MoveLab const& lab) {
+    return MoveLab::migrate(lab.a, lab.b, {"--network", "anchor", "--check"});
+}
+
+}  // namespace
+
+TEST_CASE("media: one that was changed or ejected since the start is refused by name",
+          "[migrate][media]") {
+    Media const media;
+    MoveLab const lab({"-drive", "if=none,id=cd0,media=cdrom,format=raw,file=" + media.one,
+                       "-device", "ide-cd,drive=cd0,id=drive0", "-qmp",
+                       "unix:" + media.socket + ",server=on,wait=off"});
+    auto const as_started = check(lab);
+    INFO(as_started.out << as_started.err);
+    CHECK(as_started.exit_status == 0);
+
+    lab::Qmp qmp(media.socket);
+    auto const insert = [&](std::string const& file) {
+        qmp.execute("blockdev-change-medium",
+                    core::Json::object({{"id", "drive0"}, {"filename", file}, {"format", "raw"}}));
+    };
+    insert(media.two);
+    auto const changed = check(lab);
+    INFO(changed.out << changed.err);
+    CHECK(changed.exit_status == 3);
+    CHECK(contains(changed.err, media.two));
+
+    qmp.execute("eject", core::Json::object({{"id", "drive0"}, {"force", true}}));
+    auto const ejected = check(lab);
+    INFO(ejected.out << ejected.err);
+    CHECK(ejected.exit_status == 3);
+    CHECK(contains(ejected.err, media.one + ", which QEMU's command line names, was ejected"));
+
+    insert(media.one);
+    auto const again = check(lab);
+    INFO(again.out << again.err);
+    CHECK(again.exit_status == 0);
+}
+
+TEST_CASE("media: an image with internal snapshots or another program's bitmap is refused by name",
+          "[migrate][media]") {
+    storage_lab::Directory const directory;
+    auto const image = directory.path("d1.qcow2");
+    auto const img = [&](Argv words) {
+        words.insert(words.begin(), "qemu-img");
+        words.push_back(image);
+        lab::must_run(words);
+    };
+    auto const refused = [&] {
+        MoveLab const lab({"-drive", "if=none,id=d1,format=qcow2,file=" + image, "-device",
+                           "virtio-blk-pci,drive=d1"});
+        auto const checked = check(lab);
+        INFO(checked.out << checked.err);
+        CHECK(checked.exit_status == 3);
+        return checked.err;
+    };
+    lab::must_run({"qemu-img", "create", "-q", "-f", "qcow2", image, "1M"});
+    img({"snapshot", "-c", "before"});
+    CHECK(contains(refused(), "disk d1 has 1 internal snapshots"));
+    img({"snapshot", "-d", "before"});
+    lab::must_run({"qemu-img", "bitmap", "--add", image, "backup"});
+    CHECK(contains(refused(), "the persistent dirty bitmap backup of another program"));
+}
