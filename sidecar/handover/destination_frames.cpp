@@ -83,6 +83,7 @@ Result<protocol::FramesAnswer> DestinationFrames::take(protocol::Frames const& s
     }
     nic.taken += news.size();
     if (let_in_) {
+        followed_ = true;
         late_ += news.size();
         put(nic, news);
     } else {
@@ -143,7 +144,8 @@ Task<void> DestinationFrames::open_when_quiet(std::stop_token stop) {
     if (std::ranges::none_of(nics_, waits)) co_return;
     for (bool quiet = false; !quiet && !patience.passed();) {
         came_.reset();
-        quiet = !co_await came_.wait(patience.sooner(limits::late_silence));
+        auto const limit = followed_ ? patience.sooner(limits::late_silence) : patience;
+        quiet = !co_await came_.wait(limit);
     }
     for (auto& nic : nics_) {
         if (nic.waits) open(nic);

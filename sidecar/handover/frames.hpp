@@ -168,6 +168,7 @@ private:
     bool closed_ = false;
     bool fired_ = false;  ///< Frames may have come here.
     bool let_in_ = false;
+    bool followed_ = false;  ///< The source sends late frames: it says so even if there are none.
     std::size_t replayed_ = 0;
     std::size_t waited_ = 0;
     std::size_t late_ = 0;

@@ -264,9 +264,14 @@ Result<bool> SourceFrames::known_here() const {
 Task<Result<>> SourceFrames::follow(PeerChannel& peer, Deadline deadline) {
     if (guest_.nics.size() <= left_to_anchor_.size()) co_return Result<>{};
     following_ = true;
+    nics_.resize(guest_.nics.size());  // after a restart send() was not called
     CO_TRY(auto const rings, any_ring());
     std::size_t before = 0;
     for (auto const& nic : nics_) before += nic.frames.size();
+    // What is in the rings now goes before the frames that wait at the destination for this.
+    CO_TRY_VOID(take());
+    CO_TRY_VOID(co_await send_rest(peer, true, deadline));
+    CO_TRY_VOID(co_await peer.notify(protocol::Frames{0, nics_.front().sent, {}}, deadline));
     while (!deadline.passed()) {
         auto const silence = deadline.sooner(limits::straggler_silence);
         auto const came = co_await guest_.loop.poll(rings.get(), POLLIN, silence);

@@ -73,7 +73,8 @@ TEST_CASE("evpn: a fabric with FRR, there and back, no packet is lost", "[vm][ev
     }
     auto const seen = watch.finish();
     INFO(told);
-    expect::no_packet_lost(seen, true);
+    // A few frames may be overtaken while the fabric follows (docs/network.md, "EVPN").
+    expect::no_packet_lost(seen, false);
     must_have_kept_sessions(seen, guest);
     expect::guest_whole(scene, scene.a());
 }
