@@ -4,8 +4,10 @@
 
 #include <cstdlib>
 
-/// Found by GnuTLS when it is loaded.
+/// Found by GnuTLS when it is loaded, by its plain name.
+extern "C" {
 GNUTLS_SKIP_GLOBAL_INIT
+}
 
 namespace core {
 
