@@ -4,7 +4,7 @@
 
 #include <cstdlib>
 
-/// Found by GnuTLS when it is loaded, by its plain name.
+/// GnuTLS looks for this C function when it is loaded.
 extern "C" {
 GNUTLS_SKIP_GLOBAL_INIT
 }

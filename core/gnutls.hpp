@@ -1,6 +1,6 @@
 // GnuTLS is made ready when it is first needed, not when the program is loaded: a sidecar that
-// waits for a migration does not need it, and it would take 0.7 MiB of memory. Who creates a
-// session, credentials or keys, or has a library do so (libnbd), calls this before.
+// waits for a migration does not need it, and it would take 0.7 MiB of memory. Code that
+// creates a session, credentials or keys, or has a library do so (libnbd), calls this first.
 #pragma once
 
 namespace core {

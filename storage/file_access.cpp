@@ -30,29 +30,35 @@ struct Entry {
     unsigned id;
 };
 
-/// The first entry of /etc/passwd or /etc/group that `wanted` accepts.
-template <class Wanted>
-std::optional<Entry> find_user(Wanted const& wanted) {
-    std::unique_ptr<FILE, decltype(&std::fclose)> const file(std::fopen("/etc/passwd", "re"),
-                                                             &std::fclose);
+/// The first entry of such a file that `wanted` accepts. `next`: fgetpwent(3), fgetgrent(3).
+template <class Next, class Wanted>
+std::optional<Entry> find_entry(char const* path, Next const& next, Wanted const& wanted) {
+    std::unique_ptr<FILE, int (*)(FILE*)> const file(std::fopen(path, "re"), &std::fclose);
     while (file) {
-        auto const* const entry = ::fgetpwent(file.get());
-        if (entry == nullptr) break;
-        if (Entry found{entry->pw_name, entry->pw_uid}; wanted(found)) return found;
+        auto const entry = next(file.get());
+        if (!entry || wanted(*entry)) return entry;
     }
     return {};
 }
 
 template <class Wanted>
+std::optional<Entry> find_user(Wanted const& wanted) {
+    auto const next = [](FILE* file) -> std::optional<Entry> {
+        auto const* const entry = ::fgetpwent(file);
+        if (entry == nullptr) return {};
+        return Entry{entry->pw_name, entry->pw_uid};
+    };
+    return find_entry("/etc/passwd", next, wanted);
+}
+
+template <class Wanted>
 std::optional<Entry> find_group(Wanted const& wanted) {
-    std::unique_ptr<FILE, decltype(&std::fclose)> const file(std::fopen("/etc/group", "re"),
-                                                             &std::fclose);
-    while (file) {
-        auto const* const entry = ::fgetgrent(file.get());
-        if (entry == nullptr) break;
-        if (Entry found{entry->gr_name, entry->gr_gid}; wanted(found)) return found;
-    }
-    return {};
+    auto const next = [](FILE* file) -> std::optional<Entry> {
+        auto const* const entry = ::fgetgrent(file);
+        if (entry == nullptr) return {};
+        return Entry{entry->gr_name, entry->gr_gid};
+    };
+    return find_entry("/etc/group", next, wanted);
 }
 
 auto has_name(std::string const& name) {

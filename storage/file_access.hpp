@@ -1,7 +1,7 @@
 // FileAccess: who may use an image: its owner, its group and its permissions, which a disk keeps on
-// another host. Users go by their names where /etc/passwd has them, because numbers differ from
-// host to host; those of a directory service have the same number everywhere. Reads these files
-// alone: the system's resolver of names may block.
+// another host. Users are found by their names where /etc/passwd has them, because numbers differ
+// from host to host; those of a directory service have the same number everywhere. Reads these
+// files alone: the system's resolver of names may block.
 #pragma once
 
 #include <string>

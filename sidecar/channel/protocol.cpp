@@ -185,7 +185,9 @@ Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
     made.has_registry = json["has_registry"].boolean_or(false);
     if (json.has("warnings")) {
         TRY(auto const lines, list(json, "warnings", warnings_max));
-        for (auto const& line : lines) made.warnings.push_back(line.text_or(""));
+        for (auto const& line : lines) {
+            made.warnings.push_back(line.text_or("").substr(0, words_bytes_max));
+        }
     }
     if (json.has("data_port")) {
         TRY(auto const port, within(json, "data_port", 1, port_max));

@@ -126,35 +126,44 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
     return {};
 }
 
+namespace {
+
+/// Whether an option of the command line names the image that a drive has now.
+bool names_image(qmp::DiskOption const& option, qmp::BlockDevice const& device,
+                 std::string const& working_directory) {
+    if (!option.local) return option.file_name == device.file_name;
+    return same_file(absolute(option.file_name, working_directory),
+                     absolute(device.file_name, working_directory));
+}
+
+}  // namespace
+
 Result<> check_media(qmp::CommandLine const& line, std::vector<qmp::BlockDevice> const& devices,
                      std::string const& working_directory) {
     auto const images = line.disks();
     for (auto const& device : devices) {
         if (!device.removable || !device.inserted || !device.read_only) continue;
-        auto const now = absolute(device.file_name, working_directory);
         bool const named = std::ranges::any_of(images, [&](qmp::DiskOption const& image) {
-            return !image.local || same_file(absolute(image.file_name, working_directory), now);
+            return names_image(image, device, working_directory);
         });
         if (named) continue;
         return fail(Errc::refused,
                     "the medium in {} is {}, which QEMU's command line does not name, and the "
                     "destination starts from the command line: put the earlier one back first "
                     "(blockdev-change-medium)",
-                    device.device.empty() ? device.qdev : device.device, now);
+                    device.device.empty() ? device.qdev : device.device, device.file_name);
     }
     for (auto const& image : images) {
         if (!image.cdrom || !image.local || image.file_name.empty()) continue;
-        auto const there = absolute(image.file_name, working_directory);
         bool const inserted = std::ranges::any_of(devices, [&](qmp::BlockDevice const& device) {
-            return device.inserted &&
-                   same_file(absolute(device.file_name, working_directory), there);
+            return device.inserted && names_image(image, device, working_directory);
         });
         if (inserted) continue;
         return fail(Errc::refused,
                     "{}, which QEMU's command line names, was ejected, and the guest would have it "
                     "again on the destination, which starts from the command line: insert it first "
                     "(blockdev-change-medium)",
-                    there);
+                    image.file_name);
     }
     return {};
 }

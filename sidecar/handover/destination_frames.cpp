@@ -119,7 +119,7 @@ Task<void> DestinationFrames::deliver_frames(Deadline deadline) {
         // (The ring keeps its length: the kernel would empty the gate to change it.)
         put(nic, nic.frames);
         nic.frames.clear();
-        nic.waits = nic.gate && nic.told_by_others;
+        nic.waits = nic.gate && nic.network_follows_later;
         if (!nic.waits) open(nic);
     }
 }

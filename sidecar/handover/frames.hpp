@@ -129,7 +129,7 @@ public:
     /// Before `cont`, once: puts the received frames into the rings, then opens the gates, except
     /// those that open_when_quiet() opens. Waits until the deadline for missing frames.
     core::Task<void> deliver_frames(core::Deadline deadline);
-    /// After `cont`: opens the gates before which frames wait for late ones, at the latest after
+    /// After deliver_frames(): opens the gates that wait for late frames, at the latest after
     /// limits::gate_patience, or when `stop` is requested.
     core::Task<void> open_when_quiet(std::stop_token stop);
     /// The guest stays on the source: returns a part of the frames caught here, until `more` is
@@ -152,8 +152,8 @@ private:
             frames;  ///< Frames that wait for deliver_frames() or for the source to ask for them.
         std::size_t bytes = 0;
         std::size_t taken = 0;
-        /// Others than both hosts decide when the network has moved, as soon as they know.
-        bool told_by_others = false;
+        /// Routers or a fabric send to this host only some time after it has announced the guest.
+        bool network_follows_later = false;
         bool waits = false;  ///< The gate is closed for open_when_quiet().
     };
     [[nodiscard]] bool complete() const;

@@ -58,15 +58,16 @@ Result<protocol::ReturnFramesAnswer> DestinationNetwork::return_frames(
 }
 
 Task<void> DestinationNetwork::deliver_frames() {
-    return frames_.deliver_frames(Deadline::after(limits::frames_patience));
+    co_await frames_.deliver_frames(Deadline::after(limits::frames_patience));
+    // Whatever comes next, no gate stays closed.
+    tasks_.spawn(frames_.open_when_quiet(context_.stop.get_token()));
 }
 
 Result<> DestinationNetwork::announce() {
     // Usually fired already, at the source's STOP. After a restart, or if that request was lost,
     // fired now at the latest.
     TRY_VOID(movers_.fire());
-    announcing_.spawn(settle());
-    announcing_.spawn(frames_.open_when_quiet(context_.stop.get_token()));
+    tasks_.spawn(settle());
     return {};
 }
 

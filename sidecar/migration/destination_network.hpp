@@ -28,7 +28,7 @@ public:
 
     /// `journal` must outlive it: it records that MAC addresses moved.
     DestinationNetwork(DestinationContext context, Journal& journal)
-        : context_(context), journal_(journal), frames_(context.loop), announcing_(context.loop) {}
+        : context_(context), journal_(journal), frames_(context.loop), tasks_(context.loop) {}
 
     /// Where the start of QEMU puts the movers of the taps that it creates.
     [[nodiscard]] netmove::MoverSet& movers() { return movers_; }
@@ -53,7 +53,8 @@ public:
     /// no more frames follow. Fails with the error of a mover or of a tap.
     core::Result<protocol::ReturnFramesAnswer> return_frames(protocol::ReturnFrames request);
     /// Before `cont`: the guest gets its frames. Waits for missing ones for at most
-    /// limits::frames_patience.
+    /// limits::frames_patience. Gates that wait for late frames are opened by a task of this
+    /// object.
     core::Task<void> deliver_frames();
     /// The guest runs here: fires if that has not happened yet, and announces the addresses
     /// repeatedly in a task of this object. Fails with the error of a mover.
@@ -67,7 +68,7 @@ public:
     /// The guest stays at the source: forget(), and removes its tracked connections.
     void drop();
     /// Joins the tasks. Call before destruction, after the context's `stop` was triggered.
-    core::Task<void> join() { return announcing_.join(); }
+    core::Task<void> join() { return tasks_.join(); }
 
     [[nodiscard]] protocol::FramesReport frames_report() const { return frames_.report(); }
     [[nodiscard]] protocol::TrackingReport tracking_report() const { return tracking_.report(); }
@@ -80,7 +81,7 @@ private:
     netmove::MoverSet movers_;
     DestinationFrames frames_;
     DestinationTracking tracking_;
-    core::TaskGroup announcing_;
+    core::TaskGroup tasks_;
 };
 
 }  // namespace sidecar

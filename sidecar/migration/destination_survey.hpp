@@ -15,8 +15,8 @@ class DestinationSurvey {
 public:
     explicit DestinationSurvey(DestinationContext context) : context_(context) {}
 
-    /// Listens on one of the ports on which disks and RAM arrive, until `prepare`: whoever can
-    /// connect can send them. Fails with refused if none is free.
+    /// Listens on one of the ports on which disks and RAM arrive, until `prepare`. A
+    /// source that can connect to it can send them. Fails with refused if none is free.
     core::Result<protocol::DataPort> offer_port();
     void end_offer() { offered_.reset(); }
     /// Listens from now on, instead of for an earlier request. Fails with the error of netlink.

@@ -14,7 +14,7 @@ void filter(MoveHost const& host, std::string const& ports) {
         ports + " drop");
 }
 
-/// Of both hosts: what a client in front of host b must reach.
+/// The TCP ports on which the host listens.
 std::string listeners(MoveHost const& host) { return host.in("ss -Hltn | awk '{print $4}'"); }
 
 }  // namespace
@@ -31,7 +31,7 @@ TEST_CASE("data ports: one that a firewall closes is refused in the check, other
     CHECK(contains(closed.err, "open TCP 4800-4899"));
     CHECK(soon([&] { return listeners(lab.b) == before; }));
 
-    // The other end of the range is open, the only one that is used.
+    // Only the ports that `serve` was given are open, besides its own.
     lab.b.serve->kill();
     lab.start_serve(lab.b, {"--data-ports", "4901-4902"});
     filter(lab.b, "!= {4790, 4901, 4902}");
