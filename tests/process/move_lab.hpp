@@ -1,0 +1,140 @@
+// Shared by the tests of `sidecar migrate` between hosts of their own, each a network namespace: a
+// real QEMU without a guest but the BIOS. Invariant: a host and its processes are removed with it.
+#pragma once
+
+#include <signal.h>
+
+#include <optional>
+
+#include "tests/process/netmove_lab.hpp"
+#include "tests/process/storage_lab.hpp"
+#include "tests/support/lab.hpp"
+
+namespace move_lab {
+
+using namespace netmove_lab;
+using lab::Argv;
+
+constexpr std::size_t disk_bytes = 1 << 20;
+constexpr auto guest_mac = "52:54:00:10:00:10";
+
+/// "192.0.2.NUMBER" is its address on the wire to the others, which its owner makes.
+struct MoveHost {
+    MoveHost(std::string const& letter, int number, std::string const& parent)
+        : netns(fmt::format("move{}-{}{}", ::getpid(), lab::unique_suffix(), letter)),
+          directory(parent + "/" + letter),
+          address(fmt::format("192.0.2.{}", number)) {
+        lab::fs::create_directories(directory);
+        lab::must_run({"ip", "netns", "add", netns});
+        sh(fmt::format("ip -n {} link set lo up", netns));
+    }
+    ~MoveHost() {
+        kill_all();
+        lab::run({"ip", "netns", "del", netns});
+    }
+    MoveHost(MoveHost const&) = delete;
+
+    /// All its processes.
+    void kill_all() const {
+        for (auto const& seen : lab::processes_in(netns)) {
+            auto const process = core::Process::open(seen.pid);
+            if (process) (void)process->signal(SIGKILL);
+        }
+    }
+    [[nodiscard]] Argv command(Argv const& words) const {
+        Argv argv{lab::program("sidecar"), "--run-dir", directory + "/run", "--state-dir",
+                  directory + "/state"};
+        argv.insert(argv.end(), words.begin(), words.end());
+        return argv;
+    }
+    [[nodiscard]] lab::Output sidecar(Argv const& words) const {
+        return lab::run(command(words), lab::Place{netns, {}}, 120s);
+    }
+    [[nodiscard]] std::string in(std::string const& shell) const {
+        lab::Visit const visit(netns);
+        return sh(shell);
+    }
+    [[nodiscard]] std::vector<core::Json> anchors() const {
+        auto const listed = sidecar({"anchor", "list", "--json"});
+        INFO(listed.err);
+        REQUIRE(listed.exit_status == 0);
+        return lab::parse_json(listed.out).elements();
+    }
+    [[nodiscard]] core::Json anchor() const {
+        auto const all = anchors();
+        REQUIRE(all.size() == 1);
+        return all[0];
+    }
+    /// Rules, links, tables and addresses of anchors and local addresses.
+    [[nodiscard]] std::string traces() const {
+        return in(
+            "nft list ruleset; ip -o link | grep -oE '(sap|sal|sca|sat|sas)[0-9a-f]{8}' || true;"
+            "ip rule; ip -6 rule; ip -br address show dev wire");
+    }
+    /// `more`: options. Returns when it answers.
+    void start_serve(Argv const& more) {
+        Argv words{"serve", "--plaintext"};
+        words.insert(words.end(), more.begin(), more.end());
+        serve.emplace("serve", command(words), lab::Place{netns, {}}, directory);
+        // A killed serve's listener accepts for some milliseconds more, and answers nothing.
+        lab::wait_until("`sidecar serve` to answer", 20s,
+                        [&] { return sidecar({"anchor", "list"}).exit_status == 0; });
+    }
+    /// The guest web1, in br0, with the address 10.1.0.10. `environment`: of its sidecar. Returns
+    /// when it runs.
+    void start_guest(std::vector<std::string> const& environment = {}) {
+        lab::write_file(directory + "/d0", std::string(disk_bytes, 'd'));
+        run.emplace("run",
+                    command({"run",
+                             "web1",
+                             "--bridge",
+                             "br0",
+                             "--address",
+                             "10.1.0.10",
+                             "--",
+                             storage_lab::oldest_qemu(),
+                             "-M",
+                             "pc,accel=tcg",
+                             "-m",
+                             "64",
+                             "-nodefaults",
+                             "-display",
+                             "none",
+                             "-drive",
+                             "if=none,id=d0,format=raw,file=" + directory + "/d0",
+                             "-device",
+                             "virtio-blk-pci,drive=d0",
+                             "-netdev",
+                             "tap,id=n0,ifname=web1,script=no,downscript=no,vhost=off",
+                             "-device",
+                             fmt::format("virtio-net-pci,netdev=n0,romfile=,mac={}", guest_mac)}),
+                    lab::Place{netns, environment}, directory);
+        lab::wait_until("the guest to run", 30s, [&] {
+            if (!run->running()) throw lab::Failure("`run` ended: " + run->err());
+            return contains(sidecar({"status", "web1"}).out, "running");
+        });
+    }
+    /// `sidecar migrate` of web1.
+    [[nodiscard]] lab::Output migrate(MoveHost const& to, Argv const& more) const {
+        return sidecar(migration(to, more));
+    }
+    /// The same in the background.
+    [[nodiscard]] lab::Daemon start_migration(MoveHost const& to, Argv const& more) const {
+        return lab::Daemon("migrate", command(migration(to, more)), lab::Place{netns, {}},
+                           directory);
+    }
+    [[nodiscard]] static Argv migration(MoveHost const& to, Argv const& more) {
+        Argv words{"migrate",     "--with-storage",   "web1", to.address,
+                   "--plaintext", "--downtime-limit", "20000"};
+        words.insert(words.end(), more.begin(), more.end());
+        return words;
+    }
+
+    std::string netns;
+    std::string directory;
+    std::string address;
+    std::optional<lab::Daemon> serve;
+    std::optional<lab::Daemon> run;
+};
+
+}  // namespace move_lab
