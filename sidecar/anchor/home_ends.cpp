@@ -169,8 +169,7 @@ Task<Result<>> HomeEnds::begin_stand_in(std::string guest, protocol::AnchorEnd e
     record.mac = end.mac;
     record.interface = stood_in_here(maps_, guest, *end.stand_in);
     auto const& here = *record.interface;
-    record.tap = {
-        here.tap, 1, true, {}, here.mtu, netmove::migration_queue_length, here.bridge};
+    record.tap = {here.tap, 1, true, {}, here.mtu, netmove::migration_queue_length, here.bridge};
     CO_TRY_VOID(co_await records_.write(record));
     auto made = co_await take_up(record);
     if (!made) {
@@ -370,8 +369,7 @@ Task<Result<std::shared_ptr<HomeEnds::Home>>> HomeEnds::take_up(HomeRecord& reco
     CO_TRY(auto tap, co_await take_up_tap(record));
     auto home = std::make_shared<Home>(Home{record, std::move(tap), {}});
     if (!record.is_stand_in()) co_return home;
-    home->stand_in =
-        std::make_unique<StandIn>(loop_, netlink_, home->tap, *home->record.interface);
+    home->stand_in = std::make_unique<StandIn>(loop_, netlink_, home->tap, *home->record.interface);
     // One that is in use has the guest's frames in its ring.
     if (record.current == 0) CO_TRY_VOID(co_await home->stand_in->prepare());
     co_return home;

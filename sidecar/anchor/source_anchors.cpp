@@ -422,10 +422,9 @@ void SourceAnchors::read_keys() {
 }
 
 Json SourceAnchors::report(std::optional<core::Clock::time_point> since) const {
-    auto made = Json::object(
-        {{"anchor", place_ == Place::here ? "this host" : home_},
-         {"stand_in", begins_stand_in()},
-         {"returns_home", returns_home()}});
+    auto made = Json::object({{"anchor", place_ == Place::here ? "this host" : home_},
+                              {"stand_in", begins_stand_in()},
+                              {"returns_home", returns_home()}});
     if (path_) {
         made.set("round_trip_us", path_->round_trip_us);
         made.set("datagram_max", path_->datagram_max);

@@ -37,8 +37,8 @@ void StandIn::withdraw() {
 
 Task<void> StandIn::announce_again() {
     if (!std::exchange(to_repeat_, false)) co_return;
-    auto const settled = co_await mover_->settle(
-        Deadline::after(limits::anchor_answer_timeout, ended_.get_token()));
+    auto const settled =
+        co_await mover_->settle(Deadline::after(limits::anchor_answer_timeout, ended_.get_token()));
     if (!settled) {
         core::log::warning("anchor: announcing a guest again failed: {}",
                            settled.error().sentence());

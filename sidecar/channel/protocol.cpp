@@ -106,8 +106,8 @@ bool may_ask(Role role, Verb verb) {
 }
 
 Features const& our_features() {
-    static Features const all = {Feature::verify,       Feature::base, Feature::conntrack,
-                                 Feature::replicate,    Feature::vtep, Feature::anchor,
+    static Features const all = {Feature::verify,        Feature::base,    Feature::conntrack,
+                                 Feature::replicate,     Feature::vtep,    Feature::anchor,
                                  Feature::local_address, Feature::stand_in};
     return all;
 }

@@ -50,10 +50,10 @@ Task<Result<>> DestinationAnchors::offer(Description const& description,
         if (interface.anchor) ends.push_back(anchor_end(interface, {}));
     }
     if (ends.empty()) co_return Result<>{};
-    auto const offer = co_await ask_serve(
-        context_.loop, context_.paths,
-        protocol::AnchorOffer{context_.name, std::move(ends), std::move(probe)},
-        Deadline::after(limits::anchor_answer_timeout));
+    auto const offer =
+        co_await ask_serve(context_.loop, context_.paths,
+                           protocol::AnchorOffer{context_.name, std::move(ends), std::move(probe)},
+                           Deadline::after(limits::anchor_answer_timeout));
     // A guest that returns to its home network may find its stand-in here, but need not.
     if (!offer && !needs_serve) co_return Result<>{};
     CO_TRY_VOID(offer);

@@ -13,10 +13,10 @@ struct RelayLab {
         // All reach each other over host b's bridge, which is not the guest's network.
         (void)b.in("ip link add wire type bridge; ip link set wire up");
         for (auto* const host : {&a, &r}) {
-            sh(fmt::format(
-                "ip -n {0} link add to-{2} type veth peer name wire netns {1};"
-                "ip -n {0} link set to-{2} master wire up; ip -n {1} link set wire up",
-                b.netns, host->netns, host == &a ? "a" : "r"));
+            sh(
+                fmt::format("ip -n {0} link add to-{2} type veth peer name wire netns {1};"
+                            "ip -n {0} link set to-{2} master wire up; ip -n {1} link set wire up",
+                            b.netns, host->netns, host == &a ? "a" : "r"));
         }
         for (auto* const host : {&a, &b, &r}) {
             (void)host->in(fmt::format("ip address add {}/24 dev wire", host->address));
@@ -164,8 +164,7 @@ TEST_CASE("relay: a migration that is cancelled leaves no stand-in", "[anchor][r
     RelayLab lab;
     lab.add_bridge_of_relay();
     auto const before = lab.r.traces();
-    auto migration =
-        lab.a.start_migration(lab.b, {"--bandwidth", "4K", "--anchor", lab.r.address});
+    auto migration = lab.a.start_migration(lab.b, {"--bandwidth", "4K", "--anchor", lab.r.address});
     lab::wait_until("the stand-in", 60s, [&] {
         if (!migration.running()) throw lab::Failure("`migrate` ended: " + migration.err());
         return !lab.r.anchors().empty();

@@ -20,9 +20,8 @@ struct StandInLab : AnchorLab {
         for (auto const* host : {&a, &r}) {
             lab::Visit const visit(host->netns);
             if (host == &r) make_bridge("lan");
-            sh(
-                fmt::format("ip link set home addrgenmode none; ip link set home master {} up",
-                            host == &r ? "lan" : "br0"));
+            sh(fmt::format("ip link set home addrgenmode none; ip link set home master {} up",
+                           host == &r ? "lan" : "br0"));
         }
         sh(fmt::format("ip -n {} link add wire2 type veth peer name wire netns {}", b.netns,
                        r.netns));
@@ -72,8 +71,7 @@ struct StandInLab : AnchorLab {
         auto far = end(0);
         far.key = key;
         far.home_bridge = "br0";
-        auto const received =
-            must(ask(b, protocol::AnchorReceive{guest, "m1", serve_port, {far}}));
+        auto const received = must(ask(b, protocol::AnchorReceive{guest, "m1", serve_port, {far}}));
         must(source->ask(protocol::AnchorPrepare{guest, "m1", far_host(), {fresh()}}));
         return received.bridges.at(0);
     }
@@ -90,8 +88,8 @@ struct StandInLab : AnchorLab {
     }
     /// As the guest's own mover does when it stays, or the destination's when it returns.
     void announce_at_home() {
-        must(guest_tap->write_frame(
-            gratuitous_arp(mac(guest_mac), ip(guest_ip), ArpForm::request)));
+        must(
+            guest_tap->write_frame(gratuitous_arp(mac(guest_mac), ip(guest_ip), ArpForm::request)));
     }
     /// The name of the stand-in's tap.
     [[nodiscard]] std::string tap() const {
@@ -260,8 +258,8 @@ TEST_CASE("stand-in: what a host cannot stand in for is refused by name", "[anch
     CHECK(contains(sentence(lab.check(interface)), "no tunnel to 198.51.100.2:4791"));
     {
         RemoteSource home(lab);
-        auto const refused = home.ask(protocol::AnchorStandIn{
-            guest, {interface}, "", lab.far_host(), Key::generate()});
+        auto const refused = home.ask(
+            protocol::AnchorStandIn{guest, {interface}, "", lab.far_host(), Key::generate()});
         CHECK(contains(sentence(refused), "web1 runs on it"));
     }
     CHECK_FALSE(lab.r.has_link(lab.tap()));
@@ -282,9 +280,9 @@ TEST_CASE("stand-in: what a host cannot stand in for is refused by name", "[anch
     // Not for another tunnel, and not without saying for what.
     auto plain = lab.end(0);
     plain.key = Key::generate();
-    CHECK(contains(sentence(lab.source->ask(
-                       protocol::AnchorPrepare{guest, "m3", lab.far_host(), {plain}})),
-                   "another tunnel"));
+    CHECK(contains(
+        sentence(lab.source->ask(protocol::AnchorPrepare{guest, "m3", lab.far_host(), {plain}})),
+        "another tunnel"));
     auto strange = lab.stand_in(0);
     strange.mac = mac(station_mac);
     CHECK(contains(sentence(lab.source->ask(protocol::AnchorPoint{guest, {strange}})),
