@@ -225,7 +225,7 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
     for (auto const& interface : description.interfaces) {
         if (interface.routed) TRY_VOID(check_routed(netlink, interface));
         // An anchor's bridge is made, or found, when the guest comes.
-        if (interface.bridge.empty() || interface.anchor) continue;
+        if (interface.bridge.empty() || interface.has_anchors_bridge()) continue;
         auto const bridge = map_bridge(maps, interface.bridge);
         TRY(auto const link, netlink.find_link(bridge));
         if (!link || link->kind != "bridge") {
@@ -319,7 +319,9 @@ Result<std::vector<netmove::GuestInterface>> map_interfaces(
     constexpr int names_max = 4096;
     std::vector<std::string> ours;
     for (auto& interface : interfaces) {
-        if (!interface.anchor) interface.bridge = map_bridge(maps, interface.bridge);
+        if (!interface.has_anchors_bridge()) {
+            interface.bridge = map_bridge(maps, interface.bridge);
+        }
         auto name = interface.tap;
         for (int number = 0; number < names_max; ++number) {
             TRY(auto const existing, netlink.find_link(name));

@@ -78,6 +78,9 @@ struct MigrateOptions {
     std::vector<std::string> vteps;  ///< HOST[:PORT] of the other hosts of the guest's VXLAN.
     NetworkChoice network = NetworkChoice::automatic;
     netmove::LocalChoice local;  ///< Of a move by an anchor; without addresses: not asked for.
+    /// HOST[:PORT] of a `serve` in the guest's home network that is to be the anchor; empty: this
+    /// host's.
+    std::string anchor_host;
     int downtime_limit_ms = limits::downtime_limit_default_ms;  ///< No pause is longer.
     /// From the start of RAM to STOP.
     int converge_limit_s = limits::converge_limit_default.count();

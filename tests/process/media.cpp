@@ -23,7 +23,7 @@ struct Media {
 };
 
 lab::Output check(MoveLab const& lab) {
-    return MoveLab::migrate(lab.a, lab.b, {"--network", "anchor", "--check"});
+    return lab.a.migrate(lab.b, {"--network", "anchor", "--check"});
 }
 
 }  // namespace

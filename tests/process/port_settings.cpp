@@ -36,7 +36,7 @@ void put_into_vlan_20(MoveHost const& host) {
 void there_and_back(MoveLab& lab, std::function<std::string(MoveHost const&)> const& seen) {
     auto const before = seen(lab.a);
     for (auto const& [from, to] : {std::pair(&lab.a, &lab.b), std::pair(&lab.b, &lab.a)}) {
-        auto const moved = MoveLab::migrate(*from, *to, {to_bridge});
+        auto const moved = from->migrate(*to, {to_bridge});
         INFO(moved.out << moved.err);
         REQUIRE(moved.exit_status == 0);
         CHECK(seen(*to) == before);
@@ -61,7 +61,7 @@ TEST_CASE("port settings: the VLANs of a port go with the guest, or it is refuse
         return;
     }
     put_into_vlan_20(lab.a);
-    auto const refused = MoveLab::migrate(lab.a, lab.b, {to_bridge, "--check"});
+    auto const refused = lab.a.migrate(lab.b, {to_bridge, "--check"});
     INFO(refused.out << refused.err);
     CHECK(refused.exit_status == 3);
     CHECK(contains(refused.err, "VLANs 20, 30-40, 50"));

@@ -144,9 +144,9 @@ Lab::Lab(std::uint64_t link_mbit, bool hosts_ipv6) {
     b_.netns = tag_ + "-b";
     client_ = tag_ + "-client";
     switch_ = tag_ + "-switch";
-    // stretch() makes the third one for the tests that need it.
-    std::tie(alive_, gone_) =
-        start_reaper({{a_.netns, b_.netns, tag_ + "-c", client_, switch_}, directory_});
+    // stretch() or separate() makes the third one, add_relay() the fourth.
+    std::tie(alive_, gone_) = start_reaper(
+        {{a_.netns, b_.netns, tag_ + "-c", tag_ + "-d", client_, switch_}, directory_});
     make_directories();
     make_network(hosts_ipv6);
     if (link_mbit) shape(link_mbit);

@@ -31,6 +31,22 @@ bool is_usage_error(std::vector<std::string> words) {
 
 }  // namespace
 
+TEST_CASE("options: --anchor implies a move by an anchor, and fits no other") {
+    auto const parsed = parse({"migrate", "--with-storage", "web1", "hostb", "--key", "k",
+                               "--anchor", "[2001:db8::3]:77"});
+    REQUIRE(std::holds_alternative<Options>(parsed));
+    auto const& chosen = std::get<Options>(parsed).migrate;
+    CHECK(chosen.network == NetworkChoice::anchor);
+    CHECK(chosen.anchor_host == "[2001:db8::3]:77");
+    auto const sent = MigrateOptions::from_json(chosen.to_json());
+    REQUIRE(sent);
+    CHECK(sent->anchor_host == chosen.anchor_host);
+    for (auto const* network : {"bridge", "vxlan", "evpn"}) {
+        CHECK(is_usage_error({"migrate", "--with-storage", "web1", "hostb", "--key", "k",
+                              "--anchor", "hostc", "--network", network}));
+    }
+}
+
 TEST_CASE("options: migrate") {
     auto const parsed =
         parse({"migrate", "--with-storage", "web1", "hostb:77", "--key", "k", "--downtime-limit",
