@@ -12,6 +12,7 @@
 #include "sidecar/cli/dns_options.hpp"
 #include "sidecar/cli/locate_command.hpp"
 #include "sidecar/cli/move_options.hpp"
+#include "sidecar/cli/serve_options.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/registry/registry_url.hpp"
 
@@ -51,19 +52,6 @@ struct SecurityFlags {
                     "or --plaintext");
     }
 };
-
-Result<std::vector<std::pair<std::string, std::string>>> pairs(
-    std::vector<std::string> const& texts) {
-    std::vector<std::pair<std::string, std::string>> all;
-    for (auto const& text : texts) {
-        auto const equals = text.find('=');
-        if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
-            return fail(Errc::invalid, "`{}` is not FROM=TO", text);
-        }
-        all.emplace_back(text.substr(0, equals), text.substr(equals + 1));
-    }
-    return all;
-}
 
 // No program sends more than a hundred thousand single packets a second; less than one in ten
 // seconds measures nothing.
@@ -122,8 +110,7 @@ struct Parser {
     DnsFlags migrate_dns;
     MoveFlags migrate_move;
     DnsFlags failover_dns;
-    std::vector<std::string> map_paths;
-    std::vector<std::string> map_bridges;
+    ServeFlags serve_flags;
     bool no_freeze = false;
     std::string throttle = "auto";
     std::string held_tap;
@@ -222,16 +209,7 @@ struct Parser {
 
     void add_serve_options(CLI::App& command) {
         serve_security.add_to(command);
-        command
-            .add_option("--map-path", map_paths,
-                        "FROM=TO: a path prefix of the source has another name here")
-            ->allow_extra_args(false);
-        command
-            .add_option("--map-bridge", map_bridges,
-                        "FROM=TO: a bridge of the source has another name here")
-            ->allow_extra_args(false);
-        command.add_option("--qemu", options.serve.maps.qemu,
-                           "QEMU to start (default: the source's name for it)");
+        serve_flags.add_to(command);
         add_registry(command);
     }
 
@@ -557,8 +535,7 @@ Result<> Parser::finish() {
     }
     if (options.command == Command::serve || options.command == Command::incoming) {
         TRY(options.serve.tls, serve_security.chosen());
-        TRY(options.serve.maps.paths, pairs(map_paths));
-        TRY(options.serve.maps.bridges, pairs(map_bridges));
+        TRY(options.serve.maps, serve_flags.finish());
     }
     if (options.command == Command::migrate) TRY_VOID(finish_migrate());
     if (options.command == Command::failover) {

@@ -118,11 +118,13 @@ struct MoveLab {
         });
     }
     void start_serve(MoveHost& host) const {
-        host.serve.emplace(
-            "serve",
-            host.command({"serve", "--plaintext", "--map-path", a.directory + "=" + b.directory,
-                          "--map-path", b.directory + "=" + a.directory}),
-            lab::Place{host.netns, {}}, host.directory);
+        Argv words{"serve",      "--plaintext",
+                   "--map-path", a.directory + "=" + b.directory,
+                   "--map-path", b.directory + "=" + a.directory};
+        auto const allowed = lab::allow_guests();
+        words.insert(words.end(), allowed.begin(), allowed.end());
+        host.serve.emplace("serve", host.command(words), lab::Place{host.netns, {}},
+                           host.directory);
         lab::wait_until("`sidecar serve` to answer", 20s, [&] {
             return lab::accepts(
                 sidecar::Paths{host.directory + "/run", host.directory + "/state"}.serve_socket());

@@ -1,0 +1,67 @@
+#include "sidecar/cli/serve_options.hpp"
+
+#include <CLI/CLI.hpp>
+
+namespace sidecar {
+
+using core::Errc;
+using core::fail;
+using core::Result;
+
+namespace {
+
+Result<std::vector<std::pair<std::string, std::string>>> pairs(
+    std::vector<std::string> const& texts) {
+    std::vector<std::pair<std::string, std::string>> all;
+    for (auto const& text : texts) {
+        auto const equals = text.find('=');
+        if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
+            return fail(Errc::invalid, "`{}` is not FROM=TO", text);
+        }
+        all.emplace_back(text.substr(0, equals), text.substr(equals + 1));
+    }
+    return all;
+}
+
+Result<> check_absolute(char const* option, std::vector<std::string> const& paths) {
+    for (auto const& path : paths) {
+        if (!path.starts_with('/'))
+            return fail(Errc::invalid, "{} {}: this is not an absolute path", option, path);
+    }
+    return {};
+}
+
+}  // namespace
+
+void ServeFlags::add_to(CLI::App& app) {
+    auto const add = [&](char const* name, std::vector<std::string>& into, char const* help) {
+        app.add_option(name, into, help)->allow_extra_args(false);
+    };
+    add("--map-path", map_paths_, "FROM=TO: a path prefix of the source has another name here");
+    add("--map-bridge", map_bridges_, "FROM=TO: a bridge of the source has another name here");
+    add("--qemu", programs_,
+        "A QEMU that guests may run here (default: /usr/bin/qemu-system-*); once for each");
+    add("--allow-path", paths_,
+        "A directory of which guests may use files and sockets, besides /srv/vm, "
+        "/var/lib/libvirt/images and those of --map-path; once for each");
+    add("--allow-bridge", bridges_,
+        "A bridge on which guests may be (default: each); once for each");
+    add("--allow-device", devices_,
+        "A kind of device that guests may have, besides those that use nothing of the host; once "
+        "for each");
+}
+
+Result<HostMaps> ServeFlags::finish() const {
+    HostMaps made;
+    TRY(made.paths, pairs(map_paths_));
+    TRY(made.bridges, pairs(map_bridges_));
+    TRY_VOID(check_absolute("--qemu", programs_));
+    TRY_VOID(check_absolute("--allow-path", paths_));
+    made.programs = programs_;
+    made.allowed_paths = paths_;
+    made.allowed_bridges = bridges_;
+    made.allowed_devices = devices_;
+    return made;
+}
+
+}  // namespace sidecar
