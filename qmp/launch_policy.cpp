@@ -333,7 +333,7 @@ bool are_our_descriptors(LaunchPolicy const& policy, std::string_view list) {
 }
 
 std::expected<AllowedLine, std::vector<RefusedOption>> allow(CommandLine const& line,
-                                                       LaunchPolicy const& policy) {
+                                                             LaunchPolicy const& policy) {
     Reviewer reviewer(line, policy);
     auto const program = choose_program(policy, line.program());
     if (!program || *program != line.program()) {

@@ -71,7 +71,7 @@ struct AllowedLine {
 /// `line` as it is, if all of it is known to be safe; else every refusal, in the order of the
 /// options. An option that is refused for several reasons occurs several times.
 std::expected<AllowedLine, std::vector<RefusedOption>> allow(CommandLine const& line,
-                                                       LaunchPolicy const& policy);
+                                                             LaunchPolicy const& policy);
 
 /// The refusals as one error of code refused. Names the first refusals_told of them.
 core::Error refusal_error(std::vector<RefusedOption> const& refusals);
