@@ -13,7 +13,7 @@
 #include "sidecar/channel/connection.hpp"
 #include "sidecar/channel/protocol_anchor.hpp"
 #include "sidecar/channel/protocol_vtep.hpp"
-#include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "storage/limits.hpp"
 #include "storage/verify.hpp"
 
@@ -62,8 +62,8 @@ private:
 };
 
 sidecar::HostMaps const& maps() {
-    static sidecar::HostMaps const made{
-        {{"/", "/root"}, {"/srv/vm", "/data"}}, {{"br0", "br1"}}, ""};
+    static sidecar::HostMaps const made{.paths = {{"/", "/root"}, {"/srv/vm", "/data"}},
+                                        .bridges = {{"br0", "br1"}}};
     return made;
 }
 
@@ -105,8 +105,8 @@ void check_description(Json const& json) {
     must(again.has_value() && again->to_json().dump() == text);
     auto const line = sidecar::map_command_line(maps(), *description, taps);
     if (!line) return check_error(line.error());
-    auto const reread = qmp::CommandLine::parse(line->argv());
-    must(reread.has_value() && reread->argv() == line->argv());
+    auto const reread = qmp::CommandLine::parse(line->line.argv());
+    must(reread.has_value() && reread->argv() == line->line.argv());
     must(reread->incoming() == "defer" && reread->stopped_at_start());
 }
 

@@ -75,6 +75,8 @@ struct MoveHost {
     void start_serve(Argv const& more) {
         Argv words{"serve", "--plaintext"};
         words.insert(words.end(), more.begin(), more.end());
+        auto const allowed = lab::allow_guests();
+        words.insert(words.end(), allowed.begin(), allowed.end());
         serve.emplace("serve", command(words), lab::Place{netns, {}}, directory);
         // A killed serve's listener accepts for some milliseconds more, and answers nothing.
         lab::wait_until("`sidecar serve` to answer", 20s,

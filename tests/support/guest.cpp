@@ -73,7 +73,9 @@ fs::path Guest::agent_socket(Host const& host) const {
     return host.directory / (options_.name + "-agent.sock");
 }
 
-fs::path Guest::serial(Host const& host) const { return host.logs / (options_.name + ".serial"); }
+fs::path Guest::serial(Host const& host) const {
+    return host.logs / (options_.name + "-serial.log");
+}
 
 void Guest::make_disks(Host const& host) const {
     for (int disk = 0; disk < options_.disks; ++disk) {
