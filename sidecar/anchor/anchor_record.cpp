@@ -62,13 +62,15 @@ Json holder_json(core::ProcessIdentity const& holder) {
 }  // namespace
 
 Json AnchorTap::to_json() const {
-    return Json::object({{"name", name},
-                         {"queues", queues},
-                         {"vnet_hdr", vnet_hdr},
-                         {"mac", mac.text()},
-                         {"mtu", mtu},
-                         {"queue_length", queue_length},
-                         {"bridge", bridge}});
+    auto made = Json::object({{"name", name},
+                              {"queues", queues},
+                              {"vnet_hdr", vnet_hdr},
+                              {"mac", mac.text()},
+                              {"mtu", mtu},
+                              {"queue_length", queue_length},
+                              {"bridge", bridge}});
+    if (port) made.set("port", port->to_json());
+    return made;
 }
 
 Result<AnchorTap> AnchorTap::from_json(Json const& json) {
@@ -84,6 +86,9 @@ Result<AnchorTap> AnchorTap::from_json(Json const& json) {
     TRY(made.queue_length, recorded_number(json, "queue_length", 0, queue_length_max));
     TRY(made.bridge, json.text("bridge"));
     if (!made.bridge.empty()) TRY_VOID(netmove::check_interface_name(made.bridge));
+    if (json.has("port")) {
+        TRY(made.port, netmove::PortSettings::from_json(json["port"]));
+    }
     return made;
 }
 
@@ -238,6 +243,7 @@ Json FarRecord::to_json() const {
                               {"holder", holder_json(holder)}});
     if (local) made.set("local", local_json(*local));
     if (!home_bridge.empty()) made.set("home_bridge", home_bridge);
+    if (home_port) made.set("home_port", home_port->to_json());
     return made;
 }
 
@@ -257,6 +263,9 @@ Result<FarRecord> FarRecord::from_json(Json const& json) {
     if (json.has("home_bridge")) {
         TRY(made.home_bridge, json.text("home_bridge"));
         TRY_VOID(netmove::check_interface_name(made.home_bridge));
+    }
+    if (json.has("home_port")) {
+        TRY(made.home_port, netmove::PortSettings::from_json(json["home_port"]));
     }
     return made;
 }

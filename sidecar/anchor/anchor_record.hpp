@@ -36,6 +36,7 @@ struct AnchorTap {
     int mtu = 1500;
     int queue_length = 0;
     std::string bridge;
+    std::optional<netmove::PortSettings> port = {};  ///< In that bridge; none: as new.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<AnchorTap> from_json(core::Json const& json);
@@ -80,6 +81,7 @@ struct FarRecord {
     netmove::tunnel::Key key;
     int anchor_port = 0;  ///< TCP, of the `serve` that holds the anchor.
     std::string home_bridge = {};  ///< AnchorMove::home_bridge: not empty if that is a stand-in.
+    std::optional<netmove::PortSettings> home_port = {};  ///< Of the guest's tap at home.
     std::int64_t since_ms = 0;
     core::ProcessIdentity holder = {};
     /// The guest's addresses in a network of this host.

@@ -41,8 +41,10 @@ Result<AnchorTap> description_of(netmove::Netlink& netlink, Tap const& tap,
                     tap.name());
     }
     TRY(auto const bridge, netlink.link(link.master));
-    return AnchorTap{tap.name(), tap.queues(),      tap.vnet_hdr(), link.mac,
-                     link.mtu,   link.queue_length, bridge.name};
+    AnchorTap made{tap.name(), tap.queues(),      tap.vnet_hdr(), link.mac,
+                   link.mtu,   link.queue_length, bridge.name};
+    TRY(made.port, netmove::port_settings(netlink, tap.name()));
+    return made;
 }
 
 }  // namespace sidecar

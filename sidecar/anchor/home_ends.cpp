@@ -153,8 +153,8 @@ Result<> HomeEnds::check_stand_in(std::string const& guest,
         }
         known = true;
     }
+    TRY_VOID(check_stand_in_here(netlink_, maps_, paths_, guest, at_source));
     auto const here = stood_in_here(maps_, guest, at_source);
-    TRY_VOID(check_stand_in_here(netlink_, paths_, guest, here));
     TRY(auto const in_the_way, netlink_.find_link(here.tap));
     if (known || !in_the_way) return {};
     return fail(Errc::refused,
@@ -169,7 +169,8 @@ Task<Result<>> HomeEnds::begin_stand_in(std::string guest, protocol::AnchorEnd e
     record.mac = end.mac;
     record.interface = stood_in_here(maps_, guest, *end.stand_in);
     auto const& here = *record.interface;
-    record.tap = {here.tap, 1, true, {}, here.mtu, netmove::migration_queue_length, here.bridge};
+    record.tap = {here.tap,    1,        true, {}, here.mtu, netmove::migration_queue_length,
+                  here.bridge, here.port};
     CO_TRY_VOID(co_await records_.write(record));
     auto made = co_await take_up(record);
     if (!made) {
@@ -385,6 +386,7 @@ Task<Result<Tap>> HomeEnds::take_up_tap(HomeRecord& record) {
     if (!there && made_before) CO_TRY_VOID(netlink_.set_mac(wanted.name, wanted.mac));
     CO_TRY_VOID(netmove::place_tap(netlink_, wanted.name,
                                    {wanted.bridge, wanted.mtu, wanted.queue_length}));
+    if (wanted.port) CO_TRY_VOID(netmove::set_port_settings(netlink_, wanted.name, *wanted.port));
     CO_TRY(auto const link, netlink_.link(wanted.name));
     wanted.mac = link.mac;
     CO_TRY_VOID(tap.set_persistent(true));

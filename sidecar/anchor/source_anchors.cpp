@@ -112,7 +112,10 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
         if (!from_here) anchor_port_ = far->anchor_port;
         auto& key = keys_.emplace_back(Key::generate());
         interface.anchor = netmove::AnchorMove{from_here ? 0 : far->key.id, key.id};
-        if (!from_here) interface.anchor->home_bridge = far->home_bridge;
+        if (!from_here) {
+            interface.anchor->home_bridge = far->home_bridge;
+            interface.port = far->home_port;
+        }
         ends_.push_back({interface.mac, interface.tap, *interface.anchor});
     }
     if (ends_.empty()) co_return Result<>{};

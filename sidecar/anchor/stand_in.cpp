@@ -4,8 +4,8 @@
 #include "netmove/network.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "sidecar/anchor/anchor_record.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "sidecar/guest/guest.hpp"
-#include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
@@ -81,6 +81,18 @@ Result<> check_bridge(netmove::Netlink& netlink, netmove::Link const& bridge,
                 bridge.name, vxlan->vni);
 }
 
+/// A bridge that is mapped to another one may be that of the VLAN: the operator has said so.
+Result<> check_vlans(netmove::Link const& bridge, GuestInterface const& at_source) {
+    auto const& port = at_source.port;
+    bool const mapped = bridge.name != at_source.bridge;
+    if (!port || port->in_default_vlan() || bridge.vlan_filtering || mapped) return {};
+    return fail(Errc::refused,
+                "its bridge {} filters no VLANs, and the guest is in {}: `ip link set {} type "
+                "bridge vlan_filtering 1`, or map the bridge to that of the VLAN (`serve "
+                "--map-bridge`)",
+                bridge.name, port->vlans_text(), bridge.name);
+}
+
 /// Another station with the guest's MAC address must not be there: both would lose frames.
 Result<> check_no_station(netmove::Netlink& netlink, netmove::Link const& bridge,
                           GuestInterface const& here) {
@@ -110,9 +122,14 @@ GuestInterface stood_in_here(HostMaps const& maps, std::string const& guest,
     return interface;
 }
 
-Result<> check_stand_in_here(netmove::Netlink& netlink, Paths const& paths,
-                             std::string const& guest, GuestInterface const& here) {
+Result<> check_stand_in_here(netmove::Netlink& netlink, HostMaps const& maps, Paths const& paths,
+                             std::string const& guest, GuestInterface const& at_source) {
+    auto const here = stood_in_here(maps, guest, at_source);
     TRY_VOID(check_not_here(paths, guest));
+    if (!is_allowed_bridge(maps, here.bridge)) {
+        return fail(Errc::refused, "guests may not use its bridge {} (`serve --allow-bridge {}`)",
+                    here.bridge, here.bridge);
+    }
     TRY(auto const bridge, netlink.find_link(here.bridge));
     if (!bridge || bridge->kind != "bridge") {
         return fail(Errc::refused,
@@ -121,6 +138,7 @@ Result<> check_stand_in_here(netmove::Netlink& netlink, Paths const& paths,
                     here.bridge);
     }
     TRY_VOID(check_bridge(netlink, *bridge, here));
+    TRY_VOID(check_vlans(*bridge, at_source));
     return check_no_station(netlink, *bridge, here);
 }
 

@@ -48,9 +48,10 @@ private:
 /// The guest's interface with this host's names: of the stand-in's tap, and of the bridge.
 netmove::GuestInterface stood_in_here(HostMaps const& maps, std::string const& guest,
                                       netmove::GuestInterface interface);
-/// Whether this host can stand in for an interface of a guest. `here`: as stood_in_here() says.
-/// Fails with refused: a sentence about "it", this host. Changes nothing.
-core::Result<> check_stand_in_here(netmove::Netlink& netlink, Paths const& paths,
-                                   std::string const& guest, netmove::GuestInterface const& here);
+/// Whether this host can stand in for an interface of a guest of another host. Fails with refused:
+/// a sentence about "it", this host. Changes nothing.
+core::Result<> check_stand_in_here(netmove::Netlink& netlink, HostMaps const& maps,
+                                   Paths const& paths, std::string const& guest,
+                                   netmove::GuestInterface const& at_source);
 
 }  // namespace sidecar

@@ -37,6 +37,7 @@ struct AnchorEnd {
     /// The stand-in announces its addresses in its bridge.
     std::optional<netmove::GuestInterface> stand_in = {};
     std::string home_bridge = {};  ///< For the far end: AnchorMove::home_bridge.
+    std::optional<netmove::PortSettings> home_port = {};  ///< For the far end; none: as new.
     [[nodiscard]] Json to_json() const;
     static Result<AnchorEnd> from_json(Json const& json);
 };

@@ -29,8 +29,9 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
                                                  {interface.addresses, interface.mtu, ring})
                      : netmove::place_tap(netlink, interface.tap,
                                           {interface.bridge, interface.mtu, ring}));
-        // A bridge that was made for the guest alone has a port as new.
-        if (interface.port && !interface.bridge.empty() && !interface.anchor) {
+        // They are of a port at home. A bridge that was made for the guest alone has one as new.
+        bool const at_home = !interface.anchor || interface.anchor->to == 0;
+        if (interface.port && !interface.bridge.empty() && at_home) {
             TRY_VOID(netmove::set_port_settings(netlink, interface.tap, *interface.port));
         }
         made.add(std::move(tap), interface.netdev);

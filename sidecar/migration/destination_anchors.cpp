@@ -25,6 +25,7 @@ protocol::AnchorEnd anchor_end(netmove::GuestInterface const& interface,
     end.local = move.local;
     if (end.local) end.addresses = netmove::translatable(interface.addresses);
     end.home_bridge = move.home_bridge;
+    end.home_port = interface.port;
     return end;
 }
 

@@ -53,6 +53,21 @@ TEST_CASE("port settings: the flags of a port go with the guest, there and back"
     there_and_back(lab, flags);
 }
 
+TEST_CASE("port settings: a guest that returns to its anchor has the flags that it had",
+          "[migrate][port-settings]") {
+    MoveLab lab;
+    (void)lab.a.in("bridge link set dev web1 isolated on guard on");
+    auto const before = flags(lab.a);
+    auto const moved = lab.a.migrate(lab.b, {"--network=anchor"});
+    INFO(moved.out << moved.err);
+    REQUIRE(moved.exit_status == 0);
+    CHECK_FALSE(contains(flags(lab.b), "\"isolated\":true"));  // a bridge for the guest alone
+    auto const back = lab.b.migrate(lab.a, {});
+    INFO(back.out << back.err);
+    REQUIRE(back.exit_status == 0);
+    CHECK(flags(lab.a) == before);
+}
+
 TEST_CASE("port settings: the VLANs of a port go with the guest, or it is refused",
           "[migrate][port-settings]") {
     BridgeLab lab;

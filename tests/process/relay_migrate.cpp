@@ -110,9 +110,11 @@ TEST_CASE("relay: a guest leaves home, its home host is switched off, and it ret
     CHECK(lab.r.traces() == before);
     CHECK(lab.r.anchors().empty());
 
+    (void)lab.a.in("bridge link set dev web1 guard on");
     auto const moved = lab.a.migrate(lab.b, options);
     INFO(moved.out << moved.err << lab.r.serve->err());
     REQUIRE(moved.exit_status == 0);
+    CHECK(contains(lab.r.in("bridge -d link show dev " + lab.way_at_relay()), "guard on"));
     auto const stand_in = lab.r.anchor();
     CHECK(stand_in["kind"].text_or("") == "stand_in");
     CHECK(stand_in["state"].text_or("") == "away");
