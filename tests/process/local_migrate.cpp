@@ -55,7 +55,7 @@ TEST_CASE("local address: a guest gets it with its move, and loses it when it re
 
     auto const wrong = lab.b.migrate(lab.a, {"--local-address", "192.0.2.77"});
     CHECK(wrong.exit_status == 3);
-    CHECK(contains(wrong.err, "returns to the host of its anchor"));
+    CHECK(contains(wrong.err, "returns to its home network"));
     auto const back = lab.b.migrate(lab.a, {});
     INFO(back.out << back.err);
     REQUIRE(back.exit_status == 0);

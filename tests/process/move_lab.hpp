@@ -141,8 +141,8 @@ struct MoveHost {
 
 /// Hosts a and b with a `serve` each, in one network; the guest's network is a bridge of host a.
 struct MoveLab {
-    /// `more`: options of the guest's QEMU.
-    explicit MoveLab(Argv const& more = {}) {
+    /// `more`: options of the guest's QEMU; `allowed`: of each `serve`.
+    explicit MoveLab(Argv const& more = {}, Argv const& allowed = {}) {
         sh(fmt::format("ip -n {} link add wire type veth peer name wire netns {}", a.netns,
                        b.netns));
         for (auto* const host : {&a, &b}) {
@@ -157,7 +157,7 @@ struct MoveLab {
             make_bridge("br0");
             sh("ip address add 10.1.0.1/24 dev br0");
         }
-        for (auto* const host : {&a, &b}) start_serve(*host);
+        for (auto* const host : {&a, &b}) start_serve(*host, allowed);
         a.start_guest(more);
     }
     /// `more`: options besides the directories of the other host.
