@@ -29,17 +29,9 @@ qmp::LaunchPolicy policy_of(HostMaps const& maps, Description const& description
 }
 
 std::string map_path(HostMaps const& maps, std::string const& path) {
-    std::pair<std::string, std::string> const* best = nullptr;
-    for (auto const& entry : maps.paths) {
-        auto const& from = entry.first;
-        bool const covers =
-            path == from || path.starts_with(from.ends_with('/') ? from : from + "/");
-        if (covers && (best == nullptr || from.size() > best->first.size())) best = &entry;
-    }
-    if (best == nullptr) return path;
-    return (std::filesystem::path(best->second + "/" + path.substr(best->first.size())))
-        .lexically_normal()
-        .string();
+    auto mapped = qmp::map_path(maps.paths, path);
+    if (mapped == path) return path;
+    return std::filesystem::path(mapped).lexically_normal().string();
 }
 
 std::string map_bridge(HostMaps const& maps, std::string const& bridge) {

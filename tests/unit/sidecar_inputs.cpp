@@ -348,11 +348,13 @@ TEST_CASE("a command line from a peer runs only if all of it is allowed") {
 
 TEST_CASE("paths are mapped by whole components, the longest first") {
     HostMaps maps;
-    maps.paths = {{"/srv/vm", "/data"}, {"/srv/vm/fast", "/nvme"}};
+    maps.paths = {{"/srv/vm", "/data"}, {"/srv/vm/fast", "/nvme"}, {"/srv/vm/b.raw", "/c.raw"}};
     CHECK(map_path(maps, "/srv/vm/a.raw") == "/data/a.raw");
     CHECK(map_path(maps, "/srv/vm/fast/a.raw") == "/nvme/a.raw");
     CHECK(map_path(maps, "/srv/vmx/a.raw") == "/srv/vmx/a.raw");
-    CHECK(map_path(maps, "/srv/vm") == "/data/");
+    CHECK(map_path(maps, "/srv/vm") == "/data");
+    CHECK(map_path(maps, "/srv/vm/b.raw") == "/c.raw");
+    CHECK(map_path(maps, "/srv/vm/x/../b.raw") == "/data/b.raw");
     CHECK(absolute("a/../b.raw", "/srv") == "/srv/b.raw");
 }
 
