@@ -171,6 +171,7 @@ Result<std::uint64_t> tunnel_id_from(Json const& json, std::string_view key) {
 Json AnchorMove::to_json() const {
     auto made = Json::object({{"from", tunnel_id_text(from)}, {"to", tunnel_id_text(to)}});
     if (local) made.set("local", local->to_json());
+    if (!home_bridge.empty()) made.set("home_bridge", home_bridge);
     return made;
 }
 
@@ -180,6 +181,9 @@ Result<AnchorMove> AnchorMove::from_json(Json const& json) {
     TRY(out.to, tunnel_id_from(json, "to"));
     if (json.has("local")) {
         TRY(out.local, LocalChoice::from_json(json["local"]));
+    }
+    if (json.has("home_bridge")) {
+        TRY(out.home_bridge, name_from(json, "home_bridge", false));
     }
     return out;
 }

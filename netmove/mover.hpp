@@ -54,7 +54,18 @@ struct AnchorMove {
     std::uint64_t to = 0;  ///< Carries them afterwards; 0: none, the guest returns home.
     /// Addresses of the destination's network that it gets too (local_address.hpp).
     std::optional<LocalChoice> local = {};
+    /// The anchor is a stand-in, on a third host of the home network: the guest's bridge as the
+    /// hosts of that network call it. Empty: the anchor is on the host where the guest was.
+    std::string home_bridge = {};
 
+    /// The guest leaves home, and its tap stays there as its anchor.
+    [[nodiscard]] bool leaves_its_tap() const { return from == 0 && home_bridge.empty(); }
+    /// The guest leaves home, and its anchor begins on a third host.
+    [[nodiscard]] bool begins_elsewhere() const { return from == 0 && !home_bridge.empty(); }
+    /// The guest returns to its home network, and its anchor on a third host ends.
+    [[nodiscard]] bool ends_elsewhere() const {
+        return from != 0 && to == 0 && !home_bridge.empty();
+    }
     [[nodiscard]] core::Json to_json() const;
     static core::Result<AnchorMove> from_json(core::Json const& json);
     friend bool operator==(AnchorMove const&, AnchorMove const&) = default;
@@ -83,7 +94,7 @@ struct GuestInterface {
     std::optional<VxlanEnd> vxlan_destination;
     bool evpn = false;  ///< Both are an EVPN fabric's, and its daemons move the guest.
     /// An anchor moves it: its bridge at the destination is made for it alone, or, where the guest
-    /// returns home, is that of its anchor.
+    /// returns home, is that of its anchor (has_anchors_bridge()).
     std::optional<AnchorMove> anchor;
     MacAddress mac;
     int mtu = 1500;  ///< Of the source's tap; the destination must offer at least this.
@@ -94,6 +105,8 @@ struct GuestInterface {
     std::optional<PortSettings> port;
     std::vector<GuestAddress> addresses;  ///< Given or learned; most recently seen first.
 
+    /// At the destination its bridge is one that `serve` makes or names, not `bridge`.
+    [[nodiscard]] bool has_anchors_bridge() const { return anchor && !anchor->ends_elsewhere(); }
     [[nodiscard]] core::Json to_json() const;
     /// Fails with protocol, naming the member, on anything missing, of the wrong type or out of
     /// range.

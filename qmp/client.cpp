@@ -152,6 +152,14 @@ Task<Result<std::unique_ptr<Client>>> Client::connect_starting(Loop& loop, std::
     client->scope_.spawn(read_loop(*client));
     client->scope_.spawn(write_loop(*client));
     auto negotiated = co_await client->execute("qmp_capabilities", {}, deadline);
+    if (negotiated && client->greeted_again_) {
+        // Of the two that QEMU then gets, one may be too many.
+        negotiated = co_await client->execute("qmp_capabilities", {}, deadline);
+        if (!negotiated && refusal_class(negotiated.error()) == "CommandNotFound") {
+            negotiated = Json::object();
+        }
+    }
+    client->negotiated_ = true;
     if (!negotiated) {
         co_await client->close();
         co_return std::unexpected(
@@ -399,6 +407,7 @@ Result<> Client::dispatch(Message message) {
         publish(std::move(*occurrence));
         return {};
     }
+    if (!negotiated_ && !std::exchange(greeted_again_, true)) return {};
     return core::fail(Errc::protocol, "QEMU greets a second time");
 }
 

@@ -163,6 +163,8 @@ private:
     core::Fd socket_;
     std::string socket_path_;
     std::string version_;
+    bool negotiated_ = false;  ///< With a QEMU that greets twice (docs/qemu-bugs.md): after both.
+    bool greeted_again_ = false;
     pid_t peer_pid_ = 0;
     Framer framer_;
     std::vector<std::byte> read_buffer_;

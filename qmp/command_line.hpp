@@ -76,6 +76,10 @@ struct Mapping {
     bool incoming = true;  ///< It waits for a migration; else it just waits to be continued.
 };
 
+/// `prefixes` as Mapping::prefixes, applied to an absolute path; unchanged if none covers it.
+std::string map_path(std::vector<std::pair<std::string, std::string>> const& prefixes,
+                     std::string const& path);
+
 namespace detail {
 // How taps are recognised and counted, for command_line.cpp and rewrite.cpp alike.
 bool may_be_tap(std::string_view kind);

@@ -336,7 +336,14 @@ std::vector<std::pair<std::string, std::string>> Settings::all() const {
         collect_leaves(*json_, "", leaves);
         return leaves;
     }
-    for (auto const& entry : entries_) leaves.emplace_back(entry.key, entry.value.value_or("on"));
+    for (auto const& [key, value, implied] : entries_) {
+        bool const negated = !value && key.starts_with("no");
+        if (negated) {
+            leaves.emplace_back(key.substr(2), "off");
+        } else {
+            leaves.emplace_back(key, value.value_or("on"));
+        }
+    }
     return leaves;
 }
 

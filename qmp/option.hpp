@@ -44,7 +44,7 @@ public:
     void set(std::string_view key, std::string_view value);
     void set_flag(std::string_view key, bool on);
     void erase(std::string_view key);
-    /// Every leaf as {key, value}; a bare flag has the value "on".
+    /// Every leaf as {key, value}; a bare `key` has the value "on", and `nokey` is {key, "off"}.
     [[nodiscard]] std::vector<std::pair<std::string, std::string>> all() const;
     [[nodiscard]] std::string print() const;
 

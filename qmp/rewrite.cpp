@@ -40,13 +40,26 @@ bool below(std::string_view path, std::string_view directory) {
 
 }  // namespace
 
+std::string map_path(std::vector<std::pair<std::string, std::string>> const& prefixes,
+                     std::string const& path) {
+    std::pair<std::string, std::string> const* best = nullptr;
+    for (auto const& entry : prefixes) {
+        bool const longer = best == nullptr || entry.first.size() > best->first.size();
+        if (longer && below(path, entry.first)) best = &entry;
+    }
+    if (best == nullptr) return path;
+    auto const& [from, to] = *best;
+    auto rest = path.substr(std::min(from.size(), path.size()));
+    if (rest.empty()) return to;
+    if (to.ends_with('/') && rest.starts_with('/')) rest.erase(0, 1);
+    if (from.ends_with('/') && !to.ends_with('/')) rest.insert(0, "/");
+    return to + rest;
+}
+
 // Paths of the source's host to those of the destination's.
 class PathMap {
 public:
-    explicit PathMap(Mapping const& mapping) : mapping_(mapping), prefixes_(mapping.prefixes) {
-        std::ranges::sort(prefixes_, std::ranges::greater(),
-                          [](auto const& prefix) { return prefix.first.size(); });
-    }
+    explicit PathMap(Mapping const& mapping) : mapping_(mapping) {}
 
     // `relative_is_path`: a word without a leading slash names a file, too.
     [[nodiscard]] std::string map(std::string const& text, bool relative_is_path) const {
@@ -83,18 +96,10 @@ private:
         for (auto const& [from, to] : mapping_.images) {
             if (path == from) return to;
         }
-        for (auto const& [from, to] : prefixes_) {
-            if (!below(path, from)) continue;
-            auto rest = path.substr(from.size());
-            if (to.ends_with('/') && rest.starts_with('/')) rest.erase(0, 1);
-            if (from.ends_with('/') && !to.ends_with('/')) rest.insert(0, "/");
-            return to + rest;
-        }
-        return path;
+        return qmp::map_path(mapping_.prefixes, path);
     }
 
     Mapping const& mapping_;
-    std::vector<std::pair<std::string, std::string>> prefixes_;
 };
 
 class Rewrite {

@@ -1,9 +1,9 @@
 #include "sidecar/anchor/anchor_record.hpp"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 
-#include "netmove/mover.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
@@ -19,6 +19,8 @@ namespace {
 constexpr std::string_view home_suffix = ".home.json";
 constexpr std::string_view far_suffix = ".far.json";
 constexpr std::int64_t recorded_port_max = 65535;
+// In the order of HomeRecord::Kind.
+constexpr std::array<std::string_view, 2> kinds = {"guests_tap", "stand_in"};
 
 std::string file_of(Paths const& paths, std::string const& guest, MacAddress const& mac,
                     std::string_view suffix) {
@@ -60,13 +62,15 @@ Json holder_json(core::ProcessIdentity const& holder) {
 }  // namespace
 
 Json AnchorTap::to_json() const {
-    return Json::object({{"name", name},
-                         {"queues", queues},
-                         {"vnet_hdr", vnet_hdr},
-                         {"mac", mac.text()},
-                         {"mtu", mtu},
-                         {"queue_length", queue_length},
-                         {"bridge", bridge}});
+    auto made = Json::object({{"name", name},
+                              {"queues", queues},
+                              {"vnet_hdr", vnet_hdr},
+                              {"mac", mac.text()},
+                              {"mtu", mtu},
+                              {"queue_length", queue_length},
+                              {"bridge", bridge}});
+    if (port) made.set("port", port->to_json());
+    return made;
 }
 
 Result<AnchorTap> AnchorTap::from_json(Json const& json) {
@@ -82,6 +86,9 @@ Result<AnchorTap> AnchorTap::from_json(Json const& json) {
     TRY(made.queue_length, recorded_number(json, "queue_length", 0, queue_length_max));
     TRY(made.bridge, json.text("bridge"));
     if (!made.bridge.empty()) TRY_VOID(netmove::check_interface_name(made.bridge));
+    if (json.has("port")) {
+        TRY(made.port, netmove::PortSettings::from_json(json["port"]));
+    }
     return made;
 }
 
@@ -91,6 +98,8 @@ HomeRecord::Tunnel const* HomeRecord::tunnel(std::uint64_t id) const {
     return at == tunnels.end() ? nullptr : &*at;
 }
 
+std::string_view name(HomeRecord::Kind kind) { return kinds[static_cast<std::size_t>(kind)]; }
+
 Json HomeRecord::to_json() const {
     Json list = Json::array();
     for (auto const& one : tunnels) {
@@ -98,21 +107,45 @@ Json HomeRecord::to_json() const {
                                {"peer", one.peer.text()},
                                {"migration_id", one.migration_id}}));
     }
-    return Json::object({{"guest", guest},
-                         {"mac", mac.text()},
-                         {"tap", tap.to_json()},
-                         {"was_persistent", was_persistent},
-                         {"tunnels", list},
-                         {"current", netmove::tunnel_id_text(current)},
-                         {"since_ms", since_ms},
-                         {"holder", holder_json(holder)}});
+    auto made = Json::object({{"kind", name(kind)},
+                              {"guest", guest},
+                              {"mac", mac.text()},
+                              {"tap", tap.to_json()},
+                              {"was_persistent", was_persistent},
+                              {"tunnels", list},
+                              {"current", netmove::tunnel_id_text(current)},
+                              {"since_ms", since_ms},
+                              {"holder", holder_json(holder)}});
+    if (interface) made.set("interface", interface->to_json());
+    return made;
 }
+
+namespace {
+
+/// A record of before stand-ins has none.
+Result<HomeRecord::Kind> kind_from(Json const& json) {
+    auto const at = std::ranges::find(kinds, json["kind"].text_or("guests_tap"));
+    if (at != kinds.end()) return static_cast<HomeRecord::Kind>(at - kinds.begin());
+    return fail(Errc::invalid, "`kind` is none of the kinds of anchors");
+}
+
+Result<netmove::GuestInterface> stood_in_for(Json const& json, MacAddress const& mac) {
+    TRY(auto interface, netmove::GuestInterface::from_json(json["interface"]));
+    if (interface.mac == mac && !interface.bridge.empty()) return interface;
+    return fail(Errc::invalid, "its interface is another one");
+}
+
+}  // namespace
 
 Result<HomeRecord> HomeRecord::from_json(Json const& json) {
     HomeRecord made;
+    TRY(made.kind, kind_from(json));
     TRY(made.guest, recorded_guest(json));
     TRY(made.mac, recorded_mac(json, "mac"));
     TRY(made.tap, AnchorTap::from_json(json["tap"]));
+    if (made.is_stand_in()) {
+        TRY(made.interface, stood_in_for(json, made.mac));
+    }
     TRY(made.was_persistent, json.boolean("was_persistent"));
     if (json["tunnels"].size() > anchor_tunnels_max) {
         return fail(Errc::invalid, "it has more than {} tunnels", anchor_tunnels_max);
@@ -209,6 +242,8 @@ Json FarRecord::to_json() const {
                               {"since_ms", since_ms},
                               {"holder", holder_json(holder)}});
     if (local) made.set("local", local_json(*local));
+    if (!home_bridge.empty()) made.set("home_bridge", home_bridge);
+    if (home_port) made.set("home_port", home_port->to_json());
     return made;
 }
 
@@ -224,6 +259,13 @@ Result<FarRecord> FarRecord::from_json(Json const& json) {
     made.holder = holder_from(json);
     if (json.has("local")) {
         TRY(made.local, local_from(json["local"]));
+    }
+    if (json.has("home_bridge")) {
+        TRY(made.home_bridge, json.text("home_bridge"));
+        TRY_VOID(netmove::check_interface_name(made.home_bridge));
+    }
+    if (json.has("home_port")) {
+        TRY(made.home_port, netmove::PortSettings::from_json(json["home_port"]));
     }
     return made;
 }

@@ -13,6 +13,7 @@
 
 #include "core/process.hpp"
 #include "netmove/local_address.hpp"
+#include "netmove/mover.hpp"
 #include "netmove/tunnel/tunnel.hpp"
 #include "sidecar/host/paths.hpp"
 
@@ -35,27 +36,37 @@ struct AnchorTap {
     int mtu = 1500;
     int queue_length = 0;
     std::string bridge;
+    std::optional<netmove::PortSettings> port = {};  ///< In that bridge; none: as new.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<AnchorTap> from_json(core::Json const& json);
 };
 
-/// The anchor: the end on the guest's home network. Its tap is the guest's own.
+/// The anchor: the end on the guest's home network.
 struct HomeRecord {
+    enum class Kind : std::uint8_t {
+        guests_tap,  ///< The guest has left this host: the tap is its own.
+        stand_in,  ///< The guest was on another host: the tap was made in place of its own.
+    };
     struct Tunnel {
         netmove::tunnel::Key key;
         netmove::tunnel::Endpoint peer;
         std::string migration_id;  ///< That made it.
     };
+    Kind kind = Kind::guests_tap;
     std::string guest;
     netmove::MacAddress mac;  ///< Of the guest's interface.
     AnchorTap tap;
+    /// Of a stand-in: the interface as it was when the guest left, with the tap and bridge of this
+    /// host.
+    std::optional<netmove::GuestInterface> interface = {};
     bool was_persistent = false;  ///< The tap, before the anchor.
     std::vector<Tunnel> tunnels;
     std::uint64_t current = 0;  ///< The tunnel of the guest's frames; 0: the guest has not left.
     std::int64_t since_ms = 0;  ///< When it left; since 1970.
     core::ProcessIdentity holder = {};  ///< Keeps the tap's descriptors: holder.hpp.
 
+    [[nodiscard]] bool is_stand_in() const { return kind == Kind::stand_in; }
     [[nodiscard]] Tunnel const* tunnel(std::uint64_t id) const;
     [[nodiscard]] core::Json to_json() const;
     static core::Result<HomeRecord> from_json(core::Json const& json);
@@ -69,6 +80,8 @@ struct FarRecord {
     AnchorTap tap;  ///< Of the tunnel. Its bridge is the guest's, and has no other ports.
     netmove::tunnel::Key key;
     int anchor_port = 0;  ///< TCP, of the `serve` that holds the anchor.
+    std::string home_bridge = {};  ///< AnchorMove::home_bridge: not empty if that is a stand-in.
+    std::optional<netmove::PortSettings> home_port = {};  ///< Of the guest's tap at home.
     std::int64_t since_ms = 0;
     core::ProcessIdentity holder = {};
     /// The guest's addresses in a network of this host.
@@ -84,6 +97,8 @@ struct FarRecord {
     [[nodiscard]] core::Json to_json() const;
     static core::Result<FarRecord> from_json(core::Json const& json);
 };
+
+std::string_view name(HomeRecord::Kind kind);
 
 /// FNV-1a, 32 bits: the names of an interface's links are the same on each host.
 std::uint32_t anchor_name_hash(std::string const& guest, netmove::MacAddress const& mac);

@@ -2,6 +2,8 @@
 
 #include "core/log.hpp"
 #include "core/stream.hpp"
+#include "sidecar/anchor/tunnel_path.hpp"
+#include "sidecar/host/host_identity.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
@@ -19,7 +21,7 @@ AnchorService::AnchorService(core::Loop& loop, Options options, netmove::Netlink
       netlink_(std::move(netlink)),
       hub_(loop, options_.tunnel_port),
       records_(loop, options_.paths),
-      homes_(loop, options_.paths, netlink_, hub_, records_),
+      homes_(loop, options_.paths, options_.maps, netlink_, hub_, records_),
       fars_(loop, netlink_, hub_, records_),
       connections_(loop),
       probes_(loop) {}
@@ -129,12 +131,38 @@ Task<Result<protocol::AnchorPath>> AnchorService::on(protocol::AnchorProbe reque
     if (asker == Asker::remote && !homes_.is_away(request.guest)) {
         co_return fail(Errc::refused, "there is no anchor of {} on this host", request.guest);
     }
+    co_return co_await test_path(request.peer, request.key);
+}
+
+/// By a tunnel that carries nothing.
+Task<Result<protocol::AnchorPath>> AnchorService::test_path(netmove::tunnel::Endpoint peer,
+                                                            netmove::tunnel::Key key) {
     CO_TRY(auto* const hub, hub_.open());
-    CO_TRY(auto* const tunnel,
-           hub->add(request.key, netmove::tunnel::Role::connects, request.peer));
-    auto const path = co_await path_of(*tunnel, request.peer.text());
-    co_await hub_.remove(request.key.id);
+    CO_TRY(auto* const tunnel, hub->add(key, netmove::tunnel::Role::connects, peer));
+    auto path = co_await path_of(*tunnel, peer.text());
+    co_await hub_.remove(key.id);
     co_return path;
+}
+
+Task<Result<protocol::AnchorStandInAnswer>> AnchorService::on(protocol::AnchorStandIn request,
+                                                              Asker) {
+    CO_TRY(auto const own, host_identity(options_.paths));
+    if (request.destination_id == own.id) {
+        co_return fail(Errc::refused, "it is the destination: the anchor must be on another host");
+    }
+    if (fars_.has(request.guest)) {
+        co_return fail(Errc::refused, "{} runs on it through an anchor", request.guest);
+    }
+    for (auto const& interface : request.interfaces) {
+        CO_TRY_VOID(homes_.check_stand_in(request.guest, interface));
+    }
+    CO_TRY(auto const path, co_await test_path(request.peer, request.key));
+    co_return protocol::AnchorStandInAnswer{options_.serve_port, path};
+}
+
+Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorEndStandIn request, Asker) {
+    CO_TRY_VOID(co_await homes_.end_stand_in(std::move(request)));
+    co_return protocol::Nothing{};
 }
 
 Task<Result<protocol::AnchorPath>> AnchorService::on(protocol::AnchorPrepare request, Asker asker) {

@@ -19,6 +19,7 @@ public:
         Paths paths;
         std::uint16_t tunnel_port = netmove::tunnel::default_port;
         int serve_port = 0;  ///< TCP, of this `serve`.
+        HostMaps maps = {};  ///< Of other hosts' names.
     };
     /// Fails with the error of netlink.
     static core::Result<std::unique_ptr<AnchorService>> open(core::Loop& loop, Options options);
@@ -56,11 +57,15 @@ private:
     core::Task<bool> restore_all();
 
     core::Task<void> answer_probe(std::uint64_t id);
+    Outcome<protocol::AnchorPath> test_path(netmove::tunnel::Endpoint peer,
+                                            netmove::tunnel::Key key);
 
     Outcome<protocol::AnchorPath> on(protocol::AnchorProbe request, Asker asker);
     Outcome<protocol::AnchorPath> on(protocol::AnchorPrepare request, Asker asker);
     Outcome<protocol::Nothing> on(protocol::AnchorPoint request, Asker asker);
     Outcome<protocol::Nothing> on(protocol::AnchorKeep request, Asker asker);
+    Outcome<protocol::AnchorStandInAnswer> on(protocol::AnchorStandIn request, Asker asker);
+    Outcome<protocol::Nothing> on(protocol::AnchorEndStandIn request, Asker asker);
     Outcome<protocol::AnchorWhereAnswer> on(protocol::AnchorWhere request, Asker asker);
     Outcome<protocol::AnchorOfferAnswer> on(protocol::AnchorOffer request, Asker asker);
     Outcome<protocol::AnchorReceiveAnswer> on(protocol::AnchorReceive request, Asker asker);

@@ -58,6 +58,8 @@ Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
     record.migration_id = request.migration_id;
     record.key = *end.key;
     record.anchor_port = request.anchor_port;
+    record.home_bridge = end.home_bridge;
+    record.home_port = end.home_port;
     record.since_ms = wall_ms();
     record.tap.name = fmt::format("sat{:08x}", hash);
     record.tap.bridge = fmt::format("sca{:08x}", hash);

@@ -3,16 +3,15 @@
 #include <algorithm>
 
 #include "core/log.hpp"
-#include "netmove/mover.hpp"
+#include "sidecar/anchor/guests_tap.hpp"
 #include "sidecar/anchor/holder.hpp"
-#include "sidecar/guest/guest.hpp"
+#include "sidecar/anchor/tunnel_path.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/host/mac_moves.hpp"
 
 namespace sidecar {
 
-using core::Deadline;
 using core::Errc;
 using core::fail;
 using core::Json;
@@ -20,47 +19,6 @@ using core::Result;
 using core::Task;
 using netmove::Tap;
 using netmove::tunnel::Role;
-
-namespace {
-
-/// The tap of that name that a guest's QEMU holds, according to the guest's manifest on this host.
-Result<Tap> tap_of_guest(Paths const& paths, std::string const& guest,
-                         protocol::AnchorEnd const& end) {
-    TRY(auto const manifest, read_manifest(paths, guest));
-    if (manifest.is_null()) {
-        return fail(Errc::refused, "no guest {} is known on this host", guest);
-    }
-    bool named = false;
-    for (auto const& one : manifest["interfaces"].elements()) {
-        named = named ||
-                (one["tap"].text_or("") == end.tap && one["mac"].text_or("") == end.mac.text());
-    }
-    if (!named) {
-        return fail(Errc::refused, "the guest {} has no interface {} with the tap {} on this host",
-                    guest, end.mac.text(), end.tap);
-    }
-    TRY(auto const qemu, core::Process::open(core::ProcessIdentity::from_json(manifest)));
-    TRY(auto taps, Tap::duplicate_from(qemu.pid()));
-    for (auto& tap : taps) {
-        if (tap.name() == end.tap) return std::move(tap);
-    }
-    return fail(Errc::refused, "QEMU of {} (process {}) does not hold the tap {}", guest,
-                qemu.pid(), end.tap);
-}
-
-Result<AnchorTap> description_of(netmove::Netlink& netlink, Tap const& tap,
-                                 netmove::Link const& link) {
-    if (link.master == 0) {
-        return fail(Errc::refused,
-                    "the tap {} is in no bridge: there is no network that an anchor could keep",
-                    tap.name());
-    }
-    TRY(auto const bridge, netlink.link(link.master));
-    return AnchorTap{tap.name(), tap.queues(),      tap.vnet_hdr(), link.mac,
-                     link.mtu,   link.queue_length, bridge.name};
-}
-
-}  // namespace
 
 HomeEnds::Home* HomeEnds::find(std::string const& guest, netmove::MacAddress const& mac) {
     auto const at = homes_.find({guest, mac});
@@ -108,10 +66,13 @@ Task<Result<>> HomeEnds::add_tunnels(protocol::AnchorPrepare request, Asker aske
     co_return Result<>{};
 }
 
-/// The anchor of an interface. If there is none, and the guest is at home, takes the guest's tap.
+/// The anchor of an interface. If there is none, and the guest is at home, takes the guest's tap,
+/// or makes a stand-in.
 Task<Result<>> HomeEnds::find_or_take(protocol::AnchorPrepare const& request,
                                       protocol::AnchorEnd end, Asker asker) {
     Name const name{request.guest, end.mac};
+    bool const may_begin = end.id == 0 && (asker == Asker::local || end.stand_in);
+    if (end.stand_in) CO_TRY_VOID(check_stand_in(request.guest, *end.stand_in));
     auto const* home = find(request.guest, end.mac);
     if (home != nullptr && home->record.current != end.id) {
         co_return fail(Errc::refused,
@@ -119,7 +80,7 @@ Task<Result<>> HomeEnds::find_or_take(protocol::AnchorPrepare const& request,
                        "named: the guest runs elsewhere",
                        request.guest, end.mac.text());
     }
-    if (home == nullptr && (asker == Asker::remote || end.id != 0)) {
+    if (home == nullptr && !may_begin) {
         co_return fail(Errc::refused, "there is no anchor of {} for {} on this host", request.guest,
                        end.mac.text());
     }
@@ -128,8 +89,9 @@ Task<Result<>> HomeEnds::find_or_take(protocol::AnchorPrepare const& request,
     };
     if (home != nullptr && home->record.current == 0) {
         // Left by a migration whose sidecar did not come back. The guest may have another QEMU now.
-        if (std::ranges::any_of(home->record.tunnels, is_other))
-            CO_TRY_VOID(co_await this->end(name));
+        bool const other_kind = home->record.is_stand_in() != end.stand_in.has_value();
+        bool const left = std::ranges::any_of(home->record.tunnels, is_other);
+        if (left || (other_kind && may_begin)) CO_TRY_VOID(co_await this->end(name));
     } else if (home != nullptr) {
         for (auto const& one : std::vector(home->record.tunnels)) {
             if (!is_other(one) || one.key.id == end.id) continue;
@@ -138,16 +100,15 @@ Task<Result<>> HomeEnds::find_or_take(protocol::AnchorPrepare const& request,
         }
     }
     if (find(request.guest, end.mac) != nullptr) co_return Result<>{};
-    if (asker == Asker::remote || end.id != 0) {
-        co_return fail(Errc::cancelled, "the anchor was released meanwhile");
+    if (!may_begin) co_return fail(Errc::cancelled, "the anchor was released meanwhile");
+    if (homes_.size() >= anchor_records_max) {
+        co_return fail(Errc::refused, "this host has {} anchors already", homes_.size());
     }
+    if (end.stand_in) co_return co_await begin_stand_in(request.guest, end);
     co_return co_await take(request.guest, end);
 }
 
 Task<Result<>> HomeEnds::take(std::string guest, protocol::AnchorEnd end) {
-    if (homes_.size() >= anchor_records_max) {
-        co_return fail(Errc::refused, "this host has {} anchors already", homes_.size());
-    }
     CO_TRY(auto tap, tap_of_guest(paths_, guest, end));
     CO_TRY(auto const link, netlink_.link(tap.name()));
     HomeRecord record;
@@ -171,7 +132,54 @@ Task<Result<>> HomeEnds::take(std::string guest, protocol::AnchorEnd end) {
     }
     core::log::info("anchor guest={} mac={} tap={} state=prepared", guest, end.mac.text(),
                     tap.name());
-    homes_[{guest, end.mac}] = std::make_unique<Home>(Home{std::move(record), std::move(tap), {}});
+    homes_[{guest, end.mac}] = std::make_shared<Home>(Home{std::move(record), std::move(tap), {}});
+    co_return Result<>{};
+}
+
+Result<> HomeEnds::check_stand_in(std::string const& guest,
+                                  netmove::GuestInterface const& at_source) const {
+    bool known = false;
+    for (auto const& [name, home] : homes_) {
+        if (name.second != at_source.mac) continue;
+        if (name.first != guest) {
+            return fail(Errc::refused, "it has an anchor for {} already, of the guest {}",
+                        at_source.mac.text(), name.first);
+        }
+        if (home->record.current != 0) {
+            return fail(Errc::refused,
+                        "it is the anchor of {} already, and sends its frames to {} (`sidecar "
+                        "anchor release {}` there ends that)",
+                        guest, home->record.tunnel(home->record.current)->peer.text(), guest);
+        }
+        known = true;
+    }
+    TRY_VOID(check_stand_in_here(netlink_, maps_, paths_, guest, at_source));
+    auto const here = stood_in_here(maps_, guest, at_source);
+    TRY(auto const in_the_way, netlink_.find_link(here.tap));
+    if (known || !in_the_way) return {};
+    return fail(Errc::refused,
+                "{} is in the way there: the stand-in for {} needs that name (`ip link delete {}`)",
+                here.tap, at_source.mac.text(), here.tap);
+}
+
+Task<Result<>> HomeEnds::begin_stand_in(std::string guest, protocol::AnchorEnd end) {
+    HomeRecord record;
+    record.kind = HomeRecord::Kind::stand_in;
+    record.guest = guest;
+    record.mac = end.mac;
+    record.interface = stood_in_here(maps_, guest, *end.stand_in);
+    auto const& here = *record.interface;
+    record.tap = {here.tap,    1,        true, {}, here.mtu, netmove::migration_queue_length,
+                  here.bridge, here.port};
+    CO_TRY_VOID(co_await records_.write(record));
+    auto made = co_await take_up(record);
+    if (!made) {
+        (void)co_await discard(std::move(record));  // why it failed is worth more
+        co_return std::unexpected(std::move(made.error()));
+    }
+    core::log::info("anchor guest={} mac={} tap={} bridge={} state=prepared stand-in", guest,
+                    end.mac.text(), record.tap.name, record.tap.bridge);
+    homes_[{guest, end.mac}] = std::move(*made);
     co_return Result<>{};
 }
 
@@ -184,28 +192,6 @@ Result<> HomeEnds::add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel) {
     made->accept(true);
     if (tunnel.key.id == home.record.current) return made->forward();
     return {};
-}
-
-Task<Result<protocol::AnchorPath>> path_of(netmove::tunnel::Tunnel& tunnel, std::string peer) {
-    auto const established =
-        co_await tunnel.established(Deadline::after(limits::anchor_established));
-    if (!established) {
-        // Cancelled: the tunnel was removed meanwhile.
-        if (established.error().code == Errc::cancelled)
-            co_return std::unexpected(established.error());
-        co_return fail(Errc::refused,
-                       "no tunnel to {}: {}; UDP to that port must pass from this host, and its "
-                       "answers back: open the port in the firewalls of that host and between",
-                       peer, established.error().sentence());
-    }
-    auto const path = co_await tunnel.test_path(Deadline::after(limits::anchor_path_test));
-    if (!path) {
-        co_return fail(Errc::refused, "the path of the tunnel to {} is unusable: {}", peer,
-                       path.error().sentence());
-    }
-    using std::chrono::duration_cast, std::chrono::microseconds;
-    auto const round_trip = duration_cast<microseconds>(path->round_trip).count();
-    co_return protocol::AnchorPath{static_cast<std::uint64_t>(round_trip), path->datagram_max};
 }
 
 Task<Result<>> HomeEnds::point(protocol::AnchorPoint request) {
@@ -232,6 +218,7 @@ Result<HomeEnds::Home*> HomeEnds::point_one(std::string const& guest,
         return fail(Errc::refused, "there is no anchor of {} for {} with that tunnel on this host",
                     guest, end.mac.text());
     }
+    if (home->stand_in) TRY_VOID(move_stand_in(*home, end));
     auto& record = home->record;
     if (record.current == end.id) return home;  // an earlier call may not have been recorded
     if (auto const before = home->tunnels.find(record.current); before != home->tunnels.end()) {
@@ -245,12 +232,33 @@ Result<HomeEnds::Home*> HomeEnds::point_one(std::string const& guest,
     return home;
 }
 
+/// A stand-in announces the guest when its frames take their first tunnel, and no more when they
+/// take none.
+Result<> HomeEnds::move_stand_in(Home& home, protocol::AnchorEnd const& end) {
+    if (end.id == 0) {
+        // The destination's announcements may still be on their way here.
+        for (auto const& [id, tunnel] : home.tunnels) tunnel->accept(false);
+        home.stand_in->withdraw();
+        return {};
+    }
+    if (home.record.current != 0) return {};  // it moves on, behind this host
+    home.tunnels[end.id]->accept(true);
+    return home.stand_in->announce(end.stand_in);
+}
+
 Task<Result<>> HomeEnds::keep(protocol::AnchorKeep request, Asker asker) {
     // First, without waiting for a turn.
     for (auto const& one : request.ends) {
         if (one.id != 0) CO_TRY_VOID(point_one(request.guest, one));
     }
-    co_return co_await changes_.run(keep_only(std::move(request), asker));
+    CO_TRY_VOID(co_await changes_.run(keep_only(request, asker)));
+    for (auto const& one : request.ends) {
+        auto const at = homes_.find({request.guest, one.mac});
+        if (at == homes_.end() || !at->second->stand_in) continue;
+        auto const home = at->second;  // it may end meanwhile
+        co_await home->stand_in->announce_again();
+    }
+    co_return Result<>{};
 }
 
 Task<Result<>> HomeEnds::keep_only(protocol::AnchorKeep request, Asker asker) {
@@ -295,6 +303,7 @@ Task<Result<>> HomeEnds::end(Name name) {
     if (at == homes_.end()) co_return Result<>{};
     auto const home = std::move(at->second);
     homes_.erase(at);
+    if (home->stand_in) home->stand_in->end();
     for (auto const& [id, tunnel] : home->tunnels) co_await hub_.remove(id);
     auto const released = home->tap.set_persistent(home->record.was_persistent);
     if (!released)
@@ -317,6 +326,38 @@ Task<Result<>> HomeEnds::end_all(std::string guest) {
     co_return Result<>{};
 }
 
+Task<Result<>> HomeEnds::end_stand_in(protocol::AnchorEndStandIn request) {
+    return changes_.run(end_stand_ins(std::move(request)));
+}
+
+Task<Result<>> HomeEnds::end_stand_ins(protocol::AnchorEndStandIn request) {
+    for (auto const& one : request.ends) {
+        auto const* const home = find(request.guest, one.mac);
+        if (home == nullptr) continue;  // asked before
+        if (!home->record.is_stand_in()) {
+            co_return fail(Errc::refused,
+                           "the anchor of {} on this host is no stand-in: only a process of this "
+                           "host may end it",
+                           request.guest);
+        }
+        if (home->record.current != one.id) {
+            co_return fail(Errc::refused,
+                           "the anchor of {} for {} is in use by another tunnel than the one that "
+                           "was named: the guest runs elsewhere",
+                           request.guest, one.mac.text());
+        }
+        CO_TRY_VOID(co_await end({request.guest, one.mac}));
+    }
+    co_return Result<>{};
+}
+
+void HomeEnds::forget() {
+    for (auto const& [name, home] : homes_) {
+        if (home->stand_in) home->stand_in->end();
+    }
+    homes_.clear();
+}
+
 std::optional<std::string> HomeEnds::bridge_of(std::string const& guest,
                                                protocol::AnchorEnd const& end) const {
     auto const at = homes_.find({guest, end.mac});
@@ -324,15 +365,30 @@ std::optional<std::string> HomeEnds::bridge_of(std::string const& guest,
     return at->second->record.tap.bridge;
 }
 
-/// The tap of a record: from its holder, or made again.
-Task<Result<Tap>> HomeEnds::take_up(HomeRecord& record) {
-    auto const& wanted = record.tap;
+/// The anchor of a record, without its tunnels.
+Task<Result<std::shared_ptr<HomeEnds::Home>>> HomeEnds::take_up(HomeRecord& record) {
+    CO_TRY(auto tap, co_await take_up_tap(record));
+    auto home = std::make_shared<Home>(Home{record, std::move(tap), {}});
+    if (!record.is_stand_in()) co_return home;
+    home->stand_in = std::make_unique<StandIn>(loop_, netlink_, home->tap, *home->record.interface);
+    // One that is in use has the guest's frames in its ring.
+    if (record.current == 0) CO_TRY_VOID(co_await home->stand_in->prepare());
+    co_return home;
+}
+
+/// The tap of a record: from its holder, or made (again).
+Task<Result<Tap>> HomeEnds::take_up_tap(HomeRecord& record) {
+    auto& wanted = record.tap;
     if (auto tap = held(record.holder, wanted.name); tap) co_return std::move(*tap);
     CO_TRY(auto const there, netlink_.find_link(wanted.name));
     CO_TRY(auto tap, Tap::open(netlink_, wanted.name, {wanted.queues, wanted.vnet_hdr, true}));
-    if (!there) CO_TRY_VOID(netlink_.set_mac(wanted.name, wanted.mac));
+    bool const made_before = wanted.mac != netmove::MacAddress();
+    if (!there && made_before) CO_TRY_VOID(netlink_.set_mac(wanted.name, wanted.mac));
     CO_TRY_VOID(netmove::place_tap(netlink_, wanted.name,
                                    {wanted.bridge, wanted.mtu, wanted.queue_length}));
+    if (wanted.port) CO_TRY_VOID(netmove::set_port_settings(netlink_, wanted.name, *wanted.port));
+    CO_TRY(auto const link, netlink_.link(wanted.name));
+    wanted.mac = link.mac;
     CO_TRY_VOID(tap.set_persistent(true));
     CO_TRY(record.holder, hold(tap));
     CO_TRY_VOID(co_await records_.write(record));
@@ -355,6 +411,7 @@ void HomeEnds::note_move(HomeRecord& record) const {
 /// Whether a preparation may still be asked for: by a QEMU that has the tap, or by a sidecar that
 /// must first know whether COMMIT counted.
 bool HomeEnds::may_be_needed(HomeRecord const& record) const {
+    if (record.is_stand_in()) return true;  // by the guest's sidecar on another host
     auto const last = Journal::peek(paths_.state(record.guest));
     if (!last || last->must_be_ended_first()) return true;
     protocol::AnchorEnd const end{record.mac, 0, record.tap.name, record.tap.mtu, {}};
@@ -366,6 +423,10 @@ Task<Result<>> HomeEnds::discard(HomeRecord record) {
         (void)tap->set_persistent(record.was_persistent);  // at worst it stays
     }
     co_await end_holder(loop_, record.holder);
+    if (record.is_stand_in()) {
+        CO_TRY(auto const left, netlink_.find_link(record.tap.name));
+        if (left) (void)netlink_.delete_link(record.tap.name);  // nothing holds it
+    }
     co_return co_await records_.remove(record);
 }
 
@@ -376,12 +437,11 @@ Task<Result<>> HomeEnds::restore(HomeRecord record) {
 Task<Result<>> HomeEnds::restore_one(HomeRecord record) {
     Name const name{record.guest, record.mac};
     if (homes_.contains(name)) co_return Result<>{};
-    if (record.current == 0) note_move(record);
+    if (record.current == 0 && !record.is_stand_in()) note_move(record);
     if (record.current == 0 && !may_be_needed(record)) co_return co_await discard(record);
-    CO_TRY(auto tap, co_await take_up(record));
-    auto home = std::make_unique<Home>(Home{std::move(record), std::move(tap), {}});
+    CO_TRY(auto const home, co_await take_up(record));
     auto& kept = *home;
-    homes_[name] = std::move(home);
+    homes_[name] = home;
     Result<> added;
     for (auto const& tunnel : kept.record.tunnels) {
         if (added) added = add_tunnel(kept, tunnel);
@@ -409,6 +469,7 @@ void HomeEnds::list(Json& into) const {
     for (auto const& [name, home] : homes_) {
         auto const& record = home->record;
         auto one = Json::object({{"end", "home"},
+                                 {"kind", sidecar::name(record.kind)},
                                  {"guest", name.first},
                                  {"interface", name.second.text()},
                                  {"tap", record.tap.name},

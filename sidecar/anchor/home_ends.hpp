@@ -1,10 +1,14 @@
 // HomeEnds: the anchors of this host. Each holds the tap of a guest's interface, which stays a port
-// of the guest's bridge, and the tunnel to the host where the guest runs. Owned by AnchorService.
+// of the guest's bridge, and the tunnel to the host where the guest runs. If the guest was on
+// another host of its home network, a stand-in takes the place of its tap (stand_in.hpp): point
+// announces the guest there. Owned by AnchorService.
 //
-//   prepare   the guest is about to leave, or to move on: a tunnel to the next host, path tested
-//   point     the guest's frames take this tunnel, in one step
-//   keep      the move has ended: the other tunnels are removed
-//   finish    the guest is home again
+//   prepare        the guest is about to leave, or to move on: a tunnel to the next host, path
+//                  tested
+//   point          the guest's frames take this tunnel, in one step
+//   keep           the move has ended: the other tunnels are removed
+//   finish         the guest is home again, on this host
+//   end_stand_in   the guest is home again, or has stayed, on another host
 //
 // Invariant: at most one reader has the tap's ring: QEMU, or the tunnel `current` of the record.
 #pragma once
@@ -15,25 +19,24 @@
 #include "netmove/netlink.hpp"
 #include "netmove/tap.hpp"
 #include "sidecar/anchor/record_files.hpp"
+#include "sidecar/anchor/stand_in.hpp"
 #include "sidecar/anchor/tunnel_hub.hpp"
 #include "sidecar/channel/protocol_anchor.hpp"
+#include "sidecar/host/settings.hpp"
 
 namespace sidecar {
 
-/// Waits until the two ends of a tunnel know each other, and tests the path between them. The
-/// tunnel may be removed meanwhile: cancelled. Fails with refused, saying what to open.
-core::Task<core::Result<protocol::AnchorPath>> path_of(netmove::tunnel::Tunnel& tunnel,
-                                                       std::string peer);
-
 class HomeEnds {
 public:
-    /// Who asks: only a process of this host may begin or end an anchor.
+    /// Who asks: only a process of this host may begin or end an anchor that is no stand-in.
     enum class Asker : std::uint8_t { local, remote };
 
-    HomeEnds(core::Loop& loop, Paths paths, netmove::Netlink& netlink, TunnelHub& hub,
-             RecordFiles& records)
+    /// `maps`: of the names of other hosts' bridges.
+    HomeEnds(core::Loop& loop, Paths paths, HostMaps maps, netmove::Netlink& netlink,
+             TunnelHub& hub, RecordFiles& records)
         : loop_(loop),
           paths_(std::move(paths)),
+          maps_(std::move(maps)),
           netlink_(netlink),
           hub_(hub),
           records_(records),
@@ -48,6 +51,12 @@ public:
     core::Task<core::Result<>> point(protocol::AnchorPoint request);
     core::Task<core::Result<>> keep(protocol::AnchorKeep request, Asker asker);
     core::Task<core::Result<>> finish(std::string guest);
+    /// Fails with refused if an end is no stand-in, or has another tunnel in use.
+    core::Task<core::Result<>> end_stand_in(protocol::AnchorEndStandIn request);
+    /// Whether this host can be the anchor of that interface, which is on another host. Fails with
+    /// refused: a sentence about "it", this host. Changes nothing.
+    [[nodiscard]] core::Result<> check_stand_in(std::string const& guest,
+                                                netmove::GuestInterface const& at_source) const;
     /// The bridge of the anchor that has this tunnel; none: it is not on this host.
     [[nodiscard]] std::optional<std::string> bridge_of(std::string const& guest,
                                                        protocol::AnchorEnd const& end) const;
@@ -56,7 +65,7 @@ public:
     /// Whether the guest runs elsewhere through an anchor of this host; none: it has no anchor.
     [[nodiscard]] std::optional<bool> is_away(std::string const& guest) const;
     /// Before the tunnels end with `serve`: they are not used any more. The records stay.
-    void forget() { homes_.clear(); }
+    void forget();
     /// One object for each anchor: see protocol::AnchorList.
     void list(core::Json& into) const;
 
@@ -65,6 +74,7 @@ private:
         HomeRecord record;
         netmove::Tap tap;
         std::map<std::uint64_t, netmove::tunnel::Tunnel*> tunnels;
+        std::unique_ptr<StandIn> stand_in = {};  ///< If it is one; it uses `tap`.
     };
     using Name = std::pair<std::string, netmove::MacAddress>;
 
@@ -73,6 +83,9 @@ private:
     core::Task<core::Result<>> find_or_take(protocol::AnchorPrepare const& request,
                                             protocol::AnchorEnd end, Asker asker);
     core::Task<core::Result<>> take(std::string guest, protocol::AnchorEnd end);
+    core::Task<core::Result<>> begin_stand_in(std::string guest, protocol::AnchorEnd end);
+    static core::Result<> move_stand_in(Home& home, protocol::AnchorEnd const& end);
+    core::Task<core::Result<>> end_stand_ins(protocol::AnchorEndStandIn request);
     core::Result<> add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel);
     core::Result<Home*> point_one(std::string const& guest, protocol::AnchorEnd const& end);
     core::Task<core::Result<>> keep_only(protocol::AnchorKeep request, Asker asker);
@@ -80,18 +93,20 @@ private:
     core::Task<core::Result<>> restore_one(HomeRecord record);
     core::Task<void> remove_tunnels(Name name, std::uint64_t keep);
     core::Task<core::Result<>> end(Name name);
-    core::Task<core::Result<netmove::Tap>> take_up(HomeRecord& record);
+    core::Task<core::Result<std::shared_ptr<Home>>> take_up(HomeRecord& record);
+    core::Task<core::Result<netmove::Tap>> take_up_tap(HomeRecord& record);
     void note_move(HomeRecord& record) const;
     [[nodiscard]] bool may_be_needed(HomeRecord const& record) const;
     core::Task<core::Result<>> discard(HomeRecord record);
 
     core::Loop& loop_;
     Paths paths_;
+    HostMaps maps_;
     netmove::Netlink& netlink_;
     TunnelHub& hub_;
     RecordFiles& records_;
     core::Turn changes_;  ///< What makes or removes an end suspends, to write its record.
-    std::map<Name, std::unique_ptr<Home>> homes_;
+    std::map<Name, std::shared_ptr<Home>> homes_;  ///< Shared with keep().
 };
 
 }  // namespace sidecar

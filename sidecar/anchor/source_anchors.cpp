@@ -30,7 +30,7 @@ SourceAnchors::SourceAnchors(core::Loop& loop, Config config)
 /// To the anchor's `serve`.
 template <class Request>
 Task<Result<typename Request::Answer>> SourceAnchors::ask(Request request, Deadline deadline) {
-    if (from_here_) {
+    if (place_ == Place::here) {
         co_return co_await ask_serve(loop_, config_.paths, std::move(request), deadline);
     }
     CO_TRY_VOID(co_await reach_home(deadline));
@@ -95,20 +95,32 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
     ends_.clear();
     keys_.clear();
     CO_TRY(auto const fars, far_records(config_.paths, config_.guest));
-    from_here_ = fars.empty();
+    if (!config_.stand_in.empty()) {
+        if (fars.empty()) co_return find_stand_in(interfaces, wanted);
+        co_return fail(Errc::refused,
+                       "{} has an anchor on another host already (`sidecar anchor show {}`), which "
+                       "moves it: leave --anchor out",
+                       config_.guest, config_.guest);
+    }
+    place_ = fars.empty() ? Place::here : Place::elsewhere;
+    bool const from_here = place_ == Place::here;
     for (std::size_t index = 0; index < interfaces.size(); ++index) {
         auto& interface = interfaces[index];
-        if (interface.bridge.empty() || (from_here_ && !wanted.contains(index))) continue;
+        if (interface.bridge.empty() || (from_here && !wanted.contains(index))) continue;
         auto const far = std::ranges::find(fars, interface.mac, &FarRecord::mac);
-        if (far == fars.end() && !from_here_) continue;  // in a network of this host
-        if (!from_here_) anchor_port_ = far->anchor_port;
+        if (far == fars.end() && !from_here) continue;  // in a network of this host
+        if (!from_here) anchor_port_ = far->anchor_port;
         auto& key = keys_.emplace_back(Key::generate());
-        interface.anchor = netmove::AnchorMove{from_here_ ? 0 : far->key.id, key.id};
+        interface.anchor = netmove::AnchorMove{from_here ? 0 : far->key.id, key.id};
+        if (!from_here) {
+            interface.anchor->home_bridge = far->home_bridge;
+            interface.port = far->home_port;
+        }
         ends_.push_back({interface.mac, interface.tap, *interface.anchor});
     }
     if (ends_.empty()) co_return Result<>{};
     probe_ = Key::generate();
-    if (!from_here_) {
+    if (!from_here) {
         // A guest that returns home needs no answer of its anchor: probe() reports what fails.
         (void)co_await look_up_home(deadline);
         co_return Result<>{};
@@ -126,10 +138,52 @@ void SourceAnchors::note_home(std::vector<netmove::GuestInterface>& interfaces,
          ++index) {
         if (!interfaces[index].anchor || !anchored_here[index]) continue;
         auto const unused = std::exchange(interfaces[index].anchor->to, 0);
+        interfaces[index].anchor->home_bridge.clear();  // it ends there, stand-in or not
         std::erase_if(keys_, [unused](Key const& key) { return key.id == unused; });
         for (auto& end : ends_) {
-            if (end.mac == interfaces[index].mac) end.move.to = 0;
+            if (end.mac == interfaces[index].mac) end.move = *interfaces[index].anchor;
         }
+    }
+}
+
+/// The guest leaves home, and the anchor is to be on another host.
+Result<> SourceAnchors::find_stand_in(std::vector<netmove::GuestInterface>& interfaces,
+                                      std::set<std::size_t> const& wanted) {
+    place_ = Place::begins_elsewhere;
+    home_ = config_.stand_in;
+    for (auto const index : wanted) {
+        auto& interface = interfaces[index];
+        if (interface.bridge.empty()) continue;
+        if (interface.vxlan_source && !interface.vxlan_source->learning) {
+            return fail(Errc::refused,
+                        "{} has a VXLAN device that does not learn: the hosts of VNI {} would not "
+                        "know that the guest's addresses are behind {}; leave --anchor out",
+                        interface.bridge, interface.vxlan_source->vni, home_);
+        }
+        auto& key = keys_.emplace_back(Key::generate());
+        auto const at_source = interface;
+        interface.anchor = netmove::AnchorMove{0, key.id, {}, interface.bridge};
+        ends_.push_back({interface.mac, interface.tap, *interface.anchor, at_source});
+    }
+    if (!ends_.empty()) probe_ = Key::generate();
+    return {};
+}
+
+bool SourceAnchors::behind_stand_ins() const {
+    return !ends_.empty() && std::ranges::all_of(ends_, [](End const& one) {
+        return one.move.from != 0 && !one.move.home_bridge.empty();
+    });
+}
+
+void SourceAnchors::leave_stand_in(std::vector<netmove::GuestInterface>& interfaces) {
+    keys_.clear();
+    probe_.reset();
+    for (auto& end : ends_) {
+        end.move.to = 0;
+        auto const at = std::ranges::find(interfaces, end.mac, &netmove::GuestInterface::mac);
+        if (at == interfaces.end()) continue;
+        at->anchor->to = 0;
+        at->bridge = end.move.home_bridge;
     }
 }
 
@@ -137,8 +191,13 @@ void SourceAnchors::begin_after_restart(std::vector<netmove::GuestInterface> con
     ends_.clear();
     for (auto const& interface : interfaces) {
         if (!interface.anchor) continue;
-        ends_.push_back({interface.mac, interface.tap, *interface.anchor});
-        from_here_ = interface.anchor->from == 0;
+        bool const begins = interface.anchor->begins_elsewhere();
+        ends_.push_back({interface.mac, interface.tap, *interface.anchor,
+                         begins ? std::optional(interface) : std::nullopt});
+        place_ = begins                        ? Place::begins_elsewhere
+                 : interface.anchor->from == 0 ? Place::here
+                                               : Place::elsewhere;
+        if (begins) home_ = config_.stand_in;
     }
     read_keys();
     told_.reset();
@@ -149,11 +208,17 @@ bool SourceAnchors::returns_home() const {
            std::ranges::all_of(ends_, [](End const& one) { return one.move.to == 0; });
 }
 
+bool SourceAnchors::ends_stand_in() const {
+    return !ends_.empty() &&
+           std::ranges::all_of(ends_, [](End const& one) { return one.move.ends_elsewhere(); });
+}
+
 std::vector<protocol::AnchorEnd> SourceAnchors::ends(bool destination) const {
     std::vector<protocol::AnchorEnd> out;
     for (auto const& end : ends_) {
         if (end.move.to == 0) continue;  // the destination ends that anchor itself
         out.push_back({end.mac, destination ? end.move.to : end.move.from, end.tap, 1500, {}});
+        out.back().stand_in = end.interface;
     }
     return out;
 }
@@ -169,10 +234,44 @@ Result<Endpoint> SourceAnchors::endpoint(std::string const& host, int tunnel_por
                 host, tunnel_port);
 }
 
-Task<Result<>> SourceAnchors::probe(std::string host, int tunnel_port, Deadline deadline) {
+Task<Result<>> SourceAnchors::probe(std::string host, int tunnel_port, std::string host_id,
+                                    Deadline deadline) {
+    if (ends_stand_in()) co_return co_await reach_stand_in(deadline);
     if (ends_.empty() || returns_home()) co_return Result<>{};
     CO_TRY(auto const peer, endpoint(host, tunnel_port));
+    if (begins_stand_in()) co_return co_await check_stand_in(peer, std::move(host_id), deadline);
     CO_TRY(path_, co_await ask(protocol::AnchorProbe{config_.guest, peer, *probe_}, deadline));
+    co_return Result<>{};
+}
+
+/// Its host can begin and end stand-ins.
+Task<Result<>> SourceAnchors::reach_stand_in(Deadline deadline) {
+    CO_TRY_VOID(co_await reach_home(deadline));
+    if (channel_->offers(protocol::Feature::stand_in)) co_return Result<>{};
+    co_return fail(Errc::refused,
+                   "the sidecar of {} is too old for --anchor: it can be the anchor only of guests "
+                   "that leave it",
+                   home_);
+}
+
+Task<Result<>> SourceAnchors::check_stand_in(Endpoint peer, std::string host_id,
+                                             Deadline deadline) {
+    CO_TRY_VOID(co_await reach_stand_in(deadline));
+    if (channel_->host() == peer.address.text()) {
+        co_return fail(Errc::refused,
+                       "{} is the destination: --anchor names a host that stays in the guest's "
+                       "home network",
+                       home_);
+    }
+    protocol::AnchorStandIn request{config_.guest, {}, std::move(host_id), peer, *probe_};
+    for (auto const& end : ends_) request.interfaces.push_back(*end.interface);
+    auto const answer = co_await channel_->request(std::move(request), deadline);
+    if (!answer) {
+        co_return fail(answer.error().code, "{} cannot be the anchor of {}: {}", home_,
+                       config_.guest, answer.error().sentence());
+    }
+    anchor_port_ = answer->port;
+    path_ = answer->path;
     co_return Result<>{};
 }
 
@@ -198,6 +297,14 @@ Task<Result<>> SourceAnchors::prepare(std::string host, int tunnel_port, Deadlin
                     config_.guest, config_.migration_id, host, path_->round_trip_us,
                     path_->datagram_max);
     co_return Result<>{};
+}
+
+void SourceAnchors::update(netmove::GuestInterface const& now) {
+    for (auto& end : ends_) {
+        if (end.mac != now.mac || !end.interface) continue;
+        end.interface->addresses = now.addresses;
+        end.interface->router = now.router;
+    }
 }
 
 void SourceAnchors::repoint(machine::Side to) {
@@ -249,13 +356,14 @@ Task<Result<>> SourceAnchors::wait_repointed(Deadline deadline) {
 Task<Result<>> SourceAnchors::settle(Deadline deadline) {
     if (ends_.empty()) co_return Result<>{};
     Result<> first;
+    if (ends_stand_in()) first = co_await end_stand_in(deadline);
     if (!returns_home()) {
         auto kept = co_await ask(protocol::AnchorKeep{config_.guest, ends(true)},
                                  deadline.sooner(limits::anchor_answer_timeout));
         if (!kept) first = std::unexpected(std::move(kept.error()));
     }
     // While the anchor sends the guest's frames here, they must have a place to arrive.
-    if (!from_here_ && first) {
+    if (place_ == Place::elsewhere && first) {
         auto left =
             co_await ask_serve(loop_, config_.paths, protocol::AnchorLeave{config_.guest, ""},
                                deadline.sooner(limits::anchor_answer_timeout));
@@ -268,9 +376,22 @@ Task<Result<>> SourceAnchors::settle(Deadline deadline) {
 Task<Result<>> SourceAnchors::drop(Deadline deadline) {
     if (ends_.empty() || returns_home()) co_return Result<>{};
     unlink(keys_path().c_str());
+    if (begins_stand_in()) co_return co_await end_stand_in(deadline);
     auto const kept = co_await ask(protocol::AnchorKeep{config_.guest, ends(false)},
                                    deadline.sooner(limits::anchor_answer_timeout));
     if (!kept) co_return std::unexpected(kept.error());
+    co_return Result<>{};
+}
+
+/// The guest stays in its home network, or is back there, and not behind the anchor's host.
+Task<Result<>> SourceAnchors::end_stand_in(Deadline deadline) {
+    protocol::AnchorEndStandIn request{config_.guest, {}};
+    for (auto const& end : ends_) {
+        request.ends.push_back({end.mac, end.move.from, end.tap, 1500, {}});
+    }
+    auto const ended =
+        co_await ask(std::move(request), deadline.sooner(limits::anchor_answer_timeout));
+    if (!ended) co_return std::unexpected(ended.error());
     co_return Result<>{};
 }
 
@@ -304,8 +425,9 @@ void SourceAnchors::read_keys() {
 }
 
 Json SourceAnchors::report(std::optional<core::Clock::time_point> since) const {
-    auto made = Json::object(
-        {{"anchor", from_here_ ? "this host" : home_}, {"returns_home", returns_home()}});
+    auto made = Json::object({{"anchor", place_ == Place::here ? "this host" : home_},
+                              {"stand_in", begins_stand_in()},
+                              {"returns_home", returns_home()}});
     if (path_) {
         made.set("round_trip_us", path_->round_trip_us);
         made.set("datagram_max", path_->datagram_max);

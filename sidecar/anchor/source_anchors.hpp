@@ -1,6 +1,8 @@
 // SourceAnchors: the source's part in a move by an anchor. It asks the `serve` that holds the
 // guest's anchor: its own before the guest's first move, later that of the anchor's host, over a
-// channel of its own. Every request may be repeated; a request that is not answered is.
+// channel of its own. Every request may be repeated; a request that is not answered is. A stand-in
+// is an anchor that begins on another host of the home network, and so is asked over such a channel
+// from the beginning.
 //
 //   find       before anything is touched: which interfaces an anchor moves, and by which tunnels
 //   prepare    the tunnel to the destination is made, and its path tested
@@ -32,28 +34,41 @@ public:
         core::TlsConfig tls;
         std::string guest;
         std::string migration_id;
+        std::string stand_in;  ///< HOST[:PORT] that is to be the anchor; empty: this host.
     };
     SourceAnchors(core::Loop& loop, Config config);
 
     /// Sets GuestInterface::anchor of the interfaces that an anchor moves: the `wanted` ones that
     /// are in a bridge, or those that have an anchor elsewhere, if there are any. Changes nothing
-    /// on either host. Fails with refused if the anchor cannot be asked.
+    /// on either host. Fails with refused if the anchor cannot be asked, or if a stand-in is asked
+    /// for and cannot be used.
     core::Task<core::Result<>> find(std::vector<netmove::GuestInterface>& interfaces,
                                     std::set<std::size_t> wanted, core::Deadline deadline);
     /// The destination has said for which interfaces it is the anchor's host: the guest returns.
     void note_home(std::vector<netmove::GuestInterface>& interfaces,
                    std::vector<bool> const& anchored_here);
+    /// The anchor is a stand-in, and the guest returns to its home network at a host that is not
+    /// the anchor's: its interfaces are moved to their bridges there, and the stand-in ends.
+    void leave_stand_in(std::vector<netmove::GuestInterface>& interfaces);
+    /// The guest is away, and all its anchors are stand-ins.
+    [[nodiscard]] bool behind_stand_ins() const;
     /// After a restart of this sidecar, from the recorded interfaces: what the anchor was told last
     /// is not known.
     void begin_after_restart(std::vector<netmove::GuestInterface> const& interfaces);
 
     /// No interface is moved by an anchor.
     [[nodiscard]] bool empty() const { return ends_.empty(); }
-    /// The anchor is on this host: the guest leaves home.
-    [[nodiscard]] bool leaves_home() const { return !ends_.empty() && from_here_; }
-    /// The guest goes back to its anchor's host: there is nothing to repoint.
+    /// The anchor is on this host: the guest leaves home, and its tap stays.
+    [[nodiscard]] bool leaves_home() const { return !ends_.empty() && place_ == Place::here; }
+    /// The guest leaves home, and a stand-in on another host takes the place of its tap.
+    [[nodiscard]] bool begins_stand_in() const {
+        return !ends_.empty() && place_ == Place::begins_elsewhere;
+    }
+    /// The guest goes back to its home network: there is nothing to repoint.
     [[nodiscard]] bool returns_home() const;
-    /// HOST:PORT of the anchor's `serve`; empty: this host.
+    /// ... at another host than its anchor's, which is a stand-in, and ends.
+    [[nodiscard]] bool ends_stand_in() const;
+    /// HOST[:PORT] of the anchor's `serve`; empty: this host.
     [[nodiscard]] std::string const& home() const { return home_; }
     /// The keys of the new tunnels, for the destination.
     [[nodiscard]] std::vector<netmove::tunnel::Key> const& keys() const { return keys_; }
@@ -62,12 +77,16 @@ public:
 
     /// The key of the tunnel that tests the path during the check; none: there is no path to test.
     [[nodiscard]] std::optional<netmove::tunnel::Key> const& probe_key() const { return probe_; }
-    /// After the destination was given probe_key(): tests the path. Leaves nothing. Fails with
-    /// refused, saying what to open.
-    core::Task<core::Result<>> probe(std::string host, int tunnel_port, core::Deadline deadline);
+    /// After the destination was given probe_key(): tests the path, and whether a stand-in can
+    /// begin or end. Leaves nothing. `host_id`: of the destination. Fails with refused, saying what
+    /// to open.
+    core::Task<core::Result<>> probe(std::string host, int tunnel_port, std::string host_id,
+                                     core::Deadline deadline);
     [[nodiscard]] std::optional<protocol::AnchorPath> const& path() const { return path_; }
     /// `host`, `tunnel_port`: of the destination's far ends. Fails with refused.
     core::Task<core::Result<>> prepare(std::string host, int tunnel_port, core::Deadline deadline);
+    /// At STOP: the addresses that a stand-in announces.
+    void update(netmove::GuestInterface const& now);
     /// Does not suspend; repeated until the anchor answers.
     void repoint(machine::Side to);
     [[nodiscard]] bool repointed() const { return told_ == wanted_; }
@@ -86,16 +105,25 @@ public:
     [[nodiscard]] core::Json report(std::optional<core::Clock::time_point> since) const;
 
 private:
+    /// Where the anchor is before the move.
+    enum class Place : std::uint8_t { here, elsewhere, begins_elsewhere };
     struct End {
         netmove::MacAddress mac;
         std::string tap;
         netmove::AnchorMove move;
+        std::optional<netmove::GuestInterface> interface = {};  ///< That a stand-in stands in for.
     };
     template <class Request>
     core::Task<core::Result<typename Request::Answer>> ask(Request request,
                                                            core::Deadline deadline);
     core::Task<core::Result<>> reach_home(core::Deadline deadline);
     core::Task<core::Result<>> look_up_home(core::Deadline deadline);
+    core::Result<> find_stand_in(std::vector<netmove::GuestInterface>& interfaces,
+                                 std::set<std::size_t> const& wanted);
+    core::Task<core::Result<>> reach_stand_in(core::Deadline deadline);
+    core::Task<core::Result<>> check_stand_in(netmove::tunnel::Endpoint peer, std::string host_id,
+                                              core::Deadline deadline);
+    core::Task<core::Result<>> end_stand_in(core::Deadline deadline);
     core::Result<> take_where(protocol::AnchorWhereAnswer const& where);
     [[nodiscard]] std::vector<protocol::AnchorEnd> ends(bool destination) const;
     core::Task<void> keep_told();
@@ -110,7 +138,7 @@ private:
     std::vector<End> ends_;
     std::vector<netmove::tunnel::Key> keys_;
     std::optional<netmove::tunnel::Key> probe_;
-    bool from_here_ = true;
+    Place place_ = Place::here;
     std::string home_;
     int anchor_port_ = 0;
     std::unique_ptr<PeerChannel> channel_;  ///< To another host's `serve`.

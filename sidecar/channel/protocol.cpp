@@ -46,6 +46,8 @@ constexpr std::array verbs = {
     std::string_view("anchor_prepare"),
     std::string_view("anchor_point"),
     std::string_view("anchor_keep"),
+    std::string_view("anchor_stand_in"),
+    std::string_view("anchor_end_stand_in"),
     std::string_view("anchor_where"),
     std::string_view("anchor_offer"),
     std::string_view("anchor_receive"),
@@ -92,7 +94,7 @@ bool may_ask(Role role, Verb verb) {
         case Role::vtep_source:
             return between(Verb::vtep_prepare, Verb::vtep_repoint_fdb);
         case Role::anchor_source:
-            return between(Verb::anchor_probe, Verb::anchor_keep);
+            return between(Verb::anchor_probe, Verb::anchor_end_stand_in);
         case Role::local:
             return between(Verb::anchor_probe, Verb::anchor_release);
         case Role::sidecar:
@@ -104,9 +106,9 @@ bool may_ask(Role role, Verb verb) {
 }
 
 Features const& our_features() {
-    static Features const all = {Feature::verify,       Feature::base, Feature::conntrack,
-                                 Feature::replicate,    Feature::vtep, Feature::anchor,
-                                 Feature::local_address};
+    static Features const all = {Feature::verify,        Feature::base,    Feature::conntrack,
+                                 Feature::replicate,     Feature::vtep,    Feature::anchor,
+                                 Feature::local_address, Feature::stand_in};
     return all;
 }
 

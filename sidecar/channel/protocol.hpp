@@ -79,7 +79,8 @@ enum class Feature : std::uint8_t {
     replicate,
     vtep,
     anchor,
-    local_address
+    local_address,
+    stand_in
 };
 using Features = std::set<Feature>;
 /// The features of this release.

@@ -35,6 +35,13 @@ Result<int> anchor_port_of(Json const& json, std::string_view key) {
     return static_cast<int>(port);
 }
 
+/// An interface that a stand-in takes the place of: it is in a bridge.
+Result<netmove::GuestInterface> stood_in_for(Json const& json) {
+    TRY(auto interface, netmove::GuestInterface::from_json(json));
+    if (!interface.bridge.empty()) return interface;
+    return fail(Errc::protocol, "a stand-in for an interface that is in no bridge");
+}
+
 Json guest_and_ends(std::string const& guest, std::vector<AnchorEnd> const& ends) {
     return Json::object({{"guest", guest}, {"ends", array_of(ends)}});
 }
@@ -45,6 +52,9 @@ Json AnchorEnd::to_json() const {
     auto made = Json::object(
         {{"mac", mac.text()}, {"id", netmove::tunnel_id_text(id)}, {"tap", tap}, {"mtu", mtu}});
     if (key) made.set("key", key->to_json());
+    if (stand_in) made.set("stand_in", stand_in->to_json());
+    if (!home_bridge.empty()) made.set("home_bridge", home_bridge);
+    if (home_port) made.set("home_port", home_port->to_json());
     if (!local) return made;
     Json list = Json::array();
     for (auto const& address : addresses) list.add(address.text());
@@ -61,6 +71,19 @@ Result<AnchorEnd> AnchorEnd::from_json(Json const& json) {
     made.mtu = static_cast<int>(mtu);
     if (json.has("key")) {
         TRY(made.key, netmove::tunnel::Key::from_json(json["key"]));
+    }
+    if (json.has("stand_in")) {
+        TRY(made.stand_in, stood_in_for(json["stand_in"]));
+        if (made.stand_in->mac != made.mac) {
+            return fail(Errc::protocol, "a stand-in for another interface");
+        }
+    }
+    if (json.has("home_bridge")) {
+        TRY(made.home_bridge, json.text("home_bridge"));
+        TRY_VOID(netmove::check_interface_name(made.home_bridge));
+    }
+    if (json.has("home_port")) {
+        TRY(made.home_port, netmove::PortSettings::from_json(json["home_port"]));
     }
     if (!json.has("local")) return made;
     TRY(made.local, netmove::LocalChoice::from_json(json["local"]));
@@ -127,6 +150,49 @@ Json AnchorKeep::to_json() const { return guest_and_ends(guest, ends); }
 
 Result<AnchorKeep> AnchorKeep::from_json(Json const& json) {
     AnchorKeep made;
+    TRY(made.guest, anchored_guest(json));
+    TRY(made.ends, anchor_ends(json));
+    return made;
+}
+
+Json AnchorStandInAnswer::to_json() const {
+    return Json::object({{"port", port}, {"path", path.to_json()}});
+}
+
+Result<AnchorStandInAnswer> AnchorStandInAnswer::from_json(Json const& json) {
+    AnchorStandInAnswer made;
+    TRY(made.port, anchor_port_of(json, "port"));
+    TRY(made.path, AnchorPath::from_json(json["path"]));
+    return made;
+}
+
+Json AnchorStandIn::to_json() const {
+    return Json::object({{"guest", guest},
+                         {"interfaces", array_of(interfaces)},
+                         {"destination_id", destination_id},
+                         {"peer", peer.text()},
+                         {"key", key.to_json()}});
+}
+
+Result<AnchorStandIn> AnchorStandIn::from_json(Json const& json) {
+    AnchorStandIn made;
+    TRY(made.guest, anchored_guest(json));
+    TRY(auto const elements, list(json, "interfaces", interfaces_max));
+    for (auto const& one : elements) {
+        TRY(auto interface, stood_in_for(one));
+        made.interfaces.push_back(std::move(interface));
+    }
+    TRY(made.destination_id, words(json, "destination_id", name_bytes_max));
+    TRY(auto const peer, words(json, "peer", name_bytes_max));
+    TRY(made.peer, netmove::tunnel::Endpoint::parse(peer));
+    TRY(made.key, netmove::tunnel::Key::from_json(json["key"]));
+    return made;
+}
+
+Json AnchorEndStandIn::to_json() const { return guest_and_ends(guest, ends); }
+
+Result<AnchorEndStandIn> AnchorEndStandIn::from_json(Json const& json) {
+    AnchorEndStandIn made;
     TRY(made.guest, anchored_guest(json));
     TRY(made.ends, anchor_ends(json));
     return made;

@@ -8,6 +8,8 @@
 //     anchor_prepare {tunnels, peer}        ->   serve of the anchor     tunnel, path tested
 //     anchor_point {tunnels}                ->   serve of the anchor     frames take this tunnel
 //     anchor_keep {tunnels}                 ->   serve of the anchor     removes the other tunnels
+//     anchor_stand_in {interfaces, peer}    ->   serve of a third host   can it be the anchor?
+//     anchor_end_stand_in {tunnels}         ->   serve of a third host   it is the anchor no more
 //     anchor_leave {guest}                  ->   serve of this host      removes the far ends
 //   destination's sidecar
 //     anchor_offer, anchor_receive          ->   serve of this host      makes the far ends
@@ -31,6 +33,11 @@ struct AnchorEnd {
     /// For the far end: the guest has these addresses here too, and `addresses` at home.
     std::optional<netmove::LocalChoice> local = {};
     std::vector<netmove::Address> addresses = {};
+    /// For a stand-in, with anchor_prepare and anchor_point: the interface as it is at the source.
+    /// The stand-in announces its addresses in its bridge.
+    std::optional<netmove::GuestInterface> stand_in = {};
+    std::string home_bridge = {};  ///< For the far end: AnchorMove::home_bridge.
+    std::optional<netmove::PortSettings> home_port = {};  ///< For the far end; none: as new.
     [[nodiscard]] Json to_json() const;
     static Result<AnchorEnd> from_json(Json const& json);
 };
@@ -56,7 +63,8 @@ struct AnchorProbe {
 };
 
 /// Makes the tunnels to the host where the guest is going, and tests the path. Before the first
-/// move it takes the guest's taps: only a process of the anchor's own host may ask for that.
+/// move it takes the guest's taps: only a process of the anchor's own host may ask for that. For
+/// ends with `stand_in` it makes a tap instead, and another host may ask.
 struct AnchorPrepare {
     static constexpr Verb verb = Verb::anchor_prepare;
     using Answer = AnchorPath;
@@ -86,6 +94,40 @@ struct AnchorKeep {
     std::vector<AnchorEnd> ends;
     [[nodiscard]] Json to_json() const;
     static Result<AnchorKeep> from_json(Json const& json);
+};
+
+struct AnchorStandInAnswer {
+    int port = 0;  ///< TCP, of this `serve`.
+    AnchorPath path;
+    [[nodiscard]] Json to_json() const;
+    static Result<AnchorStandInAnswer> from_json(Json const& json);
+};
+
+/// Whether this host can be the anchor of a guest that runs on another host of its home network:
+/// the bridges are here, and no interface or anchor is in the way. Tests the path to where the
+/// guest may go, as AnchorProbe does. Changes nothing. Fails with refused; the sentence says what
+/// "it", this host, lacks.
+struct AnchorStandIn {
+    static constexpr Verb verb = Verb::anchor_stand_in;
+    using Answer = AnchorStandInAnswer;
+    std::string guest;
+    std::vector<netmove::GuestInterface> interfaces;  ///< As they are at the source.
+    std::string destination_id;  ///< HostIdentity::id of where the guest may go; empty: not known.
+    netmove::tunnel::Endpoint peer;
+    netmove::tunnel::Key key;  ///< Of the tunnel that tests the path.
+    [[nodiscard]] Json to_json() const;
+    static Result<AnchorStandIn> from_json(Json const& json);
+};
+
+/// The stand-in that has the tunnel `id` in use ends: the guest stays at home (0: it has not left),
+/// or is back there.
+struct AnchorEndStandIn {
+    static constexpr Verb verb = Verb::anchor_end_stand_in;
+    using Answer = Nothing;
+    std::string guest;
+    std::vector<AnchorEnd> ends;
+    [[nodiscard]] Json to_json() const;
+    static Result<AnchorEndStandIn> from_json(Json const& json);
 };
 
 struct AnchorWhereAnswer {
@@ -176,7 +218,8 @@ struct AnchorRelease {
     static Result<AnchorRelease> from_json(Json const& json);
 };
 
-using FromAnchorSource = std::variant<AnchorProbe, AnchorPrepare, AnchorPoint, AnchorKeep>;
+using FromAnchorSource = std::variant<AnchorProbe, AnchorPrepare, AnchorPoint, AnchorKeep,
+                                      AnchorStandIn, AnchorEndStandIn>;
 using FromLocal =
     std::variant<AnchorProbe, AnchorPrepare, AnchorPoint, AnchorKeep, AnchorWhere, AnchorOffer,
                  AnchorReceive, AnchorLeave, AnchorReturn, AnchorList, AnchorRelease>;

@@ -49,6 +49,8 @@ enum class Verb : std::uint8_t {
     anchor_prepare,
     anchor_point,
     anchor_keep,
+    anchor_stand_in,
+    anchor_end_stand_in,
     // Another process of this host asks its `serve`.
     anchor_where,
     anchor_offer,

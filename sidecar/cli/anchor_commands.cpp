@@ -40,10 +40,12 @@ std::string where_text(Json const& anchor) {
                        anchor["connected"].boolean_or(false) ? "" : ", NO CONNECTION");
 }
 
+bool is_stand_in(Json const& anchor) { return anchor["kind"].text_or("") == "stand_in"; }
+
 void print_anchor_line(Json const& anchor) {
-    fmt::print("{:<20}{:<19}{} {}, {}\n", anchor["guest"].text_or(""),
+    fmt::print("{:<20}{:<19}{} {}, {}{}\n", anchor["guest"].text_or(""),
                anchor["interface"].text_or(""), anchor["guest"].text_or(""), where_text(anchor),
-               age_of(anchor));
+               age_of(anchor), is_stand_in(anchor) ? "; this host stands in for its home" : "");
 }
 
 void print_anchor(Json const& anchor) {
@@ -51,7 +53,8 @@ void print_anchor(Json const& anchor) {
     for (auto const& line : local_lines(anchor["local"])) fmt::print("    {}\n", line);
     auto const tunnel = anchor["tunnel"];
     auto const number = [&tunnel](std::string_view key) { return tunnel[key].integer_or(0); };
-    fmt::print("    tap {} in {}\n", anchor["tap"].text_or(""), anchor["bridge"].text_or(""));
+    fmt::print("    tap {} in {}{}\n", anchor["tap"].text_or(""), anchor["bridge"].text_or(""),
+               is_stand_in(anchor) ? ", which stands in for the guest's own" : "");
     if (!tunnel.is_object()) return;
     fmt::print("    sent     {} frames, {}\n", number("frames_sent"),
                human_bytes(number("bytes_sent")));

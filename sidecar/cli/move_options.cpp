@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "core/stream.hpp"
+
 namespace sidecar {
 
 using core::Result;
@@ -12,6 +14,9 @@ void MoveFlags::add_to(CLI::App& app) {
                    "another subnet; frames take a tunnel)")
         ->check(CLI::IsMember({"auto", "bridge", "vxlan", "evpn", "anchor"}))
         ->capture_default_str();
+    app.add_option("--anchor", anchor_host_,
+                   "HOST[:PORT] of a `sidecar serve` in the guest's network that is to be its "
+                   "anchor, so that this host can be switched off (implies --network=anchor)");
     auto* address =
         app.add_option("--local-address", addresses_,
                        "With an anchor: an address of the destination's network, at which the "
@@ -31,6 +36,16 @@ void MoveFlags::add_to(CLI::App& app) {
 
 Result<> MoveFlags::finish(MigrateOptions& into) const {
     into.network = network_choice_from(network_).value_or(NetworkChoice::automatic);
+    if (!anchor_host_.empty()) {
+        if (into.network != NetworkChoice::automatic && into.network != NetworkChoice::anchor) {
+            return core::fail(core::Errc::invalid,
+                              "--anchor moves the guest by an anchor: leave --network={} out",
+                              network_);
+        }
+        TRY_VOID(core::split_host_port(anchor_host_, default_port));
+        into.network = NetworkChoice::anchor;
+        into.anchor_host = anchor_host_;
+    }
     auto& made = into.local;
     for (auto const& text : addresses_) {
         TRY(auto const address, netmove::Address::parse(text));

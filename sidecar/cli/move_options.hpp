@@ -1,6 +1,6 @@
-// --network and --local-address, with the options that belong to them, of `migrate`: as CLI11 fills
-// them in, and their conversion into MigrateOptions. Used by options.cpp. Nothing here has touched
-// the system yet.
+// --network, --anchor and --local-address, with the options that belong to them, of `migrate`: as
+// CLI11 fills them in, and their conversion into MigrateOptions. Used by options.cpp. Nothing here
+// has touched the system yet.
 #pragma once
 
 #include <string>
@@ -18,11 +18,12 @@ namespace sidecar {
 class MoveFlags {
 public:
     void add_to(CLI::App& app);
-    /// Sets `network` and `local`, checked. Fails with invalid.
+    /// Sets `network`, `anchor_host` and `local`, checked. Fails with invalid.
     core::Result<> finish(MigrateOptions& into) const;
 
 private:
     std::string network_ = "auto";
+    std::string anchor_host_;
     std::vector<std::string> addresses_;
     std::vector<std::string> home_subnets_;
     std::string new_sessions_ = "home";

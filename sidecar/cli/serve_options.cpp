@@ -23,28 +23,55 @@ Result<std::vector<std::pair<std::string, std::string>>> pairs(
     return all;
 }
 
+Result<> check_absolute(char const* option, std::vector<std::string> const& paths) {
+    for (auto const& path : paths) {
+        if (!path.starts_with('/'))
+            return fail(Errc::invalid, "{} {}: this is not an absolute path", option, path);
+    }
+    return {};
+}
+
 }  // namespace
 
 void ServeFlags::add_to(CLI::App& app) {
-    app.add_option("--map-path", paths_,
-                   "FROM=TO: a path prefix of the source has another name here")
-        ->allow_extra_args(false);
-    app.add_option("--map-bridge", bridges_,
-                   "FROM=TO: a bridge of the source has another name here")
-        ->allow_extra_args(false);
+    auto const add = [&](char const* name, std::vector<std::string>& into, char const* help) {
+        app.add_option(name, into, help)->allow_extra_args(false);
+    };
+    add("--map-path", map_paths_, "FROM=TO: a path prefix of the source has another name here");
+    add("--map-bridge", map_bridges_, "FROM=TO: a bridge of the source has another name here");
+    add("--qemu", programs_,
+        "A QEMU that guests may run here (default: /usr/bin/qemu-system-*); once for each");
+    add("--allow-path", paths_,
+        "A directory of which guests may use files and sockets, besides /srv/vm, "
+        "/var/lib/libvirt/images and those of --map-path; once for each");
+    add("--allow-bridge", bridges_,
+        "A bridge on which guests may be (default: each); once for each");
+    add("--allow-device", devices_,
+        "A kind of device that guests may have, besides those that use nothing of the host; once "
+        "for each");
     app.add_option("--data-ports", data_ports_,
                    "FIRST-LAST: TCP ports on which disks and RAM arrive, two for each guest that "
                    "moves; 0: the kernel chooses")
         ->capture_default_str();
-    app.add_option("--qemu", qemu_, "QEMU to start (default: the source's name for it)");
 }
 
 Result<> ServeFlags::finish(ServeOptions& into) const {
-    TRY(into.maps.paths, pairs(paths_));
-    TRY(into.maps.bridges, pairs(bridges_));
+    TRY(into.maps, maps());
     TRY(into.data_ports, core::PortRange::parse(data_ports_));
-    into.maps.qemu = qemu_;
     return {};
+}
+
+Result<HostMaps> ServeFlags::maps() const {
+    HostMaps made;
+    TRY(made.paths, pairs(map_paths_));
+    TRY(made.bridges, pairs(map_bridges_));
+    TRY_VOID(check_absolute("--qemu", programs_));
+    TRY_VOID(check_absolute("--allow-path", paths_));
+    made.programs = programs_;
+    made.allowed_paths = paths_;
+    made.allowed_bridges = bridges_;
+    made.allowed_devices = devices_;
+    return made;
 }
 
 }  // namespace sidecar

@@ -22,10 +22,15 @@ public:
     core::Result<> finish(ServeOptions& into) const;
 
 private:
+    [[nodiscard]] core::Result<HostMaps> maps() const;
+
+    std::vector<std::string> map_paths_;
+    std::vector<std::string> map_bridges_;
+    std::vector<std::string> programs_;
     std::vector<std::string> paths_;
     std::vector<std::string> bridges_;
+    std::vector<std::string> devices_;
     std::string data_ports_ = ServeOptions().data_ports.text();
-    std::string qemu_;
 };
 
 }  // namespace sidecar

@@ -209,8 +209,13 @@ Task<Result<core::Fd>> Server::start_incoming(std::string guest) {
     for (auto const& [from, to] : serve_options.maps.bridges)
         argv.insert(argv.end(), {"--map-bridge", from + "=" + to});
     argv.insert(argv.end(), {"--data-ports", serve_options.data_ports.text()});
-    if (!serve_options.maps.qemu.empty())
-        argv.insert(argv.end(), {"--qemu", serve_options.maps.qemu});
+    auto const add_each = [&](char const* option, std::vector<std::string> const& values) {
+        for (auto const& value : values) argv.insert(argv.end(), {option, value});
+    };
+    add_each("--qemu", serve_options.maps.programs);
+    add_each("--allow-path", serve_options.maps.allowed_paths);
+    add_each("--allow-bridge", serve_options.maps.allowed_bridges);
+    add_each("--allow-device", serve_options.maps.allowed_devices);
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
     core::Fd reader(ends[0]);
@@ -261,7 +266,8 @@ Task<Result<>> serve(core::Loop& loop, SessionSettings options, std::stop_token 
     auto const socket = options.paths.serve_socket();
     CO_TRY(auto const local, core::listen_unix(socket, 0600));
     // Without netlink this host can still receive guests that have no network.
-    auto const opened = AnchorService::open(loop, {options.paths, options.serve.tunnel_port, port});
+    auto const opened = AnchorService::open(
+        loop, {options.paths, options.serve.tunnel_port, port, options.serve.maps});
     if (!opened) core::log::warning("serve: {}", opened.error().sentence());
     auto* const anchors = opened ? opened->get() : nullptr;
     core::TaskGroup beside(loop);

@@ -6,7 +6,7 @@
 
 #include "qmp/block.hpp"
 #include "sidecar/guest/description.hpp"
-#include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {

@@ -5,7 +5,8 @@
 #include "netmove/routed_tap.hpp"
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
-#include "sidecar/guest/preflight.hpp"
+#include "qmp/launch.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
@@ -28,8 +29,9 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
                                                  {interface.addresses, interface.mtu, ring})
                      : netmove::place_tap(netlink, interface.tap,
                                           {interface.bridge, interface.mtu, ring}));
-        // A bridge that was made for the guest alone has a port as new.
-        if (interface.port && !interface.bridge.empty() && !interface.anchor) {
+        // They are of a port at home. A bridge that was made for the guest alone has one as new.
+        bool const at_home = !interface.anchor || interface.anchor->to == 0;
+        if (interface.port && !interface.bridge.empty() && at_home) {
             TRY_VOID(netmove::set_port_settings(netlink, interface.tap, *interface.port));
         }
         made.add(std::move(tap), interface.netdev);
@@ -72,8 +74,8 @@ Task<Result<>> start_here(Guest& guest, HostMaps const& maps, Description const&
     if (!description.interfaces.empty()) {
         CO_TRY(opened, open_taps(*guest.netlink, description.interfaces));
     }
-    CO_TRY(auto line, map_command_line(maps, description, opened.numbers, incoming));
-    qmp::LaunchRequest request{line,
+    CO_TRY(auto allowed, map_command_line(maps, description, opened.numbers, incoming));
+    qmp::LaunchRequest request{allowed.line,
                                opened.descriptors,
                                guest.paths.qmp_socket(guest.name),
                                guest.paths.run(guest.name) + "/qemu.log",
@@ -83,7 +85,7 @@ Task<Result<>> start_here(Guest& guest, HostMaps const& maps, Description const&
                                                Deadline::after(limits::prepare_timeout)));
     guest.process = std::move(launched.process);
     guest.client = std::move(launched.client);
-    guest.command_line = std::move(line);
+    guest.command_line = std::move(allowed.line);
     guest.working_directory = "/";
     for (std::size_t index = 0; index < opened.taps.size(); ++index) {
         CO_TRY_VOID(

@@ -12,11 +12,15 @@
 #include <map>
 #include <sstream>
 
+#include "core/log.hpp"
 #include "netmove/evpn_mover.hpp"
 #include "netmove/network.hpp"
 #include "netmove/routed_tap.hpp"
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
+#include "qmp/launch.hpp"
+#include "sidecar/guest/allowed_files.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "storage/image.hpp"
 
 namespace sidecar {
@@ -27,6 +31,7 @@ using core::fail;
 using core::fail_errno;
 using core::Result;
 using core::Task;
+using qmp::FileAccess;
 
 namespace {
 
@@ -34,10 +39,6 @@ namespace {
 constexpr std::uint64_t disk_slack_bytes = 64ULL << 20;
 /// `qemu-system-x86_64 -machine help` prints 5 KiB.
 constexpr std::size_t help_bytes_max = 1 << 20;
-
-std::string qemu_program(HostMaps const& maps, Description const& description) {
-    return maps.qemu.empty() ? description.argv.front() : maps.qemu;
-}
 
 Task<Result<>> check_qemu(core::Loop& loop, std::string program, std::string machine_type,
                           Deadline deadline) {
@@ -60,19 +61,23 @@ Task<Result<>> check_qemu(core::Loop& loop, std::string program, std::string mac
         program, machine_type);
 }
 
+/// The numbers of the descriptors that the guest's taps will have: they suffice to map its command
+/// line.
+std::vector<qmp::TapDescriptors> tap_numbers(Description const& description) {
+    std::vector<qmp::TapDescriptors> taps;
+    int number = qmp::first_tap_fd_in_qemu;
+    for (auto const& interface : description.interfaces) {
+        qmp::TapDescriptors one{interface.netdev, {}};
+        for (int queue = 0; queue < interface.queues; ++queue) one.fds.push_back(number++);
+        taps.push_back(std::move(one));
+    }
+    return taps;
+}
+
 Result<> check_file(std::string const& path, std::string const& what) {
     if (access(path.c_str(), R_OK) == 0) return {};
     return fail(Errc::refused, "{} is needed as {} on the destination and cannot be read there: {}",
                 what, path, std::strerror(errno));
-}
-
-/// The source's command line, in which the images that become one are named as one.
-Result<qmp::CommandLine> flattened(Description const& description) {
-    TRY(auto line, qmp::CommandLine::parse(description.argv));
-    for (auto const& disk : description.disks) {
-        if (disk.layers_above_base > 1) line.flatten(disk.node, disk.layers_above_base);
-    }
-    return line;
 }
 
 /// Checks the guest's files that are not sent (kernel, firmware, read-only images), and the paths
@@ -225,8 +230,15 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
     for (auto const& interface : description.interfaces) {
         if (interface.routed) TRY_VOID(check_routed(netlink, interface));
         // An anchor's bridge is made, or found, when the guest comes.
-        if (interface.bridge.empty() || interface.anchor) continue;
+        if (interface.bridge.empty() || interface.has_anchors_bridge()) continue;
         auto const bridge = map_bridge(maps, interface.bridge);
+        if (!is_allowed_bridge(maps, bridge)) {
+            return fail(Errc::refused,
+                        "guests may not use the bridge {} on the destination: map theirs to "
+                        "another with `serve --map-bridge {}=NAME`, or allow it with "
+                        "`--allow-bridge`",
+                        bridge, interface.bridge);
+        }
         TRY(auto const link, netlink.find_link(bridge));
         if (!link || link->kind != "bridge") {
             return fail(Errc::refused,
@@ -248,27 +260,6 @@ Result<> check_network(HostMaps const& maps, Description const& description) {
 }
 
 }  // namespace
-
-std::string map_path(HostMaps const& maps, std::string const& path) {
-    std::pair<std::string, std::string> const* best = nullptr;
-    for (auto const& entry : maps.paths) {
-        auto const& from = entry.first;
-        bool const covers =
-            path == from || path.starts_with(from.ends_with('/') ? from : from + "/");
-        if (covers && (best == nullptr || from.size() > best->first.size())) best = &entry;
-    }
-    if (best == nullptr) return path;
-    return (std::filesystem::path(best->second + "/" + path.substr(best->first.size())))
-        .lexically_normal()
-        .string();
-}
-
-std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
-    for (auto const& [from, to] : maps.bridges) {
-        if (from == bridge) return to;
-    }
-    return bridge;
-}
 
 Result<std::optional<std::vector<std::string>>> subnets_of(netmove::Netlink& netlink,
                                                            std::string const& bridge) {
@@ -319,7 +310,9 @@ Result<std::vector<netmove::GuestInterface>> map_interfaces(
     constexpr int names_max = 4096;
     std::vector<std::string> ours;
     for (auto& interface : interfaces) {
-        if (!interface.anchor) interface.bridge = map_bridge(maps, interface.bridge);
+        if (!interface.has_anchors_bridge()) {
+            interface.bridge = map_bridge(maps, interface.bridge);
+        }
         auto name = interface.tap;
         for (int number = 0; number < names_max; ++number) {
             TRY(auto const existing, netlink.find_link(name));
@@ -333,19 +326,32 @@ Result<std::vector<netmove::GuestInterface>> map_interfaces(
     return interfaces;
 }
 
-Result<qmp::CommandLine> map_command_line(HostMaps const& maps, Description const& description,
-                                          std::vector<qmp::TapDescriptors> const& taps,
-                                          bool incoming) {
-    TRY(auto const line, flattened(description));
-    qmp::Mapping mapping;
-    mapping.qemu = maps.qemu;
-    mapping.machine_type = description.machine_type;
-    mapping.qmp_fd = qmp::qmp_fd_in_qemu;
-    mapping.working_directory = description.working_directory;
-    mapping.prefixes = maps.paths;
-    mapping.taps = taps;
-    mapping.incoming = incoming;
-    return line.for_destination(mapping);
+Result<> check_allowed(Paths const& paths, HostMaps const& maps, Description const& description) {
+    auto const policy = policy_of(maps, description);
+    auto const check = [&]() -> Result<> {
+        TRY(auto const allowed, map_command_line(maps, description, tap_numbers(description)));
+        auto uses = allowed.files;
+        for (auto const& disk : description.disks) {
+            uses.push_back({"disk " + disk.name, map_path(maps, disk.path), FileAccess::image});
+            for (auto const& base : disk.bases) {
+                uses.push_back(
+                    {"the base of disk " + disk.name, map_path(maps, base.path), FileAccess::read});
+            }
+        }
+        std::vector<std::string> refusals;
+        for (auto const& use : uses) {
+            auto const checked = check_file_use(paths, policy, use);
+            if (!checked && refusals.size() < qmp::refusals_told)
+                refusals.push_back(checked.error().sentence());
+        }
+        if (refusals.empty()) return {};
+        return fail(Errc::refused, "the destination does not let this guest use its files: {}",
+                    fmt::format("{}", fmt::join(refusals, "; ")));
+    };
+    auto checked = check();
+    if (!checked)
+        core::log::warning("guest={} refused: {}", description.guest, checked.error().sentence());
+    return checked;
 }
 
 std::vector<std::string> access_warnings(Description const& description) {
@@ -372,22 +378,15 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
                            description.guest);
         }
     }
-    std::vector<qmp::TapDescriptors>
-        taps;  // the numbers suffice to check whether the command line can be mapped
-    int number = qmp::first_tap_fd_in_qemu;
-    for (auto const& interface : description.interfaces) {
-        qmp::TapDescriptors one{interface.netdev, {}};
-        for (int queue = 0; queue < interface.queues; ++queue) one.fds.push_back(number++);
-        taps.push_back(std::move(one));
-    }
+    // First: what is refused must not even be looked for.
+    CO_TRY_VOID(check_allowed(paths, maps, description));
     CO_TRY_VOID(check_bases(maps, description));
-    CO_TRY_VOID(map_command_line(maps, description, taps));
     CO_TRY_VOID(check_files(maps, description));
     CO_TRY_VOID(check_disks(maps, description, leftovers));
     CO_TRY_VOID(check_memory(description));
     CO_TRY_VOID(check_network(maps, description));
-    co_return co_await check_qemu(loop, qemu_program(maps, description), description.machine_type,
-                                  deadline);
+    CO_TRY(auto const program, map_program(maps, description.argv.front()));
+    co_return co_await check_qemu(loop, program, description.machine_type, deadline);
 }
 
 }  // namespace sidecar

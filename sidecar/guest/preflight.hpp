@@ -1,24 +1,16 @@
-// Receiving: how a source's guest maps to this host (paths, bridges, taps, QEMU), and the checks
-// that change nothing. Used by the destination before it creates anything. Everything in a
-// Description is remote input.
+// Receiving: how a source's interfaces map to this host, and the checks that change nothing. Used
+// by the destination before it creates anything. Everything in a Description is remote input.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "netmove/netlink.hpp"
-#include "qmp/command_line.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/host/settings.hpp"
 #include "storage/owned_file.hpp"
 
 namespace sidecar {
-
-/// FROM=TO applied to a path: the longest FROM that is the path or a directory above
-/// it; else unchanged.
-std::string map_path(HostMaps const& maps, std::string const& path);
-/// This host's bridge for the source's bridge; unchanged if no map names it.
-std::string map_bridge(HostMaps const& maps, std::string const& bridge);
 
 /// The subnets of a bridge of this host ("192.0.2.0/24"), by its global addresses; none: there is
 /// no such bridge.
@@ -35,19 +27,18 @@ core::Result<std::vector<netmove::GuestInterface>> map_interfaces(
     netmove::Netlink& netlink, HostMaps const& maps,
     std::vector<netmove::GuestInterface> interfaces);
 
-/// QEMU's command line for this host; taps are `taps`, already opened.
-/// `incoming`: as qmp::Mapping's.
-core::Result<qmp::CommandLine> map_command_line(HostMaps const& maps,
-                                                Description const& description,
-                                                std::vector<qmp::TapDescriptors> const& taps,
-                                                bool incoming = true);
+/// Fails with refused if this host does not run the guest's command line, or does not let it use
+/// its files; the sentence names every option or file. Logs it. Looks at nothing else.
+core::Result<> check_allowed(Paths const& paths, HostMaps const& maps,
+                             Description const& description);
 
 /// What the images of the guest's disks keep at the source and lose here: one sentence for each.
 std::vector<std::string> access_warnings(Description const& description);
 
-/// Fails with refused, saying what to do, if this host cannot receive the guest: no QEMU or machine
-/// type, a file missing, an image in the way, too little disk or memory, no bridge, no privilege.
-/// Changes nothing. `leftovers`: images that are removed before those of this guest are created.
+/// Fails with refused, saying what to do, if this host cannot receive the guest: as
+/// check_allowed(), no QEMU or machine type, a file missing, an image in the way, too little disk
+/// or memory, no bridge, no privilege. Changes nothing. `leftovers`: images that are removed before
+/// those of this guest are created.
 core::Task<core::Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
                                      Description const& description,
                                      std::vector<storage::OwnedFile> leftovers,

@@ -140,6 +140,7 @@ Json MigrateOptions::to_json() const {
                          {"vteps", vtep_list},
                          {"network", name(network)},
                          {"local", local.addresses.empty() ? Json() : local.to_json()},
+                         {"anchor_host", anchor_host},
                          {"downtime_limit_ms", downtime_limit_ms},
                          {"converge_limit_s", converge_limit_s},
                          {"link_timeout_s", link_timeout_s},
@@ -164,6 +165,7 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     if (!json["local"].is_null()) {
         TRY(made.local, netmove::LocalChoice::from_json(json["local"]));
     }
+    made.anchor_host = json["anchor_host"].text_or("");
     TRY(made.downtime_limit_ms, downtime_limit_from(json));
     TRY(made.converge_limit_s, converge_limit_from(json));
     TRY(made.link_timeout_s, link_timeout_from(json));

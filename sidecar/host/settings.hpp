@@ -19,11 +19,17 @@
 
 namespace sidecar {
 
-/// FROM=TO of `serve`: maps the source's names to this host's.
+/// What `serve` lets a guest of another host use here, and under which names.
 struct HostMaps {
+    /// FROM=TO: the source's names and this host's.
     std::vector<std::pair<std::string, std::string>> paths;  ///< Prefixes, whole path components.
     std::vector<std::pair<std::string, std::string>> bridges;
-    std::string qemu;  ///< Binary to start; empty: the name the source used.
+    /// QEMUs that may run, absolute; empty: the distribution's.
+    std::vector<std::string> programs = {};
+    /// Directories besides the defaults and those of `paths`; absolute.
+    std::vector<std::string> allowed_paths = {};
+    std::vector<std::string> allowed_bridges = {};  ///< Empty: each.
+    std::vector<std::string> allowed_devices = {};  ///< Kinds besides those of QEMU's allow-list.
 };
 
 struct RunOptions {
@@ -78,6 +84,9 @@ struct MigrateOptions {
     std::vector<std::string> vteps;  ///< HOST[:PORT] of the other hosts of the guest's VXLAN.
     NetworkChoice network = NetworkChoice::automatic;
     netmove::LocalChoice local;  ///< Of a move by an anchor; without addresses: not asked for.
+    /// HOST[:PORT] of a `serve` in the guest's home network that is to be the anchor; empty: this
+    /// host's.
+    std::string anchor_host;
     int downtime_limit_ms = limits::downtime_limit_default_ms;  ///< No pause is longer.
     /// From the start of RAM to STOP.
     int converge_limit_s = limits::converge_limit_default.count();

@@ -15,18 +15,26 @@ using core::Task;
 
 namespace {
 
+protocol::AnchorEnd anchor_end(netmove::GuestInterface const& interface,
+                               std::vector<netmove::tunnel::Key> const& keys) {
+    auto const& move = *interface.anchor;
+    protocol::AnchorEnd end{interface.mac, move.from, "", interface.mtu, {}};
+    for (auto const& key : keys) {
+        if (key.id == move.to) end.key = key;
+    }
+    end.local = move.local;
+    if (end.local) end.addresses = netmove::translatable(interface.addresses);
+    end.home_bridge = move.home_bridge;
+    end.home_port = interface.port;
+    return end;
+}
+
+/// Of the interfaces whose bridges `serve` makes or names.
 std::vector<protocol::AnchorEnd> anchor_ends(Description const& description,
                                              std::vector<netmove::tunnel::Key> const& keys) {
     std::vector<protocol::AnchorEnd> ends;
     for (auto const& interface : description.interfaces) {
-        if (!interface.anchor) continue;
-        protocol::AnchorEnd end{interface.mac, interface.anchor->from, "", interface.mtu, {}};
-        for (auto const& key : keys) {
-            if (key.id == interface.anchor->to) end.key = key;
-        }
-        end.local = interface.anchor->local;
-        if (end.local) end.addresses = netmove::translatable(interface.addresses);
-        ends.push_back(std::move(end));
+        if (interface.has_anchors_bridge()) ends.push_back(anchor_end(interface, keys));
     }
     return ends;
 }
@@ -36,17 +44,24 @@ std::vector<protocol::AnchorEnd> anchor_ends(Description const& description,
 Task<Result<>> DestinationAnchors::offer(Description const& description,
                                          std::optional<netmove::tunnel::Key> probe,
                                          protocol::CheckAnswer& answer) {
-    auto ends = anchor_ends(description, {});
+    std::vector<protocol::AnchorEnd> ends;
+    bool needs_serve = false;
+    for (auto const& interface : description.interfaces) {
+        needs_serve = needs_serve || interface.has_anchors_bridge();
+        if (interface.anchor) ends.push_back(anchor_end(interface, {}));
+    }
     if (ends.empty()) co_return Result<>{};
-    CO_TRY(
-        auto const offer,
+    auto const offer =
         co_await ask_serve(context_.loop, context_.paths,
                            protocol::AnchorOffer{context_.name, std::move(ends), std::move(probe)},
-                           Deadline::after(limits::anchor_answer_timeout)));
-    answer.tunnel_port = offer.port;
+                           Deadline::after(limits::anchor_answer_timeout));
+    // A guest that returns to its home network may find its stand-in here, but need not.
+    if (!offer && !needs_serve) co_return Result<>{};
+    CO_TRY_VOID(offer);
+    answer.tunnel_port = offer->port;
     std::size_t next = 0;
     for (auto const& interface : description.interfaces) {
-        bool const here = interface.anchor && next < offer.here.size() && offer.here[next];
+        bool const here = interface.anchor && next < offer->here.size() && offer->here[next];
         answer.anchored_here.push_back(here);
         if (interface.anchor) ++next;
     }
@@ -68,7 +83,7 @@ Task<Result<>> DestinationAnchors::receive() {
     tunnel_port_ = answer.port;
     std::size_t next = 0;
     for (auto& interface : context_.description.interfaces) {
-        if (interface.anchor) interface.bridge = answer.bridges[next++];
+        if (interface.has_anchors_bridge()) interface.bridge = answer.bridges[next++];
     }
     co_return Result<>{};
 }
@@ -76,7 +91,7 @@ Task<Result<>> DestinationAnchors::receive() {
 Task<void> DestinationAnchors::end() {
     bool returned = false;
     for (auto const& interface : context_.description.interfaces) {
-        returned = returned || (interface.anchor && interface.anchor->to == 0);
+        returned = returned || (interface.has_anchors_bridge() && interface.anchor->to == 0);
     }
     if (!returned) co_return;
     auto const ended =

@@ -1,7 +1,8 @@
 // DestinationAnchors: the destination's part in a move by an anchor. The `serve` of this host makes
 // and holds the far ends of the guest's interfaces. For an interface whose anchor is on this host
 // the guest returns home: its tap goes into the anchor's bridge, and the anchor ends with the
-// migration.
+// migration. If its anchor is a stand-in on another host of the network that this host is in, its
+// tap goes into the bridge of this host as without an anchor, and the source ends the stand-in.
 #pragma once
 
 #include <string>

@@ -1,7 +1,8 @@
 #include "sidecar/migration/destination_bases.hpp"
 
 #include "core/log.hpp"
-#include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/allowed_files.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "sidecar/host/limits.hpp"
 
 namespace sidecar {
@@ -13,7 +14,14 @@ using core::Result;
 using core::Task;
 
 Task<Result<protocol::HashBaseAnswer>> DestinationBases::hash(protocol::HashBase request) {
-    auto const path = map_path(context_.options.maps, request.path);
+    auto const& maps = context_.options.maps;
+    auto const path = map_path(maps, request.path);
+    // A hash of a few bytes tells what they are.
+    if (request.length > 0 && request.length < limits::base_block_bytes) {
+        co_return fail(Errc::refused, "{} bytes are too few to compare", request.length);
+    }
+    qmp::FileUse const use{"--base " + request.path, path, qmp::FileAccess::read};
+    CO_TRY_VOID(check_file_use(context_.paths, policy_of(maps, {}), use));
     if (request.length > 0) {
         CO_TRY(auto const hash,
                co_await storage::hash_part(context_.loop, path, request.offset, request.length,

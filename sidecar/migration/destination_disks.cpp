@@ -5,7 +5,7 @@
 #include "core/log.hpp"
 #include "qmp/block.hpp"
 #include "sidecar/guest/bases.hpp"
-#include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/migration/destination_remains.hpp"

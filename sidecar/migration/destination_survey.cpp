@@ -4,6 +4,7 @@
 
 #include "core/log.hpp"
 #include "core/stream.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/limits.hpp"
 
@@ -32,6 +33,7 @@ Result<protocol::SurveyAnswer> DestinationSurvey::begin(protocol::Survey const& 
         auto& listening = bridges_.emplace_back();
         auto& place = answer.places.emplace_back();
         auto const here = map_bridge(context_.options.maps, bridge);
+        if (!is_allowed_bridge(context_.options.maps, here)) continue;
         TRY(auto subnets, subnets_of(netlink, here));
         if (!subnets) continue;
         TRY(auto const link, netlink.link(here));

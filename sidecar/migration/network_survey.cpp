@@ -29,7 +29,7 @@ Result<> send_frames(netmove::Netlink& netlink, std::uint64_t number,
 }
 
 Result<std::vector<SurveyedBridge>> take_answer(netmove::Netlink& netlink,
-                                                std::vector<std::string> const& bridges,
+                                                std::vector<BridgeToSurvey> const& bridges,
                                                 protocol::SurveyAnswer const& answer) {
     std::vector<SurveyedBridge> all;
     if (answer.places.size() != bridges.size()) {
@@ -38,9 +38,10 @@ Result<std::vector<SurveyedBridge>> take_answer(netmove::Netlink& netlink,
     }
     for (std::size_t index = 0; index < bridges.size(); ++index) {
         auto const& place = answer.places[index];
-        TRY(auto const link, netlink.link(bridges[index]));
-        TRY(auto here, subnets_of(netlink, bridges[index]));
-        SurveyedBridge one{bridges[index],
+        auto const& name = bridges[index].here;
+        TRY(auto const link, netlink.link(name));
+        TRY(auto here, subnets_of(netlink, name));
+        SurveyedBridge one{name,
                            std::move(here).value_or(std::vector<std::string>()),
                            place.bridge,
                            place.subnets,
@@ -71,11 +72,12 @@ std::string SurveyedBridge::why_apart() const {
 }
 
 Task<Result<std::vector<SurveyedBridge>>> survey_bridges(SourceContext context,
-                                                         std::vector<std::string> bridges) {
+                                                         std::vector<BridgeToSurvey> bridges) {
     auto& netlink = *context.guest.netlink;
     std::random_device random;
     std::uniform_int_distribution<std::uint64_t> any(0, netmove::adjacency_number_max);
-    protocol::Survey const survey{bridges, any(random)};
+    protocol::Survey survey{{}, any(random)};
+    for (auto const& one : bridges) survey.bridges.push_back(one.asked_for);
     CO_TRY(auto const answer,
            co_await context.peer.request(survey, context.within(limits::check_timeout)));
     CO_TRY(auto all, take_answer(netlink, bridges, answer));

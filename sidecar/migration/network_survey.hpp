@@ -11,6 +11,12 @@
 
 namespace sidecar {
 
+/// A bridge of this host, and the name that the destination knows its network by.
+struct BridgeToSurvey {
+    std::string here;
+    std::string asked_for;  ///< The destination's maps are applied to it.
+};
+
 /// One bridge of the guest's, and what the destination has for it.
 struct SurveyedBridge {
     std::string here;
@@ -27,6 +33,6 @@ struct SurveyedBridge {
 /// The destination must have Feature::anchor. Sends up to limits::adjacency_tries frames from each
 /// bridge. Fails with the error of netlink or of the channel.
 core::Task<core::Result<std::vector<SurveyedBridge>>> survey_bridges(
-    SourceContext context, std::vector<std::string> bridges);
+    SourceContext context, std::vector<BridgeToSurvey> bridges);
 
 }  // namespace sidecar

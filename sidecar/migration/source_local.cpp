@@ -19,7 +19,7 @@ namespace {
 Result<std::vector<netmove::HostAddress>> home_subnets(SourceContext const& context,
                                                        SourceAnchors const& anchors,
                                                        netmove::GuestInterface const& interface) {
-    if (!anchors.leaves_home()) {
+    if (!anchors.leaves_home() && !anchors.begins_stand_in()) {
         TRY(auto const fars, far_records(context.guest.paths, context.guest.name));
         auto const far = std::ranges::find(fars, interface.mac, &FarRecord::mac);
         if (far == fars.end() || !far->local) return std::vector<netmove::HostAddress>();
@@ -47,8 +47,7 @@ Result<> check_local_choice(SourceContext const& context, SourceAnchors const& a
     }
     if (!anchors.returns_home()) return {};
     return fail(Errc::refused,
-                "{} returns to the host of its anchor: --local-address is for a host of another "
-                "network",
+                "{} returns to its home network: --local-address is for a host of another network",
                 context.guest.name);
 }
 

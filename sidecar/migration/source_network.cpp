@@ -13,6 +13,7 @@
 #include "sidecar/host/mac_moves.hpp"
 #include "sidecar/migration/network_choice.hpp"
 #include "sidecar/migration/source_local.hpp"
+#include "sidecar/migration/source_return.hpp"
 
 namespace sidecar {
 
@@ -39,7 +40,7 @@ SourceNetwork::SourceNetwork(SourceContext context, Journal& journal)
       vteps_(context.guest.loop, {context.options.vteps, context.options.tls, context.guest.name,
                                   context.migration_id}),
       anchors_(context.guest.loop, {context.guest.paths, context.options.tls, context.guest.name,
-                                    context.migration_id}),
+                                    context.migration_id, context.options.anchor_host}),
       frames_(context.guest),
       tracking_(context.guest),
       forwarding_(context.guest.loop),
@@ -63,13 +64,13 @@ Task<Result<std::set<std::size_t>>> SourceNetwork::choose_anchors() {
     }
     bool const automatic = context_.options.network == NetworkChoice::automatic;
     if (!automatic || !context_.peer.offers(protocol::Feature::anchor)) co_return chosen;
-    std::vector<std::string> bridges;
+    std::vector<BridgeToSurvey> bridges;
     std::vector<std::size_t> asked;
     for (std::size_t index = 0; index < interfaces.size(); ++index) {
         auto const& one = interfaces[index];
         // A network of one protocol is moved to another bridge only if the operator says so.
         if (one.bridge.empty() || one.vxlan_source || !one.network.empty()) continue;
-        bridges.push_back(one.bridge);
+        bridges.push_back({one.bridge, one.bridge});
         asked.push_back(index);
     }
     if (asked.empty()) co_return chosen;
@@ -123,6 +124,11 @@ Task<Result<>> SourceNetwork::choose() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for anchors",
                        context_.options.destination);
     }
+    if (anchors_.begins_stand_in() && !context_.peer.offers(protocol::Feature::stand_in)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for --anchor",
+                       context_.options.destination);
+    }
+    CO_TRY_VOID(co_await choose_return(context_, anchors_));
     co_return note_local_choice(context_, anchors_);
 }
 
@@ -139,7 +145,7 @@ Result<> SourceNetwork::check_spacing() const {
 Task<Result<>> SourceNetwork::check(protocol::CheckAnswer there) {
     anchors_.note_home(context_.description.interfaces, there.anchored_here);
     CO_TRY_VOID(check_local_choice(context_, anchors_));
-    CO_TRY_VOID(co_await anchors_.probe(context_.peer.host(), there.tunnel_port,
+    CO_TRY_VOID(co_await anchors_.probe(context_.peer.host(), there.tunnel_port, there.host.id,
                                         context_.within(limits::prepare_timeout)));
     for (std::size_t index = 0; index < context_.description.interfaces.size(); ++index) {
         auto& interface = context_.description.interfaces[index];
@@ -193,7 +199,7 @@ void SourceNetwork::make_movers() {
         }
         if (nic->interface.bridge.empty()) continue;  // no L2 network of ours to move it on
         auto const* const anchor = anchored(index);
-        if (anchor != nullptr && anchor->from == 0) continue;  // its place stays where it is
+        if (anchor != nullptr && anchor->leaves_its_tap()) continue;
         if (anchor == nullptr && index < context_.description.interfaces.size()) {
             auto const& described = context_.description.interfaces[index];
             if (described.vxlan_source && described.vxlan_destination) {
@@ -219,7 +225,7 @@ void SourceNetwork::leave_rings_to_anchor() {
     std::set<std::size_t> left;
     for (std::size_t index = 0; index < context_.guest.nics.size(); ++index) {
         auto const* const anchor = anchored(index);
-        if (anchor != nullptr && anchor->from == 0) left.insert(index);
+        if (anchor != nullptr && anchor->leaves_its_tap()) left.insert(index);
     }
     frames_.leave_to_anchor(std::move(left));
 }
@@ -252,6 +258,7 @@ Task<Result<>> SourceNetwork::fire() {
     context_.guest.take_in_addresses();
     for (std::size_t index = 0; index < context_.guest.nics.size(); ++index) {
         movers_.update(index, context_.guest.nics[index]->interface);
+        anchors_.update(context_.guest.nics[index]->interface);
     }
     CO_TRY_VOID(movers_.fire());
     // Before the first frame arrives there.
@@ -334,6 +341,8 @@ Task<Result<>> SourceNetwork::roll_back() {
         told = (co_await anchors_.wait_repointed(deadline)).has_value() || told;
     }
     if (told) {
+        // What a stand-in announced meanwhile came after our own announcement.
+        if (anchors_.begins_stand_in() && undone) undone = movers_.rollback();
         (void)co_await core::sleep_for(context_.guest.loop, limits::arrival_margin);
     }
     if (back) back = co_await take_back_frames(true, deadline);
@@ -480,6 +489,12 @@ SurveyedBridge const* SourceNetwork::surveyed(netmove::GuestInterface const& int
 std::string SourceNetwork::choice(netmove::GuestInterface const& interface) const {
     if (interface.routed) return "moved by routes";
     if (interface.bridge.empty()) return "it is in no bridge: its addresses are not moved";
+    if (interface.anchor && interface.anchor->ends_elsewhere()) {
+        return fmt::format(
+            "returns to its home network: a test frame arrived at the bridge for {} on {}; its "
+            "anchor at {} ends",
+            interface.bridge, context_.options.destination, anchors_.home());
+    }
     if (interface.anchor && interface.anchor->to == 0) {
         return fmt::format("returns to its bridge on {}, where its anchor is",
                            context_.options.destination);
@@ -493,6 +508,12 @@ std::string SourceNetwork::choice(netmove::GuestInterface const& interface) cons
     if (interface.anchor && interface.anchor->from != 0) {
         return fmt::format("moved by its anchor at {}, to a bridge of its own on {}; {}",
                            anchors_.home(), context_.options.destination, tunnel);
+    }
+    if (interface.anchor && interface.anchor->begins_elsewhere()) {
+        return fmt::format(
+            "moved by an anchor on {}: it takes the place of the guest's tap in {} there, and a "
+            "tunnel leads from there to {}; {}",
+            anchors_.home(), interface.bridge, context_.options.destination, tunnel);
     }
     auto const* const seen = surveyed(interface);
     if (interface.anchor) {

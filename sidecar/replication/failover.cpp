@@ -51,6 +51,8 @@ Result<> choose(Paths const& paths, std::string const& guest, ReplicaRecord& rec
 /// Starts QEMU as it was at the source, stopped before its first instruction.
 Task<Result<std::unique_ptr<Guest>>> start(core::Loop& loop, Paths paths, std::string name,
                                            ReplicaRecord record, netmove::MoverSet& movers) {
+    // Again: the source has written the images since.
+    CO_TRY_VOID(check_allowed(paths, record.maps, record.description));
     CO_TRY_VOID(make_directory(paths.run(name)));
     auto guest = std::make_unique<Guest>(loop, paths, name, Guest::Prepared{});
     auto description = record.description;

@@ -39,6 +39,18 @@ std::vector<std::pair<std::string, std::string>> pairs_from_json(Json const& jso
     return pairs;
 }
 
+Json texts_to_json(std::vector<std::string> const& texts) {
+    Json list = Json::array();
+    for (auto const& text : texts) list.add(text);
+    return list;
+}
+
+std::vector<std::string> texts_from_json(Json const& json) {
+    std::vector<std::string> texts;
+    for (auto const& text : json.elements()) texts.push_back(text.text_or(""));
+    return texts;
+}
+
 unsigned number_of(Json const& json) {
     return static_cast<unsigned>(std::max<std::int64_t>(0, json.integer_or(0)));
 }
@@ -89,7 +101,10 @@ Json ReplicaRecord::to_json() const {
                          {"description", description.to_json()},
                          {"map_paths", pairs_to_json(maps.paths)},
                          {"map_bridges", pairs_to_json(maps.bridges)},
-                         {"qemu", maps.qemu},
+                         {"programs", texts_to_json(maps.programs)},
+                         {"allowed_paths", texts_to_json(maps.allowed_paths)},
+                         {"allowed_bridges", texts_to_json(maps.allowed_bridges)},
+                         {"allowed_devices", texts_to_json(maps.allowed_devices)},
                          {"images", image_list},
                          {"base", static_cast<std::int64_t>(base)},
                          {"overlays", overlay_list},
@@ -105,8 +120,10 @@ Result<ReplicaRecord> ReplicaRecord::from_json(Json const& json) {
     TRY(made.copy_id, json.text("copy_id"));
     TRY_VOID(check_guest_name(made.copy_id));  // it becomes part of file names
     TRY(made.description, Description::from_json(json["description"]));
-    made.maps = {pairs_from_json(json["map_paths"]), pairs_from_json(json["map_bridges"]),
-                 json["qemu"].text_or("")};
+    made.maps = {
+        pairs_from_json(json["map_paths"]),       pairs_from_json(json["map_bridges"]),
+        texts_from_json(json["programs"]),        texts_from_json(json["allowed_paths"]),
+        texts_from_json(json["allowed_bridges"]), texts_from_json(json["allowed_devices"])};
     for (auto const& one : json["images"].elements()) {
         TRY(auto image, storage::OwnedFile::from_json(one));
         made.images.push_back(std::move(image));

@@ -7,6 +7,7 @@
 #include "core/log.hpp"
 #include "qmp/launch.hpp"
 #include "qmp/vm.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "sidecar/guest/orphaned_qemu.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/keys.hpp"
@@ -171,8 +172,8 @@ Task<Result<>> ReplicationTarget::make_overlays() {
 Task<Result<>> ReplicationTarget::start_qemu() {
     auto overlays = record_->overlays;
     if (record_->base != 0) overlays.push_back(number_);
-    std::vector<std::string> words{options_.maps.qemu.empty() ? record_->description.argv.front()
-                                                              : options_.maps.qemu};
+    CO_TRY(auto const program, map_program(options_.maps, record_->description.argv.front()));
+    std::vector<std::string> words{program};
     for (auto const* word :
          {"-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S"}) {
         words.emplace_back(word);
@@ -246,6 +247,8 @@ Task<Result<protocol::ReplicateBeginAnswer>> ReplicationTarget::on(protocol::Rep
         record_.reset();  // of a replication before this one
     if (!record_) CO_TRY_VOID(co_await take_in(description));
     CO_TRY_VOID(check_same_disks(description));
+    // A failover starts it with the line of the last round.
+    CO_TRY_VOID(check_allowed(paths_, options_.maps, description));
     if (record_->handed_over != 0) {  // its source has the guest again
         record_->handed_over = 0;
         CO_TRY_VOID(record_->write(paths_, name_));

@@ -13,7 +13,7 @@
 #include "sidecar/channel/connection.hpp"
 #include "sidecar/channel/protocol_anchor.hpp"
 #include "sidecar/channel/protocol_vtep.hpp"
-#include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/destination_line.hpp"
 #include "storage/limits.hpp"
 #include "storage/verify.hpp"
 
@@ -62,8 +62,8 @@ private:
 };
 
 sidecar::HostMaps const& maps() {
-    static sidecar::HostMaps const made{
-        {{"/", "/root"}, {"/srv/vm", "/data"}}, {{"br0", "br1"}}, ""};
+    static sidecar::HostMaps const made{.paths = {{"/", "/root"}, {"/srv/vm", "/data"}},
+                                        .bridges = {{"br0", "br1"}}};
     return made;
 }
 
@@ -105,8 +105,8 @@ void check_description(Json const& json) {
     must(again.has_value() && again->to_json().dump() == text);
     auto const line = sidecar::map_command_line(maps(), *description, taps);
     if (!line) return check_error(line.error());
-    auto const reread = qmp::CommandLine::parse(line->argv());
-    must(reread.has_value() && reread->argv() == line->argv());
+    auto const reread = qmp::CommandLine::parse(line->line.argv());
+    must(reread.has_value() && reread->argv() == line->line.argv());
     must(reread->incoming() == "defer" && reread->stopped_at_start());
 }
 
@@ -150,6 +150,10 @@ void check_anchor(std::string const& guest, std::vector<sidecar::protocol::Ancho
         must(end.tap.find('/') == std::string::npos && end.mac.is_unicast() && end.mtu > 0);
         must(!end.local || end.local->validate().has_value());
         for (auto const& address : end.addresses) must(address.is_host());
+        must(end.home_bridge.find('/') == std::string::npos);
+        if (!end.stand_in) continue;
+        check_interface(*end.stand_in);
+        must(end.stand_in->mac == end.mac && !end.stand_in->bridge.empty());
     }
 }
 void check(sidecar::protocol::AnchorPrepare const& request) {
@@ -166,6 +170,16 @@ void check(sidecar::protocol::AnchorPoint const& request) {
 }
 void check(sidecar::protocol::AnchorKeep const& request) {
     check_anchor(request.guest, request.ends);
+}
+void check(sidecar::protocol::AnchorEndStandIn const& request) {
+    check_anchor(request.guest, request.ends);
+}
+void check(sidecar::protocol::AnchorStandIn const& request) {
+    check_anchor(request.guest, {});
+    for (auto const& interface : request.interfaces) {
+        check_interface(interface);
+        must(!interface.bridge.empty());
+    }
 }
 void check(sidecar::protocol::AnchorLeave const& request) { check_anchor(request.guest, {}); }
 void check(sidecar::protocol::AnchorRelease const& request) { check_anchor(request.guest, {}); }
@@ -251,13 +265,15 @@ Task<void> converse(core::Loop& loop, sidecar::protocol::Role role, std::string 
         std::make_unique<sidecar::Messages>(std::make_unique<Script>(std::move(sends), gets));
     sidecar::Connection connection(loop, std::move(messages), receiver, role);
     core::TaskGroup scope(loop);
-    // With the ids 1 to 6.
+    // With the ids 1 to 7.
     scope.spawn(ask(connection, sidecar::protocol::Prepare{Json::object(), ""}));
     scope.spawn(ask(connection, sidecar::protocol::Check{Json::object()}));
     scope.spawn(ask(connection, sidecar::protocol::ReturnFrames{}));
     scope.spawn(ask(connection, sidecar::protocol::Commit{}));
     scope.spawn(ask(connection, sidecar::protocol::ReplicateBegin{}));
     scope.spawn(ask(connection, sidecar::protocol::HashBase{"/x", 0, 0}));
+    auto const peer = netmove::tunnel::Endpoint::parse("192.0.2.2:4791");
+    scope.spawn(ask(connection, sidecar::protocol::AnchorStandIn{"web1", {}, "", *peer, {}}));
     co_await connection.run({});
     co_await scope.join();
     must(!connection.open() && !connection.ended_because().what.empty());

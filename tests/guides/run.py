@@ -235,12 +235,14 @@ def probe(lab):
     bridge_and_addresses(lab)
     run_guide("two-hosts", lab, only="23")
     # The guest in the guide has an operating system with an echo. Here the test guest takes its place.
+    for name in ("host a", "host b"):
+        lab.hosts[name].run(f"cp {GUEST_DIRECTORY}/vmlinuz {GUEST_DIRECTORY}/initramfs.cpio.gz /srv/vm/")
     lab.hosts["host a"].run(f"""
         truncate -s 64M /srv/vm/web1.raw
         sidecar run web1 --bridge br0 -- qemu-system-x86_64 -M q35 -accel tcg -m 262136K -nodefaults -nographic \\
-            -kernel {GUEST_DIRECTORY}/vmlinuz -initrd {GUEST_DIRECTORY}/initramfs.cpio.gz \\
+            -kernel /srv/vm/vmlinuz -initrd /srv/vm/initramfs.cpio.gz \\
             -append 'console=ttyS0 quiet panic=-1 no_timer_check witness.disk=vda witness.net=eth0,ip4=192.0.2.10/24,ip6=2001:db8::10/64' \\
-            -serial file:/var/log/serial -drive if=none,id=d0,file=/srv/vm/web1.raw,format=raw \\
+            -serial file:/srv/vm/serial.log -drive if=none,id=d0,file=/srv/vm/web1.raw,format=raw \\
             -device virtio-blk-pci,drive=d0 -netdev tap,id=n0,ifname=web1,script=no,downscript=no \\
             -device virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56 >/var/log/web1.log 2>&1 &
         until ping -c 1 -W 1 192.0.2.10 && ping -c 1 -W 1 2001:db8::10; do :; done""", BLOCK_LIMIT_S)

@@ -24,7 +24,7 @@ TEST_CASE("data ports: one that a firewall closes is refused in the check, other
     MoveLab lab;
     auto const before = listeners(lab.b);
     filter(lab.b, "4800-4899");
-    auto const closed = MoveLab::migrate(lab.a, lab.b, {"--network", "anchor", "--check"});
+    auto const closed = lab.a.migrate(lab.b, {"--network", "anchor", "--check"});
     INFO(closed.out << closed.err);
     CHECK(closed.exit_status == 3);
     CHECK(contains(closed.err, "port 4800 of 192.0.2.2 cannot be reached"));
@@ -35,11 +35,11 @@ TEST_CASE("data ports: one that a firewall closes is refused in the check, other
     lab.b.serve->kill();
     lab.start_serve(lab.b, {"--data-ports", "4901-4902"});
     filter(lab.b, "!= {4790, 4901, 4902}");
-    auto const checked = MoveLab::migrate(lab.a, lab.b, {"--network", "anchor", "--check"});
+    auto const checked = lab.a.migrate(lab.b, {"--network", "anchor", "--check"});
     INFO(checked.out << checked.err);
     CHECK(checked.exit_status == 0);
     CHECK(contains(checked.out, "port 4901 of 192.0.2.2: reached"));
-    auto const moved = MoveLab::migrate(lab.a, lab.b, {"--network", "anchor"});
+    auto const moved = lab.a.migrate(lab.b, {"--network", "anchor"});
     INFO(moved.out << moved.err);
     CHECK(moved.exit_status == 0);
 }
@@ -52,7 +52,7 @@ TEST_CASE("data ports: a range that is in use is refused, and says so", "[migrat
         lab::Visit const visit(lab.b.netns);
         return must(core::listen_tcp("", "4901"));
     }();
-    auto const refused = MoveLab::migrate(lab.a, lab.b, {"--network", "anchor", "--check"});
+    auto const refused = lab.a.migrate(lab.b, {"--network", "anchor", "--check"});
     INFO(refused.out << refused.err);
     CHECK(refused.exit_status == 3);
     CHECK(contains(refused.err, "TCP port 4901 is in use"));

@@ -17,11 +17,7 @@ public:
     explicit Hosts(std::string const& stop_at = "") {
         for (auto const* name : {"from", "to"}) lab::fs::create_directory(server.path(name));
         lab::write_file(server.path("from/d0"), std::string(disk_bytes, 'd'));
-        serve_.emplace("serve",
-                       command({"serve", "--plaintext", "--listen", "127.0.0.1", "--map-path",
-                                server.path("from") + "=" + server.path("to")},
-                               "there"),
-                       lab::Place(), server.path("."));
+        serve_.emplace("serve", command(serve_words(), "there"), lab::Place(), server.path("."));
         std::vector<std::string> environment;
         if (!stop_at.empty()) environment = {"SIDECAR_TEST_STOP_AT=" + stop_at};
         run_.emplace("run",
@@ -73,6 +69,13 @@ public:
 private:
     [[nodiscard]] std::string state(std::string const& host) const {
         return server.path(host + "-state");
+    }
+    [[nodiscard]] Argv serve_words() const {
+        Argv words{"serve",     "--plaintext", "--listen",
+                   "127.0.0.1", "--map-path",  server.path("from") + "=" + server.path("to")};
+        auto const allowed = lab::allow_guests();
+        words.insert(words.end(), allowed.begin(), allowed.end());
+        return words;
     }
     [[nodiscard]] Argv command(Argv words, std::string const& host) const {
         Argv argv{lab::program("sidecar"), "--run-dir", server.path(host + "-run"), "--state-dir",

@@ -19,7 +19,7 @@ TEST_CASE("image access: owner, group and permissions go with the disk",
     auto const before = access(lab.a);
     REQUIRE(contains(before, "nobody disk 640"));
     for (auto const& [from, to] : {std::pair(&lab.a, &lab.b), std::pair(&lab.b, &lab.a)}) {
-        auto const moved = MoveLab::migrate(*from, *to, {"--network", "anchor"});
+        auto const moved = from->migrate(*to, {"--network", "anchor"});
         INFO(moved.out << moved.err);
         REQUIRE(moved.exit_status == 0);
         CHECK(access(*to) == before);

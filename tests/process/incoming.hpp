@@ -22,7 +22,7 @@ class Incoming {
 public:
     Incoming(Runner& runner, std::string const& directory, sidecar::Paths const& paths,
              IncomingOptions const& options)
-        : daemon_("incoming-" + lab::unique_suffix(), line(paths, options),
+        : daemon_("incoming-" + lab::unique_suffix(), line(directory, paths, options),
                   {"", options.environment}, directory),
           socket_path_(paths.control_socket(options.guest)) {
         lab::wait_until("the control socket", std::chrono::seconds(20),
@@ -84,10 +84,20 @@ public:
     void go_on() { daemon_.signal(SIGCONT); }
 
 private:
-    static lab::Argv line(sidecar::Paths const& paths, IncomingOptions const& options) {
-        lab::Argv argv{lab::program("sidecar"), "incoming",           options.guest,
-                       "--plaintext",           "--run-dir",          paths.run_directory,
-                       "--state-dir",           paths.state_directory};
+    static lab::Argv line(std::string const& directory, sidecar::Paths const& paths,
+                          IncomingOptions const& options) {
+        lab::Argv argv{lab::program("sidecar"),
+                       "incoming",
+                       options.guest,
+                       "--plaintext",
+                       "--run-dir",
+                       paths.run_directory,
+                       "--state-dir",
+                       paths.state_directory,
+                       "--allow-path",
+                       directory};
+        auto const allowed = lab::allow_guests(options.more);
+        argv.insert(argv.end(), allowed.begin(), allowed.end());
         argv.insert(argv.end(), options.more.begin(), options.more.end());
         return argv;
     }

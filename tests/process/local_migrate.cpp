@@ -20,7 +20,7 @@ TEST_CASE("local address: a guest gets it with its move, and loses it when it re
     CHECK(contains(lab.refused({"--local-address", "10.1.0.77"}), "the guest's home network"));
     CHECK(contains(lab.refused({"--local-address", "2001:db8::7"}), "no IPv6 address"));
     auto const elsewhere =
-        MoveLab::migrate(lab.a, lab.b, {"--network", "bridge", "--local-address", local_ip});
+        lab.a.migrate(lab.b, {"--network", "bridge", "--local-address", local_ip});
     CHECK(elsewhere.exit_status == 3);
     CHECK(contains(elsewhere.err, "moves by an anchor"));
     (void)lab.b.in("echo 0 >/proc/sys/net/ipv4/ip_forward");
@@ -31,13 +31,13 @@ TEST_CASE("local address: a guest gets it with its move, and loses it when it re
     Argv const options{"--network", "anchor", "--local-address", local_ip, "--new-sessions=local"};
     auto with_check = options;
     with_check.emplace_back("--check");
-    auto const checked = MoveLab::migrate(lab.a, lab.b, with_check);
+    auto const checked = lab.a.migrate(lab.b, with_check);
     INFO(checked.out << checked.err);
     REQUIRE(checked.exit_status == 0);
     CHECK(contains(checked.out, "reached there as 192.0.2.50 too, which its new sessions use"));
     CHECK(lab.b.traces() == before);
 
-    auto const moved = MoveLab::migrate(lab.a, lab.b, options);
+    auto const moved = lab.a.migrate(lab.b, options);
     INFO(moved.out << moved.err << lab.b.serve->err());
     REQUIRE(moved.exit_status == 0);
     auto const local = lab.b.anchor()["local"];
@@ -53,10 +53,10 @@ TEST_CASE("local address: a guest gets it with its move, and loses it when it re
     CHECK(contains(status.out, "sessions 0 through its home, 1 direct"));
     CHECK(contains(lab.b.sidecar({"anchor", "show", "web1"}).out, "1 direct"));
 
-    auto const wrong = MoveLab::migrate(lab.b, lab.a, {"--local-address", "192.0.2.77"});
+    auto const wrong = lab.b.migrate(lab.a, {"--local-address", "192.0.2.77"});
     CHECK(wrong.exit_status == 3);
-    CHECK(contains(wrong.err, "returns to the host of its anchor"));
-    auto const back = MoveLab::migrate(lab.b, lab.a, {});
+    CHECK(contains(wrong.err, "returns to its home network"));
+    auto const back = lab.b.migrate(lab.a, {});
     INFO(back.out << back.err);
     REQUIRE(back.exit_status == 0);
     CHECK(lab.b.traces() == before);

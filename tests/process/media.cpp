@@ -23,7 +23,7 @@ struct Media {
 };
 
 lab::Output check(MoveLab const& lab) {
-    return MoveLab::migrate(lab.a, lab.b, {"--network", "anchor", "--check"});
+    return lab.a.migrate(lab.b, {"--network", "anchor", "--check"});
 }
 
 }  // namespace
@@ -31,9 +31,11 @@ lab::Output check(MoveLab const& lab) {
 TEST_CASE("media: one that was changed or ejected since the start is refused by name",
           "[migrate][media]") {
     Media const media;
-    MoveLab const lab({"-drive", "if=none,id=cd0,media=cdrom,format=raw,file=" + media.one,
-                       "-device", "ide-cd,drive=cd0,id=drive0", "-qmp",
-                       "unix:" + media.socket + ",server=on,wait=off"});
+    MoveLab const lab(
+        {"-drive", "if=none,id=cd0,media=cdrom,format=raw,file=" + media.one, "-device",
+         "ide-cd,drive=cd0,id=drive0", "-qmp", "unix:" + media.socket + ",server=on,wait=off"},
+        {"--allow-path", media.directory.text(), "--map-path",
+         media.socket + "=" + media.directory.path("there")});
     auto const as_started = check(lab);
     INFO(as_started.out << as_started.err);
     CHECK(as_started.exit_status == 0);

@@ -1,13 +1,11 @@
-// Shared by tests that run `sidecar migrate` from one real QEMU to another, without a guest but the
-// BIOS: hosts a and b are namespaces with a `serve` each, in one network; the guest's network is a
-// bridge of host a.
+// Shared by the tests of `sidecar migrate` between hosts of their own, each a network namespace: a
+// real QEMU without a guest but the BIOS. Invariant: a host and its processes are removed with it.
 #pragma once
 
 #include <signal.h>
 
 #include <optional>
 
-#include "sidecar/host/paths.hpp"
 #include "tests/process/netmove_lab.hpp"
 #include "tests/process/storage_lab.hpp"
 #include "tests/support/lab.hpp"
@@ -18,7 +16,9 @@ using namespace netmove_lab;
 using lab::Argv;
 
 inline constexpr std::size_t disk_bytes = 1 << 20;
+inline constexpr auto guest_mac = "52:54:00:10:00:10";
 
+/// "192.0.2.NUMBER" is its address on the wire to the others, which its owner makes.
 struct MoveHost {
     MoveHost(std::string const& letter, int number, std::string const& parent)
         : netns(fmt::format("move{}-{}{}", ::getpid(), lab::unique_suffix(), letter)),
@@ -29,14 +29,18 @@ struct MoveHost {
         sh(fmt::format("ip -n {} link set lo up", netns));
     }
     ~MoveHost() {
-        for (auto const& seen : lab::processes_in(netns)) {
-            auto const process = core::Process::open(seen.pid);
-            if (process) (void)process->signal(SIGKILL);
-        }
+        kill_all();
         lab::run({"ip", "netns", "del", netns});
     }
     MoveHost(MoveHost const&) = delete;
 
+    /// All its processes.
+    void kill_all() const {
+        for (auto const& seen : lab::processes_in(netns)) {
+            auto const process = core::Process::open(seen.pid);
+            if (process) (void)process->signal(SIGKILL);
+        }
+    }
     [[nodiscard]] Argv command(Argv const& words) const {
         Argv argv{lab::program("sidecar"), "--run-dir", directory + "/run", "--state-dir",
                   directory + "/state"};
@@ -50,47 +54,38 @@ struct MoveHost {
         lab::Visit const visit(netns);
         return sh(shell);
     }
-    [[nodiscard]] core::Json anchor() const {
+    [[nodiscard]] std::vector<core::Json> anchors() const {
         auto const listed = sidecar({"anchor", "list", "--json"});
         INFO(listed.err);
         REQUIRE(listed.exit_status == 0);
-        auto const all = lab::parse_json(listed.out).elements();
+        return lab::parse_json(listed.out).elements();
+    }
+    [[nodiscard]] core::Json anchor() const {
+        auto const all = anchors();
         REQUIRE(all.size() == 1);
         return all[0];
     }
-    /// Rules, links, tables and addresses of local addresses.
+    /// Rules, links, tables and addresses of anchors and local addresses.
     [[nodiscard]] std::string traces() const {
         return in(
-            "nft list ruleset; ip -o link | grep -oE '(sap|sal|sca|sat)[0-9a-f]{8}' || true;"
+            "nft list ruleset; ip -o link | grep -oE '(sap|sal|sca|sat|sas)[0-9a-f]{8}' || true;"
             "ip rule; ip -6 rule; ip -br address show dev wire");
     }
-
-    std::string netns;
-    std::string directory;
-    std::string address;
-    std::optional<lab::Daemon> serve;
-    std::optional<lab::Daemon> run;
-};
-
-struct MoveLab {
-    /// `more`: options of the guest's QEMU.
-    explicit MoveLab(Argv const& more = {}) {
-        sh(fmt::format("ip -n {} link add wire type veth peer name wire netns {}", a.netns,
-                       b.netns));
-        for (auto* const host : {&a, &b}) {
-            lab::Visit const visit(host->netns);
-            sh(
-                fmt::format("ip address add {}/24 dev wire; ip link set wire up;"
-                            "echo 1 >/proc/sys/net/ipv4/ip_forward",
-                            host->address));
-        }
-        {
-            lab::Visit const visit(a.netns);
-            make_bridge("br0");
-            sh("ip address add 10.1.0.1/24 dev br0");
-        }
-        lab::write_file(a.directory + "/d0", std::string(disk_bytes, 'd'));
-        for (auto* const host : {&a, &b}) start_serve(*host);
+    /// `more`: options. Returns when it answers.
+    void start_serve(Argv const& more) {
+        Argv words{"serve", "--plaintext"};
+        words.insert(words.end(), more.begin(), more.end());
+        auto const allowed = lab::allow_guests();
+        words.insert(words.end(), allowed.begin(), allowed.end());
+        serve.emplace("serve", command(words), lab::Place{netns, {}}, directory);
+        // A killed serve's listener accepts for some milliseconds more, and answers nothing.
+        lab::wait_until("`sidecar serve` to answer", 20s,
+                        [&] { return sidecar({"anchor", "list"}).exit_status == 0; });
+    }
+    /// The guest web1, in br0, with the address 10.1.0.10. `more`: options of its QEMU;
+    /// `environment`: of its sidecar. Returns when it runs.
+    void start_guest(Argv const& more = {}, std::vector<std::string> const& environment = {}) {
+        lab::write_file(directory + "/d0", std::string(disk_bytes, 'd'));
         Argv words{"run",
                    "web1",
                    "--bridge",
@@ -107,43 +102,75 @@ struct MoveLab {
                    "-display",
                    "none",
                    "-drive",
-                   "if=none,id=d0,format=raw,file=" + a.directory + "/d0",
+                   "if=none,id=d0,format=raw,file=" + directory + "/d0",
                    "-device",
                    "virtio-blk-pci,drive=d0",
                    "-netdev",
                    "tap,id=n0,ifname=web1,script=no,downscript=no,vhost=off",
                    "-device",
-                   "virtio-net-pci,netdev=n0,romfile=,mac=52:54:00:10:00:10"};
+                   fmt::format("virtio-net-pci,netdev=n0,romfile=,mac={}", guest_mac)};
         words.insert(words.end(), more.begin(), more.end());
-        a.run.emplace("run", a.command(words), lab::Place{a.netns, {}}, a.directory);
+        run.emplace("run", command(words), lab::Place{netns, environment}, directory);
         lab::wait_until("the guest to run", 30s, [&] {
-            if (!a.run->running()) throw lab::Failure("`run` ended: " + a.run->err());
-            return contains(a.sidecar({"status", "web1"}).out, "running");
+            if (!run->running()) throw lab::Failure("`run` ended: " + run->err());
+            return contains(sidecar({"status", "web1"}).out, "running");
         });
     }
-    void start_serve(MoveHost& host, Argv const& more = {}) const {
-        Argv words{"serve",      "--plaintext",
-                   "--map-path", a.directory + "=" + b.directory,
-                   "--map-path", b.directory + "=" + a.directory};
-        words.insert(words.end(), more.begin(), more.end());
-        host.serve.emplace("serve", host.command(words), lab::Place{host.netns, {}},
-                           host.directory);
-        lab::wait_until("`sidecar serve` to answer", 20s, [&] {
-            return lab::accepts(
-                sidecar::Paths{host.directory + "/run", host.directory + "/state"}.serve_socket());
-        });
+    /// `sidecar migrate` of web1.
+    [[nodiscard]] lab::Output migrate(MoveHost const& to, Argv const& more) const {
+        return sidecar(migration(to, more));
     }
-    [[nodiscard]] static lab::Output migrate(MoveHost const& from, MoveHost const& to,
-                                             Argv const& more) {
+    /// The same in the background.
+    [[nodiscard]] lab::Daemon start_migration(MoveHost const& to, Argv const& more) const {
+        return lab::Daemon("migrate", command(migration(to, more)), lab::Place{netns, {}},
+                           directory);
+    }
+    [[nodiscard]] static Argv migration(MoveHost const& to, Argv const& more) {
         Argv words{"migrate",     "--with-storage",   "web1", to.address,
                    "--plaintext", "--downtime-limit", "20000"};
         words.insert(words.end(), more.begin(), more.end());
-        return from.sidecar(words);
+        return words;
+    }
+
+    std::string netns;
+    std::string directory;
+    std::string address;
+    std::optional<lab::Daemon> serve;
+    std::optional<lab::Daemon> run;
+};
+
+/// Hosts a and b with a `serve` each, in one network; the guest's network is a bridge of host a.
+struct MoveLab {
+    /// `more`: options of the guest's QEMU; `allowed`: of each `serve`.
+    explicit MoveLab(Argv const& more = {}, Argv const& allowed = {}) {
+        sh(fmt::format("ip -n {} link add wire type veth peer name wire netns {}", a.netns,
+                       b.netns));
+        for (auto* const host : {&a, &b}) {
+            lab::Visit const visit(host->netns);
+            sh(
+                fmt::format("ip address add {}/24 dev wire; ip link set wire up;"
+                            "echo 1 >/proc/sys/net/ipv4/ip_forward",
+                            host->address));
+        }
+        {
+            lab::Visit const visit(a.netns);
+            make_bridge("br0");
+            sh("ip address add 10.1.0.1/24 dev br0");
+        }
+        for (auto* const host : {&a, &b}) start_serve(*host, allowed);
+        a.start_guest(more);
+    }
+    /// `more`: options besides the directories of the other host.
+    void start_serve(MoveHost& host, Argv const& more = {}) const {
+        Argv words{"--map-path", a.directory + "=" + b.directory, "--map-path",
+                   b.directory + "=" + a.directory};
+        words.insert(words.end(), more.begin(), more.end());
+        host.start_serve(words);
     }
     /// A refusal of `migrate --check`: its sentence.
     [[nodiscard]] std::string refused(Argv more) const {
         more.insert(more.end(), {"--network", "anchor", "--check"});
-        auto const checked = migrate(a, b, more);
+        auto const checked = a.migrate(b, more);
         INFO(checked.out << checked.err);
         CHECK(checked.exit_status == 3);
         return checked.err;

@@ -108,6 +108,32 @@ TEST_CASE("a client that QEMU takes for the previous one tries once more", "[qmp
     loop->run(client->close());
 }
 
+TEST_CASE("a QEMU that greets twice while its monitor begins is asked twice", "[qmp][client]") {
+    bool const refuses = GENERATE(false, true);
+    CAPTURE(refuses);
+    std::string const greeting = R"({"QMP": {"version": {"qemu": {}}, "capabilities": []}})"
+                                 "\r\n";
+    ScriptedServer server([&](auto& peer) {
+        peer.say(greeting);
+        (void)peer.hear();
+        peer.say(greeting + R"({"id": 1, "return": {}})");
+        CHECK(peer.hear().find("qmp_capabilities") != std::string::npos);
+        peer.say(refuses ? R"({"id": 2, "error": {"class": "CommandNotFound", "desc": "done"}})"
+                         : R"({"id": 2, "return": {}})");
+        (void)peer.hear();
+        peer.say(R"({"id": 3, "return": "it works"})");
+        (void)peer.hear();
+        peer.say(greeting);  // too late
+        peer.wait_end();
+    });
+    auto loop = make_loop();
+    Connected client(*loop, server.path());
+    CHECK(loop->run(client->execute("a", {}, soon()))->text_or("") == "it works");
+    auto const lost = loop->run(client->execute("b", {}, soon()));
+    REQUIRE_FALSE(lost);
+    CHECK(lost.error().what.find("greets a second time") != std::string::npos);
+}
+
 TEST_CASE("a silent socket times out, and a stopped connect is cancelled", "[qmp][client]") {
     ScriptedServer silent([](auto& peer) { peer.wait_end(); });
     auto const error = connect_error(silent.path(), Deadline::after(50ms));

@@ -41,15 +41,16 @@ TEST_CASE("a source that resumes on silence after COMMIT is caught", "[sim][muta
 TEST_CASE("COMMIT sent before it is durable is caught", "[sim][mutation]") {
     must_be_caught(Mutation::commit_sent_before_durable);
 }
-TEST_CASE("ABORTED answered before it is durable is caught", "[sim][mutation]") {
-    must_be_caught(Mutation::aborted_sent_before_durable);
-}
 TEST_CASE("images that keep their names until the destination has answered are caught",
           "[sim][mutation]") {
     must_be_caught(Mutation::stale_disk_named);
 }
 
-TEST_CASE("an operator who fences nothing is caught", "[sim][mutation]") {
+// The search has to go deep for these two: they run with those that follow.
+TEST_CASE("ABORTED answered before it is durable is caught", "[sim][mutation][weaker]") {
+    must_be_caught(Mutation::aborted_sent_before_durable);
+}
+TEST_CASE("an operator who fences nothing is caught", "[sim][mutation][weaker]") {
     must_be_caught(Mutation::operator_fences_nothing);
 }
 

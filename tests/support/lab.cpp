@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdlib>
@@ -144,9 +145,9 @@ Lab::Lab(std::uint64_t link_mbit, bool hosts_ipv6) {
     b_.netns = tag_ + "-b";
     client_ = tag_ + "-client";
     switch_ = tag_ + "-switch";
-    // stretch() makes the third one for the tests that need it.
-    std::tie(alive_, gone_) =
-        start_reaper({{a_.netns, b_.netns, tag_ + "-c", client_, switch_}, directory_});
+    // stretch() or separate() makes the third one, add_relay() the fourth.
+    std::tie(alive_, gone_) = start_reaper(
+        {{a_.netns, b_.netns, tag_ + "-c", tag_ + "-d", client_, switch_}, directory_});
     make_directories();
     make_network(hosts_ipv6);
     if (link_mbit) shape(link_mbit);
@@ -253,6 +254,25 @@ fs::path program(std::string const& name) {
 fs::path deps() {
     if (char const* named = std::getenv("SIDECAR_DEPS")) return named;
     return fs::path(LAB_SOURCE_DIRECTORY) / ".deps";
+}
+
+Argv allow_guests(Argv const& more) {
+    Argv options{"--allow-path", deps()};
+    if (!fs::exists(deps() / "bin")) return options;
+    // A QEMU that was started by its wrapper names itself and its data by their real paths.
+    auto const real = fs::canonical(deps());
+    options.insert(options.end(), {"--allow-path", real});
+    if (std::ranges::find(more, "--qemu") != more.end()) return options;
+    for (auto const& entry : fs::directory_iterator(deps() / "bin")) {
+        if (entry.path().filename().string().starts_with("qemu-system-"))
+            options.insert(options.end(), {"--qemu", entry.path()});
+    }
+    options.insert(options.end(), {"--qemu", "/usr/bin/qemu-system-x86_64", "--qemu",
+                                   real / "bin/../qemu-10.0/usr/bin/qemu-system-x86_64"});
+    for (auto const* const name : {"SIDECAR_QEMU_7_2", "SIDECAR_QEMU_10_0"}) {
+        if (char const* named = std::getenv(name)) options.insert(options.end(), {"--qemu", named});
+    }
+    return options;
 }
 
 }  // namespace lab

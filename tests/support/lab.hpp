@@ -94,4 +94,8 @@ std::string why_impossible();
 fs::path program(std::string const& name);  ///< build/bin/NAME, beside the running executable.
 fs::path deps();  ///< SIDECAR_DEPS, or .deps of the checkout.
 
+/// Options of `serve` with which it runs the guests of tests: with the QEMUs of scripts/setup and
+/// of the distribution, and with the test guest's kernel. Without the QEMUs if `more` names one.
+Argv allow_guests(Argv const& more = {});
+
 }  // namespace lab

@@ -80,6 +80,8 @@ Argv Scene::serve_line(Host const& host, Argv const& more) const {
                               other.directory.string() + "=" + host.directory.string(),
                               "--map-path", other.logs.string() + "=" + host.logs.string()});
     for (auto const& word : credentials(host)) argv.push_back(word);
+    auto const allowed = allow_guests(more);
+    argv.insert(argv.end(), allowed.begin(), allowed.end());
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
 }

@@ -54,6 +54,35 @@ void separate(Lab const& lab) {
     ip_at(lab.a().netns, {"-6", "route", "add", b.ip6 + "/128", "via", "fd77::fe"});
 }
 
+Host add_relay(Lab const& lab) {
+    auto const router = router_of(lab);
+    Host d;
+    d.name = "d";
+    d.netns = router.substr(0, router.size() - 1) + "d";
+    d.directory = lab.directory() / "d";
+    d.images = d.directory / "images";
+    d.run_dir = d.directory / "run";
+    d.state_dir = d.directory / "state";
+    d.logs = lab.directory() / "logs-d";
+    d.ip4 = "10.77.0.4";
+    d.ip6 = "fd77::4";
+    for (auto const& one : {d.images, d.run_dir, d.state_dir, d.logs}) fs::create_directories(one);
+    must_run({"ip", "netns", "add", d.netns});
+    ip_at(d.netns, {"link", "set", "lo", "up"});
+    ip_at(d.netns, {"link", "add", bridge, "address", "02:00:00:00:00:04", "type", "bridge",
+                    "forward_delay", "0"});
+    ip_at(d.netns, {"link", "set", bridge, "up"});
+    ip_at(d.netns, {"link", "add", "up0", "type", "veth", "peer", "name", "host-d", "netns",
+                    lab.switch_netns()});
+    ip_at(d.netns, {"link", "set", "up0", "master", bridge, "up"});
+    ip_at(lab.switch_netns(), {"link", "set", "host-d", "master", bridge, "up"});
+    ip_at(d.netns, {"address", "add", d.ip4 + "/24", "dev", bridge});
+    ip_at(d.netns, {"address", "add", d.ip6 + "/64", "dev", bridge, "nodad"});
+    ip_at(d.netns, {"route", "add", lab.b().ip4 + "/32", "via", "10.77.0.254"});
+    ip_at(d.netns, {"-6", "route", "add", lab.b().ip6 + "/128", "via", "fd77::fe"});
+    return d;
+}
+
 std::unique_ptr<PacketLine> lengthen(Lab const& lab, std::chrono::microseconds round_trip) {
     ip_at(lab.b().netns, {"link", "delete", "up0"});  // and its other end
     auto line = std::make_unique<PacketLine>(lab.switch_netns(), lab.b().netns, round_trip, 0);

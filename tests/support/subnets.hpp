@@ -14,6 +14,10 @@ namespace lab {
 /// addresses, as a host route, so that a scene names it as in each lab; its bridge has no wire.
 void separate(Lab const& lab);
 
+/// A host d in the network of host a and the client, with the bridge br0, after separate(). Its
+/// files and its namespace go with the lab.
+Host add_relay(Lab const& lab);
+
 /// Makes host b's wire a long one, before this network or that of RoutedSite is built. Must outlive
 /// all that uses it.
 std::unique_ptr<PacketLine> lengthen(Lab const& lab, std::chrono::microseconds round_trip);

@@ -9,7 +9,7 @@
 #include "sidecar/cli/options.hpp"
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/description.hpp"
-#include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/destination_line.hpp"
 
 using namespace sidecar;
 using core::Json;
@@ -30,6 +30,22 @@ bool is_usage_error(std::vector<std::string> words) {
 }
 
 }  // namespace
+
+TEST_CASE("options: --anchor implies a move by an anchor, and fits no other") {
+    auto const parsed = parse({"migrate", "--with-storage", "web1", "hostb", "--key", "k",
+                               "--anchor", "[2001:db8::3]:77"});
+    REQUIRE(std::holds_alternative<Options>(parsed));
+    auto const& chosen = std::get<Options>(parsed).migrate;
+    CHECK(chosen.network == NetworkChoice::anchor);
+    CHECK(chosen.anchor_host == "[2001:db8::3]:77");
+    auto const sent = MigrateOptions::from_json(chosen.to_json());
+    REQUIRE(sent);
+    CHECK(sent->anchor_host == chosen.anchor_host);
+    for (auto const* network : {"bridge", "vxlan", "evpn"}) {
+        CHECK(is_usage_error({"migrate", "--with-storage", "web1", "hostb", "--key", "k",
+                              "--anchor", "hostc", "--network", network}));
+    }
+}
 
 TEST_CASE("options: migrate") {
     auto const parsed =
@@ -277,16 +293,68 @@ TEST_CASE("options: what is wrong is usage, exit 2") {
     CHECK(is_usage_error({"run", "w"}));
     CHECK(is_usage_error({"status", "--", "qemu"}));
     CHECK(is_usage_error({"serve", "--plaintext", "--map-path", "nowhere"}));
+    CHECK(is_usage_error({"serve", "--plaintext", "--allow-path", "images"}));
+    CHECK(is_usage_error({"serve", "--plaintext", "--qemu", "qemu-system-x86_64"}));
     CHECK(is_usage_error({"resolve", "w", "--to", "elsewhere"}));
+}
+
+TEST_CASE("options: what serve allows, each more than once") {
+    auto const parsed =
+        parse({"serve", "--plaintext", "--allow-path", "/a", "--allow-path", "/b", "--allow-bridge",
+               "br0", "--allow-device", "vfio-pci", "--allow-device", "usb-host", "--qemu", "/q/a",
+               "--qemu", "/q/b", "--map-path", "/srv=/data"});
+    auto const* options = std::get_if<Options>(&parsed);
+    REQUIRE(options != nullptr);
+    auto const& maps = options->serve.maps;
+    using Words = std::vector<std::string>;
+    CHECK(maps.programs == Words{"/q/a", "/q/b"});
+    CHECK(maps.allowed_devices == Words{"vfio-pci", "usb-host"});
+    CHECK(is_allowed_bridge(maps, "br0"));
+    CHECK_FALSE(is_allowed_bridge(maps, "br1"));
+    CHECK(is_allowed_bridge({}, "br1"));
+    auto const policy = policy_of(maps, {});
+    CHECK(policy.directories == Words{"/srv/vm", "/var/lib/libvirt/images", "/data", "/a", "/b"});
+}
+
+TEST_CASE("a command line from a peer runs only if all of it is allowed") {
+    Description guest;
+    guest.argv = {"qemu-system-x86_64", "-drive", "file=d0.raw,format=raw,if=virtio",
+                  "-incoming",          "exec:x", "-daemonize"};
+    guest.working_directory = "/srv/vm";
+    guest.machine_type = "pc-q35-7.2";
+    MovedDisk disk;
+    disk.name = "d0";
+    disk.path = "/srv/vm/d0.raw";
+    guest.disks.push_back(disk);
+    HostMaps maps;
+    maps.paths = {{"/srv/vm", "/data"}};
+    auto const allowed = map_command_line(maps, guest, {});
+    if (!allowed) FAIL(allowed.error().sentence());
+    CHECK(allowed->line.program() == "/usr/bin/qemu-system-x86_64");
+    REQUIRE(allowed->files.size() == 1);
+    CHECK(allowed->files[0].path == "/data/d0.raw");
+    CHECK(allowed->files[0].access == qmp::FileAccess::image);
+
+    guest.argv.insert(guest.argv.end(), {"-plugin", "x.so", "-D", "/etc/passwd"});
+    guest.argv[0] = "/bin/sh";
+    auto const refused = map_command_line(maps, guest, {});
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == core::Errc::refused);
+    for (auto const* const part : {"`/bin/sh`: ", "`-plugin x.so`: ", "`-D /etc/passwd`: "}) {
+        INFO(refused.error().sentence());
+        CHECK(refused.error().sentence().find(part) != std::string::npos);
+    }
 }
 
 TEST_CASE("paths are mapped by whole components, the longest first") {
     HostMaps maps;
-    maps.paths = {{"/srv/vm", "/data"}, {"/srv/vm/fast", "/nvme"}};
+    maps.paths = {{"/srv/vm", "/data"}, {"/srv/vm/fast", "/nvme"}, {"/srv/vm/b.raw", "/c.raw"}};
     CHECK(map_path(maps, "/srv/vm/a.raw") == "/data/a.raw");
     CHECK(map_path(maps, "/srv/vm/fast/a.raw") == "/nvme/a.raw");
     CHECK(map_path(maps, "/srv/vmx/a.raw") == "/srv/vmx/a.raw");
-    CHECK(map_path(maps, "/srv/vm") == "/data/");
+    CHECK(map_path(maps, "/srv/vm") == "/data");
+    CHECK(map_path(maps, "/srv/vm/b.raw") == "/c.raw");
+    CHECK(map_path(maps, "/srv/vm/x/../b.raw") == "/data/b.raw");
     CHECK(absolute("a/../b.raw", "/srv") == "/srv/b.raw");
 }
 

@@ -1,6 +1,8 @@
 // A guest moves to a host of another subnet, behind a router, and back. Its place on its home
-// network is an anchor meanwhile: no packet of a client there is lost, in either family.
+// network is an anchor meanwhile: no packet of a client there is lost, in either family. The anchor
+// is its home host, or another one of that network, so that its home host can be switched off.
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 
 #include <catch2/catch.hpp>
@@ -35,6 +37,7 @@ void must_be_nothing_left(Scene& scene, Host const& host) {
     CHECK(anchors(scene, host).size() == 0);
     CHECK(links(host, "sca").empty());
     CHECK(links(host, "sat").empty());
+    CHECK(links(host, "sas").empty());
     auto const records = host.state_dir / ".anchors";
     CHECK((!fs::exists(records) || fs::is_empty(records)));
     for (auto const& process : processes_in(host.netns)) {
@@ -57,6 +60,18 @@ Output check(Scene& scene, Argv const& more = {}) {
     line.insert(line.end(), more.begin(), more.end());
     line.insert(line.end(), {scene.guest().name(), scene.b().address()});
     return scene.sidecar(scene.a(), line);
+}
+
+/// Everything on the host ends, and nothing is reached through it.
+void switch_off(Scene& scene, Host const& host) {
+    scene.kill_serve(host);
+    for (auto const& seen : processes_in(host.netns)) {
+        auto const process = core::Process::open(seen.pid);
+        if (process) (void)process->signal(SIGKILL);
+    }
+    wait_until("the end of all processes of host " + host.name, end_limit,
+               [&] { return processes_in(host.netns).empty(); });
+    scene.net().link(host, false);
 }
 
 constexpr auto local_ip4 = "10.78.0.50";
@@ -150,6 +165,49 @@ TEST_CASE("anchor: to another subnet and back, no packet is lost", "[vm][anchor]
     must_have_kept_sessions(seen, guest);
     must_be_nothing_left(scene, scene.a());
     must_be_nothing_left(scene, scene.b());
+    expect::guest_whole(scene, scene.a());
+}
+
+TEST_CASE("anchor: a relay keeps the network of a guest whose home host is off, no packet is lost",
+          "[vm][anchor][relay]") {
+    constexpr int serve_port = 4790;
+    GuestOptions const guest{.qemu = "10.0"};
+    Host relay;
+    Scene scene({.guest = guest, .furnish = [&relay](Lab const& lab) {
+                     separate(lab);
+                     relay = add_relay(lab);
+                 }});
+    Daemon const serve("serve", {program("sidecar"), "serve", "--key", scene.key_file()},
+                       relay.place(), relay.logs);
+    wait_until("`sidecar serve` of the relay", 20s,
+               [&] { return accepts(relay.netns, relay.ip6, serve_port); });
+    Watch watch(scene.net(), scene.guest());
+    auto const there = scene.migrate(scene.a(), {"--anchor", relay.address()});
+    INFO("there: " << there.text() << serve.err());
+    REQUIRE(there.exit_status == 0);
+    CHECK(there.report["network"]["anchor"]["stand_in"].boolean_or(false));
+    switch_off(scene, scene.a());
+    scene.guest().must_be_alive();
+    CHECK(scene.guest().runs_on(scene.b()));
+    auto const home = anchors(scene, relay);
+    REQUIRE(home.size() == 1);
+    INFO("home: " << home.dump());
+    must_carry(home.elements()[0], "home");
+    CHECK(home.elements()[0]["kind"].text_or("") == "stand_in");
+
+    scene.net().link(scene.a(), true);
+    scene.start_serve(scene.a());
+    auto const back = scene.migrate(scene.b());
+    INFO("back: " << back.text());
+    REQUIRE(back.exit_status == 0);
+    scene.guest().must_be_alive();
+    CHECK(scene.guest().runs_on(scene.a()));
+    auto const seen = watch.finish();
+    expect::no_packet_lost(seen, true);
+    must_have_kept_sessions(seen, guest);
+    for (auto const* host : {&scene.a(), &scene.b(), static_cast<Host const*>(&relay)}) {
+        must_be_nothing_left(scene, *host);
+    }
     expect::guest_whole(scene, scene.a());
 }
 

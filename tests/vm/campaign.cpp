@@ -35,9 +35,11 @@ void every_kind(std::string const& qemu) {
 
 }  // namespace
 
-TEST_CASE("round trips: ten there and back, every kind of guest, QEMU 7.2", "[.][round-trips]") {
+TEST_CASE("round trips: ten there and back, every kind of guest, QEMU 7.2",
+          "[.][round-trips][qemu-7.2]") {
     every_kind("7.2");
 }
-TEST_CASE("round trips: ten there and back, every kind of guest, QEMU 10.0", "[.][round-trips]") {
+TEST_CASE("round trips: ten there and back, every kind of guest, QEMU 10.0",
+          "[.][round-trips][qemu-10.0]") {
     every_kind("10.0");
 }

@@ -1,0 +1,84 @@
+#include "sidecar/guest/destination_line.hpp"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "qmp/launch.hpp"
+
+namespace sidecar {
+
+using core::Result;
+
+std::vector<std::string> const& default_guest_directories() {
+    static std::vector<std::string> const directories{"/srv/vm", "/var/lib/libvirt/images"};
+    return directories;
+}
+
+qmp::LaunchPolicy policy_of(HostMaps const& maps, Description const& description) {
+    qmp::LaunchPolicy policy;
+    policy.programs = maps.programs;
+    policy.directories = default_guest_directories();
+    for (auto const& [from, to] : maps.paths) policy.directories.push_back(to);
+    policy.directories.insert(policy.directories.end(), maps.allowed_paths.begin(),
+                              maps.allowed_paths.end());
+    policy.bridges = maps.allowed_bridges;
+    policy.devices = maps.allowed_devices;
+    for (auto const& disk : description.disks) policy.images.push_back(map_path(maps, disk.path));
+    policy.descriptors = {qmp::qmp_fd_in_qemu};
+    return policy;
+}
+
+std::string map_path(HostMaps const& maps, std::string const& path) {
+    auto mapped = qmp::map_path(maps.paths, path);
+    if (mapped == path) return path;
+    return std::filesystem::path(mapped).lexically_normal().string();
+}
+
+std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
+    for (auto const& [from, to] : maps.bridges) {
+        if (from == bridge) return to;
+    }
+    return bridge;
+}
+
+bool is_allowed_bridge(HostMaps const& maps, std::string const& bridge) {
+    auto const& named = maps.allowed_bridges;
+    return named.empty() || std::ranges::find(named, bridge) != named.end();
+}
+
+Result<qmp::CommandLine> flattened(Description const& description) {
+    TRY(auto line, qmp::CommandLine::parse(description.argv));
+    for (auto const& disk : description.disks) {
+        if (disk.layers_above_base > 1) line.flatten(disk.node, disk.layers_above_base);
+    }
+    return line;
+}
+
+Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description const& description,
+                                          std::vector<qmp::TapDescriptors> const& taps,
+                                          bool incoming) {
+    TRY(auto const line, flattened(description));
+    auto policy = policy_of(maps, description);
+    for (auto const& tap : taps) {
+        policy.descriptors.insert(policy.descriptors.end(), tap.fds.begin(), tap.fds.end());
+    }
+    qmp::Mapping mapping;
+    // Without one, allow() refuses the source's.
+    mapping.qemu = qmp::choose_program(policy, line.program()).value_or("");
+    mapping.machine_type = description.machine_type;
+    mapping.qmp_fd = qmp::qmp_fd_in_qemu;
+    mapping.working_directory = description.working_directory;
+    mapping.prefixes = maps.paths;
+    mapping.taps = taps;
+    mapping.incoming = incoming;
+    TRY(auto const mapped, line.for_destination(mapping));
+    auto allowed = qmp::allow(mapped, policy);
+    if (!allowed) return std::unexpected(qmp::refusal_error(allowed.error()));
+    return std::move(*allowed);
+}
+
+Result<std::string> map_program(HostMaps const& maps, std::string const& program) {
+    return qmp::choose_program({.programs = maps.programs}, program);
+}
+
+}  // namespace sidecar

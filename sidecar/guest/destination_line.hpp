@@ -1,0 +1,42 @@
+// The command line that a guest of another host gets here: the source's, with this host's names,
+// and only if all of it is known to be safe (qmp/launch_policy.hpp). Used by the checks before a
+// guest arrives, and by its launch. Invariant: no QEMU starts for a guest of another host with a
+// line that did not pass here.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "qmp/launch_policy.hpp"
+#include "sidecar/guest/description.hpp"
+#include "sidecar/host/settings.hpp"
+
+namespace sidecar {
+
+/// Directories that every guest may use; `serve --allow-path` and `--map-path` name more.
+std::vector<std::string> const& default_guest_directories();
+
+/// What the guest may use. QEMU inherits its monitor's socket and no taps.
+qmp::LaunchPolicy policy_of(HostMaps const& maps, Description const& description);
+
+/// FROM=TO applied to a path: the longest FROM that is the path or a directory above
+/// it; else unchanged.
+std::string map_path(HostMaps const& maps, std::string const& path);
+/// This host's bridge for the source's bridge; unchanged if no map names it.
+std::string map_bridge(HostMaps const& maps, std::string const& bridge);
+bool is_allowed_bridge(HostMaps const& maps, std::string const& bridge);
+
+/// The source's command line, in which the images that become one are named as one.
+core::Result<qmp::CommandLine> flattened(Description const& description);
+
+/// QEMU's command line for this host, with the files that it names; taps are `taps`, already
+/// opened. `incoming`: as qmp::Mapping's. Fails with refused: every option that may not run here.
+core::Result<qmp::AllowedLine> map_command_line(HostMaps const& maps,
+                                                Description const& description,
+                                                std::vector<qmp::TapDescriptors> const& taps,
+                                                bool incoming = true);
+
+/// The program that runs here where the source ran `program`. Fails with refused.
+core::Result<std::string> map_program(HostMaps const& maps, std::string const& program);
+
+}  // namespace sidecar
