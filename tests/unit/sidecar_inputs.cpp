@@ -278,12 +278,20 @@ TEST_CASE("options: what follows -- is QEMU's, untouched") {
           std::vector<std::string>{"qemu-system-x86_64", "--bridge", "-v", "--"});
 }
 
+TEST_CASE("options: without --with-storage no disk is copied") {
+    auto const parsed = parse({"migrate", "web1", "h", "--plaintext"});
+    REQUIRE(parsed);
+    CHECK_FALSE(parsed->migrate.with_storage);
+    auto const again = MigrateOptions::from_json(parsed->migrate.to_json());
+    REQUIRE(again);
+    CHECK_FALSE(again->with_storage);
+}
+
 TEST_CASE("options: what is wrong is usage, exit 2") {
     CHECK(is_usage_error({}));
     CHECK(is_usage_error({"mirgate"}));
     CHECK(is_usage_error({"migrate", "web1"}));
     CHECK(is_usage_error({"migrate", "--with-storage", "web1", "h"}));  // no security option
-    CHECK(is_usage_error({"migrate", "web1", "h", "--plaintext"}));  // RAM only
     CHECK(is_usage_error({"migrate", "--with-storage", "../x", "h", "--plaintext"}));
     CHECK(is_usage_error({"migrate", "--with-storage", "w", "h", "--plaintext", "--key", "k"}));
     CHECK(is_usage_error(
@@ -412,6 +420,24 @@ TEST_CASE("a description from a peer is checked against its limits") {
     CHECK_FALSE(spoil_base([](MovedDisk& d) { d.layout.compat = "1.1,preallocation=full"; }));
     CHECK_FALSE(spoil_base([](MovedDisk& d) { d.layout.compression = "lzma"; }));
     CHECK_FALSE(spoil_base([](MovedDisk& d) { d.layout.refcount_bits = 65; }));
+    auto const is_shared = [](Description& d) {
+        d.shared = std::exchange(d.disks, {});
+        d.shared.front().shared_inode = "12";
+        d.shared_secret = "s";
+    };
+    auto const shared = spoil(is_shared);
+    REQUIRE(shared);
+    CHECK(shared->disks.empty());
+    CHECK(shared->shared.at(0).shared_inode == "12");
+    CHECK(shared->shared_secret == "s");
+    CHECK_FALSE(spoil([&](Description& d) {
+        is_shared(d);
+        d.shared.front().shared_inode.clear();
+    }));
+    CHECK_FALSE(spoil([&](Description& d) {
+        is_shared(d);
+        d.shared.resize(1000, d.shared.front());
+    }));
     CHECK_FALSE(Description::from_json(Json::array()));
 }
 
