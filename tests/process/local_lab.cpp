@@ -164,8 +164,6 @@ void Lab::move() {
     sh(fmt::format("ip link set guest netns {}", far_.path()));
     far_.enter();
     sh("ip link set guest master sca1 addrgenmode none; ip link set guest up");
-    // As the announcement after a move does: the bridge knew the guest behind the tunnel.
-    sh(fmt::format("bridge fdb replace {} dev guest master dynamic", guest_mac));
     // Both ends of the wire notice it a moment later.
     REQUIRE(soon([&] {
         auto const port = must(netlink.link("guest"));
@@ -173,6 +171,9 @@ void Lab::move() {
                contains(at(guest_, "ip -br link show eth0"), " UP ");
     }));
     far_.enter();
+    // As the announcement after a move does: the bridge knew the guest behind the tunnel. A port
+    // takes no such entry before it forwards.
+    sh(fmt::format("bridge fdb replace {} dev guest master dynamic", guest_mac));
 }
 
 LocalAddress Lab::local(bool new_sessions, int which) const {

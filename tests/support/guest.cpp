@@ -289,6 +289,31 @@ Json Guest::ask(Json const& command, Milliseconds limit) const {
     return parsed;
 }
 
+namespace {
+
+/// What the guest's RAM has of a virtqueue (virtio 1.2, 2.7): the indexes, and when each side wants
+/// to be notified. With them it can be told whether a notification was lost, and on which side.
+std::string rings_of(Qmp& qemu, Json const& state) {
+    auto const size = state["vring-num"].integer_or(0);
+    auto const avail = state["vring-avail"].integer_or(0);
+    auto const used = state["vring-used"].integer_or(0);
+    std::string text;
+    auto const show = [&](char const* what, std::int64_t address, int words) {
+        auto const line = fmt::format("xp /{}hx {:#x}", words, address);
+        text += fmt::format(
+            "\n{}: {}", what,
+            qemu.execute("human-monitor-command", Json::object({{"command-line", line}}))
+                .text_or(""));
+    };
+    show("avail flags, idx", avail, 2);
+    show("used_event", avail + 4 + 2 * size, 1);
+    show("used flags, idx", used, 2);
+    show("avail_event", used + 4 + 8 * size, 1);
+    return text;
+}
+
+}  // namespace
+
 /// For a guest that does not answer: what its QEMU, its tap and the switch say.
 std::string Guest::evidence() const {
     std::string text;
@@ -309,7 +334,7 @@ std::string Guest::evidence() const {
                     auto const state =
                         qemu.execute("x-query-virtio-queue-status",
                                      Json::object({{"path", device["path"]}, {"queue", queue}}));
-                    text += "\n" + state.dump();
+                    text += "\n" + state.dump() + rings_of(qemu, state);
                 }
             }
         } catch (Failure const& failure) {
