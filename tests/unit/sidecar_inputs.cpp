@@ -280,9 +280,10 @@ TEST_CASE("options: what follows -- is QEMU's, untouched") {
 
 TEST_CASE("options: without --with-storage no disk is copied") {
     auto const parsed = parse({"migrate", "web1", "h", "--plaintext"});
-    REQUIRE(parsed);
-    CHECK_FALSE(parsed->migrate.with_storage);
-    auto const again = MigrateOptions::from_json(parsed->migrate.to_json());
+    REQUIRE(std::holds_alternative<Options>(parsed));
+    auto const& chosen = std::get<Options>(parsed).migrate;
+    CHECK_FALSE(chosen.with_storage);
+    auto const again = MigrateOptions::from_json(chosen.to_json());
     REQUIRE(again);
     CHECK_FALSE(again->with_storage);
 }
