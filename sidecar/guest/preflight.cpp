@@ -377,21 +377,6 @@ Result<> check_allowed(Paths const& paths, HostMaps const& maps, Description con
     return checked;
 }
 
-protocol::FindSharedAnswer find_shared(Paths const& paths, HostMaps const& maps,
-                                       std::string const& migration_id,
-                                       protocol::FindShared const& request) {
-    auto const policy = policy_of(maps, {});
-    protocol::FindSharedAnswer answer;
-    for (auto const& image : request.images) {
-        auto const path = map_path(maps, image.path);
-        bool const allowed =
-            check_file_use(paths, policy, {"a disk", path, FileAccess::image}).has_value();
-        answer.shared.push_back(
-            allowed && storage::is_same_storage(path, image.inode, migration_id, request.secret));
-    }
-    return answer;
-}
-
 std::vector<std::string> access_warnings(Description const& description) {
     std::vector<std::string> lines;
     for (auto const& disk : description.disks) {

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "netmove/netlink.hpp"
-#include "sidecar/channel/protocol_shared.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/host/settings.hpp"
 #include "storage/owned_file.hpp"
@@ -32,11 +31,6 @@ core::Result<std::vector<netmove::GuestInterface>> map_interfaces(
 /// its files; the sentence names every option or file. Logs it. Looks at nothing else.
 core::Result<> check_allowed(Paths const& paths, HostMaps const& maps,
                              Description const& description);
-
-/// Which of the images on the source are files that this host sees too, and lets guests use.
-protocol::FindSharedAnswer find_shared(Paths const& paths, HostMaps const& maps,
-                                       std::string const& migration_id,
-                                       protocol::FindShared const& request);
 
 /// What the images of the guest's disks keep at the source and lose here: one sentence for each.
 std::vector<std::string> access_warnings(Description const& description);

@@ -65,7 +65,7 @@ Task<Result<protocol::HeardAnswer>> DestinationMigration::on(protocol::Heard) {
 }
 
 Task<Result<protocol::FindSharedAnswer>> DestinationMigration::on(protocol::FindShared request) {
-    co_return find_shared(paths_, options_.maps, migration_id_, request);
+    co_return survey_.find_shared(request);
 }
 
 Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {
