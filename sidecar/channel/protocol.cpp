@@ -25,6 +25,7 @@ constexpr std::array verbs = {
     std::string_view("check"),
     std::string_view("survey"),
     std::string_view("heard"),
+    std::string_view("find_shared"),
     std::string_view("prepare"),
     std::string_view("reexport"),
     std::string_view("base"),
@@ -106,9 +107,10 @@ bool may_ask(Role role, Verb verb) {
 }
 
 Features const& our_features() {
-    static Features const all = {Feature::verify,        Feature::base,    Feature::conntrack,
-                                 Feature::replicate,     Feature::vtep,    Feature::anchor,
-                                 Feature::local_address, Feature::stand_in};
+    static Features const all = {
+        Feature::verify,        Feature::base,     Feature::conntrack,
+        Feature::replicate,     Feature::vtep,     Feature::anchor,
+        Feature::local_address, Feature::stand_in, Feature::shared_storage};
     return all;
 }
 

@@ -41,6 +41,7 @@
 #include "netmove/mover.hpp"
 #include "netmove/tunnel/tunnel.hpp"
 #include "netmove/vxlan_mover.hpp"
+#include "sidecar/channel/protocol_shared.hpp"
 #include "sidecar/channel/survey.hpp"
 #include "sidecar/channel/verb.hpp"
 #include "sidecar/host/host_identity.hpp"
@@ -80,7 +81,8 @@ enum class Feature : std::uint8_t {
     vtep,
     anchor,
     local_address,
-    stand_in
+    stand_in,
+    shared_storage
 };
 using Features = std::set<Feature>;
 /// The features of this release.
@@ -484,8 +486,8 @@ struct Progress {
 
 using FromCommand =
     std::variant<Migrate, Set, Cancel, Resolve, Status, Replicate, ReplicateStop, Release, Peer>;
-using FromSource = std::variant<Check, Survey, Heard, Prepare, Reexport, HashBase, Hash, Fire,
-                                Frames, ReturnFrames, Conntrack, Seal, Commit, Abort>;
+using FromSource = std::variant<Check, Survey, Heard, FindShared, Prepare, Reexport, HashBase, Hash,
+                                Fire, Frames, ReturnFrames, Conntrack, Seal, Commit, Abort>;
 using FromReplicationSource =
     std::variant<ReplicateBegin, ReplicateComplete, ReplicateHandOver, ReplicateForget>;
 

@@ -25,6 +25,7 @@ enum class Verb : std::uint8_t {
     check,
     survey,
     heard,
+    find_shared,
     prepare,
     reexport,
     base,

@@ -217,7 +217,8 @@ struct Parser {
         migrate = with_guest("migrate", "Move a guest to another host");
         auto& chosen = options.migrate;
         migrate->add_option("DESTINATION", chosen.destination, "HOST[:PORT] of a `sidecar serve`");
-        migrate->add_flag("--with-storage", chosen.with_storage, "Move the local disks as well");
+        migrate->add_flag("--with-storage", chosen.with_storage,
+                          "Copy the disks that DESTINATION does not see");
         migrate_security.add_to(*migrate);
         migrate->add_flag("--check", chosen.check_only,
                           "Run every check on both hosts, change nothing, and end");
@@ -438,11 +439,6 @@ Result<> Parser::finish_migrate() {
     TRY(chosen.dns, migrate_dns.finish());
     TRY_VOID(migrate_move.finish(chosen));
     chosen.throttle = throttle == "auto";
-    if (!chosen.with_storage) {
-        return fail(Errc::invalid,
-                    "hosts that share no storage need `migrate --with-storage`; "
-                    "moving only the RAM is not supported yet");
-    }
     return {};
 }
 

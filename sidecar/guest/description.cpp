@@ -48,22 +48,22 @@ std::string short_name(qmp::BlockDevice const& disk) {
     return disk.node_name;
 }
 
-/// What a copy of the guest's data would leave behind.
-Result<> check_nothing_inside(qmp::BlockDevice const& disk, std::string const& name) {
+/// What a copy of the guest's data would leave behind; empty: nothing.
+std::string what_is_inside(qmp::BlockDevice const& disk, std::string const& name) {
     if (disk.snapshots > 0) {
-        return fail(Errc::refused,
-                    "disk {} has {} internal snapshots (`qemu-img snapshot -l`), which are not "
-                    "copied and would be lost: delete them first (delvm), or make them images of "
-                    "their own (`qemu-img convert -l`)",
-                    name, disk.snapshots);
+        return fmt::format(
+            "disk {} has {} internal snapshots (`qemu-img snapshot -l`), which are not "
+            "copied and would be lost: delete them first (delvm), or make them images of "
+            "their own (`qemu-img convert -l`)",
+            name, disk.snapshots);
     }
     for (auto const& bitmap : disk.bitmaps) {
         if (!bitmap.persistent) continue;
-        return fail(Errc::refused,
-                    "disk {} has the persistent dirty bitmap {} of another program (of a backup?), "
-                    "which is not copied: remove it first (block-dirty-bitmap-remove); the next "
-                    "backup is a full one then",
-                    name, bitmap.name);
+        return fmt::format(
+            "disk {} has the persistent dirty bitmap {} of another program (of a backup?), "
+            "which is not copied: remove it first (block-dirty-bitmap-remove); the next "
+            "backup is a full one then",
+            name, bitmap.name);
     }
     return {};
 }
@@ -82,7 +82,7 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
     }
     if (disk.encrypted)
         return fail(Errc::refused, "disk {} is encrypted: that cannot be moved yet", moved.name);
-    TRY_VOID(check_nothing_inside(disk, moved.name));
+    moved.left_behind = what_is_inside(disk, moved.name);
     moved.path = absolute(disk.file_name, working_directory);
     struct stat file{};
     if (disk.file_name.empty() || stat(moved.path.c_str(), &file) < 0) {
@@ -224,6 +224,13 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     co_return description;
 }
 
+Result<> check_nothing_left_behind(Description const& description) {
+    for (auto const& disk : description.disks) {
+        if (!disk.left_behind.empty()) return fail(Errc::refused, "{}", disk.left_behind);
+    }
+    return {};
+}
+
 Json MovedDisk::to_json() const {
     Json base_list = Json::array();
     for (auto const& base : bases) base_list.add(base.to_json());
@@ -247,6 +254,7 @@ Json MovedDisk::to_json() const {
                          {"bases", base_list},
                          {"layers_above_base", layers_above_base},
                          {"base_is_relative", base_is_relative},
+                         {"shared_inode", shared_inode},
                          {"chain", names}});
 }
 
@@ -321,6 +329,7 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
         TRY(disk.access, storage::FileAccess::from_json(json["access"]));
     }
     TRY_VOID(take_chain(disk, json));
+    disk.shared_inode = json["shared_inode"].text_or("");
     return disk;
 }
 
@@ -329,6 +338,8 @@ Json Description::to_json() const {
     for (auto const& word : argv) words.add(word);
     Json disk_list = Json::array();
     for (auto const& disk : disks) disk_list.add(disk.to_json());
+    Json shared_list = Json::array();
+    for (auto const& disk : shared) shared_list.add(disk.to_json());
     Json device_list = Json::array();
     for (auto const& device : devices) device_list.add(device);
     Json interface_list = Json::array();
@@ -341,6 +352,8 @@ Json Description::to_json() const {
                          {"qemu_version", qemu_version},
                          {"ram_bytes", ram_bytes},
                          {"disks", disk_list},
+                         {"shared", shared_list},
+                         {"shared_secret", shared_secret},
                          {"devices", device_list},
                          {"interfaces", interface_list},
                          {"owner", owner ? owner->to_json() : Json()}});
@@ -368,7 +381,8 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(made.qemu_version, json.text("qemu_version"));
     TRY(auto const ram, json.integer("ram_bytes"));
     made.ram_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(ram, 0));
-    if (json["argv"].size() > arguments_max || json["disks"].size() > disks_max ||
+    if (json["argv"].size() > arguments_max ||
+        json["disks"].size() + json["shared"].size() > disks_max ||
         json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max) {
         return fail(Errc::protocol, "the guest's description is too long");
     }
@@ -379,6 +393,13 @@ Result<Description> Description::from_json(Json const& json) {
         TRY(auto one, MovedDisk::from_json(disk));
         made.disks.push_back(std::move(one));
     }
+    for (auto const& disk : json["shared"].elements()) {
+        TRY(auto one, MovedDisk::from_json(disk));
+        if (one.shared_inode.empty())
+            return fail(Errc::protocol, "shared disk {} is described without its inode", one.name);
+        made.shared.push_back(std::move(one));
+    }
+    made.shared_secret = json["shared_secret"].text_or("");
     for (auto const& interface : json["interfaces"].elements()) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));

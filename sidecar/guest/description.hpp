@@ -16,7 +16,7 @@
 
 namespace sidecar {
 
-/// One disk that is migrated.
+/// One disk of the guest: its data is copied, or it is on storage that both hosts see.
 struct MovedDisk {
     std::string name;    ///< For people: the device's id, else QEMU's name of the drive.
     /// As query-block reports it; with qdev, the way to find the disk at the destination.
@@ -37,6 +37,9 @@ struct MovedDisk {
     std::string base_node = {};  ///< At the source: a node over the first base. Not sent.
     std::vector<std::string> chain =
         {};  ///< At the source, with a base: the names of all its images.
+    std::string shared_inode = {};  ///< Of the image, in decimal, if it stays where it is.
+    /// What a copy of its data would lose: a sentence; empty: nothing. Not sent.
+    std::string left_behind = {};
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MovedDisk> from_json(core::Json const& json);
@@ -50,7 +53,10 @@ struct Description {
     std::string machine_type;  ///< Full, versioned.
     std::string qemu_version;  ///< For messages.
     std::uint64_t ram_bytes = 0;
-    std::vector<MovedDisk> disks;
+    std::vector<MovedDisk> disks;  ///< That are copied.
+    /// On storage that both hosts see: not copied, and nothing of them is made or removed.
+    std::vector<MovedDisk> shared = {};
+    std::string shared_secret = {};  ///< Of the marks: storage/shared_storage.hpp.
     std::vector<std::string> devices;  ///< See guest_drift.hpp.
     std::vector<netmove::GuestInterface> interfaces;
     /// Who owns the guest, as the source knows it. None: its release does not say so.
@@ -82,5 +88,9 @@ bool is_off(std::string const& run_state);
 core::Task<core::Result<Description>> describe(Guest& guest, std::string migration_id,
                                                std::vector<std::string> bases,
                                                RunStatePolicy standing, core::Deadline deadline);
+
+/// Fails with refused, in a sentence that says what to do, if a copy of the guest's disks would
+/// lose something that is in their images: internal snapshots, persistent bitmaps.
+core::Result<> check_nothing_left_behind(Description const& description);
 
 }  // namespace sidecar

@@ -23,7 +23,9 @@ qmp::LaunchPolicy policy_of(HostMaps const& maps, Description const& description
                               maps.allowed_paths.end());
     policy.bridges = maps.allowed_bridges;
     policy.devices = maps.allowed_devices;
-    for (auto const& disk : description.disks) policy.images.push_back(map_path(maps, disk.path));
+    for (auto const* const disks : {&description.disks, &description.shared}) {
+        for (auto const& disk : *disks) policy.images.push_back(map_path(maps, disk.path));
+    }
     policy.descriptors = {qmp::qmp_fd_in_qemu};
     return policy;
 }

@@ -171,6 +171,7 @@ Result<> check_media(qmp::CommandLine const& line, std::vector<qmp::BlockDevice>
 Task<Result<>> check_same_disks(qmp::Client& client, Description const& description,
                                 Deadline deadline) {
     CO_TRY(auto const devices, co_await qmp::query_block(client, deadline));
+    for (auto const& disk : description.shared) CO_TRY_VOID(check_disk(disk, devices));
     for (auto const& disk : description.disks) {
         CO_TRY_VOID(check_disk(disk, devices));
         if (disk.bases.empty()) continue;

@@ -22,6 +22,7 @@
 #include "sidecar/guest/allowed_files.hpp"
 #include "sidecar/guest/destination_line.hpp"
 #include "storage/image.hpp"
+#include "storage/shared_storage.hpp"
 
 namespace sidecar {
 
@@ -98,6 +99,25 @@ Result<> check_files(HostMaps const& maps, Description const& description) {
         if (access(directory.c_str(), W_OK) != 0) {
             return fail(Errc::refused, "`{}` needs the directory {} on the destination: {}",
                         socket.option, directory, std::strerror(errno));
+        }
+    }
+    return {};
+}
+
+/// The disks that are not copied are, as the source says, on storage that this host sees too.
+Result<> check_shared(HostMaps const& maps, Description const& description) {
+    for (auto const& disk : description.shared) {
+        auto const path = map_path(maps, disk.path);
+        if (!storage::is_same_storage(path, disk.shared_inode, description.migration_id,
+                                      description.shared_secret)) {
+            return fail(Errc::refused,
+                        "{} (for disk {}) is not the file on the destination that it is on the "
+                        "source: was its storage unmounted?",
+                        path, disk.name);
+        }
+        if (access(path.c_str(), R_OK | W_OK) != 0) {
+            return fail(Errc::refused, "{} (for disk {}) cannot be opened on the destination: {}",
+                        path, disk.name, std::strerror(errno));
         }
     }
     return {};
@@ -338,6 +358,9 @@ Result<> check_allowed(Paths const& paths, HostMaps const& maps, Description con
                     {"the base of disk " + disk.name, map_path(maps, base.path), FileAccess::read});
             }
         }
+        for (auto const& disk : description.shared) {
+            uses.push_back({"disk " + disk.name, map_path(maps, disk.path), FileAccess::image});
+        }
         std::vector<std::string> refusals;
         for (auto const& use : uses) {
             auto const checked = check_file_use(paths, policy, use);
@@ -383,6 +406,7 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_bases(maps, description));
     CO_TRY_VOID(check_files(maps, description));
     CO_TRY_VOID(check_disks(maps, description, leftovers));
+    CO_TRY_VOID(check_shared(maps, description));
     CO_TRY_VOID(check_memory(description));
     CO_TRY_VOID(check_network(maps, description));
     CO_TRY(auto const program, map_program(maps, description.argv.front()));

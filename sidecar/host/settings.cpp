@@ -133,6 +133,7 @@ Json MigrateOptions::to_json() const {
     return Json::object({{"destination", destination},
                          {"tls_mode", static_cast<int>(tls.mode)},
                          {"tls_path", tls.path},
+                         {"with_storage", with_storage},
                          {"check_only", check_only},
                          {"resume", resume},
                          {"verify", verify},
@@ -153,7 +154,7 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     MigrateOptions made;
     TRY(made.destination, json.text("destination"));
     TRY(made.tls, tls_from(json));
-    made.with_storage = true;
+    made.with_storage = json["with_storage"].boolean_or(true);
     made.check_only = json["check_only"].boolean_or(false);
     made.verify = json["verify"].boolean_or(false);
     for (auto const& base : json["bases"].elements()) made.bases.push_back(base.text_or(""));

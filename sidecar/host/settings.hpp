@@ -75,7 +75,7 @@ struct DnsOptions {
 struct MigrateOptions {
     std::string destination;  ///< HOST[:PORT]
     core::TlsConfig tls;
-    bool with_storage = false;
+    bool with_storage = false;  ///< Copy the disks that the destination does not see.
     bool check_only = false;
     /// Resume the migration that the guest's sidecar found; starts no new one.
     bool resume = false;

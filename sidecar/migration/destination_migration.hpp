@@ -91,6 +91,7 @@ private:
     [[nodiscard]] core::Result<> check_exported() const;
     Outcome<protocol::CheckAnswer> on(protocol::Check check);
     Outcome<protocol::SurveyAnswer> on(protocol::Survey survey);
+    Outcome<protocol::FindSharedAnswer> on(protocol::FindShared request);
     Outcome<protocol::HeardAnswer> on(protocol::Heard);
     Outcome<protocol::Packed> on(protocol::Prepare prepare);
     Outcome<protocol::Packed> on(protocol::Reexport);

@@ -64,6 +64,10 @@ Task<Result<protocol::HeardAnswer>> DestinationMigration::on(protocol::Heard) {
     co_return co_await survey_.heard();
 }
 
+Task<Result<protocol::FindSharedAnswer>> DestinationMigration::on(protocol::FindShared request) {
+    co_return survey_.find_shared(request);
+}
+
 Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {
     return bases_.hash(std::move(request));
 }

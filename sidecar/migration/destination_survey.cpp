@@ -4,9 +4,11 @@
 
 #include "core/log.hpp"
 #include "core/stream.hpp"
+#include "sidecar/guest/allowed_files.hpp"
 #include "sidecar/guest/destination_line.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/host/limits.hpp"
+#include "storage/shared_storage.hpp"
 
 namespace sidecar {
 
@@ -21,6 +23,21 @@ Result<protocol::DataPort> DestinationSurvey::offer_port() {
     }
     TRY(int const port, core::local_port(offered_.get()));
     return protocol::DataPort{port, range};
+}
+
+protocol::FindSharedAnswer DestinationSurvey::find_shared(
+    protocol::FindShared const& request) const {
+    auto const& maps = context_.options.maps;
+    auto const policy = policy_of(maps, {});
+    protocol::FindSharedAnswer answer;
+    for (auto const& image : request.images) {
+        auto const path = map_path(maps, image.path);
+        qmp::FileUse const use{"a disk", path, qmp::FileAccess::image};
+        answer.shared.push_back(
+            check_file_use(context_.paths, policy, use) &&
+            storage::is_same_storage(path, image.inode, context_.migration_id, request.secret));
+    }
+    return answer;
 }
 
 Result<protocol::SurveyAnswer> DestinationSurvey::begin(protocol::Survey const& survey) {

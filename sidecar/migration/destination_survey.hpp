@@ -1,5 +1,6 @@
-// DestinationSurvey: what this host says of its bridges before a guest comes, and whether a frame
-// that the source sends from its own bridges arrives there. Changes nothing.
+// DestinationSurvey: what this host says before a guest comes of what both hosts may share: images
+// that it sees too, and bridges at which a frame arrives that the source sends from its own.
+// Changes nothing.
 #pragma once
 
 #include <optional>
@@ -19,6 +20,8 @@ public:
     /// source that can connect to it can send them. Fails with refused if none is free.
     core::Result<protocol::DataPort> offer_port();
     void end_offer() { offered_.reset(); }
+    /// Which images of the source are files that this host sees too, and lets guests use.
+    [[nodiscard]] protocol::FindSharedAnswer find_shared(protocol::FindShared const& request) const;
     /// Listens from now on, instead of for an earlier request. Fails with the error of netlink.
     core::Result<protocol::SurveyAnswer> begin(protocol::Survey const& survey);
     /// Waits for what has not arrived yet, for limits::adjacency_wait.

@@ -107,6 +107,7 @@ Json MigrationReport::report() const {
     if (parts_.disks.mirror() && parts_.disks.mirror()->report().verify)
         made.set("verify", parts_.disks.mirror()->report().verify->json());
     made.set("disks", disks());
+    if (!context_.description.shared.empty()) made.set("shared_disks", shared_disks());
     made.set("ram", ram());
     made.set("network", parts_.network.report(parts_.state.outcome == machine::Outcome::moved));
     if (auto dns = parts_.dns.report(); !dns.is_null()) made.set("dns", dns);
@@ -201,6 +202,15 @@ Json MigrationReport::disks() const {
         }
         if (bases.size() > 0) one.set("bases", bases);
         list.add(one);
+    }
+    return list;
+}
+
+/// Those that stay on storage that both hosts see.
+Json MigrationReport::shared_disks() const {
+    Json list = Json::array();
+    for (auto const& disk : context_.description.shared) {
+        list.add(Json::object({{"name", disk.name}, {"path", disk.path}}));
     }
     return list;
 }
@@ -307,6 +317,10 @@ Json MigrationReport::checked() const {
         lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
                               disk.name, disk.format, disk.virtual_bytes >> 20,
                               disk.allocated_bytes >> 20));
+    }
+    for (auto const& disk : context_.description.shared) {
+        lines.add(fmt::format("disk {}: {} is on storage that both hosts see, and stays there",
+                              disk.name, disk.path));
     }
     for (auto const& disk : context_.description.disks) {
         for (auto const& base : disk.bases) {

@@ -67,6 +67,7 @@ private:
     [[nodiscard]] core::Json convergence() const;
     [[nodiscard]] core::Json ram_convergence() const;
     [[nodiscard]] core::Json disks() const;
+    [[nodiscard]] core::Json shared_disks() const;
     [[nodiscard]] core::Json ram() const;
     [[nodiscard]] core::Json phases() const;
     void add_moments(core::Json& report) const;

@@ -30,9 +30,6 @@ Task<Result<>> SourceMigration::check() {
     CO_TRY(description_,
            co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::running,
                              context_.within(limits::check_timeout)));
-    for (auto const& path : context_.image_paths()) {
-        CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
-    }
     if (auto const& wrapper = guest_.command_line.wrapper(); !wrapper.empty()) {
         warn(fmt::format("QEMU runs there without `{}`", fmt::join(wrapper, " ")));
     }
@@ -42,6 +39,10 @@ Task<Result<>> SourceMigration::check() {
     CO_TRY_VOID(co_await check_owner());
     CO_TRY_VOID(co_await peer_.connect(context_.within(limits::connect_timeout)));
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
+    CO_TRY(auto const marks, co_await shared_.find());
+    for (auto const& path : context_.image_paths()) {
+        CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
+    }
     CO_TRY_VOID(co_await network_.choose());
     protocol::Check request{description_.to_json(), network_.anchors().probe_key()};
     CO_TRY(auto checked,
@@ -97,6 +98,7 @@ Task<Result<>> SourceMigration::prepare_destination() {
         key_ = core::random_hex(32);
         CO_TRY_VOID(write_key(context_.key_directory(), key_));
     }
+    auto const marks = shared_.mark();
     auto const& anchors = network_.anchors();
     protocol::Prepare request{description_.to_json(), key_, anchors.keys(), anchors.anchor_port()};
     CO_TRY(auto endpoints,
@@ -133,7 +135,7 @@ Task<Result<>> SourceMigration::start_ram() {
         .converge_limit = std::chrono::seconds(options_.converge_limit_s),
         .bandwidth = shares.ram,
         .throttle = options_.throttle,
-        .hold = disks_.mirror() != nullptr || !guest_.nics.empty(),
+        .hold = disks_.mirror() != nullptr || !description_.shared.empty() || !guest_.nics.empty(),
         .before_stop = [this] { return network_.before_stop(); },
         .record = [this](Json const& settings) { return record_.note_ram_settings(settings); },
         .not_converging = [this] { ram_not_converging(); }};

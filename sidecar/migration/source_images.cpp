@@ -27,6 +27,7 @@ Result<std::vector<std::string>> recorded_images(Paths const& paths, std::string
     if (record.is_null() || record["migration_id"].text_or("") != migration_id) return images;
     TRY(auto const description, Description::from_json(record["description"]));
     for (auto const& disk : description.disks) images.push_back(disk.path);
+    for (auto const& disk : description.shared) images.push_back(disk.path);
     return images;
 }
 

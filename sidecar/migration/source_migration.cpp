@@ -80,6 +80,7 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
                               },
                           .silent = [this] { note_monitor_silent(); }}),
       bases_(context_),
+      shared_(context_),
       disks_(context_, record_),
       pause_(context_, {.may_cancel = [this] { return machine::source::may_cancel(state_); },
                         .limit_exceeded =

@@ -22,6 +22,7 @@
 #include "sidecar/migration/migration_timeline.hpp"
 #include "sidecar/migration/qemu_monitor.hpp"
 #include "sidecar/migration/ram_stream.hpp"
+#include "sidecar/migration/shared_disks.hpp"
 #include "sidecar/migration/source_context.hpp"
 #include "sidecar/migration/source_disks.hpp"
 #include "sidecar/migration/source_network.hpp"
@@ -155,6 +156,7 @@ private:
     MigrationRecord record_;
     QemuMonitor monitor_;
     BaseComparison bases_;
+    SharedDisks shared_;
     SourceDisks disks_;
     GuestPause pause_;
     RamStream ram_;

@@ -96,6 +96,7 @@ Task<Result<>> ReplicationSource::begin() {
     CO_TRY(description_,
            co_await describe(guest_, migration_id_, {}, RunStatePolicy::running_or_off,
                              Deadline::after(limits::check_timeout)));
+    CO_TRY_VOID(check_nothing_left_behind(description_));
     description_.owner = registry::local_entry(loop_, guest_.paths, guest_.name);
     find_agent();
     if (settings_.hand_over) CO_TRY_VOID(co_await look_at_guest());

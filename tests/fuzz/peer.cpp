@@ -92,6 +92,7 @@ void check_description(Json const& json) {
     must(description->migration_id.find('/') == std::string::npos &&
          description->migration_id != "..");
     for (auto const& disk : description->disks) check_disk(disk);
+    for (auto const& disk : description->shared) check_disk(disk);
     std::vector<qmp::TapDescriptors> taps;
     int number = qmp::first_tap_fd_in_qemu;
     for (auto const& interface : description->interfaces) {
@@ -144,6 +145,10 @@ void check(sidecar::protocol::Fire const& request) {
     for (auto const& interface : request.interfaces) check_interface(interface);
 }
 void check(sidecar::protocol::Hash const& request) { check_hash_request(request); }
+void check(sidecar::protocol::FindShared const& request) {
+    for (auto const& image : request.images) must(image.path.starts_with('/'));
+    check_round_trip(request);
+}
 void check_anchor(std::string const& guest, std::vector<sidecar::protocol::AnchorEnd> const& ends) {
     must(guest.find('/') == std::string::npos && !guest.starts_with('.') && !guest.empty());
     for (auto const& end : ends) {

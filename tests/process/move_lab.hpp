@@ -85,7 +85,7 @@ struct MoveHost {
     /// The guest web1, in br0, with the address 10.1.0.10. `more`: options of its QEMU;
     /// `environment`: of its sidecar. Returns when it runs.
     void start_guest(Argv const& more = {}, std::vector<std::string> const& environment = {}) {
-        lab::write_file(directory + "/d0", std::string(disk_bytes, 'd'));
+        lab::write_file(disk, std::string(disk_bytes, 'd'));
         Argv words{"run",
                    "web1",
                    "--bridge",
@@ -102,7 +102,7 @@ struct MoveHost {
                    "-display",
                    "none",
                    "-drive",
-                   "if=none,id=d0,format=raw,file=" + directory + "/d0",
+                   "if=none,id=d0,format=raw,file=" + disk,
                    "-device",
                    "virtio-blk-pci,drive=d0",
                    "-netdev",
@@ -135,6 +135,7 @@ struct MoveHost {
     std::string netns;
     std::string directory;
     std::string address;
+    std::string disk = directory + "/d0";  ///< Of the guest that starts here.
     std::optional<lab::Daemon> serve;
     std::optional<lab::Daemon> run;
 };
@@ -143,9 +144,18 @@ struct MoveHost {
 struct MoveLab {
     /// `more`: options of the guest's QEMU; `allowed`: of each `serve`.
     explicit MoveLab(Argv const& more = {}, Argv const& allowed = {}) {
+        make_network();
+        for (auto* const host : {&a, &b}) start_serve(*host, allowed);
+        a.start_guest(more);
+    }
+    /// The hosts and their networks; nothing runs there yet.
+    struct Empty {};
+    explicit MoveLab(Empty) { make_network(); }
+
+    void make_network() const {
         sh(fmt::format("ip -n {} link add wire type veth peer name wire netns {}", a.netns,
                        b.netns));
-        for (auto* const host : {&a, &b}) {
+        for (auto const* const host : {&a, &b}) {
             lab::Visit const visit(host->netns);
             sh(
                 fmt::format("ip address add {}/24 dev wire; ip link set wire up;"
@@ -157,8 +167,6 @@ struct MoveLab {
             make_bridge("br0");
             sh("ip address add 10.1.0.1/24 dev br0");
         }
-        for (auto* const host : {&a, &b}) start_serve(*host, allowed);
-        a.start_guest(more);
     }
     /// `more`: options besides the directories of the other host.
     void start_serve(MoveHost& host, Argv const& more = {}) const {

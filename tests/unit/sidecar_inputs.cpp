@@ -278,12 +278,21 @@ TEST_CASE("options: what follows -- is QEMU's, untouched") {
           std::vector<std::string>{"qemu-system-x86_64", "--bridge", "-v", "--"});
 }
 
+TEST_CASE("options: without --with-storage no disk is copied") {
+    auto const parsed = parse({"migrate", "web1", "h", "--plaintext"});
+    REQUIRE(std::holds_alternative<Options>(parsed));
+    auto const& chosen = std::get<Options>(parsed).migrate;
+    CHECK_FALSE(chosen.with_storage);
+    auto const again = MigrateOptions::from_json(chosen.to_json());
+    REQUIRE(again);
+    CHECK_FALSE(again->with_storage);
+}
+
 TEST_CASE("options: what is wrong is usage, exit 2") {
     CHECK(is_usage_error({}));
     CHECK(is_usage_error({"mirgate"}));
     CHECK(is_usage_error({"migrate", "web1"}));
     CHECK(is_usage_error({"migrate", "--with-storage", "web1", "h"}));  // no security option
-    CHECK(is_usage_error({"migrate", "web1", "h", "--plaintext"}));  // RAM only
     CHECK(is_usage_error({"migrate", "--with-storage", "../x", "h", "--plaintext"}));
     CHECK(is_usage_error({"migrate", "--with-storage", "w", "h", "--plaintext", "--key", "k"}));
     CHECK(is_usage_error(
@@ -356,6 +365,29 @@ TEST_CASE("paths are mapped by whole components, the longest first") {
     CHECK(map_path(maps, "/srv/vm/b.raw") == "/c.raw");
     CHECK(map_path(maps, "/srv/vm/x/../b.raw") == "/data/b.raw");
     CHECK(absolute("a/../b.raw", "/srv") == "/srv/b.raw");
+}
+
+TEST_CASE("a description of shared disks from a peer is checked against its limits") {
+    Description good;
+    good.guest = "web1";
+    good.migration_id = "0123456789abcdef";
+    good.argv = {"qemu-system-x86_64"};
+    good.working_directory = "/";
+    good.machine_type = "pc-q35-7.2";
+    good.shared.push_back({"d0", "d0", "", "#block1", "/srv/d0.raw", "raw", 1 << 20, 0, {}});
+    good.shared.front().shared_inode = "12";
+    good.shared_secret = "s";
+    auto const again = Description::from_json(good.to_json());
+    REQUIRE(again);
+    CHECK(again->disks.empty());
+    CHECK(again->shared.at(0).shared_inode == "12");
+    CHECK(again->shared_secret == "s");
+    auto without_inode = good;
+    without_inode.shared.front().shared_inode.clear();
+    CHECK_FALSE(Description::from_json(without_inode.to_json()));
+    auto too_many = good;
+    too_many.shared.resize(1000, too_many.shared.front());
+    CHECK_FALSE(Description::from_json(too_many.to_json()));
 }
 
 TEST_CASE("a description from a peer is checked against its limits") {

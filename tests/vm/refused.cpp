@@ -91,7 +91,6 @@ TEST_CASE("refused: usage", "[vm][refused]") {
     refused(scene, scene.a(), migrate("web1", destination(scene), {"--key", "/nowhere/keys.psk"}),
             {2, 3}, "/nowhere/keys.psk");
     auto const to = destination(scene);
-    with({"migrate", "web1", to, "--key", scene.key_file()}, "--with-storage");
     with(migrate("web1", to, {}), "--key");
     with(migrate("web1", to, {"--plaintext", "--key", scene.key_file()}), "--");
     with(migrate("../web1", to, key(scene)), "guest name");
@@ -109,6 +108,7 @@ TEST_CASE("refused: what does not exist", "[vm][refused]") {
         refused(scene, scene.a(), argv, statuses, words);
     };
     with(migrate("nobody", to, key(scene)), {2, 3}, "nobody");
+    with({"migrate", "web1", to, "--key", scene.key_file()}, {3}, "--with-storage");
     with({"attach", "other", "--qmp", "/nowhere/qmp.sock"}, {2, 3}, "/nowhere/qmp.sock");
     with({"attach", "other"}, {2, 3}, "other");
     with({"cancel", "nobody"}, {2, 3}, "nobody");
