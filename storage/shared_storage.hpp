@@ -18,7 +18,7 @@ std::string mark_path(std::string const& image, std::string const& id);
 /// The marks of one migration.
 class DirectoryMarks {
 public:
-    /// Marks the directory of each image with `secret`, which nobody can guess. A directory in
+    /// Marks the directory of each image with `secret`, which must be random. A directory in
     /// which no file can be made has none, and so counts as this host's own.
     DirectoryMarks(std::vector<std::string> const& images, std::string const& id,
                    std::string const& secret);

@@ -57,7 +57,7 @@ struct HomeRecord {
     std::string guest;
     netmove::MacAddress mac;  ///< Of the guest's interface.
     AnchorTap tap;
-    /// Of a stand-in: the interface as it was when the guest left, with the tap and bridge of this
+    /// Of a stand-in: the guest's interface at the time it left, with the tap and bridge of this
     /// host.
     std::optional<netmove::GuestInterface> interface = {};
     bool was_persistent = false;  ///< The tap, before the anchor.

@@ -77,7 +77,7 @@ Result<> check_bridge(netmove::Netlink& netlink, netmove::Link const& bridge,
     if (!vxlan || vxlan->learning) return {};
     return fail(Errc::refused,
                 "its bridge {} has a VXLAN device that does not learn: the hosts of VNI {} would "
-                "not know that the guest's addresses are behind it",
+                "not learn that the guest's addresses are there",
                 bridge.name, vxlan->vni);
 }
 

@@ -14,7 +14,7 @@ using core::Task;
 
 namespace {
 
-/// Bytes of a secret: nobody guesses one while a check runs.
+/// Bytes of a secret: too many to guess one while a check runs.
 constexpr std::size_t secret_bytes = 16;
 
 std::vector<std::string> paths_of(std::vector<MovedDisk> const& disks) {

@@ -41,6 +41,25 @@ struct MoveHost {
             if (process) (void)process->signal(SIGKILL);
         }
     }
+    /// The guest's QEMU.
+    void kill_qemu() const {
+        for (auto const& seen : lab::processes_in(netns)) {
+            if (seen.argv.empty() || !contains(seen.argv[0], "qemu-system")) continue;
+            must(must(core::Process::open(seen.pid)).signal(SIGKILL));
+        }
+    }
+    /// Waits until a process of this host has stopped at a hook of `migration`.
+    [[nodiscard]] core::Process wait_stopped(lab::Daemon& migration) const {
+        std::optional<core::Process> stopped;
+        lab::wait_until("the source's sidecar to stop", 60s, [&] {
+            if (!migration.running()) throw lab::Failure("`migrate` ended: " + migration.err());
+            for (auto const& seen : lab::processes_in(netns)) {
+                if (seen.state == 'T') stopped = must(core::Process::open(seen.pid));
+            }
+            return stopped.has_value();
+        });
+        return std::move(*stopped);
+    }
     [[nodiscard]] Argv command(Argv const& words) const {
         Argv argv{lab::program("sidecar"), "--run-dir", directory + "/run", "--state-dir",
                   directory + "/state"};

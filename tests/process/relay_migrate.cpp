@@ -186,21 +186,11 @@ TEST_CASE("relay: a migration that is undone after STOP leaves the guest at home
     lab.add_bridge_of_relay();
     auto const before = lab.r.traces();
     auto migration = lab.a.start_migration(lab.b, {"--anchor", lab.r.address});
-    pid_t stopped = 0;
-    lab::wait_until("the source's sidecar to stop", 60s, [&] {
-        if (!migration.running()) throw lab::Failure("`migrate` ended: " + migration.err());
-        for (auto const& seen : lab::processes_in(lab.a.netns)) {
-            if (seen.state == 'T') stopped = seen.pid;
-        }
-        return stopped != 0;
-    });
+    auto const stopped = lab.a.wait_stopped(migration);
     CHECK(lab.r.anchors().size() == 1);
     // The destination loses the guest's QEMU.
-    for (auto const& seen : lab::processes_in(lab.b.netns)) {
-        if (seen.argv.empty() || !contains(seen.argv[0], "qemu-system")) continue;
-        must(must(core::Process::open(seen.pid)).signal(SIGKILL));
-    }
-    must(must(core::Process::open(stopped)).signal(SIGCONT));
+    lab.b.kill_qemu();
+    must(stopped.signal(SIGCONT));
     auto const status = migration.wait(60s);
     INFO(migration.err());
     CHECK(status == 1);

@@ -102,19 +102,9 @@ TEST_CASE("shared storage: a migration that is undone after STOP leaves the disk
           "[migrate][shared-storage]") {
     SharedLab lab({}, {"SIDECAR_TEST_STOP_AT=copy_final"});
     auto migration = lab.a.start_migration(lab.b, {"--network=anchor"});
-    pid_t stopped = 0;
-    lab::wait_until("the source's sidecar to stop", 60s, [&] {
-        if (!migration.running()) throw lab::Failure("`migrate` ended: " + migration.err());
-        for (auto const& seen : lab::processes_in(lab.a.netns)) {
-            if (seen.state == 'T') stopped = seen.pid;
-        }
-        return stopped != 0;
-    });
-    for (auto const& seen : lab::processes_in(lab.b.netns)) {
-        if (seen.argv.empty() || !contains(seen.argv[0], "qemu-system")) continue;
-        must(must(core::Process::open(seen.pid)).signal(SIGKILL));
-    }
-    must(must(core::Process::open(stopped)).signal(SIGCONT));
+    auto const stopped = lab.a.wait_stopped(migration);
+    lab.b.kill_qemu();
+    must(stopped.signal(SIGCONT));
     auto const status = migration.wait(60s);
     INFO(migration.err());
     CHECK(status == 1);

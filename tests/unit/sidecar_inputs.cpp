@@ -367,14 +367,26 @@ TEST_CASE("paths are mapped by whole components, the longest first") {
     CHECK(absolute("a/../b.raw", "/srv") == "/srv/b.raw");
 }
 
+namespace {
+
+/// Of a guest without disks.
+Description description() {
+    Description made;
+    made.guest = "web1";
+    made.migration_id = "0123456789abcdef";
+    made.argv = {"qemu-system-x86_64"};
+    made.working_directory = "/";
+    made.machine_type = "pc-q35-7.2";
+    return made;
+}
+
+MovedDisk raw_disk() { return {"d0", "d0", "", "#block1", "/srv/d0.raw", "raw", 1 << 20, 0, {}}; }
+
+}  // namespace
+
 TEST_CASE("a description of shared disks from a peer is checked against its limits") {
-    Description good;
-    good.guest = "web1";
-    good.migration_id = "0123456789abcdef";
-    good.argv = {"qemu-system-x86_64"};
-    good.working_directory = "/";
-    good.machine_type = "pc-q35-7.2";
-    good.shared.push_back({"d0", "d0", "", "#block1", "/srv/d0.raw", "raw", 1 << 20, 0, {}});
+    auto good = description();
+    good.shared.push_back(raw_disk());
     good.shared.front().shared_inode = "12";
     good.shared_secret = "s";
     auto const again = Description::from_json(good.to_json());
@@ -391,13 +403,8 @@ TEST_CASE("a description of shared disks from a peer is checked against its limi
 }
 
 TEST_CASE("a description from a peer is checked against its limits") {
-    Description good;
-    good.guest = "web1";
-    good.migration_id = "0123456789abcdef";
-    good.argv = {"qemu-system-x86_64"};
-    good.working_directory = "/";
-    good.machine_type = "pc-q35-7.2";
-    good.disks.push_back({"d0", "d0", "", "#block1", "/srv/d0.raw", "raw", 1 << 20, 0, {}});
+    auto good = description();
+    good.disks.push_back(raw_disk());
     auto const again = Description::from_json(good.to_json());
     REQUIRE(again);
     CHECK(again->disks.front().path == "/srv/d0.raw");

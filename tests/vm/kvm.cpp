@@ -28,7 +28,7 @@ std::int64_t lost(core::Json const& seen) {
 constexpr std::size_t last_words_bytes = 1500;
 
 /// For a QEMU that ended: the ends of what the programs of both hosts printed, and of the kernel's
-/// log, which nobody reads after this machine has ended.
+/// log, which is lost when this machine ends.
 std::string last_words(Lab const& lab) {
     std::string text;
     auto const add = [&text](std::string const& name, std::string const& all) {
