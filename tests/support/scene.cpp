@@ -14,6 +14,7 @@ namespace {
 constexpr int serve_port = 4790;
 constexpr Milliseconds ready_limit = 20s;
 constexpr Milliseconds hook_limit = 120s;
+constexpr Milliseconds hook_look_interval = 100ms;
 
 Argv sidecar_line(Argv const& arguments) {
     Argv argv{program("sidecar")};
@@ -189,12 +190,17 @@ Migration Scene::finish(Daemon& migration) {
 }
 
 Migration Scene::finish_past_hooks(Daemon& migration) const {
-    auto const until = std::chrono::steady_clock::now() + migration_limit;
-    while (!migration.wait(look_interval) && std::chrono::steady_clock::now() < until) {
+    using std::chrono::steady_clock;
+    auto const until = steady_clock::now() + migration_limit;
+    auto next_look = steady_clock::now();
+    while (!migration.wait(look_interval) && steady_clock::now() < until) {
+        // A look reads all of /proc, so it is rare: the guests need the processors.
+        if (steady_clock::now() < next_look) continue;
         for (Host const* host : {&a(), &b()}) {
             auto const seen = guest_sidecar(*host);
             if (seen && seen->state == 'T') signal_process(seen->pid, SIGCONT);
         }
+        next_look = steady_clock::now() + hook_look_interval;
     }
     return finish(migration);
 }

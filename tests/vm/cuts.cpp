@@ -121,7 +121,7 @@ TEST_CASE("cuts: a link that stays down ends the command, and --resume continues
                            .random_mib = random_bytes >> 20,
                            .rate = 20}});
     auto migration = scene.start_migration(
-        scene.a(), {"--bandwidth", std::to_string(bandwidth), "--link-timeout", "1"});
+        scene.a(), {"--bandwidth", std::to_string(bandwidth), "--link-timeout", "5"});
     scene.wait_copied(scene.a(), 0.5);
     scene.net().link(scene.b(), false);
     auto const waits = Scene::finish(migration);
