@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "core/fd.hpp"
+#include "core/library.hpp"
 
 namespace netmove {
 
@@ -17,6 +18,34 @@ using core::fail;
 using core::Result;
 
 namespace {
+
+// libnftables, loaded when it is first used: it and what it needs would cost each sidecar 0.5 MiB.
+#define NFTABLES_FUNCTIONS(X)    \
+    X(nft_ctx_buffer_error)      \
+    X(nft_ctx_buffer_output)     \
+    X(nft_ctx_free)              \
+    X(nft_ctx_get_error_buffer)  \
+    X(nft_ctx_get_output_buffer) \
+    X(nft_ctx_new)               \
+    X(nft_ctx_output_set_flags)  \
+    X(nft_ctx_set_dry_run)       \
+    X(nft_run_cmd_from_buffer)
+
+#define DECLARE(name) decltype(&::name) name = nullptr;
+NFTABLES_FUNCTIONS(DECLARE)
+#undef DECLARE
+
+/// A second call does nothing. Fails with refused if it is missing.
+Result<> load_nftables() {
+    static bool loaded = false;
+    if (loaded) return {};
+    TRY(auto const library, core::Library::load({"libnftables.so.1"}, "libnftables1"));
+#define BIND(name) TRY_VOID(library.bind(name, #name));
+    NFTABLES_FUNCTIONS(BIND)
+#undef BIND
+    loaded = true;
+    return {};
+}
 
 /// nft's complaint as a part of a sentence: its first line, without "Error: ", which is followed by
 /// the command and an arrow.
@@ -40,6 +69,7 @@ Result<Nft> Nft::open() {
         return core::fail_os(Errc::refused, errno,
                              "this kernel has no nftables (CONFIG_NF_TABLES), which networks need");
     }
+    TRY_VOID(load_nftables());
     Nft nft(nft_ctx_new(NFT_CTX_DEFAULT));
     if (!nft.context_ || nft_ctx_buffer_output(nft.context_.get()) != 0 ||
         nft_ctx_buffer_error(nft.context_.get()) != 0) {
