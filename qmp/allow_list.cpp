@@ -97,7 +97,6 @@ constexpr auto reasons = std::to_array<Entry>({
     {"qtest", debugs},
     {"qtest-log", writes},
     {"readconfig", hides},
-    {"runas", user},
     {"s", debugs},
     {"semihosting", "it lets the guest open files of the destination"},
     {"semihosting-config", "it lets the guest open files of the destination"},

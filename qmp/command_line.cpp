@@ -449,6 +449,11 @@ std::string CommandLine::pidfile() const {
 
 std::string CommandLine::guest_name() const { return setting_of("name", "guest"); }
 
+std::string CommandLine::user() const {
+    auto const* option = last_of("runas");
+    return option == nullptr ? setting_of("run-with", "user") : option->value.value_or("");
+}
+
 std::string CommandLine::uuid() const {
     auto const* option = last_of("uuid");
     return option == nullptr ? "" : option->value.value_or("");

@@ -121,6 +121,8 @@ public:
     [[nodiscard]] std::string pidfile() const;  ///< Empty: none.
     [[nodiscard]] std::string guest_name() const;  ///< -name guest=; empty: none.
     [[nodiscard]] std::string uuid() const;  ///< Empty: none.
+    [[nodiscard]] std::string user()
+        const;  ///< -runas, -run-with user=: a name or UID:GID; empty: none.
     [[nodiscard]] std::string machine_type() const;  ///< As written ("pc"); empty: QEMU's default.
     [[nodiscard]] std::string accelerator()
         const;  ///< The first named ("kvm"); empty: QEMU's default.

@@ -119,6 +119,20 @@ void check_usb_device(Reviewer& reviewer, Option const& option) {
     reviewer.refuse(option, "it opens a device or a file of the destination");
 }
 
+/// QEMU gives up the rights of root for those of that user. Whether there is one is the caller's
+/// question.
+void check_user(Reviewer& reviewer, Option const& option) {
+    if (!is_word(option.value.value_or("")))
+        reviewer.refuse(option, "its value is not the name of a user");
+}
+
+void check_run_with(Reviewer& reviewer, Option const& option) {
+    auto const keys = allow_list::keys_of_option("run-with").value_or("");
+    reviewer.check_keys(option, keys, [&](std::string const& key, std::string const& value) {
+        return key == "user" && is_word(value);
+    });
+}
+
 /// What QEMU writes to its log, which grows without bound.
 void check_log_items(Reviewer& reviewer, Option const& option) {
     constexpr auto items =
@@ -184,6 +198,8 @@ constexpr auto rules = std::to_array<Rule>({
     {"pidfile", check_created_file},
     {"qmp", review::monitor},
     {"qmp-pretty", review::monitor},
+    {"run-with", check_run_with},
+    {"runas", check_user},
     {"sd", review::image_option},
     {"serial", review::character},
     {"shim", check_read_file},

@@ -1,14 +1,15 @@
 #include "storage/file_access.hpp"
 
+#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
+#include <sys/fsuid.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <memory>
-#include <optional>
 
 namespace storage {
 
@@ -132,6 +133,38 @@ LocalAccess local_access(FileAccess const& access) {
     if (!uid) made.missing.push_back("user " + word_for(access.user, access.uid));
     if (!gid) made.missing.push_back("group " + word_for(access.group, access.gid));
     return made;
+}
+
+std::optional<UserIds> ids_of_user(std::string const& name) {
+    std::unique_ptr<FILE, int (*)(FILE*)> const file(std::fopen("/etc/passwd", "re"), &std::fclose);
+    while (file) {
+        auto const* const entry = ::fgetpwent(file.get());
+        if (entry == nullptr) break;
+        if (name == entry->pw_name) return UserIds{entry->pw_uid, entry->pw_gid};
+    }
+    return {};
+}
+
+namespace {
+
+/// access(2) as that user: for the time of the call, this thread has its rights and not root's.
+bool may_access(std::string const& path, UserIds const& user, int mode) {
+    auto const own_gid = static_cast<gid_t>(::setfsgid(user.gid));
+    auto const own_uid = static_cast<uid_t>(::setfsuid(user.uid));
+    bool const may = ::faccessat(AT_FDCWD, path.c_str(), mode, AT_EACCESS) == 0;
+    ::setfsuid(own_uid);
+    ::setfsgid(own_gid);
+    return may;
+}
+
+}  // namespace
+
+bool may_write(std::string const& file, UserIds const& user) {
+    return may_access(file, user, R_OK | W_OK);
+}
+
+bool may_pass(std::string const& directory, UserIds const& user) {
+    return may_access(directory, user, X_OK);
 }
 
 Result<> give_access(int fd, FileAccess const& access) {

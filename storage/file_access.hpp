@@ -4,6 +4,7 @@
 // files alone: the system's resolver of names may block.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,18 @@ struct LocalAccess {
     std::vector<std::string> missing = {};  ///< "user libvirt-qemu".
 };
 LocalAccess local_access(FileAccess const& access);
+
+/// A user and the group that it has in /etc/passwd.
+struct UserIds {
+    unsigned uid = 0;
+    unsigned gid = 0;
+};
+/// None: /etc/passwd of this host has no user of that name.
+std::optional<UserIds> ids_of_user(std::string const& name);
+/// Whether a process of that user and group, without rights of root, may read and write the file.
+/// `directory`: only pass it.
+bool may_write(std::string const& file, UserIds const& user);
+bool may_pass(std::string const& directory, UserIds const& user);
 
 /// Gives an open file that this process has created to them. Fails with io.
 core::Result<> give_access(int fd, FileAccess const& access);

@@ -14,6 +14,7 @@
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/guest/qemu_schema.hpp"
+#include "sidecar/guest/qemu_user.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/registry/limits.hpp"
 #include "storage/image.hpp"
@@ -214,6 +215,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     }
     CO_TRY_VOID(co_await find_bases(guest, std::move(bases), description, deadline));
     CO_TRY(description.devices, co_await device_names(client, deadline));
+    CO_TRY_VOID(check_qemu_may_write(guest.process.pid(), description.disks));
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
     guest.take_in_addresses();

@@ -21,6 +21,7 @@
 #include "qmp/launch.hpp"
 #include "sidecar/guest/allowed_files.hpp"
 #include "sidecar/guest/destination_line.hpp"
+#include "sidecar/guest/qemu_user.hpp"
 #include "storage/image.hpp"
 #include "storage/shared_storage.hpp"
 
@@ -60,6 +61,16 @@ Task<Result<>> check_qemu(core::Loop& loop, std::string program, std::string mac
         "QEMU on the destination ({}) does not know the machine type {}: it is older than "
         "the source's",
         program, machine_type);
+}
+
+/// QEMU here knows every option: it looks at all their names before it acts on -version.
+Task<Result<>> check_options(core::Loop& loop, qmp::CommandLine line, Deadline deadline) {
+    auto argv = line.argv();
+    argv.insert(argv.begin() + 1, "-version");
+    auto const version = co_await core::output_of(loop, argv, help_bytes_max, deadline);
+    if (version) co_return Result<>{};
+    co_return fail(Errc::refused, "QEMU on the destination does not take this command line: {}",
+                   version.error().what);
 }
 
 /// The numbers of the descriptors that the guest's taps will have: they suffice to map its command
@@ -405,12 +416,15 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_allowed(paths, maps, description));
     CO_TRY_VOID(check_bases(maps, description));
     CO_TRY_VOID(check_files(maps, description));
+    CO_TRY_VOID(check_user_here(description, policy_of(maps, description).images));
     CO_TRY_VOID(check_disks(maps, description, leftovers));
     CO_TRY_VOID(check_shared(maps, description));
     CO_TRY_VOID(check_memory(description));
     CO_TRY_VOID(check_network(maps, description));
     CO_TRY(auto const program, map_program(maps, description.argv.front()));
-    co_return co_await check_qemu(loop, program, description.machine_type, deadline);
+    CO_TRY_VOID(co_await check_qemu(loop, program, description.machine_type, deadline));
+    CO_TRY(auto allowed, map_command_line(maps, description, tap_numbers(description)));
+    co_return co_await check_options(loop, std::move(allowed.line), deadline);
 }
 
 }  // namespace sidecar

@@ -1,14 +1,20 @@
 #include "sidecar/host/keys.hpp"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <filesystem>
 
 #include "qmp/vm.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/host/paths.hpp"
+#include "sidecar/host/process_user.hpp"
 
 namespace sidecar {
 
 using core::Deadline;
+using core::fail;
+using core::fail_errno;
 using core::Json;
 using core::Result;
 using core::Task;
@@ -32,6 +38,22 @@ constexpr char const* dh_parameters =
     "7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD\n"
     "ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==\n"
     "-----END DH PARAMETERS-----\n";
+
+/// Gives the directory of a key, RUN_DIRECTORY/GUEST/KEYS, to the user of QEMU, if that is another.
+Result<> give_key(std::string const& directory, storage::UserIds const& user) {
+    if (!is_other_user(user)) return {};
+    std::error_code error;
+    for (auto const& entry : std::filesystem::directory_iterator(directory, error)) {
+        if (lchown(entry.path().c_str(), user.uid, user.gid) < 0)
+            return fail_errno(errno, "cannot give {} to QEMU's user", entry.path().string());
+    }
+    if (error) return fail_errno(error.value(), "cannot list {}", directory);
+    if (lchown(directory.c_str(), user.uid, user.gid) < 0)
+        return fail_errno(errno, "cannot give {} to QEMU's user", directory);
+    auto const guest = std::filesystem::path(directory).parent_path();
+    TRY_VOID(let_pass(guest.string()));
+    return let_pass(guest.parent_path().string());
+}
 
 }  // namespace
 
@@ -62,8 +84,8 @@ void remove_key(std::string const& directory) {
 
 std::string key_object(std::string const& migration_id) { return "sidecar-key-" + migration_id; }
 
-Task<Result<>> add_key_object(qmp::Client& client, std::string directory, std::string endpoint,
-                              std::string migration_id, Deadline deadline) {
+Task<Result<>> add_key_object(qmp::Client& client, pid_t qemu, std::string directory,
+                              std::string endpoint, std::string migration_id, Deadline deadline) {
     auto properties = Json::object({{"qom-type", "tls-creds-psk"},
                                     {"id", key_object(migration_id)},
                                     {"endpoint", endpoint},
@@ -73,9 +95,18 @@ Task<Result<>> add_key_object(qmp::Client& client, std::string directory, std::s
         properties.set("priority", server_priority);
         CO_TRY_VOID(write_replacing(directory + "/dh-params.pem", dh_parameters));
     }
+    CO_TRY(auto const user, user_of(qemu));
+    CO_TRY_VOID(give_key(directory, user));
     (void)co_await qmp::object_del(client, key_object(migration_id),
                                    deadline);  // of a try before this one
-    co_return co_await qmp::object_add(client, properties, deadline);
+    auto added = co_await qmp::object_add(client, properties, deadline);
+    if (!added && is_other_user(user)) {
+        co_return fail(
+            added.error().code,
+            "{} (QEMU runs as user {}, which must be able to pass each directory above {})",
+            added.error().what, user.uid, directory);
+    }
+    co_return added;
 }
 
 }  // namespace sidecar

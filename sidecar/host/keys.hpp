@@ -2,6 +2,8 @@
 // stream and NBD use it as tls-creds-psk on both hosts. It is deleted at the end of the migration.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
 
 #include "core/result.hpp"
@@ -24,9 +26,11 @@ void remove_key(std::string const& directory);
 
 /// The id of QEMU's object for the key of `migration_id`.
 std::string key_object(std::string const& migration_id);
-/// object-add tls-creds-psk. `endpoint` is "client" or "server". Also ok if the
-/// object exists already.
-core::Task<core::Result<>> add_key_object(qmp::Client& client, std::string directory,
+/// object-add tls-creds-psk in the QEMU `qemu`. `endpoint` is "client" or "server". Also ok if the
+/// object exists already. If QEMU runs as another user (-runas, libvirt), the key belongs to that
+/// user from then on, and the two directories above it let others pass: the run directory, and the
+/// guest's in it. What is in them stays as it was: readable by our user alone.
+core::Task<core::Result<>> add_key_object(qmp::Client& client, pid_t qemu, std::string directory,
                                           std::string endpoint, std::string migration_id,
                                           core::Deadline deadline);
 

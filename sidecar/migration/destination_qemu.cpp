@@ -92,8 +92,8 @@ Task<Result<>> DestinationQemu::add_key() {
     if (context_.key.empty()) co_return Result<>{};
     auto const directory = context_.key_directory();
     CO_TRY_VOID(write_key(directory, context_.key));
-    co_return co_await add_key_object(*context_.guest->client, directory, "server",
-                                      context_.migration_id,
+    co_return co_await add_key_object(*context_.guest->client, context_.guest->process.pid(),
+                                      directory, "server", context_.migration_id,
                                       Deadline::after(limits::prepare_timeout));
 }
 

@@ -121,8 +121,9 @@ Task<Result<>> SourceMigration::start_ram() {
                                           context_.within(limits::qmp_timeout)));
     CO_TRY_VOID(co_await disks_.arm());
     if (context_.encrypted()) {
-        CO_TRY_VOID(co_await add_key_object(*guest_.client, context_.key_directory(), "client",
-                                            migration_id_, context_.within(limits::qmp_timeout)));
+        CO_TRY_VOID(co_await add_key_object(*guest_.client, guest_.process.pid(),
+                                            context_.key_directory(), "client", migration_id_,
+                                            context_.within(limits::qmp_timeout)));
     }
     auto const shares = disks_.bandwidth_shares(true);
     disks_.set_bandwidth(shares.disks);

@@ -5,6 +5,7 @@
 #include "core/log.hpp"
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/host/keys.hpp"
+#include "sidecar/host/process_user.hpp"
 #include "sidecar/host/test_hooks.hpp"
 
 namespace sidecar {
@@ -62,17 +63,23 @@ Task<Result<>> SourceDisks::prepare() {
         context_.peer.host(), std::to_string(endpoints_.nbd_port),
         context_.encrypted() ? key_user : "",
         context_.encrypted() ? key_file(context_.key_directory()) : ""};
+    auto options = mirror_options();
+    CO_TRY(options.directory, sockets());
     mirror_ = std::make_unique<storage::Mirror>(context_.guest.loop, *context_.guest.client,
-                                                std::move(disks), destination, mirror_options());
+                                                std::move(disks), destination, std::move(options));
     auto prepared = co_await mirror_->prepare(context_.within(limits::prepare_timeout));
     for (auto const& line : mirror_->report().cleared)
         core::log::info("guest={} cleared {}", context_.guest.name, line);
     co_return prepared;
 }
 
+Result<std::string> SourceDisks::sockets() const {
+    auto const& guest = context_.guest;
+    return socket_directory(guest.paths.run(guest.name), guest.process.pid());
+}
+
 storage::MirrorOptions SourceDisks::mirror_options() {
     storage::MirrorOptions settings;
-    settings.directory = context_.guest.paths.run(context_.guest.name);
     settings.migration_id = context_.migration_id;
     settings.qemu = context_.guest.process.pid();
     settings.downtime_limit = limits::downtime_disks(context_.downtime_limit());
@@ -252,9 +259,9 @@ Task<Result<>> SourceDisks::drop(Deadline deadline) {
     if (mirror_) {
         dropped = co_await mirror_->drop(deadline);
     } else if (!context_.qemu_gone) {
+        CO_TRY(auto const directory, sockets());
         dropped = co_await storage::clear_leftovers(context_.guest.loop, *context_.guest.client,
-                                                    context_.guest.paths.run(context_.guest.name),
-                                                    deadline);
+                                                    directory, deadline);
     }
     co_return unthrottled ? dropped : unthrottled;
 }

@@ -86,6 +86,8 @@ public:
     [[nodiscard]] std::optional<std::uint64_t> throttle() const;
 
 private:
+    /// Where QEMU makes the socket of its NBD server.
+    [[nodiscard]] core::Result<std::string> sockets() const;
     [[nodiscard]] storage::MirrorOptions mirror_options();
     core::Task<void> watch_guest(core::LinkedStop& copying);
     Outcome<> copy_until_converged(std::stop_token token);

@@ -8,6 +8,7 @@
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/host/keys.hpp"
+#include "sidecar/host/process_user.hpp"
 #include "sidecar/registry/ownership.hpp"
 
 namespace sidecar {
@@ -97,6 +98,13 @@ Task<Result<>> ReplicationSource::begin() {
            co_await describe(guest_, migration_id_, {}, RunStatePolicy::running_or_off,
                              Deadline::after(limits::check_timeout)));
     CO_TRY_VOID(check_nothing_left_behind(description_));
+    CO_TRY(auto const user, user_of(guest_.process.pid()));
+    if (is_other_user(user)) {
+        co_return fail(Errc::refused,
+                       "QEMU runs as user {}, and a guest is replicated only if QEMU runs as the "
+                       "user of sidecar: it opens an image of ours in each round",
+                       user.uid);
+    }
     description_.owner = registry::local_entry(loop_, guest_.paths, guest_.name);
     find_agent();
     if (settings_.hand_over) CO_TRY_VOID(co_await look_at_guest());

@@ -207,8 +207,8 @@ Task<Result<>> ReplicationTarget::open_endpoints(std::string key) {
     auto const deadline = Deadline::after(limits::prepare_timeout);
     if (!key.empty()) {
         CO_TRY_VOID(write_key(key_directory(), key));
-        CO_TRY_VOID(co_await add_key_object(*client_, key_directory(), "server", replication_id_,
-                                            deadline));
+        CO_TRY_VOID(co_await add_key_object(*client_, qemu_.pid(), key_directory(), "server",
+                                            replication_id_, deadline));
     }
     CO_TRY(nbd_port_,
            co_await target_->open("", options_.data_ports,

@@ -45,6 +45,8 @@ void make_guest_files(std::string const& directory) {
     lab::must_run({"truncate", "--size=+512", in("one.raw")});  // no multiple of 4 KiB
     image("raw", "floppy.raw");
     lab::must_run({"truncate", "--size=1440K", in("floppy.raw")});
+    image("raw", "card.raw");
+    lab::must_run({"truncate", "--size=2M", in("card.raw")});
     image("qcow2", "one.qcow2");
     image("qcow2", "two.qcow2");
     image("qcow2", "big-clusters.qcow2", {"-o", "cluster_size=1M"});
@@ -82,12 +84,14 @@ std::string state_of(std::string const& directory) {
                             block["tray_open"].boolean_or(false));
         auto const inserted = block["inserted"];
         if (inserted.is_null()) continue;
-        text += fmt::format("  {} {} read-only {} direct {} zeroes {} size {} limits {} {}\n",
-                            inserted["image"]["filename"].text_or(""), inserted["drv"].text_or(""),
-                            inserted["ro"].boolean_or(false), inserted["cache"]["direct"].boolean_or(false),
-                            inserted["detect_zeroes"].text_or(""),
-                            inserted["image"]["virtual-size"].integer_or(-1),
-                            inserted["bps"].integer_or(-1), inserted["iops"].integer_or(-1));
+        auto const image = inserted["image"];
+        bool const direct = inserted["cache"]["direct"].boolean_or(false);
+        text +=
+            fmt::format("  {} {} read-only {} direct {} zeroes {} size {} limits {} {}\n",
+                        image["filename"].text_or(""), inserted["drv"].text_or(""),
+                        inserted["ro"].boolean_or(false), direct,
+                        inserted["detect_zeroes"].text_or(""), image["virtual-size"].integer_or(-1),
+                        inserted["bps"].integer_or(-1), inserted["iops"].integer_or(-1));
     }
     for (auto const& bus : qmp.execute("query-pci").elements()) {
         for (auto const& device : bus["devices"].elements()) {

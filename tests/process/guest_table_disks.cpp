@@ -39,15 +39,16 @@ TEST_CASE("table: formats of disks", "[table]") {
           "if=none,id=d0,format=qcow2,file={d}/encrypted.qcow2,encrypt.key-secret=s", "-device",
           "virtio-blk-pci,drive=d0"},
          "is encrypted"},
-        {"vdi", drive("format=vdi,file={d}/one.vdi"), "has format vdi"},
-        {"vmdk", drive("format=vmdk,file={d}/one.vmdk"), "has format vmdk"},
-        {"vhdx", drive("format=vhdx,file={d}/one.vhdx"), "has format vhdx"},
+        {"vdi", drive("format=vdi,file={d}/one.vdi"), "does not support live migration"},
+        {"vmdk", drive("format=vmdk,file={d}/one.vmdk"), "does not support live migration"},
+        {"vhdx", drive("format=vhdx,file={d}/one.vhdx"), "does not support live migration"},
         {"a name with a space", drive("format=raw,file={d}/a b.raw")},
         {"a name with a comma", drive("format=raw,file={d}/a,,b.raw")},
         {"a name with an umlaut", drive("format=raw,file={d}/\u00fc.raw")},
         {"a name with the prefix file:", drive("format=raw,file=file:{d}/one.raw")},
-        {"a temporary overlay", drive("format=raw,snapshot=on,file={d}/one.raw"), "snapshot"},
-        {"a directory as a disk", drive("file=fat:rw:{d},format=raw"), "fat"},
+        {"a temporary overlay", drive("format=raw,snapshot=on,file={d}/one.raw"), "snapshot=on"},
+        {"a directory as a disk", drive("file=fat:rw:{d},format=raw"),
+         "does not support live migration"},
     });
 }
 
@@ -76,7 +77,8 @@ TEST_CASE("table: ways to name a disk", "[table]") {
           "-blockdev", R"({"driver":"raw","node-name":"f1","file":"p1","read-only":true})",
           "-blockdev", R"({"driver":"file","filename":"{d}/middle.qcow2","node-name":"p0"})",
           "-blockdev", R"({"driver":"qcow2","node-name":"f0","file":"p0","backing":"f1"})",
-          "-device", "virtio-blk-pci,drive=f0,id=disk0"}},
+          "-device", "virtio-blk-pci,drive=f0,id=disk0"},
+         "the read-only image of f1 is needed"},
         {"-blockdev, part of a file",
          {"-blockdev",
           "driver=raw,node-name=f0,offset=65536,size=524288,file.driver=file,"
@@ -84,8 +86,8 @@ TEST_CASE("table: ways to name a disk", "[table]") {
           "-device", "virtio-blk-pci,drive=f0"},
          "offset"},
         {"-blockdev over -drive's file in JSON",
-         drive(
-             R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"{d}/two.raw"}})")},
+         drive(R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"{d}/two.raw"}})"),
+         "is not the absolute path of a file"},
         {"a throttle group",
          {"-object", "throttle-group,id=g0,x-iops-total=500", "-blockdev",
           "driver=throttle,node-name=t0,throttle-group=g0,file.driver=raw,"
@@ -154,7 +156,7 @@ TEST_CASE("table: controllers of disks", "[table]") {
           "usb-storage,drive=d0"}},
         {"nvme", drive("format=raw,file={d}/one.raw", "nvme,drive=d0,serial=n0"), "nvme"},
         {"sd-card",
-         {"-device", "sdhci-pci", "-drive", "if=none,id=d0,format=raw,file={d}/one.raw", "-device",
+         {"-device", "sdhci-pci", "-drive", "if=none,id=d0,format=raw,file={d}/card.raw", "-device",
           "sd-card,drive=d0"}},
         {"a port of PCI Express",
          {"-device", "pcie-root-port,id=rp0,chassis=1", "-drive",

@@ -68,8 +68,8 @@ TEST_CASE("key: QEMU protects what it is sent by AES, which processors do themse
         auto const key = core::random_hex(32);
         auto const directory = qemu.file("keys");
         REQUIRE(sidecar::write_key(directory, key));
-        REQUIRE(
-            qemu.run(sidecar::add_key_object(qemu.client(), directory, "server", "e1", soon())));
+        REQUIRE(qemu.run(sidecar::add_key_object(qemu.client(), qemu.process().pid(), directory,
+                                                 "server", "e1", soon())));
         qemu.execute("migrate-set-parameters",
                      Json::object({{"tls-creds", sidecar::key_object("e1")}}));
         auto const path = qemu.file("ram.sock");
@@ -87,8 +87,8 @@ TEST_CASE("key: QEMU makes no Diffie-Hellman parameters for a server's key") {
         auto const directory = qemu.file("keys");
         REQUIRE(sidecar::write_key(directory, core::random_hex(32)));
         auto const before_ms = processor_ms(qemu.process().pid());
-        REQUIRE(
-            qemu.run(sidecar::add_key_object(qemu.client(), directory, "server", "e1", soon())));
+        REQUIRE(qemu.run(sidecar::add_key_object(qemu.client(), qemu.process().pid(), directory,
+                                                 "server", "e1", soon())));
         // Generating safe primes of 2048 bits takes at least 200 ms, and usually seconds.
         CHECK(processor_ms(qemu.process().pid()) - before_ms < 100);
     }

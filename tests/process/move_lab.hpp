@@ -92,11 +92,14 @@ struct MoveHost {
     }
     /// `more`: options. Returns when it answers.
     void start_serve(Argv const& more) {
-        Argv words{"serve", "--plaintext"};
+        Argv words{"serve"};
+        words.insert(words.end(), credentials.begin(), credentials.end());
         words.insert(words.end(), more.begin(), more.end());
         auto const allowed = lab::allow_guests();
         words.insert(words.end(), allowed.begin(), allowed.end());
-        serve.emplace("serve", command(words), lab::Place{netns, {}}, directory);
+        Argv argv = wrapper;
+        for (auto const& word : command(words)) argv.push_back(word);
+        serve.emplace("serve", std::move(argv), lab::Place{netns, {}}, directory);
         // A killed serve's listener accepts for some milliseconds more, and answers nothing.
         lab::wait_until("`sidecar serve` to answer", 20s,
                         [&] { return sidecar({"anchor", "list"}).exit_status == 0; });
@@ -144,9 +147,9 @@ struct MoveHost {
         return lab::Daemon("migrate", command(migration(to, more)), lab::Place{netns, {}},
                            directory);
     }
-    [[nodiscard]] static Argv migration(MoveHost const& to, Argv const& more) {
-        Argv words{"migrate",     "--with-storage",   "web1", to.address,
-                   "--plaintext", "--downtime-limit", "20000"};
+    [[nodiscard]] Argv migration(MoveHost const& to, Argv const& more) const {
+        Argv words{"migrate", "--with-storage", "web1", to.address, "--downtime-limit", "20000"};
+        words.insert(words.end(), credentials.begin(), credentials.end());
         words.insert(words.end(), more.begin(), more.end());
         return words;
     }
@@ -155,6 +158,8 @@ struct MoveHost {
     std::string directory;
     std::string address;
     std::string disk = directory + "/d0";  ///< Of the guest that starts here.
+    Argv credentials{"--plaintext"};  ///< Of `serve` and `migrate`.
+    Argv wrapper = {};  ///< Words before `serve`.
     std::optional<lab::Daemon> serve;
     std::optional<lab::Daemon> run;
 };

@@ -160,17 +160,17 @@ TEST_CASE("launch policy: what the host allows besides", "[qmp][launch-policy]")
 TEST_CASE("launch policy: every refusal is reported, in the order of the options",
           "[qmp][launch-policy]") {
     auto const allowed =
-        allow(line_of({"-plugin", "/tmp/x.so", "-S", "-runas", "nobody", "-D", "/etc/\x1b[31mx"}),
+        allow(line_of({"-plugin", "/tmp/x.so", "-S", "-chroot", "/srv", "-D", "/etc/\x1b[31mx"}),
               policy());
     REQUIRE_FALSE(allowed);
     auto const& refusals = allowed.error();
     REQUIRE(refusals.size() == 3);
     CHECK(refusals[0].option == "-plugin /tmp/x.so");
-    CHECK(refusals[1].option == "-runas nobody");
+    CHECK(refusals[1].option == "-chroot /srv");
     CHECK(refusals[2].option == "-D /etc/?[31mx");
     auto const error = refusal_error(refusals);
     CHECK(error.code == Errc::refused);
-    CHECK(error.sentence().find("`-plugin /tmp/x.so`: it runs a program; `-runas nobody`: ") !=
+    CHECK(error.sentence().find("`-plugin /tmp/x.so`: it runs a program; `-chroot /srv`: ") !=
           std::string::npos);
     std::vector<RefusedOption> const many(refusals_told + 3, RefusedOption{"-x", "no"});
     CHECK(refusal_error(many).sentence().ends_with("; and 3 more"));
