@@ -117,7 +117,15 @@ Result<> check_features(qmp::Schema const& schema, std::string const& version) {
     return {};
 }
 
-Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline deadline) {
+Result<GuestState> accepted_state(qmp::Status const& status, RunStatePolicy standing) {
+    if (standing == RunStatePolicy::movable) return movable_state(status.status);
+    if (status.running || is_stopped(status.status)) return GuestState::running;
+    return fail(Errc::refused, "the guest is not running (QEMU says {}): continue it first",
+                status.status);
+}
+
+Task<Result<GuestState>> check_idle(qmp::Client& client, RunStatePolicy standing,
+                                    Deadline deadline) {
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
     CO_TRY(auto const migration, co_await qmp::query_migrate(client, deadline));
     constexpr std::string_view idle[] = {"", "none", "completed", "failed", "cancelled"};
@@ -128,11 +136,7 @@ Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline
             "first with migrate_cancel",
             migration.status);
     }
-    bool const off = standing == RunStatePolicy::running_or_off && is_stopped(status.status);
-    if (!status.running && !off) {
-        co_return fail(Errc::refused, "the guest is not running (QEMU says {}): continue it first",
-                       status.status);
-    }
+    CO_TRY(auto const state, accepted_state(status, standing));
     if (!migration.blocked_reasons.empty()) {
         co_return fail(Errc::refused, "QEMU cannot migrate this guest: {}",
                        migration.blocked_reasons.front());
@@ -152,7 +156,7 @@ Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline
                        "QEMU's NBD server is in use (export {}): QEMU has only one, end that first",
                        entry.id);
     }
-    co_return Result<>{};
+    co_return state;
 }
 
 /// As its host has it now; what earlier moves have left of their own is forgotten.
@@ -192,10 +196,10 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
                                    std::vector<std::string> bases, RunStatePolicy standing,
                                    Deadline deadline) {
     auto& client = *guest.client;
-    CO_TRY_VOID(co_await check_idle(client, standing, deadline));
+    Description description;
+    CO_TRY(description.state, co_await check_idle(client, standing, deadline));
     CO_TRY(auto const schema, co_await schema_of(guest, deadline));
     CO_TRY_VOID(check_features(schema, client.version()));
-    Description description;
     description.guest = guest.name;
     description.migration_id = std::move(migration_id);
     description.argv = guest.command_line.without_wrapper().argv();
@@ -351,6 +355,7 @@ Json Description::to_json() const {
                          {"machine_type", machine_type},
                          {"qemu_version", qemu_version},
                          {"ram_bytes", ram_bytes},
+                         {"state", std::string(name(state))},
                          {"disks", disk_list},
                          {"shared", shared_list},
                          {"shared_secret", shared_secret},
@@ -381,6 +386,10 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(made.qemu_version, json.text("qemu_version"));
     TRY(auto const ram, json.integer("ram_bytes"));
     made.ram_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(ram, 0));
+    auto const state = json["state"].text_or("running");  // older releases move no other guests
+    auto const known = guest_state(state);
+    if (!known) return fail(Errc::protocol, "the guest's run state {} is not known", state);
+    made.state = *known;
     if (json["argv"].size() > arguments_max ||
         json["disks"].size() + json["shared"].size() > disks_max ||
         json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max) {

@@ -12,6 +12,7 @@
 #include "netmove/mover.hpp"
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/guest.hpp"
+#include "sidecar/guest/guest_state.hpp"
 #include "sidecar/registry/entry.hpp"
 
 namespace sidecar {
@@ -53,6 +54,8 @@ struct Description {
     std::string machine_type;  ///< Full, versioned.
     std::string qemu_version;  ///< For messages.
     std::uint64_t ram_bytes = 0;
+    /// It has the same at the destination. A recovery point is of a running guest.
+    GuestState state = GuestState::running;
     std::vector<MovedDisk> disks;  ///< That are copied.
     /// On storage that both hosts see: not copied, and nothing of them is made or removed.
     std::vector<MovedDisk> shared = {};
@@ -73,7 +76,7 @@ std::string new_migration_id();
 
 /// The run states that are accepted.
 enum class RunStatePolicy {
-    running,
+    movable,  ///< Those of GuestState.
     running_or_off,  ///< Also one that its operator keeps stopped: see is_stopped().
 };
 /// Whether QEMU's RunState is that of a guest that its operator did not start (-S), stopped, or
@@ -83,8 +86,9 @@ bool is_stopped(std::string const& run_state);
 bool is_off(std::string const& run_state);
 
 /// Examines a guest; `bases`: MigrateOptions::bases. Fails with refused, in a sentence that says
-/// what to do, if it cannot be moved: not running, a migration or block job under way, a feature
-/// missing, a disk of an unsupported kind, an image named as a base that is not one.
+/// what to do, if it cannot be moved: a run state that is not accepted, a migration or block job
+/// under way, a feature missing, a disk of an unsupported kind, an image named as a base that is
+/// not one.
 core::Task<core::Result<Description>> describe(Guest& guest, std::string migration_id,
                                                std::vector<std::string> bases,
                                                RunStatePolicy standing, core::Deadline deadline);

@@ -191,11 +191,11 @@ Task<Result<>> check_same_parts(qmp::Client& client, Description const& descript
 Task<Result<>> check_same_guest(qmp::Client& client, Description const& description,
                                 Deadline deadline) {
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
-    if (!status.running) {
+    if (status.status != name(description.state)) {
         co_return fail(Errc::refused,
-                       "the guest was stopped while it was copied (QEMU says {}): continue it, and "
-                       "migrate again",
-                       status.status);
+                       "the guest was stopped or continued while it was copied (QEMU says {}, and "
+                       "said {} when the copy began): migrate again",
+                       status.status, name(description.state));
     }
     co_return co_await check_same_parts(client, description, deadline);
 }

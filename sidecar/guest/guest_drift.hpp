@@ -38,7 +38,7 @@ core::Task<core::Result<>> check_same_disks(qmp::Client& client, Description con
 core::Task<core::Result<>> check_same_parts(qmp::Client& client, Description const& description,
                                             core::Deadline deadline);
 
-/// The same, and that the guest runs.
+/// The same, and that the guest's run state is that of the description.
 core::Task<core::Result<>> check_same_guest(qmp::Client& client, Description const& description,
                                             core::Deadline deadline);
 

@@ -99,6 +99,14 @@ Task<Result<>> DestinationMigration::start_guest() {
     co_return done;
 }
 
+/// The frames wait in the tap until the guest's operator continues it.
+Task<Result<>> DestinationMigration::leave_stopped() {
+    co_await network_.deliver_frames();
+    auto const done = co_await qemu_.check_stopped();
+    realtime_.reset();
+    co_return done;
+}
+
 Task<Result<>> DestinationMigration::announce_network() { co_return network_.announce(); }
 
 Task<Result<>> DestinationMigration::destroy() {

@@ -144,6 +144,8 @@ Task<Result<>> DestinationMigration::perform(Action action) {
             return seal();
         case Action::start_guest:
             return start_guest();
+        case Action::leave_stopped:
+            return leave_stopped();
         case Action::announce_network:
             return announce_network();
         case Action::destroy:
@@ -207,6 +209,7 @@ Result<> DestinationMigration::reply(Action action) {
         case Action::seal:
         case Action::record_owner:
         case Action::start_guest:
+        case Action::leave_stopped:
         case Action::announce_network:
         case Action::record_aborted:
         case Action::destroy:

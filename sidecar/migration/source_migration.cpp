@@ -37,7 +37,8 @@ std::string_view whereabouts(State const& state) {
     if (machine::source::commit_may_count(state)) return "the guest is paused";
     switch (state.guest) {
         case machine::Guest::source:
-            return "the guest runs on the source";
+            return state.guest_stopped ? "the guest is on the source, and does not run"
+                                       : "the guest runs on the source";
         case machine::Guest::destination:
             return "the guest runs on the destination";
         case machine::Guest::unknown:
@@ -133,13 +134,16 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
     qemu_gone_ = qemu == machine::source::Qemu::gone;
     // If this sidecar died as well, only the watchdog would bring the guest back.
     if (qemu != machine::source::Qemu::gone) (void)pause_.start_watchdog();
-    if (found == Record::begun && qemu == machine::source::Qemu::running && pause_.has_watchdog() &&
-        disks_.find_copy()) {
-        qemu = machine::source::Qemu::copying;
+    using machine::source::Qemu;
+    bool const did_run = description_.state == GuestState::running;
+    bool const stopped = !did_run && qemu != Qemu::running && qemu != Qemu::migrating;
+    bool const as_before = qemu == (did_run ? Qemu::running : Qemu::stopped);
+    if (found == Record::begun && as_before && pause_.has_watchdog() && disks_.find_copy()) {
+        qemu = Qemu::copying;
     }
     network_.begin_after_restart();
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
-    co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
+    co_return co_await drive(machine::source::restarted(found, qemu, stopped), std::move(sink));
 }
 
 Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {

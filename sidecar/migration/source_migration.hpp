@@ -103,6 +103,7 @@ private:
     void note_destination(protocol::CheckAnswer const& answer);
     core::Task<void> record_departure();
     // The ports: source_actions.cpp. Each is one action of the machine.
+    Outcome<> look_at_run_state();
     Outcome<> check();
     Outcome<> record(SourceEntry::Record what,
                      SourceEntry::Outcome outcome = SourceEntry::Outcome::none);

@@ -55,6 +55,11 @@ void SourceMigration::hear(qmp::Event const& event) {
         post(machine::source::event(Event::Kind::guest_stopped_by_others));
     } else if (event.name == "RESUME") {
         pause_.note_running(event.received);
+        if (state_.phase == Phase::converging && description_.state != GuestState::running) {
+            note_failure(core::fail(Errc::refused,
+                                    "the guest was continued during the migration: migrate again")
+                             .error());
+        }
         post(machine::source::event(Event::Kind::guest_resumed));
     } else if (event.name == "JOB_STATUS_CHANGE") {
         auto const status = event.data["status"].text_or("");
@@ -64,8 +69,11 @@ void SourceMigration::hear(qmp::Event const& event) {
         auto const status = event.data["status"].text_or("");
         core::log::debug("guest={} qemu migration={}", guest_.name, status);
         timeline_.note_qemu_status(status, event.received);
-        if (status == "pre-switchover")
+        if (status == "pre-switchover") {
+            // A guest that did not run stops without a STOP.
+            if (description_.state != GuestState::running) note_stop(event.received);
             post(machine::source::event(Event::Kind::pre_switchover_seen));
+        }
         if (status == "completed") {
             timeline_.note_ram_completed(event.received);
             post(machine::source::event(Event::Kind::migration_completed));
@@ -74,6 +82,7 @@ void SourceMigration::hear(qmp::Event const& event) {
             if (status == "failed" && state_.phase != Phase::rolling_back) {
                 note_failure(core::fail(Errc::qemu_refused, "QEMU's migration failed").error());
             }
+            if (description_.state != GuestState::running) pause_.note_left_stopped();
             post(machine::source::event(Event::Kind::migration_failed));
         }
     }

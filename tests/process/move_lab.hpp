@@ -102,8 +102,9 @@ struct MoveHost {
                         [&] { return sidecar({"anchor", "list"}).exit_status == 0; });
     }
     /// The guest web1, in br0, with the address 10.1.0.10. `more`: options of its QEMU;
-    /// `environment`: of its sidecar. Returns when it runs.
-    void start_guest(Argv const& more = {}, std::vector<std::string> const& environment = {}) {
+    /// `environment`: of its sidecar; `state`: QEMU's run state that is waited for.
+    void start_guest(Argv const& more = {}, std::vector<std::string> const& environment = {},
+                     std::string const& state = "running") {
         lab::write_file(disk, std::string(disk_bytes, 'd'));
         Argv words{"run",
                    "web1",
@@ -112,7 +113,7 @@ struct MoveHost {
                    "--address",
                    "10.1.0.10",
                    "--",
-                   storage_lab::oldest_qemu(),
+                   qemu,
                    "-M",
                    "pc,accel=tcg",
                    "-m",
@@ -132,7 +133,7 @@ struct MoveHost {
         run.emplace("run", command(words), lab::Place{netns, environment}, directory);
         lab::wait_until("the guest to run", 30s, [&] {
             if (!run->running()) throw lab::Failure("`run` ended: " + run->err());
-            return contains(sidecar({"status", "web1"}).out, "running");
+            return contains(sidecar({"status", "web1"}).out, state);
         });
     }
     /// `sidecar migrate` of web1.
@@ -155,6 +156,7 @@ struct MoveHost {
     std::string directory;
     std::string address;
     std::string disk = directory + "/d0";  ///< Of the guest that starts here.
+    std::string qemu = storage_lab::oldest_qemu();  ///< Of the guest that starts here.
     std::optional<lab::Daemon> serve;
     std::optional<lab::Daemon> run;
 };
