@@ -346,6 +346,9 @@ struct Verdict {
     static Result<Verdict> from_json(Json const& json);
 };
 
+/// Verdict::why of a destination that has no other reason.
+inline constexpr std::string_view given_up_earlier = "it was given up earlier";
+
 struct Commit {
     static constexpr Verb verb = Verb::commit;
     using Answer = Verdict;

@@ -48,6 +48,18 @@ std::string short_name(qmp::BlockDevice const& disk) {
     return disk.node_name;
 }
 
+/// Whether the line fixes the size of a device's ROM (romsize=), whatever its file has. QEMU sets
+/// the property itself where the line does not, so the property does not say.
+bool has_fixed_rom_size(qmp::CommandLine const& line, std::string const& device) {
+    return std::ranges::any_of(line.options(), [&](qmp::Option const& option) {
+        if (option.kind() == "global")
+            return option.value.value_or("").find("romsize") != std::string::npos;
+        if (option.kind() != "device") return false;
+        auto const settings = option.settings().value_or(qmp::Settings());
+        return settings.has("romsize") && (!settings.has("id") || settings.get("id") == device);
+    });
+}
+
 /// What a copy of the guest's data would leave behind; empty: nothing.
 std::string what_is_inside(qmp::BlockDevice const& disk, std::string const& name) {
     if (disk.snapshots > 0) {
@@ -184,6 +196,16 @@ Result<netmove::GuestInterface> interface_now(Guest& guest, Nic const& nic) {
 
 }  // namespace
 
+qmp::BlockDevice const* find_drive(std::vector<qmp::BlockDevice> const& drives,
+                                   MovedDisk const& disk) {
+    auto const found = std::ranges::find_if(drives, [&](qmp::BlockDevice const& drive) {
+        bool const same =
+            disk.device.empty() ? drive.qdev == disk.qdev : drive.device == disk.device;
+        return drive.inserted && same;
+    });
+    return found == drives.end() ? nullptr : &*found;
+}
+
 std::string new_migration_id() { return core::random_hex(8); }
 
 bool is_stopped(std::string const& run_state) { return is_off(run_state) || run_state == "paused"; }
@@ -218,6 +240,12 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     }
     CO_TRY_VOID(co_await find_bases(guest, std::move(bases), description, deadline));
     CO_TRY(description.devices, co_await device_names(client, deadline));
+    CO_TRY(description.option_roms, co_await option_roms_of(client, deadline));
+    std::erase_if(description.option_roms, [&](OptionRom const& rom) {
+        return has_fixed_rom_size(guest.command_line, rom.device);
+    });
+    description.firmware = firmware_of(guest.command_line, guest.working_directory);
+    CO_TRY_VOID(co_await check_unnamed_devices(client, guest.command_line, description, deadline));
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
     guest.take_in_addresses();
@@ -360,6 +388,8 @@ Json Description::to_json() const {
                          {"shared", shared_list},
                          {"shared_secret", shared_secret},
                          {"devices", device_list},
+                         {"option_roms", option_roms_json(option_roms)},
+                         {"firmware", firmware_json(firmware)},
                          {"interfaces", interface_list},
                          {"owner", owner ? owner->to_json() : Json()}});
 }
@@ -409,6 +439,8 @@ Result<Description> Description::from_json(Json const& json) {
         made.shared.push_back(std::move(one));
     }
     made.shared_secret = json["shared_secret"].text_or("");
+    TRY(made.option_roms, option_roms_from_json(json["option_roms"]));
+    TRY(made.firmware, firmware_from_json(json["firmware"]));
     for (auto const& interface : json["interfaces"].elements()) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));

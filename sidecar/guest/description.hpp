@@ -10,9 +10,11 @@
 
 #include "core/json.hpp"
 #include "netmove/mover.hpp"
+#include "qmp/block.hpp"
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/guest/guest_state.hpp"
+#include "sidecar/guest/roms.hpp"
 #include "sidecar/registry/entry.hpp"
 
 namespace sidecar {
@@ -61,6 +63,8 @@ struct Description {
     std::vector<MovedDisk> shared = {};
     std::string shared_secret = {};  ///< Of the marks: storage/shared_storage.hpp.
     std::vector<std::string> devices;  ///< See guest_drift.hpp.
+    std::vector<OptionRom> option_roms = {};
+    std::vector<Firmware> firmware = {};
     std::vector<netmove::GuestInterface> interfaces;
     /// Who owns the guest, as the source knows it. None: its release does not say so.
     std::optional<registry::Entry> owner = {};
@@ -70,6 +74,12 @@ struct Description {
     [[nodiscard]] core::Json to_json() const;
     static core::Result<Description> from_json(core::Json const& json);
 };
+
+/// The drive of this QEMU that is `disk` of another: by the drive's name, else by its device. (The
+/// names are the same in every QEMU; the QOM path of a device without an id has a number that is
+/// not.) Null: there is none.
+qmp::BlockDevice const* find_drive(std::vector<qmp::BlockDevice> const& drives,
+                                   MovedDisk const& disk);
 
 /// A fresh name for a migration: 16 hex digits.
 std::string new_migration_id();

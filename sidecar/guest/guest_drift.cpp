@@ -128,6 +128,47 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
 
 namespace {
 
+/// How many devices without an id the options make: -device, and -drive with a device of its own.
+Result<std::size_t> unnamed_of(qmp::CommandLine const& line) {
+    std::size_t count = 0;
+    for (auto const& option : line.options()) {
+        if (option.kind() != "device" && option.kind() != "drive") continue;
+        TRY(auto const settings, option.settings());
+        bool const device = option.kind() == "device" && !settings.has("id");
+        bool const drive = option.kind() == "drive" && settings.get_or("if", "") == "virtio";
+        count += device || drive ? 1 : 0;
+    }
+    return count;
+}
+
+}  // namespace
+
+Task<Result<>> check_unnamed_devices(qmp::Client& client, qmp::CommandLine const& line,
+                                     Description const& description, Deadline deadline) {
+    std::size_t found = 0;
+    for (auto const& name : description.devices) {
+        if (!name.starts_with(anonymous)) continue;
+        ++found;
+        auto const path = "/machine/peripheral-anon/" + name.substr(anonymous.size());
+        auto const plugged = co_await qmp::qom_get(client, path, "hotplugged", deadline);
+        if (!plugged && plugged.error().code != Errc::qemu_refused)
+            co_return std::unexpected(plugged.error());
+        if (!plugged || !plugged->boolean_or(false)) continue;
+        CO_TRY(auto const kind, co_await qmp::qom_get(client, path, "type", deadline));
+        co_return fail(Errc::refused,
+                       "a device without an id ({}, {}) was plugged in after QEMU's start, and the "
+                       "destination starts from the command line: unplug it first",
+                       kind.text_or("of an unknown kind"), path);
+    }
+    CO_TRY(auto const started, unnamed_of(line));
+    if (found >= started) co_return Result<>{};
+    co_return fail(Errc::refused,
+                   "a device without an id of QEMU's command line was unplugged, and the "
+                   "destination starts from the command line: plug it in again first");
+}
+
+namespace {
+
 /// Whether an option of the command line names the image that a drive has now.
 bool names_image(qmp::DiskOption const& option, qmp::BlockDevice const& device,
                  std::string const& working_directory) {

@@ -24,6 +24,12 @@ core::Task<core::Result<std::vector<std::string>>> device_names(qmp::Client& cli
 /// removed, or a disk has another image on top (a snapshot was taken).
 core::Result<> check_as_started(qmp::CommandLine const& line, Description const& description);
 
+/// The same for devices without an id: the command line does not name them, but QEMU knows which
+/// of them came later.
+core::Task<core::Result<>> check_unnamed_devices(qmp::Client& client, qmp::CommandLine const& line,
+                                                 Description const& description,
+                                                 core::Deadline deadline);
+
 /// Fails with refused if a removable medium is not the one of the command line, or was ejected.
 core::Result<> check_media(qmp::CommandLine const& line,
                            std::vector<qmp::BlockDevice> const& devices,

@@ -196,7 +196,7 @@ Result<> DestinationMigration::reply(Action action) {
         case Action::reply_aborted: {
             protocol::Verdict aborted;
             aborted.owner = protocol::Owner::source;
-            aborted.why = failure_ ? failure_->sentence() : "it was given up earlier";
+            aborted.why = failure_ ? failure_->sentence() : std::string(protocol::given_up_earlier);
             return requests_.answer({Verb::commit, Verb::abort}, protocol::pack(aborted));
         }
         case Action::reply_refused:

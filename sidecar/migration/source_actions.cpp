@@ -241,8 +241,9 @@ Task<Result<>> SourceMigration::abort_destination() {
     if (!destination_fenced_) {
         (void)co_await peer_.reached(Deadline::after(limits::abort_patience));
     }
-    CO_TRY_VOID(
-        co_await peer_.request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
+    CO_TRY(auto const verdict,
+           co_await peer_.request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
+    add_to_failure("the destination says: ", verdict.why);
     co_return Result<>{};
 }
 

@@ -27,6 +27,10 @@ namespace {
 // Events not yet handled: those of actions in flight and a few of QEMU. More would be a bug.
 constexpr std::size_t events_max = 256;
 
+/// The end of what a destination says whose QEMU ended and said nothing: it follows from the
+/// failure.
+constexpr std::string_view ended_without_a_word = "QEMU on the destination has ended";
+
 bool is_record(Action action) {
     return action == Action::record_begin || action == Action::record_commit ||
            action == Action::record_rollback || action == Action::record_end;
@@ -211,6 +215,18 @@ void SourceMigration::enter(Phase phase) {
 void SourceMigration::note_failure(core::Error error) {
     core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_, error.sentence());
     if (!failure_) failure_ = std::move(error);
+}
+
+void SourceMigration::add_to_failure(std::string_view who, std::string const& words) {
+    bool const cancelled = state_.outcome == machine::Outcome::cancelled;
+    bool const nothing = words.empty() || words == protocol::given_up_earlier ||
+                         words.ends_with(ended_without_a_word);
+    if (!failure_ || cancelled || nothing) return;
+    // Without the steps of the other program.
+    auto const known = words.substr(0, words.rfind(" (while "));
+    if (failure_->sentence().find(known) != std::string::npos) return;
+    core::log::warning("guest={} migration_id={} {}{}", guest_.name, migration_id_, who, words);
+    failure_->what += fmt::format("; {}{}", who, words);
 }
 
 Task<void> SourceMigration::run_action(Action action) {

@@ -1,5 +1,6 @@
 // What the source's driver reports to the machine about QEMU's monitor.
 #include "core/log.hpp"
+#include "qmp/migration.hpp"
 #include "sidecar/migration/source_migration.hpp"
 
 namespace sidecar {
@@ -46,6 +47,13 @@ void SourceMigration::note_stop(core::Clock::time_point at) {
     watchers_.spawn(pause_.limit(at, watchers_stop_.get_token()));
 }
 
+/// In QEMU's own words.
+core::Task<void> SourceMigration::ask_why_ram_failed() {
+    auto const info = co_await qmp::query_migrate(
+        *guest_.client, core::Deadline::after(limits::qmp_timeout, watchers_stop_.get_token()));
+    if (info) add_to_failure("QEMU on the source says: ", info->error);
+}
+
 void SourceMigration::hear(qmp::Event const& event) {
     if (event.name == "STOP" && ram_.started_at()) {
         note_stop(event.received);
@@ -81,6 +89,7 @@ void SourceMigration::hear(qmp::Event const& event) {
         if (status == "failed" || status == "cancelled") {
             if (status == "failed" && state_.phase != Phase::rolling_back) {
                 note_failure(core::fail(Errc::qemu_refused, "QEMU's migration failed").error());
+                watchers_.spawn(ask_why_ram_failed());
             }
             if (description_.state != GuestState::running) pause_.note_left_stopped();
             post(machine::source::event(Event::Kind::migration_failed));

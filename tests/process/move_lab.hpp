@@ -94,7 +94,7 @@ struct MoveHost {
     void start_serve(Argv const& more) {
         Argv words{"serve", "--plaintext"};
         words.insert(words.end(), more.begin(), more.end());
-        auto const allowed = lab::allow_guests();
+        auto const allowed = lab::allow_guests(more);
         words.insert(words.end(), allowed.begin(), allowed.end());
         serve.emplace("serve", command(words), lab::Place{netns, {}}, directory);
         // A killed serve's listener accepts for some milliseconds more, and answers nothing.
