@@ -86,6 +86,8 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
     moved.device = disk.device;
     moved.qdev = disk.qdev;
     moved.node = disk.node_name;
+    moved.top_node = disk.top_node;
+    moved.limits = disk.limits;
     moved.format = disk.format;
     moved.virtual_bytes = disk.virtual_bytes;
     if (disk.format != "raw" && disk.format != "qcow2") {
@@ -240,6 +242,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     }
     CO_TRY_VOID(co_await find_bases(guest, std::move(bases), description, deadline));
     CO_TRY(description.devices, co_await device_names(client, deadline));
+    CO_TRY(description.throttle_groups, co_await throttle_groups_of(client, deadline));
     CO_TRY(description.option_roms, co_await option_roms_of(client, deadline));
     std::erase_if(description.option_roms, [&](OptionRom const& rom) {
         return has_fixed_rom_size(guest.command_line, rom.device);
@@ -272,6 +275,7 @@ Json MovedDisk::to_json() const {
                          {"device", device},
                          {"qdev", qdev},
                          {"node", node},
+                         {"limits", limits},
                          {"path", path},
                          {"format", format},
                          {"virtual_bytes", virtual_bytes},
@@ -340,6 +344,7 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
     TRY(disk.device, json.text("device"));
     TRY(disk.qdev, json.text("qdev"));
     TRY(disk.node, json.text("node"));
+    TRY(disk.limits, limits_from_json(json["limits"]));
     TRY(disk.path, json.text("path"));
     TRY(disk.format, json.text("format"));
     std::uint64_t cluster_bytes = 0;
@@ -388,6 +393,7 @@ Json Description::to_json() const {
                          {"shared", shared_list},
                          {"shared_secret", shared_secret},
                          {"devices", device_list},
+                         {"throttle_groups", throttle_groups_json(throttle_groups)},
                          {"option_roms", option_roms_json(option_roms)},
                          {"firmware", firmware_json(firmware)},
                          {"interfaces", interface_list},
@@ -439,6 +445,7 @@ Result<Description> Description::from_json(Json const& json) {
         made.shared.push_back(std::move(one));
     }
     made.shared_secret = json["shared_secret"].text_or("");
+    TRY(made.throttle_groups, throttle_groups_from_json(json["throttle_groups"]));
     TRY(made.option_roms, option_roms_from_json(json["option_roms"]));
     TRY(made.firmware, firmware_from_json(json["firmware"]));
     for (auto const& interface : json["interfaces"].elements()) {

@@ -14,6 +14,7 @@
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/guest/guest_state.hpp"
+#include "sidecar/guest/io_limits.hpp"
 #include "sidecar/guest/roms.hpp"
 #include "sidecar/registry/entry.hpp"
 
@@ -25,7 +26,7 @@ struct MovedDisk {
     /// As query-block reports it; with qdev, the way to find the disk at the destination.
     std::string device;
     std::string qdev;
-    std::string node;  ///< At the source.
+    std::string node;  ///< At the source: of the image, below any filter.
     std::string path;  ///< Of the image at the source, absolute.
     std::string format;
     std::uint64_t virtual_bytes = 0;
@@ -43,6 +44,8 @@ struct MovedDisk {
     std::string shared_inode = {};  ///< Of the image, in decimal, if it stays where it is.
     /// What a copy of its data would lose: a sentence; empty: nothing. Not sent.
     std::string left_behind = {};
+    std::string top_node = {};  ///< At the source: that the device uses. Not sent.
+    core::Json limits = {};  ///< Of the device, as block_set_io_throttle() takes them.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MovedDisk> from_json(core::Json const& json);
@@ -63,6 +66,7 @@ struct Description {
     std::vector<MovedDisk> shared = {};
     std::string shared_secret = {};  ///< Of the marks: storage/shared_storage.hpp.
     std::vector<std::string> devices;  ///< See guest_drift.hpp.
+    std::vector<ThrottleGroup> throttle_groups = {};
     std::vector<OptionRom> option_roms = {};
     std::vector<Firmware> firmware = {};
     std::vector<netmove::GuestInterface> interfaces;

@@ -65,7 +65,7 @@ Result<> check_disk(MovedDisk const& disk, std::vector<qmp::BlockDevice> const& 
                     "disk {} was unplugged or ejected while the guest was copied: migrate again",
                     disk.name);
     }
-    if (now->node_name != disk.node) {
+    if (now->node_name != disk.node || (!disk.top_node.empty() && now->top_node != disk.top_node)) {
         return fail(Errc::refused,
                     "disk {} writes to {} now, which was not there when the copy began (a snapshot "
                     "was taken?): commit it, and migrate again",
@@ -111,6 +111,7 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
                     "starts from the command line: plug it in again first",
                     *taken);
     }
+    TRY_VOID(check_groups_as_started(line, description.throttle_groups));
     auto const images = line.disks();
     for (auto const& disk : description.disks) {
         bool const named = std::ranges::any_of(images, [&](qmp::DiskOption const& image) {

@@ -195,6 +195,8 @@ constexpr std::size_t layers_max = 256;
 constexpr std::size_t roms_max = 1024;
 /// A file of firmware that is hashed. QEMU's flash has at most 8 MiB, unless asked for more.
 constexpr std::uint64_t firmware_bytes_max = 64ULL << 20;
+/// Throttle groups of one guest: one for each of its disks, and as many again.
+constexpr std::size_t throttle_groups_max = 512;
 /// A base is hashed on both hosts: 10 TB at 150 MB/s take so long.
 constexpr std::chrono::hours base_hash_timeout{20};
 /// The destination answers a request for a hash after at most so long, with its progress.

@@ -79,6 +79,8 @@ Task<Result<>> DestinationMigration::start_qemu() {
     CO_TRY_VOID(co_await qemu_.start(network_.movers()));
     stop_for_test("record_qemu");
     CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await set_io_limits(*guest_->client, description_,
+                                       Deadline::after(limits::prepare_timeout)));
     CO_TRY_VOID(co_await qemu_.add_key());
     CO_TRY_VOID(co_await disks_.open_exports());
     CO_TRY_VOID(co_await qemu_.listen_for_ram());
