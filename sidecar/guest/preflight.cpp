@@ -19,6 +19,7 @@
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "qmp/launch.hpp"
+#include "sidecar/guest/address_check.hpp"
 #include "sidecar/guest/allowed_files.hpp"
 #include "sidecar/guest/destination_line.hpp"
 #include "storage/image.hpp"
@@ -383,6 +384,7 @@ namespace {
 Task<Result<>> check_line(core::Loop& loop, HostMaps maps, Description const& description,
                           Deadline deadline) {
     CO_TRY(auto const allowed, map_command_line(maps, description, tap_numbers(description)));
+    CO_TRY_VOID(check_bound_addresses(allowed.line));
     co_return co_await check_roms(loop, maps, allowed, description, deadline);
 }
 
