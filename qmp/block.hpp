@@ -27,8 +27,10 @@ struct DirtyBitmap {
 struct BlockDevice {
     std::string device;     ///< -drive id=; empty for -blockdev
     std::string qdev;       ///< Id or QOM path of the guest device; empty: no device uses it.
-    std::string node_name;  ///< The top node, perhaps generated ("#block123"); all below empty
-                            ///< without medium.
+    /// The node of its image, below any filter; perhaps generated ("#block123"). All below are
+    /// empty without medium, and are those of this node.
+    std::string node_name;
+    std::string top_node;  ///< The node that the device uses: a filter, or the same.
     /// Of the image; QEMU's "json:" form is resolved where it names one local file.
     std::string file_name;
     std::string format;  ///< "raw", "qcow2", ...
@@ -40,11 +42,13 @@ struct BlockDevice {
     std::string backing_file;  ///< Empty: none.
     std::uint64_t cluster_bytes = 0;  ///< 0: the format has none.
     bool encrypted = false;
-    bool throttled = false;  ///< Limits of bytes or operations are set on it.
+    /// Limits of bytes or operations are set on the device. A filter's are not among them.
+    bool throttled = false;
     Json limits;  ///< All of them, as block_set_io_throttle() takes them.
     std::vector<DirtyBitmap> bitmaps;
     std::size_t snapshots = 0;  ///< Internal ones.
 };
+/// One QMP command, or three if a filter (throttle, copy-on-read, ...) is over an image.
 Task<Result<std::vector<BlockDevice>>> query_block(Client& client, Deadline deadline);
 
 /// The iothread (its QOM path) whose thread serves the disk; empty: QEMU's main loop. Asked of the

@@ -72,6 +72,8 @@ struct Mapping {
     std::vector<std::pair<std::string, std::string>> images;
     /// {FROM, TO}: this directory and everything below it, the longest FROM first.
     std::vector<std::pair<std::string, std::string>> prefixes;
+    /// {OLD, NEW}: addresses on which QEMU listens, see bound_address.hpp.
+    std::vector<std::pair<std::string, std::string>> addresses = {};
     std::vector<TapDescriptors> taps = {};
     bool incoming = true;  ///< It waits for a migration; else it just waits to be continued.
 };

@@ -347,6 +347,19 @@ std::vector<std::pair<std::string, std::string>> Settings::all() const {
     return leaves;
 }
 
+void Settings::replace_values(
+    std::function<std::string(std::string_view key, std::string_view value)> const& to) {
+    if (json_) {
+        for (auto const& [key, value] : all()) {
+            auto const replaced = to(key, value);
+            if (replaced != value) set(key, replaced);
+        }
+    }
+    for (auto& entry : entries_) {
+        if (entry.value) entry.value = to(entry.key, *entry.value);
+    }
+}
+
 std::string Settings::print() const {
     if (json_) return json_->dump();
     std::string out;

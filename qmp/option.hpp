@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,6 +47,9 @@ public:
     void erase(std::string_view key);
     /// Every leaf as {key, value}; a bare `key` has the value "on", and `nokey` is {key, "off"}.
     [[nodiscard]] std::vector<std::pair<std::string, std::string>> all() const;
+    /// Replaces each value by what `to` makes of it. Bare flags have none.
+    void replace_values(
+        std::function<std::string(std::string_view key, std::string_view value)> const& to);
     [[nodiscard]] std::string print() const;
 
 private:

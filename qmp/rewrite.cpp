@@ -5,6 +5,7 @@
 #include <functional>
 #include <set>
 
+#include "qmp/bound_address.hpp"
 #include "qmp/command_line.hpp"
 
 namespace qmp {
@@ -127,6 +128,7 @@ public:
     Result<> use_descriptors(std::vector<TapDescriptors> const& taps, Errc code, bool all);
     Result<> use_machine_type(std::string const& type);
     Result<> map_paths(PathMap const& paths);
+    void map_addresses(AddressMap const& map);
     Result<> drop_descriptor_monitors();
     Result<> refuse_unmovable() const;
 
@@ -265,6 +267,20 @@ Result<> Rewrite::map_paths(PathMap const& paths) {
     return {};
 }
 
+void Rewrite::map_addresses(AddressMap const& map) {
+    for (auto& option : line_.options_) {
+        auto const kind = option.kind();
+        bool const listens = kind == "vnc" || kind == "spice" || detail::may_be_tap(kind);
+        if (!option.value || !listens || map.empty()) continue;
+        auto settings = read(option);
+        settings.replace_values([&](std::string_view key, std::string_view value) {
+            return map_bound_address(map, kind, key, value);
+        });
+        auto const printed = settings.print();
+        if (printed != *option.value) option.value = printed;
+    }
+}
+
 // libvirt gives its monitor's socket by descriptor. We have our own: such monitors are left out.
 // Any other character device by descriptor cannot be made again.
 Result<> Rewrite::drop_descriptor_monitors() {
@@ -357,6 +373,7 @@ Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {
     rewrite.use_program(mapping.qemu);
     TRY_VOID(rewrite.use_machine_type(mapping.machine_type));
     TRY_VOID(rewrite.map_paths(PathMap(mapping)));
+    rewrite.map_addresses(mapping.addresses);
     TRY_VOID(rewrite.use_descriptors(mapping.taps, Errc::refused, true));
     rewrite.add_monitor(mapping.qmp_fd);
     rewrite.add("S");

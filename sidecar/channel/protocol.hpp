@@ -82,7 +82,8 @@ enum class Feature : std::uint8_t {
     anchor,
     local_address,
     stand_in,
-    shared_storage
+    shared_storage,
+    stopped_guest  ///< Leaves a guest stopped that was stopped at the source.
 };
 using Features = std::set<Feature>;
 /// The features of this release.
@@ -344,6 +345,9 @@ struct Verdict {
     [[nodiscard]] Json to_json() const;
     static Result<Verdict> from_json(Json const& json);
 };
+
+/// Verdict::why of a destination that has no other reason.
+inline constexpr std::string_view given_up_earlier = "it was given up earlier";
 
 struct Commit {
     static constexpr Verb verb = Verb::commit;

@@ -90,9 +90,13 @@ void tell(Json const& report) {
         std::int64_t copied = 0;
         for (auto const& disk : report["disks"].elements())
             copied += disk["copied_bytes"].integer_or(0);
-        fmt::print("{} moved to {}: paused for {:.1f} ms", report["guest"].text_or(""),
-                   report["destination"].text_or(""), report["downtime_ms"].number_or(0));
-        if (report.has("stop_to_fire_ms"))
+        auto const run_state = report["run_state"].text_or("running");
+        bool const ran = run_state == "running";
+        fmt::print("{} moved to {}: ", report["guest"].text_or(""),
+                   report["destination"].text_or(""));
+        if (ran) fmt::print("paused for {:.1f} ms", report["downtime_ms"].number_or(0));
+        if (!ran) fmt::print("it stays stopped ({})", run_state);
+        if (ran && report.has("stop_to_fire_ms"))
             fmt::print(", network moved {:.1f} ms after the stop",
                        report["stop_to_fire_ms"].number_or(0));
         fmt::print(", {} of disk and {} of RAM copied\n", human_bytes(copied),

@@ -2,6 +2,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "qmp/bound_address.hpp"
+
 namespace sidecar {
 
 using core::Errc;
@@ -39,6 +41,9 @@ void ServeFlags::add_to(CLI::App& app) {
     };
     add("--map-path", map_paths_, "FROM=TO: a path prefix of the source has another name here");
     add("--map-bridge", map_bridges_, "FROM=TO: a bridge of the source has another name here");
+    add("--map-address", map_addresses_,
+        "OLD=NEW: QEMU listens here on NEW where it listens on OLD at the source (-vnc, -spice, "
+        "hostfwd=); once for each");
     add("--qemu", programs_,
         "A QEMU that guests may run here (default: /usr/bin/qemu-system-*); once for each");
     add("--allow-path", paths_,
@@ -65,6 +70,14 @@ Result<HostMaps> ServeFlags::maps() const {
     HostMaps made;
     TRY(made.paths, pairs(map_paths_));
     TRY(made.bridges, pairs(map_bridges_));
+    TRY(made.addresses, pairs(map_addresses_));
+    for (auto const& [from, to] : made.addresses) {
+        for (auto const& address : {from, to}) {
+            if (!qmp::is_numeric_address(address))
+                return fail(Errc::invalid, "--map-address {}={}: {} is not an address", from, to,
+                            address);
+        }
+    }
     TRY_VOID(check_absolute("--qemu", programs_));
     TRY_VOID(check_absolute("--allow-path", paths_));
     made.programs = programs_;

@@ -26,6 +26,7 @@ private:
 
     std::vector<std::string> map_paths_;
     std::vector<std::string> map_bridges_;
+    std::vector<std::string> map_addresses_;
     std::vector<std::string> programs_;
     std::vector<std::string> paths_;
     std::vector<std::string> bridges_;

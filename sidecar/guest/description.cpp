@@ -49,6 +49,18 @@ std::string short_name(qmp::BlockDevice const& disk) {
     return disk.node_name;
 }
 
+/// Whether the line fixes the size of a device's ROM (romsize=), whatever its file has. QEMU sets
+/// the property itself where the line does not, so the property does not say.
+bool has_fixed_rom_size(qmp::CommandLine const& line, std::string const& device) {
+    return std::ranges::any_of(line.options(), [&](qmp::Option const& option) {
+        if (option.kind() == "global")
+            return option.value.value_or("").find("romsize") != std::string::npos;
+        if (option.kind() != "device") return false;
+        auto const settings = option.settings().value_or(qmp::Settings());
+        return settings.has("romsize") && (!settings.has("id") || settings.get("id") == device);
+    });
+}
+
 /// What a copy of the guest's data would leave behind; empty: nothing.
 std::string what_is_inside(qmp::BlockDevice const& disk, std::string const& name) {
     if (disk.snapshots > 0) {
@@ -75,6 +87,8 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
     moved.device = disk.device;
     moved.qdev = disk.qdev;
     moved.node = disk.node_name;
+    moved.top_node = disk.top_node;
+    moved.limits = disk.limits;
     moved.format = disk.format;
     moved.virtual_bytes = disk.virtual_bytes;
     if (disk.format != "raw" && disk.format != "qcow2") {
@@ -118,7 +132,15 @@ Result<> check_features(qmp::Schema const& schema, std::string const& version) {
     return {};
 }
 
-Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline deadline) {
+Result<GuestState> accepted_state(qmp::Status const& status, RunStatePolicy standing) {
+    if (standing == RunStatePolicy::movable) return movable_state(status.status);
+    if (status.running || is_stopped(status.status)) return GuestState::running;
+    return fail(Errc::refused, "the guest is not running (QEMU says {}): continue it first",
+                status.status);
+}
+
+Task<Result<GuestState>> check_idle(qmp::Client& client, RunStatePolicy standing,
+                                    Deadline deadline) {
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
     CO_TRY(auto const migration, co_await qmp::query_migrate(client, deadline));
     constexpr std::string_view idle[] = {"", "none", "completed", "failed", "cancelled"};
@@ -129,11 +151,7 @@ Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline
             "first with migrate_cancel",
             migration.status);
     }
-    bool const off = standing == RunStatePolicy::running_or_off && is_stopped(status.status);
-    if (!status.running && !off) {
-        co_return fail(Errc::refused, "the guest is not running (QEMU says {}): continue it first",
-                       status.status);
-    }
+    CO_TRY(auto const state, accepted_state(status, standing));
     if (!migration.blocked_reasons.empty()) {
         co_return fail(Errc::refused, "QEMU cannot migrate this guest: {}",
                        migration.blocked_reasons.front());
@@ -153,7 +171,7 @@ Task<Result<>> check_idle(qmp::Client& client, RunStatePolicy standing, Deadline
                        "QEMU's NBD server is in use (export {}): QEMU has only one, end that first",
                        entry.id);
     }
-    co_return Result<>{};
+    co_return state;
 }
 
 /// As its host has it now; what earlier moves have left of their own is forgotten.
@@ -181,6 +199,16 @@ Result<netmove::GuestInterface> interface_now(Guest& guest, Nic const& nic) {
 
 }  // namespace
 
+qmp::BlockDevice const* find_drive(std::vector<qmp::BlockDevice> const& drives,
+                                   MovedDisk const& disk) {
+    auto const found = std::ranges::find_if(drives, [&](qmp::BlockDevice const& drive) {
+        bool const same =
+            disk.device.empty() ? drive.qdev == disk.qdev : drive.device == disk.device;
+        return drive.inserted && same;
+    });
+    return found == drives.end() ? nullptr : &*found;
+}
+
 std::string new_migration_id() { return core::random_hex(8); }
 
 bool is_stopped(std::string const& run_state) { return is_off(run_state) || run_state == "paused"; }
@@ -193,10 +221,10 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
                                    std::vector<std::string> bases, RunStatePolicy standing,
                                    Deadline deadline) {
     auto& client = *guest.client;
-    CO_TRY_VOID(co_await check_idle(client, standing, deadline));
+    Description description;
+    CO_TRY(description.state, co_await check_idle(client, standing, deadline));
     CO_TRY(auto const schema, co_await schema_of(guest, deadline));
     CO_TRY_VOID(check_features(schema, client.version()));
-    Description description;
     description.guest = guest.name;
     description.migration_id = std::move(migration_id);
     description.argv = guest.command_line.without_wrapper().argv();
@@ -215,7 +243,17 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     }
     CO_TRY_VOID(co_await find_bases(guest, std::move(bases), description, deadline));
     CO_TRY(description.devices, co_await device_names(client, deadline));
+<<<<<<< HEAD
     CO_TRY_VOID(check_qemu_may_write(guest.process.pid(), description.disks));
+=======
+    CO_TRY(description.throttle_groups, co_await throttle_groups_of(client, deadline));
+    CO_TRY(description.option_roms, co_await option_roms_of(client, deadline));
+    std::erase_if(description.option_roms, [&](OptionRom const& rom) {
+        return has_fixed_rom_size(guest.command_line, rom.device);
+    });
+    description.firmware = firmware_of(guest.command_line, guest.working_directory);
+    CO_TRY_VOID(co_await check_unnamed_devices(client, guest.command_line, description, deadline));
+>>>>>>> states
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
     guest.take_in_addresses();
@@ -242,6 +280,7 @@ Json MovedDisk::to_json() const {
                          {"device", device},
                          {"qdev", qdev},
                          {"node", node},
+                         {"limits", limits},
                          {"path", path},
                          {"format", format},
                          {"virtual_bytes", virtual_bytes},
@@ -310,6 +349,7 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
     TRY(disk.device, json.text("device"));
     TRY(disk.qdev, json.text("qdev"));
     TRY(disk.node, json.text("node"));
+    TRY(disk.limits, limits_from_json(json["limits"]));
     TRY(disk.path, json.text("path"));
     TRY(disk.format, json.text("format"));
     std::uint64_t cluster_bytes = 0;
@@ -353,10 +393,14 @@ Json Description::to_json() const {
                          {"machine_type", machine_type},
                          {"qemu_version", qemu_version},
                          {"ram_bytes", ram_bytes},
+                         {"state", std::string(name(state))},
                          {"disks", disk_list},
                          {"shared", shared_list},
                          {"shared_secret", shared_secret},
                          {"devices", device_list},
+                         {"throttle_groups", throttle_groups_json(throttle_groups)},
+                         {"option_roms", option_roms_json(option_roms)},
+                         {"firmware", firmware_json(firmware)},
                          {"interfaces", interface_list},
                          {"owner", owner ? owner->to_json() : Json()}});
 }
@@ -383,6 +427,10 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(made.qemu_version, json.text("qemu_version"));
     TRY(auto const ram, json.integer("ram_bytes"));
     made.ram_bytes = static_cast<std::uint64_t>(std::max<std::int64_t>(ram, 0));
+    auto const state = json["state"].text_or("running");  // older releases move no other guests
+    auto const known = guest_state(state);
+    if (!known) return fail(Errc::protocol, "the guest's run state {} is not known", state);
+    made.state = *known;
     if (json["argv"].size() > arguments_max ||
         json["disks"].size() + json["shared"].size() > disks_max ||
         json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max) {
@@ -402,6 +450,9 @@ Result<Description> Description::from_json(Json const& json) {
         made.shared.push_back(std::move(one));
     }
     made.shared_secret = json["shared_secret"].text_or("");
+    TRY(made.throttle_groups, throttle_groups_from_json(json["throttle_groups"]));
+    TRY(made.option_roms, option_roms_from_json(json["option_roms"]));
+    TRY(made.firmware, firmware_from_json(json["firmware"]));
     for (auto const& interface : json["interfaces"].elements()) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));

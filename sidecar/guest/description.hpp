@@ -10,8 +10,12 @@
 
 #include "core/json.hpp"
 #include "netmove/mover.hpp"
+#include "qmp/block.hpp"
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/guest.hpp"
+#include "sidecar/guest/guest_state.hpp"
+#include "sidecar/guest/io_limits.hpp"
+#include "sidecar/guest/roms.hpp"
 #include "sidecar/registry/entry.hpp"
 
 namespace sidecar {
@@ -22,7 +26,7 @@ struct MovedDisk {
     /// As query-block reports it; with qdev, the way to find the disk at the destination.
     std::string device;
     std::string qdev;
-    std::string node;  ///< At the source.
+    std::string node;  ///< At the source: of the image, below any filter.
     std::string path;  ///< Of the image at the source, absolute.
     std::string format;
     std::uint64_t virtual_bytes = 0;
@@ -40,6 +44,8 @@ struct MovedDisk {
     std::string shared_inode = {};  ///< Of the image, in decimal, if it stays where it is.
     /// What a copy of its data would lose: a sentence; empty: nothing. Not sent.
     std::string left_behind = {};
+    std::string top_node = {};  ///< At the source: that the device uses. Not sent.
+    core::Json limits = {};  ///< Of the device, as block_set_io_throttle() takes them.
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MovedDisk> from_json(core::Json const& json);
@@ -53,11 +59,16 @@ struct Description {
     std::string machine_type;  ///< Full, versioned.
     std::string qemu_version;  ///< For messages.
     std::uint64_t ram_bytes = 0;
+    /// It has the same at the destination. A recovery point is of a running guest.
+    GuestState state = GuestState::running;
     std::vector<MovedDisk> disks;  ///< That are copied.
     /// On storage that both hosts see: not copied, and nothing of them is made or removed.
     std::vector<MovedDisk> shared = {};
     std::string shared_secret = {};  ///< Of the marks: storage/shared_storage.hpp.
     std::vector<std::string> devices;  ///< See guest_drift.hpp.
+    std::vector<ThrottleGroup> throttle_groups = {};
+    std::vector<OptionRom> option_roms = {};
+    std::vector<Firmware> firmware = {};
     std::vector<netmove::GuestInterface> interfaces;
     /// Who owns the guest, as the source knows it. None: its release does not say so.
     std::optional<registry::Entry> owner = {};
@@ -68,12 +79,18 @@ struct Description {
     static core::Result<Description> from_json(core::Json const& json);
 };
 
+/// The drive of this QEMU that is `disk` of another: by the drive's name, else by its device. (The
+/// names are the same in every QEMU; the QOM path of a device without an id has a number that is
+/// not.) Null: there is none.
+qmp::BlockDevice const* find_drive(std::vector<qmp::BlockDevice> const& drives,
+                                   MovedDisk const& disk);
+
 /// A fresh name for a migration: 16 hex digits.
 std::string new_migration_id();
 
 /// The run states that are accepted.
 enum class RunStatePolicy {
-    running,
+    movable,  ///< Those of GuestState.
     running_or_off,  ///< Also one that its operator keeps stopped: see is_stopped().
 };
 /// Whether QEMU's RunState is that of a guest that its operator did not start (-S), stopped, or
@@ -83,8 +100,9 @@ bool is_stopped(std::string const& run_state);
 bool is_off(std::string const& run_state);
 
 /// Examines a guest; `bases`: MigrateOptions::bases. Fails with refused, in a sentence that says
-/// what to do, if it cannot be moved: not running, a migration or block job under way, a feature
-/// missing, a disk of an unsupported kind, an image named as a base that is not one.
+/// what to do, if it cannot be moved: a run state that is not accepted, a migration or block job
+/// under way, a feature missing, a disk of an unsupported kind, an image named as a base that is
+/// not one.
 core::Task<core::Result<Description>> describe(Guest& guest, std::string migration_id,
                                                std::vector<std::string> bases,
                                                RunStatePolicy standing, core::Deadline deadline);

@@ -71,6 +71,7 @@ Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description cons
     mapping.qmp_fd = qmp::qmp_fd_in_qemu;
     mapping.working_directory = description.working_directory;
     mapping.prefixes = maps.paths;
+    mapping.addresses = maps.addresses;
     mapping.taps = taps;
     mapping.incoming = incoming;
     TRY(auto const mapped, line.for_destination(mapping));

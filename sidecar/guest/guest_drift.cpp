@@ -65,7 +65,7 @@ Result<> check_disk(MovedDisk const& disk, std::vector<qmp::BlockDevice> const& 
                     "disk {} was unplugged or ejected while the guest was copied: migrate again",
                     disk.name);
     }
-    if (now->node_name != disk.node) {
+    if (now->node_name != disk.node || (!disk.top_node.empty() && now->top_node != disk.top_node)) {
         return fail(Errc::refused,
                     "disk {} writes to {} now, which was not there when the copy began (a snapshot "
                     "was taken?): commit it, and migrate again",
@@ -111,6 +111,7 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
                     "starts from the command line: plug it in again first",
                     *taken);
     }
+    TRY_VOID(check_groups_as_started(line, description.throttle_groups));
     auto const images = line.disks();
     for (auto const& disk : description.disks) {
         bool const named = std::ranges::any_of(images, [&](qmp::DiskOption const& image) {
@@ -124,6 +125,47 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
                     disk.name, disk.path);
     }
     return {};
+}
+
+namespace {
+
+/// How many devices without an id the options make: -device, and -drive with a device of its own.
+Result<std::size_t> unnamed_of(qmp::CommandLine const& line) {
+    std::size_t count = 0;
+    for (auto const& option : line.options()) {
+        if (option.kind() != "device" && option.kind() != "drive") continue;
+        TRY(auto const settings, option.settings());
+        bool const device = option.kind() == "device" && !settings.has("id");
+        bool const drive = option.kind() == "drive" && settings.get_or("if", "") == "virtio";
+        count += device || drive ? 1 : 0;
+    }
+    return count;
+}
+
+}  // namespace
+
+Task<Result<>> check_unnamed_devices(qmp::Client& client, qmp::CommandLine const& line,
+                                     Description const& description, Deadline deadline) {
+    std::size_t found = 0;
+    for (auto const& name : description.devices) {
+        if (!name.starts_with(anonymous)) continue;
+        ++found;
+        auto const path = "/machine/peripheral-anon/" + name.substr(anonymous.size());
+        auto const plugged = co_await qmp::qom_get(client, path, "hotplugged", deadline);
+        if (!plugged && plugged.error().code != Errc::qemu_refused)
+            co_return std::unexpected(plugged.error());
+        if (!plugged || !plugged->boolean_or(false)) continue;
+        CO_TRY(auto const kind, co_await qmp::qom_get(client, path, "type", deadline));
+        co_return fail(Errc::refused,
+                       "a device without an id ({}, {}) was plugged in after QEMU's start, and the "
+                       "destination starts from the command line: unplug it first",
+                       kind.text_or("of an unknown kind"), path);
+    }
+    CO_TRY(auto const started, unnamed_of(line));
+    if (found >= started) co_return Result<>{};
+    co_return fail(Errc::refused,
+                   "a device without an id of QEMU's command line was unplugged, and the "
+                   "destination starts from the command line: plug it in again first");
 }
 
 namespace {
@@ -191,11 +233,11 @@ Task<Result<>> check_same_parts(qmp::Client& client, Description const& descript
 Task<Result<>> check_same_guest(qmp::Client& client, Description const& description,
                                 Deadline deadline) {
     CO_TRY(auto const status, co_await qmp::query_status(client, deadline));
-    if (!status.running) {
+    if (status.status != name(description.state)) {
         co_return fail(Errc::refused,
-                       "the guest was stopped while it was copied (QEMU says {}): continue it, and "
-                       "migrate again",
-                       status.status);
+                       "the guest was stopped or continued while it was copied (QEMU says {}, and "
+                       "said {} when the copy began): migrate again",
+                       status.status, name(description.state));
     }
     co_return co_await check_same_parts(client, description, deadline);
 }

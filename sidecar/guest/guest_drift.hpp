@@ -24,6 +24,12 @@ core::Task<core::Result<std::vector<std::string>>> device_names(qmp::Client& cli
 /// removed, or a disk has another image on top (a snapshot was taken).
 core::Result<> check_as_started(qmp::CommandLine const& line, Description const& description);
 
+/// The same for devices without an id: the command line does not name them, but QEMU knows which
+/// of them came later.
+core::Task<core::Result<>> check_unnamed_devices(qmp::Client& client, qmp::CommandLine const& line,
+                                                 Description const& description,
+                                                 core::Deadline deadline);
+
 /// Fails with refused if a removable medium is not the one of the command line, or was ejected.
 core::Result<> check_media(qmp::CommandLine const& line,
                            std::vector<qmp::BlockDevice> const& devices,
@@ -38,7 +44,7 @@ core::Task<core::Result<>> check_same_disks(qmp::Client& client, Description con
 core::Task<core::Result<>> check_same_parts(qmp::Client& client, Description const& description,
                                             core::Deadline deadline);
 
-/// The same, and that the guest runs.
+/// The same, and that the guest's run state is that of the description.
 core::Task<core::Result<>> check_same_guest(qmp::Client& client, Description const& description,
                                             core::Deadline deadline);
 

@@ -19,6 +19,7 @@
 #include "netmove/routes_mover.hpp"
 #include "netmove/vxlan_mover.hpp"
 #include "qmp/launch.hpp"
+#include "sidecar/guest/address_check.hpp"
 #include "sidecar/guest/allowed_files.hpp"
 #include "sidecar/guest/destination_line.hpp"
 #include "sidecar/guest/qemu_user.hpp"
@@ -388,8 +389,21 @@ Result<> check_allowed(Paths const& paths, HostMaps const& maps, Description con
     return checked;
 }
 
-std::vector<std::string> access_warnings(Description const& description) {
-    std::vector<std::string> lines;
+namespace {
+
+/// What QEMU here has of its own: addresses, ROMs, firmware.
+Task<Result<>> check_line(core::Loop& loop, HostMaps maps, Description const& description,
+                          Deadline deadline) {
+    CO_TRY(auto const allowed, map_command_line(maps, description, tap_numbers(description)));
+    CO_TRY_VOID(check_bound_addresses(allowed.line));
+    co_return co_await check_roms(loop, maps, allowed, description, deadline);
+}
+
+}  // namespace
+
+std::vector<std::string> arrival_warnings(HostMaps const& maps, Description const& description) {
+    auto const line = map_command_line(maps, description, tap_numbers(description));
+    auto lines = line ? firmware_warnings(maps, *line, description) : std::vector<std::string>();
     for (auto const& disk : description.disks) {
         if (!disk.access) continue;
         for (auto const& missing : storage::local_access(*disk.access).missing) {
@@ -423,8 +437,12 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_network(maps, description));
     CO_TRY(auto const program, map_program(maps, description.argv.front()));
     CO_TRY_VOID(co_await check_qemu(loop, program, description.machine_type, deadline));
+<<<<<<< HEAD
     CO_TRY(auto allowed, map_command_line(maps, description, tap_numbers(description)));
     co_return co_await check_options(loop, std::move(allowed.line), deadline);
+=======
+    co_return co_await check_line(loop, maps, description, deadline);
+>>>>>>> states
 }
 
 }  // namespace sidecar

@@ -32,8 +32,9 @@ core::Result<std::vector<netmove::GuestInterface>> map_interfaces(
 core::Result<> check_allowed(Paths const& paths, HostMaps const& maps,
                              Description const& description);
 
-/// What the images of the guest's disks keep at the source and lose here: one sentence for each.
-std::vector<std::string> access_warnings(Description const& description);
+/// What is different here and does not keep the guest away: what its images lose, and firmware of
+/// another content. One sentence for each.
+std::vector<std::string> arrival_warnings(HostMaps const& maps, Description const& description);
 
 /// Fails with refused, saying what to do, if this host cannot receive the guest: as
 /// check_allowed(), no QEMU or machine type, a file missing, an image in the way, too little disk

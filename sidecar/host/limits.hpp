@@ -191,6 +191,12 @@ constexpr std::size_t plan_steps_max = 64;
 /// Bases of one disk, and images in its chain: far more than are used in practice.
 constexpr std::size_t bases_max = 64;
 constexpr std::size_t layers_max = 256;
+/// Option ROMs and files of firmware of one guest: a PCI bus has 256 devices and functions.
+constexpr std::size_t roms_max = 1024;
+/// A file of firmware that is hashed. QEMU's flash has at most 8 MiB, unless asked for more.
+constexpr std::uint64_t firmware_bytes_max = 64ULL << 20;
+/// Throttle groups of one guest: one for each of its disks, and as many again.
+constexpr std::size_t throttle_groups_max = 512;
 /// A base is hashed on both hosts: 10 TB at 150 MB/s take so long.
 constexpr std::chrono::hours base_hash_timeout{20};
 /// The destination answers a request for a hash after at most so long, with its progress.

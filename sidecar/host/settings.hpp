@@ -30,6 +30,8 @@ struct HostMaps {
     std::vector<std::string> allowed_paths = {};
     std::vector<std::string> allowed_bridges = {};  ///< Empty: each.
     std::vector<std::string> allowed_devices = {};  ///< Kinds besides those of QEMU's allow-list.
+    /// OLD=NEW: addresses on which QEMU listens; numeric.
+    std::vector<std::pair<std::string, std::string>> addresses = {};
 };
 
 struct RunOptions {

@@ -162,8 +162,8 @@ void continue_running(Builder& builder) {
 
 // ---- owning -------------------------------------------------------------------------------------
 
-/// Seal if necessary, then OWNER, then `cont`. Until OWNER is asked for, this can still
-/// become an abort.
+/// Seal if necessary, then OWNER, then `cont` unless the guest was stopped. Until OWNER is asked
+/// for, this can still become an abort.
 void continue_owning(Builder& builder) {
     State& state = builder.state;
     if (is_owner(state.record)) {
@@ -171,7 +171,7 @@ void continue_owning(Builder& builder) {
             state.phase = Phase::running;  // it crashed here and can be started here again
             continue_running(builder);
         } else {
-            builder.ask_once(Action::start_guest);
+            builder.ask_once(state.stopped ? Action::leave_stopped : Action::start_guest);
         }
         return;
     }
@@ -196,6 +196,7 @@ void resume_from_journal(Builder& builder, Event const& event) {
     state.record = event.record;
     state.qemu_gone = event.qemu == Qemu::gone;
     state.loaded = event.qemu == Qemu::loaded || event.qemu == Qemu::running;
+    state.stopped = event.stopped;
     switch (event.record) {
         case Record::none:
             if (event.qemu == Qemu::waiting || event.qemu == Qemu::loaded) {
@@ -231,6 +232,7 @@ void idle(Builder& builder, Event const& event) {
             break;
         case Kind::prepare_requested:
             builder.state.phase = Phase::preparing;
+            builder.state.stopped = event.stopped;
             builder.ask(Action::prepare);
             break;
         case Kind::seal_requested:
@@ -312,7 +314,7 @@ void owning(Builder& builder, Event const& event) {
         abort(builder);
         return;
     }
-    if (ended_ok(event, Action::start_guest)) {
+    if (ended_ok(event, Action::start_guest) || ended_ok(event, Action::leave_stopped)) {
         builder.state.phase = Phase::running;
         builder.state.pending_request = PendingRequest::commit;
         continue_running(builder);

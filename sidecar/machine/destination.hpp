@@ -2,9 +2,10 @@
 // after COMMIT.
 //
 // Used by the driver of an incoming guest and by tests/sim. Invariant: start_guest is asked for
-// only when OWNER is durable. OWNER is asked for only after COMMIT was received, the exports are
-// gone and the RAM is loaded. ABORTED is answered only when it is durable. The `completed` of the
-// destination's QEMU never starts the guest.
+// only when OWNER is durable, and never for a guest that was stopped at the source. OWNER is asked
+// for only after COMMIT was received, the exports are gone and the RAM is loaded. ABORTED is
+// answered only when it is durable. The `completed` of the destination's QEMU never starts the
+// guest.
 #pragma once
 
 #include "sidecar/machine/common.hpp"
@@ -22,7 +23,9 @@ enum class Phase : std::uint8_t {
     qemu_lost,
     sealed,  ///< Exports gone, disks flushed: only the guest can write, once it starts.
     owning,  ///< COMMIT received: seal if necessary, OWNER, `cont`.
-    running,  ///< The guest runs here: acknowledged, announced, recorded.
+    /// The guest runs here, or is stopped here as it was at the source: acknowledged, announced,
+    /// recorded.
+    running,
     aborting,  ///< ABORTED, then everything made is removed.
     done,  ///< Over; a source that asks again is still answered.
 };
@@ -39,6 +42,8 @@ enum class Action : std::uint8_t {
     reply_sealed,
     record_owner,  ///< Durable OWNER.
     start_guest,  ///< Inject caught frames, `cont`; ok only when query-status says `running`.
+    /// Inject caught frames; ok when the guest is loaded and in the run state of the source.
+    leave_stopped,
     reply_ack,
     announce_network,  ///< Gratuitous ARP, unsolicited NA, RARP from here.
     record_aborted,  ///< Durable ABORTED.
@@ -93,6 +98,9 @@ struct Event {
     ActionResult result = ActionResult::ok;
     Record record = Record::none;
     Qemu qemu = Qemu::gone;
+    /// prepare_requested and restarted: the guest does not run at the source, and is not to run
+    /// here.
+    bool stopped = false;
 
     friend auto operator<=>(Event const&, Event const&) = default;
 };
@@ -100,14 +108,17 @@ struct Event {
 [[nodiscard]] constexpr Event action_ended(Action action, ActionResult result) {
     return {.kind = Event::Kind::action_ended, .action = action, .result = result};
 }
-[[nodiscard]] constexpr Event restarted(Record record, Qemu qemu) {
-    return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu};
+[[nodiscard]] constexpr Event prepare_requested(bool stopped) {
+    return {.kind = Event::Kind::prepare_requested, .stopped = stopped};
+}
+[[nodiscard]] constexpr Event restarted(Record record, Qemu qemu, bool stopped = false) {
+    return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu, .stopped = stopped};
 }
 /// QEMU's process ended; `last` was its last state.
 [[nodiscard]] constexpr Event qemu_gone(Qemu last) {
     return {.kind = Event::Kind::qemu_gone, .qemu = last};
 }
-/// An event that carries nothing: every kind but the three above.
+/// An event that carries nothing: every kind but the four above.
 [[nodiscard]] constexpr Event event(Event::Kind kind) { return {.kind = kind}; }
 
 /// The request that the source waits for; decides which reply follows an abort.
@@ -125,6 +136,7 @@ struct State {
     bool owner_unknown = false;  ///< record_owner ended unknown once: only its `ok` decides.
     bool destroyed = false;  ///< destroy ended ok.
     bool announced = false;  ///< announce_network ended ok.
+    bool stopped = false;  ///< The guest was stopped at the source, and stays stopped here.
 
     friend auto operator<=>(State const&, State const&) = default;
 };

@@ -242,6 +242,8 @@ std::string_view name(Qemu qemu) {
             return "stopping";
         case Qemu::stopped:
             return "stopped";
+        case Qemu::stopped_migrating:
+            return "stopped_migrating";
         case Qemu::paused_pre_switchover:
             return "paused_pre_switchover";
         case Qemu::postmigrate:
@@ -431,6 +433,8 @@ std::string_view name(Action action) {
             return "record_owner";
         case Action::start_guest:
             return "start_guest";
+        case Action::leave_stopped:
+            return "leave_stopped";
         case Action::reply_ack:
             return "reply_ack";
         case Action::announce_network:
@@ -557,6 +561,7 @@ std::string describe(State const& state) {
     append_flag(text, "owner_unknown", state.owner_unknown);
     append_flag(text, "destroyed", state.destroyed);
     append_flag(text, "announced", state.announced);
+    append_flag(text, "stopped", state.stopped);
     return text;
 }
 

@@ -66,12 +66,15 @@ void resume_from_journal(Builder& builder, Event const& event) {
     if (event.record == Record::none || event.record == Record::ended) {
         return;
     }
+    state.guest_stopped =
+        event.stopped || event.qemu == Qemu::stopped || event.qemu == Qemu::stopped_migrating;
     for (Resource resource : {Resource::destination, Resource::network, Resource::storage,
                               Resource::ram, Resource::fired}) {
         state.resources.insert(resource);
     }
     bool const guest_runs =
         event.qemu == Qemu::running || event.qemu == Qemu::copying || event.qemu == Qemu::migrating;
+    state.guest_stopped &= event.qemu != Qemu::running && event.qemu != Qemu::migrating;
     bool const may_have_completed =
         event.qemu == Qemu::postmigrate || event.qemu == Qemu::stopped || event.qemu == Qemu::gone;
     if (may_have_completed || event.record == Record::committed) {
@@ -91,7 +94,6 @@ void resume_from_journal(Builder& builder, Event const& event) {
         return;
     }
     state.commit_sent = event.record == Record::committed;
-    state.guest_stopped = event.qemu == Qemu::stopped;
     state.void_commit = event.record == Record::begun && may_have_completed;
     roll_back(builder, Outcome::failed);
 }
@@ -174,14 +176,16 @@ void suspended(Builder& builder, Event const& event) {
 }
 
 /// STOP can arrive before the answer to `migrate`. A `completed` here means that QEMU did not wait
-/// at pre-switchover: the destination's disks are not final, so the guest stays.
+/// at pre-switchover: the destination's disks are not final, so the guest stays. A guest that is
+/// stopped or continued by others while its RAM is sent stays too: it would arrive in another state
+/// than it has.
 void converging(Builder& builder, Event const& event) {
     bool const stops = event.kind == Kind::stop_seen || event.kind == Kind::pre_switchover_seen;
     bool const failed =
         event.kind == Kind::peer_silent_too_long || event.kind == Kind::ram_not_converging ||
         event.kind == Kind::migration_failed || event.kind == Kind::migration_completed ||
-        event.kind == Kind::guest_stopped_by_others || ended_badly(event, Action::start_ram) ||
-        (stops && !builder.state.peer_up);
+        event.kind == Kind::guest_stopped_by_others || event.kind == Kind::guest_resumed ||
+        ended_badly(event, Action::start_ram) || (stops && !builder.state.peer_up);
     if (gives_up(builder, event, failed) || !stops) {
         return;
     }

@@ -125,6 +125,7 @@ enum class Qemu : std::uint8_t {
     postmigrate,  ///< Completed: `cont` would start the guest.
     /// The guest was stopped from outside (paused, io-error, ...); sidecar does not resume it.
     stopped,
+    stopped_migrating,  ///< The same, and RAM pre-copy is under way.
     gone,  ///< No QEMU.
 };
 
@@ -142,7 +143,8 @@ struct Event {
         /// QMP MIGRATION failed or cancelled: QEMU has resumed the guest, or will.
         migration_failed,
         guest_resumed,  ///< QMP RESUME.
-        /// The guest stopped, but not because of the migration: an operator or an I/O error.
+        /// The guest stopped, but not because of the migration: an operator or an I/O error. While
+        /// `check` is in flight: it does not run, so it is moved as it is, and continued nowhere.
         guest_stopped_by_others,
         qemu_gone,  ///< The source QEMU's process ended.
         qmp_lost,  ///< QEMU's monitor closed or does not answer.
@@ -169,6 +171,8 @@ struct Event {
     Side side = Side::source;
     Record record = Record::none;
     Qemu qemu = Qemu::running;
+    /// restarted: the guest did not run when the migration began, and has not been continued.
+    bool stopped = false;
 
     friend auto operator<=>(Event const&, Event const&) = default;
 };
@@ -179,8 +183,8 @@ struct Event {
 [[nodiscard]] constexpr Event operator_resolved(Side side) {
     return {.kind = Event::Kind::operator_resolved, .side = side};
 }
-[[nodiscard]] constexpr Event restarted(Record record, Qemu qemu) {
-    return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu};
+[[nodiscard]] constexpr Event restarted(Record record, Qemu qemu, bool stopped = false) {
+    return {.kind = Event::Kind::restarted, .record = record, .qemu = qemu, .stopped = stopped};
 }
 [[nodiscard]] constexpr Event qmp_back(Qemu qemu) {
     return {.kind = Event::Kind::qmp_back, .qemu = qemu};
@@ -242,7 +246,8 @@ struct State {
     bool qemu_gone = false;  ///< The source's QEMU has ended.
     bool qmp_up = true;  ///< Assumed until qmp_lost, also after `restarted`.
     bool qmp_silent = false;  ///< qmp_silent_too_long, and no qmp_back since.
-    /// The guest was stopped from outside: sidecar does not resume it.
+    /// The guest was stopped from outside, before the migration or during it: sidecar does not
+    /// resume it.
     bool guest_stopped = false;
     bool suspending = false;  ///< The copy is being stopped in order to suspend it.
     bool tombstoned = false;  ///< tombstone_disks ended ok, or was given up.

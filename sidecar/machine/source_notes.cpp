@@ -127,7 +127,8 @@ std::optional<Event::Kind> missed(State const& state, Qemu qemu) {
             // Also while start_ram runs: the migration may have begun and failed.
             return converging ? Kind::migration_failed : Kind::guest_resumed;
         case Qemu::migrating:
-            return after_stop ? std::optional(Kind::guest_resumed) : std::nullopt;
+            return after_stop || state.guest_stopped ? std::optional(Kind::guest_resumed)
+                                                     : std::nullopt;
         case Qemu::stopping:
             return converging ? std::optional(Kind::stop_seen) : std::nullopt;
         case Qemu::paused_pre_switchover:
@@ -137,7 +138,12 @@ std::optional<Event::Kind> missed(State const& state, Qemu qemu) {
         case Qemu::postmigrate:
             return Kind::migration_completed;
         case Qemu::stopped:
-            return Kind::guest_stopped_by_others;
+            if (!state.guest_stopped) return Kind::guest_stopped_by_others;
+            // A guest that was stopped before stays so when its migration fails.
+            return converging || after_stop ? std::optional(Kind::migration_failed) : std::nullopt;
+        case Qemu::stopped_migrating:
+            return state.guest_stopped ? std::nullopt
+                                       : std::optional(Kind::guest_stopped_by_others);
         case Qemu::gone:
             break;  // qemu_gone reports it
     }

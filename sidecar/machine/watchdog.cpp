@@ -2,7 +2,7 @@
 
 namespace sidecar::machine::watchdog {
 
-Action next(source::Record record, source::Qemu qemu) {
+Action next(source::Record record, source::Qemu qemu, bool stopped) {
     using source::Qemu;
     using source::Record;
     if (record != Record::begun && record != Record::rolled_back) {
@@ -15,11 +15,13 @@ Action next(source::Record record, source::Qemu qemu) {
         case Qemu::gone:
             return Action::leave;
         case Qemu::migrating:  // otherwise QEMU would stop the guest later, without a sidecar
+        case Qemu::stopped_migrating:
         case Qemu::stopping:
         case Qemu::paused_pre_switchover:
             return Action::cancel_migration;
         case Qemu::postmigrate:
-            return record == Record::begun ? Action::record_rollback : Action::resume_guest;
+            if (record == Record::begun) return Action::record_rollback;
+            return stopped ? Action::leave : Action::resume_guest;
     }
     return Action::leave;
 }

@@ -61,14 +61,21 @@ Result<> announce_from_here(core::Loop& loop, Paths const& paths, std::string co
     return {};
 }
 
+/// Whether the guest did not run when its migration began.
+bool was_stopped(Paths const& paths, std::string const& guest) {
+    auto const record = MigrationRecord::read(paths, guest);
+    if (!record) return false;
+    return (*record)["description"]["state"].text_or("running") != name(GuestState::running);
+}
+
 /// Executes the actions of the watchdog's rule until the rule returns `leave`.
 Task<Result<>> follow_the_rule(qmp::Client& client, Journal& journal, std::string const& guest,
-                               Deadline deadline) {
+                               bool stopped, Deadline deadline) {
     using machine::watchdog::Action;
     auto last = journal.last();
     for (int steps = 0; steps < bring_back_steps_max; ++steps) {
         CO_TRY(auto const qemu, co_await qemu_state(client, deadline));
-        auto const action = machine::watchdog::next(recorded_by_source(last), qemu);
+        auto const action = machine::watchdog::next(recorded_by_source(last), qemu, stopped);
         core::log::warning("watchdog guest={} qemu={} action={}", guest,
                            machine::source::name(qemu), machine::watchdog::name(action));
         switch (action) {
@@ -117,7 +124,8 @@ Task<BringBack> bring_back(core::Loop& loop, Paths paths, std::string guest,
         co_return BringBack::not_yet;
     }
     auto const deadline = Deadline::after(limits::rollback_timeout);
-    auto const back = co_await follow_the_rule(**client, *journal, guest, deadline);
+    auto const back =
+        co_await follow_the_rule(**client, *journal, guest, was_stopped(paths, guest), deadline);
     auto const restored = co_await restore_settings(**client, paths, guest, deadline);
     co_await (*client)->close();
     if (!restored) {

@@ -79,6 +79,8 @@ Task<Result<>> DestinationMigration::start_qemu() {
     CO_TRY_VOID(co_await qemu_.start(network_.movers()));
     stop_for_test("record_qemu");
     CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await set_io_limits(*guest_->client, description_,
+                                       Deadline::after(limits::prepare_timeout)));
     CO_TRY_VOID(co_await qemu_.add_key());
     CO_TRY_VOID(co_await disks_.open_exports());
     CO_TRY_VOID(co_await qemu_.listen_for_ram());
@@ -95,6 +97,14 @@ Task<Result<>> DestinationMigration::record(DestinationEntry::Record what) {
 Task<Result<>> DestinationMigration::start_guest() {
     co_await network_.deliver_frames();
     auto const done = co_await qemu_.run_guest();
+    realtime_.reset();
+    co_return done;
+}
+
+/// The frames wait in the tap until the guest's operator continues it.
+Task<Result<>> DestinationMigration::leave_stopped() {
+    co_await network_.deliver_frames();
+    auto const done = co_await qemu_.check_stopped();
     realtime_.reset();
     co_return done;
 }

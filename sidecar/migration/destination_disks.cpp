@@ -75,10 +75,8 @@ Task<Result<>> DestinationDisks::find_target() {
     exported_.clear();
     for (std::size_t index = 0; index < disks.size(); ++index) {
         auto const& wanted = disks[index];
-        auto const same = std::ranges::find_if(here, [&](qmp::BlockDevice const& device) {
-            return device.inserted && device.device == wanted.device && device.qdev == wanted.qdev;
-        });
-        if (same == here.end()) {
+        auto const* const same = find_drive(here, wanted);
+        if (same == nullptr) {
             co_return fail(Errc::refused, "disk {} is not found in the destination's QEMU",
                            wanted.name);
         }

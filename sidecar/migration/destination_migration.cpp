@@ -144,6 +144,8 @@ Task<Result<>> DestinationMigration::perform(Action action) {
             return seal();
         case Action::start_guest:
             return start_guest();
+        case Action::leave_stopped:
+            return leave_stopped();
         case Action::announce_network:
             return announce_network();
         case Action::destroy:
@@ -194,7 +196,7 @@ Result<> DestinationMigration::reply(Action action) {
         case Action::reply_aborted: {
             protocol::Verdict aborted;
             aborted.owner = protocol::Owner::source;
-            aborted.why = failure_ ? failure_->sentence() : "it was given up earlier";
+            aborted.why = failure_ ? failure_->sentence() : std::string(protocol::given_up_earlier);
             return requests_.answer({Verb::commit, Verb::abort}, protocol::pack(aborted));
         }
         case Action::reply_refused:
@@ -207,6 +209,7 @@ Result<> DestinationMigration::reply(Action action) {
         case Action::seal:
         case Action::record_owner:
         case Action::start_guest:
+        case Action::leave_stopped:
         case Action::announce_network:
         case Action::record_aborted:
         case Action::destroy:

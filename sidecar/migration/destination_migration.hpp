@@ -86,7 +86,8 @@ private:
 
     // Each handles one request of the source: destination_requests.cpp. Packed: the machine decides
     // the answer.
-    Outcome<protocol::Packed> ask_machine(protocol::Verb verb, Event::Kind request);
+    Outcome<protocol::Packed> ask_machine(protocol::Verb verb, Event request);
+    Outcome<protocol::Packed> ask_to_prepare();
     [[nodiscard]] core::Result<Description> description_from(core::Json const& json) const;
     [[nodiscard]] core::Result<> check_exported() const;
     Outcome<protocol::CheckAnswer> on(protocol::Check check);
@@ -114,6 +115,7 @@ private:
     Outcome<> seal();
     Outcome<> record(DestinationEntry::Record what);
     Outcome<> start_guest();
+    Outcome<> leave_stopped();
     Outcome<> announce_network();
     Outcome<> destroy();
     Outcome<> record_end();

@@ -101,8 +101,11 @@ Task<Result<>> DestinationQemu::listen_for_ram() {
     auto const deadline = Deadline::after(limits::prepare_timeout);
     auto& client = *context_.guest->client;
     auto const credentials = context_.key.empty() ? "" : key_object(context_.migration_id);
+    // Only `cont` activates the disks late. If the guest stays stopped, they must be active when it
+    // moves on: QEMU 7.2 aborts at an inactive one.
+    bool const late = context_.description.state == GuestState::running;
     CO_TRY_VOID(co_await qmp::migrate_set_capabilities(
-        client, {{"events", true}, {"return-path", true}, {"late-block-activate", true}},
+        client, {{"events", true}, {"return-path", true}, {"late-block-activate", late}},
         deadline));
     CO_TRY_VOID(co_await qmp::migrate_set_parameters(
         client, Json::object({{"tls-creds", credentials}}), deadline));
@@ -124,6 +127,19 @@ Task<Result<>> DestinationQemu::run_guest() {
         co_await ensure_running(*context_.guest->client, Deadline::after(limits::rollback_timeout));
     if (done && !resumed_at_) resumed_at_ = core::Clock::now();
     co_return done;
+}
+
+/// QEMU gave it the run state of the source when it had loaded it.
+Task<Result<>> DestinationQemu::check_stopped() {
+    CO_TRY(auto const status, co_await qmp::query_status(*context_.guest->client,
+                                                         Deadline::after(limits::qmp_timeout)));
+    if (!status.running && status.status != "inmigrate") {
+        core::log::info("guest={} migration_id={} it stays stopped: QEMU says {}", context_.name,
+                        context_.migration_id, status.status);
+        co_return Result<>{};
+    }
+    co_return fail(Errc::protocol, "the guest was stopped at the source, and QEMU here says {}",
+                   status.status);
 }
 
 Task<void> DestinationQemu::remove_streams(Deadline deadline) {

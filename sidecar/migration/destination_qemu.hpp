@@ -56,7 +56,9 @@ public:
     Outcome<> listen_for_ram();
     /// `cont`: ok only if the guest runs.
     Outcome<> run_guest();
-    /// The guest runs here: removes the settings and the key that its migration needed.
+    /// Ok if the guest is loaded and does not run.
+    Outcome<> check_stopped();
+    /// The guest is owned here: removes the settings and the key that its migration needed.
     core::Task<void> remove_streams(core::Deadline deadline);
     /// Ends its process, which never ran the guest. Ok if there is none. Fails with timed_out.
     Outcome<> kill();

@@ -26,8 +26,13 @@ Task<Result<protocol::Packed>> DestinationMigration::handle(protocol::FromSource
         [this](auto& one) { return protocol::packed(on(std::move(one))); }, request);
 }
 
-Task<Result<protocol::Packed>> DestinationMigration::ask_machine(Verb verb, Event::Kind request) {
-    return requests_.ask(verb, [this, request] { post(machine::destination::event(request)); });
+Task<Result<protocol::Packed>> DestinationMigration::ask_machine(Verb verb, Event request) {
+    return requests_.ask(verb, [this, request] { post(request); });
+}
+
+Task<Result<protocol::Packed>> DestinationMigration::ask_to_prepare() {
+    bool const stopped = description_.state != GuestState::running;
+    return ask_machine(Verb::prepare, machine::destination::prepare_requested(stopped));
 }
 
 Result<Description> DestinationMigration::description_from(Json const& json) const {
@@ -52,7 +57,7 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
                                  .has_registry = !paths_.registry.empty()};
     CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
     CO_TRY(answer.data, survey_.offer_port());
-    answer.warnings = access_warnings(description);
+    answer.warnings = arrival_warnings(options_.maps, description);
     co_return answer;
 }
 
@@ -84,14 +89,14 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepar
         key_ = prepare.key;
         anchors_.take(std::move(prepare.tunnels), prepare.anchor_port);
     }
-    co_return co_await ask_machine(Verb::prepare, Event::Kind::prepare_requested);
+    co_return co_await ask_to_prepare();
 }
 
 /// The source's connections were cut. While QEMU runs, nothing changes for the machine: the
 /// exports stay open.
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Reexport) {
     if (machine::destination::offers_by_prepare(state_)) {
-        co_return co_await ask_machine(Verb::prepare, Event::Kind::prepare_requested);
+        co_return co_await ask_to_prepare();
     }
     if (!machine::destination::has_exports(state_)) {
         co_return fail(Errc::refused, "the disks cannot be offered again now: {}",
@@ -151,16 +156,16 @@ Task<Result<protocol::TrackingReport>> DestinationMigration::on(protocol::Conntr
 }
 
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Seal) {
-    return ask_machine(Verb::seal, Event::Kind::seal_requested);
+    return ask_machine(Verb::seal, machine::destination::event(Event::Kind::seal_requested));
 }
 
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Commit commit) {
     network_.expect(std::move(commit.frames));
-    return ask_machine(Verb::commit, Event::Kind::commit_received);
+    return ask_machine(Verb::commit, machine::destination::event(Event::Kind::commit_received));
 }
 
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Abort) {
-    return ask_machine(Verb::abort, Event::Kind::abort_requested);
+    return ask_machine(Verb::abort, machine::destination::event(Event::Kind::abort_requested));
 }
 
 }  // namespace sidecar

@@ -66,7 +66,8 @@ Task<Result<>> DestinationMigration::find_after_restart() {
                             joined.error().sentence());
         if (joined) qemu = *joined;
     }
-    post(machine::destination::restarted(record_found, qemu));
+    post(machine::destination::restarted(record_found, qemu,
+                                         description_.state != GuestState::running));
     co_return Result<>{};
 }
 

@@ -25,11 +25,15 @@ bool GuestPause::note_stop(core::Clock::time_point at) {
     return true;
 }
 
-void GuestPause::note_running(core::Clock::time_point at) {
+void GuestPause::note_left_stopped() {
     stopped_ = false;
     realtime_.reset();
     context_.peer.set_patience(limits::heartbeat_silence);
     release_watchdog();
+}
+
+void GuestPause::note_running(core::Clock::time_point at) {
+    note_left_stopped();
     context_.timeline.note_running(at);
 }
 
@@ -49,17 +53,20 @@ Task<void> GuestPause::limit(core::Clock::time_point stopped_at, std::stop_token
     }
     realtime_.reset();
     if (context_.timeline.stop_at() != stopped_at || !is_limited()) co_return;
-    callbacks_.limit_exceeded(
-        core::fail(Errc::timed_out, "the guest was stopped for {} ms, which is --downtime-limit",
-                   context_.options.downtime_limit_ms)
-            .error());
+    callbacks_.limit_exceeded(core::fail(Errc::timed_out,
+                                         "the guest {} {} ms, which is --downtime-limit",
+                                         context_.description.state == GuestState::running
+                                             ? "was stopped for"
+                                             : "does not run, and its last step took",
+                                         context_.options.downtime_limit_ms)
+                                  .error());
 }
 
 Task<void> GuestPause::ask_why_stopped(std::stop_token stop) {
     using machine::source::Qemu;
     auto const qemu =
         co_await qemu_state(*context_.guest.client, Deadline::after(limits::qmp_timeout, stop));
-    if (!qemu || *qemu != Qemu::stopped) co_return;
+    if (!qemu || (*qemu != Qemu::stopped && *qemu != Qemu::stopped_migrating)) co_return;
     stopped_ = false;  // not by the migration: its limit does not apply
     release_watchdog();
     callbacks_.stopped_by_others(

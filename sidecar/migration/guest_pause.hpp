@@ -36,9 +36,12 @@ public:
     core::Result<> start_watchdog();
     [[nodiscard]] bool has_watchdog() const { return watchdog_ != nullptr; }
 
-    /// The migration stopped the guest at `at`. False if that is known already; otherwise the
+    /// The migration stopped the guest at `at`, or reached the same point with a guest that was
+    /// stopped before. False if that is known already; otherwise the
     /// caller spawns limit().
     bool note_stop(core::Clock::time_point at);
+    /// The migration is over on the source, and the guest, which did not run before, stays stopped.
+    void note_left_stopped();
     /// The guest runs again on the source.
     void note_running(core::Clock::time_point at);
     /// Waits for the limit of the pause that began at `stopped_at`, and reports it if the guest is

@@ -106,6 +106,7 @@ Json MigrationReport::report() const {
     if (parts_.disks.mirror()) made.set("link_cuts", parts_.disks.mirror()->report().cuts);
     if (parts_.disks.mirror() && parts_.disks.mirror()->report().verify)
         made.set("verify", parts_.disks.mirror()->report().verify->json());
+    made.set("run_state", std::string(name(context_.description.state)));
     made.set("disks", disks());
     if (!context_.description.shared.empty()) made.set("shared_disks", shared_disks());
     made.set("ram", ram());
@@ -313,6 +314,12 @@ Json MigrationReport::checked() const {
     lines.add(fmt::format("guest {}: QEMU {}, machine {}, {} MiB of RAM, can be migrated",
                           context_.guest.name, context_.description.qemu_version,
                           context_.description.machine_type, context_.description.ram_bytes >> 20));
+    if (auto const state = context_.description.state; state != GuestState::running) {
+        lines.add(
+            fmt::format("guest {}: does not run (QEMU says {}), and will not at the "
+                        "destination",
+                        context_.guest.name, name(state)));
+    }
     for (auto const& disk : context_.description.disks) {
         lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
                               disk.name, disk.format, disk.virtual_bytes >> 20,

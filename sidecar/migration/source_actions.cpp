@@ -24,11 +24,22 @@ using core::Result;
 using core::Task;
 using machine::ActionResult;
 
+/// The machine knows it first, so that every end of the check leaves the guest as it is.
+Task<Result<>> SourceMigration::look_at_run_state() {
+    CO_TRY(auto const status,
+           co_await qmp::query_status(*guest_.client, context_.within(limits::qmp_timeout)));
+    if (!status.running) {
+        post(machine::source::event(machine::source::Event::Kind::guest_stopped_by_others));
+    }
+    co_return Result<>{};
+}
+
 Task<Result<>> SourceMigration::check() {
     warning_ = why_too_soon(journal_.last().moves, wall_ms());
     if (!warning_.empty()) core::log::warning("guest={} {}", guest_.name, warning_);
+    CO_TRY_VOID(co_await look_at_run_state());
     CO_TRY(description_,
-           co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::running,
+           co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::movable,
                              context_.within(limits::check_timeout)));
     if (auto const& wrapper = guest_.command_line.wrapper(); !wrapper.empty()) {
         warn(fmt::format("QEMU runs there without `{}`", fmt::join(wrapper, " ")));
@@ -47,6 +58,12 @@ Task<Result<>> SourceMigration::check() {
     protocol::Check request{description_.to_json(), network_.anchors().probe_key()};
     CO_TRY(auto checked,
            co_await peer_.request(std::move(request), context_.within(limits::check_timeout)));
+    if (description_.state != GuestState::running &&
+        !peer_.offers(protocol::Feature::stopped_guest)) {
+        co_return fail(Errc::refused,
+                       "the sidecar of {} is too old for a guest that does not run (QEMU says {})",
+                       options_.destination, name(description_.state));
+    }
     if (options_.verify && !peer_.offers(protocol::Feature::verify)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --verify",
                        options_.destination);
@@ -225,8 +242,9 @@ Task<Result<>> SourceMigration::abort_destination() {
     if (!destination_fenced_) {
         (void)co_await peer_.reached(Deadline::after(limits::abort_patience));
     }
-    CO_TRY_VOID(
-        co_await peer_.request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
+    CO_TRY(auto const verdict,
+           co_await peer_.request(protocol::Abort{}, Deadline::after(limits::rollback_timeout)));
+    add_to_failure("the destination says: ", verdict.why);
     co_return Result<>{};
 }
 

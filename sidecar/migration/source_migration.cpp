@@ -27,6 +27,10 @@ namespace {
 // Events not yet handled: those of actions in flight and a few of QEMU. More would be a bug.
 constexpr std::size_t events_max = 256;
 
+/// The end of what a destination says whose QEMU ended and said nothing: it follows from the
+/// failure.
+constexpr std::string_view ended_without_a_word = "QEMU on the destination has ended";
+
 bool is_record(Action action) {
     return action == Action::record_begin || action == Action::record_commit ||
            action == Action::record_rollback || action == Action::record_end;
@@ -37,7 +41,8 @@ std::string_view whereabouts(State const& state) {
     if (machine::source::commit_may_count(state)) return "the guest is paused";
     switch (state.guest) {
         case machine::Guest::source:
-            return "the guest runs on the source";
+            return state.guest_stopped ? "the guest is on the source, and does not run"
+                                       : "the guest runs on the source";
         case machine::Guest::destination:
             return "the guest runs on the destination";
         case machine::Guest::unknown:
@@ -133,13 +138,16 @@ Task<Json> SourceMigration::recover(ProgressSink sink) {
     qemu_gone_ = qemu == machine::source::Qemu::gone;
     // If this sidecar died as well, only the watchdog would bring the guest back.
     if (qemu != machine::source::Qemu::gone) (void)pause_.start_watchdog();
-    if (found == Record::begun && qemu == machine::source::Qemu::running && pause_.has_watchdog() &&
-        disks_.find_copy()) {
-        qemu = machine::source::Qemu::copying;
+    using machine::source::Qemu;
+    bool const did_run = description_.state == GuestState::running;
+    bool const stopped = !did_run && qemu != Qemu::running && qemu != Qemu::migrating;
+    bool const as_before = qemu == (did_run ? Qemu::running : Qemu::stopped);
+    if (found == Record::begun && as_before && pause_.has_watchdog() && disks_.find_copy()) {
+        qemu = Qemu::copying;
     }
     network_.begin_after_restart();
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
-    co_return co_await drive(machine::source::restarted(found, qemu), std::move(sink));
+    co_return co_await drive(machine::source::restarted(found, qemu, stopped), std::move(sink));
 }
 
 Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
@@ -207,6 +215,18 @@ void SourceMigration::enter(Phase phase) {
 void SourceMigration::note_failure(core::Error error) {
     core::log::warning("guest={} migration_id={} {}", guest_.name, migration_id_, error.sentence());
     if (!failure_) failure_ = std::move(error);
+}
+
+void SourceMigration::add_to_failure(std::string_view who, std::string const& words) {
+    bool const cancelled = state_.outcome == machine::Outcome::cancelled;
+    bool const nothing = words.empty() || words == protocol::given_up_earlier ||
+                         words.ends_with(ended_without_a_word);
+    if (!failure_ || cancelled || nothing) return;
+    // Without the steps of the other program.
+    auto const known = words.substr(0, words.rfind(" (while "));
+    if (failure_->sentence().find(known) != std::string::npos) return;
+    core::log::warning("guest={} migration_id={} {}{}", guest_.name, migration_id_, who, words);
+    failure_->what += fmt::format("; {}{}", who, words);
 }
 
 Task<void> SourceMigration::run_action(Action action) {

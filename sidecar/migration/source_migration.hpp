@@ -84,6 +84,8 @@ private:
     void post(Event event);
     void enter(Phase phase);
     void note_failure(core::Error error);
+    /// Adds to the first failure what another program says of it, unless it is known.
+    void add_to_failure(std::string_view who, std::string const& words);
     void warn(std::string const& line);
 
     // QEMU's monitor: source_monitor.cpp
@@ -91,6 +93,7 @@ private:
     void note_monitor_back(machine::source::Qemu qemu, core::Clock::time_point lost_at);
     void note_monitor_silent();
     void note_stop(core::Clock::time_point at);
+    core::Task<void> ask_why_ram_failed();
     void tell_of_a_long_rollback();
     // Watching: source_watch.cpp
     core::Task<void> watch_process();
@@ -103,6 +106,7 @@ private:
     void note_destination(protocol::CheckAnswer const& answer);
     core::Task<void> record_departure();
     // The ports: source_actions.cpp. Each is one action of the machine.
+    Outcome<> look_at_run_state();
     Outcome<> check();
     Outcome<> record(SourceEntry::Record what,
                      SourceEntry::Outcome outcome = SourceEntry::Outcome::none);

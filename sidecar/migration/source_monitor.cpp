@@ -1,5 +1,6 @@
 // What the source's driver reports to the machine about QEMU's monitor.
 #include "core/log.hpp"
+#include "qmp/migration.hpp"
 #include "sidecar/migration/source_migration.hpp"
 
 namespace sidecar {
@@ -46,6 +47,13 @@ void SourceMigration::note_stop(core::Clock::time_point at) {
     watchers_.spawn(pause_.limit(at, watchers_stop_.get_token()));
 }
 
+/// In QEMU's own words.
+core::Task<void> SourceMigration::ask_why_ram_failed() {
+    auto const info = co_await qmp::query_migrate(
+        *guest_.client, core::Deadline::after(limits::qmp_timeout, watchers_stop_.get_token()));
+    if (info) add_to_failure("QEMU on the source says: ", info->error);
+}
+
 void SourceMigration::hear(qmp::Event const& event) {
     if (event.name == "STOP" && ram_.started_at()) {
         note_stop(event.received);
@@ -55,6 +63,11 @@ void SourceMigration::hear(qmp::Event const& event) {
         post(machine::source::event(Event::Kind::guest_stopped_by_others));
     } else if (event.name == "RESUME") {
         pause_.note_running(event.received);
+        if (state_.phase == Phase::converging && description_.state != GuestState::running) {
+            note_failure(core::fail(Errc::refused,
+                                    "the guest was continued during the migration: migrate again")
+                             .error());
+        }
         post(machine::source::event(Event::Kind::guest_resumed));
     } else if (event.name == "JOB_STATUS_CHANGE") {
         auto const status = event.data["status"].text_or("");
@@ -64,8 +77,11 @@ void SourceMigration::hear(qmp::Event const& event) {
         auto const status = event.data["status"].text_or("");
         core::log::debug("guest={} qemu migration={}", guest_.name, status);
         timeline_.note_qemu_status(status, event.received);
-        if (status == "pre-switchover")
+        if (status == "pre-switchover") {
+            // A guest that did not run stops without a STOP.
+            if (description_.state != GuestState::running) note_stop(event.received);
             post(machine::source::event(Event::Kind::pre_switchover_seen));
+        }
         if (status == "completed") {
             timeline_.note_ram_completed(event.received);
             post(machine::source::event(Event::Kind::migration_completed));
@@ -73,7 +89,9 @@ void SourceMigration::hear(qmp::Event const& event) {
         if (status == "failed" || status == "cancelled") {
             if (status == "failed" && state_.phase != Phase::rolling_back) {
                 note_failure(core::fail(Errc::qemu_refused, "QEMU's migration failed").error());
+                watchers_.spawn(ask_why_ram_failed());
             }
+            if (description_.state != GuestState::running) pause_.note_left_stopped();
             post(machine::source::event(Event::Kind::migration_failed));
         }
     }

@@ -105,6 +105,7 @@ Json ReplicaRecord::to_json() const {
                          {"allowed_paths", texts_to_json(maps.allowed_paths)},
                          {"allowed_bridges", texts_to_json(maps.allowed_bridges)},
                          {"allowed_devices", texts_to_json(maps.allowed_devices)},
+                         {"map_addresses", pairs_to_json(maps.addresses)},
                          {"images", image_list},
                          {"base", static_cast<std::int64_t>(base)},
                          {"overlays", overlay_list},
@@ -120,10 +121,10 @@ Result<ReplicaRecord> ReplicaRecord::from_json(Json const& json) {
     TRY(made.copy_id, json.text("copy_id"));
     TRY_VOID(check_guest_name(made.copy_id));  // it becomes part of file names
     TRY(made.description, Description::from_json(json["description"]));
-    made.maps = {
-        pairs_from_json(json["map_paths"]),       pairs_from_json(json["map_bridges"]),
-        texts_from_json(json["programs"]),        texts_from_json(json["allowed_paths"]),
-        texts_from_json(json["allowed_bridges"]), texts_from_json(json["allowed_devices"])};
+    made.maps = {pairs_from_json(json["map_paths"]),       pairs_from_json(json["map_bridges"]),
+                 texts_from_json(json["programs"]),        texts_from_json(json["allowed_paths"]),
+                 texts_from_json(json["allowed_bridges"]), texts_from_json(json["allowed_devices"]),
+                 pairs_from_json(json["map_addresses"])};
     for (auto const& one : json["images"].elements()) {
         TRY(auto image, storage::OwnedFile::from_json(one));
         made.images.push_back(std::move(image));

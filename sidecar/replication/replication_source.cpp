@@ -93,11 +93,24 @@ std::string ReplicationSource::freezing() const {
                : "filesystem-consistent, by the guest agent on " + freeze_->socket();
 }
 
+/// A recovery point is put right under the device, where the filter is.
+Result<> ReplicationSource::check_no_filters() const {
+    for (auto const& disk : description_.disks) {
+        if (disk.top_node == disk.node) continue;
+        return fail(Errc::refused,
+                    "disk {} has a filter (throttle, copy-on-read), and cannot be replicated: set "
+                    "its limits by block_set_io_throttle instead",
+                    disk.name);
+    }
+    return {};
+}
+
 Task<Result<>> ReplicationSource::begin() {
     CO_TRY(description_,
            co_await describe(guest_, migration_id_, {}, RunStatePolicy::running_or_off,
                              Deadline::after(limits::check_timeout)));
     CO_TRY_VOID(check_nothing_left_behind(description_));
+<<<<<<< HEAD
     CO_TRY(auto const user, user_of(guest_.process.pid()));
     if (is_other_user(user)) {
         co_return fail(Errc::refused,
@@ -105,6 +118,9 @@ Task<Result<>> ReplicationSource::begin() {
                        "user of sidecar: it opens an image of ours in each round",
                        user.uid);
     }
+=======
+    CO_TRY_VOID(check_no_filters());
+>>>>>>> states
     description_.owner = registry::local_entry(loop_, guest_.paths, guest_.name);
     find_agent();
     if (settings_.hand_over) CO_TRY_VOID(co_await look_at_guest());

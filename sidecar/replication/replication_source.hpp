@@ -69,6 +69,7 @@ public:
 
 private:
     core::Task<core::Result<>> begin();
+    [[nodiscard]] core::Result<> check_no_filters() const;
     core::Task<core::Result<>> round();
     core::Task<core::Result<>> copy_round(PeerChannel& peer, std::stop_token token);
     core::Task<core::Result<>> renew_client();

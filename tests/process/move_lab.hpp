@@ -95,7 +95,7 @@ struct MoveHost {
         Argv words{"serve"};
         words.insert(words.end(), credentials.begin(), credentials.end());
         words.insert(words.end(), more.begin(), more.end());
-        auto const allowed = lab::allow_guests();
+        auto const allowed = lab::allow_guests(more);
         words.insert(words.end(), allowed.begin(), allowed.end());
         Argv argv = wrapper;
         for (auto const& word : command(words)) argv.push_back(word);
@@ -105,8 +105,9 @@ struct MoveHost {
                         [&] { return sidecar({"anchor", "list"}).exit_status == 0; });
     }
     /// The guest web1, in br0, with the address 10.1.0.10. `more`: options of its QEMU;
-    /// `environment`: of its sidecar. Returns when it runs.
-    void start_guest(Argv const& more = {}, std::vector<std::string> const& environment = {}) {
+    /// `environment`: of its sidecar; `state`: QEMU's run state that is waited for.
+    void start_guest(Argv const& more = {}, std::vector<std::string> const& environment = {},
+                     std::string const& state = "running") {
         lab::write_file(disk, std::string(disk_bytes, 'd'));
         Argv words{"run",
                    "web1",
@@ -115,7 +116,7 @@ struct MoveHost {
                    "--address",
                    "10.1.0.10",
                    "--",
-                   storage_lab::oldest_qemu(),
+                   qemu,
                    "-M",
                    "pc,accel=tcg",
                    "-m",
@@ -135,7 +136,7 @@ struct MoveHost {
         run.emplace("run", command(words), lab::Place{netns, environment}, directory);
         lab::wait_until("the guest to run", 30s, [&] {
             if (!run->running()) throw lab::Failure("`run` ended: " + run->err());
-            return contains(sidecar({"status", "web1"}).out, "running");
+            return contains(sidecar({"status", "web1"}).out, state);
         });
     }
     /// `sidecar migrate` of web1.
@@ -158,8 +159,12 @@ struct MoveHost {
     std::string directory;
     std::string address;
     std::string disk = directory + "/d0";  ///< Of the guest that starts here.
+<<<<<<< HEAD
     Argv credentials{"--plaintext"};  ///< Of `serve` and `migrate`.
     Argv wrapper = {};  ///< Words before `serve`.
+=======
+    std::string qemu = storage_lab::oldest_qemu();  ///< Of the guest that starts here.
+>>>>>>> states
     std::optional<lab::Daemon> serve;
     std::optional<lab::Daemon> run;
 };

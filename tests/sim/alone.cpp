@@ -43,8 +43,10 @@ std::vector<src::Event> source_events() {
     }
     for (unsigned record = 0; record <= static_cast<unsigned>(src::Record::ended); ++record) {
         for (unsigned qemu = 0; qemu <= static_cast<unsigned>(src::Qemu::gone); ++qemu) {
-            events.push_back(
-                src::restarted(static_cast<src::Record>(record), static_cast<src::Qemu>(qemu)));
+            for (bool const stopped : {false, true}) {
+                events.push_back(src::restarted(static_cast<src::Record>(record),
+                                                static_cast<src::Qemu>(qemu), stopped));
+            }
         }
     }
     return events;
@@ -57,6 +59,7 @@ std::vector<dst::Event> destination_events() {
          kind <= static_cast<unsigned>(Kind::qemu_silent_too_long); ++kind) {
         events.push_back(dst::event(static_cast<Kind>(kind)));
     }
+    events.push_back(dst::prepare_requested(true));
     events.push_back(dst::qemu_gone(dst::Qemu::waiting));
     for (unsigned action = 0; action < dst::action_count; ++action) {
         for (ActionResult result : endings) {
@@ -66,8 +69,10 @@ std::vector<dst::Event> destination_events() {
     for (unsigned record = 0; record <= static_cast<unsigned>(dst::Record::ended_aborted);
          ++record) {
         for (unsigned qemu = 0; qemu <= static_cast<unsigned>(dst::Qemu::gone); ++qemu) {
-            events.push_back(
-                dst::restarted(static_cast<dst::Record>(record), static_cast<dst::Qemu>(qemu)));
+            for (bool const stopped : {false, true}) {
+                events.push_back(dst::restarted(static_cast<dst::Record>(record),
+                                                static_cast<dst::Qemu>(qemu), stopped));
+            }
         }
     }
     return events;
@@ -138,6 +143,11 @@ std::string wrong(dst::State const&, dst::State const& after, dst::Action action
                        ? ""
                        : "OWNER before loaded and sealed";
         case Action::start_guest:
+        case Action::leave_stopped:
+            if (after.stopped != (action == Action::leave_stopped)) {
+                return "a stopped guest is started, or another is not";
+            }
+            [[fallthrough]];
         case Action::reply_ack:
         case Action::announce_network:
             return dst::owns_guest(after) ? "" : "started, acknowledged or announced before OWNER";

@@ -41,6 +41,22 @@ TEST_CASE("every invariant holds in every reachable state, and every state can r
         auto const action = static_cast<dst::Action>(index);
         INFO("destination action " << name(action));
         bool const at_once = name(action).starts_with("reply_");  // these end with the step itself
-        CHECK(report.destination_actions.contains(action) == !at_once);
+        bool const other = action == dst::Action::leave_stopped;
+        CHECK(report.destination_actions.contains(action) == (!at_once && !other));
     }
+}
+
+TEST_CASE("every invariant holds for a guest that does not run when its migration begins",
+          "[sim][exhaustive]") {
+    Report const report = explore(Mutation::none, Check::all, Start::stopped);
+    INFO(report.violation);
+    CHECK(report.violation.empty());
+    CHECK(report.complete != sanitized);
+    WARN(report.states << " states, " << report.transitions << " steps, " << report.endings
+                       << " ends, the guest moved in " << report.moved << " of them");
+    if (sanitized) return;
+    CHECK(report.moved > 0);
+    CHECK(report.endings > report.moved);
+    CHECK(report.destination_actions.contains(dst::Action::leave_stopped));
+    CHECK_FALSE(report.destination_actions.contains(dst::Action::start_guest));
 }

@@ -97,7 +97,8 @@ private:
 
 class Explorer {
 public:
-    Explorer(Mutation mutation, Check check) : mutation_(mutation), check_(check) {}
+    Explorer(Mutation mutation, Check check, Start start)
+        : mutation_(mutation), check_(check), start_(start) {}
 
     Report run() {
         search();
@@ -110,7 +111,7 @@ public:
 
 private:
     void search() {
-        (void)table_.insert(pack(initial()), no_state);
+        (void)table_.insert(pack(initial(start_)), no_state);
         for (std::uint32_t index = 0; index < table_.size(); ++index) {
             if (table_.size() > states_max || !expand(index)) {
                 return;
@@ -274,6 +275,7 @@ private:
 
     Mutation mutation_;
     Check check_;
+    Start start_;
     Table table_;
     std::vector<Transition> steps_;
     std::vector<Packed> packed_;  ///< The target of each step.
@@ -290,6 +292,8 @@ void keep_healthy(std::vector<Transition>& list) {
     std::erase_if(list, [wanted](Transition const& step) { return step.nature != wanted; });
 }
 
-Report explore(Mutation mutation, Check check) { return Explorer(mutation, check).run(); }
+Report explore(Mutation mutation, Check check, Start start) {
+    return Explorer(mutation, check, start).run();
+}
 
 }  // namespace sim

@@ -50,7 +50,7 @@ enum class Check : std::uint8_t {
 
 /// Explores until every reachable state was visited, an invariant is violated, or `states_max`
 /// states were visited (then the report is not complete).
-[[nodiscard]] Report explore(Mutation mutation, Check check);
+[[nodiscard]] Report explore(Mutation mutation, Check check, Start start = Start::running);
 
 /// I1: the violation in `node`, or empty. invariants.cpp.
 [[nodiscard]] std::string two_guests_in(Node const& node);

@@ -10,9 +10,7 @@ namespace sim {
 namespace {
 
 bool guest_runs_at_source(World const& world) { return executes(world); }
-bool guest_runs_at_destination(World const& world) {
-    return world.destination_qemu == DestinationQemu::running;
-}
+bool guest_is_at_destination(World const& world) { return has_guest(world.destination_qemu); }
 
 /// Whether the guest belongs to the destination in the end.
 bool moved(World const& world) {
@@ -42,7 +40,7 @@ std::string broken_at_end_moved(Node const& node) {
         return "I10: moved, and the source says something else";
     }
     bool const alive =
-        guest_runs_at_destination(world) || world.destination_qemu == DestinationQemu::gone;
+        guest_is_at_destination(world) || world.destination_qemu == DestinationQemu::gone;
     return alive ? "" : "I3: moved, and the guest is paused for ever";
 }
 
@@ -87,7 +85,7 @@ std::string two_guests_in(Node const& node) {
     if (!guest_runs_at_source(world)) {
         return "";
     }
-    if (guest_runs_at_destination(world)) {
+    if (guest_is_at_destination(world)) {
         return "I1: two copies run";
     }
     bool const owned = is_owner(world.destination_journal) && !world.fenced;
@@ -99,8 +97,11 @@ std::string broken_in(Node const& node) {
         return broken;
     }
     World const& world = node.world;
+    if (world.continued_wrongly) {
+        return "I11: the guest was stopped by others, and sidecar has continued it";
+    }
     bool const owner = is_owner(world.destination_journal);
-    if (guest_runs_at_destination(world)) {
+    if (guest_is_at_destination(world)) {
         bool const committed = world.source_journal == src::Record::committed ||
                                world.source_journal == src::Record::ended;
         if (!owner || !committed) {
@@ -146,7 +147,7 @@ std::string broken_by_step(Node const& before, Node const& after) {
     if (voided && was.commit_sent && !is_aborted(is.destination_journal) && !is.fenced) {
         return "I2: COMMIT was sent, and is voided without ABORTED or an operator's word";
     }
-    if (!guest_runs_at_destination(was) && guest_runs_at_destination(is) &&
+    if (!guest_is_at_destination(was) && guest_is_at_destination(is) &&
         is.network_at != Side::destination) {
         return "I8: the destination runs, its addresses are elsewhere";
     }
@@ -196,7 +197,10 @@ std::string broken_at_end(Node const& node) {
 
 std::string broken_second_migration(Node const& node) {
     World const& world = node.world;
-    if (!guest_runs_at_source(world) || world.fenced) {
+    // QEMU itself refuses to migrate a guest once more that its completed migration has stopped.
+    bool const may = guest_runs_at_source(world) ||
+                     (world.others_stopped && world.source_qemu == SourceQemu::running);
+    if (!may || world.fenced) {
         return "";
     }
     Node at = initial();  // new machines and new journals; the rest of the world stays
@@ -208,6 +212,7 @@ std::string broken_second_migration(Node const& node) {
     at.world.destination_made = world.destination_made;
     at.world.destination_exports = world.destination_exports;
     at.world.images = world.images;
+    at.world.others_stopped = world.others_stopped;
     constexpr int steps_max = 200;  // several times the length of a migration
     std::vector<Transition> steps;
     for (int step = 0; step < steps_max; ++step) {
@@ -215,12 +220,12 @@ std::string broken_second_migration(Node const& node) {
         transitions(at, Mutation::none, steps);
         keep_healthy(steps);
         if (steps.empty()) {
-            return guest_runs_at_destination(at.world) ? broken_at_end(at)
-                                                       : "I6: a second migration fails";
+            return guest_is_at_destination(at.world) ? broken_at_end(at)
+                                                     : "I6: a second migration fails";
         }
         at = steps.front().next;
     }
     return "I6: a second migration does not end";
 }
 
-} // namespace sim
+}  // namespace sim

@@ -51,8 +51,11 @@ src::Qemu qemu_found(World const& world);
 /// Whether `action` itself changes nothing in the world.
 bool only_tells(src::Action action);
 bool migration_active(SourceQemu qemu);
-/// The guest of the source's QEMU resumes.
+/// The migration has ended without success: the guest of the source's QEMU resumes, unless others
+/// have stopped it.
 void resume(World& world);
+/// `cont`, by a sidecar or the watchdog.
+void continue_guest(World& world);
 /// Every record has its own place in the journal; the highest one counts.
 void record(World& world, src::Record written);
 /// Applies the effect of `action`. Returns false if it is impossible in this world.

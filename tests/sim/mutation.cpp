@@ -104,6 +104,10 @@ std::string_view name(Mutation mutation) {
             return "a guest that could not be started is said to run";
         case Mutation::failed_migration_not_heard:
             return "source does not hear that QEMU's migration failed behind STOP";
+        case Mutation::watchdog_forgets_stopped:
+            return "watchdog continues a guest that did not run before";
+        case Mutation::destination_forgets_stopped:
+            return "the destination starts a guest that did not run before";
         case Mutation::network_before_stop:
             return "the addresses move before STOP";
         case Mutation::network_not_returned:

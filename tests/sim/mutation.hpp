@@ -38,6 +38,9 @@ enum class Mutation : std::uint8_t {
     watchdog_leaves_switchover,  ///< It does nothing about a QEMU that waits at pre-switchover.
     guest_not_started,  ///< The destination's `cont` failed, but it reports that the guest runs.
     failed_migration_not_heard,  ///< QEMU's migration failed after STOP; the source keeps waiting.
+    // A guest that its operator stopped is continued.
+    watchdog_forgets_stopped,  ///< It resumes a guest that did not run when the migration began.
+    destination_forgets_stopped,  ///< It starts such a guest.
     // The guest's addresses are at the wrong host.
     network_before_stop,  ///< The addresses move when RAM migration starts.
     network_not_returned,  ///< The addresses could not be moved back, and the rollback ends anyway.

@@ -19,8 +19,9 @@ void must_be_caught(Mutation mutation) {
 }
 
 /// The violation must begin with `how`: any other one would have been caught by chance.
-void must_break(Mutation mutation, Check check, std::string_view how) {
-    Report const report = explore(mutation, check);
+void must_break(Mutation mutation, Check check, std::string_view how,
+                Start start = Start::running) {
+    Report const report = explore(mutation, check, start);
     if (sanitized && report.violation.empty()) return;
     INFO(name(mutation) << ": " << report.violation);
     WARN(name(mutation) << ", caught after " << report.states << " states:\n" << report.violation);
@@ -84,4 +85,10 @@ TEST_CASE("each weaker rule is caught, by the invariant that it breaks",
         {Mutation::destination_left, Check::all, "I6"},
     }));
     must_break(row.mutation, row.check, row.how);
+}
+TEST_CASE("a guest that did not run before and is continued is caught", "[sim][mutation][weaker]") {
+    for (auto const mutation :
+         {Mutation::watchdog_forgets_stopped, Mutation::destination_forgets_stopped}) {
+        must_break(mutation, Check::safety, "I11", Start::stopped);
+    }
 }

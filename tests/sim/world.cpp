@@ -65,7 +65,7 @@ void each_field(N& node, Visit visit) {
     visit(d.phase, 4), visit(d.record, 3), visit(d.in_flight, dst::action_count);
     visit(d.pending_request, 3), visit(d.loaded, 1), visit(d.exports_gone, 1),
         visit(d.qemu_gone, 1);
-    visit(d.owner_unknown, 1), visit(d.destroyed, 1), visit(d.announced, 1);
+    visit(d.owner_unknown, 1), visit(d.destroyed, 1), visit(d.announced, 1), visit(d.stopped, 1);
     auto& w = node.world;
     visit(w.source_qemu, 3), visit(w.source_told, 3), visit(w.destination_qemu, 3);
     visit(w.destination_told, 3), visit(w.source_journal, 3), visit(w.destination_journal, 3);
@@ -77,6 +77,7 @@ void each_field(N& node, Visit visit) {
     visit(w.data_complete, 1), visit(w.images, 2), visit(w.untidy, 1), visit(w.fenced, 1),
         visit(w.requested, 1), visit(w.copy_noted, 1), visit(w.qmp_down, 1),
         visit(w.others_stopped, 1);
+    visit(w.stopped_noted, 1), visit(w.continued_wrongly, 1);
 }
 
 template <typename T>
@@ -153,8 +154,8 @@ static_assert(move_names.size() == static_cast<std::size_t>(Move::host_starts_gu
 
 constexpr std::array<std::string_view, 7> source_qemu_names{
     "running", "migrating", "stopping", "pre_switchover", "device", "postmigrate", "gone"};
-constexpr std::array<std::string_view, 7> destination_qemu_names{
-    "none", "waiting", "receiving", "loaded", "running", "gone", "gone_waiting"};
+constexpr std::array<std::string_view, 8> destination_qemu_names{
+    "none", "waiting", "receiving", "loaded", "running", "stopped", "gone", "gone_waiting"};
 constexpr std::array<std::string_view, 4> request_names{"prepare", "seal", "commit", "abort"};
 constexpr std::array<std::string_view, 5> reply_names{"prepared", "sealed", "ack", "aborted",
                                                       "refused"};
@@ -201,7 +202,11 @@ std::string subject(Label const& label) {
 
 } // namespace
 
-Node initial() { return {}; }
+Node initial(Start start) {
+    Node node;
+    node.world.others_stopped = start == Start::stopped;
+    return node;
+}
 
 void transitions(Node const& node, Mutation mutation, std::vector<Transition>& list) {
     Moves moves{.from = node, .mutation = mutation, .list = list};
@@ -268,6 +273,8 @@ std::string describe(Node const& node) {
     flag(world.fenced, "fenced");
     flag(world.qmp_down, "qmp_down");
     flag(world.others_stopped, "others_stopped");
+    flag(world.stopped_noted, "stopped_noted");
+    flag(world.continued_wrongly, "continued_wrongly");
     for (unsigned index = 0; index < request_names.size(); ++index) {
         flag(world.requests.contains(static_cast<Request>(index)), request_names.at(index));
     }

@@ -43,6 +43,7 @@ enum class DestinationQemu : std::uint8_t {
     receiving,  ///< RAM has begun to arrive.
     loaded,
     running,
+    stopped,  ///< Loaded, and its sidecar has left it stopped to its operator.
     gone,
     gone_waiting,  ///< Gone before it reported any RAM.
 };
@@ -87,6 +88,9 @@ struct World {
     /// The source's sidecar is not connected to its QEMU: it receives and sends nothing.
     bool qmp_down = false;
     bool others_stopped = false;  ///< Others have stopped the guest at the source.
+    /// The guest did not run at the check: the records of both sides say so.
+    bool stopped_noted = false;
+    bool continued_wrongly = false;  ///< A sidecar or a watchdog has continued a stopped guest.
 
     friend bool operator==(World const&, World const&) = default;
 };
@@ -166,8 +170,11 @@ struct Transition {
     Node next;
 };
 
-/// The start of every exploration: the guest runs on the source, nothing was requested.
-[[nodiscard]] Node initial();
+/// Whether the guest runs when the migration is requested.
+enum class Start : std::uint8_t { running, stopped };
+
+/// The start of an exploration: the guest is on the source, nothing was requested.
+[[nodiscard]] Node initial(Start start = Start::running);
 
 /// Appends every possible step from `node` to `list`.
 void transitions(Node const& node, Mutation mutation, std::vector<Transition>& list);
@@ -180,6 +187,9 @@ void tell_destination(Node& node, dst::Event const& event, Mutation mutation);
     bool const may =
         world.source_qemu == SourceQemu::running || world.source_qemu == SourceQemu::migrating;
     return may && !world.others_stopped;
+}
+[[nodiscard]] inline bool has_guest(DestinationQemu qemu) {
+    return qemu == DestinationQemu::running || qemu == DestinationQemu::stopped;
 }
 [[nodiscard]] inline bool is_owner(dst::Record record) {
     return record == dst::Record::owner || record == dst::Record::ended_owner;

@@ -57,8 +57,16 @@ bool seal_takes_effect(World& world) {
 bool start_takes_effect(World& world) {
     if (world.destination_qemu == DestinationQemu::loaded) {
         world.destination_qemu = DestinationQemu::running;
+        world.continued_wrongly |= world.stopped_noted;
     }
     return world.destination_qemu == DestinationQemu::running;
+}
+
+bool leave_takes_effect(World& world) {
+    if (world.destination_qemu == DestinationQemu::loaded) {
+        world.destination_qemu = DestinationQemu::stopped;
+    }
+    return world.destination_qemu == DestinationQemu::stopped;
 }
 
 /// Applies the effect of `action`. Returns false if it is impossible in this world.
@@ -73,6 +81,8 @@ bool takes_effect(World& world, Action action) {
             return true;
         case Action::start_guest:
             return start_takes_effect(world);
+        case Action::leave_stopped:
+            return leave_takes_effect(world);
         case Action::announce_network:
             world.network_at = Side::destination;
             return true;
@@ -148,22 +158,24 @@ void death_moves(Moves& moves) {
     }
 }
 
-Kind event_of(Request request) {
+dst::Event event_of(Request request, bool stopped) {
     switch (request) {
         case Request::prepare:
-            return Kind::prepare_requested;
+            return dst::prepare_requested(stopped);
         case Request::seal:
-            return Kind::seal_requested;
+            return dst::event(Kind::seal_requested);
         case Request::commit:
-            return Kind::commit_received;
+            return dst::event(Kind::commit_received);
         case Request::abort:
-            return Kind::abort_requested;
+            return dst::event(Kind::abort_requested);
     }
-    return Kind::abort_requested;
+    return dst::event(Kind::abort_requested);
 }
 
 void request_moves(Moves& moves) {
     World const& world = moves.from.world;
+    bool const stopped =
+        world.stopped_noted && moves.mutation != Mutation::destination_forgets_stopped;
     for (Request request : {Request::prepare, Request::seal, Request::commit, Request::abort}) {
         if (!world.requests.contains(request)) {
             continue;
@@ -176,10 +188,10 @@ void request_moves(Moves& moves) {
         }
         Node& once = moves.add(Nature::healthy, {.move = Move::request_delivered, .what = what});
         once.world.requests.erase(request);
-        tell_destination(once, dst::event(event_of(request)), moves.mutation);
+        tell_destination(once, event_of(request, stopped), moves.mutation);
         if (request == Request::commit || request == Request::abort) {
             moves.destination_event(Nature::fault, {.move = Move::request_repeated, .what = what},
-                                    dst::event(event_of(request)));
+                                    event_of(request, stopped));
         }
     }
 }
@@ -210,6 +222,7 @@ dst::Qemu qemu_found(DestinationQemu qemu) {
         case DestinationQemu::receiving:
             return dst::Qemu::waiting;
         case DestinationQemu::loaded:
+        case DestinationQemu::stopped:
             return dst::Qemu::loaded;
         case DestinationQemu::running:
             return dst::Qemu::running;
@@ -232,9 +245,10 @@ void sidecar_moves(Moves& moves) {
     next.world.destination_told = world.destination_qemu;
     bool const known = world.destination_journal != dst::Record::none || world.destination_made;
     if (known) {
-        tell_destination(
-            next, dst::restarted(world.destination_journal, qemu_found(world.destination_qemu)),
-            moves.mutation);
+        tell_destination(next,
+                         dst::restarted(world.destination_journal,
+                                        qemu_found(world.destination_qemu), world.stopped_noted),
+                         moves.mutation);
     }
 }
 

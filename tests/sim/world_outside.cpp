@@ -11,7 +11,7 @@ src::Qemu qemu_found(World const& world) {
         case SourceQemu::running:
             return world.others_stopped ? src::Qemu::stopped : src::Qemu::running;
         case SourceQemu::migrating:
-            return world.others_stopped ? src::Qemu::stopped : src::Qemu::migrating;
+            return world.others_stopped ? src::Qemu::stopped_migrating : src::Qemu::migrating;
         case SourceQemu::stopping:
             return src::Qemu::stopping;
         case SourceQemu::pre_switchover:
@@ -31,6 +31,9 @@ void monitor_moves(Moves& moves) {
     World const& world = from.world;
     src::Phase const phase = from.source.phase;
     bool const gone = world.source_qemu == SourceQemu::gone;
+    // QEMU refuses `cont` while it ends a migration.
+    bool const may_run =
+        world.source_qemu == SourceQemu::running || world.source_qemu == SourceQemu::migrating;
     if (!world.source_up || gone || !src::under_way(from.source) ||
         moves.mutation != Mutation::none) {
         return;
@@ -57,7 +60,7 @@ void monitor_moves(Moves& moves) {
         if (!world.qmp_down) {
             tell_source(next, src::event(Kind::guest_stopped_by_others), moves.mutation);
         }
-    } else if (world.others_stopped && !world.qmp_down) {
+    } else if (world.others_stopped && !world.qmp_down && may_run) {
         Node& next = moves.add(Nature::fault, {.move = Move::others_continue_guest});
         next.world.others_stopped = false;
         tell_source(next, src::event(Kind::guest_resumed), moves.mutation);

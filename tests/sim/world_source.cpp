@@ -54,6 +54,10 @@ Node& end_action(Moves& moves, Nature nature, Label label, World const& world) {
     if (bool* const bit = happened_bit(next.world, action)) {
         *bit = false;
     }
+    if (action == Action::check && world.others_stopped) {
+        next.world.stopped_noted = true;
+        tell_source(next, src::event(Kind::guest_stopped_by_others), moves.mutation);
+    }
     tell_source(next, src::action_ended(action, label.result), moves.mutation);
     return next;
 }
@@ -310,7 +314,11 @@ void watchdog_resumes(World& world) {
     if (world.images == Images::leaving) {
         world.images = Images::named;
     }
-    resume(world);
+    if (world.source_qemu == SourceQemu::postmigrate) {
+        continue_guest(world);
+    } else {
+        resume(world);
+    }
 }
 
 /// The sidecar is dead: the watchdog acts on the journal, and a new sidecar starts. A guest whose
@@ -324,7 +332,8 @@ void dead_sidecar_moves(Moves& moves) {
     bool const ignores_commit = moves.mutation == Mutation::watchdog_ignores_commit &&
                                 world.source_journal == src::Record::committed;
     auto rule = sidecar::machine::watchdog::next(
-        ignores_commit ? src::Record::begun : world.source_journal, qemu_found(world));
+        ignores_commit ? src::Record::begun : world.source_journal, qemu_found(world),
+        world.stopped_noted && moves.mutation != Mutation::watchdog_forgets_stopped);
     if (moves.mutation == Mutation::watchdog_leaves_switchover &&
         world.source_qemu == SourceQemu::pre_switchover) {
         rule = Rule::leave;
@@ -353,12 +362,15 @@ void dead_sidecar_moves(Moves& moves) {
         next.world.copy_noted = false;
         // Open work is repeated in full; finished work stays as it is.
         next.world.untidy &= world.source_journal == src::Record::ended;
-        tell_source(next, src::restarted(world.source_journal, found), moves.mutation);
+        bool const stopped = world.stopped_noted && world.others_stopped;
+        tell_source(next, src::restarted(world.source_journal, found, stopped), moves.mutation);
     };
     bool const begun = world.source_journal == src::Record::begun;
     starts(Move::source_sidecar_starts, qemu_found(world));
     // The sidecar may have died before it wrote the note.
-    if (world.copy_noted && begun && qemu_found(world) == src::Qemu::running) {
+    bool const as_noted =
+        world.source_qemu == SourceQemu::running && world.others_stopped == world.stopped_noted;
+    if (world.copy_noted && begun && as_noted) {
         starts(Move::source_sidecar_resumes, src::Qemu::copying);
     }
 }
@@ -417,7 +429,11 @@ void tell_of_qemu(Node& next, Mutation mutation) {
     } else {
         switch (world.source_told) {
             case SourceQemu::migrating:
-                hear(SourceQemu::stopping, Kind::stop_seen);
+                if (world.others_stopped) {
+                    world.source_told = SourceQemu::stopping;  // QEMU emits STOP only if it ran
+                } else {
+                    hear(SourceQemu::stopping, Kind::stop_seen);
+                }
                 break;
             case SourceQemu::stopping:
                 hear(SourceQemu::pre_switchover, Kind::pre_switchover_seen);
@@ -499,8 +515,8 @@ void source_qemu_moves(Moves& moves) {
             .world.source_qemu = next;
     };
     // It has no connection to a QEMU that was restarted.
-    bool const peer_alive = peer == DestinationQemu::receiving || peer == DestinationQemu::loaded ||
-                            peer == DestinationQemu::running;
+    bool const peer_alive =
+        peer == DestinationQemu::receiving || peer == DestinationQemu::loaded || has_guest(peer);
     bool const notices = qemu != SourceQemu::pre_switchover;  // it waits there without checking
     if (qemu == SourceQemu::migrating && peer_alive) {
         becomes(SourceQemu::stopping);

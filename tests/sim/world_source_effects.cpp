@@ -21,6 +21,12 @@ void resume(World& world) {
     world.data_complete = false; // the guest writes again
 }
 
+void continue_guest(World& world) {
+    world.continued_wrongly |= world.others_stopped;
+    world.others_stopped = false;
+    resume(world);
+}
+
 namespace {
 
 /// QMP commands. Returns false when QEMU in its present state refuses.
@@ -30,7 +36,9 @@ bool qmp_takes_effect(World& world, Action action) {
             world.source_storage = true;
             return world.source_qemu != SourceQemu::gone;
         case Action::start_ram:
-            if (world.source_qemu != SourceQemu::running || !executes(world) ||
+            // The run state must be that of the check.
+            if (world.source_qemu != SourceQemu::running ||
+                world.others_stopped != world.stopped_noted ||
                 world.destination_qemu != DestinationQemu::waiting) {
                 return false;
             }
@@ -51,7 +59,7 @@ bool qmp_takes_effect(World& world, Action action) {
             return world.source_qemu != SourceQemu::gone;
         case Action::resume_source:
             if (world.source_qemu == SourceQemu::postmigrate) {
-                resume(world);
+                continue_guest(world);
             }
             return executes(world);
         case Action::quit_source:
@@ -69,7 +77,7 @@ bool qmp_takes_effect(World& world, Action action) {
 bool copy_takes_effect(World& world, Action action) {
     bool const writable = world.destination_exports && takes_blocks(world.destination_qemu);
     if (action == Action::copy_disks) {
-        return writable && executes(world);
+        return writable && world.source_qemu == SourceQemu::running;
     }
     bool const still = world.source_qemu == SourceQemu::pre_switchover ||
                        world.source_qemu == SourceQemu::device ||
