@@ -243,9 +243,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     }
     CO_TRY_VOID(co_await find_bases(guest, std::move(bases), description, deadline));
     CO_TRY(description.devices, co_await device_names(client, deadline));
-<<<<<<< HEAD
     CO_TRY_VOID(check_qemu_may_write(guest.process.pid(), description.disks));
-=======
     CO_TRY(description.throttle_groups, co_await throttle_groups_of(client, deadline));
     CO_TRY(description.option_roms, co_await option_roms_of(client, deadline));
     std::erase_if(description.option_roms, [&](OptionRom const& rom) {
@@ -253,7 +251,6 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     });
     description.firmware = firmware_of(guest.command_line, guest.working_directory);
     CO_TRY_VOID(co_await check_unnamed_devices(client, guest.command_line, description, deadline));
->>>>>>> states
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
     guest.take_in_addresses();

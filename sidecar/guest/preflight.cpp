@@ -396,6 +396,7 @@ Task<Result<>> check_line(core::Loop& loop, HostMaps maps, Description const& de
                           Deadline deadline) {
     CO_TRY(auto const allowed, map_command_line(maps, description, tap_numbers(description)));
     CO_TRY_VOID(check_bound_addresses(allowed.line));
+    CO_TRY_VOID(co_await check_options(loop, allowed.line, deadline));
     co_return co_await check_roms(loop, maps, allowed, description, deadline);
 }
 
@@ -437,12 +438,7 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_network(maps, description));
     CO_TRY(auto const program, map_program(maps, description.argv.front()));
     CO_TRY_VOID(co_await check_qemu(loop, program, description.machine_type, deadline));
-<<<<<<< HEAD
-    CO_TRY(auto allowed, map_command_line(maps, description, tap_numbers(description)));
-    co_return co_await check_options(loop, std::move(allowed.line), deadline);
-=======
     co_return co_await check_line(loop, maps, description, deadline);
->>>>>>> states
 }
 
 }  // namespace sidecar

@@ -110,7 +110,6 @@ Task<Result<>> ReplicationSource::begin() {
            co_await describe(guest_, migration_id_, {}, RunStatePolicy::running_or_off,
                              Deadline::after(limits::check_timeout)));
     CO_TRY_VOID(check_nothing_left_behind(description_));
-<<<<<<< HEAD
     CO_TRY(auto const user, user_of(guest_.process.pid()));
     if (is_other_user(user)) {
         co_return fail(Errc::refused,
@@ -118,9 +117,7 @@ Task<Result<>> ReplicationSource::begin() {
                        "user of sidecar: it opens an image of ours in each round",
                        user.uid);
     }
-=======
     CO_TRY_VOID(check_no_filters());
->>>>>>> states
     description_.owner = registry::local_entry(loop_, guest_.paths, guest_.name);
     find_agent();
     if (settings_.hand_over) CO_TRY_VOID(co_await look_at_guest());

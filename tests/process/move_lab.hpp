@@ -159,12 +159,9 @@ struct MoveHost {
     std::string directory;
     std::string address;
     std::string disk = directory + "/d0";  ///< Of the guest that starts here.
-<<<<<<< HEAD
     Argv credentials{"--plaintext"};  ///< Of `serve` and `migrate`.
     Argv wrapper = {};  ///< Words before `serve`.
-=======
     std::string qemu = storage_lab::oldest_qemu();  ///< Of the guest that starts here.
->>>>>>> states
     std::optional<lab::Daemon> serve;
     std::optional<lab::Daemon> run;
 };
