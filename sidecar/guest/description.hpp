@@ -40,6 +40,9 @@ struct MovedDisk {
     std::string shared_inode = {};  ///< Of the image, in decimal, if it stays where it is.
     /// What a copy of its data would lose: a sentence; empty: nothing. Not sent.
     std::string left_behind = {};
+    /// Of the image at the destination, absolute, if the operator named it: a file to be created,
+    /// or a device to be overwritten. Empty: `path`, as the destination maps it.
+    std::string target = {};
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MovedDisk> from_json(core::Json const& json);

@@ -8,7 +8,7 @@
 #include "netmove/netlink.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/host/settings.hpp"
-#include "storage/owned_file.hpp"
+#include "storage/destination_image.hpp"
 
 namespace sidecar {
 
@@ -33,15 +33,15 @@ core::Result<> check_allowed(Paths const& paths, HostMaps const& maps,
                              Description const& description);
 
 /// What the images of the guest's disks keep at the source and lose here: one sentence for each.
-std::vector<std::string> access_warnings(Description const& description);
+std::vector<std::string> access_warnings(HostMaps const& maps, Description const& description);
 
 /// Fails with refused, saying what to do, if this host cannot receive the guest: as
-/// check_allowed(), no QEMU or machine type, a file missing, an image in the way, too little disk
-/// or memory, no bridge, no privilege. Changes nothing. `leftovers`: images that are removed before
-/// those of this guest are created.
+/// check_allowed(), no QEMU or machine type, a file missing, an image in the way, a device that may
+/// not be overwritten, too little disk or memory, no bridge, no privilege. Changes nothing.
+/// `leftovers`: images that are removed before those of this guest are created.
 core::Task<core::Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
                                      Description const& description,
-                                     std::vector<storage::OwnedFile> leftovers,
+                                     std::vector<storage::DestinationImage> leftovers,
                                      core::Deadline deadline);
 
 }  // namespace sidecar

@@ -52,7 +52,7 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
                                  .has_registry = !paths_.registry.empty()};
     CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
     CO_TRY(answer.data, survey_.offer_port());
-    answer.warnings = access_warnings(description);
+    answer.warnings = access_warnings(options_.maps, description);
     co_return answer;
 }
 

@@ -9,6 +9,7 @@
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/registry/ownership.hpp"
+#include "storage/block_device.hpp"
 
 namespace sidecar {
 
@@ -97,6 +98,12 @@ Task<Result<>> ReplicationSource::begin() {
            co_await describe(guest_, migration_id_, {}, RunStatePolicy::running_or_off,
                              Deadline::after(limits::check_timeout)));
     CO_TRY_VOID(check_nothing_left_behind(description_));
+    for (auto const& disk : description_.disks) {
+        if (!storage::is_block_device(disk.path)) continue;
+        co_return fail(Errc::refused,
+                       "disk {} is on the block device {}: only files can be replicated", disk.name,
+                       disk.path);
+    }
     description_.owner = registry::local_entry(loop_, guest_.paths, guest_.name);
     find_agent();
     if (settings_.hand_over) CO_TRY_VOID(co_await look_at_guest());
