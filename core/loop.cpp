@@ -165,6 +165,9 @@ Op Loop::connect(int fd, sockaddr const* address, socklen_t length, Deadline dea
 Op Loop::fdatasync(int fd, Deadline deadline) {
     return Op(*this, {Op::Kind::fdatasync, fd}, std::move(deadline));
 }
+Op Loop::punch_hole(int fd, std::uint64_t offset, std::uint64_t length, Deadline deadline) {
+    return Op(*this, {Op::Kind::punch_hole, fd, nullptr, length, offset}, std::move(deadline));
+}
 Op Loop::sendmsg(int fd, msghdr const* message, Deadline deadline) {
     return Op(*this, {Op::Kind::sendmsg, fd, message}, std::move(deadline));
 }
@@ -281,6 +284,11 @@ void Loop::submit(Op& op) {
             break;
         case Op::Kind::shutdown:
             io_uring_prep_shutdown(sqe, request.fd, static_cast<int>(length));
+            break;
+        case Op::Kind::punch_hole:
+            io_uring_prep_fallocate(sqe, request.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                    static_cast<off_t>(request.offset),
+                                    static_cast<off_t>(request.length));
             break;
     }
     io_uring_sqe_set_data(sqe, &op);

@@ -51,7 +51,18 @@ private:
 /// the kernel returned (bytes, an fd, poll's revents), or io with errno, timed_out, cancelled.
 class [[nodiscard]] Op final : Timer {
 public:
-    enum class Kind { read, write, poll, accept, connect, fdatasync, sendmsg, recvmsg, shutdown };
+    enum class Kind {
+        read,
+        write,
+        poll,
+        accept,
+        connect,
+        fdatasync,
+        sendmsg,
+        recvmsg,
+        shutdown,
+        punch_hole
+    };
     struct Request {
         Kind kind;
         int fd;
@@ -131,6 +142,10 @@ public:
     /// `address` must outlive the operation.
     Op connect(int fd, sockaddr const* address, socklen_t length, Deadline deadline);
     Op fdatasync(int fd, Deadline deadline);
+    /// fallocate(2) with FALLOC_FL_PUNCH_HOLE: the range reads as zeroes, and takes no space where
+    /// the file system or the device can do that; otherwise it fails with EOPNOTSUPP. The kernel
+    /// does not interrupt it.
+    Op punch_hole(int fd, std::uint64_t offset, std::uint64_t length, Deadline deadline);
     /// `message` must outlive the operation.
     Op sendmsg(int fd, msghdr const* message, Deadline deadline);
     Op recvmsg(int fd, msghdr* message, Deadline deadline);

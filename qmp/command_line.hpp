@@ -60,6 +60,16 @@ struct LaunchOptions {
     std::vector<TapDescriptors> taps = {};
 };
 
+/// Where the image of a disk is at the destination.
+struct ImagePlace {
+    enum class Kind { file, device };
+    std::string from;  ///< At the source, absolute.
+    std::string to;  ///< Absolute.
+    Kind kind = Kind::file;
+    /// Of the disk, if the image is larger: QEMU shows the guest so many bytes of it. 0: it is not.
+    std::uint64_t size_bytes = 0;
+};
+
 /// How the source's command line is to read at the destination.
 struct Mapping {
     std::string qemu;  ///< Binary to start; empty: the source's argv[0].
@@ -68,8 +78,8 @@ struct Mapping {
     int qmp_fd = -1;  ///< As LaunchOptions::qmp_fd.
     /// The source QEMU's, for its relative paths; empty: they stay.
     std::string working_directory;
-    /// {FROM, TO}: exactly this path. Goes before `prefixes`.
-    std::vector<std::pair<std::string, std::string>> images;
+    /// Each for exactly its path. Goes before `prefixes`.
+    std::vector<ImagePlace> images;
     /// {FROM, TO}: this directory and everything below it, the longest FROM first.
     std::vector<std::pair<std::string, std::string>> prefixes;
     /// {OLD, NEW}: addresses on which QEMU listens, see bound_address.hpp.
@@ -140,7 +150,8 @@ public:
     /// This command line for a QEMU that waits for the migration (-S -incoming defer) with the
     /// destination's paths, taps, machine type and binary. -daemonize, -loadvm, -preconfig and
     /// monitors given by descriptor are left out. Fails with refused for what cannot be made again
-    /// there: -snapshot, -readconfig, foreign descriptors, a tap without ours.
+    /// there: -snapshot, -readconfig, foreign descriptors, a tap without ours, an option that
+    /// cannot name a block device.
     [[nodiscard]] Result<CommandLine> for_destination(Mapping const& mapping) const;
 
 private:

@@ -318,6 +318,14 @@ void Settings::set_flag(std::string_view key, bool on) {
     }
 }
 
+void Settings::set_number(std::string_view key, std::uint64_t number) {
+    if (json_) {
+        json_ = changed(*json_, key, Json(static_cast<std::int64_t>(number)));
+    } else {
+        set(key, std::to_string(number));
+    }
+}
+
 void Settings::erase(std::string_view key) {
     if (json_) {
         json_ = changed(*json_, key, std::nullopt);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -44,6 +45,7 @@ public:
     [[nodiscard]] bool flag(std::string_view key, bool fallback) const;
     void set(std::string_view key, std::string_view value);
     void set_flag(std::string_view key, bool on);
+    void set_number(std::string_view key, std::uint64_t number);
     void erase(std::string_view key);
     /// Every leaf as {key, value}; a bare `key` has the value "on", and `nokey` is {key, "off"}.
     [[nodiscard]] std::vector<std::pair<std::string, std::string>> all() const;

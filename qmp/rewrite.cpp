@@ -33,6 +33,19 @@ std::string_view last_part(std::string_view key) {
     return dot == std::string_view::npos ? key : key.substr(dot + 1);
 }
 
+/// An absolute path without `.`, `..` and repeated slashes.
+std::string plain_path(std::string_view path) {
+    std::vector<std::string_view> parts;
+    for (auto rest = path; !rest.empty();) {
+        auto const end = std::min(rest.find('/'), rest.size());
+        auto const part = rest.substr(0, end);
+        if (part == ".." && !parts.empty()) parts.pop_back();
+        if (!part.empty() && part != "." && part != "..") parts.push_back(part);
+        rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+    return fmt::format("/{}", fmt::join(parts, "/"));
+}
+
 bool below(std::string_view path, std::string_view directory) {
     while (directory.size() > 1 && directory.ends_with('/')) directory.remove_suffix(1);
     if (!path.starts_with(directory)) return false;
@@ -94,8 +107,8 @@ private:
             if (!relative_is_path || mapping_.working_directory.empty()) return path;
             path = mapping_.working_directory + "/" + path;
         }
-        for (auto const& [from, to] : mapping_.images) {
-            if (path == from) return to;
+        for (auto const& image : mapping_.images) {
+            if (plain_path(path) == plain_path(image.from)) return image.to;
         }
         return qmp::map_path(mapping_.prefixes, path);
     }
@@ -129,6 +142,7 @@ public:
     Result<> use_machine_type(std::string const& type);
     Result<> map_paths(PathMap const& paths);
     void map_addresses(AddressMap const& map);
+    Result<> fit_images(std::vector<ImagePlace> const& images);
     Result<> drop_descriptor_monitors();
     Result<> refuse_unmovable() const;
 
@@ -139,6 +153,10 @@ private:
             return option.kind() == "mon" && read(option).get_or("chardev", "") == id;
         });
     }
+    Result<> fit_image(Option& option, ImagePlace const& image);
+    Result<> fit_drive(Option& option, ImagePlace const& image);
+    Result<> fit_blockdev(Option& option, ImagePlace const& image);
+    Result<> limit_size(Option& option, std::string const& children, ImagePlace const& image);
     [[nodiscard]] Option* blockdev(std::string_view node) {
         auto const found = std::ranges::find_if(line_.options_, [&](Option const& option) {
             return option.kind() == "blockdev" && !node.empty() &&
@@ -281,6 +299,133 @@ void Rewrite::map_addresses(AddressMap const& map) {
     }
 }
 
+namespace {
+
+// "file.file.filename" is {"file.file.", "filename"}.
+std::pair<std::string, std::string> split_leaf(std::string const& key) {
+    auto const dot = key.rfind('.');
+    if (dot == std::string::npos) return {"", key};
+    return {key.substr(0, dot + 1), key.substr(dot + 1)};
+}
+
+// Of the node above: "file.file." is "file."; "file." is "".
+std::string above(std::string const& children) {
+    auto const dot = children.rfind('.', children.size() - 2);
+    return dot == std::string::npos ? "" : children.substr(0, dot + 1);
+}
+
+std::string_view without_file_protocol(std::string_view name) {
+    return name.starts_with("file:") ? name.substr(5) : name;
+}
+
+// "json:{...}": whether one of its leaves is `word`.
+bool names_in_json(std::string const& text, std::string_view word) {
+    auto const settings = Settings::parse(std::string_view(text).substr(5), "");
+    if (!settings) return false;
+    auto const leaves = settings->all();
+    return std::ranges::any_of(leaves, [&](auto const& leaf) { return leaf.second == word; });
+}
+
+std::unexpected<core::Error> cannot_be_device(Option const& option, ImagePlace const& image) {
+    return core::fail(Errc::refused,
+                      "`{}` cannot name the block device {}: write the disk as `-drive "
+                      "format=raw,file=...`, or as -blockdev with a raw node over the file",
+                      option.print(), image.to);
+}
+
+// QEMU has different drivers for files and devices.
+void fit_driver(Settings& settings, std::string const& key, ImagePlace::Kind kind) {
+    auto const driver = settings.get_or(key, "");
+    if (driver != "file" && driver != "host_device") return;
+    settings.set(key, kind == ImagePlace::Kind::device ? "host_device" : "file");
+}
+
+}  // namespace
+
+// After map_paths(): the options name the images' places already.
+Result<> Rewrite::fit_images(std::vector<ImagePlace> const& images) {
+    for (auto& option : line_.options_) {
+        for (auto const& image : images) TRY_VOID(fit_image(option, image));
+    }
+    return {};
+}
+
+Result<> Rewrite::fit_image(Option& option, ImagePlace const& image) {
+    auto const kind = option.kind();
+    if (kind == "drive") return fit_drive(option, image);
+    if (kind == "blockdev") return fit_blockdev(option, image);
+    bool const named = option.value && option.form() == Form::path &&
+                       without_file_protocol(*option.value) == image.to;
+    if (!named || image.kind == ImagePlace::Kind::file) return {};
+    constexpr auto disks = std::to_array<std::string_view>({"hda", "hdb", "hdc", "hdd"});
+    auto const disk = std::ranges::find(disks, kind);
+    if (disk == disks.end()) return cannot_be_device(option, image);
+    // The same as QEMU makes of it, with the format named: what is on the device must not decide.
+    option = {"-", "drive", fmt::format("index={},media=disk", disk - disks.begin())};
+    auto settings = read(option);
+    settings.set("file", image.to);
+    option.replace(settings);
+    return fit_drive(option, image);
+}
+
+Result<> Rewrite::fit_drive(Option& option, ImagePlace const& image) {
+    auto settings = read(option);
+    bool const device = image.kind == ImagePlace::Kind::device;
+    for (auto const& [key, value] : settings.all()) {
+        if (value.starts_with("json:") && names_in_json(value, image.to) &&
+            (device || names_in_json(value, "host_device"))) {
+            return cannot_be_device(option, image);
+        }
+        auto const [children, leaf] = split_leaf(key);
+        bool const top = key == "file";
+        if (without_file_protocol(value) != image.to || (!top && leaf != "filename")) continue;
+        if (!top && children.empty()) continue;
+        fit_driver(settings, top ? "file.driver" : children + "driver", image.kind);
+        if (device) {
+            settings.set(key, image.to);
+            if (!settings.has("format") && !settings.has("driver")) settings.set("format", "raw");
+        }
+        option.replace(settings);
+        return limit_size(option, top ? "" : above(children), image);
+    }
+    return {};
+}
+
+Result<> Rewrite::fit_blockdev(Option& option, ImagePlace const& image) {
+    auto settings = read(option);
+    for (auto const& [key, value] : settings.all()) {
+        auto const [children, leaf] = split_leaf(key);
+        if (leaf != "filename" || value != image.to) continue;
+        fit_driver(settings, children + "driver", image.kind);
+        option.replace(settings);
+        if (!children.empty()) return limit_size(option, above(children), image);
+        if (image.size_bytes == 0) return {};
+        // The node over it is in another option.
+        auto const node = settings.get_or("node-name", "");
+        for (auto& other : line_.options_) {
+            if (other.kind() != "blockdev" || node.empty()) continue;
+            for (auto const& [parent_key, name] : read(other).all()) {
+                auto const [parent, parent_leaf] = split_leaf(parent_key);
+                if (parent_leaf == "file" && name == node) return limit_size(other, parent, image);
+            }
+        }
+        return cannot_be_device(option, image);
+    }
+    return {};
+}
+
+// The guest sees as many bytes as before of a device that is larger.
+Result<> Rewrite::limit_size(Option& option, std::string const& children, ImagePlace const& image) {
+    if (image.size_bytes == 0) return {};
+    auto settings = read(option);
+    auto const format = settings.get(children + "driver")
+                            .value_or(children.empty() ? settings.get_or("format", "") : "");
+    if (format != "raw") return cannot_be_device(option, image);
+    settings.set_number(children + "size", image.size_bytes);
+    option.replace(settings);
+    return {};
+}
+
 // libvirt gives its monitor's socket by descriptor. We have our own: such monitors are left out.
 // Any other character device by descriptor cannot be made again.
 Result<> Rewrite::drop_descriptor_monitors() {
@@ -374,6 +519,7 @@ Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {
     TRY_VOID(rewrite.use_machine_type(mapping.machine_type));
     TRY_VOID(rewrite.map_paths(PathMap(mapping)));
     rewrite.map_addresses(mapping.addresses);
+    TRY_VOID(rewrite.fit_images(mapping.images));
     TRY_VOID(rewrite.use_descriptors(mapping.taps, Errc::refused, true));
     rewrite.add_monitor(mapping.qmp_fd);
     rewrite.add("S");

@@ -137,6 +137,10 @@ Task<Result<>> Copier::write_parts(Extent piece, Buffer buffer) {
     auto const bytes = buffer.bytes().first(static_cast<std::size_t>(piece.length));
     for (auto const& part : split_zeroes(bytes, limits::zero_run_bytes_min)) {
         Extent const place{piece.offset + part.offset, part.length, part.zero};
+        if (part.zero && place.end() <= target_zero_end_) {
+            counters_.zero_bytes += part.length;
+            continue;
+        }
         // Where the target knows no zeroes they are written as the data they are.
         if (part.zero && part.length >= limits::zero_run_bytes_min &&
             ends_.target.traits().can_zero) {

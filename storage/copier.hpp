@@ -57,6 +57,9 @@ public:
     /// blocks.
     void record_in(BlockTable* table) { table_ = table; }
 
+    /// Zeroes that end before that offset are not written: the target has them. See AllocationScan.
+    void leave_out_zeroes_before(std::uint64_t offset) { target_zero_end_ = offset; }
+
     /// Copies until the scan ends. On an error, a stop or the deadline no further piece is begun;
     /// the writes in flight end, or after limits::wind_down the target's connections are cut.
     core::Task<core::Result<>> run(Scan& scan, core::Deadline deadline);
@@ -102,6 +105,7 @@ private:
     bool all_dispatched_ = false;
     core::Event* all_read_ = nullptr;
     BlockTable* table_ = nullptr;
+    std::uint64_t target_zero_end_ = 0;
     core::Event idle_;
     core::TaskGroup scope_;
 };

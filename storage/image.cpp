@@ -15,6 +15,7 @@
 #include "core/json.hpp"
 #include "core/process.hpp"
 #include "core/sync.hpp"
+#include "storage/block_device.hpp"
 #include "storage/limits.hpp"
 
 namespace storage {
@@ -212,6 +213,10 @@ Result<std::uint64_t> free_bytes(std::string const& directory) {
 }
 
 Result<std::uint64_t> allocated_bytes(std::string const& path) {
+    if (is_block_device(path)) {
+        TRY(auto const device, look_at_device(path));
+        return device.bytes;
+    }
     struct stat status{};
     if (stat(path.c_str(), &status) < 0) return fail_errno(errno, "cannot look at {}", path);
     constexpr std::uint64_t stat_block_bytes = 512;
@@ -223,7 +228,7 @@ Result<bool> in_use(std::string const& path) {
     if (!file) return fail_errno(errno, "cannot read the disk {}", path);
     struct stat status{};
     if (fstat(file.get(), &status) < 0) return fail_errno(errno, "cannot look at {}", path);
-    if (!S_ISREG(status.st_mode)) return false;
+    if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) return false;
     struct flock lock{};
     lock.l_type = F_WRLCK;  // in the way of every lock, shared ones too
     lock.l_whence = SEEK_SET;

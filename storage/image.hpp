@@ -65,10 +65,11 @@ core::Task<core::Result<>> run_qemu_img(core::Loop& loop, std::vector<std::strin
 
 /// Bytes a file system still takes from us, without the reserve of root.
 core::Result<std::uint64_t> free_bytes(std::string const& directory);
-/// Bytes on the disk, not the apparent size.
+/// Bytes on the disk, not the apparent size. Of a block device its size: the kernel does not say
+/// how much of it is used.
 core::Result<std::uint64_t> allocated_bytes(std::string const& path);
 /// Whether another process holds the image, as QEMU itself would find out: the OFD lock bytes QEMU
-/// sets. Only for files; a block device is reported as free.
+/// sets. Of files and block devices; others are reported as free.
 core::Result<bool> in_use(std::string const& path);
 
 }  // namespace storage

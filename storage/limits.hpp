@@ -22,6 +22,9 @@ inline constexpr std::size_t request_bytes_max = 512 * 1024;
 /// 32-bit lengths; bounded because a file system without FALLOC_FL_ZERO_RANGE works through all of
 /// it in one request.
 inline constexpr std::uint64_t zero_request_bytes_max = 64 * 1024 * 1024;
+/// Bytes of one piece in which a device is made to read as zeroes: the kernel does not interrupt
+/// one, and a device that writes them does 100 MB in a second.
+inline constexpr std::uint64_t zero_device_piece_bytes = 256 * 1024 * 1024;
 /// Bytes asked of one BLOCK_STATUS: libnbd 1.14 has 32-bit lengths; a multiple of every
 /// granularity.
 inline constexpr std::uint64_t block_status_bytes_max = 1024 * 1024 * 1024;

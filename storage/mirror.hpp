@@ -48,6 +48,9 @@ struct Disk {
     /// they hold is copied at first. The chain must not change meanwhile. 0: there is no base.
     unsigned layers_above_base = 0;
     std::string base_node = {};  ///< With a base and a table: a node over the base.
+    /// Up to here the destination's disk reads as zeroes when the copy begins, whatever its QEMU
+    /// says of it: of a block device QEMU says that all of it is data.
+    std::uint64_t target_zero_bytes = 0;
 };
 
 /// The destination's NBD server.

@@ -31,6 +31,7 @@ struct MirrorDisk {
     /// From that offset on; what is before it has been copied.
     void begin_bulk(std::uint64_t from) {
         bulk.emplace(source, target, from, Layers{disk.layers_above_base, disk.table != nullptr});
+        bulk->target_is_zero_before(disk.target_zero_bytes);
     }
     Disk disk;
     NbdPool source;  ///< The disk's data, without bitmaps: open from prepare() to drop().

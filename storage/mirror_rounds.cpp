@@ -101,6 +101,7 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
     Copier copier(loop, {one.disk.name, *one.reader, one.target, &base}, buffers, &pace,
                   one.counters);
     copier.record_in(one.disk.table.get());
+    copier.leave_out_zeroes_before(one.disk.target_zero_bytes);
     // What is left out stays in the first bitmap, which only a round that copied it removes.
     SkipRedirtied scan(*one.bulk, {*one.bitmaps.front(), bitmap_context(rounds.front())},
                        one.counters);

@@ -119,6 +119,19 @@ Task<Result<std::vector<Extent>>> AllocationScan::above_base(std::vector<Extent>
     co_return all;
 }
 
+// The target's allocation of `length` bytes from offset_ on.
+Task<Result<std::vector<Extent>>> AllocationScan::at_target(std::uint64_t length,
+                                                            Deadline deadline) {
+    auto const zero = std::min(length, target_zero_end_ - std::min(target_zero_end_, offset_));
+    std::vector<Extent> theirs;
+    append(theirs, {offset_, zero, true});
+    if (zero == length) co_return theirs;
+    CO_TRY(auto const rest,
+           co_await allocation(target_.least_loaded(), offset_ + zero, length - zero, deadline));
+    for (auto const& extent : rest) append(theirs, extent);
+    co_return theirs;
+}
+
 Task<Result<>> AllocationScan::look_ahead(Deadline deadline) {
     std::uint64_t const length = std::min(window_bytes, source_.traits().size - offset_);
     CO_TRY(auto ours, co_await allocation(source_.least_loaded(), offset_, length, deadline));
@@ -128,8 +141,7 @@ Task<Result<>> AllocationScan::look_ahead(Deadline deadline) {
     bool const any_zero = std::ranges::any_of(ours, [](auto const& extent) { return extent.zero; });
     std::vector<Extent> theirs;
     if (any_zero) {
-        CO_TRY(auto found, co_await allocation(target_.least_loaded(), offset_, length, deadline));
-        theirs = std::move(found);
+        CO_TRY(theirs, co_await at_target(length, deadline));
     }
     for (auto const& extent : without_zeroes_of_both(ours, theirs, skipped_)) {
         if (!extent.zero && !extent.in_backing) data_bytes_ += extent.length;

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "storage/limits.hpp"
 #include "storage/nbd.hpp"
 
 namespace storage {
@@ -42,6 +43,14 @@ public:
     AllocationScan(NbdPool& source, NbdPool& target, std::uint64_t from = 0, Layers layers = {})
         : source_(source), target_(target), layers_(layers), offset_(from) {}
     core::Task<core::Result<std::optional<Extent>>> next(core::Deadline deadline) override;
+    /// The target reads as zeroes up to there, but for what was copied since. A zero that is left
+    /// out because of that, where an earlier pass copied data, is in a dirty bitmap: the guest has
+    /// written it since.
+    void target_is_zero_before(std::uint64_t offset) {
+        // in whole blocks of our bitmaps, as allocations are
+        target_zero_end_ =
+            offset / limits::bitmap_granularity_bytes * limits::bitmap_granularity_bytes;
+    }
     /// Pieces that next() gave and that were not copied: they come first again.
     void put_back(std::vector<Extent> const& pieces) {
         ahead_.insert(ahead_.begin(), pieces.begin(), pieces.end());
@@ -59,11 +68,14 @@ private:
     core::Task<core::Result<>> look_ahead(core::Deadline deadline);
     core::Task<core::Result<std::vector<Extent>>> above_base(std::vector<Extent> ours,
                                                              core::Deadline deadline);
+    core::Task<core::Result<std::vector<Extent>>> at_target(std::uint64_t length,
+                                                            core::Deadline deadline);
 
     NbdPool& source_;
     NbdPool& target_;
     Layers layers_;
     std::uint64_t offset_;  ///< Up to here the allocation has been asked.
+    std::uint64_t target_zero_end_ = 0;
     std::uint64_t data_bytes_ = 0;
     std::uint64_t held_bytes_ = 0;
     std::deque<Extent> ahead_;

@@ -14,6 +14,7 @@
 #include "core/fd.hpp"
 #include "core/fsync.hpp"
 #include "core/sync.hpp"
+#include "storage/block_device.hpp"
 #include "storage/image.hpp"
 #include "storage/when_all.hpp"
 
@@ -52,10 +53,6 @@ bool is_link(std::string const& path) {
 /// there.
 Result<> rename_file(std::string const& from, std::string const& to,
                      std::vector<std::string> const& done) {
-    struct stat status{};
-    if (lstat(from.c_str(), &status) == 0 && S_ISBLK(status.st_mode)) {
-        return fail(Errc::invalid, "{} is a block device: it cannot be marked by its name", from);
-    }
     if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return {};
     int const error = errno;
     if (error == ENOENT && std::ranges::any_of(done, exists)) return {};
@@ -127,7 +124,21 @@ bool has_stale_name(std::string const& path) {
     return stale(path) || stale(image_file(path));
 }
 
+namespace {
+
+Result<> check_device_can_be_set_aside(std::string const& path) {
+    auto const possible = check_can_be_read_only(path);
+    if (possible) return {};
+    return fail(Errc::refused,
+                "the device {} cannot be made read-only when its guest has moved, so that a stale "
+                "disk could start: {}",
+                path, possible.error().what);
+}
+
+}  // namespace
+
 Result<> check_can_be_set_aside(std::string const& path, std::string const& migration_id) {
+    if (is_block_device(path)) return check_device_can_be_set_aside(path);
     auto const file = image_file(path);
     auto const directory = directory_of(file);
     auto const refuse = [&](std::string const& why) {
@@ -154,6 +165,10 @@ Task<Result<>> set_images_aside(core::Loop& loop, std::vector<std::string> paths
                                 std::string migration_id) {
     std::vector<std::string> directories;
     for (auto const& path : paths) {
+        if (is_block_device(path)) {
+            CO_TRY_VOID(set_device_read_only(path, true));
+            continue;
+        }
         auto const file = image_file(path);
         auto const leaving = leaving_path(file, migration_id);
         CO_TRY_VOID(rename_file(file, leaving, {leaving, tombstone_path(file, migration_id)}));
@@ -170,13 +185,15 @@ Result<> restore_images(std::vector<std::string> const& paths, std::string const
     Result<> all;
     for (auto const& path : paths) {
         auto const file = image_file(path);
-        auto one = move_file(leaving_path(file, migration_id), file);
+        auto one = is_block_device(path) ? set_device_read_only(path, false)
+                                         : move_file(leaving_path(file, migration_id), file);
         if (!one && all) all = std::move(one);
     }
     return all;
 }
 
 Result<> tombstone(std::string const& path, std::string const& migration_id) {
+    if (is_block_device(path)) return set_device_read_only(path, true);
     auto const mark = std::string(tombstone_mark) + migration_id;
     auto const file = image_file(path);
     auto const leaving = leaving_path(file, migration_id);
@@ -186,6 +203,7 @@ Result<> tombstone(std::string const& path, std::string const& migration_id) {
 }
 
 Result<> untombstone(std::string const& path, std::string const& migration_id) {
+    if (is_block_device(path)) return set_device_read_only(path, false);
     auto const mark = std::string(tombstone_mark) + migration_id;
     if (is_link(path + mark)) TRY_VOID(move_file(path + mark, path));
     auto const file = image_file(path);

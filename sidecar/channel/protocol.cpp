@@ -107,10 +107,10 @@ bool may_ask(Role role, Verb verb) {
 }
 
 Features const& our_features() {
-    static Features const all = {Feature::verify,        Feature::base,     Feature::conntrack,
-                                 Feature::replicate,     Feature::vtep,     Feature::anchor,
-                                 Feature::local_address, Feature::stand_in, Feature::shared_storage,
-                                 Feature::stopped_guest};
+    static Features const all = {
+        Feature::verify,         Feature::base,          Feature::conntrack,     Feature::replicate,
+        Feature::vtep,           Feature::anchor,        Feature::local_address, Feature::stand_in,
+        Feature::shared_storage, Feature::stopped_guest, Feature::block_device};
     return all;
 }
 
@@ -270,11 +270,14 @@ Result<HeardAnswer> HeardAnswer::from_json(Json const& json) {
 }
 
 Json Endpoints::to_json() const {
+    Json zeroes = Json::array();
+    for (auto const bytes : zero_bytes) zeroes.add(Json(static_cast<std::int64_t>(bytes)));
     return Json::object({{"nbd_port", nbd_port},
                          {"ram_port", ram_port},
                          {"exports", array_of(exports)},
                          {"generation", generation},
-                         {"tunnel_port", tunnel_port}});
+                         {"tunnel_port", tunnel_port},
+                         {"zero_bytes", zeroes}});
 }
 
 Result<Endpoints> Endpoints::from_json(Json const& json) {
@@ -286,6 +289,13 @@ Result<Endpoints> Endpoints::from_json(Json const& json) {
     made.nbd_port = static_cast<int>(nbd);
     made.ram_port = static_cast<int>(ram);
     made.generation = static_cast<unsigned>(generation);
+    if (json.has("zero_bytes")) {
+        TRY(auto const zeroes, list(json, "zero_bytes", exports_max));
+        for (auto const& bytes : zeroes) {
+            made.zero_bytes.push_back(
+                static_cast<std::uint64_t>(std::max<std::int64_t>(bytes.integer_or(0), 0)));
+        }
+    }
     if (!json.has("tunnel_port")) return made;  // of an earlier release
     TRY(auto const tunnel, within(json, "tunnel_port", 0, port_max));
     made.tunnel_port = static_cast<int>(tunnel);

@@ -83,7 +83,8 @@ enum class Feature : std::uint8_t {
     local_address,
     stand_in,
     shared_storage,
-    stopped_guest  ///< Leaves a guest stopped that was stopped at the source.
+    stopped_guest,  ///< Leaves a guest stopped that was stopped at the source.
+    block_device
 };
 using Features = std::set<Feature>;
 /// The features of this release.
@@ -188,6 +189,9 @@ struct Endpoints {
     std::vector<std::string> exports;  ///< One for each disk.
     unsigned generation = 0;  ///< Counts the QEMUs that were started.
     int tunnel_port = 0;  ///< UDP, of an anchor's tunnels; 0: none begins here.
+    /// One for each disk, or none: up to here it reads as zeroes where nothing was copied to it. 0:
+    /// it may be anything, or QEMU says it.
+    std::vector<std::uint64_t> zero_bytes = {};
     [[nodiscard]] Json to_json() const;
     static Result<Endpoints> from_json(Json const& json);
 };

@@ -9,6 +9,7 @@
 
 #include "netmove/address.hpp"
 #include "netmove/probe/account.hpp"
+#include "sidecar/cli/disk_options.hpp"
 #include "sidecar/cli/dns_options.hpp"
 #include "sidecar/cli/locate_command.hpp"
 #include "sidecar/cli/move_options.hpp"
@@ -108,6 +109,7 @@ struct Parser {
     SecurityFlags migrate_security;
     SecurityFlags replicate_security;
     DnsFlags migrate_dns;
+    DiskFlags migrate_disks;
     MoveFlags migrate_move;
     DnsFlags failover_dns;
     ServeFlags serve_flags;
@@ -231,6 +233,7 @@ struct Parser {
             ->add_option("--base", chosen.bases,
                          "A backing file that the destination has too: it is compared, not sent")
             ->allow_extra_args(false);
+        migrate_disks.add_to(*migrate);
         migrate
             ->add_option("--vtep", chosen.vteps,
                          "HOST[:PORT] of a `sidecar serve`: another host of the guest's VXLAN, "
@@ -437,6 +440,7 @@ Result<> Parser::finish_migrate() {
     }
     TRY(chosen.tls, migrate_security.chosen());
     TRY(chosen.dns, migrate_dns.finish());
+    TRY(chosen.disks, migrate_disks.finish());
     TRY_VOID(migrate_move.finish(chosen));
     chosen.throttle = throttle == "auto";
     return {};

@@ -13,6 +13,7 @@
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/daemon/host_lease.hpp"
 #include "sidecar/daemon/vtep_service.hpp"
+#include "sidecar/guest/left_devices.hpp"
 
 namespace sidecar {
 
@@ -264,6 +265,7 @@ Task<Result<>> serve(core::Loop& loop, SessionSettings options, std::stop_token 
             "the guests",
             port);
     }
+    keep_left_devices(options.paths);
     core::log::info("serve: listening on {} port {}", address.first, port);
     auto const socket = options.paths.serve_socket();
     CO_TRY(auto const local, core::listen_unix(socket, 0600));

@@ -165,6 +165,17 @@ Result<> check_found(Paths const& paths, qmp::LaunchPolicy const& policy, FileUs
     return check_header(paths, policy, use, found.file, layer);
 }
 
+/// A name in an allowed directory that leads to a block device, as those of LVM and ZFS do
+/// (/dev/VG/LV): who names devices there decides what the device is. Only for images, which are
+/// named by the operator.
+bool leads_to_device(FileUse const& use) {
+    if (use.access != FileAccess::image) return false;
+    core::Fd const file(open(use.path.c_str(), O_PATH | O_CLOEXEC));
+    struct stat entry{};
+    return file && fstat(file.get(), &entry) == 0 && S_ISBLK(entry.st_mode) &&
+           qmp::path_below("/dev", real_path(file));
+}
+
 Result<> check_use(Paths const& paths, qmp::LaunchPolicy const& policy, FileUse const& use,
                    std::size_t layer) {
     auto directories = policy.directories;
@@ -177,6 +188,7 @@ Result<> check_use(Paths const& paths, qmp::LaunchPolicy const& policy, FileUse 
         auto const below = qmp::path_below(directory, use.path);
         if (!below) continue;
         TRY(auto const found, find_below(directory, *below));
+        if (found.leads_out && leads_to_device(use)) return {};
         if (found.leads_out) {
             left = directory;
             continue;

@@ -1,7 +1,7 @@
 // Whether a file that a guest of another host names lies where it says: symbolic links and `..` may
-// not lead out of the directories that `serve` allows. Used by the checks before a guest arrives.
-// Changes nothing. Invariant: who may write to the allowed directories on this host is trusted; a
-// guest and its source are not.
+// not lead out of the directories that `serve` allows. A link to a block device in /dev may, if it
+// is for a disk that moves. Used by the checks before a guest arrives. Changes nothing. Invariant:
+// who may write to the allowed directories on this host is trusted; a guest and its source are not.
 #pragma once
 
 #include "qmp/launch_policy.hpp"

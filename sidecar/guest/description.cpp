@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <climits>
 
 #include "core/tls.hpp"
 #include "netmove/evpn_mover.hpp"
@@ -105,9 +106,15 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
                     "the image of disk {} ({}) cannot be read from here: it must be a local file",
                     moved.name, disk.file_name);
     }
-    if (!S_ISREG(file.st_mode)) {
-        return fail(Errc::refused, "disk {} ({}) is not a file: block devices cannot be moved yet",
-                    moved.name, moved.path);
+    if (!S_ISREG(file.st_mode) && !S_ISBLK(file.st_mode)) {
+        return fail(Errc::refused, "disk {} ({}) is neither a file nor a block device", moved.name,
+                    moved.path);
+    }
+    if (S_ISBLK(file.st_mode) && moved.format != "raw") {
+        return fail(Errc::refused,
+                    "disk {} is a {} image on the block device {}: only raw disks can be moved "
+                    "from a device",
+                    moved.name, moved.format, moved.path);
     }
     TRY(moved.access, storage::access_of(moved.path));
     return moved;
@@ -279,6 +286,7 @@ Json MovedDisk::to_json() const {
                          {"node", node},
                          {"limits", limits},
                          {"path", path},
+                         {"target", target},
                          {"format", format},
                          {"virtual_bytes", virtual_bytes},
                          {"allocated_bytes", allocated_bytes},
@@ -363,6 +371,10 @@ Result<MovedDisk> MovedDisk::from_json(Json const& json) {
         return fail(Errc::protocol, "disk format {} is not supported", disk.format);
     if (disk.path.empty() || disk.path.front() != '/')
         return fail(Errc::protocol, "disk path {} is not absolute", disk.path);
+    disk.target = json["target"].text_or("");
+    bool const has_target = !disk.target.empty();
+    if (has_target && (disk.target.front() != '/' || disk.target.size() >= PATH_MAX))
+        return fail(Errc::protocol, "disk target {} is not an absolute path", disk.target);
     TRY(disk.layout, layout_from(json, cluster_bytes));
     if (!json["access"].is_null()) {
         TRY(disk.access, storage::FileAccess::from_json(json["access"]));

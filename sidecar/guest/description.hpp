@@ -46,6 +46,9 @@ struct MovedDisk {
     std::string left_behind = {};
     std::string top_node = {};  ///< At the source: that the device uses. Not sent.
     core::Json limits = {};  ///< Of the device, as block_set_io_throttle() takes them.
+    /// Of the image at the destination, absolute, if the operator named it: a file to be created,
+    /// or a device to be overwritten. Empty: `path`, as the destination maps it.
+    std::string target = {};
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MovedDisk> from_json(core::Json const& json);

@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "qmp/launch.hpp"
+#include "storage/block_device.hpp"
 
 namespace sidecar {
 
@@ -24,7 +25,7 @@ qmp::LaunchPolicy policy_of(HostMaps const& maps, Description const& description
     policy.bridges = maps.allowed_bridges;
     policy.devices = maps.allowed_devices;
     for (auto const* const disks : {&description.disks, &description.shared}) {
-        for (auto const& disk : *disks) policy.images.push_back(map_path(maps, disk.path));
+        for (auto const& disk : *disks) policy.images.push_back(image_path(maps, disk));
     }
     policy.descriptors = {qmp::qmp_fd_in_qemu};
     return policy;
@@ -34,6 +35,10 @@ std::string map_path(HostMaps const& maps, std::string const& path) {
     auto mapped = qmp::map_path(maps.paths, path);
     if (mapped == path) return path;
     return std::filesystem::path(mapped).lexically_normal().string();
+}
+
+std::string image_path(HostMaps const& maps, MovedDisk const& disk) {
+    return disk.target.empty() ? map_path(maps, disk.path) : disk.target;
 }
 
 std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
@@ -56,6 +61,32 @@ Result<qmp::CommandLine> flattened(Description const& description) {
     return line;
 }
 
+namespace {
+
+/// What a guest may not use is not looked at.
+bool may_be_looked_at(qmp::LaunchPolicy const& policy, std::string const& path) {
+    return std::ranges::any_of(policy.directories, [&](std::string const& directory) {
+        return qmp::path_below(directory, path).has_value();
+    });
+}
+
+/// The images of the disks that are copied: whether each is a device here, and how much of it the
+/// guest sees.
+std::vector<qmp::ImagePlace> places_of(HostMaps const& maps, Description const& description,
+                                       qmp::LaunchPolicy const& policy) {
+    std::vector<qmp::ImagePlace> places;
+    for (auto const& disk : description.disks) {
+        auto& place = places.emplace_back(disk.path, image_path(maps, disk));
+        if (!may_be_looked_at(policy, place.to) || !storage::is_block_device(place.to)) continue;
+        place.kind = qmp::ImagePlace::Kind::device;
+        auto const device = storage::look_at_device(place.to);
+        if (device && device->bytes > disk.virtual_bytes) place.size_bytes = disk.virtual_bytes;
+    }
+    return places;
+}
+
+}  // namespace
+
 Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description const& description,
                                           std::vector<qmp::TapDescriptors> const& taps,
                                           bool incoming) {
@@ -70,6 +101,7 @@ Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description cons
     mapping.machine_type = description.machine_type;
     mapping.qmp_fd = qmp::qmp_fd_in_qemu;
     mapping.working_directory = description.working_directory;
+    mapping.images = places_of(maps, description, policy);
     mapping.prefixes = maps.paths;
     mapping.addresses = maps.addresses;
     mapping.taps = taps;

@@ -22,6 +22,8 @@ qmp::LaunchPolicy policy_of(HostMaps const& maps, Description const& description
 /// FROM=TO applied to a path: the longest FROM that is the path or a directory above
 /// it; else unchanged.
 std::string map_path(HostMaps const& maps, std::string const& path);
+/// Where the image of the disk is here: what the operator named, else its mapped path.
+std::string image_path(HostMaps const& maps, MovedDisk const& disk);
 /// This host's bridge for the source's bridge; unchanged if no map names it.
 std::string map_bridge(HostMaps const& maps, std::string const& bridge);
 bool is_allowed_bridge(HostMaps const& maps, std::string const& bridge);

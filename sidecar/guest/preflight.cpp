@@ -9,7 +9,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <map>
 #include <sstream>
 
 #include "core/log.hpp"
@@ -22,8 +21,9 @@
 #include "sidecar/guest/address_check.hpp"
 #include "sidecar/guest/allowed_files.hpp"
 #include "sidecar/guest/destination_line.hpp"
+#include "sidecar/guest/disk_places.hpp"
 #include "sidecar/guest/qemu_user.hpp"
-#include "storage/image.hpp"
+#include "storage/block_device.hpp"
 #include "storage/shared_storage.hpp"
 
 namespace sidecar {
@@ -38,8 +38,6 @@ using qmp::FileAccess;
 
 namespace {
 
-/// Space that must remain besides the disks: metadata of the images, the journal, logs.
-constexpr std::uint64_t disk_slack_bytes = 64ULL << 20;
 /// `qemu-system-x86_64 -machine help` prints 5 KiB.
 constexpr std::size_t help_bytes_max = 1 << 20;
 
@@ -130,60 +128,6 @@ Result<> check_shared(HostMaps const& maps, Description const& description) {
         if (access(path.c_str(), R_OK | W_OK) != 0) {
             return fail(Errc::refused, "{} (for disk {}) cannot be opened on the destination: {}",
                         path, disk.name, std::strerror(errno));
-        }
-    }
-    return {};
-}
-
-/// The bytes that a leftover image at `path` occupies; none: the file there is not a leftover.
-Result<std::optional<std::uint64_t>> leftover_bytes(
-    std::vector<storage::OwnedFile> const& leftovers, std::string const& path) {
-    for (auto const& file : leftovers) {
-        if (file.path != path) continue;
-        TRY(bool const there, file.is_there());
-        if (!there) continue;
-        TRY(auto const bytes, storage::allocated_bytes(path));
-        return std::optional(bytes);
-    }
-    return std::optional<std::uint64_t>();
-}
-
-Result<> check_disks(HostMaps const& maps, Description const& description,
-                     std::vector<storage::OwnedFile> const& leftovers) {
-    std::map<dev_t, std::pair<std::string, std::uint64_t>> by_device;
-    for (auto const& disk : description.disks) {
-        auto const path = map_path(maps, disk.path);
-        auto const directory = std::filesystem::path(path).parent_path().string();
-        struct stat entry{};
-        if (stat(directory.c_str(), &entry) < 0) {
-            return fail(Errc::refused,
-                        "the directory {} for disk {} does not exist on the destination: make it, "
-                        "or map it "
-                        "with `serve --map-path`",
-                        directory, disk.name);
-        }
-        if (access(directory.c_str(), W_OK) != 0) {
-            return fail(Errc::refused, "disk {} cannot be made in {} on the destination: {}",
-                        disk.name, directory, std::strerror(errno));
-        }
-        TRY(auto const freed, leftover_bytes(leftovers, path));
-        struct stat existing{};
-        if (!freed && lstat(path.c_str(), &existing) == 0) {
-            auto const busy = storage::in_use(path);
-            return fail(Errc::refused,
-                        "{} (for disk {}) exists on the destination already{}: remove it first",
-                        path, disk.name, busy && *busy ? " and in use" : "");
-        }
-        auto& place = by_device[entry.st_dev];
-        place.first = directory;
-        place.second += disk.allocated_bytes - std::min(disk.allocated_bytes, freed.value_or(0));
-    }
-    for (auto const& [device, place] : by_device) {
-        TRY(auto const free, storage::free_bytes(place.first));
-        if (free < place.second + disk_slack_bytes) {
-            return fail(Errc::refused,
-                        "the disks need {} MiB in {} on the destination, and {} MiB are free there",
-                        (place.second + disk_slack_bytes) >> 20, place.first, free >> 20);
         }
     }
     return {};
@@ -364,7 +308,7 @@ Result<> check_allowed(Paths const& paths, HostMaps const& maps, Description con
         TRY(auto const allowed, map_command_line(maps, description, tap_numbers(description)));
         auto uses = allowed.files;
         for (auto const& disk : description.disks) {
-            uses.push_back({"disk " + disk.name, map_path(maps, disk.path), FileAccess::image});
+            uses.push_back({"disk " + disk.name, image_path(maps, disk), FileAccess::image});
             for (auto const& base : disk.bases) {
                 uses.push_back(
                     {"the base of disk " + disk.name, map_path(maps, base.path), FileAccess::read});
@@ -406,7 +350,7 @@ std::vector<std::string> arrival_warnings(HostMaps const& maps, Description cons
     auto const line = map_command_line(maps, description, tap_numbers(description));
     auto lines = line ? firmware_warnings(maps, *line, description) : std::vector<std::string>();
     for (auto const& disk : description.disks) {
-        if (!disk.access) continue;
+        if (!disk.access || storage::is_block_device(image_path(maps, disk))) continue;
         for (auto const& missing : storage::local_access(*disk.access).missing) {
             lines.push_back(
                 fmt::format("disk {}: the destination has no {}: its image there belongs to root",
@@ -417,8 +361,8 @@ std::vector<std::string> arrival_warnings(HostMaps const& maps, Description cons
 }
 
 Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
-                         Description const& description, std::vector<storage::OwnedFile> leftovers,
-                         Deadline deadline) {
+                         Description const& description,
+                         std::vector<storage::DestinationImage> leftovers, Deadline deadline) {
     CO_TRY(auto const manifest, read_manifest(paths, description.guest));
     if (!manifest.is_null()) {
         auto const process = core::Process::open(core::ProcessIdentity::from_json(manifest));
@@ -432,7 +376,7 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_bases(maps, description));
     CO_TRY_VOID(check_files(maps, description));
     CO_TRY_VOID(check_user_here(description, policy_of(maps, description).images));
-    CO_TRY_VOID(check_disks(maps, description, leftovers));
+    CO_TRY_VOID(check_places(paths, maps, description, leftovers));
     CO_TRY_VOID(check_shared(maps, description));
     CO_TRY_VOID(check_memory(description));
     CO_TRY_VOID(check_network(maps, description));

@@ -8,7 +8,7 @@
 #include "netmove/netlink.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/host/settings.hpp"
-#include "storage/owned_file.hpp"
+#include "storage/destination_image.hpp"
 
 namespace sidecar {
 
@@ -37,12 +37,12 @@ core::Result<> check_allowed(Paths const& paths, HostMaps const& maps,
 std::vector<std::string> arrival_warnings(HostMaps const& maps, Description const& description);
 
 /// Fails with refused, saying what to do, if this host cannot receive the guest: as
-/// check_allowed(), no QEMU or machine type, a file missing, an image in the way, too little disk
-/// or memory, no bridge, no privilege. Changes nothing. `leftovers`: images that are removed before
-/// those of this guest are created.
+/// check_allowed(), no QEMU or machine type, a file missing, an image in the way, a device that may
+/// not be overwritten, too little disk or memory, no bridge, no privilege. Changes nothing.
+/// `leftovers`: images that are removed before those of this guest are created.
 core::Task<core::Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
                                      Description const& description,
-                                     std::vector<storage::OwnedFile> leftovers,
+                                     std::vector<storage::DestinationImage> leftovers,
                                      core::Deadline deadline);
 
 }  // namespace sidecar

@@ -48,6 +48,11 @@ constexpr seconds data_port_timeout{5};
 constexpr seconds check_timeout{30};
 /// Destination: creating disks and starting QEMU.
 constexpr seconds prepare_timeout{60};
+/// A part of prepare_timeout: how long devices are made to read as zeroes before the copy begins.
+/// The source writes the other zeroes.
+constexpr seconds zero_device_timeout{15};
+/// As many as the disks of a guest.
+constexpr std::size_t disk_targets_max = 64;
 /// How often the copying phase checks whether devices or images of the guest were added or removed.
 constexpr seconds guest_look_interval{2};
 /// --downtime-limit: the pause of a migration that does not commit is never longer (I3). The

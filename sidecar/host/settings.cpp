@@ -128,6 +128,10 @@ Result<DnsOptions> DnsOptions::from_json(Json const& json) {
 Json MigrateOptions::to_json() const {
     Json base_list = Json::array();
     for (auto const& base : bases) base_list.add(base);
+    Json disk_list = Json::array();
+    for (auto const& one : disks) {
+        disk_list.add(Json::object({{"disk", one.disk}, {"path", one.path}}));
+    }
     Json vtep_list = Json::array();
     for (auto const& vtep : vteps) vtep_list.add(vtep);
     return Json::object({{"destination", destination},
@@ -138,6 +142,7 @@ Json MigrateOptions::to_json() const {
                          {"resume", resume},
                          {"verify", verify},
                          {"bases", base_list},
+                         {"disks", disk_list},
                          {"vteps", vtep_list},
                          {"network", name(network)},
                          {"local", local.addresses.empty() ? Json() : local.to_json()},
@@ -158,6 +163,9 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     made.check_only = json["check_only"].boolean_or(false);
     made.verify = json["verify"].boolean_or(false);
     for (auto const& base : json["bases"].elements()) made.bases.push_back(base.text_or(""));
+    for (auto const& one : json["disks"].elements()) {
+        made.disks.push_back({one["disk"].text_or(""), one["path"].text_or("")});
+    }
     for (auto const& vtep : json["vteps"].elements()) made.vteps.push_back(vtep.text_or(""));
     if (made.vteps.size() > limits::vteps_max) return fail(Errc::invalid, "too many VTEPs");
     auto const network = network_choice_from(json["network"].text_or("auto"));

@@ -74,6 +74,12 @@ struct DnsOptions {
     static core::Result<DnsOptions> from_json(core::Json const& json);
 };
 
+/// `migrate --disk ID=TARGET`: where a disk goes.
+struct DiskTarget {
+    std::string disk;  ///< MovedDisk::name
+    std::string path;  ///< At the destination, absolute.
+};
+
 struct MigrateOptions {
     std::string destination;  ///< HOST[:PORT]
     core::TlsConfig tls;
@@ -83,6 +89,7 @@ struct MigrateOptions {
     bool resume = false;
     bool verify = false;  ///< Compare the data at the destination with what was sent.
     std::vector<std::string> bases;  ///< Backing files that the destination has too; absolute.
+    std::vector<DiskTarget> disks;  ///< Others go to their paths, as the destination maps them.
     std::vector<std::string> vteps;  ///< HOST[:PORT] of the other hosts of the guest's VXLAN.
     NetworkChoice network = NetworkChoice::automatic;
     netmove::LocalChoice local;  ///< Of a move by an anchor; without addresses: not asked for.

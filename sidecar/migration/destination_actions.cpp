@@ -66,7 +66,7 @@ Task<Result<>> DestinationMigration::prepare_again() {
 /// A crash at any point leaves only files that the record identifies.
 Task<Result<>> DestinationMigration::make_disks() {
     auto const& last = journal_.last();
-    disks_.name_images(last.moved_away() ? last.migration_id : "");
+    CO_TRY_VOID(disks_.name_images(last.moved_away() ? last.migration_id : ""));
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await disks_.create_images());
     stop_for_test("record_images");
@@ -143,6 +143,7 @@ Task<Result<>> DestinationMigration::finish() {
         CO_TRY_VOID(co_await disks_.stop_server(deadline));
         co_await qemu_.remove_streams(deadline);
         disks_.remove_stale_images();
+        disks_.leave_devices_to_guest();
         CO_TRY_VOID(guest_->write_manifest());
     }
     (void)IncomingRecord::remove(paths_, name_);  // best effort: the journal says that it ended

@@ -6,9 +6,11 @@
 #include "qmp/block.hpp"
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/destination_line.hpp"
+#include "sidecar/guest/left_devices.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/migration/destination_remains.hpp"
+#include "storage/block_device.hpp"
 #include "storage/image.hpp"
 #include "storage/stale_image.hpp"
 
@@ -19,40 +21,80 @@ using core::Errc;
 using core::fail;
 using core::Result;
 using core::Task;
+using Kind = storage::DestinationImage::Kind;
 
-void DestinationDisks::name_images(std::string left_in) {
+Result<> DestinationDisks::name_images(std::string left_in) {
     left_in_ = std::move(left_in);
     images_.clear();
     for (auto const& disk : context_.description.disks) {
-        images_.push_back({map_path(context_.options.maps, disk.path)});
+        TRY(auto image, storage::destination_image(image_path(context_.options.maps, disk)));
+        images_.push_back(std::move(image));
     }
+    return {};
 }
 
 Task<Result<>> DestinationDisks::create_images() {
-    auto const& maps = context_.options.maps;
+    zero_bytes_.clear();
+    claims_.clear();
+    auto const zeroing = Deadline::after(limits::zero_device_timeout, context_.stop.get_token());
     for (std::size_t index = 0; index < context_.description.disks.size(); ++index) {
         auto const& disk = context_.description.disks[index];
         auto& image = images_[index];
-        storage::CreateOptions settings;
-        settings.access = disk.access;
-        if (disk.format == "qcow2") settings.layout = disk.layout;
-        if (!disk.bases.empty()) {
-            settings.backing_file =
-                backing_name(map_path(maps, disk.bases[0].path), image.path, disk.base_is_relative);
-            settings.backing_format = disk.bases[0].format;
+        // A new raw file is one hole: zeroes that the source has as data, as every device has its
+        // own, need not be written to it.
+        std::uint64_t zero_bytes = disk.format == "raw" ? disk.virtual_bytes : 0;
+        if (image.kind == Kind::device) {
+            CO_TRY(zero_bytes, co_await take_device(disk, image, zeroing));
+        } else {
+            CO_TRY_VOID(co_await create_file(disk, image));
         }
-        CO_TRY(image.identity,
-               co_await storage::create_image(
-                   context_.loop, storage::unfinished_path(image.path, context_.migration_id),
-                   disk.format, disk.virtual_bytes, settings,
-                   Deadline::after(limits::prepare_timeout)));
+        zero_bytes_.push_back(zero_bytes);
     }
     co_return Result<>{};
 }
 
+Task<Result<>> DestinationDisks::create_file(MovedDisk const& disk,
+                                             storage::DestinationImage& image) {
+    storage::CreateOptions settings;
+    settings.access = disk.access;
+    if (disk.format == "qcow2") settings.layout = disk.layout;
+    if (!disk.bases.empty()) {
+        auto const base = map_path(context_.options.maps, disk.bases[0].path);
+        settings.backing_file = backing_name(base, image.path(), disk.base_is_relative);
+        settings.backing_format = disk.bases[0].format;
+    }
+    CO_TRY(
+        image.file.identity,
+        co_await storage::create_image(
+            context_.loop, storage::unfinished_path(image.path(), context_.migration_id),
+            disk.format, disk.virtual_bytes, settings, Deadline::after(limits::prepare_timeout)));
+    co_return Result<>{};
+}
+
+/// From here on its content is this guest's. What cannot be made zero now, the source writes.
+Task<Result<std::uint64_t>> DestinationDisks::take_device(MovedDisk const& disk,
+                                                          storage::DestinationImage const& image,
+                                                          Deadline zeroing) {
+    // Of two guests that come at the same moment, one gets it.
+    CO_TRY(auto claim, storage::claim_device(image.path()));
+    claims_.push_back(std::move(claim));
+    CO_TRY_VOID(forget_left_device(context_.paths, image.path(), context_.name));
+    if (image.was_read_only) CO_TRY_VOID(storage::set_device_read_only(image.path(), false));
+    CO_TRY(auto const zero_bytes,
+           co_await storage::zero_device(context_.loop, image.path(), disk.virtual_bytes,
+                                         std::move(zeroing)));
+    core::log::info(
+        "guest={} migration_id={} disk={} overwrites the device {}: {} of {} bytes are "
+        "zero without being written",
+        context_.name, context_.migration_id, disk.name, image.path(), zero_bytes,
+        disk.virtual_bytes);
+    co_return zero_bytes;
+}
+
 Result<> DestinationDisks::publish_images() const {
     for (auto const& image : images_) {
-        TRY_VOID(storage::publish(image.path, context_.migration_id));
+        if (image.kind == Kind::device) continue;
+        TRY_VOID(storage::publish(image.path(), context_.migration_id));
     }
     return {};
 }
@@ -138,15 +180,16 @@ Task<Result<>> DestinationDisks::stop_server(Deadline deadline) {
 
 void DestinationDisks::remove_stale_images() const {
     for (auto const& image : images_) {
+        if (image.kind == Kind::device) continue;
         if (!left_in_.empty()) {
-            auto const removed = storage::remove_tombstone(image.path, left_in_);
+            auto const removed = storage::remove_tombstone(image.path(), left_in_);
             if (!removed) {
                 core::log::warning("guest={} {}", context_.name, removed.error().sentence());
             }
             if (removed && !removed->empty())
-                core::log::info("guest={} removed the stale {}", context_.name, image.path);
+                core::log::info("guest={} removed the stale {}", context_.name, image.path());
         }
-        auto const left = storage::tombstones_of(image.path);
+        auto const left = storage::tombstones_of(image.path());
         for (auto const& path : left.value_or(std::vector<std::string>())) {
             core::log::info(
                 "guest={} leaving {}: it does not belong to the migration in which the guest left "
@@ -156,12 +199,25 @@ void DestinationDisks::remove_stale_images() const {
     }
 }
 
+void DestinationDisks::leave_devices_to_guest() {
+    claims_.clear();
+    // Not images_, which are not in the record of a guest that is owned here.
+    for (auto const& disk : context_.description.disks) {
+        auto const path = image_path(context_.options.maps, disk);
+        if (!storage::is_block_device(path)) continue;
+        auto const forgotten = forget_left_device(context_.paths, path, {});
+        if (!forgotten)
+            core::log::warning("guest={} {}", context_.name, forgotten.error().sentence());
+    }
+}
+
 Task<void> DestinationDisks::forget_exports() {
     co_await hasher_.close();
     target_.reset();
 }
 
-Result<> DestinationDisks::remove_images() const {
+Result<> DestinationDisks::remove_images() {
+    claims_.clear();
     return remove_created(images_, context_.name, context_.migration_id);
 }
 

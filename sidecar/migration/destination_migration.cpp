@@ -170,8 +170,8 @@ Task<Result<>> DestinationMigration::perform(Action action) {
 
 /// The ports and exports of what was prepared, for the source.
 protocol::Endpoints DestinationMigration::endpoints() const {
-    return {disks_.nbd_port(), qemu_.ram_port(), disks_.export_names(), qemu_.generation(),
-            anchors_.tunnel_port()};
+    return {disks_.nbd_port(),  qemu_.ram_port(),       disks_.export_names(),
+            qemu_.generation(), anchors_.tunnel_port(), disks_.zero_bytes()};
 }
 
 /// The answer when OWNER is recorded.

@@ -40,7 +40,7 @@ Result<> EarlierMigration::check() const {
                 context_.name, id, context_.name);
 }
 
-Result<std::vector<storage::OwnedFile>> EarlierMigration::images() const {
+Result<std::vector<storage::DestinationImage>> EarlierMigration::images() const {
     return IncomingRecord::images_from_json(record_["images"]);
 }
 
@@ -61,14 +61,15 @@ Task<Result<>> EarlierMigration::clear() {
     co_return Result<>{};
 }
 
-Result<> remove_created(std::vector<storage::OwnedFile> const& images, std::string const& guest,
-                        std::string const& id) {
+Result<> remove_created(std::vector<storage::DestinationImage> const& images,
+                        std::string const& guest, std::string const& id) {
     for (auto const& image : images) {
-        TRY(bool const other, storage::remove_owned(image, id));
-        if (other) {
-            core::log::info("guest={} migration_id={} leaving {}: this migration did not create it",
-                            guest, id, image.path);
-        }
+        TRY(bool const stays, storage::give_up(image, id));
+        if (!stays) continue;
+        bool const device = image.kind == storage::DestinationImage::Kind::device;
+        core::log::info("guest={} migration_id={} leaving {}: {}", guest, id, image.path(),
+                        device ? "a device is not removed; its content is incomplete"
+                               : "this migration did not create it");
     }
     return {};
 }

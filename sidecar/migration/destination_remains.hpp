@@ -9,7 +9,7 @@
 
 #include "sidecar/host/journal.hpp"
 #include "sidecar/migration/destination_context.hpp"
-#include "storage/owned_file.hpp"
+#include "storage/destination_image.hpp"
 
 namespace sidecar {
 
@@ -23,7 +23,7 @@ public:
     /// that migration's guest is owned here.
     core::Result<> found(core::Json record);
     /// The images that clear() removes.
-    [[nodiscard]] core::Result<std::vector<storage::OwnedFile>> images() const;
+    [[nodiscard]] core::Result<std::vector<storage::DestinationImage>> images() const;
     /// Ends its QEMU and removes its images, its key and its record. Ok if there was none. Fails
     /// with refused as found() does, or with the error of one of these.
     core::Task<core::Result<>> clear();
@@ -36,8 +36,8 @@ private:
     core::Json record_;  ///< Null: there is none.
 };
 
-/// Removes those of `images` that the migration `id` created, and no other file.
-core::Result<> remove_created(std::vector<storage::OwnedFile> const& images,
+/// Removes those of `images` that the migration `id` created, and no other file. A device stays.
+core::Result<> remove_created(std::vector<storage::DestinationImage> const& images,
                               std::string const& guest, std::string const& id);
 
 /// Ends the QEMU that an earlier sidecar prepared and that this one could not join; none if this

@@ -53,10 +53,10 @@ Result<IncomingRecord> IncomingRecord::from_json(Json const& json) {
     return made;
 }
 
-Result<std::vector<storage::OwnedFile>> IncomingRecord::images_from_json(Json const& list) {
-    std::vector<storage::OwnedFile> images;
+Result<std::vector<storage::DestinationImage>> IncomingRecord::images_from_json(Json const& list) {
+    std::vector<storage::DestinationImage> images;
     for (auto const& one : list.elements()) {
-        TRY(auto image, storage::OwnedFile::from_json(one));
+        TRY(auto image, storage::DestinationImage::from_json(one));
         images.push_back(std::move(image));
     }
     return images;

@@ -13,15 +13,15 @@
 #include "core/result.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/host/paths.hpp"
-#include "storage/owned_file.hpp"
+#include "storage/destination_image.hpp"
 
 namespace sidecar {
 
 struct IncomingRecord {
     std::string migration_id;
     Description description;
-    std::vector<storage::OwnedFile>
-        images;  ///< Empty once the guest is owned here: they must stay.
+    /// Empty once the guest is owned here: they must stay.
+    std::vector<storage::DestinationImage> images;
     bool owned = false;  ///< The guest belongs to this host.
     int nbd_port = 0;
     int ram_port = 0;
@@ -35,7 +35,8 @@ struct IncomingRecord {
     /// Writes it durably. Fails with io.
     [[nodiscard]] core::Result<> write(Paths const& paths, std::string const& guest) const;
     static core::Result<IncomingRecord> from_json(core::Json const& json);
-    static core::Result<std::vector<storage::OwnedFile>> images_from_json(core::Json const& list);
+    static core::Result<std::vector<storage::DestinationImage>> images_from_json(
+        core::Json const& list);
 
     static bool exists(Paths const& paths, std::string const& guest);
     /// The whole record; null: there is none. Fails with io, or if it is not JSON.

@@ -202,6 +202,8 @@ Json MigrationReport::disks() const {
             bases.add(Json::object({{"path", base.path}, {"sha256", base.sha256}}));
         }
         if (bases.size() > 0) one.set("bases", bases);
+        auto const& target = context_.description.disks[index].target;
+        if (!target.empty()) one.set("target", target);
         list.add(one);
     }
     return list;
@@ -321,9 +323,9 @@ Json MigrationReport::checked() const {
                         context_.guest.name, name(state)));
     }
     for (auto const& disk : context_.description.disks) {
-        lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits at the destination",
-                              disk.name, disk.format, disk.virtual_bytes >> 20,
-                              disk.allocated_bytes >> 20));
+        lines.add(fmt::format("disk {}: {} of {} MiB, {} MiB in use, fits {}", disk.name,
+                              disk.format, disk.virtual_bytes >> 20, disk.allocated_bytes >> 20,
+                              disk.target.empty() ? "at the destination" : "on " + disk.target));
     }
     for (auto const& disk : context_.description.shared) {
         lines.add(fmt::format("disk {}: {} is on storage that both hosts see, and stays there",

@@ -4,6 +4,7 @@
 
 #include "core/tls.hpp"
 #include "qmp/block.hpp"
+#include "storage/block_device.hpp"
 
 namespace sidecar {
 
@@ -17,9 +18,17 @@ namespace {
 /// Bytes of a secret: too many to guess one while a check runs.
 constexpr std::size_t secret_bytes = 16;
 
+/// A device has no directory of its own that could be marked, and counts as this host's. A disk
+/// with a target is copied there.
+bool may_be_shared(MovedDisk const& disk) {
+    return disk.target.empty() && !storage::is_block_device(disk.path);
+}
+
 std::vector<std::string> paths_of(std::vector<MovedDisk> const& disks) {
     std::vector<std::string> paths;
-    for (auto const& disk : disks) paths.push_back(disk.path);
+    for (auto const& disk : disks) {
+        if (may_be_shared(disk)) paths.push_back(disk.path);
+    }
     return paths;
 }
 
@@ -40,8 +49,10 @@ Task<Result<storage::DirectoryMarks>> SharedDisks::find() {
                                   description.shared_secret);
     CO_TRY(auto const found, co_await ask());
     std::vector<MovedDisk> copied;
-    for (std::size_t index = 0; index < description.disks.size(); ++index) {
-        auto& disk = description.disks[index];
+    std::size_t asked = 0;
+    for (auto& disk : description.disks) {
+        bool const may_be = may_be_shared(disk);
+        auto const index = may_be ? asked++ : found.shared.size();
         if (index < found.shared.size() && found.shared[index]) {
             CO_TRY(auto inode, storage::inode_of(disk.path));
             description.shared.push_back(left_in_place(std::move(disk), std::move(inode)));
@@ -71,9 +82,11 @@ Task<Result<protocol::FindSharedAnswer>> SharedDisks::ask() {
     auto const& description = context_.description;
     // An earlier release would refuse such a disk, because a file is in the way.
     bool const can_tell = context_.peer.offers(protocol::Feature::shared_storage);
-    if (description.disks.empty() || !can_tell) co_return protocol::FindSharedAnswer{};
+    bool const any = std::ranges::any_of(description.disks, may_be_shared);
+    if (!any || !can_tell) co_return protocol::FindSharedAnswer{};
     protocol::FindShared request{description.shared_secret, {}};
     for (auto const& disk : description.disks) {
+        if (!may_be_shared(disk)) continue;
         CO_TRY(auto inode, storage::inode_of(disk.path));
         request.images.push_back({disk.path, std::move(inode)});
     }

@@ -7,11 +7,14 @@
 #include "qmp/migration.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/guest_drift.hpp"
+#include "sidecar/guest/left_devices.hpp"
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/mac_moves.hpp"
 #include "sidecar/migration/data_port.hpp"
+#include "sidecar/migration/disk_targets.hpp"
 #include "sidecar/migration/source_migration.hpp"
+#include "storage/block_device.hpp"
 #include "storage/stale_image.hpp"
 
 namespace sidecar {
@@ -41,6 +44,7 @@ Task<Result<>> SourceMigration::check() {
     CO_TRY(description_,
            co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::movable,
                              context_.within(limits::check_timeout)));
+    CO_TRY_VOID(take_disk_targets(context_));
     if (auto const& wrapper = guest_.command_line.wrapper(); !wrapper.empty()) {
         warn(fmt::format("QEMU runs there without `{}`", fmt::join(wrapper, " ")));
     }
@@ -50,6 +54,7 @@ Task<Result<>> SourceMigration::check() {
     CO_TRY_VOID(co_await check_owner());
     CO_TRY_VOID(co_await peer_.connect(context_.within(limits::connect_timeout)));
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
+    CO_TRY_VOID(check_targets_known(context_));
     CO_TRY(auto const marks, co_await shared_.find());
     for (auto const& path : context_.image_paths()) {
         CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
@@ -295,11 +300,15 @@ Task<Result<>> SourceMigration::restore_images() {
 }
 
 Task<Result<>> SourceMigration::tombstone_disks() {
+    CO_TRY_VOID(
+        record_left_devices(guest_.paths, guest_.name, migration_id_, context_.image_paths()));
     for (auto const& disk : description_.disks) {
         CO_TRY_VOID(storage::tombstone(disk.path, migration_id_));
+        auto const stale = storage::is_block_device(disk.path)
+                               ? disk.path + ", read-only"
+                               : storage::tombstone_path(disk.path, migration_id_);
         core::log::info("guest={} migration_id={} disk={} the stale image is now {}", guest_.name,
-                        migration_id_, disk.name,
-                        storage::tombstone_path(disk.path, migration_id_));
+                        migration_id_, disk.name, stale);
     }
     co_return Result<>{};
 }

@@ -53,7 +53,8 @@ Task<Result<>> SourceDisks::prepare() {
         auto const& disk = context_.description.disks[index];
         disks.push_back({disk.name, disk.node, disk.format, disk.virtual_bytes,
                          endpoints_.exports[index], tables_.table(index), disk.layers_above_base,
-                         disk.base_node});
+                         disk.base_node,
+                         index < endpoints_.zero_bytes.size() ? endpoints_.zero_bytes[index] : 0});
     }
     std::vector<std::string> nodes;
     for (auto const& disk : disks) nodes.push_back(disk.node);

@@ -7,8 +7,10 @@
 #include "core/log.hpp"
 #include "qmp/command_line.hpp"
 #include "sidecar/guest/description.hpp"
+#include "sidecar/guest/left_devices.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/migration/migration_record.hpp"
+#include "storage/block_device.hpp"
 #include "storage/stale_image.hpp"
 
 namespace sidecar {
@@ -35,11 +37,22 @@ Result<std::vector<std::string>> recorded_images(Paths const& paths, std::string
 bool same_image(std::string const& one, std::string const& other) {
     auto const first = storage::image_file(one);
     auto const second = storage::image_file(other);
-    if (first == second) return true;
+    if (first == second || storage::is_same_device(first, second)) return true;
     struct stat a{};
     struct stat b{};
     return stat(first.c_str(), &a) == 0 && stat(second.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
            a.st_ino == b.st_ino;
+}
+
+/// After a reboot a stale device is writable again.
+Result<> check_not_left(Paths const& paths, std::string const& image) {
+    auto const guest = guest_that_left(paths, image);
+    if (!guest) return {};
+    return fail(Errc::refused,
+                "{} is the stale disk of {}, which moved away from this host: it is not started; "
+                "if the device is to be used for something else, remove {} and `blockdev --setrw "
+                "{}`",
+                image, *guest, left_devices_path(paths, *guest), image);
 }
 
 Result<> check_not_in_doubt(Paths const& paths, std::string const& image) {
@@ -86,6 +99,7 @@ Result<> check_no_stale_image(Paths const& paths, std::vector<std::string> const
                         "contains the migration_id): it is not started",
                         disk.file_name);
         }
+        TRY_VOID(check_not_left(paths, disk.file_name));
         TRY_VOID(check_not_in_doubt(paths, disk.file_name));
     }
     return {};

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/log.hpp"
+#include "sidecar/guest/left_devices.hpp"
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/action_result.hpp"
 #include "sidecar/migration/recorded.hpp"
@@ -374,6 +375,13 @@ Result<> SourceMigration::resolve(machine::Side owner) {
     if (owner == machine::Side::destination && state_.phase == Phase::rolling_back) {
         return core::fail(Errc::refused,
                           "COMMIT was never sent: only the source can own the guest");
+    }
+    for (auto const& device : left_devices(guest_.paths, guest_.name)) {
+        if (owner != machine::Side::source || device.migration_id != migration_id_) continue;
+        return core::fail(Errc::refused,
+                          "the destination has acknowledged: {} is recorded as stale, so it owns "
+                          "the guest",
+                          device.path);
     }
     for (auto const& path : context_.image_paths()) {
         auto const tombstone = storage::tombstone_path(path, migration_id_);

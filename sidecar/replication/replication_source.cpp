@@ -10,6 +10,7 @@
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/process_user.hpp"
 #include "sidecar/registry/ownership.hpp"
+#include "storage/block_device.hpp"
 
 namespace sidecar {
 
@@ -118,6 +119,12 @@ Task<Result<>> ReplicationSource::begin() {
                        user.uid);
     }
     CO_TRY_VOID(check_no_filters());
+    for (auto const& disk : description_.disks) {
+        if (!storage::is_block_device(disk.path)) continue;
+        co_return fail(Errc::refused,
+                       "disk {} is on the block device {}: only files can be replicated", disk.name,
+                       disk.path);
+    }
     description_.owner = registry::local_entry(loop_, guest_.paths, guest_.name);
     find_agent();
     if (settings_.hand_over) CO_TRY_VOID(co_await look_at_guest());

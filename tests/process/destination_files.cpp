@@ -7,6 +7,7 @@
 #include "sidecar/guest/description.hpp"
 #include "storage/owned_file.hpp"
 #include "tests/process/incoming.hpp"
+#include "tests/support/loop_device.hpp"
 
 using namespace storage_lab;
 using core::Json;
@@ -51,6 +52,7 @@ public:
         disk.node = "#block1";
         disk.qdev = "/machine/peripheral/disk0/virtio-backend";
         disk.path = image();
+        disk.target = target;
         disk.format = "raw";
         disk.virtual_bytes = disk_bytes;
         description.disks.push_back(disk);
@@ -85,6 +87,7 @@ public:
     Directory directory;
     Runner runner;
     sidecar::Paths paths;
+    std::string target;  ///< Of the disk; empty: image().
     std::string binary = qemus().begin()->second;
     std::string machine_type = newest_pc();
 
@@ -187,6 +190,39 @@ TEST_CASE("destination files: the next migration removes what a killed sidecar c
             here.runner.must(next.ask("abort", Json::object()));
             next.hang_up();
             CHECK(here.files().empty());
+            CHECK_FALSE(lab::fs::exists(here.incoming_record()));
+            CHECK(qemu.ends_within(10s));
+        }
+    }
+}
+
+TEST_CASE("destination files: the next migration takes the device that a killed sidecar had begun",
+          "[destination-files][device]") {
+    for (std::string const at : {"record_images", "record_qemu", "reply_prepared"}) {
+        DYNAMIC_SECTION("killed at " << at) {
+            Destination here;
+            auto const backing = here.directory.path("backing");
+            lab::write_file(backing, std::string(disk_bytes, 'x'));
+            lab::LoopDevice const device(backing);
+            here.target = device.path();
+            lab::Argv const allow{"--allow-path", device.path()};
+            auto killed =
+                here.connect({.more = allow, .environment = {"SIDECAR_TEST_STOP_AT=" + at}});
+            here.runner.must(killed.send("prepare", here.request("m1")));
+            killed.wait_stopped();
+            EndLater const qemu(here.recorded_qemu());
+            killed.kill();
+            auto next = here.connect({.migration_id = "m2", .more = allow});
+            here.runner.must(next.ask("check", here.request("m2")));
+            auto const endpoints = here.runner.must(next.ask("prepare", here.request("m2")));
+            REQUIRE(endpoints["zero_bytes"].size() == 1);
+            CHECK(endpoints["zero_bytes"].elements()[0].integer_or(0) ==
+                  static_cast<std::int64_t>(disk_bytes));
+            here.runner.must(next.ask("abort", Json::object()));
+            next.hang_up();
+            CHECK(here.files().empty());
+            CHECK(lab::fs::is_block_file(device.path()));
+            CHECK_FALSE(device.read_only());
             CHECK_FALSE(lab::fs::exists(here.incoming_record()));
             CHECK(qemu.ends_within(10s));
         }

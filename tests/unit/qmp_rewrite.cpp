@@ -218,3 +218,89 @@ TEST_CASE("layers above a base become one", "[qmp][rewrite]") {
           program + R"(-blockdev {"driver":"raw","node-name":"b","file":"bf"} )"
                     R"(-blockdev {"driver":"qcow2","node-name":"top","file":"tf","backing":"b"})");
 }
+
+namespace {
+
+/// The image of the disk is a device of another size than the disk at the destination.
+Mapping to_device(std::string const& from, std::uint64_t size_bytes = 0) {
+    auto map = mapping();
+    map.images = {{from, "/dev/vg/lv", ImagePlace::Kind::device, size_bytes}};
+    return map;
+}
+
+std::string on_device(std::string const& options, std::uint64_t size_bytes = 0) {
+    auto const line =
+        at_destination("-M pc-i440fx-7.2 " + options, to_device("/srv/d0", size_bytes));
+    return line.substr(line.find("7.2 ") + 4);
+}
+
+bool refused_on_device(std::string const& options, std::uint64_t size_bytes = 0) {
+    auto const line =
+        line_of("-M pc-i440fx-7.2 " + options).for_destination(to_device("/srv/d0", size_bytes));
+    return !line && line.error().code == core::Errc::refused &&
+           line.error().what.find("/dev/vg/lv") != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("the image of a disk becomes a block device", "[qmp][rewrite][device]") {
+    // Without a format QEMU would look at what is on the device.
+    CHECK(on_device("-drive file=/srv/d0,if=none,id=d") ==
+          "-drive file=/dev/vg/lv,if=none,id=d,format=raw");
+    CHECK(on_device("-drive file=file:/srv/./d0,format=raw") ==
+          "-drive file=/dev/vg/lv,format=raw");
+    CHECK(on_device("-drive file=/srv/d0,format=raw", 4096) ==
+          "-drive file=/dev/vg/lv,format=raw,size=4096");
+    CHECK(on_device("-drive file=/srv/d0,format=raw,size=512", 4096) ==
+          "-drive file=/dev/vg/lv,format=raw,size=4096");
+    CHECK(on_device("-drive driver=raw,file.driver=file,file.filename=/srv/d0,if=none", 4096) ==
+          "-drive driver=raw,file.driver=host_device,file.filename=/dev/vg/lv,if=none,size=4096");
+    CHECK(on_device("-hdb /srv/d0") == "-drive index=1,media=disk,file=/dev/vg/lv,format=raw");
+    CHECK(on_device("-blockdev driver=file,filename=/srv/d0,node-name=f "
+                    "-blockdev driver=raw,file=f,node-name=r") ==
+          "-blockdev driver=host_device,filename=/dev/vg/lv,node-name=f "
+          "-blockdev driver=raw,file=f,node-name=r");
+    CHECK(on_device("-blockdev driver=file,filename=/srv/d0,node-name=f "
+                    "-blockdev driver=raw,file=f,node-name=r",
+                    4096) ==
+          "-blockdev driver=host_device,filename=/dev/vg/lv,node-name=f "
+          "-blockdev driver=raw,file=f,node-name=r,size=4096");
+    CHECK(on_device("-blockdev driver=raw,node-name=r,file.driver=file,file.filename=/srv/d0",
+                    4096) ==
+          "-blockdev driver=raw,node-name=r,file.driver=host_device,"
+          "file.filename=/dev/vg/lv,size=4096");
+    auto const json = on_device(R"(-blockdev {"driver":"raw","node-name":"r",)"
+                                R"("file":{"driver":"file","filename":"/srv/d0"}})",
+                                4096);
+    auto const settings = Settings::parse(std::string_view(json).substr(10), "");
+    REQUIRE(settings);
+    CHECK(settings->get("file.driver") == "host_device");
+    CHECK(settings->get("file.filename") == "/dev/vg/lv");
+    CHECK(settings->get("size") == "4096");
+    CHECK(json.find("\"4096\"") == std::string::npos);  // QEMU wants a number
+    // Another image stays a file.
+    CHECK(on_device("-drive file=/srv/d00,format=raw") == "-drive file=/srv/d00,format=raw");
+}
+
+TEST_CASE("an option that cannot name a block device is refused", "[qmp][rewrite][device]") {
+    CHECK(refused_on_device("-pflash /srv/d0"));
+    CHECK(refused_on_device("-sd /srv/d0"));
+    CHECK(refused_on_device(
+        R"(-drive file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"/srv/d0"}})"));
+    CHECK(refused_on_device("-blockdev driver=file,filename=/srv/d0,node-name=f", 4096));
+    CHECK(refused_on_device("-drive file=/srv/d0,format=qcow2", 4096));
+    CHECK(refused_on_device(
+        "-drive driver=throttle,throttle-group=t,file.driver=file,file.filename=/srv/d0", 4096));
+}
+
+TEST_CASE("the image of a disk becomes a file again", "[qmp][rewrite][device]") {
+    auto map = mapping();
+    map.images = {{"/dev/vg/lv", "/srv/d0"}};
+    CHECK(at_destination("-M pc-i440fx-7.2 -drive file=/dev/vg/lv,format=raw,size=4096", map) ==
+          "qemu-system-x86_64 -M pc-i440fx-7.2 -drive file=/srv/d0,format=raw,size=4096");
+    CHECK(at_destination("-M pc-i440fx-7.2 -blockdev driver=host_device,filename=/dev/vg/lv,"
+                         "node-name=f -blockdev driver=raw,file=f,node-name=r",
+                         map) ==
+          "qemu-system-x86_64 -M pc-i440fx-7.2 -blockdev driver=file,filename=/srv/d0,node-name=f "
+          "-blockdev driver=raw,file=f,node-name=r");
+}
