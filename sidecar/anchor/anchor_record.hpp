@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/process.hpp"
+#include "netmove/home_gateway.hpp"
 #include "netmove/local_address.hpp"
 #include "netmove/mover.hpp"
 #include "netmove/tunnel/tunnel.hpp"
@@ -64,6 +65,7 @@ struct HomeRecord {
     std::vector<Tunnel> tunnels;
     std::uint64_t current = 0;  ///< The tunnel of the guest's frames; 0: the guest has not left.
     std::int64_t since_ms = 0;  ///< When it left; since 1970.
+    bool ending = false;  ///< The guest needs it no more: it is removed, not made again.
     core::ProcessIdentity holder = {};  ///< Keeps the tap's descriptors: holder.hpp.
 
     [[nodiscard]] bool is_stand_in() const { return kind == Kind::stand_in; }
@@ -91,7 +93,23 @@ struct FarRecord {
         std::uint32_t number = 0;  ///< LocalAddress::number
     };
     std::optional<Local> local = {};
+    /// Of its anchor, when no session needs it any more (far_release.cpp).
+    struct Release {
+        enum class State : std::uint8_t {
+            wanted,  ///< The operator has asked for it.
+            asking,  ///< It is due: the anchor is asked to end, until it says that it has.
+            released,  ///< The anchor has ended. There is no tunnel.
+        };
+        State state = State::wanted;
+        std::int64_t at_ms = 0;  ///< When the anchor ended; since 1970.
+        std::string home = {};  ///< HOST:PORT of the anchor's `serve`, from `asking` on.
+        netmove::HomeGateways gateways = {};  ///< That this host answers for then.
+    };
+    std::optional<Release> release = {};
 
+    [[nodiscard]] bool is_released() const {
+        return release && release->state == Release::State::released;
+    }
     /// What it makes on this host; none without `local`.
     [[nodiscard]] std::optional<netmove::LocalAddress> local_address() const;
     [[nodiscard]] core::Json to_json() const;
@@ -99,6 +117,7 @@ struct FarRecord {
 };
 
 std::string_view name(HomeRecord::Kind kind);
+std::string_view name(FarRecord::Release::State state);
 
 /// FNV-1a, 32 bits: the names of an interface's links are the same on each host.
 std::uint32_t anchor_name_hash(std::string const& guest, netmove::MacAddress const& mac);

@@ -76,6 +76,7 @@ Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
     if (end.local) {
         CO_TRY_VOID(co_await check_local(request.guest, end));
         record.local = FarRecord::Local{*end.local, end.addresses, free_number()};
+        if (end.local->release_when_idle) record.release = FarRecord::Release{};
     }
     auto const bridge = record.tap.bridge;
     CO_TRY_VOID(co_await records_.write(record));
@@ -134,8 +135,13 @@ Task<void> FarEnds::remove_local(FarRecord record) {
 Task<Result<>> FarEnds::make(FarRecord record) {
     CO_TRY_VOID(make_far_bridge(netlink_, record));
     CO_TRY(auto tap, co_await take_up(record));
-    CO_TRY(auto* const hub, hub_.open());
     Name const name{record.guest, record.mac};
+    if (record.is_released()) {
+        fars_[name] = std::make_unique<Far>(Far{std::move(record), std::move(tap)});
+        begin_answering(*fars_[name]);
+        co_return Result<>{};
+    }
+    CO_TRY(auto* const hub, hub_.open());
     CO_TRY(auto* const tunnel, hub->add(record.key, Role::listens, std::nullopt));
     auto& far = fars_[name];
     far = std::make_unique<Far>(Far{std::move(record), std::move(tap), tunnel});
@@ -183,6 +189,7 @@ Task<Result<>> FarEnds::end(Name name) {
     auto far = std::move(at->second);
     fars_.erase(at);
     co_await hub_.remove(far->record.key.id);
+    co_await end_answering(*far);
     auto const record = far->record;
     co_await remove_local(record);
     auto const released = far->tap.set_persistent(false);
@@ -218,17 +225,21 @@ Task<Result<>> FarEnds::leave_all(std::string guest, std::string migration_id) {
     co_return first;
 }
 
+/// HOST:PORT of the `serve` that holds the anchor, as its datagrams show; empty: not known.
+std::string FarEnds::home_of(Far const& far) {
+    if (far.tunnel == nullptr || far.record.anchor_port == 0) return {};
+    auto const peer = far.tunnel->statistics().peer;
+    if (!peer) return {};
+    auto const port = static_cast<std::uint16_t>(far.record.anchor_port);
+    return netmove::tunnel::Endpoint{peer->address, port}.text();
+}
+
 std::vector<protocol::AnchorWhereAnswer::End> FarEnds::where(std::string const& guest) const {
     std::vector<protocol::AnchorWhereAnswer::End> out;
     for (auto const& [name, far] : fars_) {
         if (name.first != guest) continue;
         protocol::AnchorWhereAnswer::End one{name.second, far->record.key.id, ""};
-        // Where the anchor is now, as its datagrams show.
-        if (auto const peer = far->tunnel->statistics().peer;
-            peer && far->record.anchor_port != 0) {
-            auto const port = static_cast<std::uint16_t>(far->record.anchor_port);
-            one.home = netmove::tunnel::Endpoint{peer->address, port}.text();
-        }
+        one.home = home_of(*far);
         out.push_back(std::move(one));
     }
     return out;
@@ -248,6 +259,14 @@ Task<Result<>> FarEnds::restore_one(FarRecord record) {
     fars_.erase(name);  // it is tried again
     co_await hub_.remove(id);
     co_return made;
+}
+
+Task<void> FarEnds::close() { (void)co_await changes_.run(forget_all()); }
+
+Task<Result<>> FarEnds::forget_all() {
+    auto const all = std::exchange(fars_, {});
+    for (auto const& [name, far] : all) co_await end_answering(*far);
+    co_return Result<>{};
 }
 
 void FarEnds::look_at_sessions(bool packets) {
@@ -286,7 +305,12 @@ Json FarEnds::local_json(Far const& far) {
     made.set("packets_in", far.sessions.packets_in);
     made.set("packets_out", far.sessions.packets_out);
     if (far.home_ended_ms != 0) made.set("home_ended_ms", far.home_ended_ms);
-    return made;
+    if (!far.record.release) return made;
+    auto const& release = *far.record.release;
+    auto shown = Json::object({{"state", name(release.state)}});
+    if (release.at_ms != 0) shown.set("at_ms", release.at_ms);
+    if (!far.waits.empty()) shown.set("waits", far.waits);
+    return made.set("release", shown);
 }
 
 bool FarEnds::has(std::string const& guest) const {
@@ -299,17 +323,19 @@ bool FarEnds::has(std::string const& guest) const {
 void FarEnds::list(Json& into) {
     look_at_sessions(true);
     for (auto const& [name, far] : fars_) {
-        auto const counted = far->tunnel->statistics();
         auto one = Json::object({{"end", "far"},
                                  {"guest", name.first},
                                  {"interface", name.second.text()},
                                  {"tap", far->record.tap.name},
                                  {"bridge", far->record.tap.bridge},
                                  {"since_ms", far->record.since_ms},
-                                 {"state", "here"},
-                                 {"peer", counted.peer ? counted.peer->text() : ""},
-                                 {"connected", far->tunnel->is_established()},
-                                 {"tunnel", counted.to_json()}});
+                                 {"state", far->record.is_released() ? "released" : "here"}});
+        if (far->tunnel != nullptr) {
+            auto const counted = far->tunnel->statistics();
+            one.set("peer", counted.peer ? counted.peer->text() : "");
+            one.set("connected", far->tunnel->is_established());
+            one.set("tunnel", counted.to_json());
+        }
         if (far->record.local) one.set("local", local_json(*far));
         into.add(one);
     }

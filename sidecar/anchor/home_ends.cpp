@@ -9,6 +9,7 @@
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/host/mac_moves.hpp"
+#include "sidecar/host/test_hooks.hpp"
 
 namespace sidecar {
 
@@ -309,6 +310,7 @@ Task<Result<>> HomeEnds::end(Name name) {
     if (!released)
         core::log::warning("anchor guest={} {}", name.first, released.error().sentence());
     co_await end_holder(loop_, home->record.holder);
+    stop_for_test("anchor_ended");
     core::log::info("anchor guest={} mac={} state=ended", name.first, name.second.text());
     co_return co_await records_.remove(home->record);
 }
@@ -346,6 +348,33 @@ Task<Result<>> HomeEnds::end_stand_ins(protocol::AnchorEndStandIn request) {
                            "was named: the guest runs elsewhere",
                            request.guest, one.mac.text());
         }
+        CO_TRY_VOID(co_await end({request.guest, one.mac}));
+    }
+    co_return Result<>{};
+}
+
+Task<Result<>> HomeEnds::end_away(protocol::AnchorEndAway request) {
+    return changes_.run(end_all_away(std::move(request)));
+}
+
+Task<Result<>> HomeEnds::end_all_away(protocol::AnchorEndAway request) {
+    for (auto const& one : request.ends) {
+        auto* const home = find(request.guest, one.mac);
+        if (home == nullptr) continue;  // asked before
+        if (one.id == 0 || home->record.current != one.id) {
+            co_return fail(Errc::refused,
+                           "the anchor of {} for {} is in use by another tunnel than the one that "
+                           "was named",
+                           request.guest, one.mac.text());
+        }
+        if (home->record.tunnels.size() > 1) {
+            co_return fail(Errc::refused, "{} is being moved on by its anchor", request.guest);
+        }
+        home->record.ending = true;
+        CO_TRY_VOID(co_await records_.write(home->record));
+        stop_for_test("anchor_ending");
+        core::log::info("anchor guest={} mac={} is released: no session needs it", request.guest,
+                        one.mac.text());
         CO_TRY_VOID(co_await end({request.guest, one.mac}));
     }
     co_return Result<>{};
@@ -423,10 +452,11 @@ Task<Result<>> HomeEnds::discard(HomeRecord record) {
         (void)tap->set_persistent(record.was_persistent);  // at worst it stays
     }
     co_await end_holder(loop_, record.holder);
-    if (record.is_stand_in()) {
-        CO_TRY(auto const left, netlink_.find_link(record.tap.name));
-        if (left) (void)netlink_.delete_link(record.tap.name);  // nothing holds it
-    }
+    CO_TRY(auto const left, netlink_.find_link(record.tap.name));
+    // Nothing holds it. The guest's own may be left if its holder was killed.
+    bool const lost =
+        record.ending && !record.was_persistent && left && left->mac == record.tap.mac;
+    if (left && (record.is_stand_in() || lost)) (void)netlink_.delete_link(record.tap.name);
     co_return co_await records_.remove(record);
 }
 
@@ -437,6 +467,7 @@ Task<Result<>> HomeEnds::restore(HomeRecord record) {
 Task<Result<>> HomeEnds::restore_one(HomeRecord record) {
     Name const name{record.guest, record.mac};
     if (homes_.contains(name)) co_return Result<>{};
+    if (record.ending) co_return co_await discard(record);
     if (record.current == 0 && !record.is_stand_in()) note_move(record);
     if (record.current == 0 && !may_be_needed(record)) co_return co_await discard(record);
     CO_TRY(auto const home, co_await take_up(record));

@@ -9,6 +9,7 @@
 //   keep           the move has ended: the other tunnels are removed
 //   finish         the guest is home again, on this host
 //   end_stand_in   the guest is home again, or has stayed, on another host
+//   end_away       the guest stays away, and needs its place at home no more
 //
 // Invariant: at most one reader has the tap's ring: QEMU, or the tunnel `current` of the record.
 #pragma once
@@ -53,6 +54,9 @@ public:
     core::Task<core::Result<>> finish(std::string guest);
     /// Fails with refused if an end is no stand-in, or has another tunnel in use.
     core::Task<core::Result<>> end_stand_in(protocol::AnchorEndStandIn request);
+    /// Fails with refused if an end has another tunnel in use. What has begun is finished after a
+    /// restart.
+    core::Task<core::Result<>> end_away(protocol::AnchorEndAway request);
     /// Whether this host can be the anchor of that interface, which is on another host. Fails with
     /// refused: a sentence about "it", this host. Changes nothing.
     [[nodiscard]] core::Result<> check_stand_in(std::string const& guest,
@@ -86,6 +90,7 @@ private:
     core::Task<core::Result<>> begin_stand_in(std::string guest, protocol::AnchorEnd end);
     static core::Result<> move_stand_in(Home& home, protocol::AnchorEnd const& end);
     core::Task<core::Result<>> end_stand_ins(protocol::AnchorEndStandIn request);
+    core::Task<core::Result<>> end_all_away(protocol::AnchorEndAway request);
     core::Result<> add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel);
     core::Result<Home*> point_one(std::string const& guest, protocol::AnchorEnd const& end);
     core::Task<core::Result<>> keep_only(protocol::AnchorKeep request, Asker asker);

@@ -94,6 +94,7 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
                                    std::set<std::size_t> wanted, Deadline deadline) {
     ends_.clear();
     keys_.clear();
+    released_ = false;
     CO_TRY(auto const fars, far_records(config_.paths, config_.guest));
     if (!config_.stand_in.empty()) {
         if (fars.empty()) co_return find_stand_in(interfaces, wanted);
@@ -109,6 +110,10 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
         if (interface.bridge.empty() || (from_here && !wanted.contains(index))) continue;
         auto const far = std::ranges::find(fars, interface.mac, &FarRecord::mac);
         if (far == fars.end() && !from_here) continue;  // in a network of this host
+        if (!from_here && far->is_released()) {
+            find_released(interface, *far);
+            continue;
+        }
         if (!from_here) anchor_port_ = far->anchor_port;
         auto& key = keys_.emplace_back(Key::generate());
         interface.anchor = netmove::AnchorMove{from_here ? 0 : far->key.id, key.id};
@@ -118,7 +123,7 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
         }
         ends_.push_back({interface.mac, interface.tap, *interface.anchor});
     }
-    if (ends_.empty()) co_return Result<>{};
+    if (ends_.empty() || released_) co_return Result<>{};
     probe_ = Key::generate();
     if (!from_here) {
         // A guest that returns home needs no answer of its anchor: probe() reports what fails.
@@ -130,6 +135,16 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
                               deadline.sooner(limits::anchor_answer_timeout)));
     anchor_port_ = where.serve_port;
     co_return Result<>{};
+}
+
+/// The guest can only return to its home network.
+void SourceAnchors::find_released(netmove::GuestInterface& interface, FarRecord const& far) {
+    released_ = true;
+    interface.anchor = netmove::AnchorMove{far.key.id, 0};
+    interface.anchor->home_bridge = far.local->choice.home_bridge;
+    interface.bridge = far.local->choice.home_bridge;
+    interface.port = far.home_port;
+    ends_.push_back({interface.mac, interface.tap, *interface.anchor});
 }
 
 void SourceAnchors::note_home(std::vector<netmove::GuestInterface>& interfaces,
@@ -201,6 +216,8 @@ void SourceAnchors::begin_after_restart(std::vector<netmove::GuestInterface> con
     }
     read_keys();
     told_.reset();
+    auto const fars = far_records(config_.paths, config_.guest);
+    released_ = fars && std::ranges::any_of(*fars, &FarRecord::is_released);
 }
 
 bool SourceAnchors::returns_home() const {
@@ -236,6 +253,7 @@ Result<Endpoint> SourceAnchors::endpoint(std::string const& host, int tunnel_por
 
 Task<Result<>> SourceAnchors::probe(std::string host, int tunnel_port, std::string host_id,
                                     Deadline deadline) {
+    if (released_) co_return Result<>{};
     if (ends_stand_in()) co_return co_await reach_stand_in(deadline);
     if (ends_.empty() || returns_home()) co_return Result<>{};
     CO_TRY(auto const peer, endpoint(host, tunnel_port));
@@ -356,7 +374,7 @@ Task<Result<>> SourceAnchors::wait_repointed(Deadline deadline) {
 Task<Result<>> SourceAnchors::settle(Deadline deadline) {
     if (ends_.empty()) co_return Result<>{};
     Result<> first;
-    if (ends_stand_in()) first = co_await end_stand_in(deadline);
+    if (ends_stand_in() && !released_) first = co_await end_stand_in(deadline);
     if (!returns_home()) {
         auto kept = co_await ask(protocol::AnchorKeep{config_.guest, ends(true)},
                                  deadline.sooner(limits::anchor_answer_timeout));

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "core/sync.hpp"
+#include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/channel/protocol_anchor.hpp"
 #include "sidecar/machine/common.hpp"
@@ -50,6 +51,8 @@ public:
     /// The anchor is a stand-in, and the guest returns to its home network at a host that is not
     /// the anchor's: its interfaces are moved to their bridges there, and the stand-in ends.
     void leave_stand_in(std::vector<netmove::GuestInterface>& interfaces);
+    /// The guest is away, and its anchor was released: it has no place on its home network.
+    [[nodiscard]] bool is_released() const { return released_; }
     /// The guest is away, and all its anchors are stand-ins.
     [[nodiscard]] bool behind_stand_ins() const;
     /// After a restart of this sidecar, from the recorded interfaces: what the anchor was told last
@@ -118,6 +121,7 @@ private:
                                                            core::Deadline deadline);
     core::Task<core::Result<>> reach_home(core::Deadline deadline);
     core::Task<core::Result<>> look_up_home(core::Deadline deadline);
+    void find_released(netmove::GuestInterface& interface, FarRecord const& far);
     core::Result<> find_stand_in(std::vector<netmove::GuestInterface>& interfaces,
                                  std::set<std::size_t> const& wanted);
     core::Task<core::Result<>> reach_stand_in(core::Deadline deadline);
@@ -141,6 +145,7 @@ private:
     Place place_ = Place::here;
     std::string home_;
     int anchor_port_ = 0;
+    bool released_ = false;
     std::unique_ptr<PeerChannel> channel_;  ///< To another host's `serve`.
     bool telling_ = false;  ///< keep_told() runs.
     std::optional<machine::Side> wanted_;  ///< None: nothing is asked for.

@@ -82,7 +82,8 @@ enum class Feature : std::uint8_t {
     anchor,
     local_address,
     stand_in,
-    shared_storage
+    shared_storage,
+    anchor_release
 };
 using Features = std::set<Feature>;
 /// The features of this release.

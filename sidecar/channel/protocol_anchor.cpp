@@ -198,6 +198,15 @@ Result<AnchorEndStandIn> AnchorEndStandIn::from_json(Json const& json) {
     return made;
 }
 
+Json AnchorEndAway::to_json() const { return guest_and_ends(guest, ends); }
+
+Result<AnchorEndAway> AnchorEndAway::from_json(Json const& json) {
+    AnchorEndAway made;
+    TRY(made.guest, anchored_guest(json));
+    TRY(made.ends, anchor_ends(json));
+    return made;
+}
+
 Json AnchorWhereAnswer::End::to_json() const {
     return Json::object({{"mac", mac.text()}, {"id", netmove::tunnel_id_text(id)}, {"home", home}});
 }

@@ -10,6 +10,8 @@
 //     anchor_keep {tunnels}                 ->   serve of the anchor     removes the other tunnels
 //     anchor_stand_in {interfaces, peer}    ->   serve of a third host   can it be the anchor?
 //     anchor_end_stand_in {tunnels}         ->   serve of a third host   it is the anchor no more
+//   serve of the guest's host
+//     anchor_end_away {tunnels}             ->   serve of the anchor     the guest needs it no more
 //     anchor_leave {guest}                  ->   serve of this host      removes the far ends
 //   destination's sidecar
 //     anchor_offer, anchor_receive          ->   serve of this host      makes the far ends
@@ -130,6 +132,17 @@ struct AnchorEndStandIn {
     static Result<AnchorEndStandIn> from_json(Json const& json);
 };
 
+/// The guest runs elsewhere, behind the tunnel `id`, and needs its anchor no more: it ends. Asked
+/// by the `serve` of the guest's host (--release-when-idle).
+struct AnchorEndAway {
+    static constexpr Verb verb = Verb::anchor_end_away;
+    using Answer = Nothing;
+    std::string guest;
+    std::vector<AnchorEnd> ends;
+    [[nodiscard]] Json to_json() const;
+    static Result<AnchorEndAway> from_json(Json const& json);
+};
+
 struct AnchorWhereAnswer {
     struct End {
         netmove::MacAddress mac;
@@ -219,7 +232,7 @@ struct AnchorRelease {
 };
 
 using FromAnchorSource = std::variant<AnchorProbe, AnchorPrepare, AnchorPoint, AnchorKeep,
-                                      AnchorStandIn, AnchorEndStandIn>;
+                                      AnchorStandIn, AnchorEndStandIn, AnchorEndAway>;
 using FromLocal =
     std::variant<AnchorProbe, AnchorPrepare, AnchorPoint, AnchorKeep, AnchorWhere, AnchorOffer,
                  AnchorReceive, AnchorLeave, AnchorReturn, AnchorList, AnchorRelease>;

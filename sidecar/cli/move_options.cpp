@@ -27,6 +27,9 @@ void MoveFlags::add_to(CLI::App& app) {
         ->needs(address)
         ->check(CLI::IsMember({"home", "local"}))
         ->capture_default_str();
+    app.add_flag("--release-when-idle", release_when_idle_,
+                 "With --local-address and --new-sessions=local: the anchor ends when no session "
+                 "has used it for 10 minutes");
     app.add_option("--home-subnet", home_subnets_,
                    "A subnet of the guest's home network, whose neighbours it reaches through the "
                    "tunnel (default: those of its bridge)")
@@ -47,9 +50,15 @@ Result<> MoveFlags::finish(MigrateOptions& into) const {
         into.anchor_host = anchor_host_;
     }
     auto& made = into.local;
+    made.release_when_idle = release_when_idle_;
     for (auto const& text : addresses_) {
         TRY(auto const address, netmove::Address::parse(text));
         made.addresses.push_back(address);
+    }
+    if (made.addresses.empty() && release_when_idle_) {
+        return core::fail(core::Errc::invalid,
+                          "--release-when-idle needs --local-address: without its anchor the guest "
+                          "is reached only there");
     }
     if (made.addresses.empty()) return {};
     for (auto const& text : home_subnets_) {

@@ -27,6 +27,7 @@ private:
     std::vector<std::string> addresses_;
     std::vector<std::string> home_subnets_;
     std::string new_sessions_ = "home";
+    bool release_when_idle_ = false;
 };
 
 }  // namespace sidecar

@@ -113,6 +113,15 @@ Task<Result<>> SourceNetwork::choose() {
                        context_.guest.name);
     }
     if (anchors_.empty()) co_return check_local_choice(context_, anchors_);
+    if (anchors_.is_released()) {
+        if (choice == NetworkChoice::bridge) co_return check_local_choice(context_, anchors_);
+        co_return fail(Errc::refused,
+                       "the anchor of {} was released, so it can only return to its home network, "
+                       "and no test can find out whether {} is in that: --network=bridge says so, "
+                       "and moves it to {} there",
+                       context_.guest.name, context_.options.destination,
+                       context_.description.interfaces.front().bridge);
+    }
     if (choice == NetworkChoice::bridge || choice == NetworkChoice::vxlan ||
         choice == NetworkChoice::evpn) {
         co_return fail(Errc::refused,
@@ -489,6 +498,12 @@ SurveyedBridge const* SourceNetwork::surveyed(netmove::GuestInterface const& int
 std::string SourceNetwork::choice(netmove::GuestInterface const& interface) const {
     if (interface.routed) return "moved by routes";
     if (interface.bridge.empty()) return "it is in no bridge: its addresses are not moved";
+    if (interface.anchor && anchors_.is_released()) {
+        return fmt::format(
+            "returns to its home network, at the bridge for {} on {}: --network=bridge says so; "
+            "its anchor was released",
+            interface.bridge, context_.options.destination);
+    }
     if (interface.anchor && interface.anchor->ends_elsewhere()) {
         return fmt::format(
             "returns to its home network: a test frame arrived at the bridge for {} on {}; its "

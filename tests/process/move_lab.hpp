@@ -96,7 +96,7 @@ struct MoveHost {
         words.insert(words.end(), more.begin(), more.end());
         auto const allowed = lab::allow_guests();
         words.insert(words.end(), allowed.begin(), allowed.end());
-        serve.emplace("serve", command(words), lab::Place{netns, {}}, directory);
+        serve.emplace("serve", command(words), lab::Place{netns, serve_environment}, directory);
         // A killed serve's listener accepts for some milliseconds more, and answers nothing.
         lab::wait_until("`sidecar serve` to answer", 20s,
                         [&] { return sidecar({"anchor", "list"}).exit_status == 0; });
@@ -155,6 +155,7 @@ struct MoveHost {
     std::string directory;
     std::string address;
     std::string disk = directory + "/d0";  ///< Of the guest that starts here.
+    std::vector<std::string> serve_environment;
     std::optional<lab::Daemon> serve;
     std::optional<lab::Daemon> run;
 };
