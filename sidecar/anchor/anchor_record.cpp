@@ -20,7 +20,7 @@ constexpr std::string_view home_suffix = ".home.json";
 constexpr std::string_view far_suffix = ".far.json";
 constexpr std::int64_t recorded_port_max = 65535;
 // In the order of HomeRecord::Kind.
-constexpr std::array<std::string_view, 2> kinds = {"guests_tap", "stand_in"};
+constexpr std::array<std::string_view, 3> kinds = {"guests_tap", "stand_in", "vxlan"};
 // In the order of FarRecord::Release::State.
 constexpr std::array<std::string_view, 3> release_states = {"wanted", "asking", "released"};
 
@@ -109,9 +109,11 @@ std::string_view name(FarRecord::Release::State state) {
 Json HomeRecord::to_json() const {
     Json list = Json::array();
     for (auto const& one : tunnels) {
-        list.add(Json::object({{"key", one.key.to_json()},
-                               {"peer", one.peer.text()},
-                               {"migration_id", one.migration_id}}));
+        auto tunnel = Json::object({{"key", one.key.to_json()},
+                                    {"peer", one.peer.text()},
+                                    {"migration_id", one.migration_id}});
+        if (one.vxlan) tunnel.set("vxlan", one.vxlan->to_json());
+        list.add(tunnel);
     }
     auto made = Json::object({{"kind", name(kind)},
                               {"guest", guest},
@@ -163,6 +165,12 @@ Result<HomeRecord> HomeRecord::from_json(Json const& json) {
         TRY(auto const peer, one.text("peer"));
         TRY(tunnel.peer, netmove::tunnel::Endpoint::parse(peer));
         TRY(tunnel.migration_id, one.text("migration_id"));
+        if (one.has("vxlan")) {
+            TRY(tunnel.vxlan, netmove::AnchorVxlan::from_json(one["vxlan"]));
+        }
+        if (made.is_vxlan() != tunnel.vxlan.has_value()) {
+            return fail(Errc::invalid, "a tunnel of it is of another plane");
+        }
         made.tunnels.push_back(std::move(tunnel));
     }
     TRY(made.current, netmove::tunnel_id_from(json, "current"));
@@ -273,6 +281,7 @@ Json FarRecord::to_json() const {
     if (release) made.set("release", release_json(*release));
     if (!home_bridge.empty()) made.set("home_bridge", home_bridge);
     if (home_port) made.set("home_port", home_port->to_json());
+    if (vxlan) made.set("vxlan", vxlan->to_json());
     return made;
 }
 
@@ -288,6 +297,9 @@ Result<FarRecord> FarRecord::from_json(Json const& json) {
     made.holder = holder_from(json);
     if (json.has("local")) {
         TRY(made.local, local_from(json["local"]));
+    }
+    if (json.has("vxlan")) {
+        TRY(made.vxlan, netmove::AnchorVxlan::from_json(json["vxlan"]));
     }
     if (json.has("release")) {
         TRY(made.release, release_from(json["release"]));

@@ -48,11 +48,13 @@ struct HomeRecord {
     enum class Kind : std::uint8_t {
         guests_tap,  ///< The guest has left this host: the tap is its own.
         stand_in,  ///< The guest was on another host: the tap was made in place of its own.
+        vxlan,  ///< The tunnels are ports of the guest's bridge. `tap` is not held, and goes.
     };
     struct Tunnel {
         netmove::tunnel::Key key;
         netmove::tunnel::Endpoint peer;
         std::string migration_id;  ///< That made it.
+        std::optional<netmove::AnchorVxlan> vxlan = {};  ///< In the kernel; none: in user space.
     };
     Kind kind = Kind::guests_tap;
     std::string guest;
@@ -69,6 +71,7 @@ struct HomeRecord {
     core::ProcessIdentity holder = {};  ///< Keeps the tap's descriptors: holder.hpp.
 
     [[nodiscard]] bool is_stand_in() const { return kind == Kind::stand_in; }
+    [[nodiscard]] bool is_vxlan() const { return kind == Kind::vxlan; }
     [[nodiscard]] Tunnel const* tunnel(std::uint64_t id) const;
     [[nodiscard]] core::Json to_json() const;
     static core::Result<HomeRecord> from_json(core::Json const& json);
@@ -84,6 +87,8 @@ struct FarRecord {
     int anchor_port = 0;  ///< TCP, of the `serve` that holds the anchor.
     std::string home_bridge = {};  ///< AnchorMove::home_bridge: not empty if that is a stand-in.
     std::optional<netmove::PortSettings> home_port = {};  ///< Of the guest's tap at home.
+    /// The tunnel is in the kernel: `tap` is a VXLAN device. None: it is in user space.
+    std::optional<netmove::AnchorVxlan> vxlan = {};
     std::int64_t since_ms = 0;
     core::ProcessIdentity holder = {};
     /// The guest's addresses in a network of this host.

@@ -45,6 +45,10 @@ Task<Result<std::string>> FarEnds::receive(protocol::AnchorReceive request,
 Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
                                                protocol::AnchorEnd end) {
     if (!end.key) co_return fail(Errc::protocol, "an anchor's tunnel without its key");
+    if (end.vxlan && end.local && end.local->release_when_idle) {
+        co_return fail(Errc::refused,
+                       "an anchor of --anchor-plane=vxlan cannot be released when it is idle");
+    }
     Name const name{request.guest, end.mac};
     if (auto const at = fars_.find(name); at != fars_.end()) {
         auto const& known = at->second->record;
@@ -60,6 +64,7 @@ Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
     record.anchor_port = request.anchor_port;
     record.home_bridge = end.home_bridge;
     record.home_port = end.home_port;
+    record.vxlan = end.vxlan;
     record.since_ms = wall_ms();
     record.tap.name = fmt::format("sat{:08x}", hash);
     record.tap.bridge = fmt::format("sca{:08x}", hash);
@@ -134,8 +139,16 @@ Task<void> FarEnds::remove_local(FarRecord record) {
 /// From the record alone, whatever of it is there already.
 Task<Result<>> FarEnds::make(FarRecord record) {
     CO_TRY_VOID(make_far_bridge(netlink_, record));
-    CO_TRY(auto tap, co_await take_up(record));
     Name const name{record.guest, record.mac};
+    if (record.vxlan) {
+        CO_TRY_VOID(netmove::make_anchor_vxlan(
+            netlink_, *record.vxlan, {record.tap.name, record.vxlan->home, record.tap.bridge}));
+        core::log::info("anchor guest={} mac={} bridge={} state=far end in the kernel", name.first,
+                        name.second.text(), record.tap.bridge);
+        fars_[name] = std::make_unique<Far>(Far{std::move(record), {}});
+        co_return Result<>{};
+    }
+    CO_TRY(auto tap, co_await take_up(record));
     if (record.is_released()) {
         fars_[name] = std::make_unique<Far>(Far{std::move(record), std::move(tap)});
         begin_answering(*fars_[name]);
@@ -145,7 +158,7 @@ Task<Result<>> FarEnds::make(FarRecord record) {
     CO_TRY(auto* const tunnel, hub->add(record.key, Role::listens, std::nullopt));
     auto& far = fars_[name];
     far = std::make_unique<Far>(Far{std::move(record), std::move(tap), tunnel});
-    CO_TRY_VOID(tunnel->attach(far->tap));
+    CO_TRY_VOID(tunnel->attach(*far->tap));
     tunnel->accept(true);
     CO_TRY_VOID(tunnel->forward());
     core::log::info("anchor guest={} mac={} bridge={} state=far end", name.first,
@@ -192,7 +205,8 @@ Task<Result<>> FarEnds::end(Name name) {
     co_await end_answering(*far);
     auto const record = far->record;
     co_await remove_local(record);
-    auto const released = far->tap.set_persistent(false);
+    auto const released = far->tap ? far->tap->set_persistent(false)
+                                   : netmove::remove_anchor_vxlan(netlink_, record.tap.name);
     if (!released)
         core::log::warning("anchor guest={} {}", name.first, released.error().sentence());
     far.reset();
@@ -227,10 +241,12 @@ Task<Result<>> FarEnds::leave_all(std::string guest, std::string migration_id) {
 
 /// HOST:PORT of the `serve` that holds the anchor, as its datagrams show; empty: not known.
 std::string FarEnds::home_of(Far const& far) {
-    if (far.tunnel == nullptr || far.record.anchor_port == 0) return {};
-    auto const peer = far.tunnel->statistics().peer;
+    auto const& record = far.record;
+    if (record.anchor_port == 0) return {};
+    auto const port = static_cast<std::uint16_t>(record.anchor_port);
+    if (record.vxlan) return netmove::tunnel::Endpoint{record.vxlan->home, port}.text();
+    auto const peer = far.tunnel == nullptr ? std::nullopt : far.tunnel->statistics().peer;
     if (!peer) return {};
-    auto const port = static_cast<std::uint16_t>(far.record.anchor_port);
     return netmove::tunnel::Endpoint{peer->address, port}.text();
 }
 
@@ -330,6 +346,10 @@ void FarEnds::list(Json& into) {
                                  {"bridge", far->record.tap.bridge},
                                  {"since_ms", far->record.since_ms},
                                  {"state", far->record.is_released() ? "released" : "here"}});
+        if (far->record.vxlan) {
+            one.set("peer", far->record.vxlan->home.text());
+            one.set("device", far->record.tap.name);
+        }
         if (far->tunnel != nullptr) {
             auto const counted = far->tunnel->statistics();
             one.set("peer", counted.peer ? counted.peer->text() : "");

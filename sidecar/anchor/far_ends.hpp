@@ -65,8 +65,9 @@ private:
     };
     struct Far {
         FarRecord record;
-        netmove::Tap tap;
-        netmove::tunnel::Tunnel* tunnel = nullptr;  ///< None when the anchor is released.
+        std::optional<netmove::Tap> tap;  ///< None in the kernel's plane.
+        /// None in the kernel's plane, and when the anchor is released.
+        netmove::tunnel::Tunnel* tunnel = nullptr;
         bool local_made = false;  ///< Its local addresses are in use, if it has any.
         netmove::LocalSessions sessions = {};
         std::int64_t home_ended_ms = 0;  ///< When the last session through the anchor did.

@@ -155,7 +155,7 @@ Task<void> FarEnds::release_idle(AskHome ask) {
 void FarEnds::begin_answering(Far& far) {
     auto const& record = far.record;
     far.answering =
-        std::make_unique<Answering>(loop_, far.tap, record.mac, record.release->gateways);
+        std::make_unique<Answering>(loop_, *far.tap, record.mac, record.release->gateways);
     far.answering->task.spawn(far.answering->responder.run(far.answering->stop.get_token()));
 }
 

@@ -3,6 +3,10 @@
 // another host of its home network, a stand-in takes the place of its tap (stand_in.hpp): point
 // announces the guest there. Owned by AnchorService.
 //
+//
+// Where the kernel carries the tunnels (--anchor-plane=vxlan), each is a port of the guest's
+// bridge, and the anchor has no tap: the guest moves as in one L2 network.
+//
 //   prepare        the guest is about to leave, or to move on: a tunnel to the next host, path
 //                  tested
 //   point          the guest's frames take this tunnel, in one step
@@ -76,7 +80,8 @@ public:
 private:
     struct Home {
         HomeRecord record;
-        netmove::Tap tap;
+        std::optional<netmove::Tap> tap;  ///< None in the kernel's plane.
+        /// Null in the kernel's plane: its device.
         std::map<std::uint64_t, netmove::tunnel::Tunnel*> tunnels;
         std::unique_ptr<StandIn> stand_in = {};  ///< If it is one; it uses `tap`.
     };
@@ -92,6 +97,9 @@ private:
     core::Task<core::Result<>> end_stand_ins(protocol::AnchorEndStandIn request);
     core::Task<core::Result<>> end_all_away(protocol::AnchorEndAway request);
     core::Result<> add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel);
+    core::Task<core::Result<>> remove_tunnel(HomeRecord::Tunnel tunnel);
+    core::Task<core::Result<>> take_bridge(std::string guest, protocol::AnchorEnd end);
+    void lead_to_guest(HomeRecord const& record);
     core::Result<Home*> point_one(std::string const& guest, protocol::AnchorEnd const& end);
     core::Task<core::Result<>> keep_only(protocol::AnchorKeep request, Asker asker);
     core::Task<core::Result<>> end_all(std::string guest);

@@ -121,7 +121,13 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
             interface.anchor->home_bridge = far->home_bridge;
             interface.port = far->home_port;
         }
-        ends_.push_back({interface.mac, interface.tap, *interface.anchor});
+        if (from_here ? config_.vxlan_port != 0 : far->vxlan.has_value()) {
+            auto const port =
+                from_here ? static_cast<std::uint16_t>(config_.vxlan_port) : far->vxlan->port;
+            auto const home = from_here ? netmove::Address() : far->vxlan->home;
+            interface.anchor->vxlan = netmove::AnchorVxlan{netmove::anchor_vni(key.id), port, home};
+        }
+        ends_.push_back({interface.mac, interface.tap, *interface.anchor, {}, interface.mtu});
     }
     if (ends_.empty() || released_) co_return Result<>{};
     probe_ = Key::generate();
@@ -259,7 +265,39 @@ Task<Result<>> SourceAnchors::probe(std::string host, int tunnel_port, std::stri
     CO_TRY(auto const peer, endpoint(host, tunnel_port));
     if (begins_stand_in()) co_return co_await check_stand_in(peer, std::move(host_id), deadline);
     CO_TRY(path_, co_await ask(protocol::AnchorProbe{config_.guest, peer, *probe_}, deadline));
+    if (in_kernel()) co_return check_vxlan_path(peer);
     co_return Result<>{};
+}
+
+Result<> SourceAnchors::address_vxlan(std::vector<netmove::GuestInterface>& interfaces,
+                                      std::string const& host) {
+    if (!in_kernel() || !leaves_home()) return {};
+    TRY(auto const remote, netmove::Address::parse(host));
+    TRY(auto const own, netmove::own_address_towards(remote));
+    for (auto& end : ends_) {
+        end.move.vxlan->home = own;
+        auto const at = std::ranges::find(interfaces, end.mac, &netmove::GuestInterface::mac);
+        if (at != interfaces.end()) at->anchor->vxlan->home = own;
+    }
+    return {};
+}
+
+/// A VXLAN device never cuts a frame.
+Result<> SourceAnchors::check_vxlan_path(Endpoint const& peer) const {
+    constexpr int headers_ipv4 = 28;
+    constexpr int headers_ipv6 = 48;
+    for (auto const& end : ends_) {
+        int const needed = end.mtu + netmove::vxlan_payload_overhead;
+        if (path_->datagram_max >= static_cast<std::uint64_t>(needed)) continue;
+        int const headers = peer.address.is_ipv4() ? headers_ipv4 : headers_ipv6;
+        return fail(Errc::refused,
+                    "--anchor-plane=vxlan: the path to {} passes datagrams of {} bytes, and frames "
+                    "of {} with its MTU of {} need an MTU of {} on the path: raise it, or leave "
+                    "the option out (the tunnel of `serve` cuts frames)",
+                    peer.address.text(), path_->datagram_max, end.mac.text(), end.mtu,
+                    needed + headers);
+    }
+    return {};
 }
 
 /// Its host can begin and end stand-ins.
@@ -307,10 +345,12 @@ Task<Result<>> SourceAnchors::prepare(std::string host, int tunnel_port, Deadlin
                                "the key of a tunnel was lost with an earlier sidecar");
             }
             end.key = *key;
+            end.vxlan = ends_[index].move.vxlan;
         }
     }
     protocol::AnchorPrepare request{config_.guest, config_.migration_id, peer, std::move(now)};
-    CO_TRY(path_, co_await ask(std::move(request), deadline));
+    CO_TRY(auto const path, co_await ask(std::move(request), deadline));
+    if (!in_kernel() || !path_) path_ = path;
     core::log::info("guest={} migration_id={} tunnel to {} round_trip_us={} datagram_max={}",
                     config_.guest, config_.migration_id, host, path_->round_trip_us,
                     path_->datagram_max);

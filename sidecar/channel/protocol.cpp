@@ -108,10 +108,11 @@ bool may_ask(Role role, Verb verb) {
 }
 
 Features const& our_features() {
-    static Features const all = {Feature::verify,        Feature::base,     Feature::conntrack,
-                                 Feature::replicate,     Feature::vtep,     Feature::anchor,
-                                 Feature::local_address, Feature::stand_in, Feature::shared_storage,
-                                 Feature::anchor_release};
+    static Features const all = {
+        Feature::verify,         Feature::base,        Feature::conntrack,
+        Feature::replicate,      Feature::vtep,        Feature::anchor,
+        Feature::local_address,  Feature::stand_in,    Feature::shared_storage,
+        Feature::anchor_release, Feature::anchor_vxlan};
     return all;
 }
 

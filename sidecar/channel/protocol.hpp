@@ -83,7 +83,8 @@ enum class Feature : std::uint8_t {
     local_address,
     stand_in,
     shared_storage,
-    anchor_release
+    anchor_release,
+    anchor_vxlan
 };
 using Features = std::set<Feature>;
 /// The features of this release.

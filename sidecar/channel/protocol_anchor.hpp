@@ -40,6 +40,8 @@ struct AnchorEnd {
     std::optional<netmove::GuestInterface> stand_in = {};
     std::string home_bridge = {};  ///< For the far end: AnchorMove::home_bridge.
     std::optional<netmove::PortSettings> home_port = {};  ///< For the far end; none: as new.
+    /// The tunnel of `key` is in the kernel (--anchor-plane=vxlan); none: in user space.
+    std::optional<netmove::AnchorVxlan> vxlan = {};
     [[nodiscard]] Json to_json() const;
     static Result<AnchorEnd> from_json(Json const& json);
 };

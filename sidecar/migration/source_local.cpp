@@ -46,6 +46,11 @@ Result<> note_release(SourceContext const& context, SourceAnchors const& anchors
         return fail(Errc::refused, "the sidecar of {} is too old for --release-when-idle",
                     context.options.destination);
     }
+    if (interface.anchor->vxlan) {
+        return fail(Errc::refused,
+                    "--release-when-idle: the anchor is in the kernel (--anchor-plane=vxlan), and "
+                    "only one in user space can be released so");
+    }
     auto const& all = context.description.interfaces;
     if (std::ranges::count_if(all, [](auto const& one) { return one.anchor.has_value(); }) > 1) {
         return fail(Errc::refused,

@@ -87,7 +87,8 @@ struct MoveHost {
     /// Rules, links, tables and addresses of anchors and local addresses.
     [[nodiscard]] std::string traces() const {
         return in(
-            "nft list ruleset; ip -o link | grep -oE '(sap|sal|sca|sat|sas)[0-9a-f]{8}' || true;"
+            "nft list ruleset; ip -o link | grep -oE '(sap|sal|sca|sat|sas|sax)[0-9a-f]{8}' || "
+            "true;"
             "ip rule; ip -6 rule; ip -br address show dev wire");
     }
     /// `more`: options. Returns when it answers.
