@@ -24,6 +24,7 @@ enum Icmpv6Type : std::uint8_t {
     mld2_report = 143,
 };
 constexpr std::uint8_t na_router = 0x80;
+constexpr std::uint8_t na_solicited = 0x40;
 constexpr std::uint8_t na_override = 0x20;
 constexpr std::uint8_t option_target_link_layer = 2;
 
@@ -106,6 +107,12 @@ Bytes icmpv6_frame(MacAddress const& mac, std::uint16_t vlan, Address const& sou
     return out;
 }
 
+/// The frame, to one station.
+Bytes sent_to(MacAddress const& station, Bytes frame) {
+    std::ranges::copy(station.bytes, frame.begin());
+    return frame;
+}
+
 Address ipv6_at(ByteView bytes, std::size_t at) {
     return Address::ipv6(bytes.subspan(at).first<16>());
 }
@@ -114,6 +121,7 @@ Address ipv4_at(ByteView bytes, std::size_t at) {
 }
 
 constexpr std::uint8_t all_nodes[16] = {0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+constexpr std::uint8_t all_routers[16] = {0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2};
 constexpr std::uint8_t all_mld2_routers[16] = {0xff, 2, 0, 0, 0, 0, 0, 0,
                                                0,    0, 0, 0, 0, 0, 0, 0x16};
 
@@ -270,6 +278,38 @@ Bytes neighbour_advertisement(MacAddress const& mac, Address const& ipv6, bool r
     put8(message, 1);  // length, in units of 8 bytes
     put(message, mac);
     return icmpv6_frame(mac, vlan, ipv6, Address::ipv6(all_nodes), {}, 255, std::move(message));
+}
+
+Bytes arp_answer(MacAddress const& mac, Address const& ipv4, MacAddress const& to,
+                 Address const& to_ipv4) {
+    assert(ipv4.is_ipv4() && to_ipv4.is_ipv4());
+    ArpFields fields{2, {}, to, {}};
+    std::ranges::copy(ipv4.bytes(), fields.sender_ip.begin());
+    std::ranges::copy(to_ipv4.bytes(), fields.target_ip.begin());
+    return sent_to(to, arp_frame(EtherType::arp, mac, 0, fields));
+}
+
+Bytes router_neighbour_answer(MacAddress const& mac, Address const& ipv6, MacAddress const& to,
+                              Address const& to_ipv6) {
+    assert(ipv6.is_ipv6() && to_ipv6.is_ipv6());
+    Bytes message{neighbour_advert, 0, 0, 0, na_router | na_solicited | na_override, 0, 0, 0};
+    put(message, ipv6.bytes());
+    put8(message, option_target_link_layer);
+    put8(message, 1);  // length, in units of 8 bytes
+    put(message, mac);
+    return sent_to(to, icmpv6_frame(mac, 0, ipv6, to_ipv6, {}, 255, std::move(message)));
+}
+
+Bytes router_announcement(MacAddress const& mac, Address const& source, Bytes message) {
+    assert(message.size() >= 16);
+    message[2] = message[3] = 0;
+    return icmpv6_frame(mac, 0, source, Address::ipv6(all_nodes), {}, 255, std::move(message));
+}
+
+Bytes router_question(MacAddress const& mac) {
+    std::array<std::uint8_t, 16> const unspecified{};
+    return icmpv6_frame(mac, 0, Address::ipv6(std::span(unspecified)), Address::ipv6(all_routers),
+                        {}, 255, {router_solicitation, 0, 0, 0, 0, 0, 0, 0});
 }
 
 Bytes multicast_report(MacAddress const& mac, Address const& source,

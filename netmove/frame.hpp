@@ -57,6 +57,22 @@ Bytes neighbour_advertisement(MacAddress const& mac, Address const& ipv6, bool r
 /// neighbour solicitation of duplicate address detection (RFC 4862 5.4.2).
 Bytes address_question(MacAddress const& mac, Address const& address);
 
+/// The answer of the station `mac` to the ARP request of another one for its address `ipv4`.
+Bytes arp_answer(MacAddress const& mac, Address const& ipv4, MacAddress const& to,
+                 Address const& to_ipv4);
+
+/// The answer of the router `mac` to a neighbour solicitation for its address `ipv6` (RFC 4861
+/// 7.2.4). `to_ipv6`: the source of the solicitation.
+Bytes router_neighbour_answer(MacAddress const& mac, Address const& ipv6, MacAddress const& to,
+                              Address const& to_ipv6);
+
+/// A router advertisement (RFC 4861 4.2) to all nodes. `message`: the ICMPv6 message; its checksum
+/// is made.
+Bytes router_announcement(MacAddress const& mac, Address const& source, Bytes message);
+
+/// A router solicitation from the unspecified address: routers answer it to all nodes (6.2.6).
+Bytes router_question(MacAddress const& mac);
+
 /// Groups one multicast report carries: a frame of 1,500 bytes has room for 72.
 constexpr std::size_t report_groups_max = 64;
 

@@ -114,4 +114,8 @@ struct LocalSessions {
 /// With `packets` it takes longer, because libnftables then reads all of the table.
 core::Result<LocalSessions> local_sessions(LocalAddress const& local, bool packets = true);
 
+/// The stations that the guest sends packets for other networks to, of those minutes
+/// (gateway_known_s); empty without LocalChoice::release_when_idle. Fails with netlink.
+core::Result<std::vector<MacAddress>> local_gateways(LocalAddress const& local);
+
 }  // namespace netmove

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "netmove/tap.hpp"
+
 namespace netmove {
 
 using core::Errc;
@@ -46,6 +48,11 @@ Result<> LocalChoice::validate() const {
     if (home.size() > home_subnets_max) {
         return fail(Errc::invalid, "a home network of more than {} subnets", home_subnets_max);
     }
+    if (release_when_idle && !new_sessions) {
+        return fail(Errc::invalid,
+                    "--release-when-idle needs --new-sessions=local: sessions that the guest opens "
+                    "would use the anchor without end");
+    }
     return {};
 }
 
@@ -54,7 +61,10 @@ Json LocalChoice::to_json() const {
     for (auto const& address : addresses) list.add(address.text());
     Json subnets = Json::array();
     for (auto const& subnet : home) subnets.add(subnet.text());
-    return Json::object({{"addresses", list}, {"new_sessions", new_sessions}, {"home", subnets}});
+    auto made =
+        Json::object({{"addresses", list}, {"new_sessions", new_sessions}, {"home", subnets}});
+    if (release_when_idle) made.set("release_when_idle", true).set("home_bridge", home_bridge);
+    return made;
 }
 
 Result<LocalChoice> LocalChoice::from_json(Json const& json) {
@@ -71,6 +81,11 @@ Result<LocalChoice> LocalChoice::from_json(Json const& json) {
     for (auto const& one : json["home"].elements()) {
         TRY(auto const subnet, HostAddress::parse(one.text_or("")));
         made.home.push_back(subnet);
+    }
+    made.release_when_idle = json["release_when_idle"].boolean_or(false);
+    if (made.release_when_idle) {
+        made.home_bridge = json["home_bridge"].text_or("");
+        if (!made.home_bridge.empty()) TRY_VOID(check_interface_name(made.home_bridge));
     }
     TRY_VOID(made.validate());
     return made;

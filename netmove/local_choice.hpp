@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "core/json.hpp"
@@ -21,6 +22,10 @@ struct LocalChoice {
     bool new_sessions = false;  ///< Sessions that the guest opens use them too.
     /// The guest's home network. Sessions that the guest opens to its neighbours there stay there.
     std::vector<HostAddress> home;
+    /// The anchor ends when no session needs it any more. Only with new_sessions.
+    bool release_when_idle = false;
+    /// With release_when_idle: the guest's bridge as the hosts of its home network call it.
+    std::string home_bridge = {};
 
     /// The local address of that family; none: the guest has none.
     [[nodiscard]] std::optional<Address> of(Address::Family family) const;

@@ -233,11 +233,24 @@ std::string hook(std::string_view name, std::string_view where, std::string cons
         where, device, policy, rules);
 }
 
+/// Notes the station that a packet of the guest for another network goes to.
+std::string note_gateway(FamilyWords const& in, LocalAddress const& local,
+                         std::string const& guests) {
+    return fmt::format(
+        "{0} saddr {1} {0} daddr != {{ {2} }} ether daddr != @gateways "
+        "add @gateways {{ ether daddr timeout {3}s }}\n",
+        in.ip, guests, near_list(in, local.choice.home), gateway_known_s);
+}
+
 std::string session_table(LocalAddress const& local) {
     std::string inside =
         "counter direct_in {\n}\ncounter direct_out {\n}\n"
         "set started {\ntype ether_addr\nsize 4\nflags dynamic\n}\n"
         "set settling {\ntype ether_addr\nsize 4\nflags dynamic,timeout\n}\n";
+    bool const releases = local.choice.release_when_idle;
+    if (releases) {
+        inside += "set gateways {\ntype ether_addr\nsize 64\nflags dynamic,timeout\n}\n";
+    }
     std::string leave = fmt::format(
         "ether type {{ 8021q, 8021ad }} accept\n"
         // Of this host, to a guest that its bridge does not know: it would be flooded.
@@ -251,6 +264,7 @@ std::string session_table(LocalAddress const& local) {
         inside += sets(in) + divert_chains(in, local) + leave_chains(in, local) + arrive_chain(in) +
                   enter_chain(in);
         auto const guests = guest_list(local, in.family);
+        if (releases) leave += note_gateway(in, local, guests);
         leave += fmt::format("{} saddr {} goto leave{}\n", in.ip, guests, in.digit);
         arrive += fmt::format("{} daddr {} goto arrive{}\n", in.ip, guests, in.digit);
         enter += fmt::format("{} daddr {} goto enter{}\n", in.ip, guests, in.digit);
@@ -326,6 +340,7 @@ LocalAddress example() {
     one.tunnel_tap = one.port = one.end = "lo";
     one.number = local_number_first;
     one.choice.new_sessions = true;
+    one.choice.release_when_idle = true;
     for (std::uint8_t const last : {std::uint8_t{1}, std::uint8_t{2}}) {
         auto const v4 = std::array<std::uint8_t, 4>{192, 0, 2, last};
         std::array<std::uint8_t, 16> v6{0x20, 0x01, 0x0d, 0xb8};
@@ -365,6 +380,10 @@ std::string list_local_translation(std::string const& bridge) {
 
 std::string list_local_counters(std::string const& bridge) {
     return "list counters table netdev " + local_table(bridge);
+}
+
+std::string list_local_gateways(std::string const& bridge) {
+    return fmt::format("list set netdev {} gateways", local_table(bridge));
 }
 
 bool local_rules_complete(LocalAddress const& local, std::string const& sessions,

@@ -7,6 +7,8 @@
 //   ending               have sent FIN: they are forgotten soon.
 //   fragments            of direct packets: only the first fragment has ports.
 //   started, settling    the guest has sent its first frame here; less than settling_s ago.
+//   gateways             the stations that the guest sends packets for other networks to; only if
+//                        its anchor is to be released (home_gateway.hpp).
 // Chains: `leave` at the tunnel, guest to home; `arrive` there, home to guest; `enter` at the
 // cable, this host to guest.
 //
@@ -27,6 +29,8 @@
 
 namespace netmove {
 
+/// How long a gateway of the guest stays known after a packet to it.
+constexpr int gateway_known_s = 600;
 /// How long a UDP session may be silent and goes on: NATs keep it as long (RFC 4787, REQ-5).
 constexpr int settling_s = 300;
 /// Sessions that one set holds: as many as a host's conntrack table holds by default, a quarter. A
@@ -43,6 +47,8 @@ std::string delete_local_rules(std::string const& bridge);
 std::string list_local_sessions(std::string const& bridge);  ///< The table `netdev`.
 std::string list_local_translation(std::string const& bridge);  ///< The table `inet`.
 std::string list_local_counters(std::string const& bridge);
+/// Of the set `gateways`.
+std::string list_local_gateways(std::string const& bridge);
 /// Whether what these two list has all its links; they vanish from it with the link.
 bool local_rules_complete(LocalAddress const& local, std::string const& sessions,
                           std::string const& translation);

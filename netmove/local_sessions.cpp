@@ -124,4 +124,19 @@ Result<LocalSessions> local_sessions(LocalAddress const& local, bool packets) {
     return sessions;
 }
 
+Result<std::vector<MacAddress>> local_gateways(LocalAddress const& local) {
+    std::vector<MacAddress> found;
+    if (!local.choice.release_when_idle) return found;
+    TRY(auto nft, Nft::open());
+    TRY(auto const text, nft.run_for_json(list_local_gateways(local.bridge)));
+    TRY(auto const json, core::Json::parse(text));
+    for (auto const& entry : json["nftables"].elements()) {
+        for (auto const& element : entry["set"]["elem"].elements()) {
+            auto const mac = MacAddress::parse(element["elem"]["val"].text_or(""));
+            if (mac) found.push_back(*mac);
+        }
+    }
+    return found;
+}
+
 }  // namespace netmove

@@ -172,6 +172,7 @@ Json AnchorMove::to_json() const {
     auto made = Json::object({{"from", tunnel_id_text(from)}, {"to", tunnel_id_text(to)}});
     if (local) made.set("local", local->to_json());
     if (!home_bridge.empty()) made.set("home_bridge", home_bridge);
+    if (vxlan) made.set("vxlan", vxlan->to_json());
     return made;
 }
 
@@ -184,6 +185,9 @@ Result<AnchorMove> AnchorMove::from_json(Json const& json) {
     }
     if (json.has("home_bridge")) {
         TRY(out.home_bridge, name_from(json, "home_bridge", false));
+    }
+    if (json.has("vxlan")) {
+        TRY(out.vxlan, AnchorVxlan::from_json(json["vxlan"]));
     }
     return out;
 }

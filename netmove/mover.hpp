@@ -26,6 +26,7 @@
 #include "core/result.hpp"
 #include "core/task.hpp"
 #include "netmove/address.hpp"
+#include "netmove/anchor_vxlan.hpp"
 #include "netmove/local_choice.hpp"
 #include "netmove/port_settings.hpp"
 
@@ -57,9 +58,11 @@ struct AnchorMove {
     /// The anchor is a stand-in, on a third host of the home network: the guest's bridge as the
     /// hosts of that network call it. Empty: the anchor is on the host where the guest was.
     std::string home_bridge = {};
+    /// The tunnel `to`, or the one of a return, is in the kernel; none: in user space.
+    std::optional<AnchorVxlan> vxlan = {};
 
     /// The guest leaves home, and its tap stays there as its anchor.
-    [[nodiscard]] bool leaves_its_tap() const { return from == 0 && home_bridge.empty(); }
+    [[nodiscard]] bool leaves_its_tap() const { return from == 0 && home_bridge.empty() && !vxlan; }
     /// The guest leaves home, and its anchor begins on a third host.
     [[nodiscard]] bool begins_elsewhere() const { return from == 0 && !home_bridge.empty(); }
     /// The guest returns to its home network, and its anchor on a third host ends.

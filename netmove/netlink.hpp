@@ -185,6 +185,10 @@ public:
     core::Result<> make_bridge(std::string const& name, MacAddress const& mac);
     /// A cable of two interfaces, both down.
     core::Result<> make_veth(std::string const& name, std::string const& peer);
+    /// A VXLAN device, down, that sends all it gets to one other end, never in fragments, and
+    /// learns nothing.
+    core::Result<> make_vxlan(std::string const& name, std::uint32_t vni, std::uint16_t port,
+                              Address const& remote);
     /// BridgePort::isolated of a bridge port.
     core::Result<> set_isolated(std::string const& name, bool isolated);
     /// Without duplicate address detection. Nothing to do when it is there. `host_scope`: the host

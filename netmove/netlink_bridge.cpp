@@ -1,4 +1,5 @@
 // Netlink: bridges and cables that this program makes itself, and the host's addresses on them.
+#include <arpa/inet.h>
 #include <linux/if_addr.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
@@ -58,6 +59,25 @@ Result<> Netlink::make_veth(std::string const& name, std::string const& peer) {
     nla_nest_end(message.get(), data);
     nla_nest_end(message.get(), info);
     return request(*message, fmt::format("make the cable {} - {}", name, peer));
+}
+
+Result<> Netlink::make_vxlan(std::string const& name, std::uint32_t vni, std::uint16_t port,
+                             Address const& remote) {
+    auto message = new_link(name);
+    auto* info = nla_nest_start(message.get(), IFLA_LINKINFO);
+    nla_put_string(message.get(), IFLA_INFO_KIND, "vxlan");
+    auto* data = nla_nest_start(message.get(), IFLA_INFO_DATA);
+    auto const bytes = remote.bytes();
+    nla_put_u32(message.get(), IFLA_VXLAN_ID, vni);
+    nla_put(message.get(), remote.is_ipv4() ? IFLA_VXLAN_GROUP : IFLA_VXLAN_GROUP6,
+            static_cast<int>(bytes.size()), bytes.data());
+    nla_put_u16(message.get(), IFLA_VXLAN_PORT, htons(port));
+    nla_put_u8(message.get(), IFLA_VXLAN_LEARNING, 0);
+    nla_put_u8(message.get(), IFLA_VXLAN_DF, VXLAN_DF_SET);
+    nla_nest_end(message.get(), data);
+    nla_nest_end(message.get(), info);
+    return request(*message, fmt::format("make the VXLAN device {} with the VNI {} and UDP port {}",
+                                         name, vni, port));
 }
 
 Result<> Netlink::set_isolated(std::string const& name, bool isolated) {

@@ -184,6 +184,7 @@ Result<std::optional<Link>> vxlan_port(Netlink& netlink, std::string const& brid
     std::optional<Link> out;
     for (auto const& link : all) {
         if (link.master != found->index || !link.vxlan) continue;
+        if (is_anchor_vni(link.vxlan->vni)) continue;  // of one guest that is away
         if (out || link.vxlan->external) return std::optional<Link>{};
         out = link;
     }

@@ -17,10 +17,11 @@ using core::Task;
 
 namespace {
 
-// MTUs that links and tunnels have, largest first: jumbo frames, Ethernet, PPPoE, GRE, VXLAN,
-// WireGuard, LTE, IPv6's minimum.
-constexpr std::size_t usual_mtus[] = {9000, 8000, 6000, 4352, 3000, 2000, 1500, 1492, 1476, 1450,
-                                      1430, 1420, 1400, 1380, 1360, 1340, 1320, 1300, 1280};
+// MTUs that links and tunnels have, largest first: jumbo frames, Ethernet under VXLAN, Ethernet,
+// PPPoE, GRE, VXLAN, WireGuard, LTE, IPv6's minimum.
+constexpr std::size_t usual_mtus[] = {9000, 8000, 6000, 4352, 3000, 2000, 1600, 1570,
+                                      1550, 1500, 1492, 1476, 1450, 1430, 1420, 1400,
+                                      1380, 1360, 1340, 1320, 1300, 1280};
 // Sizes between the largest that passed and the next that did not are tried in one more round.
 constexpr std::size_t refined_sizes = 12;
 // A size counts as too large after this many unanswered pings.

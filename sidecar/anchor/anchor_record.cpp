@@ -20,7 +20,9 @@ constexpr std::string_view home_suffix = ".home.json";
 constexpr std::string_view far_suffix = ".far.json";
 constexpr std::int64_t recorded_port_max = 65535;
 // In the order of HomeRecord::Kind.
-constexpr std::array<std::string_view, 2> kinds = {"guests_tap", "stand_in"};
+constexpr std::array<std::string_view, 3> kinds = {"guests_tap", "stand_in", "vxlan"};
+// In the order of FarRecord::Release::State.
+constexpr std::array<std::string_view, 3> release_states = {"wanted", "asking", "released"};
 
 std::string file_of(Paths const& paths, std::string const& guest, MacAddress const& mac,
                     std::string_view suffix) {
@@ -100,12 +102,18 @@ HomeRecord::Tunnel const* HomeRecord::tunnel(std::uint64_t id) const {
 
 std::string_view name(HomeRecord::Kind kind) { return kinds[static_cast<std::size_t>(kind)]; }
 
+std::string_view name(FarRecord::Release::State state) {
+    return release_states[static_cast<std::size_t>(state)];
+}
+
 Json HomeRecord::to_json() const {
     Json list = Json::array();
     for (auto const& one : tunnels) {
-        list.add(Json::object({{"key", one.key.to_json()},
-                               {"peer", one.peer.text()},
-                               {"migration_id", one.migration_id}}));
+        auto tunnel = Json::object({{"key", one.key.to_json()},
+                                    {"peer", one.peer.text()},
+                                    {"migration_id", one.migration_id}});
+        if (one.vxlan) tunnel.set("vxlan", one.vxlan->to_json());
+        list.add(tunnel);
     }
     auto made = Json::object({{"kind", name(kind)},
                               {"guest", guest},
@@ -117,6 +125,7 @@ Json HomeRecord::to_json() const {
                               {"since_ms", since_ms},
                               {"holder", holder_json(holder)}});
     if (interface) made.set("interface", interface->to_json());
+    if (ending) made.set("ending", true);
     return made;
 }
 
@@ -156,6 +165,12 @@ Result<HomeRecord> HomeRecord::from_json(Json const& json) {
         TRY(auto const peer, one.text("peer"));
         TRY(tunnel.peer, netmove::tunnel::Endpoint::parse(peer));
         TRY(tunnel.migration_id, one.text("migration_id"));
+        if (one.has("vxlan")) {
+            TRY(tunnel.vxlan, netmove::AnchorVxlan::from_json(one["vxlan"]));
+        }
+        if (made.is_vxlan() != tunnel.vxlan.has_value()) {
+            return fail(Errc::invalid, "a tunnel of it is of another plane");
+        }
         made.tunnels.push_back(std::move(tunnel));
     }
     TRY(made.current, netmove::tunnel_id_from(json, "current"));
@@ -163,6 +178,7 @@ Result<HomeRecord> HomeRecord::from_json(Json const& json) {
         return fail(Errc::invalid, "the tunnel in use is none of its tunnels");
     }
     TRY(made.since_ms, json.integer("since_ms"));
+    made.ending = json["ending"].boolean_or(false);
     made.holder = holder_from(json);
     return made;
 }
@@ -230,6 +246,26 @@ Result<FarRecord::Local> local_from(Json const& json) {
     return made;
 }
 
+Json release_json(FarRecord::Release const& release) {
+    return Json::object({{"state", name(release.state)},
+                         {"at_ms", release.at_ms},
+                         {"home", release.home},
+                         {"gateways", release.gateways.to_json()}});
+}
+
+Result<FarRecord::Release> release_from(Json const& json) {
+    FarRecord::Release made;
+    auto const at = std::ranges::find(release_states, json["state"].text_or(""));
+    if (at == release_states.end()) {
+        return fail(Errc::invalid, "`state` is none of the states of a release");
+    }
+    made.state = static_cast<FarRecord::Release::State>(at - release_states.begin());
+    TRY(made.at_ms, json.integer("at_ms"));
+    TRY(made.home, json.text("home"));
+    TRY(made.gateways, netmove::HomeGateways::from_json(json["gateways"]));
+    return made;
+}
+
 }  // namespace
 
 Json FarRecord::to_json() const {
@@ -242,8 +278,10 @@ Json FarRecord::to_json() const {
                               {"since_ms", since_ms},
                               {"holder", holder_json(holder)}});
     if (local) made.set("local", local_json(*local));
+    if (release) made.set("release", release_json(*release));
     if (!home_bridge.empty()) made.set("home_bridge", home_bridge);
     if (home_port) made.set("home_port", home_port->to_json());
+    if (vxlan) made.set("vxlan", vxlan->to_json());
     return made;
 }
 
@@ -259,6 +297,12 @@ Result<FarRecord> FarRecord::from_json(Json const& json) {
     made.holder = holder_from(json);
     if (json.has("local")) {
         TRY(made.local, local_from(json["local"]));
+    }
+    if (json.has("vxlan")) {
+        TRY(made.vxlan, netmove::AnchorVxlan::from_json(json["vxlan"]));
+    }
+    if (json.has("release")) {
+        TRY(made.release, release_from(json["release"]));
     }
     if (json.has("home_bridge")) {
         TRY(made.home_bridge, json.text("home_bridge"));

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/process.hpp"
+#include "netmove/home_gateway.hpp"
 #include "netmove/local_address.hpp"
 #include "netmove/mover.hpp"
 #include "netmove/tunnel/tunnel.hpp"
@@ -47,11 +48,13 @@ struct HomeRecord {
     enum class Kind : std::uint8_t {
         guests_tap,  ///< The guest has left this host: the tap is its own.
         stand_in,  ///< The guest was on another host: the tap was made in place of its own.
+        vxlan,  ///< The tunnels are ports of the guest's bridge. `tap` is not held, and goes.
     };
     struct Tunnel {
         netmove::tunnel::Key key;
         netmove::tunnel::Endpoint peer;
         std::string migration_id;  ///< That made it.
+        std::optional<netmove::AnchorVxlan> vxlan = {};  ///< In the kernel; none: in user space.
     };
     Kind kind = Kind::guests_tap;
     std::string guest;
@@ -64,9 +67,11 @@ struct HomeRecord {
     std::vector<Tunnel> tunnels;
     std::uint64_t current = 0;  ///< The tunnel of the guest's frames; 0: the guest has not left.
     std::int64_t since_ms = 0;  ///< When it left; since 1970.
+    bool ending = false;  ///< The guest needs it no more: it is removed, not made again.
     core::ProcessIdentity holder = {};  ///< Keeps the tap's descriptors: holder.hpp.
 
     [[nodiscard]] bool is_stand_in() const { return kind == Kind::stand_in; }
+    [[nodiscard]] bool is_vxlan() const { return kind == Kind::vxlan; }
     [[nodiscard]] Tunnel const* tunnel(std::uint64_t id) const;
     [[nodiscard]] core::Json to_json() const;
     static core::Result<HomeRecord> from_json(core::Json const& json);
@@ -82,6 +87,8 @@ struct FarRecord {
     int anchor_port = 0;  ///< TCP, of the `serve` that holds the anchor.
     std::string home_bridge = {};  ///< AnchorMove::home_bridge: not empty if that is a stand-in.
     std::optional<netmove::PortSettings> home_port = {};  ///< Of the guest's tap at home.
+    /// The tunnel is in the kernel: `tap` is a VXLAN device. None: it is in user space.
+    std::optional<netmove::AnchorVxlan> vxlan = {};
     std::int64_t since_ms = 0;
     core::ProcessIdentity holder = {};
     /// The guest's addresses in a network of this host.
@@ -91,7 +98,23 @@ struct FarRecord {
         std::uint32_t number = 0;  ///< LocalAddress::number
     };
     std::optional<Local> local = {};
+    /// Of its anchor, when no session needs it any more (far_release.cpp).
+    struct Release {
+        enum class State : std::uint8_t {
+            wanted,  ///< The operator has asked for it.
+            asking,  ///< It is due: the anchor is asked to end, until it says that it has.
+            released,  ///< The anchor has ended. There is no tunnel.
+        };
+        State state = State::wanted;
+        std::int64_t at_ms = 0;  ///< When the anchor ended; since 1970.
+        std::string home = {};  ///< HOST:PORT of the anchor's `serve`, from `asking` on.
+        netmove::HomeGateways gateways = {};  ///< That this host answers for then.
+    };
+    std::optional<Release> release = {};
 
+    [[nodiscard]] bool is_released() const {
+        return release && release->state == Release::State::released;
+    }
     /// What it makes on this host; none without `local`.
     [[nodiscard]] std::optional<netmove::LocalAddress> local_address() const;
     [[nodiscard]] core::Json to_json() const;
@@ -99,6 +122,7 @@ struct FarRecord {
 };
 
 std::string_view name(HomeRecord::Kind kind);
+std::string_view name(FarRecord::Release::State state);
 
 /// FNV-1a, 32 bits: the names of an interface's links are the same on each host.
 std::uint32_t anchor_name_hash(std::string const& guest, netmove::MacAddress const& mac);

@@ -3,8 +3,10 @@
 #include "core/log.hpp"
 #include "core/stream.hpp"
 #include "sidecar/anchor/tunnel_path.hpp"
+#include "sidecar/channel/peer.hpp"
 #include "sidecar/host/host_identity.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/host/test_hooks.hpp"
 
 namespace sidecar {
 
@@ -66,9 +68,49 @@ Task<void> AnchorService::restore(std::stop_token token) {
 }
 
 Task<void> AnchorService::watch_sessions(std::stop_token token) {
-    while (co_await core::sleep_for(loop_, limits::anchor_session_interval, token)) {
+    auto const interval = time_for_test("SIDECAR_TEST_RELEASE_MS", limits::anchor_session_interval);
+    auto const ask = [this](std::string home, std::string migration_id,
+                            protocol::AnchorEndAway request) {
+        return ask_home(std::move(home), std::move(migration_id), std::move(request));
+    };
+    while (co_await core::sleep_for(loop_, interval, token)) {
         fars_.look_at_sessions();
+        co_await fars_.release_idle(ask);
     }
+}
+
+/// As a source of a guest asks the anchor's host.
+Task<Result<>> AnchorService::ask_home(std::string home, std::string migration_id,
+                                       protocol::AnchorEndAway request) {
+    PeerChannel channel(
+        loop_, {home, options_.tls, request.guest, migration_id, protocol::Role::anchor_source},
+        [](bool) {});
+    auto const token = stop_.get_token();
+    CO_TRY_VOID(co_await channel.connect(Deadline::after(limits::connect_timeout, token)));
+    if (!channel.offers(protocol::Feature::anchor_release)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for --release-when-idle", home);
+    }
+    std::stop_source done;
+    core::TaskGroup beside(loop_);
+    beside.spawn(channel.keep(done.get_token()));
+    auto const answer = co_await channel.request(
+        std::move(request), Deadline::after(limits::anchor_answer_timeout, token));
+    done.request_stop();
+    co_await beside.join();
+    if (!answer) co_return std::unexpected(answer.error());
+    co_return Result<>{};
+}
+
+/// Whether this host could ask another one to end an anchor.
+Result<> AnchorService::check_release(protocol::AnchorEnd const& end) const {
+    if (!end.local || !end.local->release_when_idle) return {};
+    auto const loaded =
+        core::TlsCredentials::load(options_.tls, core::TlsCredentials::Side::client);
+    if (loaded) return {};
+    return fail(Errc::refused,
+                "--release-when-idle: `serve` asks the host of the anchor to end it, and has no "
+                "key for that: {}",
+                loaded.error().sentence());
 }
 
 Task<void> AnchorService::serve_local(int listener, std::stop_token token) {
@@ -102,9 +144,9 @@ Task<void> AnchorService::serve_source(std::unique_ptr<Messages> source, std::st
 }
 
 Task<void> AnchorService::close() {
-    homes_.forget();
-    fars_.forget();
     stop_.request_stop();
+    homes_.forget();
+    co_await fars_.close();
     co_await hub_.close();
     co_await probes_.join();
 }
@@ -165,6 +207,11 @@ Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorEndStandIn req
     co_return protocol::Nothing{};
 }
 
+Task<Result<protocol::Nothing>> AnchorService::on(protocol::AnchorEndAway request, Asker) {
+    CO_TRY_VOID(co_await homes_.end_away(std::move(request)));
+    co_return protocol::Nothing{};
+}
+
 Task<Result<protocol::AnchorPath>> AnchorService::on(protocol::AnchorPrepare request, Asker asker) {
     co_return co_await homes_.prepare(std::move(request), asker);
 }
@@ -192,6 +239,7 @@ Task<Result<protocol::AnchorOfferAnswer>> AnchorService::on(protocol::AnchorOffe
     answer.port = hub->port();
     for (std::size_t at = 0; at < request.ends.size(); ++at) {
         if (answer.here[at]) continue;
+        CO_TRY_VOID(check_release(request.ends[at]));
         CO_TRY_VOID(co_await fars_.check_local(request.guest, request.ends[at]));
     }
     if (!request.probe) co_return answer;

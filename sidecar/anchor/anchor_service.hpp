@@ -20,13 +20,15 @@ public:
         std::uint16_t tunnel_port = netmove::tunnel::default_port;
         int serve_port = 0;  ///< TCP, of this `serve`.
         HostMaps maps = {};  ///< Of other hosts' names.
+        core::TlsConfig tls = {};  ///< To ask other hosts, as a source does.
     };
     /// Fails with the error of netlink.
     static core::Result<std::unique_ptr<AnchorService>> open(core::Loop& loop, Options options);
 
     /// Makes the recorded ends again, and tries those that fail again, until stopped.
     core::Task<void> restore(std::stop_token token);
-    /// Watches the sessions of guests that have a local address here, until stopped.
+    /// Watches the sessions of guests that have a local address here, and releases anchors that
+    /// are not used any more, until stopped.
     core::Task<void> watch_sessions(std::stop_token token);
     /// Answers the connections of `listener` until stopped.
     core::Task<void> serve_local(int listener, std::stop_token token);
@@ -56,6 +58,9 @@ private:
     core::Task<void> converse(core::Fd socket, std::stop_token token);
     core::Task<bool> restore_all();
 
+    Outcome<void> ask_home(std::string home, std::string migration_id,
+                           protocol::AnchorEndAway request);
+    [[nodiscard]] core::Result<> check_release(protocol::AnchorEnd const& end) const;
     core::Task<void> answer_probe(std::uint64_t id);
     Outcome<protocol::AnchorPath> test_path(netmove::tunnel::Endpoint peer,
                                             netmove::tunnel::Key key);
@@ -66,6 +71,7 @@ private:
     Outcome<protocol::Nothing> on(protocol::AnchorKeep request, Asker asker);
     Outcome<protocol::AnchorStandInAnswer> on(protocol::AnchorStandIn request, Asker asker);
     Outcome<protocol::Nothing> on(protocol::AnchorEndStandIn request, Asker asker);
+    Outcome<protocol::Nothing> on(protocol::AnchorEndAway request, Asker asker);
     Outcome<protocol::AnchorWhereAnswer> on(protocol::AnchorWhere request, Asker asker);
     Outcome<protocol::AnchorOfferAnswer> on(protocol::AnchorOffer request, Asker asker);
     Outcome<protocol::AnchorReceiveAnswer> on(protocol::AnchorReceive request, Asker asker);

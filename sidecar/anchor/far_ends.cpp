@@ -45,6 +45,10 @@ Task<Result<std::string>> FarEnds::receive(protocol::AnchorReceive request,
 Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
                                                protocol::AnchorEnd end) {
     if (!end.key) co_return fail(Errc::protocol, "an anchor's tunnel without its key");
+    if (end.vxlan && end.local && end.local->release_when_idle) {
+        co_return fail(Errc::refused,
+                       "an anchor of --anchor-plane=vxlan cannot be released when it is idle");
+    }
     Name const name{request.guest, end.mac};
     if (auto const at = fars_.find(name); at != fars_.end()) {
         auto const& known = at->second->record;
@@ -60,6 +64,7 @@ Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
     record.anchor_port = request.anchor_port;
     record.home_bridge = end.home_bridge;
     record.home_port = end.home_port;
+    record.vxlan = end.vxlan;
     record.since_ms = wall_ms();
     record.tap.name = fmt::format("sat{:08x}", hash);
     record.tap.bridge = fmt::format("sca{:08x}", hash);
@@ -76,6 +81,7 @@ Task<Result<std::string>> FarEnds::receive_one(protocol::AnchorReceive request,
     if (end.local) {
         CO_TRY_VOID(co_await check_local(request.guest, end));
         record.local = FarRecord::Local{*end.local, end.addresses, free_number()};
+        if (end.local->release_when_idle) record.release = FarRecord::Release{};
     }
     auto const bridge = record.tap.bridge;
     CO_TRY_VOID(co_await records_.write(record));
@@ -133,13 +139,26 @@ Task<void> FarEnds::remove_local(FarRecord record) {
 /// From the record alone, whatever of it is there already.
 Task<Result<>> FarEnds::make(FarRecord record) {
     CO_TRY_VOID(make_far_bridge(netlink_, record));
-    CO_TRY(auto tap, co_await take_up(record));
-    CO_TRY(auto* const hub, hub_.open());
     Name const name{record.guest, record.mac};
+    if (record.vxlan) {
+        CO_TRY_VOID(netmove::make_anchor_vxlan(
+            netlink_, *record.vxlan, {record.tap.name, record.vxlan->home, record.tap.bridge}));
+        core::log::info("anchor guest={} mac={} bridge={} state=far end in the kernel", name.first,
+                        name.second.text(), record.tap.bridge);
+        fars_[name] = std::make_unique<Far>(Far{std::move(record), {}});
+        co_return Result<>{};
+    }
+    CO_TRY(auto tap, co_await take_up(record));
+    if (record.is_released()) {
+        fars_[name] = std::make_unique<Far>(Far{std::move(record), std::move(tap)});
+        begin_answering(*fars_[name]);
+        co_return Result<>{};
+    }
+    CO_TRY(auto* const hub, hub_.open());
     CO_TRY(auto* const tunnel, hub->add(record.key, Role::listens, std::nullopt));
     auto& far = fars_[name];
     far = std::make_unique<Far>(Far{std::move(record), std::move(tap), tunnel});
-    CO_TRY_VOID(tunnel->attach(far->tap));
+    CO_TRY_VOID(tunnel->attach(*far->tap));
     tunnel->accept(true);
     CO_TRY_VOID(tunnel->forward());
     core::log::info("anchor guest={} mac={} bridge={} state=far end", name.first,
@@ -183,9 +202,11 @@ Task<Result<>> FarEnds::end(Name name) {
     auto far = std::move(at->second);
     fars_.erase(at);
     co_await hub_.remove(far->record.key.id);
+    co_await end_answering(*far);
     auto const record = far->record;
     co_await remove_local(record);
-    auto const released = far->tap.set_persistent(false);
+    auto const released = far->tap ? far->tap->set_persistent(false)
+                                   : netmove::remove_anchor_vxlan(netlink_, record.tap.name);
     if (!released)
         core::log::warning("anchor guest={} {}", name.first, released.error().sentence());
     far.reset();
@@ -218,17 +239,23 @@ Task<Result<>> FarEnds::leave_all(std::string guest, std::string migration_id) {
     co_return first;
 }
 
+/// HOST:PORT of the `serve` that holds the anchor, as its datagrams show; empty: not known.
+std::string FarEnds::home_of(Far const& far) {
+    auto const& record = far.record;
+    if (record.anchor_port == 0) return {};
+    auto const port = static_cast<std::uint16_t>(record.anchor_port);
+    if (record.vxlan) return netmove::tunnel::Endpoint{record.vxlan->home, port}.text();
+    auto const peer = far.tunnel == nullptr ? std::nullopt : far.tunnel->statistics().peer;
+    if (!peer) return {};
+    return netmove::tunnel::Endpoint{peer->address, port}.text();
+}
+
 std::vector<protocol::AnchorWhereAnswer::End> FarEnds::where(std::string const& guest) const {
     std::vector<protocol::AnchorWhereAnswer::End> out;
     for (auto const& [name, far] : fars_) {
         if (name.first != guest) continue;
         protocol::AnchorWhereAnswer::End one{name.second, far->record.key.id, ""};
-        // Where the anchor is now, as its datagrams show.
-        if (auto const peer = far->tunnel->statistics().peer;
-            peer && far->record.anchor_port != 0) {
-            auto const port = static_cast<std::uint16_t>(far->record.anchor_port);
-            one.home = netmove::tunnel::Endpoint{peer->address, port}.text();
-        }
+        one.home = home_of(*far);
         out.push_back(std::move(one));
     }
     return out;
@@ -248,6 +275,14 @@ Task<Result<>> FarEnds::restore_one(FarRecord record) {
     fars_.erase(name);  // it is tried again
     co_await hub_.remove(id);
     co_return made;
+}
+
+Task<void> FarEnds::close() { (void)co_await changes_.run(forget_all()); }
+
+Task<Result<>> FarEnds::forget_all() {
+    auto const all = std::exchange(fars_, {});
+    for (auto const& [name, far] : all) co_await end_answering(*far);
+    co_return Result<>{};
 }
 
 void FarEnds::look_at_sessions(bool packets) {
@@ -286,7 +321,12 @@ Json FarEnds::local_json(Far const& far) {
     made.set("packets_in", far.sessions.packets_in);
     made.set("packets_out", far.sessions.packets_out);
     if (far.home_ended_ms != 0) made.set("home_ended_ms", far.home_ended_ms);
-    return made;
+    if (!far.record.release) return made;
+    auto const& release = *far.record.release;
+    auto shown = Json::object({{"state", name(release.state)}});
+    if (release.at_ms != 0) shown.set("at_ms", release.at_ms);
+    if (!far.waits.empty()) shown.set("waits", far.waits);
+    return made.set("release", shown);
 }
 
 bool FarEnds::has(std::string const& guest) const {
@@ -299,17 +339,23 @@ bool FarEnds::has(std::string const& guest) const {
 void FarEnds::list(Json& into) {
     look_at_sessions(true);
     for (auto const& [name, far] : fars_) {
-        auto const counted = far->tunnel->statistics();
         auto one = Json::object({{"end", "far"},
                                  {"guest", name.first},
                                  {"interface", name.second.text()},
                                  {"tap", far->record.tap.name},
                                  {"bridge", far->record.tap.bridge},
                                  {"since_ms", far->record.since_ms},
-                                 {"state", "here"},
-                                 {"peer", counted.peer ? counted.peer->text() : ""},
-                                 {"connected", far->tunnel->is_established()},
-                                 {"tunnel", counted.to_json()}});
+                                 {"state", far->record.is_released() ? "released" : "here"}});
+        if (far->record.vxlan) {
+            one.set("peer", far->record.vxlan->home.text());
+            one.set("device", far->record.tap.name);
+        }
+        if (far->tunnel != nullptr) {
+            auto const counted = far->tunnel->statistics();
+            one.set("peer", counted.peer ? counted.peer->text() : "");
+            one.set("connected", far->tunnel->is_established());
+            one.set("tunnel", counted.to_json());
+        }
         if (far->record.local) one.set("local", local_json(*far));
         into.add(one);
     }

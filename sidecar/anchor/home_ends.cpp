@@ -9,6 +9,7 @@
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/host/mac_moves.hpp"
+#include "sidecar/host/test_hooks.hpp"
 
 namespace sidecar {
 
@@ -33,7 +34,9 @@ Task<Result<protocol::AnchorPath>> HomeEnds::prepare(protocol::AnchorPrepare req
         if (home == nullptr || !home->tunnels.contains(end.key->id)) {
             co_return fail(Errc::cancelled, "the tunnel was removed meanwhile");
         }
-        CO_TRY(auto const path, co_await path_of(*home->tunnels[end.key->id], request.peer.text()));
+        auto* const tunnel = home->tunnels[end.key->id];
+        if (tunnel == nullptr) continue;  // a probe has tested the path
+        CO_TRY(auto const path, co_await path_of(*tunnel, request.peer.text()));
         worst.round_trip_us = std::max(worst.round_trip_us, path.round_trip_us);
         bool const first = worst.datagram_max == 0;
         worst.datagram_max =
@@ -48,7 +51,13 @@ Task<Result<>> HomeEnds::add_tunnels(protocol::AnchorPrepare request, Asker aske
         auto* const home = find(request.guest, end.mac);
         if (home == nullptr) co_return fail(Errc::cancelled, "the anchor was released meanwhile");
         if (home->tunnels.contains(end.key->id)) continue;  // asked before
-        HomeRecord::Tunnel const tunnel{*end.key, request.peer, request.migration_id};
+        HomeRecord::Tunnel const tunnel{*end.key, request.peer, request.migration_id, end.vxlan};
+        if (home->record.is_vxlan() != end.vxlan.has_value()) {
+            co_return fail(Errc::refused,
+                           "the anchor of {} has its tunnels in {}: the plane is chosen when the "
+                           "guest leaves home",
+                           request.guest, home->record.is_vxlan() ? "the kernel" : "user space");
+        }
         if (home->record.tunnels.size() >= anchor_tunnels_max) {
             co_return fail(Errc::refused, "the anchor of {} has {} tunnels already", request.guest,
                            home->record.tunnels.size());
@@ -59,8 +68,8 @@ Task<Result<>> HomeEnds::add_tunnels(protocol::AnchorPrepare request, Asker aske
         if (added) continue;
         home->record.tunnels.pop_back();
         home->tunnels.erase(tunnel.key.id);
-        (void)co_await records_.write(home->record);  // why it failed is worth more
-        co_await hub_.remove(tunnel.key.id);
+        (void)co_await remove_tunnel(tunnel);  // why it failed is worth more
+        (void)co_await records_.write(home->record);
         co_return std::unexpected(std::move(added.error()));
     }
     co_return Result<>{};
@@ -89,7 +98,8 @@ Task<Result<>> HomeEnds::find_or_take(protocol::AnchorPrepare const& request,
     };
     if (home != nullptr && home->record.current == 0) {
         // Left by a migration whose sidecar did not come back. The guest may have another QEMU now.
-        bool const other_kind = home->record.is_stand_in() != end.stand_in.has_value();
+        bool const other_kind = home->record.is_stand_in() != end.stand_in.has_value() ||
+                                home->record.is_vxlan() != end.vxlan.has_value();
         bool const left = std::ranges::any_of(home->record.tunnels, is_other);
         if (left || (other_kind && may_begin)) CO_TRY_VOID(co_await this->end(name));
     } else if (home != nullptr) {
@@ -105,6 +115,7 @@ Task<Result<>> HomeEnds::find_or_take(protocol::AnchorPrepare const& request,
         co_return fail(Errc::refused, "this host has {} anchors already", homes_.size());
     }
     if (end.stand_in) co_return co_await begin_stand_in(request.guest, end);
+    if (end.vxlan) co_return co_await take_bridge(request.guest, end);
     co_return co_await take(request.guest, end);
 }
 
@@ -133,6 +144,24 @@ Task<Result<>> HomeEnds::take(std::string guest, protocol::AnchorEnd end) {
     core::log::info("anchor guest={} mac={} tap={} state=prepared", guest, end.mac.text(),
                     tap.name());
     homes_[{guest, end.mac}] = std::make_shared<Home>(Home{std::move(record), std::move(tap), {}});
+    co_return Result<>{};
+}
+
+/// In the kernel's plane the guest's tap stays its own; its bridge gets the tunnel.
+Task<Result<>> HomeEnds::take_bridge(std::string guest, protocol::AnchorEnd end) {
+    HomeRecord record;
+    record.kind = HomeRecord::Kind::vxlan;
+    record.guest = guest;
+    record.mac = end.mac;
+    {
+        CO_TRY(auto const tap, tap_of_guest(paths_, guest, end));
+        CO_TRY(auto const link, netlink_.link(tap.name()));
+        CO_TRY(record.tap, description_of(netlink_, tap, link));
+    }
+    CO_TRY_VOID(co_await records_.write(record));
+    core::log::info("anchor guest={} mac={} bridge={} state=prepared in the kernel", guest,
+                    end.mac.text(), record.tap.bridge);
+    homes_[{guest, end.mac}] = std::make_shared<Home>(Home{std::move(record), {}, {}});
     co_return Result<>{};
 }
 
@@ -184,14 +213,39 @@ Task<Result<>> HomeEnds::begin_stand_in(std::string guest, protocol::AnchorEnd e
 }
 
 Result<> HomeEnds::add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel) {
+    if (tunnel.vxlan) {
+        home.tunnels[tunnel.key.id] = nullptr;
+        return netmove::make_anchor_vxlan(
+            netlink_, *tunnel.vxlan,
+            {netmove::anchor_vxlan_name(tunnel.key.id), tunnel.peer.address, home.record.tap.bridge,
+             home.record.tap.port});
+    }
     TRY(auto* const hub, hub_.open());
     TRY(auto* const made, hub->add(tunnel.key, Role::connects, tunnel.peer));
     home.tunnels[tunnel.key.id] = made;
-    TRY_VOID(made->attach(home.tap));
+    TRY_VOID(made->attach(*home.tap));
     // The guest's frames come this way as soon as it runs there, before anybody could tell us.
     made->accept(true);
     if (tunnel.key.id == home.record.current) return made->forward();
     return {};
+}
+
+Task<Result<>> HomeEnds::remove_tunnel(HomeRecord::Tunnel tunnel) {
+    if (tunnel.vxlan) {
+        co_return netmove::remove_anchor_vxlan(netlink_, netmove::anchor_vxlan_name(tunnel.key.id));
+    }
+    co_await hub_.remove(tunnel.key.id);
+    co_return Result<>{};
+}
+
+/// In the kernel's plane, when the guest has moved: a port with the settings of the guest's tap may
+/// not learn where the guest is.
+void HomeEnds::lead_to_guest(HomeRecord const& record) {
+    if (!record.is_vxlan() || record.current == 0) return;
+    auto const device = netlink_.find_link(netmove::anchor_vxlan_name(record.current));
+    if (!device || !*device || !(*device)->port) return;
+    auto const led = netlink_.replace_fdb((*device)->index, record.mac, !(*device)->port->learning);
+    if (!led) core::log::warning("anchor guest={} {}", record.guest, led.error().sentence());
 }
 
 Task<Result<>> HomeEnds::point(protocol::AnchorPoint request) {
@@ -221,10 +275,10 @@ Result<HomeEnds::Home*> HomeEnds::point_one(std::string const& guest,
     if (home->stand_in) TRY_VOID(move_stand_in(*home, end));
     auto& record = home->record;
     if (record.current == end.id) return home;  // an earlier call may not have been recorded
-    if (auto const before = home->tunnels.find(record.current); before != home->tunnels.end()) {
-        before->second->hold();
-    }
-    if (end.id != 0) TRY_VOID(home->tunnels[end.id]->forward());
+    auto const before = home->tunnels.find(record.current);
+    if (before != home->tunnels.end() && before->second != nullptr) before->second->hold();
+    auto const now = home->tunnels.find(end.id);
+    if (now != home->tunnels.end() && now->second != nullptr) TRY_VOID(now->second->forward());
     record.current = end.id;
     record.since_ms = end.id == 0 ? 0 : wall_ms();
     core::log::info("anchor guest={} mac={} state={}", guest, end.mac.text(),
@@ -266,6 +320,8 @@ Task<Result<>> HomeEnds::keep_only(protocol::AnchorKeep request, Asker asker) {
         if (one.id != 0) {
             CO_TRY_VOID(point_one(request.guest, one));  // it may have ended while this waited
             co_await remove_tunnels({request.guest, one.mac}, one.id);
+            auto const* const kept = find(request.guest, one.mac);
+            if (kept != nullptr) lead_to_guest(kept->record);
             continue;
         }
         if (asker == Asker::remote) {
@@ -285,16 +341,20 @@ Task<Result<>> HomeEnds::keep_only(protocol::AnchorKeep request, Asker asker) {
 Task<void> HomeEnds::remove_tunnels(Name name, std::uint64_t keep) {
     auto* const home = find(name.first, name.second);
     if (home == nullptr) co_return;
-    std::vector<std::uint64_t> others;
+    std::vector<HomeRecord::Tunnel> others;
     for (auto const& one : home->record.tunnels) {
-        if (one.key.id != keep) others.push_back(one.key.id);
+        if (one.key.id != keep) others.push_back(one);
     }
     std::erase_if(home->record.tunnels, [keep](auto const& one) { return one.key.id != keep; });
-    for (auto const id : others) home->tunnels.erase(id);
+    for (auto const& one : others) home->tunnels.erase(one.key.id);
     if (auto const written = co_await records_.write(home->record); !written) {
         core::log::warning("anchor guest={} {}", name.first, written.error().sentence());
     }
-    for (auto const id : others) co_await hub_.remove(id);
+    for (auto const& one : others) {
+        auto const removed = co_await remove_tunnel(one);
+        if (removed) continue;
+        core::log::warning("anchor guest={} {}", name.first, removed.error().sentence());
+    }
 }
 
 /// The anchor ends: what it made is removed. A tap that QEMU holds stays with QEMU.
@@ -304,11 +364,13 @@ Task<Result<>> HomeEnds::end(Name name) {
     auto const home = std::move(at->second);
     homes_.erase(at);
     if (home->stand_in) home->stand_in->end();
-    for (auto const& [id, tunnel] : home->tunnels) co_await hub_.remove(id);
-    auto const released = home->tap.set_persistent(home->record.was_persistent);
+    for (auto const& one : home->record.tunnels) CO_TRY_VOID(co_await remove_tunnel(one));
+    auto const released =
+        home->tap ? home->tap->set_persistent(home->record.was_persistent) : Result<>{};
     if (!released)
         core::log::warning("anchor guest={} {}", name.first, released.error().sentence());
     co_await end_holder(loop_, home->record.holder);
+    stop_for_test("anchor_ended");
     core::log::info("anchor guest={} mac={} state=ended", name.first, name.second.text());
     co_return co_await records_.remove(home->record);
 }
@@ -351,6 +413,33 @@ Task<Result<>> HomeEnds::end_stand_ins(protocol::AnchorEndStandIn request) {
     co_return Result<>{};
 }
 
+Task<Result<>> HomeEnds::end_away(protocol::AnchorEndAway request) {
+    return changes_.run(end_all_away(std::move(request)));
+}
+
+Task<Result<>> HomeEnds::end_all_away(protocol::AnchorEndAway request) {
+    for (auto const& one : request.ends) {
+        auto* const home = find(request.guest, one.mac);
+        if (home == nullptr) continue;  // asked before
+        if (one.id == 0 || home->record.current != one.id) {
+            co_return fail(Errc::refused,
+                           "the anchor of {} for {} is in use by another tunnel than the one that "
+                           "was named",
+                           request.guest, one.mac.text());
+        }
+        if (home->record.tunnels.size() > 1) {
+            co_return fail(Errc::refused, "{} is being moved on by its anchor", request.guest);
+        }
+        home->record.ending = true;
+        CO_TRY_VOID(co_await records_.write(home->record));
+        stop_for_test("anchor_ending");
+        core::log::info("anchor guest={} mac={} is released: no session needs it", request.guest,
+                        one.mac.text());
+        CO_TRY_VOID(co_await end({request.guest, one.mac}));
+    }
+    co_return Result<>{};
+}
+
 void HomeEnds::forget() {
     for (auto const& [name, home] : homes_) {
         if (home->stand_in) home->stand_in->end();
@@ -367,10 +456,12 @@ std::optional<std::string> HomeEnds::bridge_of(std::string const& guest,
 
 /// The anchor of a record, without its tunnels.
 Task<Result<std::shared_ptr<HomeEnds::Home>>> HomeEnds::take_up(HomeRecord& record) {
+    if (record.is_vxlan()) co_return std::make_shared<Home>(Home{record, {}, {}});
     CO_TRY(auto tap, co_await take_up_tap(record));
     auto home = std::make_shared<Home>(Home{record, std::move(tap), {}});
     if (!record.is_stand_in()) co_return home;
-    home->stand_in = std::make_unique<StandIn>(loop_, netlink_, home->tap, *home->record.interface);
+    home->stand_in =
+        std::make_unique<StandIn>(loop_, netlink_, *home->tap, *home->record.interface);
     // One that is in use has the guest's frames in its ring.
     if (record.current == 0) CO_TRY_VOID(co_await home->stand_in->prepare());
     co_return home;
@@ -419,14 +510,19 @@ bool HomeEnds::may_be_needed(HomeRecord const& record) const {
 }
 
 Task<Result<>> HomeEnds::discard(HomeRecord record) {
+    if (record.is_vxlan()) {
+        for (auto const& one : record.tunnels) CO_TRY_VOID(co_await remove_tunnel(one));
+        co_return co_await records_.remove(record);
+    }
     if (auto const tap = held(record.holder, record.tap.name)) {
         (void)tap->set_persistent(record.was_persistent);  // at worst it stays
     }
     co_await end_holder(loop_, record.holder);
-    if (record.is_stand_in()) {
-        CO_TRY(auto const left, netlink_.find_link(record.tap.name));
-        if (left) (void)netlink_.delete_link(record.tap.name);  // nothing holds it
-    }
+    CO_TRY(auto const left, netlink_.find_link(record.tap.name));
+    // Nothing holds it. The guest's own may be left if its holder was killed.
+    bool const lost =
+        record.ending && !record.was_persistent && left && left->mac == record.tap.mac;
+    if (left && (record.is_stand_in() || lost)) (void)netlink_.delete_link(record.tap.name);
     co_return co_await records_.remove(record);
 }
 
@@ -437,6 +533,7 @@ Task<Result<>> HomeEnds::restore(HomeRecord record) {
 Task<Result<>> HomeEnds::restore_one(HomeRecord record) {
     Name const name{record.guest, record.mac};
     if (homes_.contains(name)) co_return Result<>{};
+    if (record.ending) co_return co_await discard(record);
     if (record.current == 0 && !record.is_stand_in()) note_move(record);
     if (record.current == 0 && !may_be_needed(record)) co_return co_await discard(record);
     CO_TRY(auto const home, co_await take_up(record));
@@ -449,6 +546,7 @@ Task<Result<>> HomeEnds::restore_one(HomeRecord record) {
     if (!added) {
         auto const tunnels = std::exchange(kept.tunnels, {});
         homes_.erase(name);  // it is tried again
+        // (A device stays: frames need no process.)
         for (auto const& [id, tunnel] : tunnels) co_await hub_.remove(id);
         co_return added;
     }
@@ -479,7 +577,12 @@ void HomeEnds::list(Json& into) const {
         auto const id = record.current != 0      ? record.current
                         : record.tunnels.empty() ? 0
                                                  : record.tunnels.back().key.id;
-        if (auto const at = home->tunnels.find(id); at != home->tunnels.end()) {
+        if (record.is_vxlan() && id != 0) {
+            one.set("peer", record.tunnel(id)->peer.address.text());
+            one.set("device", netmove::anchor_vxlan_name(id));
+        }
+        auto const at = home->tunnels.find(id);
+        if (at != home->tunnels.end() && at->second != nullptr) {
             one.set("peer", record.tunnel(id)->peer.text());
             one.set("connected", at->second->is_established());
             one.set("tunnel", at->second->statistics().to_json());

@@ -3,12 +3,17 @@
 // another host of its home network, a stand-in takes the place of its tap (stand_in.hpp): point
 // announces the guest there. Owned by AnchorService.
 //
+//
+// Where the kernel carries the tunnels (--anchor-plane=vxlan), each is a port of the guest's
+// bridge, and the anchor has no tap: the guest moves as in one L2 network.
+//
 //   prepare        the guest is about to leave, or to move on: a tunnel to the next host, path
 //                  tested
 //   point          the guest's frames take this tunnel, in one step
 //   keep           the move has ended: the other tunnels are removed
 //   finish         the guest is home again, on this host
 //   end_stand_in   the guest is home again, or has stayed, on another host
+//   end_away       the guest stays away, and needs its place at home no more
 //
 // Invariant: at most one reader has the tap's ring: QEMU, or the tunnel `current` of the record.
 #pragma once
@@ -53,6 +58,9 @@ public:
     core::Task<core::Result<>> finish(std::string guest);
     /// Fails with refused if an end is no stand-in, or has another tunnel in use.
     core::Task<core::Result<>> end_stand_in(protocol::AnchorEndStandIn request);
+    /// Fails with refused if an end has another tunnel in use. What has begun is finished after a
+    /// restart.
+    core::Task<core::Result<>> end_away(protocol::AnchorEndAway request);
     /// Whether this host can be the anchor of that interface, which is on another host. Fails with
     /// refused: a sentence about "it", this host. Changes nothing.
     [[nodiscard]] core::Result<> check_stand_in(std::string const& guest,
@@ -72,7 +80,8 @@ public:
 private:
     struct Home {
         HomeRecord record;
-        netmove::Tap tap;
+        std::optional<netmove::Tap> tap;  ///< None in the kernel's plane.
+        /// Null in the kernel's plane: its device.
         std::map<std::uint64_t, netmove::tunnel::Tunnel*> tunnels;
         std::unique_ptr<StandIn> stand_in = {};  ///< If it is one; it uses `tap`.
     };
@@ -86,7 +95,11 @@ private:
     core::Task<core::Result<>> begin_stand_in(std::string guest, protocol::AnchorEnd end);
     static core::Result<> move_stand_in(Home& home, protocol::AnchorEnd const& end);
     core::Task<core::Result<>> end_stand_ins(protocol::AnchorEndStandIn request);
+    core::Task<core::Result<>> end_all_away(protocol::AnchorEndAway request);
     core::Result<> add_tunnel(Home& home, HomeRecord::Tunnel const& tunnel);
+    core::Task<core::Result<>> remove_tunnel(HomeRecord::Tunnel tunnel);
+    core::Task<core::Result<>> take_bridge(std::string guest, protocol::AnchorEnd end);
+    void lead_to_guest(HomeRecord const& record);
     core::Result<Home*> point_one(std::string const& guest, protocol::AnchorEnd const& end);
     core::Task<core::Result<>> keep_only(protocol::AnchorKeep request, Asker asker);
     core::Task<core::Result<>> end_all(std::string guest);

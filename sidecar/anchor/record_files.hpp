@@ -18,6 +18,7 @@ public:
     RecordFiles(core::Loop& loop, Paths paths)
         : loop_(loop), paths_(std::move(paths)), turn_(loop) {}
 
+    [[nodiscard]] Paths const& paths() const { return paths_; }
     /// The record as it is at this call. Ends when it is durable. Fails with io.
     core::Task<core::Result<>> write(HomeRecord const& record);
     core::Task<core::Result<>> write(FarRecord const& record);

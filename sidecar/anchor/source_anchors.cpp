@@ -94,6 +94,7 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
                                    std::set<std::size_t> wanted, Deadline deadline) {
     ends_.clear();
     keys_.clear();
+    released_ = false;
     CO_TRY(auto const fars, far_records(config_.paths, config_.guest));
     if (!config_.stand_in.empty()) {
         if (fars.empty()) co_return find_stand_in(interfaces, wanted);
@@ -109,6 +110,10 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
         if (interface.bridge.empty() || (from_here && !wanted.contains(index))) continue;
         auto const far = std::ranges::find(fars, interface.mac, &FarRecord::mac);
         if (far == fars.end() && !from_here) continue;  // in a network of this host
+        if (!from_here && far->is_released()) {
+            find_released(interface, *far);
+            continue;
+        }
         if (!from_here) anchor_port_ = far->anchor_port;
         auto& key = keys_.emplace_back(Key::generate());
         interface.anchor = netmove::AnchorMove{from_here ? 0 : far->key.id, key.id};
@@ -116,9 +121,15 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
             interface.anchor->home_bridge = far->home_bridge;
             interface.port = far->home_port;
         }
-        ends_.push_back({interface.mac, interface.tap, *interface.anchor});
+        if (from_here ? config_.vxlan_port != 0 : far->vxlan.has_value()) {
+            auto const port =
+                from_here ? static_cast<std::uint16_t>(config_.vxlan_port) : far->vxlan->port;
+            auto const home = from_here ? netmove::Address() : far->vxlan->home;
+            interface.anchor->vxlan = netmove::AnchorVxlan{netmove::anchor_vni(key.id), port, home};
+        }
+        ends_.push_back({interface.mac, interface.tap, *interface.anchor, {}, interface.mtu});
     }
-    if (ends_.empty()) co_return Result<>{};
+    if (ends_.empty() || released_) co_return Result<>{};
     probe_ = Key::generate();
     if (!from_here) {
         // A guest that returns home needs no answer of its anchor: probe() reports what fails.
@@ -130,6 +141,16 @@ Task<Result<>> SourceAnchors::find(std::vector<netmove::GuestInterface>& interfa
                               deadline.sooner(limits::anchor_answer_timeout)));
     anchor_port_ = where.serve_port;
     co_return Result<>{};
+}
+
+/// The guest can only return to its home network.
+void SourceAnchors::find_released(netmove::GuestInterface& interface, FarRecord const& far) {
+    released_ = true;
+    interface.anchor = netmove::AnchorMove{far.key.id, 0};
+    interface.anchor->home_bridge = far.local->choice.home_bridge;
+    interface.bridge = far.local->choice.home_bridge;
+    interface.port = far.home_port;
+    ends_.push_back({interface.mac, interface.tap, *interface.anchor});
 }
 
 void SourceAnchors::note_home(std::vector<netmove::GuestInterface>& interfaces,
@@ -201,6 +222,8 @@ void SourceAnchors::begin_after_restart(std::vector<netmove::GuestInterface> con
     }
     read_keys();
     told_.reset();
+    auto const fars = far_records(config_.paths, config_.guest);
+    released_ = fars && std::ranges::any_of(*fars, &FarRecord::is_released);
 }
 
 bool SourceAnchors::returns_home() const {
@@ -236,12 +259,45 @@ Result<Endpoint> SourceAnchors::endpoint(std::string const& host, int tunnel_por
 
 Task<Result<>> SourceAnchors::probe(std::string host, int tunnel_port, std::string host_id,
                                     Deadline deadline) {
+    if (released_) co_return Result<>{};
     if (ends_stand_in()) co_return co_await reach_stand_in(deadline);
     if (ends_.empty() || returns_home()) co_return Result<>{};
     CO_TRY(auto const peer, endpoint(host, tunnel_port));
     if (begins_stand_in()) co_return co_await check_stand_in(peer, std::move(host_id), deadline);
     CO_TRY(path_, co_await ask(protocol::AnchorProbe{config_.guest, peer, *probe_}, deadline));
+    if (in_kernel()) co_return check_vxlan_path(peer);
     co_return Result<>{};
+}
+
+Result<> SourceAnchors::address_vxlan(std::vector<netmove::GuestInterface>& interfaces,
+                                      std::string const& host) {
+    if (!in_kernel() || !leaves_home()) return {};
+    TRY(auto const remote, netmove::Address::parse(host));
+    TRY(auto const own, netmove::own_address_towards(remote));
+    for (auto& end : ends_) {
+        end.move.vxlan->home = own;
+        auto const at = std::ranges::find(interfaces, end.mac, &netmove::GuestInterface::mac);
+        if (at != interfaces.end()) at->anchor->vxlan->home = own;
+    }
+    return {};
+}
+
+/// A VXLAN device never cuts a frame.
+Result<> SourceAnchors::check_vxlan_path(Endpoint const& peer) const {
+    constexpr int headers_ipv4 = 28;
+    constexpr int headers_ipv6 = 48;
+    for (auto const& end : ends_) {
+        int const needed = end.mtu + netmove::vxlan_payload_overhead;
+        if (path_->datagram_max >= static_cast<std::uint64_t>(needed)) continue;
+        int const headers = peer.address.is_ipv4() ? headers_ipv4 : headers_ipv6;
+        return fail(Errc::refused,
+                    "--anchor-plane=vxlan: the path to {} passes datagrams of {} bytes, and frames "
+                    "of {} with its MTU of {} need an MTU of {} on the path: raise it, or leave "
+                    "the option out (the tunnel of `serve` cuts frames)",
+                    peer.address.text(), path_->datagram_max, end.mac.text(), end.mtu,
+                    needed + headers);
+    }
+    return {};
 }
 
 /// Its host can begin and end stand-ins.
@@ -289,10 +345,12 @@ Task<Result<>> SourceAnchors::prepare(std::string host, int tunnel_port, Deadlin
                                "the key of a tunnel was lost with an earlier sidecar");
             }
             end.key = *key;
+            end.vxlan = ends_[index].move.vxlan;
         }
     }
     protocol::AnchorPrepare request{config_.guest, config_.migration_id, peer, std::move(now)};
-    CO_TRY(path_, co_await ask(std::move(request), deadline));
+    CO_TRY(auto const path, co_await ask(std::move(request), deadline));
+    if (!in_kernel() || !path_) path_ = path;
     core::log::info("guest={} migration_id={} tunnel to {} round_trip_us={} datagram_max={}",
                     config_.guest, config_.migration_id, host, path_->round_trip_us,
                     path_->datagram_max);
@@ -356,7 +414,7 @@ Task<Result<>> SourceAnchors::wait_repointed(Deadline deadline) {
 Task<Result<>> SourceAnchors::settle(Deadline deadline) {
     if (ends_.empty()) co_return Result<>{};
     Result<> first;
-    if (ends_stand_in()) first = co_await end_stand_in(deadline);
+    if (ends_stand_in() && !released_) first = co_await end_stand_in(deadline);
     if (!returns_home()) {
         auto kept = co_await ask(protocol::AnchorKeep{config_.guest, ends(true)},
                                  deadline.sooner(limits::anchor_answer_timeout));

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "core/sync.hpp"
+#include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/channel/peer.hpp"
 #include "sidecar/channel/protocol_anchor.hpp"
 #include "sidecar/machine/common.hpp"
@@ -35,6 +36,8 @@ public:
         std::string guest;
         std::string migration_id;
         std::string stand_in;  ///< HOST[:PORT] that is to be the anchor; empty: this host.
+        /// UDP, of an anchor that begins in the kernel; 0: in user space.
+        int vxlan_port = 0;
     };
     SourceAnchors(core::Loop& loop, Config config);
 
@@ -50,6 +53,8 @@ public:
     /// The anchor is a stand-in, and the guest returns to its home network at a host that is not
     /// the anchor's: its interfaces are moved to their bridges there, and the stand-in ends.
     void leave_stand_in(std::vector<netmove::GuestInterface>& interfaces);
+    /// The guest is away, and its anchor was released: it has no place on its home network.
+    [[nodiscard]] bool is_released() const { return released_; }
     /// The guest is away, and all its anchors are stand-ins.
     [[nodiscard]] bool behind_stand_ins() const;
     /// After a restart of this sidecar, from the recorded interfaces: what the anchor was told last
@@ -60,6 +65,12 @@ public:
     [[nodiscard]] bool empty() const { return ends_.empty(); }
     /// The anchor is on this host: the guest leaves home, and its tap stays.
     [[nodiscard]] bool leaves_home() const { return !ends_.empty() && place_ == Place::here; }
+    /// The guest leaves home, and its frames wait there until it runs at the destination.
+    [[nodiscard]] bool leaves_its_taps() const { return leaves_home() && !in_kernel(); }
+    /// The tunnels are in the kernel.
+    [[nodiscard]] bool in_kernel() const {
+        return !ends_.empty() && ends_.front().move.vxlan.has_value();
+    }
     /// The guest leaves home, and a stand-in on another host takes the place of its tap.
     [[nodiscard]] bool begins_stand_in() const {
         return !ends_.empty() && place_ == Place::begins_elsewhere;
@@ -83,6 +94,10 @@ public:
     core::Task<core::Result<>> probe(std::string host, int tunnel_port, std::string host_id,
                                      core::Deadline deadline);
     [[nodiscard]] std::optional<protocol::AnchorPath> const& path() const { return path_; }
+    /// Before probe(): the devices' addresses, where the tunnels are in the kernel. `host`: the
+    /// destination. Fails with io.
+    core::Result<> address_vxlan(std::vector<netmove::GuestInterface>& interfaces,
+                                 std::string const& host);
     /// `host`, `tunnel_port`: of the destination's far ends. Fails with refused.
     core::Task<core::Result<>> prepare(std::string host, int tunnel_port, core::Deadline deadline);
     /// At STOP: the addresses that a stand-in announces.
@@ -112,12 +127,14 @@ private:
         std::string tap;
         netmove::AnchorMove move;
         std::optional<netmove::GuestInterface> interface = {};  ///< That a stand-in stands in for.
+        int mtu = 1500;
     };
     template <class Request>
     core::Task<core::Result<typename Request::Answer>> ask(Request request,
                                                            core::Deadline deadline);
     core::Task<core::Result<>> reach_home(core::Deadline deadline);
     core::Task<core::Result<>> look_up_home(core::Deadline deadline);
+    void find_released(netmove::GuestInterface& interface, FarRecord const& far);
     core::Result<> find_stand_in(std::vector<netmove::GuestInterface>& interfaces,
                                  std::set<std::size_t> const& wanted);
     core::Task<core::Result<>> reach_stand_in(core::Deadline deadline);
@@ -127,6 +144,7 @@ private:
     core::Result<> take_where(protocol::AnchorWhereAnswer const& where);
     [[nodiscard]] std::vector<protocol::AnchorEnd> ends(bool destination) const;
     core::Task<void> keep_told();
+    [[nodiscard]] core::Result<> check_vxlan_path(netmove::tunnel::Endpoint const& peer) const;
     static core::Result<netmove::tunnel::Endpoint> endpoint(std::string const& host,
                                                             int tunnel_port);
     core::Result<> write_keys() const;
@@ -141,6 +159,7 @@ private:
     Place place_ = Place::here;
     std::string home_;
     int anchor_port_ = 0;
+    bool released_ = false;
     std::unique_ptr<PeerChannel> channel_;  ///< To another host's `serve`.
     bool telling_ = false;  ///< keep_told() runs.
     std::optional<machine::Side> wanted_;  ///< None: nothing is asked for.

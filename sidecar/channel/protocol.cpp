@@ -49,6 +49,7 @@ constexpr std::array verbs = {
     std::string_view("anchor_keep"),
     std::string_view("anchor_stand_in"),
     std::string_view("anchor_end_stand_in"),
+    std::string_view("anchor_end_away"),
     std::string_view("anchor_where"),
     std::string_view("anchor_offer"),
     std::string_view("anchor_receive"),
@@ -95,7 +96,7 @@ bool may_ask(Role role, Verb verb) {
         case Role::vtep_source:
             return between(Verb::vtep_prepare, Verb::vtep_repoint_fdb);
         case Role::anchor_source:
-            return between(Verb::anchor_probe, Verb::anchor_end_stand_in);
+            return between(Verb::anchor_probe, Verb::anchor_end_away);
         case Role::local:
             return between(Verb::anchor_probe, Verb::anchor_release);
         case Role::sidecar:
@@ -108,9 +109,11 @@ bool may_ask(Role role, Verb verb) {
 
 Features const& our_features() {
     static Features const all = {
-        Feature::verify,         Feature::base,          Feature::conntrack,     Feature::replicate,
-        Feature::vtep,           Feature::anchor,        Feature::local_address, Feature::stand_in,
-        Feature::shared_storage, Feature::stopped_guest, Feature::block_device};
+        Feature::verify,        Feature::base,         Feature::conntrack,
+        Feature::replicate,     Feature::vtep,         Feature::anchor,
+        Feature::local_address, Feature::stand_in,     Feature::shared_storage,
+        Feature::stopped_guest, Feature::block_device, Feature::anchor_release,
+        Feature::anchor_vxlan};
     return all;
 }
 

@@ -84,7 +84,9 @@ enum class Feature : std::uint8_t {
     stand_in,
     shared_storage,
     stopped_guest,  ///< Leaves a guest stopped that was stopped at the source.
-    block_device
+    block_device,
+    anchor_release,
+    anchor_vxlan
 };
 using Features = std::set<Feature>;
 /// The features of this release.

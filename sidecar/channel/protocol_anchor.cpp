@@ -55,6 +55,7 @@ Json AnchorEnd::to_json() const {
     if (stand_in) made.set("stand_in", stand_in->to_json());
     if (!home_bridge.empty()) made.set("home_bridge", home_bridge);
     if (home_port) made.set("home_port", home_port->to_json());
+    if (vxlan) made.set("vxlan", vxlan->to_json());
     if (!local) return made;
     Json list = Json::array();
     for (auto const& address : addresses) list.add(address.text());
@@ -84,6 +85,9 @@ Result<AnchorEnd> AnchorEnd::from_json(Json const& json) {
     }
     if (json.has("home_port")) {
         TRY(made.home_port, netmove::PortSettings::from_json(json["home_port"]));
+    }
+    if (json.has("vxlan")) {
+        TRY(made.vxlan, netmove::AnchorVxlan::from_json(json["vxlan"]));
     }
     if (!json.has("local")) return made;
     TRY(made.local, netmove::LocalChoice::from_json(json["local"]));
@@ -193,6 +197,15 @@ Json AnchorEndStandIn::to_json() const { return guest_and_ends(guest, ends); }
 
 Result<AnchorEndStandIn> AnchorEndStandIn::from_json(Json const& json) {
     AnchorEndStandIn made;
+    TRY(made.guest, anchored_guest(json));
+    TRY(made.ends, anchor_ends(json));
+    return made;
+}
+
+Json AnchorEndAway::to_json() const { return guest_and_ends(guest, ends); }
+
+Result<AnchorEndAway> AnchorEndAway::from_json(Json const& json) {
+    AnchorEndAway made;
     TRY(made.guest, anchored_guest(json));
     TRY(made.ends, anchor_ends(json));
     return made;

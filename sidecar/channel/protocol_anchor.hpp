@@ -10,6 +10,8 @@
 //     anchor_keep {tunnels}                 ->   serve of the anchor     removes the other tunnels
 //     anchor_stand_in {interfaces, peer}    ->   serve of a third host   can it be the anchor?
 //     anchor_end_stand_in {tunnels}         ->   serve of a third host   it is the anchor no more
+//   serve of the guest's host
+//     anchor_end_away {tunnels}             ->   serve of the anchor     the guest needs it no more
 //     anchor_leave {guest}                  ->   serve of this host      removes the far ends
 //   destination's sidecar
 //     anchor_offer, anchor_receive          ->   serve of this host      makes the far ends
@@ -38,6 +40,8 @@ struct AnchorEnd {
     std::optional<netmove::GuestInterface> stand_in = {};
     std::string home_bridge = {};  ///< For the far end: AnchorMove::home_bridge.
     std::optional<netmove::PortSettings> home_port = {};  ///< For the far end; none: as new.
+    /// The tunnel of `key` is in the kernel (--anchor-plane=vxlan); none: in user space.
+    std::optional<netmove::AnchorVxlan> vxlan = {};
     [[nodiscard]] Json to_json() const;
     static Result<AnchorEnd> from_json(Json const& json);
 };
@@ -130,6 +134,17 @@ struct AnchorEndStandIn {
     static Result<AnchorEndStandIn> from_json(Json const& json);
 };
 
+/// The guest runs elsewhere, behind the tunnel `id`, and needs its anchor no more: it ends. Asked
+/// by the `serve` of the guest's host (--release-when-idle).
+struct AnchorEndAway {
+    static constexpr Verb verb = Verb::anchor_end_away;
+    using Answer = Nothing;
+    std::string guest;
+    std::vector<AnchorEnd> ends;
+    [[nodiscard]] Json to_json() const;
+    static Result<AnchorEndAway> from_json(Json const& json);
+};
+
 struct AnchorWhereAnswer {
     struct End {
         netmove::MacAddress mac;
@@ -219,7 +234,7 @@ struct AnchorRelease {
 };
 
 using FromAnchorSource = std::variant<AnchorProbe, AnchorPrepare, AnchorPoint, AnchorKeep,
-                                      AnchorStandIn, AnchorEndStandIn>;
+                                      AnchorStandIn, AnchorEndStandIn, AnchorEndAway>;
 using FromLocal =
     std::variant<AnchorProbe, AnchorPrepare, AnchorPoint, AnchorKeep, AnchorWhere, AnchorOffer,
                  AnchorReceive, AnchorLeave, AnchorReturn, AnchorList, AnchorRelease>;

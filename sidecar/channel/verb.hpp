@@ -52,6 +52,7 @@ enum class Verb : std::uint8_t {
     anchor_keep,
     anchor_stand_in,
     anchor_end_stand_in,
+    anchor_end_away,
     // Another process of this host asks its `serve`.
     anchor_where,
     anchor_offer,

@@ -30,7 +30,10 @@ std::string age_of(Json const& anchor) {
                        minutes % minutes_per_hour);
 }
 
+bool is_released(Json const& anchor) { return anchor["state"].text_or("") == "released"; }
+
 std::string where_text(Json const& anchor) {
+    if (is_released(anchor)) return "runs here, and its anchor was released; here";
     bool const far = anchor["end"].text_or("") == "far";
     auto const words = far                                     ? "runs here, its anchor is at"
                        : anchor["state"].text_or("") == "away" ? "runs at"
@@ -52,6 +55,7 @@ void print_anchor(Json const& anchor) {
     print_anchor_line(anchor);
     for (auto const& line : local_lines(anchor["local"])) fmt::print("    {}\n", line);
     auto const tunnel = anchor["tunnel"];
+    if (is_released(anchor)) return;  // it has none
     auto const number = [&tunnel](std::string_view key) { return tunnel[key].integer_or(0); };
     fmt::print("    tap {} in {}{}\n", anchor["tap"].text_or(""), anchor["bridge"].text_or(""),
                is_stand_in(anchor) ? ", which stands in for the guest's own" : "");
@@ -118,6 +122,17 @@ std::vector<std::string> local_lines(Json const& local) {
                                                (wall_ms() - ended) / ms_per_minute);
     lines.push_back(fmt::format("sessions {} through its home{}, {} direct", home, last,
                                 local["direct_sessions"].integer_or(0)));
+    auto const release = local["release"];
+    auto const state = release["state"].text_or("");
+    auto const waits = release["waits"].text_or("");
+    if (state == "released") {
+        lines.push_back(
+            fmt::format("anchor   released {} min ago: this host answers for the "
+                        "guest's gateway at home",
+                        (wall_ms() - release["at_ms"].integer_or(0)) / ms_per_minute));
+    } else if (!state.empty()) {
+        lines.push_back(fmt::format("anchor   to be released: {}", waits.empty() ? "soon" : waits));
+    }
     return lines;
 }
 

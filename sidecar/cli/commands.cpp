@@ -291,7 +291,9 @@ void show_status(Json const& status) {
         fmt::print("    {}\n", waiting);
     if (status["anchored"].boolean_or(false)) {
         auto const guest = status["guest"].text_or("");
-        fmt::print("    its anchor is on another host: `sidecar anchor show {}`\n", guest);
+        bool const released = status["local"]["release"]["state"].text_or("") == "released";
+        fmt::print("    its anchor {}: `sidecar anchor show {}`\n",
+                   released ? "was released" : "is on another host", guest);
     }
     for (auto const& line : local_lines(status["local"])) fmt::print("      {}\n", line);
     show_replication(status);

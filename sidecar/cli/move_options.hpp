@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "netmove/anchor_vxlan.hpp"
 #include "sidecar/host/settings.hpp"
 
 namespace CLI {
@@ -22,11 +23,15 @@ public:
     core::Result<> finish(MigrateOptions& into) const;
 
 private:
+    core::Result<> finish_vxlan(MigrateOptions& into) const;
     std::string network_ = "auto";
     std::string anchor_host_;
+    std::string anchor_plane_ = "udp";
+    int vxlan_port_ = netmove::vxlan_port_default;
     std::vector<std::string> addresses_;
     std::vector<std::string> home_subnets_;
     std::string new_sessions_ = "home";
+    bool release_when_idle_ = false;
 };
 
 }  // namespace sidecar

@@ -270,8 +270,8 @@ Task<Result<>> serve(core::Loop& loop, SessionSettings options, std::stop_token 
     auto const socket = options.paths.serve_socket();
     CO_TRY(auto const local, core::listen_unix(socket, 0600));
     // Without netlink this host can still receive guests that have no network.
-    auto const opened = AnchorService::open(
-        loop, {options.paths, options.serve.tunnel_port, port, options.serve.maps});
+    auto const opened = AnchorService::open(loop, {options.paths, options.serve.tunnel_port, port,
+                                                   options.serve.maps, options.serve.tls});
     if (!opened) core::log::warning("serve: {}", opened.error().sentence());
     auto* const anchors = opened ? opened->get() : nullptr;
     core::TaskGroup beside(loop);

@@ -138,6 +138,10 @@ constexpr seconds anchor_patience{10};
 /// How often `serve` counts the sessions of guests with a local address. Each is forgotten seconds
 /// to minutes after its end, so the end of the last is known no more exactly.
 constexpr seconds anchor_session_interval{10};
+/// With --release-when-idle the anchor ends when no session through it was known for so long. Twice
+/// the time after which a silent UDP session counts as ended, and the longest pause between two
+/// router advertisements of a router with usual settings (RFC 4861 6.2.1).
+constexpr seconds anchor_release_idle{600};
 /// How often `serve` tries to make an anchor again whose bridge is not there yet after a boot.
 constexpr seconds anchor_restore_interval{2};
 /// Processes of this host that are connected to `serve` at the same time.

@@ -147,6 +147,7 @@ Json MigrateOptions::to_json() const {
                          {"network", name(network)},
                          {"local", local.addresses.empty() ? Json() : local.to_json()},
                          {"anchor_host", anchor_host},
+                         {"anchor_vxlan_port", anchor_vxlan_port},
                          {"downtime_limit_ms", downtime_limit_ms},
                          {"converge_limit_s", converge_limit_s},
                          {"link_timeout_s", link_timeout_s},
@@ -175,6 +176,11 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
         TRY(made.local, netmove::LocalChoice::from_json(json["local"]));
     }
     made.anchor_host = json["anchor_host"].text_or("");
+    auto const vxlan_port = json["anchor_vxlan_port"].integer_or(0);
+    if (vxlan_port < 0 || vxlan_port > UINT16_MAX) {
+        return fail(Errc::invalid, "a UDP port is 1 to 65535");
+    }
+    made.anchor_vxlan_port = static_cast<int>(vxlan_port);
     TRY(made.downtime_limit_ms, downtime_limit_from(json));
     TRY(made.converge_limit_s, converge_limit_from(json));
     TRY(made.link_timeout_s, link_timeout_from(json));

@@ -96,6 +96,9 @@ struct MigrateOptions {
     /// HOST[:PORT] of a `serve` in the guest's home network that is to be the anchor; empty: this
     /// host's.
     std::string anchor_host;
+    /// --anchor-plane=vxlan: the kernel carries the frames of an anchor that begins, at this UDP
+    /// port; 0: user space does.
+    int anchor_vxlan_port = 0;
     int downtime_limit_ms = limits::downtime_limit_default_ms;  ///< No pause is longer.
     /// From the start of RAM to STOP.
     int converge_limit_s = limits::converge_limit_default.count();

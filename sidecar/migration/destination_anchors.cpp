@@ -26,6 +26,7 @@ protocol::AnchorEnd anchor_end(netmove::GuestInterface const& interface,
     if (end.local) end.addresses = netmove::translatable(interface.addresses);
     end.home_bridge = move.home_bridge;
     end.home_port = interface.port;
+    end.vxlan = move.vxlan;
     return end;
 }
 

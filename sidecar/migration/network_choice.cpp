@@ -1,5 +1,7 @@
 #include "sidecar/migration/network_choice.hpp"
 
+#include "netmove/netlink.hpp"
+
 namespace sidecar {
 
 using core::Errc;
@@ -70,6 +72,19 @@ std::string choice_in_vxlan(NetworkChoice choice, netmove::GuestInterface const&
     return fmt::format(
         "moved by vxlan: both bridges are in VNI {}; {}", vni,
         choice == NetworkChoice::vxlan ? "--network=vxlan says so" : why_no_fabric(interface));
+}
+
+std::string plane_text(netmove::Netlink& netlink, netmove::AnchorVxlan const& vxlan,
+                       std::string const& destination) {
+    auto text = fmt::format("; the kernel carries them (VXLAN, VNI {}, UDP port {})", vxlan.vni,
+                            vxlan.port);
+    auto const remote = netmove::Address::parse(destination);
+    auto const encrypted =
+        remote ? netmove::way_is_encrypted(netlink, *remote) : Result<bool>(false);
+    if (encrypted && *encrypted) return text;
+    return text +
+           "; WARNING: in clear, and whoever reaches that port can send frames into the guest's "
+           "network: protect the path (WireGuard, IPsec)";
 }
 
 }  // namespace sidecar

@@ -19,4 +19,9 @@ core::Result<> choose_mover(NetworkChoice choice, netmove::GuestInterface& inter
 /// What moves an interface whose bridges are both in a VXLAN, and why: for `migrate --check`.
 std::string choice_in_vxlan(NetworkChoice choice, netmove::GuestInterface const& interface);
 
+/// Continues the line about an interface whose anchor's tunnel is in the kernel. `destination`: its
+/// address.
+std::string plane_text(netmove::Netlink& netlink, netmove::AnchorVxlan const& vxlan,
+                       std::string const& destination);
+
 }  // namespace sidecar

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 
+#include "netmove/local_address.hpp"
 #include "sidecar/anchor/anchor_record.hpp"
 #include "sidecar/guest/preflight.hpp"
+#include "sidecar/host/limits.hpp"
 
 namespace sidecar {
 
@@ -14,6 +16,8 @@ using core::fail;
 using core::Result;
 
 namespace {
+
+constexpr std::int64_t seconds_per_minute = 60;
 
 /// Of the home network: what its bridge on this host says, or what an earlier move has recorded.
 Result<std::vector<netmove::HostAddress>> home_subnets(SourceContext const& context,
@@ -33,6 +37,46 @@ Result<std::vector<netmove::HostAddress>> home_subnets(SourceContext const& cont
         home.push_back(subnet);
     }
     return home;
+}
+
+/// --release-when-idle: what the guest has without its anchor must be all that it needs.
+Result<> note_release(SourceContext const& context, SourceAnchors const& anchors,
+                      netmove::GuestInterface const& interface, netmove::LocalChoice& local) {
+    if (!context.peer.offers(protocol::Feature::anchor_release)) {
+        return fail(Errc::refused, "the sidecar of {} is too old for --release-when-idle",
+                    context.options.destination);
+    }
+    if (interface.anchor->vxlan) {
+        return fail(Errc::refused,
+                    "--release-when-idle: the anchor is in the kernel (--anchor-plane=vxlan), and "
+                    "only one in user space can be released so");
+    }
+    auto const& all = context.description.interfaces;
+    if (std::ranges::count_if(all, [](auto const& one) { return one.anchor.has_value(); }) > 1) {
+        return fail(Errc::refused,
+                    "--release-when-idle: several interfaces of {} have an anchor, and one alone "
+                    "has a local address",
+                    context.guest.name);
+    }
+    for (auto const& address : netmove::translatable(interface.addresses)) {
+        if (local.of(address.family())) continue;
+        return fail(Errc::refused,
+                    "--release-when-idle: the guest has {}, and would have no {} without its "
+                    "anchor: name a local address of that family too",
+                    address.text(), address.is_ipv4() ? "IPv4" : "IPv6");
+    }
+    if (anchors.leaves_home() || anchors.begins_stand_in()) {
+        local.home_bridge = interface.bridge;
+        return {};
+    }
+    TRY(auto const fars, far_records(context.guest.paths, context.guest.name));
+    auto const far = std::ranges::find(fars, interface.mac, &FarRecord::mac);
+    if (far != fars.end() && far->local) local.home_bridge = far->local->choice.home_bridge;
+    if (far != fars.end() && local.home_bridge.empty()) local.home_bridge = far->home_bridge;
+    if (!local.home_bridge.empty()) return {};
+    return fail(Errc::refused,
+                "--release-when-idle: which bridge the guest has at home is not known on this "
+                "host; give the option when it leaves home");
 }
 
 }  // namespace
@@ -75,6 +119,7 @@ Result<> note_local_choice(SourceContext const& context, SourceAnchors const& an
                     "because {} has no address of it: name it (--home-subnet)",
                     address.is_ipv4() ? "IPv4" : "IPv6", at->bridge);
     }
+    if (local.release_when_idle) TRY_VOID(note_release(context, anchors, *at, local));
     if (auto const valid = local.validate(); !valid) {
         return fail(Errc::refused, "{}", valid.error().sentence());
     }
@@ -85,8 +130,13 @@ Result<> note_local_choice(SourceContext const& context, SourceAnchors const& an
 std::string local_choice_text(netmove::LocalChoice const& local) {
     std::vector<std::string> addresses;
     for (auto const& address : local.addresses) addresses.push_back(address.text());
-    return fmt::format("; reached there as {} too{}", fmt::join(addresses, " and "),
-                       local.new_sessions ? ", which its new sessions use" : "");
+    auto text = fmt::format("; reached there as {} too{}", fmt::join(addresses, " and "),
+                            local.new_sessions ? ", which its new sessions use" : "");
+    if (!local.release_when_idle) return text;
+    return text + fmt::format(
+                      "; its anchor ends when no session has used it for {} min: the guest cannot "
+                      "renew a DHCP lease from its home network then",
+                      limits::anchor_release_idle.count() / seconds_per_minute);
 }
 
 }  // namespace sidecar

@@ -39,8 +39,9 @@ SourceNetwork::SourceNetwork(SourceContext context, Journal& journal)
       journal_(journal),
       vteps_(context.guest.loop, {context.options.vteps, context.options.tls, context.guest.name,
                                   context.migration_id}),
-      anchors_(context.guest.loop, {context.guest.paths, context.options.tls, context.guest.name,
-                                    context.migration_id, context.options.anchor_host}),
+      anchors_(context.guest.loop,
+               {context.guest.paths, context.options.tls, context.guest.name, context.migration_id,
+                context.options.anchor_host, context.options.anchor_vxlan_port}),
       frames_(context.guest),
       tracking_(context.guest),
       forwarding_(context.guest.loop),
@@ -113,6 +114,15 @@ Task<Result<>> SourceNetwork::choose() {
                        context_.guest.name);
     }
     if (anchors_.empty()) co_return check_local_choice(context_, anchors_);
+    if (anchors_.is_released()) {
+        if (choice == NetworkChoice::bridge) co_return check_local_choice(context_, anchors_);
+        co_return fail(Errc::refused,
+                       "the anchor of {} was released, so it can only return to its home network, "
+                       "and no test can find out whether {} is in that: --network=bridge says so, "
+                       "and moves it to {} there",
+                       context_.guest.name, context_.options.destination,
+                       context_.description.interfaces.front().bridge);
+    }
     if (choice == NetworkChoice::bridge || choice == NetworkChoice::vxlan ||
         choice == NetworkChoice::evpn) {
         co_return fail(Errc::refused,
@@ -124,6 +134,11 @@ Task<Result<>> SourceNetwork::choose() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for anchors",
                        context_.options.destination);
     }
+    if (anchors_.in_kernel() && !context_.peer.offers(protocol::Feature::anchor_vxlan)) {
+        co_return fail(Errc::refused, "the sidecar of {} is too old for --anchor-plane=vxlan",
+                       context_.options.destination);
+    }
+    CO_TRY_VOID(anchors_.address_vxlan(context_.description.interfaces, context_.peer.host()));
     if (anchors_.begins_stand_in() && !context_.peer.offers(protocol::Feature::stand_in)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --anchor",
                        context_.options.destination);
@@ -279,7 +294,7 @@ Task<Result<>> SourceNetwork::fire() {
     // Now that the destination would take their frames.
     vteps_.repoint_fdb(machine::Side::destination);
     // (At home, frames wait in the tap's ring until the guest runs there.)
-    if (!anchors_.leaves_home()) anchors_.repoint(machine::Side::destination);
+    if (!anchors_.leaves_its_taps()) anchors_.repoint(machine::Side::destination);
     for (std::size_t nic = 0;
          nic < context_.guest.nics.size() && nic < context_.description.interfaces.size(); ++nic) {
         context_.description.interfaces[nic].addresses =
@@ -489,6 +504,12 @@ SurveyedBridge const* SourceNetwork::surveyed(netmove::GuestInterface const& int
 std::string SourceNetwork::choice(netmove::GuestInterface const& interface) const {
     if (interface.routed) return "moved by routes";
     if (interface.bridge.empty()) return "it is in no bridge: its addresses are not moved";
+    if (interface.anchor && anchors_.is_released()) {
+        return fmt::format(
+            "returns to its home network, at the bridge for {} on {}: --network=bridge says so; "
+            "its anchor was released",
+            interface.bridge, context_.options.destination);
+    }
     if (interface.anchor && interface.anchor->ends_elsewhere()) {
         return fmt::format(
             "returns to its home network: a test frame arrived at the bridge for {} on {}; its "
@@ -502,6 +523,10 @@ std::string SourceNetwork::choice(netmove::GuestInterface const& interface) cons
     auto const path = anchors_.path().value_or(protocol::AnchorPath{});
     auto tunnel = fmt::format("round trip {:.1f} ms, datagrams of {} bytes pass",
                               static_cast<double>(path.round_trip_us) / 1000, path.datagram_max);
+    if (interface.anchor && interface.anchor->vxlan) {
+        tunnel +=
+            plane_text(*context_.guest.netlink, *interface.anchor->vxlan, context_.peer.host());
+    }
     if (interface.anchor && interface.anchor->local) {
         tunnel += local_choice_text(*interface.anchor->local);
     }

@@ -24,12 +24,14 @@ constexpr int evpn_moves_max = 2;
 constexpr auto others_limit = 20s;
 
 /// How the guest's network goes with it.
-enum class Way : std::uint8_t { anchor, routes, evpn };
+enum class Way : std::uint8_t { anchor, anchor_vxlan, routes, evpn };
 
 char const* name(Way way) {
     switch (way) {
         case Way::anchor:
             return "anchor";
+        case Way::anchor_vxlan:
+            return "anchor over VXLAN";
         case Way::routes:
             return "routes";
         case Way::evpn:
@@ -54,10 +56,14 @@ public:
     Moved move(lab::Host const& from) {
         auto const& to = scene_.net().other(from);
         lab::Qmp source(scene_.guest().probe_socket(from));
-        auto migration = scene_.start_migration(from);
+        // The plane is chosen where the guest leaves home.
+        bool const leaves = way_ == Way::anchor_vxlan && from.name == "a";
+        auto migration =
+            scene_.start_migration(from, leaves ? lab::Argv{"--anchor-plane=vxlan"} : lab::Argv{});
         lab::Qmp destination(scene_.guest().probe_socket(to));
         Moved moved{standstill(source, destination, lab::Scene::migration_limit), 0, {}, {}};
-        double const others_ms = way_ == Way::anchor ? 0 : see_others_send(to);
+        bool const anchored = way_ == Way::anchor || way_ == Way::anchor_vxlan;
+        double const others_ms = anchored ? 0 : see_others_send(to);
         auto const ended = lab::Scene::finish(migration);
         if (ended.exit_status != 0) throw lab::Failure(ended.text());
         pass(handover_settle);
@@ -78,7 +84,8 @@ public:
 private:
     void furnish(lab::Lab const& net, std::chrono::milliseconds round_trip) {
         if (round_trip > 0ms) line_ = lab::lengthen(net, round_trip);
-        if (way_ == Way::anchor) lab::separate(net);
+        if (way_ == Way::anchor || way_ == Way::anchor_vxlan) lab::separate(net);
+        if (way_ == Way::anchor_vxlan) lab::widen(net);
         if (way_ == Way::routes) routes_.furnish(net);
         if (way_ == Way::evpn) fabric_.furnish(net);
     }
@@ -169,11 +176,12 @@ Result across(Options const& options) {
     for (auto const& qemu : qemus) {
         for (auto const round_trip_ms : round_trips_ms) {
             auto const round_trip = std::chrono::milliseconds(round_trip_ms);
-            for (auto const way : {Way::anchor, Way::routes, Way::evpn}) {
+            for (auto const way : {Way::anchor, Way::anchor_vxlan, Way::routes, Way::evpn}) {
                 auto const place = fmt::format("{} {} {} ms", qemu, name(way), round_trip_ms);
                 if (options.wants(place + " calls")) {
                     Sight theirs;  // where one network is on both hosts, that way has no tunnel
-                    for (int i = 0; way != Way::evpn && i < std::min(moves, peer_moves_max); ++i) {
+                    bool const beside = way == Way::anchor || way == Way::routes;
+                    for (int i = 0; beside && i < std::min(moves, peer_moves_max); ++i) {
                         by_hand(qemu, round_trip, load, theirs);
                     }
                     add_rows(result, place, ours(way, qemu, round_trip, load, moves), theirs, {});

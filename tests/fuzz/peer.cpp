@@ -179,6 +179,9 @@ void check(sidecar::protocol::AnchorKeep const& request) {
 void check(sidecar::protocol::AnchorEndStandIn const& request) {
     check_anchor(request.guest, request.ends);
 }
+void check(sidecar::protocol::AnchorEndAway const& request) {
+    check_anchor(request.guest, request.ends);
+}
 void check(sidecar::protocol::AnchorStandIn const& request) {
     check_anchor(request.guest, {});
     for (auto const& interface : request.interfaces) {

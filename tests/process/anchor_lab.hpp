@@ -56,7 +56,7 @@ struct AnchorHost {
         lab::Argv argv{lab::program("sidecar"), "serve",       "--plaintext",        "--run-dir",
                        paths.run_directory,     "--state-dir", paths.state_directory};
         argv.insert(argv.end(), more.begin(), more.end());
-        serve.emplace("serve", argv, lab::Place{netns, {}}, logs);
+        serve.emplace("serve", argv, lab::Place{netns, environment}, logs);
         // A killed serve's listener accepts for some milliseconds more, and answers nothing.
         lab::wait_until("`sidecar serve` to answer", 20s, [&] {
             return lab::run({lab::program("sidecar"), "anchor", "list", "--run-dir",
@@ -71,6 +71,7 @@ struct AnchorHost {
     std::string netns;
     Paths paths;
     std::string logs;
+    std::vector<std::string> environment;  ///< Of `serve`.
     std::optional<lab::Daemon> serve;
 };
 

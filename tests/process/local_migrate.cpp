@@ -19,6 +19,13 @@ TEST_CASE("local address: a guest gets it with its move, and loses it when it re
     CHECK(contains(lab.refused({"--local-address", "203.0.113.7"}), "in the network of"));
     CHECK(contains(lab.refused({"--local-address", "10.1.0.77"}), "the guest's home network"));
     CHECK(contains(lab.refused({"--local-address", "2001:db8::7"}), "no IPv6 address"));
+    auto const alone = lab.a.migrate(lab.b, {"--network", "anchor", "--release-when-idle"});
+    CHECK(alone.exit_status == 2);
+    CHECK(contains(alone.err, "--release-when-idle needs --local-address"));
+    auto const home_sessions = lab.a.migrate(
+        lab.b, {"--network", "anchor", "--local-address", local_ip, "--release-when-idle"});
+    CHECK(home_sessions.exit_status == 2);
+    CHECK(contains(home_sessions.err, "--release-when-idle needs --new-sessions=local"));
     auto const elsewhere =
         lab.a.migrate(lab.b, {"--network", "bridge", "--local-address", local_ip});
     CHECK(elsewhere.exit_status == 3);

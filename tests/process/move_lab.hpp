@@ -87,7 +87,8 @@ struct MoveHost {
     /// Rules, links, tables and addresses of anchors and local addresses.
     [[nodiscard]] std::string traces() const {
         return in(
-            "nft list ruleset; ip -o link | grep -oE '(sap|sal|sca|sat|sas)[0-9a-f]{8}' || true;"
+            "nft list ruleset; ip -o link | grep -oE '(sap|sal|sca|sat|sas|sax)[0-9a-f]{8}' || "
+            "true;"
             "ip rule; ip -6 rule; ip -br address show dev wire");
     }
     /// `more`: options. Returns when it answers.
@@ -99,7 +100,7 @@ struct MoveHost {
         words.insert(words.end(), allowed.begin(), allowed.end());
         Argv argv = wrapper;
         for (auto const& word : command(words)) argv.push_back(word);
-        serve.emplace("serve", std::move(argv), lab::Place{netns, {}}, directory);
+        serve.emplace("serve", std::move(argv), lab::Place{netns, serve_environment}, directory);
         // A killed serve's listener accepts for some milliseconds more, and answers nothing.
         lab::wait_until("`sidecar serve` to answer", 20s,
                         [&] { return sidecar({"anchor", "list"}).exit_status == 0; });
@@ -162,6 +163,7 @@ struct MoveHost {
     Argv credentials{"--plaintext"};  ///< Of `serve` and `migrate`.
     Argv wrapper = {};  ///< Words before `serve`.
     std::string qemu = storage_lab::oldest_qemu();  ///< Of the guest that starts here.
+    std::vector<std::string> serve_environment;
     std::optional<lab::Daemon> serve;
     std::optional<lab::Daemon> run;
 };

@@ -54,6 +54,20 @@ void separate(Lab const& lab) {
     ip_at(lab.a().netns, {"-6", "route", "add", b.ip6 + "/128", "via", "fd77::fe"});
 }
 
+void widen(Lab const& lab) {
+    auto const router = router_of(lab);
+    // The bridges first: one that takes its MTU from its ports does not keep it.
+    std::pair<std::string, char const*> const links[] = {{lab.switch_netns(), bridge},
+                                                         {lab.a().netns, bridge},
+                                                         {lab.switch_netns(), "router"},
+                                                         {lab.switch_netns(), "host-a"},
+                                                         {lab.a().netns, "up0"},
+                                                         {router, "home"},
+                                                         {router, "host-b"},
+                                                         {lab.b().netns, "up0"}};
+    for (auto const& [netns, link] : links) ip_at(netns, {"link", "set", link, "mtu", "1600"});
+}
+
 Host add_relay(Lab const& lab) {
     auto const router = router_of(lab);
     Host d;

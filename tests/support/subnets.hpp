@@ -14,6 +14,9 @@ namespace lab {
 /// addresses, as a host route, so that a scene names it as in each lab; its bridge has no wire.
 void separate(Lab const& lab);
 
+/// After separate(): the way between hosts a and b passes frames of the guest with what VXLAN adds.
+void widen(Lab const& lab);
+
 /// A host d in the network of host a and the client, with the bridge br0, after separate(). Its
 /// files and its namespace go with the lab.
 Host add_relay(Lab const& lab);

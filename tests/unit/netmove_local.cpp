@@ -43,6 +43,12 @@ TEST_CASE("local address: a choice travels as it was made, and an impossible one
                                 true,
                                 {subnet("10.1.0.0/24"), subnet("fd01::/64")}}};
     CHECK(AnchorMove::from_json(move.to_json()).value() == move);
+    move.local->release_when_idle = true;
+    move.local->home_bridge = "br0";
+    move.vxlan = AnchorVxlan{anchor_vni(7), 4790, ip("198.51.100.1")};
+    CHECK(AnchorMove::from_json(move.to_json()).value() == move);
+    CHECK_FALSE(move.leaves_its_tap());
+    move.vxlan.reset();
     move.local.reset();
     CHECK(AnchorMove::from_json(move.to_json()).value() == move);
     auto const refused = [](char const* text) {
@@ -52,6 +58,8 @@ TEST_CASE("local address: a choice travels as it was made, and an impossible one
     };
     CHECK_FALSE(refused(R"({"addresses":["192.0.2.1"],"new_sessions":false,"home":[]})"));
     CHECK(refused(R"({"addresses":[],"new_sessions":false,"home":[]})"));
+    CHECK(refused(
+        R"({"addresses":["192.0.2.1"],"new_sessions":false,"home":[],"release_when_idle":true})"));
     CHECK(refused(R"({"addresses":["192.0.2.1"],"home":[]})"));
     CHECK(refused(R"({"addresses":["192.0.2.1","192.0.2.2"],"new_sessions":false,"home":[]})"));
     CHECK(refused(R"({"addresses":["224.0.0.1"],"new_sessions":false,"home":[]})"));
@@ -92,4 +100,29 @@ TEST_CASE("local address: only plain addresses of the guest are translated", "[n
                                     {ip("169.254.3.4"), 0},
                                     {ip("fd01::10"), 0}});
     CHECK(some == std::vector{ip("10.1.0.10"), ip("fd01::10")});
+}
+
+TEST_CASE("anchor in the kernel: a VXLAN that is not one of anchors is refused",
+          "[netmove][local]") {
+    auto const refused = [](char const* text) {
+        return !AnchorVxlan::from_json(core::Json::parse(text).value());
+    };
+    CHECK_FALSE(refused(R"({"vni":15000000,"port":4789,"home":"192.0.2.1"})"));
+    CHECK(refused(R"({"vni":14999999,"port":4789,"home":"192.0.2.1"})"));
+    CHECK(refused(R"({"vni":16000000,"port":4789,"home":"192.0.2.1"})"));
+    CHECK(refused(R"({"vni":-1,"port":4789,"home":"192.0.2.1"})"));
+    CHECK(refused(R"({"vni":15000000,"port":0,"home":"192.0.2.1"})"));
+    CHECK(refused(R"({"vni":15000000,"port":4789,"home":"224.0.0.1"})"));
+    CHECK(anchor_vxlan_name(0x1234567890abcdef).size() <= 15);
+}
+
+TEST_CASE("local address: only a guest whose anchor is to be released has its gateways noted",
+          "[netmove][local][release]") {
+    auto local = example();
+    CHECK(local_rules(local).find("gateways") == std::string::npos);
+    local.choice.release_when_idle = true;
+    auto const rules = local_rules(local);
+    CHECK(rules.find("add @gateways { ether daddr timeout 600s }") != std::string::npos);
+    // Not those that it reaches its home network through.
+    CHECK(rules.find("10.1.0.0/24 } ether daddr != @gateways") != std::string::npos);
 }

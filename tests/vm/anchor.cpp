@@ -38,6 +38,7 @@ void must_be_nothing_left(Scene& scene, Host const& host) {
     CHECK(links(host, "sca").empty());
     CHECK(links(host, "sat").empty());
     CHECK(links(host, "sas").empty());
+    CHECK(links(host, "sax").empty());
     auto const records = host.state_dir / ".anchors";
     CHECK((!fs::exists(records) || fs::is_empty(records)));
     for (auto const& process : processes_in(host.netns)) {
@@ -154,6 +155,38 @@ TEST_CASE("anchor: to another subnet and back, no packet is lost", "[vm][anchor]
     must_carry(home.elements()[0], "home");
     must_carry(far.elements()[0], "far");
     CHECK(home.elements()[0]["state"].text_or("") == "away");
+
+    auto const back = scene.migrate(scene.b());
+    INFO("back: " << back.text());
+    REQUIRE(back.exit_status == 0);
+    scene.guest().must_be_alive();
+    CHECK(scene.guest().runs_on(scene.a()));
+    auto const seen = watch.finish();
+    expect::no_packet_lost(seen, true);
+    must_have_kept_sessions(seen, guest);
+    must_be_nothing_left(scene, scene.a());
+    must_be_nothing_left(scene, scene.b());
+    expect::guest_whole(scene, scene.a());
+}
+
+TEST_CASE("anchor: the kernel carries the frames, to another subnet and back, no packet is lost",
+          "[vm][anchor][anchor-vxlan]") {
+    GuestOptions const guest{.qemu = "10.0"};
+    Scene scene({.guest = guest, .furnish = [](Lab const& lab) {
+                     separate(lab);
+                     widen(lab);
+                 }});
+    Watch watch(scene.net(), scene.guest());
+    auto const there = scene.migrate(scene.a(), {"--anchor-plane=vxlan"});
+    INFO("there: " << there.text());
+    REQUIRE(there.exit_status == 0);
+    scene.guest().must_be_alive();
+    CHECK(scene.guest().runs_on(scene.b()));
+    auto const home = anchors(scene, scene.a());
+    REQUIRE(home.size() == 1);
+    INFO("home: " << home.dump());
+    CHECK(home.elements()[0]["kind"].text_or("") == "vxlan");
+    CHECK_FALSE(links(scene.a(), "sax").empty());
 
     auto const back = scene.migrate(scene.b());
     INFO("back: " << back.text());
