@@ -173,8 +173,10 @@ void BulkPair::connect(Ends const& ends) {
 std::string BulkPair::make_key() {
     auto const made = sidecar::write_key(directory_ + "/key", std::string(64, 'c'));
     if (!made) throw lab::Failure(made.error().sentence());
-    must(sidecar::add_key_object(*source_, directory_ + "/key", "client", key_epoch, soon()));
-    must(sidecar::add_key_object(*destination_, directory_ + "/key", "server", key_epoch, soon()));
+    must(sidecar::add_key_object(*source_, from_->pid(), directory_ + "/key", "client", key_epoch,
+                                 soon()));
+    must(sidecar::add_key_object(*destination_, to_->pid(), directory_ + "/key", "server",
+                                 key_epoch, soon()));
     return sidecar::key_file(directory_ + "/key");
 }
 
