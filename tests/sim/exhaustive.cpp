@@ -47,7 +47,7 @@ TEST_CASE("every invariant holds in every reachable state, and every state can r
 }
 
 TEST_CASE("every invariant holds for a guest that does not run when its migration begins",
-          "[sim][exhaustive]") {
+          "[sim][exhaustive][stopped-start]") {
     Report const report = explore(Mutation::none, Check::all, Start::stopped);
     INFO(report.violation);
     CHECK(report.violation.empty());
@@ -58,5 +58,6 @@ TEST_CASE("every invariant holds for a guest that does not run when its migratio
     CHECK(report.moved > 0);
     CHECK(report.endings > report.moved);
     CHECK(report.destination_actions.contains(dst::Action::leave_stopped));
-    CHECK_FALSE(report.destination_actions.contains(dst::Action::start_guest));
+    // Others may continue it before the check. That it is never continued later is I11.
+    CHECK(report.destination_actions.contains(dst::Action::start_guest));
 }
