@@ -156,7 +156,7 @@ private:
     Result<> fit_image(Option& option, ImagePlace const& image);
     Result<> fit_drive(Option& option, ImagePlace const& image);
     Result<> fit_blockdev(Option& option, ImagePlace const& image);
-    Result<> limit_size(Option& option, std::string const& children, ImagePlace const& image);
+    Result<> fit_format(Option& option, std::string const& children, ImagePlace const& image);
     [[nodiscard]] Option* blockdev(std::string_view node) {
         auto const found = std::ranges::find_if(line_.options_, [&](Option const& option) {
             return option.kind() == "blockdev" && !node.empty() &&
@@ -386,7 +386,7 @@ Result<> Rewrite::fit_drive(Option& option, ImagePlace const& image) {
             if (!settings.has("format") && !settings.has("driver")) settings.set("format", "raw");
         }
         option.replace(settings);
-        return limit_size(option, top ? "" : above(children), image);
+        return fit_format(option, top ? "" : above(children), image);
     }
     return {};
 }
@@ -398,28 +398,32 @@ Result<> Rewrite::fit_blockdev(Option& option, ImagePlace const& image) {
         if (leaf != "filename" || value != image.to) continue;
         fit_driver(settings, children + "driver", image.kind);
         option.replace(settings);
-        if (!children.empty()) return limit_size(option, above(children), image);
-        if (image.size_bytes == 0) return {};
+        if (!children.empty()) return fit_format(option, above(children), image);
         // The node over it is in another option.
         auto const node = settings.get_or("node-name", "");
         for (auto& other : line_.options_) {
             if (other.kind() != "blockdev" || node.empty()) continue;
             for (auto const& [parent_key, name] : read(other).all()) {
                 auto const [parent, parent_leaf] = split_leaf(parent_key);
-                if (parent_leaf == "file" && name == node) return limit_size(other, parent, image);
+                if (parent_leaf == "file" && name == node) return fit_format(other, parent, image);
             }
         }
-        return cannot_be_device(option, image);
+        if (image.size_bytes > 0) return cannot_be_device(option, image);
     }
     return {};
 }
 
-// The guest sees as many bytes as before of a device that is larger.
-Result<> Rewrite::limit_size(Option& option, std::string const& children, ImagePlace const& image) {
-    if (image.size_bytes == 0) return {};
+// The guest sees as many bytes as before of a device that is larger. The image of a disk that is a
+// part of a file has that part alone.
+Result<> Rewrite::fit_format(Option& option, std::string const& children, ImagePlace const& image) {
     auto settings = read(option);
     auto const format = settings.get(children + "driver")
                             .value_or(children.empty() ? settings.get_or("format", "") : "");
+    if (format == "raw" && settings.has(children + "offset")) {
+        settings.erase(children + "offset");
+        option.replace(settings);
+    }
+    if (image.size_bytes == 0) return {};
     if (format != "raw") return cannot_be_device(option, image);
     settings.set_number(children + "size", image.size_bytes);
     option.replace(settings);

@@ -102,9 +102,11 @@ Result<MovedDisk> look_at(qmp::BlockDevice const& disk, std::string const& worki
     moved.path = absolute(disk.file_name, working_directory);
     struct stat file{};
     if (disk.file_name.empty() || stat(moved.path.c_str(), &file) < 0) {
-        return fail(Errc::refused,
-                    "the image of disk {} ({}) cannot be read from here: it must be a local file",
-                    moved.name, disk.file_name);
+        return fail(
+            Errc::refused,
+            "the image of disk {} ({}) is not found here: it must be a local file that has its "
+            "name still, and no temporary overlay (snapshot=on)",
+            moved.name, disk.file_name);
     }
     if (!S_ISREG(file.st_mode) && !S_ISBLK(file.st_mode)) {
         return fail(Errc::refused, "disk {} ({}) is neither a file nor a block device", moved.name,

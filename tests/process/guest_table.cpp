@@ -45,6 +45,9 @@ void make_guest_files(std::string const& directory) {
     lab::must_run({"truncate", "--size=+512", in("one.raw")});  // no multiple of 4 KiB
     image("raw", "floppy.raw");
     lab::must_run({"truncate", "--size=1440K", in("floppy.raw")});
+    image("raw", "part.raw");
+    lab::must_run({"dd", "if=" + in("part.raw"), "of=" + in("inside-part.raw"), "bs=64K", "skip=1",
+                   "count=8", "status=none"});
     image("raw", "card.raw");
     lab::must_run({"truncate", "--size=2M", in("card.raw")});
     image("qcow2", "one.qcow2");
@@ -247,7 +250,8 @@ private:
             auto const image = files_of(host) + "/" + name;
             bool const is_qcow2 = entry.path().extension() == ".qcow2";
             if (!contains(state, "{d}/" + name + " ")) continue;
-            lab::compare_images(entry.path(), is_qcow2 ? "qcow2" : "raw", image);
+            auto const content = templates_ + (name == "part.raw" ? "/inside-" : "/") + name;
+            lab::compare_images(content, is_qcow2 ? "qcow2" : "raw", image);
             struct stat expected{};
             struct stat seen{};
             CHECK(stat(entry.path().c_str(), &expected) == 0);

@@ -82,18 +82,17 @@ TEST_CASE("table: ways to name a disk", "[table]") {
         {"-blockdev, part of a file",
          {"-blockdev",
           "driver=raw,node-name=f0,offset=65536,size=524288,file.driver=file,"
-          "file.filename={d}/two.raw",
-          "-device", "virtio-blk-pci,drive=f0"},
-         "offset"},
+          "file.filename={d}/part.raw",
+          "-device", "virtio-blk-pci,drive=f0"}},
         {"-blockdev over -drive's file in JSON",
          drive(R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"{d}/two.raw"}})"),
          "is not the absolute path of a file"},
+        {"part of a file, -drive", drive("format=raw,offset=65536,size=524288,file={d}/part.raw")},
         {"a throttle group",
          {"-object", "throttle-group,id=g0,x-iops-total=500", "-blockdev",
           "driver=throttle,node-name=t0,throttle-group=g0,file.driver=raw,"
           "file.file.driver=file,file.file.filename={d}/one.raw",
-          "-device", "virtio-blk-pci,drive=t0"},
-         "throttle"},
+          "-device", "virtio-blk-pci,drive=t0"}},
         {"limits of -drive", drive("format=raw,file={d}/one.raw,throttling.iops-total=500")},
         {"copy on read", drive("format=qcow2,copy-on-read=on,file={d}/middle.qcow2")},
     });
