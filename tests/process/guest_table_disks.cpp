@@ -92,7 +92,8 @@ TEST_CASE("table: ways to name a disk", "[table]") {
          {"-object", "throttle-group,id=g0,x-iops-total=500", "-blockdev",
           "driver=throttle,node-name=t0,throttle-group=g0,file.driver=raw,"
           "file.file.driver=file,file.file.filename={d}/one.raw",
-          "-device", "virtio-blk-pci,drive=t0"}},
+          "-device", "virtio-blk-pci,drive=t0"},
+         "which QEMU's command line does not name"},
         {"limits of -drive", drive("format=raw,file={d}/one.raw,throttling.iops-total=500")},
         {"copy on read", drive("format=qcow2,copy-on-read=on,file={d}/middle.qcow2")},
     });
