@@ -48,8 +48,7 @@ Result<> give_key(std::string const& directory, storage::UserIds const& user) {
             return fail_errno(errno, "cannot give {} to QEMU's user", entry.path().string());
     }
     if (error) return fail_errno(error.value(), "cannot list {}", directory);
-    if (lchown(directory.c_str(), user.uid, user.gid) < 0)
-        return fail_errno(errno, "cannot give {} to QEMU's user", directory);
+    TRY_VOID(make_directory_of(user, directory));
     auto const guest = std::filesystem::path(directory).parent_path();
     TRY_VOID(let_pass(guest.string()));
     return let_pass(guest.parent_path().string());
@@ -66,6 +65,7 @@ bool is_key(std::string const& hex) {
 std::string key_file(std::string const& directory) { return directory + "/keys.psk"; }
 
 Result<> write_key(std::string const& directory, std::string const& hex) {
+    TRY_VOID(remove_if_given_away(directory));
     TRY_VOID(make_directory(directory));
     return write_durably(key_file(directory), fmt::format("{}:{}\n", key_user, hex));
 }

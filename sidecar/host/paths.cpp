@@ -104,7 +104,10 @@ namespace {
 
 Result<> write_new(std::string const& path, std::string const& text, unsigned mode, bool sync) {
     auto const temporary = path + ".new";
-    core::Fd file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode));
+    // Anew, so that nothing is written through a link: QEMU's user owns some of these directories.
+    if (unlink(temporary.c_str()) < 0 && errno != ENOENT)
+        return fail_errno(errno, "cannot write {}", path);
+    core::Fd file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
     if (!file) return fail_errno(errno, "cannot write {}", path);
     std::size_t written = 0;
     while (written < text.size()) {

@@ -34,6 +34,24 @@ Result<storage::UserIds> user_of(pid_t process) {
 
 bool is_other_user(storage::UserIds const& user) { return user.uid != 0 && user.uid != geteuid(); }
 
+Result<> make_directory_of(storage::UserIds const& user, std::string const& path) {
+    struct stat existing{};
+    bool const is_theirs = lstat(path.c_str(), &existing) == 0 && S_ISDIR(existing.st_mode) &&
+                           existing.st_uid == user.uid;
+    if (!is_theirs) TRY_VOID(make_directory(path));
+    if (lchown(path.c_str(), user.uid, user.gid) == 0) return {};
+    return fail_errno(errno, "cannot give {} to QEMU's user", path);
+}
+
+Result<> remove_if_given_away(std::string const& directory) {
+    struct stat existing{};
+    if (lstat(directory.c_str(), &existing) < 0 || existing.st_uid == geteuid()) return {};
+    std::error_code error;  // links in it are removed, not followed
+    std::filesystem::remove_all(directory, error);
+    if (error) return fail_errno(error.value(), "cannot remove {}", directory);
+    return {};
+}
+
 Result<> let_pass(std::string const& directory) {
     struct stat status{};
     if (stat(directory.c_str(), &status) < 0)
@@ -47,9 +65,7 @@ Result<std::string> socket_directory(std::string const& guest_run_directory, pid
     TRY(auto const user, user_of(qemu));
     if (!is_other_user(user)) return guest_run_directory;
     auto const directory = guest_run_directory + "/nbd";
-    TRY_VOID(make_directory(directory));
-    if (lchown(directory.c_str(), user.uid, user.gid) < 0)
-        return fail_errno(errno, "cannot give {} to QEMU's user", directory);
+    TRY_VOID(make_directory_of(user, directory));
     TRY_VOID(let_pass(guest_run_directory));
     TRY_VOID(let_pass(std::filesystem::path(guest_run_directory).parent_path().string()));
     return directory;

@@ -29,23 +29,30 @@ std::string user_of_qemu(MoveHost const& host) {
     return "none";
 }
 
+/// Encrypted migrations of a guest whose QEMU is nobody's.
+struct UserLab : MoveLab {
+    explicit UserLab(std::vector<std::string> const& environment = {}) : MoveLab(Empty{}) {
+        use_key(*this);
+        // Everything above the key is the system's, on a real host.
+        (void)a.in("chmod 0711 " + directory.text() + " " + a.directory + " " + b.directory);
+        for (auto* const host : {&a, &b}) start_serve(*host);
+        a.start_guest(as_nobody(), environment);
+    }
+};
+
+Argv const in_place{"--network", "anchor"};
+
 }  // namespace
 
 TEST_CASE("QEMU's user: it moves there and back, encrypted", "[migrate][user]") {
-    MoveLab lab{MoveLab::Empty{}};
-    use_key(lab);
-    // Everything above the key is the system's, on a real host.
-    (void)lab.a.in("chmod 0711 " + lab.directory.text() + " " + lab.a.directory + " " +
-                   lab.b.directory);
-    for (auto* const host : {&lab.a, &lab.b}) lab.start_serve(*host);
-    lab.a.start_guest(as_nobody());
+    UserLab const lab;
     auto const refused = lab.refused({});
     CHECK(contains(refused, "who may not write " + lab.a.disk + " (disk d0)"));
     (void)lab.a.in("chown nobody " + lab.a.disk);
     auto const nobody = user_of_qemu(lab.a);
     CHECK(nobody == lab.a.in("id -u nobody"));
     for (auto const& [from, to] : {std::pair(&lab.a, &lab.b), std::pair(&lab.b, &lab.a)}) {
-        auto const moved = from->migrate(*to, {"--network", "anchor"});
+        auto const moved = from->migrate(*to, in_place);
         INFO(moved.out << moved.err);
         REQUIRE(moved.exit_status == 0);
         CHECK(user_of_qemu(*to) == nobody);
@@ -54,6 +61,37 @@ TEST_CASE("QEMU's user: it moves there and back, encrypted", "[migrate][user]") 
         CHECK(to->in("find " + to->directory + "/run -type d -perm /066") == "");
         CHECK(to->in("find " + to->directory + "/run -name 'keys-*'") == "");
     }
+}
+
+TEST_CASE("QEMU's user: it moves after a migration that was undone", "[migrate][user]") {
+    UserLab const lab({"SIDECAR_TEST_STOP_AT=copy_final"});
+    (void)lab.a.in("chown nobody " + lab.a.disk);
+    {
+        auto migration = lab.a.start_migration(lab.b, in_place);
+        auto const stopped = lab.a.wait_stopped(migration);
+        lab.b.kill_qemu();
+        must(stopped.signal(SIGCONT));
+        CHECK(migration.wait(60s) == 1);
+        CHECK(user_of_qemu(lab.a) == lab.a.in("id -u nobody"));
+    }
+    auto again = lab.a.start_migration(lab.b, in_place);
+    must(lab.a.wait_stopped(again).signal(SIGCONT));
+    auto const status = again.wait(60s);
+    INFO(again.err());
+    CHECK(status == 0);
+}
+
+TEST_CASE("QEMU's user: the destination's QEMU is started again", "[migrate][user]") {
+    UserLab const lab({"SIDECAR_TEST_STOP_AT=copy_disks"});
+    (void)lab.a.in("chown nobody " + lab.a.disk);
+    auto migration = lab.a.start_migration(lab.b, in_place);
+    auto const stopped = lab.a.wait_stopped(migration);
+    lab.b.kill_qemu();
+    must(stopped.signal(SIGCONT));
+    auto const status = migration.wait(60s);
+    INFO(migration.err());
+    CHECK(status == 0);
+    CHECK(user_of_qemu(lab.b) == lab.b.in("id -u nobody"));
 }
 
 TEST_CASE("QEMU's user: one that the destination has not is refused by name", "[migrate][user]") {
