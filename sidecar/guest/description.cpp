@@ -258,7 +258,8 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     std::erase_if(description.option_roms, [&](OptionRom const& rom) {
         return has_fixed_rom_size(guest.command_line, rom.device);
     });
-    description.firmware = firmware_of(guest.command_line, guest.working_directory);
+    description.firmware =
+        co_await firmware_of(guest.loop, guest.command_line, guest.working_directory, deadline);
     CO_TRY_VOID(co_await check_unnamed_devices(client, guest.command_line, description, deadline));
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));

@@ -346,9 +346,11 @@ Task<Result<>> check_line(core::Loop& loop, HostMaps maps, Description const& de
 
 }  // namespace
 
-std::vector<std::string> arrival_warnings(HostMaps const& maps, Description const& description) {
+Task<std::vector<std::string>> arrival_warnings(core::Loop& loop, HostMaps const& maps,
+                                                Description const& description, Deadline deadline) {
+    std::vector<std::string> lines;
     auto const line = map_command_line(maps, description, tap_numbers(description));
-    auto lines = line ? firmware_warnings(maps, *line, description) : std::vector<std::string>();
+    if (line) lines = co_await firmware_warnings(loop, maps, *line, description, deadline);
     for (auto const& disk : description.disks) {
         if (!disk.access || storage::is_block_device(image_path(maps, disk))) continue;
         for (auto const& missing : storage::local_access(*disk.access).missing) {
@@ -357,7 +359,7 @@ std::vector<std::string> arrival_warnings(HostMaps const& maps, Description cons
                             disk.name, missing));
         }
     }
-    return lines;
+    co_return lines;
 }
 
 Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,

@@ -34,7 +34,9 @@ core::Result<> check_allowed(Paths const& paths, HostMaps const& maps,
 
 /// What is different here and does not keep the guest away: what its images lose, and firmware of
 /// another content. One sentence for each.
-std::vector<std::string> arrival_warnings(HostMaps const& maps, Description const& description);
+core::Task<std::vector<std::string>> arrival_warnings(core::Loop& loop, HostMaps const& maps,
+                                                      Description const& description,
+                                                      core::Deadline deadline);
 
 /// Fails with refused, saying what to do, if this host cannot receive the guest: as
 /// check_allowed(), no QEMU or machine type, a file missing, an image in the way, a device that may

@@ -3,16 +3,15 @@
 #include <algorithm>
 #include <bit>
 #include <filesystem>
-#include <fstream>
 #include <optional>
 #include <sstream>
 
 #include "core/process.hpp"
-#include "core/sha256.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/destination_line.hpp"
 #include "sidecar/host/limits.hpp"
+#include "storage/file_hash.hpp"
 
 namespace sidecar {
 
@@ -111,18 +110,12 @@ std::optional<std::uint64_t> bytes_of(std::string const& path) {
     return error ? std::nullopt : std::optional<std::uint64_t>(size);
 }
 
-std::string sha256_of(std::string const& path) {
-    std::ifstream file(path, std::ios::binary);
-    core::Sha256 hash;
-    std::vector<char> piece(std::size_t{1} << 20);
-    std::uint64_t done = 0;
-    while (file.read(piece.data(), static_cast<std::streamsize>(piece.size())) ||
-           file.gcount() > 0) {
-        hash.add(std::as_bytes(std::span(piece.data(), static_cast<std::size_t>(file.gcount()))));
-        done += static_cast<std::uint64_t>(file.gcount());
-        if (done > limits::firmware_bytes_max) return {};
-    }
-    return hash.text();
+/// Empty: it is too large, or cannot be read in time.
+Task<std::string> sha256_of(core::Loop& loop, std::string path, std::uint64_t bytes,
+                            Deadline deadline) {
+    if (bytes > limits::firmware_bytes_max) co_return std::string();
+    auto const hash = co_await storage::hash_part(loop, std::move(path), 0, bytes, deadline);
+    co_return hash.value_or("");
 }
 
 /// Where QEMU looks for a ROM that is named without a path, in its order.
@@ -229,8 +222,8 @@ Task<Result<std::vector<OptionRom>>> option_roms_of(qmp::Client& client, Deadlin
     co_return roms;
 }
 
-std::vector<Firmware> firmware_of(qmp::CommandLine const& line,
-                                  std::string const& working_directory) {
+Task<std::vector<Firmware>> firmware_of(core::Loop& loop, qmp::CommandLine line,
+                                        std::string working_directory, Deadline deadline) {
     std::vector<std::string> paths;
     for (auto const& option : line.options()) {
         // A name without a slash is in QEMU's own directories, where every version has its own.
@@ -244,10 +237,10 @@ std::vector<Firmware> firmware_of(qmp::CommandLine const& line,
     for (auto const& path : paths) {
         auto const file = absolute(path, working_directory);
         auto const bytes = bytes_of(file);
-        if (bytes && firmware.size() < limits::roms_max)
-            firmware.push_back({file, *bytes, sha256_of(file)});
+        if (!bytes || firmware.size() == limits::roms_max) continue;
+        firmware.push_back({file, *bytes, co_await sha256_of(loop, file, *bytes, deadline)});
     }
-    return firmware;
+    co_return firmware;
 }
 
 Task<Result<>> check_roms(core::Loop& loop, HostMaps maps, qmp::AllowedLine line,
@@ -277,19 +270,22 @@ Task<Result<>> check_roms(core::Loop& loop, HostMaps maps, qmp::AllowedLine line
     co_return Result<>{};
 }
 
-std::vector<std::string> firmware_warnings(HostMaps const& maps, qmp::AllowedLine const& line,
-                                           Description const& description) {
+Task<std::vector<std::string>> firmware_warnings(core::Loop& loop, HostMaps maps,
+                                                 qmp::AllowedLine line,
+                                                 Description const& description,
+                                                 Deadline deadline) {
     std::vector<std::string> lines;
     for (auto const& one : description.firmware) {
         auto const path = named_file(maps, line, one.path);
-        if (one.sha256.empty() || bytes_of(path) != one.bytes || sha256_of(path) == one.sha256)
-            continue;
+        if (one.sha256.empty() || bytes_of(path) != one.bytes) continue;
+        auto const here = co_await sha256_of(loop, path, one.bytes, deadline);
+        if (here.empty() || here == one.sha256) continue;
         lines.push_back(
             fmt::format("the firmware {} is another on the destination, of the same size: the "
                         "guest runs with it after its next reset or start",
                         path));
     }
-    return lines;
+    co_return lines;
 }
 
 }  // namespace sidecar

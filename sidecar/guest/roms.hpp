@@ -29,7 +29,7 @@ struct OptionRom {
 struct Firmware {
     std::string path;  ///< At the source, absolute.
     std::uint64_t bytes = 0;
-    std::string sha256;  ///< Empty: larger than limits::firmware_bytes_max.
+    std::string sha256;  ///< Empty: larger than limits::firmware_bytes_max, or not read in time.
 };
 
 core::Json option_roms_json(std::vector<OptionRom> const& roms);
@@ -42,8 +42,9 @@ core::Result<std::vector<Firmware>> firmware_from_json(core::Json const& json);
 core::Task<core::Result<std::vector<OptionRom>>> option_roms_of(qmp::Client& client,
                                                                 core::Deadline deadline);
 /// Files that the line names and that can be read here.
-std::vector<Firmware> firmware_of(qmp::CommandLine const& line,
-                                  std::string const& working_directory);
+core::Task<std::vector<Firmware>> firmware_of(core::Loop& loop, qmp::CommandLine line,
+                                              std::string working_directory,
+                                              core::Deadline deadline);
 
 /// At the destination. Fails with refused if a ROM or a firmware has another size here: QEMU would
 /// not load the guest. `line`: QEMU's here; nothing is said of files that it does not name.
@@ -51,7 +52,9 @@ core::Task<core::Result<>> check_roms(core::Loop& loop, HostMaps maps, qmp::Allo
                                       Description const& description, core::Deadline deadline);
 /// Firmware with the same size and another content, a sentence for each: the guest keeps its own
 /// until QEMU starts again.
-std::vector<std::string> firmware_warnings(HostMaps const& maps, qmp::AllowedLine const& line,
-                                           Description const& description);
+core::Task<std::vector<std::string>> firmware_warnings(core::Loop& loop, HostMaps maps,
+                                                       qmp::AllowedLine line,
+                                                       Description const& description,
+                                                       core::Deadline deadline);
 
 }  // namespace sidecar

@@ -57,7 +57,8 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
                                  .has_registry = !paths_.registry.empty()};
     CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
     CO_TRY(answer.data, survey_.offer_port());
-    answer.warnings = arrival_warnings(options_.maps, description);
+    answer.warnings = co_await arrival_warnings(loop_, options_.maps, description,
+                                                Deadline::after(limits::check_timeout));
     co_return answer;
 }
 
