@@ -1,0 +1,1 @@
+// A library needs a file: this one has the precompiled headers of the tests (tests/CMakeLists.txt).
