@@ -17,8 +17,20 @@
 namespace netmove {
 
 /// struct virtio_net_hdr, which precedes each frame here (VIRTIO 1.2, 5.1.6, without num_buffers):
-/// what of checksum and segmentation is still to be done.
-constexpr std::size_t virtio_header_size = 10;
+/// what of checksum and segmentation is still to be done. In the order of this host's bytes. The
+/// kernel's own header does not compile as C++.
+struct VirtioHeader {
+    std::uint8_t flags;
+    std::uint8_t gso_type;  ///< 0: one packet as it is.
+    std::uint16_t hdr_len;
+    std::uint16_t gso_size;
+    std::uint16_t csum_start;
+    std::uint16_t csum_offset;
+};
+constexpr std::size_t virtio_header_size = sizeof(VirtioHeader);
+static_assert(virtio_header_size == 10);
+/// Of VirtioHeader::flags.
+constexpr std::uint8_t virtio_needs_checksum = 1;
 
 /// A frame as it is caught and carried: virtio_header_size bytes, then Ethernet.
 using CaughtFrame = Bytes;

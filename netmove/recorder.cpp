@@ -37,6 +37,36 @@ constexpr std::uint32_t pcap_magic = 0xa1b2c3d4;
 // What is read from either in one go, for a loop that has other things to do.
 constexpr int reads_max = 4096;
 
+/// What the kernel says of a frame beside it; all zero: it said nothing.
+tpacket_auxdata about_frame(msghdr& message) {
+    tpacket_auxdata about{};
+    for (auto* one = CMSG_FIRSTHDR(&message); one != nullptr; one = CMSG_NXTHDR(&message, one)) {
+        if (one->cmsg_level == SOL_PACKET && one->cmsg_type == PACKET_AUXDATA)
+            std::memcpy(&about, CMSG_DATA(one), sizeof about);
+    }
+    return about;
+}
+
+/// Puts a VLAN tag into the frame, as the tap does for its reader: the kernel keeps it apart.
+void insert_tag(SentFrame& sent, tpacket_auxdata const& about) {
+    constexpr std::ptrdiff_t behind_macs = virtio_header_size + 12;
+    constexpr unsigned tag_bytes = 4;
+    if ((about.tp_status & TP_STATUS_VLAN_VALID) == 0 || sent.frame.size() < behind_macs) return;
+    bool const typed = (about.tp_status & TP_STATUS_VLAN_TPID_VALID) != 0;
+    unsigned const type = typed ? about.tp_vlan_tpid : ETH_P_8021Q;
+    unsigned const tag = about.tp_vlan_tci;
+    std::array<std::uint8_t, tag_bytes> const bytes{
+        static_cast<std::uint8_t>(type >> 8), static_cast<std::uint8_t>(type & 0xff),
+        static_cast<std::uint8_t>(tag >> 8), static_cast<std::uint8_t>(tag & 0xff)};
+    sent.frame.insert(sent.frame.begin() + behind_macs, bytes.begin(), bytes.end());
+    sent.bytes += tag_bytes;
+    VirtioHeader header{};
+    std::memcpy(&header, sent.frame.data(), sizeof header);
+    if ((header.flags & virtio_needs_checksum) != 0) header.csum_start += tag_bytes;
+    if (header.gso_type != 0) header.hdr_len += tag_bytes;
+    std::memcpy(sent.frame.data(), &header, sizeof header);
+}
+
 std::uint32_t native32(Bytes const& bytes, std::size_t at) {
     std::uint32_t value = 0;
     std::memcpy(&value, bytes.data() + at, sizeof value);
@@ -53,7 +83,7 @@ Result<FrameRecorder> FrameRecorder::open(Netlink& netlink, std::string const& t
     sock_filter code[] = {
         {BPF_LD | BPF_W | BPF_ABS, 0, 0, static_cast<std::uint32_t>(SKF_AD_OFF + SKF_AD_PKTTYPE)},
         {BPF_JMP | BPF_JEQ | BPF_K, 0, 1, PACKET_OUTGOING},
-        {BPF_RET | BPF_K, 0, 0, 0xffffffff},
+        {BPF_RET | BPF_K, 0, 0, static_cast<std::uint32_t>(sent_bytes_max)},
         {BPF_RET | BPF_K, 0, 0, 0}};
     sock_fprog const program{std::size(code), code};
     int const on = 1;
@@ -63,6 +93,7 @@ Result<FrameRecorder> FrameRecorder::open(Netlink& netlink, std::string const& t
     where.sll_ifindex = link.index;
     if (setsockopt(socket.get(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) < 0 ||
         setsockopt(socket.get(), SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on) < 0 ||
+        setsockopt(socket.get(), SOL_PACKET, PACKET_AUXDATA, &on, sizeof on) < 0 ||
         setsockopt(socket.get(), SOL_SOCKET, SO_RCVBUFFORCE, &recorder_buffer_bytes,
                    sizeof recorder_buffer_bytes) < 0 ||
         ::bind(socket.get(), reinterpret_cast<sockaddr const*>(&where), sizeof where) < 0) {
@@ -72,17 +103,22 @@ Result<FrameRecorder> FrameRecorder::open(Netlink& netlink, std::string const& t
 }
 
 Result<> FrameRecorder::take_in() {
-    static thread_local std::array<std::uint8_t, tap_frame_max> buffer;
+    static thread_local std::array<std::uint8_t, virtio_header_size + sent_bytes_max> buffer;
     for (int reads = 0; reads < reads_max; ++reads) {
-        auto const got = ::recv(socket_.get(), buffer.data(), buffer.size(), 0);
+        iovec where{buffer.data(), buffer.size()};
+        alignas(cmsghdr) std::array<std::uint8_t, CMSG_SPACE(sizeof(tpacket_auxdata))> control;
+        msghdr message{};
+        message.msg_iov = &where;
+        message.msg_iovlen = 1;
+        message.msg_control = control.data();
+        message.msg_controllen = control.size();
+        auto const got = ::recvmsg(socket_.get(), &message, 0);
         if (got < 0 && errno == EAGAIN) return {};
         if (got < 0) return fail_errno(errno, "cannot read what was sent to a tap");
-        frames_.emplace_back(buffer.begin(), buffer.begin() + got);
-        bytes_ += static_cast<std::size_t>(got);
-        while (frames_.size() > sent_kept_max || bytes_ > caught_bytes_max) {
-            bytes_ -= frames_.front().size();
-            frames_.pop_front();
-        }
+        auto const about = about_frame(message);
+        frames_.push_back({CaughtFrame(buffer.begin(), buffer.begin() + got), about.tp_len});
+        insert_tag(frames_.back(), about);
+        if (frames_.size() > sent_kept_max) frames_.pop_front();
     }
     return {};
 }
@@ -164,6 +200,13 @@ std::optional<Bytes> ReadRecorder::before_last() const {
     return {};
 }
 
+std::optional<Bytes> ReadRecorder::first_at_stop() const {
+    bool const stopped = count_at_stop_ && count_ - *count_at_stop_ <= 1;
+    if (!stopped || reads_.empty() || reads_.size() != count_) return {};
+    if (reads_.front().at_us != reads_.back().at_us) return {};
+    return reads_.front().frame;
+}
+
 Result<> ReadRecorder::note_stop() {
     TRY_VOID(take_in());
     if (!count_at_stop_) count_at_stop_ = count_;
@@ -178,26 +221,59 @@ std::vector<Bytes> ReadRecorder::thrown_away() const {
     return {read_at_stop_.begin(), read_at_stop_.end() - 1};
 }
 
+namespace {
+
+/// Where Ethernet begins in QEMU's record of that frame; none: it is of another frame. `bytes`: of
+/// the frame, of which `beginning` is known.
+std::optional<std::size_t> ethernet_in(Bytes const& read, std::span<std::uint8_t const> beginning,
+                                       std::size_t bytes) {
+    if (read.size() < bytes || bytes < beginning.size()) return {};
+    // struct virtio_net_hdr, or virtio_net_hdr_mrg_rxbuf.
+    auto const header = read.size() - bytes;
+    if (header != 0 && header != virtio_header_size && header != virtio_header_size + 2) return {};
+    if (!std::ranges::equal(std::span(read).subspan(header, beginning.size()), beginning))
+        return {};
+    return header;
+}
+
+std::optional<std::size_t> ethernet_in(Bytes const& read, SentFrame const& sent) {
+    return ethernet_in(read, std::span(sent.frame).subspan(virtio_header_size), sent.bytes);
+}
+
+/// The newest that QEMU may have read as `read`: one may have been sent before with the same bytes.
+std::deque<SentFrame>::const_reverse_iterator find_sent(Bytes const& read,
+                                                        std::deque<SentFrame> const& sent) {
+    return std::find_if(sent.rbegin(), sent.rend(),
+                        [&](SentFrame const& one) { return ethernet_in(read, one).has_value(); });
+}
+
+}  // namespace
+
 bool same_frame(Bytes const& read, CaughtFrame const& sent) {
     auto const ethernet = std::span(sent).subspan(virtio_header_size);
-    if (read.size() < ethernet.size()) return false;
-    // struct virtio_net_hdr, or virtio_net_hdr_mrg_rxbuf.
-    auto const header = read.size() - ethernet.size();
-    if (header != 0 && header != virtio_header_size && header != virtio_header_size + 2)
-        return false;
-    return std::ranges::equal(std::span(read).subspan(header), ethernet);
+    return ethernet_in(read, ethernet, ethernet.size()).has_value();
 }
 
 std::vector<CaughtFrame> matching(std::vector<Bytes> const& read,
-                                  std::deque<CaughtFrame> const& sent) {
+                                  std::deque<SentFrame> const& sent) {
     std::vector<CaughtFrame> out;
     for (auto const& frame : read) {
-        // The newest first: a frame may have been sent before with the same bytes.
-        auto const found = std::find_if(sent.rbegin(), sent.rend(),
-                                        [&](auto const& one) { return same_frame(frame, one); });
-        if (found != sent.rend() && !Gate::is_own(*found)) out.push_back(*found);
+        auto const found = find_sent(frame, sent);
+        if (found == sent.rend() || Gate::is_own(found->frame)) continue;
+        CaughtFrame whole(found->frame.begin(), found->frame.begin() + virtio_header_size);
+        auto const ethernet = static_cast<std::ptrdiff_t>(*ethernet_in(frame, *found));
+        whole.insert(whole.end(), frame.begin() + ethernet, frame.end());
+        out.push_back(std::move(whole));
     }
     return out;
+}
+
+std::optional<CaughtFrame> sent_before(Bytes const& read, std::deque<SentFrame> const& sent) {
+    auto const found = find_sent(read, sent);
+    if (found == sent.rend() || std::next(found) == sent.rend()) return {};
+    auto const& before = *std::next(found);
+    if (!before.is_whole() || Gate::is_own(before.frame)) return {};
+    return before.frame;
 }
 
 }  // namespace netmove

@@ -31,10 +31,13 @@ class SourceFrames {
 public:
     explicit SourceFrames(Guest& guest) : guest_(guest), recorders_(guest.loop) {}
 
+    /// Before RAM begins: begins to record what the network sends to the taps. Best effort: the log
+    /// says what is not recorded. Once; end_recording() ends it.
+    void record_sent();
     /// Shortly before STOP may come: begins to record what QEMU reads. QEMU keeps one or two of
     /// those frames. Best effort: the log says what is not recorded. Nothing is, of a tap whose
     /// recording had not begun when begin() was called.
-    core::Task<void> record(core::Deadline deadline);
+    core::Task<void> record_read(core::Deadline deadline);
     /// At STOP: from now on dropped frames are counted.
     void begin();
     /// Ends the recording, whether or not QEMU still runs.
@@ -74,19 +77,24 @@ private:
         std::uint64_t dropped_before = 0;
         std::uint64_t dropped = 0;
     };
-    /// The recording of one tap, between record() and COMMIT.
+    /// The recording of what QEMU reads of one tap, between record_read() and COMMIT.
     struct Recording {
         std::size_t nic;
-        netmove::FrameRecorder sent;
         netmove::ReadRecorder read;
         std::string device = {};  ///< The device of QEMU's virtio-net; empty: another card.
-        /// A frame that QEMU kept before STOP because the guest had no buffer, and has dropped.
-        std::optional<netmove::Bytes> held = {};
+        /// QEMU kept a frame before STOP because the guest had no buffer, and has dropped it.
+        bool held_one = false;
+        std::optional<netmove::Bytes> held = {};  ///< That frame, if QEMU read it since then.
+        std::optional<netmove::Bytes> after_held = {};  ///< Otherwise: what QEMU read next.
     };
     core::Task<std::string> virtio_device(std::string netdev, core::Deadline deadline);
-    core::Task<void> look_for_held(std::size_t which);
+    core::Task<void> look_for_held(Recording& recording);
+    void note_unrecorded(std::size_t nic, core::Error const& why) const;
     core::Task<core::Result<Recording>> begin_recording(std::size_t nic, core::Deadline deadline);
-    core::Task<void> keep_recording(std::size_t which, bool sent);
+    /// Takes in what comes to a recorder, until the recording ends.
+    template <class Recorder>
+    core::Task<void> keep_recording(Recorder& recorder);
+    std::vector<netmove::CaughtFrame> undelivered(Recording& recording, bool guest_stays);
     void recover(bool guest_stays);
     core::Result<netmove::Injector const*> injector(std::size_t nic);
     core::Result<std::size_t> take();
@@ -97,7 +105,9 @@ private:
 
     Guest& guest_;
     std::vector<Nic> nics_;
-    std::vector<Recording> recordings_;  ///< Kept until the guest runs again: see injector().
+    /// Both by the number of the NIC. Kept until the guest runs again: see injector().
+    std::map<std::size_t, netmove::FrameRecorder> sent_;
+    std::map<std::size_t, Recording> recordings_;
     bool begun_ = false;  ///< STOP was seen: nothing is recorded from now on.
     bool recovered_ = false;
     std::map<std::size_t, netmove::Injector> injectors_;

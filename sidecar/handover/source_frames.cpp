@@ -35,7 +35,6 @@ Task<Result<SourceFrames::Recording>> SourceFrames::begin_recording(std::size_t 
     auto const& interface = guest_.nics[nic]->interface;
     auto const path = fmt::format("{}/frames-{}.pcap", guest_.paths.run(guest_.name), nic);
     CO_TRY_VOID(injector(nic));  // now, because begin() has no time to open it
-    CO_TRY(auto sent, netmove::FrameRecorder::open(*guest_.netlink, interface.tap));
     CO_TRY(auto read, netmove::ReadRecorder::make(path));
     auto const added = co_await qmp::object_add(*guest_.client,
                                                 Json::object({{"qom-type", "filter-dump"},
@@ -47,7 +46,7 @@ Task<Result<SourceFrames::Recording>> SourceFrames::begin_recording(std::size_t 
     CO_TRY_VOID(read.opened());
     CO_TRY_VOID(added);
     auto device = co_await virtio_device(interface.netdev, deadline);
-    co_return Recording{nic, std::move(sent), std::move(read), std::move(device)};
+    co_return Recording{nic, std::move(read), std::move(device)};
 }
 
 Task<std::string> SourceFrames::virtio_device(std::string netdev, Deadline deadline) {
@@ -61,33 +60,47 @@ Task<std::string> SourceFrames::virtio_device(std::string netdev, Deadline deadl
     co_return "";
 }
 
-Task<void> SourceFrames::record(Deadline deadline) {
-    if (begun_ || !recordings_.empty()) co_return;
+void SourceFrames::record_sent() {
+    if (begun_ || !sent_.empty()) return;
     for (std::size_t nic = 0; nic < guest_.nics.size(); ++nic) {
-        auto recording = co_await begin_recording(nic, deadline);
-        // A guest that dirties no memory needs no downtime: QEMU stops it whatever the limit is.
-        if (begun_) co_return;
-        if (recording) {
-            recordings_.push_back(std::move(*recording));
-        } else {
-            core::log::info("guest={} up to two frames for {} may be lost at STOP: {}", guest_.name,
-                            guest_.nics[nic]->interface.mac.text(), recording.error().sentence());
+        auto const& interface = guest_.nics[nic]->interface;
+        auto recorder = netmove::FrameRecorder::open(*guest_.netlink, interface.tap);
+        if (!recorder) {
+            note_unrecorded(nic, recorder.error());
+            continue;
         }
-    }
-    recorders_stop_ = std::stop_source();
-    for (std::size_t which = 0; which < recordings_.size(); ++which) {
-        recorders_.spawn(keep_recording(which, true));
-        recorders_.spawn(keep_recording(which, false));
+        auto const made = sent_.emplace(nic, std::move(*recorder)).first;
+        recorders_.spawn(keep_recording(made->second));
     }
 }
 
-Task<void> SourceFrames::keep_recording(std::size_t which, bool sent) {
+Task<void> SourceFrames::record_read(Deadline deadline) {
+    if (begun_ || !recordings_.empty()) co_return;
+    for (std::size_t nic = 0; nic < guest_.nics.size(); ++nic) {
+        if (!sent_.contains(nic)) continue;
+        auto recording = co_await begin_recording(nic, deadline);
+        // A guest that dirties no memory needs no downtime: QEMU stops it whatever the limit is.
+        if (begun_ || !sent_.contains(nic)) co_return;
+        if (!recording) {
+            note_unrecorded(nic, recording.error());
+            continue;
+        }
+        auto const made = recordings_.emplace(nic, std::move(*recording)).first;
+        recorders_.spawn(keep_recording(made->second.read));
+    }
+}
+
+void SourceFrames::note_unrecorded(std::size_t nic, core::Error const& why) const {
+    core::log::info("guest={} up to two frames for {} may be lost at STOP: {}", guest_.name,
+                    guest_.nics[nic]->interface.mac.text(), why.sentence());
+}
+
+template <class Recorder>
+Task<void> SourceFrames::keep_recording(Recorder& recorder) {
     auto const deadline = Deadline::never(recorders_stop_.get_token());
     for (;;) {
-        auto& recording = recordings_[which];
-        int const fd = sent ? recording.sent.descriptor() : recording.read.descriptor();
-        if (!co_await guest_.loop.poll(fd, POLLIN, deadline)) co_return;
-        auto const taken = sent ? recording.sent.take_in() : recording.read.take_in();
+        if (!co_await guest_.loop.poll(recorder.descriptor(), POLLIN, deadline)) co_return;
+        auto const taken = recorder.take_in();
         if (!taken) {
             core::log::warning("guest={} {}", guest_.name, taken.error().sentence());
             co_return;
@@ -98,10 +111,33 @@ Task<void> SourceFrames::keep_recording(std::size_t which, bool sent) {
 Task<void> SourceFrames::end_recording(Deadline deadline) {
     recorders_stop_.request_stop();
     co_await recorders_.join();
+    recorders_stop_ = std::stop_source();
     recordings_.clear();
+    sent_.clear();
     for (std::size_t nic = 0; nic < guest_.nics.size(); ++nic) {
         (void)co_await qmp::object_del(*guest_.client, filter_id(nic), deadline);
     }
+}
+
+/// What QEMU has read of one tap and does not deliver, oldest first; if the guest does not stay,
+/// also the frame that QEMU keeps.
+std::vector<netmove::CaughtFrame> SourceFrames::undelivered(Recording& recording,
+                                                            bool guest_stays) {
+    (void)recording.read.take_in();
+    auto const& sent = sent_.at(recording.nic).frames();
+    auto read = guest_stays ? recording.read.thrown_away() : recording.read.read_last();
+    if (recording.held) read.insert(read.begin(), *recording.held);
+    auto frames = netmove::matching(read, sent);
+    // QEMU keeps the frame that it read last.
+    nics_[recording.nic].qemu_has_one = !guest_stays && !read.empty() && !frames.empty() &&
+                                        netmove::same_frame(read.back(), frames.back());
+    if (!recording.held_one || recording.held) return frames;
+    if (!guest_stays && !recording.after_held)
+        recording.after_held = recording.read.first_at_stop();
+    auto before = recording.after_held ? netmove::sent_before(*recording.after_held, sent)
+                                       : std::optional<netmove::CaughtFrame>();
+    if (before) frames.insert(frames.begin(), std::move(*before));
+    return frames;
 }
 
 /// Puts the frames that QEMU has read since it considers the guest stopped before those in the
@@ -109,16 +145,10 @@ Task<void> SourceFrames::end_recording(Deadline deadline) {
 /// already run again.
 void SourceFrames::recover(bool guest_stays) {
     if (std::exchange(recovered_, true)) return;
-    for (auto& recording : recordings_) {
-        (void)recording.read.take_in();
-        auto read = guest_stays ? recording.read.thrown_away() : recording.read.read_last();
-        if (recording.held) read.insert(read.begin(), *recording.held);
-        auto frames = netmove::matching(read, recording.sent.frames());
-        auto& nic = nics_[recording.nic];
+    for (auto& [index, recording] : recordings_) {
+        auto frames = undelivered(recording, guest_stays);
+        auto& nic = nics_[index];
         nic.recovered = frames.size();
-        // QEMU keeps the frame that it read last.
-        nic.qemu_has_one =
-            !guest_stays && !frames.empty() && netmove::same_frame(read.back(), frames.back());
         for (auto& frame : frames) nic.bytes += frame.size();
         nic.frames.insert(nic.frames.begin(), std::make_move_iterator(frames.begin()),
                           std::make_move_iterator(frames.end()));
@@ -139,28 +169,26 @@ Result<netmove::Injector const*> SourceFrames::injector(std::size_t nic) {
 /// Runs at once and in parallel with the pause's other work, because QEMU may resume the guest by
 /// itself. (After two commands, one after the other, QEMU's main loop has already read the frame
 /// that it keeps.)
-Task<void> SourceFrames::look_for_held(std::size_t which) {
-    auto const waits =
-        co_await qmp::virtio_queue_waits(*guest_.client, recordings_[which].device, receive_queue,
-                                         Deadline::after(limits::queue_answer));
-    auto& recording = recordings_[which];
+Task<void> SourceFrames::look_for_held(Recording& recording) {
+    auto const waits = co_await qmp::virtio_queue_waits(
+        *guest_.client, recording.device, receive_queue, Deadline::after(limits::queue_answer));
     (void)recording.read.take_in();
     if (!waits) core::log::debug("guest={} {}", guest_.name, waits.error().sentence());
-    if (waits && *waits) recording.held = recording.read.before_last();
+    if (!waits || !*waits) co_return;
+    recording.held_one = true;
+    recording.held = recording.read.before_last();
+    recording.after_held = recording.read.first_at_stop();
 }
 
 // QEMU reads one more frame from each tap: this gives it a frame that is not needed. Any other
 // frame that it reads instead was sent before, and is recorded.
 void SourceFrames::begin() {
     begun_ = true;
-    for (std::size_t which = 0; which < recordings_.size(); ++which) {
-        auto& recording = recordings_[which];
+    for (auto& [index, recording] : recordings_) {
         (void)recording.read.note_stop();
-        if (auto const ring = injector(recording.nic)) {
-            (void)(*ring)->put(netmove::Gate::own_frame());
-        }
-        (void)recording.sent.take_in();
-        if (!recording.device.empty()) recorders_.spawn(look_for_held(which));
+        if (auto const ring = injector(index)) (void)(*ring)->put(netmove::Gate::own_frame());
+        (void)sent_.at(index).take_in();
+        if (!recording.device.empty()) recorders_.spawn(look_for_held(recording));
     }
     recorders_stop_.request_stop();
     nics_.assign(guest_.nics.size(), {});

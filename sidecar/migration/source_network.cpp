@@ -138,7 +138,8 @@ Task<Result<>> SourceNetwork::choose() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --anchor-plane=vxlan",
                        context_.options.destination);
     }
-    CO_TRY_VOID(anchors_.address_vxlan(context_.description.interfaces, context_.peer.host()));
+    CO_TRY_VOID(anchors_.address_vxlan(*context_.guest.netlink, context_.description.interfaces,
+                                       context_.peer.host()));
     if (anchors_.begins_stand_in() && !context_.peer.offers(protocol::Feature::stand_in)) {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --anchor",
                        context_.options.destination);
@@ -259,13 +260,14 @@ Task<Result<>> SourceNetwork::prepare(int tunnel_port) {
 }
 
 Task<void> SourceNetwork::begin_tracking() {
+    frames_.record_sent();
     tracking_.begin(context_.peer.offers(protocol::Feature::conntrack));
     co_await tracking_.send_all(context_.peer, context_.within(limits::conntrack_patience));
 }
 
 Task<void> SourceNetwork::before_stop() {
     co_await tracking_.refresh(context_.peer, context_.within(limits::conntrack_patience));
-    co_await frames_.record(context_.within(limits::qmp_timeout));
+    co_await frames_.record_read(context_.within(limits::qmp_timeout));
 }
 
 Task<Result<>> SourceNetwork::fire() {

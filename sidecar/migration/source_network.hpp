@@ -54,7 +54,8 @@ public:
     /// Makes the movers and prepares them, the VTEPs and the anchor. `tunnel_port`: of the
     /// destination. Fails with refused.
     Outcome<> prepare(int tunnel_port);
-    /// Before RAM begins: sends all tracked connections of the guest. Best effort.
+    /// Before RAM begins: sends all tracked connections of the guest, and begins to record the
+    /// frames that are sent to its taps. Best effort.
     core::Task<void> begin_tracking();
     /// Shortly before STOP may come: sends the changes of these, and begins to record the frames
     /// that QEMU reads. Best effort.

@@ -52,17 +52,6 @@ Tap made_tap(OneHost& host, TapOptions const& options = {}) {
 
 using Numbers = std::vector<unsigned>;
 
-/// struct virtio_net_hdr; the kernel's own header does not compile as C++.
-struct VirtioHeader {
-    std::uint8_t flags;
-    std::uint8_t gso_type;
-    std::uint16_t hdr_len;
-    std::uint16_t gso_size;
-    std::uint16_t csum_start;
-    std::uint16_t csum_offset;
-};
-static_assert(sizeof(VirtioHeader) == virtio_header_size);
-constexpr std::uint8_t needs_checksum = 1;
 constexpr std::uint8_t segments_of_tcp4 = 1;
 
 }  // namespace
@@ -187,7 +176,7 @@ TEST_CASE("caught frames keep their offloads on the way into another ring", "[ne
     CaughtFrame large = udp_frame(client, guest, ip("192.0.2.1"), ip("192.0.2.2"), 64, 30'000);
     large.insert(large.begin(), virtio_header_size, 0);
     VirtioHeader header{};
-    header.flags = needs_checksum;
+    header.flags = virtio_needs_checksum;
     header.gso_type = segments_of_tcp4;
     header.hdr_len = 14 + 20 + 20;
     header.gso_size = 1448;
@@ -205,7 +194,7 @@ TEST_CASE("caught frames keep their offloads on the way into another ring", "[ne
     std::memcpy(&got, caught.frames[0].data(), virtio_header_size);
     CHECK(got.gso_type == segments_of_tcp4);
     CHECK(got.gso_size == 1448);
-    CHECK((got.flags & needs_checksum) != 0);
+    CHECK((got.flags & virtio_needs_checksum) != 0);
     CHECK(caught.frames[0].size() == large.size());
     CHECK(std::equal(large.begin() + virtio_header_size, large.end(),
                      caught.frames[0].begin() + virtio_header_size));

@@ -13,7 +13,6 @@ namespace tunnel_lab {
 namespace {
 
 // struct virtio_net_hdr: flags, gso_type, hdr_len, gso_size, csum_start, csum_offset.
-constexpr std::uint8_t needs_checksum = 1;
 constexpr std::uint8_t gso_tcp4 = 1;
 constexpr std::size_t hdr_len_at = 2;
 constexpr std::size_t tcp_headers = 14 + 20 + 20;
@@ -65,7 +64,7 @@ Frame plain_frame(std::uint32_t number, std::size_t size) {
 Frame super_frame(std::uint32_t number, std::size_t size, std::uint16_t segment) {
     Frame frame(virtio_header_size + size);
     fill(frame, virtio_header_size, number);
-    frame[0] = needs_checksum;
+    frame[0] = virtio_needs_checksum;
     frame[1] = gso_tcp4;
     put16_le(frame, hdr_len_at, tcp_headers);
     put16_le(frame, 4, segment);

@@ -122,6 +122,36 @@ TEST_CASE("recorder: what a full receive queue held is the one before those of t
     CHECK(before() == 0);
 }
 
+TEST_CASE("recorder: what was read first at the stop is known if nothing was read before") {
+    FilterDump qemu;
+    auto const first = [&]() {
+        REQUIRE(qemu.recorder().take_in());
+        auto const read = qemu.recorder().first_at_stop();
+        return read ? int{read->front()} : 0;
+    };
+    SECTION("QEMU held a frame that it read before its record began") {
+        REQUIRE(qemu.recorder().note_stop());
+        CHECK(first() == 0);
+        qemu.reads(2, 200);
+        CHECK(first() == 2);
+        qemu.reads(3, 300);  // the guest resumes
+        CHECK(first() == 0);
+    }
+    SECTION("both were read before the stop was known") {
+        qemu.reads(2, 200);
+        qemu.reads(3, 200);
+        CHECK(first() == 0);
+        REQUIRE(qemu.recorder().note_stop());
+        CHECK(first() == 2);
+    }
+    SECTION("something was read before") {
+        qemu.reads(1, 100);
+        REQUIRE(qemu.recorder().note_stop());
+        qemu.reads(2, 200);
+        CHECK(first() == 0);
+    }
+}
+
 TEST_CASE("recorder: a guest that nothing was sent to has lost nothing") {
     FilterDump qemu;
     REQUIRE(qemu.recorder().note_stop());
