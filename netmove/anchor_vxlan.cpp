@@ -1,13 +1,7 @@
 #include "netmove/anchor_vxlan.hpp"
 
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 
-#include "core/fd.hpp"
 #include "netmove/netlink.hpp"
 #include "netmove/tap.hpp"
 
@@ -69,39 +63,6 @@ Result<> remove_anchor_vxlan(Netlink& netlink, std::string const& name) {
     TRY(auto const there, netlink.find_link(name));
     if (!there || !there->vxlan || !is_anchor_vni(there->vxlan->vni)) return {};
     return netlink.delete_link(name);
-}
-
-Result<Address> own_address_towards(Address const& remote) {
-    sockaddr_storage place{};
-    socklen_t size = 0;
-    auto const bytes = remote.bytes();
-    if (remote.is_ipv4()) {
-        auto* const v4 = reinterpret_cast<sockaddr_in*>(&place);
-        v4->sin_family = AF_INET;
-        v4->sin_port = htons(vxlan_port_default);
-        std::memcpy(&v4->sin_addr, bytes.data(), bytes.size());
-        size = sizeof *v4;
-    } else {
-        auto* const v6 = reinterpret_cast<sockaddr_in6*>(&place);
-        v6->sin6_family = AF_INET6;
-        v6->sin6_port = htons(vxlan_port_default);
-        std::memcpy(&v6->sin6_addr, bytes.data(), bytes.size());
-        size = sizeof *v6;
-    }
-    core::Fd const socket(::socket(place.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    auto* const raw = reinterpret_cast<sockaddr*>(&place);
-    if (!socket || ::connect(socket.get(), raw, size) < 0 ||
-        ::getsockname(socket.get(), raw, &size) < 0) {
-        return core::fail_errno(errno, "cannot send to {}", remote.text());
-    }
-    if (remote.is_ipv4()) {
-        auto const* const own = reinterpret_cast<std::uint8_t const*>(
-            &reinterpret_cast<sockaddr_in const*>(&place)->sin_addr);
-        return Address::ipv4(std::span<std::uint8_t const, 4>(own, 4));
-    }
-    auto const* const own = reinterpret_cast<std::uint8_t const*>(
-        &reinterpret_cast<sockaddr_in6 const*>(&place)->sin6_addr);
-    return Address::ipv6(std::span<std::uint8_t const, 16>(own, 16));
 }
 
 Result<bool> way_is_encrypted(Netlink& netlink, Address const& remote) {

@@ -6,7 +6,7 @@
 //   bridge -- VXLAN device ============ UDP, in clear ============ VXLAN device -- bridge -- tap
 //
 // A device knows one other end and looks up nothing: what enters it goes there. It never cuts a
-// frame (DF), encrypts nothing, and believes whoever sends to its port with its VNI.
+// frame (DF), encrypts nothing, and believes every sender that knows its port and VNI.
 #pragma once
 
 #include <cstdint>
@@ -62,8 +62,6 @@ core::Result<> make_anchor_vxlan(Netlink& netlink, AnchorVxlan const& vxlan,
 /// Also when it is not there.
 core::Result<> remove_anchor_vxlan(Netlink& netlink, std::string const& name);
 
-/// The address of this host from which it would send to `remote`. Fails with io: no route.
-core::Result<Address> own_address_towards(Address const& remote);
 /// Whether the way to `remote` leaves by a device that encrypts (WireGuard, IPsec).
 core::Result<bool> way_is_encrypted(Netlink& netlink, Address const& remote);
 

@@ -4,25 +4,19 @@
 #include <cassert>
 #include <set>
 
+#include "netmove/frame_fields.hpp"
+
 namespace netmove {
 
 namespace {
 
 constexpr MacAddress broadcast_mac{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
 constexpr std::uint16_t vlan_id_mask = 0x0fff;
-constexpr std::uint8_t icmpv6 = 58;
 constexpr std::uint8_t hop_by_hop = 0;
-constexpr std::size_t ipv6_header_size = 40;
 // More tags than a service tag and a customer tag no network of ours carries.
 constexpr int vlan_tags_max = 2;
 
-enum Icmpv6Type : std::uint8_t {
-    router_solicitation = 133,
-    router_advertisement = 134,
-    neighbour_solicitation = 135,
-    neighbour_advert = 136,
-    mld2_report = 143,
-};
+constexpr std::uint8_t mld2_report = 143;
 constexpr std::uint8_t na_router = 0x80;
 constexpr std::uint8_t na_solicited = 0x40;
 constexpr std::uint8_t na_override = 0x20;
@@ -35,10 +29,6 @@ void put16(Bytes& out, unsigned value) {
 }
 void put(Bytes& out, ByteView bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
 void put(Bytes& out, MacAddress const& mac) { put(out, ByteView(mac.bytes)); }
-
-unsigned get16(ByteView bytes, std::size_t at) {
-    return static_cast<unsigned>(bytes[at]) << 8 | bytes[at + 1];
-}
 
 Bytes ethernet(MacAddress const& destination, MacAddress const& source, std::uint16_t vlan,
                EtherType type) {
@@ -98,7 +88,7 @@ Bytes icmpv6_frame(MacAddress const& mac, std::uint16_t vlan, Address const& sou
     put8(out, 0);
     put16(out, 0);
     put16(out, static_cast<unsigned>(extension.size() + message.size()));
-    put8(out, extension.empty() ? icmpv6 : hop_by_hop);
+    put8(out, extension.empty() ? next_is_icmpv6 : hop_by_hop);
     put8(out, hop_limit);
     put(out, source.bytes());
     put(out, destination.bytes());
@@ -111,13 +101,6 @@ Bytes icmpv6_frame(MacAddress const& mac, std::uint16_t vlan, Address const& sou
 Bytes sent_to(MacAddress const& station, Bytes frame) {
     std::ranges::copy(station.bytes, frame.begin());
     return frame;
-}
-
-Address ipv6_at(ByteView bytes, std::size_t at) {
-    return Address::ipv6(bytes.subspan(at).first<16>());
-}
-Address ipv4_at(ByteView bytes, std::size_t at) {
-    return Address::ipv4(bytes.subspan(at).first<4>());
 }
 
 constexpr std::uint8_t all_nodes[16] = {0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
@@ -133,10 +116,7 @@ std::optional<Address> if_host(Address const& address) {
 }
 
 Learned learn_arp(MacAddress const& mac, ByteView arp) {
-    if (arp.size() < 28) return {};
-    bool const ethernet_ipv4 =
-        get16(arp, 0) == 1 && get16(arp, 2) == 0x0800 && arp[4] == 6 && arp[5] == 4;
-    if (!ethernet_ipv4 || !std::ranges::equal(arp.subspan(8, 6), mac.bytes)) return {};
+    if (!is_arp_for_ipv4(arp) || !std::ranges::equal(arp.subspan(8, 6), mac.bytes)) return {};
     auto const sender = ipv4_at(arp, 14);
     unsigned const operation = get16(arp, 6);
     bool const claims = operation == 1 || (operation == 2 && sender == ipv4_at(arp, 24));
@@ -185,7 +165,7 @@ Learned learn_ipv6(MacAddress const& mac, ByteView packet) {
     auto const payload_size =
         std::min<std::size_t>(get16(packet, 4), packet.size() - ipv6_header_size);
     auto const payload = packet.subspan(ipv6_header_size, payload_size);
-    if (packet[6] == icmpv6 && payload.size() >= 8 && payload[0] >= router_solicitation &&
+    if (packet[6] == next_is_icmpv6 && payload.size() >= 8 && payload[0] >= router_solicitation &&
         payload[0] <= neighbour_advert) {
         // RFC 4861: a hop limit below 255 means that it came through a router; it must be ignored.
         if (packet[7] != 255 || payload[1] != 0) return {};
@@ -248,12 +228,13 @@ Bytes address_question(MacAddress const& mac, Address const& address) {
 bool claims_address(EthernetFrame const& frame, Address const& address) {
     auto const& payload = frame.payload;
     if (address.is_ipv4()) {
-        return frame.ether_type == static_cast<unsigned>(EtherType::arp) && payload.size() >= 28 &&
-               get16(payload, 2) == 0x0800 && ipv4_at(payload, 14) == address;
+        return frame.ether_type == static_cast<unsigned>(EtherType::arp) &&
+               payload.size() >= arp_size && get16(payload, 2) == 0x0800 &&
+               ipv4_at(payload, 14) == address;
     }
     return frame.ether_type == static_cast<unsigned>(EtherType::ipv6) &&
-           payload.size() >= ipv6_header_size + 24 && payload[6] == icmpv6 && payload[7] == 255 &&
-           payload[ipv6_header_size] == neighbour_advert &&
+           payload.size() >= ipv6_header_size + 24 && payload[6] == next_is_icmpv6 &&
+           payload[7] == 255 && payload[ipv6_header_size] == neighbour_advert &&
            ipv6_at(payload, ipv6_header_size + 8) == address;
 }
 
@@ -325,7 +306,7 @@ Bytes multicast_report(MacAddress const& mac, Address const& source,
         put(message, group.bytes());
     }
     // Hop-by-hop header: router alert for MLD (RFC 2711), padded to eight bytes.
-    constexpr std::uint8_t router_alert[] = {icmpv6, 0, 5, 2, 0, 0, 1, 0};
+    constexpr std::uint8_t router_alert[] = {next_is_icmpv6, 0, 5, 2, 0, 0, 1, 0};
     return icmpv6_frame(mac, vlan, source, Address::ipv6(all_mld2_routers), router_alert, 1,
                         std::move(message));
 }
@@ -347,7 +328,7 @@ Address solicited_node(Address const& ipv6) {
 }
 
 std::uint16_t icmpv6_checksum(Address const& source, Address const& destination, ByteView message) {
-    std::uint32_t sum = icmpv6;
+    std::uint32_t sum = next_is_icmpv6;
     auto const add = [&sum](ByteView bytes) {
         for (std::size_t i = 0; i < bytes.size(); i += 2) {
             sum += static_cast<std::uint32_t>(bytes[i]) << 8;

@@ -12,8 +12,10 @@
 #include <array>
 #include <cerrno>
 
+#include "core/base64.hpp"
 #include "core/log.hpp"
 #include "core/sync.hpp"
+#include "netmove/frame_fields.hpp"
 
 namespace netmove {
 
@@ -24,19 +26,8 @@ using core::Result;
 
 namespace {
 
-constexpr std::size_t arp_size = 28;
-constexpr std::size_t ipv6_size = 40;
-constexpr std::uint8_t next_is_icmpv6 = 58;
 constexpr std::size_t solicitation_size = 24;
 constexpr std::size_t advertisement_size = 16;
-
-/// ICMPv6 types of neighbour discovery (RFC 4861 4).
-enum DiscoveryType : std::uint8_t {
-    asks_routers = 133,
-    advertises_router = 134,
-    asks_neighbour = 135,
-    advertises_neighbour = 136,
-};
 
 // Frames that one look takes in; the socket's buffer holds fewer.
 constexpr int watched_frames_max = 4'096;
@@ -44,22 +35,9 @@ constexpr int watched_bytes = 512 * 1024;
 // Frames that are answered in one go.
 constexpr int answered_batch = 64;
 
-unsigned two_bytes(ByteView bytes, std::size_t at) {
-    return static_cast<unsigned>(bytes[at]) << 8 | bytes[at + 1];
-}
-Address four_bytes_address(ByteView bytes, std::size_t at) {
-    return Address::ipv4(bytes.subspan(at).first<4>());
-}
-Address sixteen_bytes_address(ByteView bytes, std::size_t at) {
-    return Address::ipv6(bytes.subspan(at).first<16>());
-}
-
-/// ARP for IPv4 over Ethernet.
 bool is_arp(EthernetFrame const& frame) {
-    auto const& arp = frame.payload;
     return frame.tags == 0 && frame.ether_type == static_cast<unsigned>(EtherType::arp) &&
-           arp.size() >= arp_size && two_bytes(arp, 0) == 1 && two_bytes(arp, 2) == 0x0800 &&
-           arp[4] == 6 && arp[5] == 4;
+           is_arp_for_ipv4(frame.payload);
 }
 
 /// The ICMPv6 message of neighbour discovery in a frame; empty: it has none.
@@ -67,48 +45,30 @@ ByteView discovery_message(EthernetFrame const& frame) {
     auto const& packet = frame.payload;
     bool const fits = frame.tags == 0 &&
                       frame.ether_type == static_cast<unsigned>(EtherType::ipv6) &&
-                      packet.size() >= ipv6_size && packet[0] >> 4 == 6 &&
+                      packet.size() >= ipv6_header_size && packet[0] >> 4 == 6 &&
                       packet[6] == next_is_icmpv6 && packet[7] == 255;
     if (!fits) return {};
-    auto const size = std::min<std::size_t>(two_bytes(packet, 4), packet.size() - ipv6_size);
-    auto const message = packet.subspan(ipv6_size, size);
+    auto const size = std::min<std::size_t>(get16(packet, 4), packet.size() - ipv6_header_size);
+    auto const message = packet.subspan(ipv6_header_size, size);
     if (message.size() < 8 || message[1] != 0) return {};
     switch (message[0]) {
-        case asks_routers:
+        case router_solicitation:
             return message;
-        case advertises_router:
+        case router_advertisement:
             return message.size() >= advertisement_size ? message : ByteView();
-        case asks_neighbour:
-        case advertises_neighbour:
+        case neighbour_solicitation:
+        case neighbour_advert:
             return message.size() >= solicitation_size ? message : ByteView();
         default:
             return {};
     }
 }
 
-std::string hex_of(ByteView bytes) {
-    std::string text;
-    for (auto const byte : bytes) text += fmt::format("{:02x}", byte);
-    return text;
-}
-
-Result<Bytes> bytes_of(std::string_view hex) {
-    auto const digit = [](char letter) -> int {
-        if (letter >= '0' && letter <= '9') return letter - '0';
-        if (letter >= 'a' && letter <= 'f') return letter - 'a' + 10;
-        return -1;
-    };
-    Bytes out;
-    if (hex.size() % 2 != 0 || hex.size() > 2 * router_message_bytes_max) {
-        return fail(Errc::invalid, "a router advertisement of {} digits", hex.size());
-    }
-    for (std::size_t at = 0; at < hex.size(); at += 2) {
-        int const high = digit(hex[at]);
-        int const low = digit(hex[at + 1]);
-        if (high < 0 || low < 0) return fail(Errc::invalid, "a router advertisement is no hex");
-        out.push_back(static_cast<std::uint8_t>(high << 4 | low));
-    }
-    return out;
+/// An advertisement as `to_json` has written it.
+Result<Bytes> message_from(std::string const& base64) {
+    TRY(auto bytes, core::from_base64(base64));
+    if (bytes.size() <= router_message_bytes_max) return bytes;
+    return fail(Errc::invalid, "a router advertisement of {} bytes", bytes.size());
 }
 
 Json neighbour_json(HomeGateways::Neighbour const& one) {
@@ -127,7 +87,7 @@ Result<HomeGateways::Neighbour> neighbour_from(Json const& json) {
 }  // namespace
 
 core::seconds HomeGateways::Router::lifetime() const {
-    return core::seconds(message.size() < advertisement_size ? 0 : two_bytes(message, 6));
+    return core::seconds(message.size() < advertisement_size ? 0 : get16(message, 6));
 }
 
 void HomeGateways::note(Neighbour neighbour) {
@@ -164,10 +124,10 @@ void HomeGateways::learn_arp(EthernetFrame const& frame, MacAddress const& guest
     auto const& arp = frame.payload;
     if (frame.source == guest) {
         // A guest that confirms an address asks the station alone.
-        bool const asks = two_bytes(arp, 6) == 1 && frame.destination.is_unicast();
-        if (asks) note({four_bytes_address(arp, 24), frame.destination});
+        bool const asks = get16(arp, 6) == 1 && frame.destination.is_unicast();
+        if (asks) note({ipv4_at(arp, 24), frame.destination});
     } else if (std::ranges::equal(arp.subspan(8, 6), frame.source.bytes)) {
-        note({four_bytes_address(arp, 14), frame.source});
+        note({ipv4_at(arp, 14), frame.source});
     }
 }
 
@@ -176,15 +136,15 @@ void HomeGateways::learn_ipv6(EthernetFrame const& frame, MacAddress const& gues
     if (message.empty()) return;
     auto const type = message[0];
     if (frame.source == guest) {
-        bool const asks = type == asks_neighbour && frame.destination.is_unicast();
-        if (asks) note({sixteen_bytes_address(message, 8), frame.destination});
+        bool const asks = type == neighbour_solicitation && frame.destination.is_unicast();
+        if (asks) note({ipv6_at(message, 8), frame.destination});
         return;
     }
-    auto const source = sixteen_bytes_address(frame.payload, 8);
-    if (type == advertises_router) note_router({source, frame.source}, message);
-    if (type == asks_neighbour) note({source, frame.source});
-    if (type == advertises_neighbour) {
-        note({sixteen_bytes_address(message, 8), frame.source});
+    auto const source = ipv6_at(frame.payload, 8);
+    if (type == router_advertisement) note_router({source, frame.source}, message);
+    if (type == neighbour_solicitation) note({source, frame.source});
+    if (type == neighbour_advert) {
+        note({ipv6_at(message, 8), frame.source});
     }
 }
 
@@ -224,16 +184,16 @@ std::vector<Bytes> HomeGateways::answers(EthernetFrame const& frame,
         });
     };
     if (is_arp(frame)) {
-        auto const at = gateway(four_bytes_address(frame.payload, 24));
-        if (at == neighbours_.end() || two_bytes(frame.payload, 6) != 1) return {};
-        return {arp_answer(at->mac, at->address, guest, four_bytes_address(frame.payload, 14))};
+        auto const at = gateway(ipv4_at(frame.payload, 24));
+        if (at == neighbours_.end() || get16(frame.payload, 6) != 1) return {};
+        return {arp_answer(at->mac, at->address, guest, ipv4_at(frame.payload, 14))};
     }
     auto const message = discovery_message(frame);
     if (message.empty()) return {};
-    if (message[0] == asks_routers) return advertisements();
-    if (message[0] != asks_neighbour) return {};
-    auto const source = sixteen_bytes_address(frame.payload, 8);
-    auto const at = gateway(sixteen_bytes_address(message, 8));
+    if (message[0] == router_solicitation) return advertisements();
+    if (message[0] != neighbour_solicitation) return {};
+    auto const source = ipv6_at(frame.payload, 8);
+    auto const at = gateway(ipv6_at(message, 8));
     // A question from the unspecified address is one of duplicate address detection.
     if (at == neighbours_.end() || !source.is_host()) return {};
     return {router_neighbour_answer(at->mac, at->address, guest, source)};
@@ -261,7 +221,7 @@ Json HomeGateways::to_json() const {
     for (auto const& one : gateways()) known.add(neighbour_json(one));
     Json routers = Json::array();
     for (auto const& router : routers_) {
-        routers.add(neighbour_json(router.at).set("message", hex_of(router.message)));
+        routers.add(neighbour_json(router.at).set("message", core::to_base64(router.message)));
     }
     return Json::object({{"used", used}, {"gateways", known}, {"routers", routers}});
 }
@@ -274,8 +234,8 @@ Result<HomeGateways> HomeGateways::from_json(Json const& json) {
     }
     for (auto const& one : json["routers"].elements()) {
         TRY(auto at, neighbour_from(one));
-        TRY(auto const hex, one.text("message"));
-        TRY(auto const message, bytes_of(hex));
+        TRY(auto const base64, one.text("message"));
+        TRY(auto const message, message_from(base64));
         made.note_router(std::move(at), message);
     }
     for (auto const& one : json["gateways"].elements()) {
@@ -303,9 +263,9 @@ Result<GatewayWatcher> GatewayWatcher::open(std::string const& tap) {
         jump(BPF_JEQ, ETH_P_IPV6, 0, 6),
         load(BPF_B, 14 + 6),
         jump(BPF_JEQ, next_is_icmpv6, 0, 4),
-        load(BPF_B, 14 + ipv6_size),
-        jump(BPF_JGE, advertises_router, 0, 2),
-        jump(BPF_JGT, advertises_neighbour, 1, 0),
+        load(BPF_B, 14 + ipv6_header_size),
+        jump(BPF_JGE, router_advertisement, 0, 2),
+        jump(BPF_JGT, neighbour_advert, 1, 0),
         sock_filter{BPF_RET | BPF_K, 0, 0, 2'048},
         sock_filter{BPF_RET | BPF_K, 0, 0, 0}};
     sock_fprog const program{static_cast<unsigned short>(code.size()), code.data()};

@@ -119,6 +119,7 @@ struct VxlanEntry {
 struct Route {
     std::string link;
     int mtu = 0;  ///< Of the route, or of that link.
+    std::optional<Address> source;  ///< Of this host, for what it sends there.
 };
 
 /// A route of one routing table to one destination, out of one interface.

@@ -114,16 +114,18 @@ Result<Route> Netlink::route(Address const& to) {
     nla_put(message.get(), RTA_DST, static_cast<int>(to.bytes().size()), to.bytes().data());
     int oif = 0;
     int mtu = 0;
-    auto const each = [&oif, &mtu](nlmsghdr* answer) {
+    std::optional<Address> source;
+    auto const each = [&](nlmsghdr* answer) {
         auto parts = attributes_of<RTA_MAX>(answer, sizeof(rtmsg));
         if (parts[RTA_OIF] != nullptr) oif = static_cast<int>(nla_get_u32(parts[RTA_OIF]));
+        source = address_of(parts, RTA_PREFSRC);
         auto metrics = inside<RTAX_MAX>(parts[RTA_METRICS]);
         if (metrics[RTAX_MTU] != nullptr) mtu = static_cast<int>(nla_get_u32(metrics[RTAX_MTU]));
     };
     TRY_VOID(request(*message, fmt::format("find the route to {}", to.text()), each));
     if (oif == 0) return fail(Errc::netlink, "there is no route to {} from this host", to.text());
     TRY(auto const out, link(oif));
-    return Route{out.name, mtu > 0 ? mtu : out.mtu};
+    return Route{out.name, mtu > 0 ? mtu : out.mtu, source};
 }
 
 }  // namespace netmove

@@ -269,15 +269,17 @@ Task<Result<>> SourceAnchors::probe(std::string host, int tunnel_port, std::stri
     co_return Result<>{};
 }
 
-Result<> SourceAnchors::address_vxlan(std::vector<netmove::GuestInterface>& interfaces,
+Result<> SourceAnchors::address_vxlan(netmove::Netlink& netlink,
+                                      std::vector<netmove::GuestInterface>& interfaces,
                                       std::string const& host) {
     if (!in_kernel() || !leaves_home()) return {};
     TRY(auto const remote, netmove::Address::parse(host));
-    TRY(auto const own, netmove::own_address_towards(remote));
+    TRY(auto const route, netlink.route(remote));
+    if (!route.source) return fail(Errc::netlink, "this host has no address towards {}", host);
     for (auto& end : ends_) {
-        end.move.vxlan->home = own;
+        end.move.vxlan->home = *route.source;
         auto const at = std::ranges::find(interfaces, end.mac, &netmove::GuestInterface::mac);
-        if (at != interfaces.end()) at->anchor->vxlan->home = own;
+        if (at != interfaces.end()) at->anchor->vxlan->home = *route.source;
     }
     return {};
 }

@@ -95,8 +95,9 @@ public:
                                      core::Deadline deadline);
     [[nodiscard]] std::optional<protocol::AnchorPath> const& path() const { return path_; }
     /// Before probe(): the devices' addresses, where the tunnels are in the kernel. `host`: the
-    /// destination. Fails with io.
-    core::Result<> address_vxlan(std::vector<netmove::GuestInterface>& interfaces,
+    /// destination. Fails with netlink: there is no route.
+    core::Result<> address_vxlan(netmove::Netlink& netlink,
+                                 std::vector<netmove::GuestInterface>& interfaces,
                                  std::string const& host);
     /// `host`, `tunnel_port`: of the destination's far ends. Fails with refused.
     core::Task<core::Result<>> prepare(std::string host, int tunnel_port, core::Deadline deadline);

@@ -14,7 +14,7 @@
 namespace sidecar {
 
 /// Fails with refused: no directory, a file in the way, too little space; a device that was not
-/// named, is too small, in use, or read-only by somebody else's will. `leftovers`: images of an
+/// named, is too small, in use, or made read-only by someone else. `leftovers`: images of an
 /// earlier migration of this guest, which is undone first.
 core::Result<> check_places(Paths const& paths, HostMaps const& maps,
                             Description const& description,

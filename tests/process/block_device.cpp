@@ -161,7 +161,7 @@ TEST_CASE("block device: a stale one is read-only, and QEMU does not open it",
     CHECK_FALSE(here.loop->read_only());
 }
 
-TEST_CASE("block device: which device a guest left is known until somebody makes it writable",
+TEST_CASE("block device: which device a guest left is known until it is made writable",
           "[storage][device][stale]") {
     Devices here;
     sidecar::Paths paths{here.directory.path("run"), here.directory.path("state")};

@@ -226,7 +226,7 @@ TEST_CASE("device: a guest returns to the device that it left without --disk, an
     CHECK_FALSE(here.device->read_only());
     must_move(DeviceLab::move(lab.a, lab.b, {}));
     DeviceLab::runs_on(lab.b);
-    INFO("somebody has made it writable: it is not the guest's any more");
+    INFO("it was made writable: it is not the guest's any more");
     here.device->set_read_only(false);
     auto const refused = DeviceLab::move(lab.b, lab.a, {"--check"});
     INFO(refused.out << refused.err);
