@@ -237,6 +237,11 @@ std::vector<std::string> qemus(std::string const& usual) {
     return {usual};
 }
 
+std::vector<std::string> formats(std::string const& usual) {
+    if (std::getenv("SIDECAR_TEST_ALL")) return {"raw", "qcow2"};
+    return {usual};
+}
+
 std::string why_impossible() {
     if (geteuid() != 0) return "network namespaces and taps need root: run the tests as root";
     if (access("/dev/net/tun", R_OK | W_OK) != 0)

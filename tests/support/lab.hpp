@@ -86,6 +86,8 @@ private:
 /// The QEMU versions ("7.2", "10.0") of a test that is the same with each: both in a full run
 /// (SIDECAR_TEST_ALL is set: scripts/test --all), otherwise only `usual`. For Catch2's GENERATE.
 std::vector<std::string> qemus(std::string const& usual);
+/// The same for the formats of a disk, "raw" and "qcow2".
+std::vector<std::string> formats(std::string const& usual);
 
 /// Why this machine cannot run the lab (no root, no namespaces, no guest), or an empty string.
 std::string why_impossible();
