@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "qmp/block_graph.hpp"
 #include "qmp/command.hpp"
 #include "qmp/vm.hpp"
 
@@ -94,37 +95,17 @@ bool is_filter(std::string const& driver) {
 /// More than anyone puts over one image.
 constexpr int filters_max = 16;
 
-/// The node-name below the filter `node`, in the answer of x-debug-query-block-graph; empty: none.
-std::string node_below(Json const& graph, std::string const& node) {
-    auto const nodes = graph["nodes"].elements();
-    auto const name_of = [](Json const& entry) {
-        return entry["type"].text_or("") == "block-driver" ? entry["name"].text_or("") : "";
-    };
-    auto const found = std::ranges::find(nodes, node, name_of);
-    if (found == nodes.end()) return {};
-    for (auto const& edge : graph["edges"].elements()) {
-        bool const ours = edge["parent"].integer_or(-1) == (*found)["id"].integer_or(-2);
-        if (!ours || edge["name"].text_or("") != "file") continue;
-        auto const below =
-            std::ranges::find(nodes, edge["child"].integer_or(-1),
-                              [](Json const& entry) { return entry["id"].integer_or(-2); });
-        if (below != nodes.end()) return name_of(*below);
-    }
-    return {};
-}
-
 /// Replaces what is said of a filter by what is said of the image below it.
 Task<Result<>> look_through_filters(Client& client, std::vector<BlockDevice>& disks,
                                     Deadline deadline) {
-    // QEMU before 10.1 names the children of a node nowhere else.
-    CO_TRY(auto const graph, co_await client.execute("x-debug-query-block-graph", {}, deadline));
+    CO_TRY(auto const graph, co_await query_block_graph(client, deadline));
     CO_TRY(auto const reply, co_await client.execute("query-named-block-nodes",
                                                      Json::object({{"flat", true}}), deadline));
     auto const nodes = reply.elements();
     for (auto& disk : disks) {
         for (int step = 0; step < filters_max && is_filter(disk.format); ++step) {
             auto const below =
-                std::ranges::find(nodes, node_below(graph, disk.node_name),
+                std::ranges::find(nodes, graph.child(disk.node_name, "file"),
                                   [](Json const& entry) { return entry["node-name"].text_or(""); });
             if (below == nodes.end()) break;
             bool const read_only = disk.read_only;

@@ -16,6 +16,7 @@
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/guest/qemu_schema.hpp"
 #include "sidecar/guest/qemu_user.hpp"
+#include "sidecar/guest/running_line.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/registry/limits.hpp"
 #include "storage/image.hpp"
@@ -211,9 +212,11 @@ Result<netmove::GuestInterface> interface_now(Guest& guest, Nic const& nic) {
 qmp::BlockDevice const* find_drive(std::vector<qmp::BlockDevice> const& drives,
                                    MovedDisk const& disk) {
     auto const found = std::ranges::find_if(drives, [&](qmp::BlockDevice const& drive) {
-        bool const same =
-            disk.device.empty() ? drive.qdev == disk.qdev : drive.device == disk.device;
-        return drive.inserted && same;
+        if (!drive.inserted) return false;
+        if (!disk.device.empty()) return drive.device == disk.device;
+        bool const path = disk.qdev.starts_with('/');
+        bool const named = !disk.node.empty() && disk.node.front() != '#';
+        return drive.qdev == disk.qdev || (path && named && drive.node_name == disk.node);
     });
     return found == drives.end() ? nullptr : &*found;
 }
@@ -236,7 +239,12 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     CO_TRY_VOID(check_features(schema, client.version()));
     description.guest = guest.name;
     description.migration_id = std::move(migration_id);
-    description.argv = guest.command_line.without_wrapper().argv();
+    CO_TRY(auto running, co_await running_line(client, guest.process.pid(), guest.command_line,
+                                               guest.working_directory, deadline));
+    CO_TRY_VOID(co_await guest.renew_nics(running));
+    auto const& line = running.line;
+    description.argv = line.without_wrapper().argv();
+    description.warnings = std::move(running.warnings);
     description.working_directory = guest.working_directory;
     description.qemu_version = client.version();
     CO_TRY(description.machine_type, co_await qmp::machine_type(client, deadline));
@@ -255,14 +263,12 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     CO_TRY_VOID(check_qemu_may_write(guest.process.pid(), description.disks));
     CO_TRY(description.throttle_groups, co_await throttle_groups_of(client, deadline));
     CO_TRY(description.option_roms, co_await option_roms_of(client, deadline));
-    std::erase_if(description.option_roms, [&](OptionRom const& rom) {
-        return has_fixed_rom_size(guest.command_line, rom.device);
-    });
+    std::erase_if(description.option_roms,
+                  [&](OptionRom const& rom) { return has_fixed_rom_size(line, rom.device); });
     description.firmware =
-        co_await firmware_of(guest.loop, guest.command_line, guest.working_directory, deadline);
-    CO_TRY_VOID(co_await check_unnamed_devices(client, guest.command_line, description, deadline));
-    CO_TRY_VOID(check_as_started(guest.command_line, description));
-    CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
+        co_await firmware_of(guest.loop, line, guest.working_directory, deadline);
+    CO_TRY_VOID(check_images(line, description));
+    CO_TRY_VOID(check_media(line, devices, guest.working_directory));
     guest.take_in_addresses();
     for (auto const& nic : guest.nics) {
         CO_TRY(auto interface, interface_now(guest, *nic));

@@ -57,7 +57,7 @@ struct MovedDisk {
 struct Description {
     std::string guest;
     std::string migration_id;
-    std::vector<std::string> argv;  ///< QEMU's, at the source.
+    std::vector<std::string> argv;  ///< Of the guest as it runs at the source: running_line.hpp.
     std::string working_directory;
     std::string machine_type;  ///< Full, versioned.
     std::string qemu_version;  ///< For messages.
@@ -75,6 +75,8 @@ struct Description {
     std::vector<netmove::GuestInterface> interfaces;
     /// Who owns the guest, as the source knows it. None: its release does not say so.
     std::optional<registry::Entry> owner = {};
+    /// What differs at the destination, in sentences. Not sent.
+    std::vector<std::string> warnings = {};
 
     /// Of all interfaces, as many as a registry's entry has.
     [[nodiscard]] std::vector<std::string> addresses() const;
@@ -82,9 +84,9 @@ struct Description {
     static core::Result<Description> from_json(core::Json const& json);
 };
 
-/// The drive of this QEMU that is `disk` of another: by the drive's name, else by its device. (The
-/// names are the same in every QEMU; the QOM path of a device without an id has a number that is
-/// not.) Null: there is none.
+/// The drive of this QEMU that is `disk` of another: by the drive's name, else by its device, or by
+/// the name of its node. (The names are the same in every QEMU; the QOM path of a device without an
+/// id has a number that is not.) Null: there is none.
 qmp::BlockDevice const* find_drive(std::vector<qmp::BlockDevice> const& drives,
                                    MovedDisk const& disk);
 

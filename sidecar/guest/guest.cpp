@@ -10,6 +10,7 @@
 #include "netmove/routed_tap.hpp"
 #include "netmove/routes_mover.hpp"
 #include "qmp/vm.hpp"
+#include "sidecar/guest/guest_nics.hpp"
 #include "sidecar/guest/qemu_schema.hpp"
 #include "sidecar/host/limits.hpp"
 
@@ -27,57 +28,6 @@ namespace {
 
 std::string manifest_path(Paths const& paths, std::string const& guest) {
     return paths.state(guest) + "/guest.json";
-}
-
-Result<std::vector<GuestAddress>> parse_addresses(std::vector<std::string> const& texts) {
-    std::vector<GuestAddress> all;
-    for (auto const& text : texts) {
-        TRY(auto const address, netmove::Address::parse(text));
-        all.push_back({address, 0});
-    }
-    return all;
-}
-
-/// The actual MAC of a NIC: from the command line, else from QEMU
-/// (query-rx-filter knows virtio-net).
-Task<Result<netmove::MacAddress>> mac_of(qmp::Client& client, qmp::TapOption tap,
-                                         std::size_t index) {
-    if (!tap.macs.empty()) co_return netmove::MacAddress::parse(tap.macs.front());
-    auto filters =
-        co_await client.execute("query-rx-filter", {}, Deadline::after(limits::qmp_timeout));
-    if (filters && index < filters->elements().size()) {
-        co_return netmove::MacAddress::parse(filters->elements()[index]["main-mac"].text_or(""));
-    }
-    co_return fail(Errc::refused,
-                   "the MAC of the interface on netdev {} is not known: give it to QEMU with "
-                   "`-device ...,mac=`",
-                   tap.id);
-}
-
-/// Fills in what the kernel knows about the tap.
-Result<std::unique_ptr<Nic>> make_nic(core::Loop& loop, netmove::Netlink& netlink,
-                                      std::string const& netdev, netmove::MacAddress const& mac,
-                                      netmove::Tap tap) {
-    netmove::GuestInterface interface;
-    TRY(auto const link, netlink.link(tap.name()));
-    interface.netdev = netdev;
-    interface.tap = tap.name();
-    interface.mac = mac;
-    interface.mtu = link.mtu;
-    interface.queues = tap.queues();
-    interface.vnet_hdr = tap.vnet_hdr();
-    if (link.master != 0) {
-        TRY(auto const bridge, netlink.link(link.master));
-        interface.bridge = bridge.name;
-        // A tap that was put on the bridge by others is admitted. A guest that already runs
-        // is not refused.
-        if (auto const admitted = netmove::admit(bridge, link); !admitted) {
-            core::log::warning("guest={} {}", tap.name(), admitted.error().sentence());
-        }
-        TRY(interface.network, netmove::network_of(bridge));
-    }
-    TRY(auto watcher, netmove::AddressWatcher::open(loop, tap.name(), mac));
-    return std::make_unique<Nic>(std::move(interface), std::move(tap), std::move(watcher));
 }
 
 /// A name for a tap that has none: the first free of sct0, sct1, ...
@@ -249,22 +199,6 @@ Task<Result<std::unique_ptr<Guest>>> Guest::launch(core::Loop& loop, Paths paths
 
 namespace {
 
-/// The tap that a netdev uses: by name, or, for libvirt's descriptors, by position.
-netmove::Tap* tap_for(std::vector<netmove::Tap>& taps, qmp::TapOption const& option,
-                      std::size_t index) {
-    for (auto& tap : taps) {
-        if (!option.ifname.empty() && tap.name() == option.ifname) return &tap;
-    }
-    return option.ifname.empty() && index < taps.size() ? &taps[index] : nullptr;
-}
-
-/// What cannot be asked of the kernel, from the manifest.
-void take_known(netmove::GuestInterface& interface, netmove::GuestInterface const& known) {
-    interface.addresses = known.addresses;
-    interface.routed = known.routed && interface.bridge.empty();
-    interface.renewals = known.renewals;
-}
-
 /// The QEMU of this monitor. If we launched it, the manifest identifies it: its sidecar bound the
 /// socket, so the kernel may report that sidecar's credentials.
 Result<core::Process> process_of(qmp::Client& client, Json const& manifest) {
@@ -309,7 +243,7 @@ Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths
     }
     auto guest = std::make_unique<Guest>(loop, paths, name, std::move(*found));
     guest->client = std::move(client);
-    auto nics = co_await guest->find_nics(guest->process.pid(), options, manifest);
+    auto nics = co_await guest->find_nics(options, manifest);
     if (nics) nics = guest->write_manifest();
     if (!nics) {
         co_await guest->client->close();
@@ -317,62 +251,6 @@ Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths
     }
     co_await keep_schema(*guest, true, Deadline::after(limits::qmp_timeout));
     co_return guest;
-}
-
-Task<Result<>> Guest::find_nics(pid_t pid, AttachOptions options, Json manifest) {
-    auto const tap_options = command_line.taps();
-    if (tap_options.empty()) co_return Result<>{};
-    CO_TRY(auto given, parse_addresses(options.addresses));
-    CO_TRY(auto socket, netmove::Netlink::open());
-    netlink = std::make_unique<netmove::Netlink>(std::move(socket));
-    CO_TRY(auto taps, netmove::Tap::duplicate_from(pid));
-    auto const recorded = manifest["interfaces"].elements();
-    for (std::size_t index = 0; index < tap_options.size(); ++index) {
-        auto* tap = tap_for(taps, tap_options[index], index);
-        if (tap == nullptr) {
-            co_return fail(Errc::refused, "QEMU (process {}) holds no tap for netdev {}", pid,
-                           tap_options[index].id);
-        }
-        CO_TRY(auto const mac, co_await mac_of(*client, tap_options[index], index));
-        CO_TRY(auto nic, make_nic(loop, *netlink, tap_options[index].id, mac, std::move(*tap)));
-        if (index < recorded.size()) {
-            auto const known = netmove::GuestInterface::from_json(recorded[index]);
-            if (known) take_known(nic->interface, *known);
-        }
-        if (nic->interface.routed && !given.empty()) {
-            co_return fail(Errc::refused,
-                           "the addresses of the routed guest {} are those that `sidecar run` got: "
-                           "leave --address out",
-                           name);
-        }
-        if (index == 0 && !given.empty()) nic->interface.addresses = given;
-        nics.push_back(std::move(nic));
-    }
-    co_return Result<>{};
-}
-
-Task<void> Guest::watch(std::stop_token token) {
-    core::TaskGroup scope(loop);
-    auto watch_one = [](netmove::AddressWatcher& watcher, std::stop_token stop) -> Task<void> {
-        auto ended = co_await watcher.run(stop);
-        if (!ended)
-            core::log::warning("watching the guest's addresses ended: {}",
-                               ended.error().sentence());
-    };
-    for (auto& nic : nics) scope.spawn(watch_one(*nic->watcher, token));
-    co_await scope.join();
-}
-
-void Guest::take_in_addresses() {
-    for (auto& nic : nics) {
-        auto& known = nic->interface.addresses;
-        if (nic->interface.routed) continue;
-        for (auto const& seen : nic->watcher->addresses()) {
-            bool const have = std::find(known.begin(), known.end(), seen) != known.end();
-            if (!have && known.size() < netmove::interface_addresses_max) known.push_back(seen);
-        }
-        nic->interface.router = nic->watcher->router();
-    }
 }
 
 Task<Result<>> Guest::reconnect(Deadline deadline) {

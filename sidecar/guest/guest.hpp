@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@
 #include "sidecar/host/settings.hpp"
 
 namespace sidecar {
+
+struct RunningLine;
 
 /// One interface of the guest on this host.
 struct Nic {
@@ -69,6 +72,8 @@ public:
     /// Copies the addresses that the watchers know into each interface, given addresses first. A
     /// routed interface has only given ones: a guest must not draw the traffic of others.
     void take_in_addresses();
+    /// Takes in the taps that were plugged in or unplugged since QEMU's start.
+    core::Task<core::Result<>> renew_nics(RunningLine running);
     /// Reconnects to QMP after the monitor's connection was lost while QEMU lives.
     core::Task<core::Result<>> reconnect(core::Deadline deadline);
     /// Ends our connection; QEMU continues.
@@ -79,7 +84,14 @@ public:
     void forget() const;
 
 private:
-    core::Task<core::Result<>> find_nics(pid_t pid, AttachOptions options, core::Json manifest);
+    core::Task<core::Result<>> find_nics(AttachOptions options, core::Json manifest);
+    void take_nics(std::vector<qmp::TapOption> const& options, RunningLine const& running,
+                   std::vector<std::unique_ptr<Nic>> found);
+
+    core::TaskGroup* watching_ = nullptr;  ///< Of watch(), while it runs.
+    std::stop_token watch_stop_;
+    /// Their watchers may be running; their taps are closed.
+    std::vector<std::unique_ptr<Nic>> unplugged_;
 };
 
 /// Taps opened here for a QEMU that is to be started, and the descriptors that it gets.

@@ -1,7 +1,6 @@
 #include "sidecar/guest/guest_drift.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <optional>
 
 #include "qmp/block.hpp"
@@ -18,17 +17,6 @@ using core::Task;
 namespace {
 
 constexpr std::string_view anonymous = "(anonymous) ";
-
-/// The ids of `-device`. Other options (-drive if=virtio, -nic) make anonymous devices.
-Result<std::vector<std::string>> named_devices(qmp::CommandLine const& line) {
-    std::vector<std::string> names;
-    for (auto const& option : line.options()) {
-        if (option.kind() != "device") continue;
-        TRY(auto const settings, option.settings());
-        if (auto const id = settings.get("id")) names.push_back(*id);
-    }
-    return names;
-}
 
 /// The first of `names` that is not in `others`.
 std::optional<std::string> first_missing(std::vector<std::string> const& names,
@@ -94,23 +82,7 @@ Task<Result<std::vector<std::string>>> device_names(qmp::Client& client, Deadlin
     co_return names;
 }
 
-Result<> check_as_started(qmp::CommandLine const& line, Description const& description) {
-    TRY(auto const started, named_devices(line));
-    std::vector<std::string> with_id;
-    std::ranges::copy_if(description.devices, std::back_inserter(with_id),
-                         [](auto const& name) { return !name.starts_with(anonymous); });
-    if (auto const plugged = first_missing(with_id, started)) {
-        return fail(Errc::refused,
-                    "the device {} was plugged in after QEMU's start, and the destination starts "
-                    "from the command line: unplug it first",
-                    *plugged);
-    }
-    if (auto const taken = first_missing(started, with_id)) {
-        return fail(Errc::refused,
-                    "the device {} of QEMU's command line was unplugged, and the destination "
-                    "starts from the command line: plug it in again first",
-                    *taken);
-    }
+Result<> check_images(qmp::CommandLine const& line, Description const& description) {
     TRY_VOID(check_groups_as_started(line, description.throttle_groups));
     auto const images = line.disks();
     for (auto const& disk : description.disks) {
@@ -125,47 +97,6 @@ Result<> check_as_started(qmp::CommandLine const& line, Description const& descr
                     disk.name, disk.path);
     }
     return {};
-}
-
-namespace {
-
-/// How many devices without an id the options make: -device, and -drive with a device of its own.
-Result<std::size_t> unnamed_of(qmp::CommandLine const& line) {
-    std::size_t count = 0;
-    for (auto const& option : line.options()) {
-        if (option.kind() != "device" && option.kind() != "drive") continue;
-        TRY(auto const settings, option.settings());
-        bool const device = option.kind() == "device" && !settings.has("id");
-        bool const drive = option.kind() == "drive" && settings.get_or("if", "") == "virtio";
-        count += device || drive ? 1 : 0;
-    }
-    return count;
-}
-
-}  // namespace
-
-Task<Result<>> check_unnamed_devices(qmp::Client& client, qmp::CommandLine const& line,
-                                     Description const& description, Deadline deadline) {
-    std::size_t found = 0;
-    for (auto const& name : description.devices) {
-        if (!name.starts_with(anonymous)) continue;
-        ++found;
-        auto const path = "/machine/peripheral-anon/" + name.substr(anonymous.size());
-        auto const plugged = co_await qmp::qom_get(client, path, "hotplugged", deadline);
-        if (!plugged && plugged.error().code != Errc::qemu_refused)
-            co_return std::unexpected(plugged.error());
-        if (!plugged || !plugged->boolean_or(false)) continue;
-        CO_TRY(auto const kind, co_await qmp::qom_get(client, path, "type", deadline));
-        co_return fail(Errc::refused,
-                       "a device without an id ({}, {}) was plugged in after QEMU's start, and the "
-                       "destination starts from the command line: unplug it first",
-                       kind.text_or("of an unknown kind"), path);
-    }
-    CO_TRY(auto const started, unnamed_of(line));
-    if (found >= started) co_return Result<>{};
-    co_return fail(Errc::refused,
-                   "a device without an id of QEMU's command line was unplugged, and the "
-                   "destination starts from the command line: plug it in again first");
 }
 
 namespace {

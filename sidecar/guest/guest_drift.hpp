@@ -1,5 +1,5 @@
 // What must not change in a guest between its description and its stop: its devices, and the nodes
-// to which its disks write. The destination starts from the command line, and each of our bitmaps
+// to which its disks write. The destination starts from the description, and each of our bitmaps
 // records the writes of one node. After a snapshot, a hot-plugged disk or an ejected one, bytes
 // would be missing at the destination, so such a change ends the migration with a message. (QEMU
 // itself refuses a resize while its NBD server exports the disk.) Used by the source's driver.
@@ -20,15 +20,10 @@ namespace sidecar {
 core::Task<core::Result<std::vector<std::string>>> device_names(qmp::Client& client,
                                                                 core::Deadline deadline);
 
-/// Fails with refused if the guest differs from its command line: a device was plugged in or
-/// removed, or a disk has another image on top (a snapshot was taken).
-core::Result<> check_as_started(qmp::CommandLine const& line, Description const& description);
-
-/// The same for devices without an id: the command line does not name them, but QEMU knows which
-/// of them came later.
-core::Task<core::Result<>> check_unnamed_devices(qmp::Client& client, qmp::CommandLine const& line,
-                                                 Description const& description,
-                                                 core::Deadline deadline);
+/// Fails with refused if the destination would not have the images that the guest writes: a disk
+/// has another image on top (a snapshot was taken), or a throttle group came later. `line`: of the
+/// guest as it runs.
+core::Result<> check_images(qmp::CommandLine const& line, Description const& description);
 
 /// Fails with refused if a removable medium is not the one of the command line, or was ejected.
 core::Result<> check_media(qmp::CommandLine const& line,

@@ -23,9 +23,13 @@ namespace {
 constexpr std::size_t limit_keys_max = 20;
 constexpr std::size_t group_name_bytes_max = 255;
 
+/// Of a device without an id of its drive it is the device's QOM path.
 bool is_group_name(std::string const& name) {
-    return !name.empty() && name.size() <= group_name_bytes_max &&
-           name.find('/') == std::string::npos;
+    return !name.empty() && name.size() <= group_name_bytes_max;
+}
+/// Its QOM path ends with it.
+bool is_object_name(std::string const& name) {
+    return is_group_name(name) && name.find('/') == std::string::npos;
 }
 
 bool is_limit_key(std::string const& key) {
@@ -77,7 +81,7 @@ Result<std::vector<ThrottleGroup>> throttle_groups_from_json(Json const& json) {
     for (auto const& entry : json.elements()) {
         ThrottleGroup group;
         TRY(group.id, entry.text("id"));
-        if (!is_group_name(group.id))
+        if (!is_object_name(group.id))
             return fail(Errc::protocol, "{} is not the name of a throttle group", group.id);
         TRY(group.limits, numbers_from(entry["limits"], false));
         groups.push_back(std::move(group));

@@ -10,6 +10,7 @@
 #include "qmp/vm.hpp"
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/destination_line.hpp"
+#include "sidecar/guest/qom_devices.hpp"
 #include "sidecar/host/limits.hpp"
 #include "storage/file_hash.hpp"
 
@@ -50,14 +51,6 @@ void collect(Json const& devices, int depth, std::vector<PciDevice>& into) {
         into.push_back(std::move(device));
         if (depth > 0) collect(entry["pci_bridge"]["devices"], depth - 1, into);
     }
-}
-
-/// The value of a property; null if the object has none.
-Task<Result<Json>> property_of(qmp::Client& client, std::string path, char const* name,
-                               Deadline deadline) {
-    auto value = co_await qmp::qom_get(client, std::move(path), name, deadline);
-    if (!value && value.error().code == Errc::qemu_refused) co_return Json();
-    co_return value;
 }
 
 /// A device that QOM names by a number.

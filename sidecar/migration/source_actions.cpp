@@ -45,6 +45,7 @@ Task<Result<>> SourceMigration::check() {
            co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::movable,
                              context_.within(limits::check_timeout)));
     CO_TRY_VOID(take_disk_targets(context_));
+    for (auto const& line : description_.warnings) warn(line);
     if (auto const& wrapper = guest_.command_line.wrapper(); !wrapper.empty()) {
         warn(fmt::format("QEMU runs there without `{}`", fmt::join(wrapper, " ")));
     }

@@ -1,8 +1,10 @@
 #include "tests/process/guest_table.hpp"
 
+#include <fmt/ranges.h>
 #include <sys/stat.h>
 
 #include <regex>
+#include <set>
 
 #include "tests/process/move_lab.hpp"
 #include "tests/support/guest.hpp"
@@ -98,6 +100,46 @@ std::string file_name_in(std::string const& text) {
     return "{d}/" + name.substr(0, name.find('"'));
 }
 
+/// A device in QOM: its kind, its place, and what was given to it.
+std::string device_line(lab::Qmp& qmp, std::string const& path, std::string const& kind) {
+    std::set<std::string> properties;
+    for (auto const& one : qmp.execute("qom-list", Json::object({{"path", path}})).elements())
+        properties.insert(one["name"].text_or(""));
+    auto line = path + " " + kind;
+    for (std::string const key :
+         {"parent_bus", "addr", "mac", "bootindex", "serial", "lun", "scsi-id", "nr", "num-queues",
+          "mq", "share-rw", "slot", "core-id"}) {
+        if (!properties.contains(key)) continue;
+        auto const value =
+            qmp.execute("qom-get", Json::object({{"path", path}, {"property", key}}));
+        line += fmt::format(" {}={}", key, value.dump());
+    }
+    return line;
+}
+
+/// All devices that were made by -device and device_add, and the ports of those of USB.
+std::string other_devices(lab::Qmp& qmp) {
+    std::vector<std::string> lines;
+    for (std::string const parent : {"/machine/peripheral", "/machine/peripheral-anon"}) {
+        auto const list = qmp.execute("qom-list", Json::object({{"path", parent}}));
+        for (auto const& child : list.elements()) {
+            auto const kind = child["type"].text_or("");
+            if (!contains(kind, "child<")) continue;
+            auto const line = device_line(qmp, parent + "/" + child["name"].text_or(""), kind);
+            lines.push_back(std::regex_replace(line, std::regex(R"(device\[\d+\])"), "device"));
+        }
+    }
+    auto const usb =
+        qmp.execute("human-monitor-command", Json::object({{"command-line", "info usb"}}))
+            .text_or("");
+    // "  Device 0.1, Port 2, ...": the guest gives the addresses.
+    static std::regex const port(R"(Port .*)");
+    for (std::sregex_iterator at(usb.begin(), usb.end(), port), end; at != end; ++at)
+        lines.push_back(at->str());
+    std::ranges::sort(lines);
+    return fmt::format("{}\n", fmt::join(lines, "\n"));
+}
+
 /// What must not change by a move, as QEMU reports it.
 std::string state_of(std::string const& directory) {
     lab::Qmp qmp(directory + "/probe.sock");
@@ -125,6 +167,7 @@ std::string state_of(std::string const& directory) {
                                 device["qdev_id"].text_or(""));
         }
     }
+    text += other_devices(qmp);
     text += "status " + qmp.status() + "\n";
     return comparable(text, directory);
 }
@@ -155,6 +198,7 @@ public:
         guest_ = fmt::format("row{}", ++number_);
         lay_out_files(row);
         start(row);
+        for (auto const& command : row.then) give(command);
         if (!row.refused.empty()) {
             check_refused(row);
         } else {
@@ -192,6 +236,7 @@ private:
     void lay_out_files(Row const& row) const {
         std::string text;
         for (auto const& option : row.options) text += with(option, ",,", ",") + "\n";
+        for (auto const& command : row.then) text += command + "\n";
         for (auto const* const host : {&a_, &b_}) lab::fs::create_directories(files_of(*host));
         for (auto const& entry : lab::fs::directory_iterator(templates_)) {
             auto const name = entry.path().filename().string();
@@ -226,6 +271,30 @@ private:
             if (!run_->running()) throw lab::Failure("`run` ended: " + run_->err());
             return contains(a_.sidecar({"status", guest_}).out, "running");
         });
+    }
+
+    /// A command of Row::then, to the guest on host a.
+    void give(std::string const& row_command) const {
+        auto const tap = "tap-" + guest_;
+        auto const command = with(with(row_command, "{d}", files_of(a_)), "{tap}", tap);
+        lab::Qmp qmp(files_of(a_) + "/probe.sock");
+        auto const space = command.find(' ');
+        auto const name = command.substr(0, space);
+        auto const rest = command.substr(space + 1);
+        if (name == "hmp") {
+            auto const said =
+                qmp.execute("human-monitor-command", Json::object({{"command-line", rest}}))
+                    .text_or("");
+            // It answers to drive_add with "OK".
+            if (!said.empty() && !said.starts_with("OK")) throw lab::Failure(command + ": " + said);
+            return;
+        }
+        qmp.execute(name, lab::parse_json(rest));
+        if (name == "device_del") qmp.wait_event("DEVICE_DELETED");
+        if (name == "netdev_add" && contains(command, tap)) {
+            lab::Visit const visit(a_.netns);
+            sh(fmt::format("ip link set {} master br0 up", tap));
+        }
     }
 
     [[nodiscard]] lab::Output migrate(MoveHost const& from, MoveHost const& to,

@@ -20,6 +20,9 @@ struct Row {
     /// Instead of the options that every guest of the table has.
     lab::Argv base = {};
     std::string only = {};  ///< The only QEMU that has these options; empty: both.
+    /// Given to QEMU's monitor while the guest runs: `COMMAND {"ARGUMENT": ...}`, or a command of
+    /// the human monitor after `hmp `. `device_del` waits until the device is gone.
+    lab::Argv then = {};
 };
 
 /// "7.2" -> "7.2" and "10.0" -> "10.0", there and back; in a full run also "7.2" -> "10.0", which

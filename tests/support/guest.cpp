@@ -195,12 +195,18 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
     };
     if (options_.kvm) add("-cpu", "host");
     if (options_.iothread) add("-object", "iothread,id=io0");
-    if (options_.hot_slot) add("-device", "pcie-root-port,id=rp0,chassis=1");
+    if (options_.hot_slot || options_.plugged) add("-device", "pcie-root-port,id=rp0,chassis=1");
+    if (options_.plugged) {
+        add("-device", "pcie-root-port,id=rp1,chassis=2");
+        argv.emplace_back("-S");
+    }
     std::string const discard = !options_.discard   ? ""
                                 : options_.blockdev ? ",discard=unmap,file.discard=unmap"
                                                     : ",discard=unmap";
     for (int disk = 0; disk < options_.disks; ++disk) {
         std::string const id = fmt::format("d{}", disk);
+        append += witness_disk(disk);
+        if (options_.plugged && disk == options_.disks - 1) continue;  // by plug()
         auto const layers = add_layers(argv, disks_of, disk);
         if (options_.blockdev) {
             add("-blockdev",
@@ -212,18 +218,48 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
         }
         add("-device", fmt::format("virtio-blk-pci,drive={},serial=disk{}{}", id, disk,
                                    options_.iothread ? ",iothread=io0" : ""));
-        if (options_.agent) {
-            append += fmt::format(" witness.fs=vd{}", static_cast<char>('a' + disk));
-            continue;
-        }
-        append += fmt::format(" witness.disk=vd{},rate={},span_mib={},read_rate={}",
-                              static_cast<char>('a' + disk), options_.rate, options_.span_mib,
-                              options_.read_rate);
     }
     if (options_.agent) add_agent(argv, host);
     append += add_interfaces(argv);
     add("-append", append);
     return argv;
+}
+
+std::string Guest::witness_disk(int disk) const {
+    auto const letter = static_cast<char>('a' + disk);
+    if (options_.agent) return fmt::format(" witness.fs=vd{}", letter);
+    return fmt::format(" witness.disk=vd{},rate={},span_mib={},read_rate={}", letter, options_.rate,
+                       options_.span_mib, options_.read_rate);
+}
+
+void Guest::plug(Host const& host) const {
+    wait_until("the guest's QEMU", boot_limit, [&] { return fs::exists(probe_socket(host)); });
+    Qmp qemu(probe_socket(host));
+    auto const disk = options_.disks - 1;
+    qemu.execute("blockdev-add", Json::object({{"driver", "file"},
+                                               {"node-name", "plugged-file"},
+                                               {"filename", image(host, disk).string()}}));
+    qemu.execute("blockdev-add", Json::object({{"driver", options_.format},
+                                               {"node-name", "plugged-disk"},
+                                               {"file", "plugged-file"}}));
+    qemu.execute("device_add", Json::object({{"driver", "virtio-blk-pci"},
+                                             {"id", "plugged0"},
+                                             {"bus", "rp0"},
+                                             {"drive", "plugged-disk"},
+                                             {"serial", fmt::format("disk{}", disk)}}));
+    qemu.execute("netdev_add", Json::object({{"type", "tap"},
+                                             {"id", "plugged-tap"},
+                                             {"ifname", tap()},
+                                             {"script", "no"},
+                                             {"downscript", "no"}}));
+    must_run({"ip", "-n", host.netns, "link", "set", tap(), "addrgenmode", "none", "master", bridge,
+              "up"});
+    qemu.execute("device_add", Json::object({{"driver", "virtio-net-pci"},
+                                             {"bus", "rp1"},
+                                             {"netdev", "plugged-tap"},
+                                             {"mac", guest_mac},
+                                             {"romfile", ""}}));
+    qemu.execute("cont");
 }
 
 std::string Guest::add_interfaces(Argv& argv) const {
@@ -243,7 +279,7 @@ std::string Guest::add_interfaces(Argv& argv) const {
     auto const ip4 = fmt::format(",ip4={}/24", guest_ip4);
     auto const ip6 = fmt::format(",ip6={}/64", guest_ip6);
     if (!options_.networks) {
-        add("n0", "ifname=" + tap(), guest_mac);
+        if (!options_.plugged) add("n0", "ifname=" + tap(), guest_mac);
         return " witness.net=eth0" + (options_.ipv4 ? ip4 : "") + (options_.ipv6 ? ip6 : "");
     }
     std::string append;

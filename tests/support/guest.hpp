@@ -23,6 +23,9 @@ struct GuestOptions {
     bool discard = false;  ///< Discarded blocks become holes in the image.
     bool agent = false;  ///< The disk is an ext4 to which the guest writes files; qemu-ga runs.
     bool hot_slot = false;  ///< A PCIe port, rp0, for hot-plug.
+    /// Its last disk (with an id) and its interface (without one) are plugged in by plug(), in the
+    /// PCIe ports rp0 and rp1; until then it does not run.
+    bool plugged = false;
     bool ipv4 = true;
     bool ipv6 = true;
     /// One interface for each family, on the bridges v4 and v6, instead of the lab's bridge.
@@ -75,6 +78,9 @@ public:
     /// command line.
     Daemon start_plainly(Host const& host, Argv const& more = {}) const;
 
+    /// With `plugged`: plugs in what is missing on that host, and lets the guest run.
+    void plug(Host const& host) const;
+
     /// Sends one command to the guest's control port from the client, over IPv4, or over IPv6 if
     /// the guest has no IPv4.
     [[nodiscard]] core::Json ask(core::Json const& command,
@@ -101,6 +107,8 @@ private:
     /// Adds the options of its layers; returns the part of the disk's own option that names them.
     std::string add_layers(Argv& argv, Host const& disks_of, int disk) const;
     void add_agent(Argv& argv, Host const& host) const;
+    /// The kernel parameter for a disk.
+    [[nodiscard]] std::string witness_disk(int disk) const;
     Lab const& lab_;
     GuestOptions options_;
 };

@@ -132,6 +132,7 @@ void Scene::run_guest(Host const& host, std::vector<std::string> const& environm
     auto const qemu = guest_.command_line(host);
     argv.insert(argv.end(), qemu.begin(), qemu.end());
     guest_sidecar_.emplace("run", std::move(argv), host.place(environment), host.logs);
+    if (guest_.options().plugged) guest_.plug(host);
     wait_until("the guest's first answer", Guest::boot_limit, [&] {
         if (auto const ended = guest_sidecar_->wait(0ms)) {
             auto const serial = read_file(guest_.serial(host));

@@ -68,7 +68,8 @@ TEST_CASE("limits and ROMs of a description from a peer are checked", "[descript
     CHECK_FALSE(spoil(limit("iops", -1)));
     CHECK_FALSE(spoil(limit("iops", "many")));
     CHECK_FALSE(spoil(limit("ID", 1)));
-    CHECK_FALSE(spoil(limit("group", "a/b")));
+    CHECK(spoil(limit("group", "/machine/peripheral/d0")));
+    CHECK_FALSE(spoil(limit("group", std::string(300, 'g'))));
     CHECK_FALSE(spoil([](Description& d) { d.throttle_groups[0].id = "../machine"; }));
     CHECK_FALSE(spoil([](Description& d) { d.throttle_groups[0].limits = Json(); }));
     CHECK_FALSE(spoil([](Description& d) { d.option_roms[0].file = "../../etc/passwd"; }));
