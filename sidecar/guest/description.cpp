@@ -259,6 +259,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
         return has_fixed_rom_size(guest.command_line, rom.device);
     });
     description.firmware = firmware_of(guest.command_line, guest.working_directory);
+    CO_TRY(description.tpm, co_await tpm_of(guest, deadline));
     CO_TRY_VOID(co_await check_unnamed_devices(client, guest.command_line, description, deadline));
     CO_TRY_VOID(check_as_started(guest.command_line, description));
     CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
@@ -412,6 +413,7 @@ Json Description::to_json() const {
                          {"throttle_groups", throttle_groups_json(throttle_groups)},
                          {"option_roms", option_roms_json(option_roms)},
                          {"firmware", firmware_json(firmware)},
+                         {"tpm", tpm ? tpm->to_json() : Json()},
                          {"interfaces", interface_list},
                          {"owner", owner ? owner->to_json() : Json()}});
 }
@@ -464,6 +466,9 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(made.throttle_groups, throttle_groups_from_json(json["throttle_groups"]));
     TRY(made.option_roms, option_roms_from_json(json["option_roms"]));
     TRY(made.firmware, firmware_from_json(json["firmware"]));
+    if (!json["tpm"].is_null()) {
+        TRY(made.tpm, Tpm::from_json(json["tpm"]));
+    }
     for (auto const& interface : json["interfaces"].elements()) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));
