@@ -20,6 +20,8 @@ struct Row {
     /// Instead of the options that every guest of the table has.
     lab::Argv base = {};
     std::string only = {};  ///< The only QEMU that has these options; empty: both.
+    /// The version of the swtpm that listens on {d}/swtpm.sock where the guest starts; empty: none.
+    std::string tpm = {};
 };
 
 /// "7.2" -> "7.2" and "10.0" -> "10.0", there and back; in a full run also "7.2" -> "10.0", which

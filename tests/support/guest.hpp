@@ -22,6 +22,7 @@ struct GuestOptions {
     bool middle = false;  ///< A layer between disk and base.
     bool discard = false;  ///< Discarded blocks become holes in the image.
     bool agent = false;  ///< The disk is an ext4 to which the guest writes files; qemu-ga runs.
+    std::string tpm = {};  ///< "tpm-crb", "tpm-tis": a TPM 2.0; empty: none.
     bool hot_slot = false;  ///< A PCIe port, rp0, for hot-plug.
     bool ipv4 = true;
     bool ipv6 = true;
@@ -62,6 +63,7 @@ public:
     [[nodiscard]] fs::path probe_socket(Host const& host) const;
     [[nodiscard]] fs::path serial(Host const& host) const;
     [[nodiscard]] fs::path agent_socket(Host const& host) const;
+    [[nodiscard]] fs::path tpm_socket(Host const& host) const;  ///< Of a swtpm started for it.
 
     /// Makes the disks on that host: sparse, with their random part.
     void make_disks(Host const& host) const;
