@@ -99,10 +99,14 @@ int tpm_descriptor(std::vector<qmp::TapDescriptors> const& taps) {
 
 namespace {
 
-/// What an older source says of a guest with a TPM does not suffice.
+/// A swtpm is started only for a QEMU that uses it: it ends with that. An older source does not say
+/// enough of a guest with a TPM.
 Result<> check_tpm_described(qmp::CommandLine const& line, Description const& description) {
     auto const tpm = line.tpm();
-    if (!tpm || tpm->type != "emulator" || description.tpm) return {};
+    bool const emulated = tpm && tpm->type == "emulator";
+    if (emulated == description.tpm.has_value()) return {};
+    if (!emulated)
+        return fail(Errc::protocol, "a TPM is described, and the command line has none of swtpm");
     return fail(Errc::refused,
                 "the guest has a TPM, and the sidecar of its source is too old to move it");
 }

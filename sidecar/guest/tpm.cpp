@@ -84,7 +84,7 @@ std::optional<Swtpm> find_swtpm(std::string const& socket) {
         if (!argv || !value_of(*argv, "--ctrl")) continue;
         process.argv = std::move(*argv);
         process.working_directory = std::filesystem::read_symlink(entry.path() / "cwd", error);
-        if (control_socket_of(process) == socket) return process;
+        if (same_file(control_socket_of(process), socket)) return process;
     }
     return {};
 }
