@@ -97,21 +97,3 @@ TEST_CASE("a disk is found in another QEMU by its drive's name, else by its devi
     disk.qdev = drives[1].qdev;
     CHECK(find_drive(drives, disk) == &drives[1]);
 }
-
-TEST_CASE("a description has the version of the TPM, and nothing else as one",
-          "[description][tpm]") {
-    CHECK_FALSE(Description::from_json(described().to_json())->tpm);
-    auto with_tpm = described();
-    with_tpm.tpm = Tpm{qmp::TpmVersion::tpm_1_2, "/var/lib/swtpm"};
-    auto const made = Description::from_json(with_tpm.to_json());
-    REQUIRE(made);
-    REQUIRE(made->tpm);
-    CHECK(made->tpm->version == qmp::TpmVersion::tpm_1_2);
-    CHECK(made->tpm->state == "/var/lib/swtpm");
-    for (auto const& [version, state] :
-         {std::pair("3", ""), std::pair("", ""), std::pair("2.0", "swtpm")}) {
-        INFO(version << " " << state);
-        auto const bad = Json::object({{"version", version}, {"state", state}});
-        CHECK_FALSE(Description::from_json(described().to_json().set("tpm", bad)));
-    }
-}

@@ -358,34 +358,6 @@ TEST_CASE("a command line from a peer runs only if all of it is allowed") {
     }
 }
 
-TEST_CASE("a TPM runs here only if the source describes it, and its line has it", "[tpm]") {
-    Description guest;
-    guest.argv = {"qemu-system-x86_64", "-chardev", "socket,id=c,path=/run/swtpm.sock", "-tpmdev",
-                  "emulator,id=t,chardev=c"};
-    guest.working_directory = "/";
-    guest.machine_type = "pc-q35-7.2";
-    auto const of_older_release = map_command_line({}, guest, {});
-    REQUIRE_FALSE(of_older_release);
-    CHECK(of_older_release.error().sentence().find("too old to move it") != std::string::npos);
-    guest.tpm = Tpm{};
-    auto const allowed = map_command_line({}, guest, {{"n0", {4, 5}}, {"n1", {6}}});
-    CHECK_FALSE(allowed);  // it has no such taps
-    auto const alone = map_command_line({}, guest, {});
-    if (!alone) FAIL(alone.error().sentence());
-    CHECK(alone->line.options()[0].value == "socket,id=c,fd=4");
-    CHECK(tpm_descriptor({{"n0", {4, 5}}, {"n1", {6}}}) == 7);
-    guest.argv.resize(1);
-    auto const without = map_command_line({}, guest, {});
-    REQUIRE_FALSE(without);
-    CHECK(without.error().code == core::Errc::protocol);
-    // Its number is no descriptor of a guest without a TPM.
-    guest.tpm.reset();
-    guest.argv.insert(guest.argv.end(), {"-chardev", "socket,id=c,fd=4", "-mon", "chardev=c"});
-    auto const dropped = map_command_line({}, guest, {});
-    REQUIRE(dropped);
-    CHECK(dropped->line.options()[0].kind() != "chardev");
-}
-
 TEST_CASE("paths are mapped by whole components, the longest first") {
     HostMaps maps;
     maps.paths = {{"/srv/vm", "/data"}, {"/srv/vm/fast", "/nvme"}, {"/srv/vm/b.raw", "/c.raw"}};

@@ -20,7 +20,7 @@ void unseals(Scene const& scene) {
 void seals_and_moves(std::string const& qemu, std::string const& tpm) {
     GuestOptions const guest{.qemu = qemu, .tpm = tpm, .rate = 100};
     Scene scene({.guest = guest});
-    scene.guest().ask(core::Json::object({{"cmd", "tpm-seal"}, {"text", sealed_text}}));
+    (void)scene.guest().ask(core::Json::object({{"cmd", "tpm-seal"}, {"text", sealed_text}}));
     unseals(scene);
     for (auto const* const from : {&scene.a(), &scene.b()}) {
         INFO("from " << from->name);
