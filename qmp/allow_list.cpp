@@ -102,7 +102,6 @@ constexpr auto reasons = std::to_array<Entry>({
     {"semihosting-config", "it lets the guest open files of the destination"},
     {"set", "it changes other options unseen"},
     {"snapshot", "it keeps the guest's writes in a temporary file"},
-    {"tpmdev", "it needs a TPM of the destination"},
     {"trace", writes},
     {"virtfs", shares},
     {"writeconfig", writes},
@@ -129,7 +128,8 @@ constexpr std::string_view devices =
     "ne2k_pci nec-usb-xhci nvdimm nvme nvme-ns nvme-subsys pc-dimm pci-bridge pci-ohci pci-serial "
     "pci-serial-2x pci-serial-4x pcie-pci-bridge pcie-root-port pcnet piix3-ide piix3-usb-uhci "
     "piix4-ide piix4-usb-uhci pvpanic pvpanic-pci pvscsi pxb pxb-pcie qemu-xhci qxl qxl-vga ramfb "
-    "rtl8139 sb16 scsi-cd scsi-hd sd-card sdhci-pci secondary-vga tulip usb-audio usb-bot usb-ccid "
+    "rtl8139 sb16 scsi-cd scsi-hd sd-card sdhci-pci secondary-vga tpm-crb tpm-tis tulip usb-audio "
+    "usb-bot usb-ccid "
     "usb-ehci usb-hub usb-kbd usb-mouse usb-net usb-redir usb-serial usb-storage usb-tablet "
     "usb-uas usb-wacom-tablet virtconsole virtserialport virtio-gpu-pci virtio-vga vmbus-bridge "
     "vmcoreinfo vmgenid vmmouse vmware-svga vmxnet3 vt82c686b-usb-uhci x3130-upstream "
@@ -142,7 +142,7 @@ constexpr std::string_view chipset =
     "usb-device virtio-device virtio-pci";
 
 // Of devices, by what they are: all of them, PCI, virtio, disks, network cards, displays, USB,
-// sound, serial lines, NVMe, memory, processors, chipset.
+// sound, serial lines, NVMe, memory, processors, chipset, TPM.
 constexpr auto device_keys = std::to_array<std::string_view>({
     "acpi-index addr bus command_serr_enable driver failover_pair_id id multifunction rombar "
     "romsize x-max-bounce-buffer-size x-pci-express-writeable-slt-bug x-pcie-ari-nextfn-1 "
@@ -207,6 +207,7 @@ constexpr auto device_keys = std::to_array<std::string_view>({
     "pci-hole64-size s4_val secure short_root_bus smm-compat smm-enabled timers use_acpi_hotplug "
     "x-keep-pci-slot-hpc x-smi-broadcast x-smi-cpu-hotplug x-smi-cpu-hotunplug "
     "x-smi-negotiated-features x-smi-periodic-timer x-smi-swsmi-timer",
+    "ppi tpmdev",
 });
 
 constexpr std::string_view nic_models = "virtio virtio-net-device usb-net sungem";

@@ -355,8 +355,17 @@ std::vector<TapOption> CommandLine::taps() const {
     return taps;
 }
 
+std::optional<TpmOption> CommandLine::tpm() const {
+    auto const* option = last_of("tpmdev");
+    if (option == nullptr) return std::nullopt;
+    auto const settings = settings_of(*option);
+    return TpmOption{settings.get_or("type", ""), settings.get_or("chardev", ""),
+                     chardev_of(settings).get_or("path", "")};
+}
+
 std::vector<PathOption> CommandLine::sockets() const {
     std::vector<PathOption> found;
+    auto const tpm = this->tpm().value_or(TpmOption());
     for (auto const& option : options_) {
         if (option.form() == Form::character) {
             if (auto path = unix_path(settings_of(option))) {
@@ -366,7 +375,8 @@ std::vector<PathOption> CommandLine::sockets() const {
         if (option.kind() == "chardev") {
             auto const device = settings_of(option);
             auto path = device.get("path");
-            if (device.get_or("backend", "") == "socket" && path) {
+            bool const of_tpm = !tpm.chardev.empty() && device.get_or("id", "") == tpm.chardev;
+            if (device.get_or("backend", "") == "socket" && path && !of_tpm) {
                 found.push_back({option.print(), std::move(*path)});
             }
         }

@@ -49,6 +49,14 @@ struct TapDescriptors {
     std::vector<int> fds;
 };
 
+/// The guest's TPM, by -tpmdev. QEMU has one at most.
+struct TpmOption {
+    std::string type;  ///< "emulator", "passthrough"
+    std::string chardev;  ///< Of an emulator: the id of its -chardev.
+    /// Of the Unix socket on which swtpm listens; empty: QEMU got the connection by descriptor.
+    std::string socket;
+};
+
 /// A monitor, serial line or other socket, or a file QEMU makes.
 struct PathOption {
     std::string option;  ///< "-qmp unix:/run/x.sock,server=on": for messages.
@@ -85,6 +93,8 @@ struct Mapping {
     /// {OLD, NEW}: addresses on which QEMU listens, see bound_address.hpp.
     std::vector<std::pair<std::string, std::string>> addresses = {};
     std::vector<TapDescriptors> taps = {};
+    /// Number under which QEMU inherits its connection to the guest's swtpm.
+    int tpm_fd = -1;
     bool incoming = true;  ///< It waits for a migration; else it just waits to be continued.
 };
 
@@ -117,8 +127,9 @@ public:
 
     [[nodiscard]] std::vector<DiskOption> disks() const;
     [[nodiscard]] std::vector<TapOption> taps() const;
+    [[nodiscard]] std::optional<TpmOption> tpm() const;
     /// Unix sockets QEMU would listen on or connect to: monitors, serial lines, character devices,
-    /// VNC.
+    /// VNC. Not that of swtpm: see tpm().
     [[nodiscard]] std::vector<PathOption> sockets() const;
     /// Files QEMU reads at its start besides disks: kernel, initrd, firmware, option ROMs, keys.
     [[nodiscard]] std::vector<PathOption> files() const;
@@ -148,9 +159,9 @@ public:
     /// images themselves name what is below them.
     void flatten(std::string const& node, unsigned layers);
     /// This command line for a QEMU that waits for the migration (-S -incoming defer) with the
-    /// destination's paths, taps, machine type and binary. -daemonize, -loadvm, -preconfig and
-    /// monitors given by descriptor are left out. Fails with refused for what cannot be made again
-    /// there: -snapshot, -readconfig, foreign descriptors, a tap without ours, an option that
+    /// destination's paths, taps, swtpm, machine type and binary. -daemonize, -loadvm, -preconfig
+    /// and monitors given by descriptor are left out. Fails with refused for what cannot be made
+    /// again there: -snapshot, -readconfig, foreign descriptors, a tap without ours, an option that
     /// cannot name a block device.
     [[nodiscard]] Result<CommandLine> for_destination(Mapping const& mapping) const;
 

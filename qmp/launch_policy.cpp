@@ -205,6 +205,7 @@ constexpr auto rules = std::to_array<Rule>({
     {"shim", check_read_file},
     {"smbios", check_file_keys},
     {"spice", review::spice},
+    {"tpmdev", review::tpmdev},
     {"usbdevice", check_usb_device},
     {"vnc", review::vnc},
 });

@@ -129,9 +129,12 @@ void chardev(Reviewer& reviewer, Option const& option) {
 
 std::set<std::string> private_chardevs(CommandLine const& line) {
     std::set<std::string> ids;
+    // swtpm answers there what the guest has put into its TPM.
+    auto const tpm = line.tpm().value_or(TpmOption());
     for (auto const& option : line.options()) {
         if (option.kind() != "chardev") continue;
         auto const device = option.settings().value_or(Settings());
+        if (!tpm.chardev.empty() && device.get_or("id", "") == tpm.chardev) continue;
         auto const backend = device.get_or("backend", "");
         bool const socket = backend == "socket" && (device.has("path") || device.has("fd"));
         if (socket || is_one_of(private_backends, backend)) ids.insert(device.get_or("id", ""));

@@ -1,5 +1,5 @@
-// Reviews of devices and their properties, of objects and of the machine: -device, -global,
-// -object, -machine, -accel.
+// Reviews of devices and their properties, of objects, of the machine and of its TPM: -device,
+// -global, -object, -machine, -accel, -tpmdev.
 #include <algorithm>
 #include <array>
 
@@ -152,6 +152,21 @@ void accel(Reviewer& reviewer, Option const& option) {
     auto const keys = allow_list::keys_of_option("accel").value_or("");
     auto const settings = reviewer.check_keys(option, keys);
     check_accelerators(reviewer, option, settings.get_or("accel", ""));
+}
+
+/// swtpm is at the other end of its -chardev, which is reviewed as every other one: no program of
+/// the destination is reached by it.
+void tpmdev(Reviewer& reviewer, Option const& option) {
+    auto const type = option.settings().value_or(Settings()).get_or("type", "");
+    if (type == "passthrough") {
+        return reviewer.refuse(option,
+                               "it uses the TPM chip of the host, and what the guest keeps in that "
+                               "stays there");
+    }
+    if (type != "emulator") {
+        return reviewer.refuse(option, "TPMs of the kind " + type + " are not known to be safe");
+    }
+    reviewer.check_keys(option, "chardev id type");
 }
 
 }  // namespace qmp::review

@@ -75,6 +75,7 @@ void global(Reviewer& reviewer, Option const& option);
 void object(Reviewer& reviewer, Option const& option);
 void machine(Reviewer& reviewer, Option const& option);
 void accel(Reviewer& reviewer, Option const& option);
+void tpmdev(Reviewer& reviewer, Option const& option);
 
 // review_network.cpp
 void netdev(Reviewer& reviewer, Option const& option);

@@ -139,6 +139,7 @@ public:
 
     void flatten(std::string const& node, unsigned layers);
     Result<> use_descriptors(std::vector<TapDescriptors> const& taps, Errc code, bool all);
+    Result<> use_tpm_descriptor(int fd);
     Result<> use_machine_type(std::string const& type);
     Result<> map_paths(PathMap const& paths);
     void map_addresses(AddressMap const& map);
@@ -238,6 +239,30 @@ Result<> Rewrite::use_descriptors(std::vector<TapDescriptors> const& taps, Errc 
         }
     }
     return {};
+}
+
+// The destination's swtpm is at the other end of a descriptor. The name that its socket has at the
+// source says nothing here.
+Result<> Rewrite::use_tpm_descriptor(int fd) {
+    auto const tpm = line_.tpm();
+    if (!tpm || tpm->type != "emulator") return {};
+    for (auto& option : line_.options_) {
+        if (option.kind() != "chardev") continue;
+        auto device = read(option);
+        if (device.get_or("id", "") != tpm->chardev) continue;
+        if (device.get_or("backend", "") != "socket") break;
+        for (auto const* key : {"path", "abstract", "tight", "fd", "host", "port", "server", "wait",
+                                "delay", "reconnect", "reconnect-ms"}) {
+            device.erase(key);
+        }
+        device.set("fd", std::to_string(fd));
+        option.replace(device);
+        return {};
+    }
+    return core::fail(Errc::refused,
+                      "the guest's TPM is on the character device `{}`, which is not a Unix socket "
+                      "of swtpm (`-chardev socket,id={},path=...`)",
+                      tpm->chardev, tpm->chardev);
 }
 
 // The last -machine that names a type decides, as in QEMU.
@@ -430,14 +455,16 @@ Result<> Rewrite::fit_format(Option& option, std::string const& children, ImageP
     return {};
 }
 
-// libvirt gives its monitor's socket by descriptor. We have our own: such monitors are left out.
-// Any other character device by descriptor cannot be made again.
+// libvirt gives its monitor's socket by descriptor. We have our own: such monitors are left out. So
+// is the TPM's connection made again. Any other character device by descriptor cannot be.
 Result<> Rewrite::drop_descriptor_monitors() {
     std::set<std::string> by_descriptor;
     std::set<std::string> of_monitors;
+    auto const tpm = line_.tpm().value_or(TpmOption());
     for (auto const& option : line_.options_) {
         if (option.kind() == "chardev" && read(option).has("fd")) {
-            by_descriptor.insert(read(option).get_or("id", ""));
+            auto const id = read(option).get_or("id", "");
+            if (id != tpm.chardev) by_descriptor.insert(id);
         }
         if (option.kind() == "mon") of_monitors.insert(read(option).get_or("chardev", ""));
     }
@@ -525,6 +552,7 @@ Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {
     rewrite.map_addresses(mapping.addresses);
     TRY_VOID(rewrite.fit_images(mapping.images));
     TRY_VOID(rewrite.use_descriptors(mapping.taps, Errc::refused, true));
+    TRY_VOID(rewrite.use_tpm_descriptor(mapping.tpm_fd));
     rewrite.add_monitor(mapping.qmp_fd);
     rewrite.add("S");
     if (mapping.incoming) rewrite.add("incoming", "defer");

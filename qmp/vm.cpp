@@ -116,6 +116,23 @@ Task<Result<std::vector<std::string>>> query_virtio(Client& client, std::string 
     co_return paths;
 }
 
+namespace {
+
+/// One number of the guest's physical address space. `line`: HMP's xp.
+Task<Result<unsigned>> read_physical(Client& client, std::string line, Deadline deadline) {
+    CO_TRY(auto const reply,
+           co_await client.execute("human-monitor-command", Json::object({{"command-line", line}}),
+                                   deadline));
+    auto const text = reply.text_or("");
+    unsigned number = 0;
+    if (std::sscanf(text.c_str(), "%*[0-9a-f]: 0x%x", &number) != 1) {
+        co_return core::fail(Errc::protocol, "QEMU answered `{}` to {}", quoted(text), line);
+    }
+    co_return number;
+}
+
+}  // namespace
+
 Task<Result<bool>> virtio_queue_waits(Client& client, std::string path, unsigned queue,
                                       Deadline deadline) {
     auto const which = Json::object({{"path", path}, {"queue", queue}});
@@ -125,16 +142,26 @@ Task<Result<bool>> virtio_queue_waits(Client& client, std::string path, unsigned
     CO_TRY(auto const length, status.integer("vring-num"));
     CO_TRY(auto const used_at, status.integer("vring-used"));
     // struct virtq_used: flags and idx, an element of 8 bytes for each buffer, avail_event.
-    auto const line = fmt::format("xp /1xh {:#x}", used_at + 4 + 8 * length);
-    CO_TRY(auto const reply,
-           co_await client.execute("human-monitor-command", Json::object({{"command-line", line}}),
-                                   deadline));
-    auto const text = reply.text_or("");
-    unsigned avail_event = 0;
-    if (std::sscanf(text.c_str(), "%*[0-9a-f]: 0x%x", &avail_event) != 1) {
-        co_return core::fail(Errc::protocol, "QEMU answered `{}` to {}", quoted(text), line);
-    }
+    CO_TRY(auto const avail_event,
+           co_await read_physical(client, fmt::format("xp /1xh {:#x}", used_at + 4 + 8 * length),
+                                  deadline));
     co_return used_at != 0 && avail_event == static_cast<unsigned>(looked_up_to);
+}
+
+Task<Result<std::optional<TpmVersion>>> tpm_version(Client& client, Deadline deadline) {
+    CO_TRY(auto const reply, co_await client.execute("query-tpm", {}, deadline));
+    auto const tpms = reply.elements();
+    if (tpms.empty()) co_return std::nullopt;
+    // A TPM 1.2 has no CRB interface.
+    if (tpms.front()["model"].text_or("") != "tpm-tis") co_return TpmVersion::tpm_2_0;
+    // TPM_INTF_CAPABILITY_0 of the TCG's PC Client TPM Interface Specification.
+    CO_TRY(auto const capability, co_await read_physical(client, "xp /1xw 0xfed40014", deadline));
+    auto const interface = capability >> 28 & 7;
+    if (interface == 2) co_return TpmVersion::tpm_1_2;
+    if (interface == 3) co_return TpmVersion::tpm_2_0;
+    co_return core::fail(Errc::refused,
+                         "the guest's TPM does not work: it says that it is of no version ({:#x})",
+                         capability);
 }
 
 Task<Result<>> getfd(Client& client, std::string name, int fd, Deadline deadline) {

@@ -2,6 +2,8 @@
 // each QMP command, with QEMU's name in snake_case; all fail as Client::execute does.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -71,6 +73,11 @@ Task<Result<std::vector<std::string>>> query_virtio(Client& client, std::string 
 /// memory.)
 Task<Result<bool>> virtio_queue_waits(Client& client, std::string path, unsigned queue,
                                       Deadline deadline);
+
+enum class TpmVersion : std::uint8_t { tpm_1_2, tpm_2_0 };
+/// Of the guest's TPM; none: it has none that a device uses. (query-tpm, and for a tpm-tis HMP's xp
+/// of its register that says so: reading that changes nothing.)
+Task<Result<std::optional<TpmVersion>>> tpm_version(Client& client, Deadline deadline);
 
 /// Gives QEMU a duplicate of `fd` under `name`, for commands that take a descriptor by name.
 Task<Result<>> getfd(Client& client, std::string name, int fd, Deadline deadline);

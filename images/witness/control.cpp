@@ -225,6 +225,17 @@ void continue_agent(Parts& parts, const Arguments&, Object& answer) {
     if (!failure.empty()) refuse(answer, failure);
 }
 
+void seal(Parts& parts, const Arguments& arguments, Object& answer) {
+    const std::string failure = parts.tpm.seal(arguments.string("text"));
+    if (!failure.empty()) refuse(answer, failure);
+}
+
+void unseal(Parts& parts, const Arguments&, Object& answer) {
+    const Tpm::Unsealed found = parts.tpm.unseal();
+    answer.string("text", found.text).boolean("same_pcr", found.same_pcr);
+    if (!found.failure.empty()) refuse(answer, found.failure);
+}
+
 void power_off(Parts&, const Arguments&, Object& answer) {
     sync();
     reboot(LINUX_REBOOT_CMD_POWER_OFF);
@@ -248,6 +259,8 @@ constexpr std::array commands{
     Command{"poweroff", power_off},
     Command{"agent-stop", stop_agent},
     Command{"agent-continue", continue_agent},
+    Command{"tpm-seal", seal},
+    Command{"tpm-unseal", unseal},
 };
 
 } // namespace

@@ -6,6 +6,7 @@
 #include "filesystem.hpp"
 #include "network.hpp"
 #include "ram.hpp"
+#include "tpm.hpp"
 
 #include <memory>
 #include <string>
@@ -21,6 +22,7 @@ struct Parts {
     std::unique_ptr<Services> services;
     std::unique_ptr<FileSystem> file_system; // none without witness.fs
     Agent agent;
+    Tpm tpm;
 };
 
 /// Executes the command `line`: {"cmd":"report"}, or the bare word report. The answer has "ok", and

@@ -79,6 +79,8 @@ Task<int> check_command(core::Loop& loop, Options options) {
     findings.push_back(co_await program(loop, "qemu-system-x86_64",
                                         "guests; or another with `serve --qemu`", false));
     findings.push_back(co_await program(loop, "qemu-img", "makes disks at the destination", true));
+    findings.push_back(co_await program(
+        loop, "swtpm", "runs guests' TPMs; or another with `serve --swtpm`", false));
     bool good = true;
     Json all = Json::array();
     for (auto const& finding : findings) {

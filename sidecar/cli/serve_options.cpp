@@ -54,6 +54,8 @@ void ServeFlags::add_to(CLI::App& app) {
     add("--allow-device", devices_,
         "A kind of device that guests may have, besides those that use nothing of the host; once "
         "for each");
+    app.add_option("--swtpm", swtpm_,
+                   "The swtpm that runs the TPMs of guests (default: swtpm in PATH)");
     app.add_option("--data-ports", data_ports_,
                    "FIRST-LAST: TCP ports on which disks and RAM arrive, two for each guest that "
                    "moves; 0: the kernel chooses")
@@ -80,6 +82,10 @@ Result<HostMaps> ServeFlags::maps() const {
     }
     TRY_VOID(check_absolute("--qemu", programs_));
     TRY_VOID(check_absolute("--allow-path", paths_));
+    if (!swtpm_.empty()) {
+        TRY_VOID(check_absolute("--swtpm", {swtpm_}));
+        made.swtpm = swtpm_;
+    }
     made.programs = programs_;
     made.allowed_paths = paths_;
     made.allowed_bridges = bridges_;

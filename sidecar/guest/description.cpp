@@ -263,12 +263,23 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     CO_TRY_VOID(check_qemu_may_write(guest.process.pid(), description.disks));
     CO_TRY(description.throttle_groups, co_await throttle_groups_of(client, deadline));
     CO_TRY(description.option_roms, co_await option_roms_of(client, deadline));
+<<<<<<< HEAD
     std::erase_if(description.option_roms,
                   [&](OptionRom const& rom) { return has_fixed_rom_size(line, rom.device); });
     description.firmware =
         co_await firmware_of(guest.loop, line, guest.working_directory, deadline);
     CO_TRY_VOID(check_images(line, description));
     CO_TRY_VOID(check_media(line, devices, guest.working_directory));
+=======
+    std::erase_if(description.option_roms, [&](OptionRom const& rom) {
+        return has_fixed_rom_size(guest.command_line, rom.device);
+    });
+    description.firmware = firmware_of(guest.command_line, guest.working_directory);
+    CO_TRY(description.tpm, co_await tpm_of(guest, deadline));
+    CO_TRY_VOID(co_await check_unnamed_devices(client, guest.command_line, description, deadline));
+    CO_TRY_VOID(check_as_started(guest.command_line, description));
+    CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
+>>>>>>> tpm
     guest.take_in_addresses();
     for (auto const& nic : guest.nics) {
         CO_TRY(auto interface, interface_now(guest, *nic));
@@ -419,6 +430,7 @@ Json Description::to_json() const {
                          {"throttle_groups", throttle_groups_json(throttle_groups)},
                          {"option_roms", option_roms_json(option_roms)},
                          {"firmware", firmware_json(firmware)},
+                         {"tpm", tpm ? tpm->to_json() : Json()},
                          {"interfaces", interface_list},
                          {"owner", owner ? owner->to_json() : Json()}});
 }
@@ -471,6 +483,9 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(made.throttle_groups, throttle_groups_from_json(json["throttle_groups"]));
     TRY(made.option_roms, option_roms_from_json(json["option_roms"]));
     TRY(made.firmware, firmware_from_json(json["firmware"]));
+    if (!json["tpm"].is_null()) {
+        TRY(made.tpm, Tpm::from_json(json["tpm"]));
+    }
     for (auto const& interface : json["interfaces"].elements()) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));

@@ -16,6 +16,7 @@
 #include "sidecar/guest/guest_state.hpp"
 #include "sidecar/guest/io_limits.hpp"
 #include "sidecar/guest/roms.hpp"
+#include "sidecar/guest/tpm.hpp"
 #include "sidecar/registry/entry.hpp"
 
 namespace sidecar {
@@ -72,6 +73,7 @@ struct Description {
     std::vector<ThrottleGroup> throttle_groups = {};
     std::vector<OptionRom> option_roms = {};
     std::vector<Firmware> firmware = {};
+    std::optional<Tpm> tpm = {};  ///< None: it has no TPM, or the source's release moves none.
     std::vector<netmove::GuestInterface> interfaces;
     /// Who owns the guest, as the source knows it. None: its release does not say so.
     std::optional<registry::Entry> owner = {};

@@ -7,11 +7,15 @@
 #include "netmove/vxlan_mover.hpp"
 #include "qmp/launch.hpp"
 #include "sidecar/guest/destination_line.hpp"
+#include "sidecar/guest/software_tpm.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/host/test_hooks.hpp"
 
 namespace sidecar {
 
 using core::Deadline;
+using core::Errc;
+using core::fail;
 using core::Result;
 using core::Task;
 
@@ -75,16 +79,31 @@ Task<Result<>> start_here(Guest& guest, HostMaps const& maps, Description const&
         CO_TRY(opened, open_taps(*guest.netlink, description.interfaces));
     }
     CO_TRY(auto allowed, map_command_line(maps, description, opened.numbers, incoming));
+    core::Fd tpm_end;
+    if (description.tpm) {
+        if (!incoming)
+            co_return fail(Errc::refused, "the state of the guest's TPM is not on this host");
+        CO_TRY(auto tpm, start_software_tpm(guest.paths, maps.swtpm, description));
+        guest.swtpm = std::move(tpm.process);
+        tpm_end = std::move(tpm.qemu_end);
+        opened.descriptors.emplace_back(tpm_end.get(), tpm_descriptor(opened.numbers));
+        stop_for_test("launch_qemu");
+    }
     qmp::LaunchRequest request{allowed.line,
                                opened.descriptors,
                                guest.paths.qmp_socket(guest.name),
                                guest.paths.run(guest.name) + "/qemu.log",
                                "/",
                                false};
-    CO_TRY(auto launched, co_await qmp::launch(guest.loop, std::move(request),
-                                               Deadline::after(limits::prepare_timeout)));
-    guest.process = std::move(launched.process);
-    guest.client = std::move(launched.client);
+    auto launched = co_await qmp::launch(guest.loop, std::move(request),
+                                         Deadline::after(limits::prepare_timeout));
+    if (!launched) {
+        auto& why = launched.error();
+        why.what += last_words_of_tpm(guest.paths, guest.name);
+        co_return std::unexpected(std::move(why));
+    }
+    guest.process = std::move(launched->process);
+    guest.client = std::move(launched->client);
     guest.command_line = std::move(allowed.line);
     guest.working_directory = "/";
     for (std::size_t index = 0; index < opened.taps.size(); ++index) {

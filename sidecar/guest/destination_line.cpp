@@ -8,6 +8,8 @@
 
 namespace sidecar {
 
+using core::Errc;
+using core::fail;
 using core::Result;
 
 std::vector<std::string> const& default_guest_directories() {
@@ -87,14 +89,40 @@ std::vector<qmp::ImagePlace> places_of(HostMaps const& maps, Description const& 
 
 }  // namespace
 
+int tpm_descriptor(std::vector<qmp::TapDescriptors> const& taps) {
+    int last = qmp::first_tap_fd_in_qemu - 1;
+    for (auto const& tap : taps) {
+        for (int const fd : tap.fds) last = std::max(last, fd);
+    }
+    return last + 1;
+}
+
+namespace {
+
+/// A swtpm is started only for a QEMU that uses it: it ends with that. An older source does not say
+/// enough of a guest with a TPM.
+Result<> check_tpm_described(qmp::CommandLine const& line, Description const& description) {
+    auto const tpm = line.tpm();
+    bool const emulated = tpm && tpm->type == "emulator";
+    if (emulated == description.tpm.has_value()) return {};
+    if (!emulated)
+        return fail(Errc::protocol, "a TPM is described, and the command line has none of swtpm");
+    return fail(Errc::refused,
+                "the guest has a TPM, and the sidecar of its source is too old to move it");
+}
+
+}  // namespace
+
 Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description const& description,
                                           std::vector<qmp::TapDescriptors> const& taps,
                                           bool incoming) {
     TRY(auto const line, flattened(description));
+    TRY_VOID(check_tpm_described(line, description));
     auto policy = policy_of(maps, description);
     for (auto const& tap : taps) {
         policy.descriptors.insert(policy.descriptors.end(), tap.fds.begin(), tap.fds.end());
     }
+    if (description.tpm) policy.descriptors.push_back(tpm_descriptor(taps));
     qmp::Mapping mapping;
     // Without one, allow() refuses the source's.
     mapping.qemu = qmp::choose_program(policy, line.program()).value_or("");
@@ -105,6 +133,7 @@ Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description cons
     mapping.prefixes = maps.paths;
     mapping.addresses = maps.addresses;
     mapping.taps = taps;
+    mapping.tpm_fd = tpm_descriptor(taps);
     mapping.incoming = incoming;
     TRY(auto const mapped, line.for_destination(mapping));
     auto allowed = qmp::allow(mapped, policy);

@@ -31,6 +31,9 @@ bool is_allowed_bridge(HostMaps const& maps, std::string const& bridge);
 /// The source's command line, in which the images that become one are named as one.
 core::Result<qmp::CommandLine> flattened(Description const& description);
 
+/// The number under which QEMU inherits its connection to swtpm: after those of its taps.
+int tpm_descriptor(std::vector<qmp::TapDescriptors> const& taps);
+
 /// QEMU's command line for this host, with the files that it names; taps are `taps`, already
 /// opened. `incoming`: as qmp::Mapping's. Fails with refused: every option that may not run here.
 core::Result<qmp::AllowedLine> map_command_line(HostMaps const& maps,

@@ -61,6 +61,7 @@ public:
     Paths paths;
     std::string name;
     core::Process process;
+    core::Process swtpm;  ///< Of its TPM, if this sidecar started it: it ends with QEMU.
     std::unique_ptr<qmp::Client> client;
     qmp::CommandLine command_line;
     std::string working_directory;

@@ -23,6 +23,7 @@
 #include "sidecar/guest/destination_line.hpp"
 #include "sidecar/guest/disk_places.hpp"
 #include "sidecar/guest/qemu_user.hpp"
+#include "sidecar/guest/software_tpm.hpp"
 #include "storage/block_device.hpp"
 #include "storage/shared_storage.hpp"
 
@@ -363,8 +364,7 @@ Task<std::vector<std::string>> arrival_warnings(core::Loop& loop, HostMaps const
 }
 
 Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
-                         Description const& description,
-                         std::vector<storage::DestinationImage> leftovers, Deadline deadline) {
+                         Description const& description, Leftovers leftovers, Deadline deadline) {
     CO_TRY(auto const manifest, read_manifest(paths, description.guest));
     if (!manifest.is_null()) {
         auto const process = core::Process::open(core::ProcessIdentity::from_json(manifest));
@@ -378,12 +378,14 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_bases(maps, description));
     CO_TRY_VOID(check_files(maps, description));
     CO_TRY_VOID(check_user_here(description, policy_of(maps, description).images));
-    CO_TRY_VOID(check_places(paths, maps, description, leftovers));
+    CO_TRY_VOID(check_places(paths, maps, description, leftovers.images));
     CO_TRY_VOID(check_shared(maps, description));
     CO_TRY_VOID(check_memory(description));
     CO_TRY_VOID(check_network(maps, description));
     CO_TRY(auto const program, map_program(maps, description.argv.front()));
     CO_TRY_VOID(co_await check_qemu(loop, program, description.machine_type, deadline));
+    CO_TRY_VOID(
+        co_await check_software_tpm(loop, paths, maps.swtpm, description, leftovers.tpm, deadline));
     co_return co_await check_line(loop, maps, description, deadline);
 }
 

@@ -38,13 +38,19 @@ core::Task<std::vector<std::string>> arrival_warnings(core::Loop& loop, HostMaps
                                                       Description const& description,
                                                       core::Deadline deadline);
 
+/// What an earlier migration of the guest left here, and what is removed before anything of this
+/// one is created.
+struct Leftovers {
+    std::vector<storage::DestinationImage> images = {};
+    bool tpm = false;  ///< A state of its TPM.
+};
+
 /// Fails with refused, saying what to do, if this host cannot receive the guest: as
 /// check_allowed(), no QEMU or machine type, a file missing, an image in the way, a device that may
-/// not be overwritten, too little disk or memory, no bridge, no privilege. Changes nothing.
-/// `leftovers`: images that are removed before those of this guest are created.
+/// not be overwritten, no swtpm for its TPM, too little disk or memory, no bridge, no privilege.
+/// Changes nothing.
 core::Task<core::Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& maps,
-                                     Description const& description,
-                                     std::vector<storage::DestinationImage> leftovers,
+                                     Description const& description, Leftovers leftovers,
                                      core::Deadline deadline);
 
 }  // namespace sidecar

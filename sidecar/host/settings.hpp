@@ -32,6 +32,7 @@ struct HostMaps {
     std::vector<std::string> allowed_devices = {};  ///< Kinds besides those of QEMU's allow-list.
     /// OLD=NEW: addresses on which QEMU listens; numeric.
     std::vector<std::pair<std::string, std::string>> addresses = {};
+    std::string swtpm = "swtpm";  ///< Absolute, or a name in PATH.
 };
 
 struct RunOptions {

@@ -2,6 +2,7 @@
 // records what it is about to create, so that `destroy` finds it after a restart too.
 #include "core/log.hpp"
 #include "sidecar/guest/preflight.hpp"
+#include "sidecar/guest/software_tpm.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/test_hooks.hpp"
 #include "sidecar/migration/destination_migration.hpp"
@@ -23,6 +24,7 @@ Result<> DestinationMigration::write_incoming() {
     disks_.add_to(record);
     record.owned = owns_guest();
     if (record.owned) record.images.clear();
+    record.tpm = description_.tpm.has_value() && !record.owned;
     record.ram_port = qemu_.ram_port();
     record.tunnel_port = anchors_.tunnel_port();
     record.generation = qemu_.generation();
@@ -120,6 +122,7 @@ Task<Result<>> DestinationMigration::destroy() {
     co_await disks_.forget_exports();
     co_await qemu_.close();
     if (incoming_is_ours_) co_await leave_anchors(context_, description_, migration_id_);
+    if (incoming_is_ours_ && description_.tpm) CO_TRY_VOID(co_await remove_software_tpm(context_));
     CO_TRY_VOID(disks_.remove_images());
     remove_key(context_.key_directory());
     // If the record remains, the next migration finds it.
@@ -144,6 +147,7 @@ Task<Result<>> DestinationMigration::finish() {
         co_await qemu_.remove_streams(deadline);
         disks_.remove_stale_images();
         disks_.leave_devices_to_guest();
+        if (description_.tpm) keep_tpm_state(paths_, name_, disks_.left_in());
         CO_TRY_VOID(guest_->write_manifest());
     }
     (void)IncomingRecord::remove(paths_, name_);  // best effort: the journal says that it ended

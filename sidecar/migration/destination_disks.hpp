@@ -76,6 +76,8 @@ public:
     /// As an earlier sidecar recorded them.
     void restore(IncomingRecord const& record);
     [[nodiscard]] int nbd_port() const { return nbd_port_; }
+    /// As name_images() got it.
+    [[nodiscard]] std::string const& left_in() const { return left_in_; }
     [[nodiscard]] std::vector<std::string> export_names() const;
     /// One for each disk: up to here it reads as zeroes where nothing was copied to it. Empty: not
     /// known.

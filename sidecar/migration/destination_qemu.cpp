@@ -58,6 +58,11 @@ Task<Result<>> DestinationQemu::start(netmove::MoverSet& movers) {
 Task<void> DestinationQemu::begin_again() {
     ++generation_;
     co_await close();  // the taps can be created again
+    if (auto const& swtpm = context_.guest->swtpm) {  // its state is not used yet
+        (void)swtpm.signal(SIGKILL);
+        (void)co_await core::wait_exit(context_.loop, swtpm,
+                                       Deadline::after(limits::rollback_timeout));
+    }
     if (context_.key.empty()) context_.key = read_key(context_.key_directory());
     ram_begun_ = false;
     events_over_.reset();
@@ -150,11 +155,14 @@ Task<void> DestinationQemu::remove_streams(Deadline deadline) {
 }
 
 Task<Result<>> DestinationQemu::kill() {
-    if (!context_.guest || !context_.guest->process) co_return Result<>{};
-    auto const& process = context_.guest->process;
-    (void)process.signal(SIGKILL);  // closed: it has ended already
-    CO_TRY_VOID(co_await core::wait_exit(context_.loop, process,
-                                         Deadline::after(limits::rollback_timeout)));
+    if (!context_.guest) co_return Result<>{};
+    // swtpm ends with QEMU, unless that had not begun to use it.
+    for (auto const* const process : {&context_.guest->process, &context_.guest->swtpm}) {
+        if (!*process) continue;
+        (void)process->signal(SIGKILL);  // closed: it has ended already
+        CO_TRY_VOID(co_await core::wait_exit(context_.loop, *process,
+                                             Deadline::after(limits::rollback_timeout)));
+    }
     co_return Result<>{};
 }
 

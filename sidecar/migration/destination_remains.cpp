@@ -5,6 +5,7 @@
 #include "core/log.hpp"
 #include "qmp/vm.hpp"
 #include "sidecar/guest/orphaned_qemu.hpp"
+#include "sidecar/guest/software_tpm.hpp"
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/migration/destination_anchors.hpp"
@@ -40,8 +41,11 @@ Result<> EarlierMigration::check() const {
                 context_.name, id, context_.name);
 }
 
-Result<std::vector<storage::DestinationImage>> EarlierMigration::images() const {
-    return IncomingRecord::images_from_json(record_["images"]);
+Result<Leftovers> EarlierMigration::leftovers() const {
+    Leftovers left;
+    TRY(left.images, IncomingRecord::images_from_json(record_["images"]));
+    left.tpm = record_["tpm"].boolean_or(false);
+    return left;
 }
 
 Task<Result<>> EarlierMigration::clear() {
@@ -50,11 +54,12 @@ Task<Result<>> EarlierMigration::clear() {
     auto const id = record_["migration_id"].text_or("");
     core::log::warning("guest={} migration_id={} removing what migration {} left here",
                        context_.name, context_.migration_id, id);
-    CO_TRY(auto const left, images());
+    CO_TRY(auto const left, leftovers());
     CO_TRY_VOID(co_await end_prepared_qemu(context_, core::ProcessIdentity::from_json(record_)));
     CO_TRY(auto const description, Description::from_json(record_["description"]));
     co_await leave_anchors(context_, description, id);
-    CO_TRY_VOID(remove_created(left, context_.name, id));
+    if (left.tpm) CO_TRY_VOID(co_await remove_software_tpm(context_));
+    CO_TRY_VOID(remove_created(left.images, context_.name, id));
     remove_key(context_.paths.run(context_.name) + "/keys-" + id);
     CO_TRY_VOID(IncomingRecord::remove(context_.paths, context_.name));
     record_ = Json();
@@ -92,6 +97,12 @@ Task<Result<>> end_unrecorded_qemu(DestinationContext context) {
 }
 
 }  // namespace
+
+Task<Result<>> remove_software_tpm(DestinationContext context) {
+    CO_TRY_VOID(co_await end_software_tpm(context.loop, context.paths, context.name));
+    remove_tpm_state(context.paths, context.name);
+    co_return Result<>{};
+}
 
 /// The recorded start time distinguishes it from a later process with the same pid.
 Task<Result<>> end_prepared_qemu(DestinationContext context, core::ProcessIdentity recorded) {

@@ -46,7 +46,7 @@ Result<Description> DestinationMigration::description_from(Json const& json) con
 
 Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check check) {
     CO_TRY(auto const description, description_from(check.description));
-    CO_TRY(auto leftovers, earlier_.images());
+    CO_TRY(auto leftovers, earlier_.leftovers());
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, std::move(leftovers),
                                    Deadline::after(limits::check_timeout)));
     CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));

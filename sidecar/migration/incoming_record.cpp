@@ -25,6 +25,7 @@ Result<> IncomingRecord::write(Paths const& paths, std::string const& guest) con
     auto made = Json::object({{"migration_id", migration_id},
                               {"description", description.to_json()},
                               {"images", created},
+                              {"tpm", tpm},
                               {"owned", owned},
                               {"nbd_port", nbd_port},
                               {"ram_port", ram_port},
@@ -41,6 +42,7 @@ Result<IncomingRecord> IncomingRecord::from_json(Json const& json) {
     made.migration_id = json["migration_id"].text_or("");
     TRY(made.description, Description::from_json(json["description"]));
     TRY(made.images, images_from_json(json["images"]));
+    made.tpm = json["tpm"].boolean_or(false);
     made.owned = json["owned"].boolean_or(false);
     made.nbd_port = static_cast<int>(json["nbd_port"].integer_or(0));
     made.ram_port = static_cast<int>(json["ram_port"].integer_or(0));

@@ -22,6 +22,8 @@ struct IncomingRecord {
     Description description;
     /// Empty once the guest is owned here: they must stay.
     std::vector<storage::DestinationImage> images;
+    /// This migration makes the state of its TPM. False once the guest is owned here.
+    bool tpm = false;
     bool owned = false;  ///< The guest belongs to this host.
     int nbd_port = 0;
     int ram_port = 0;

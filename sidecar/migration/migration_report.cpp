@@ -339,6 +339,10 @@ Json MigrationReport::checked() const {
                             base.path, disk.name, base.sha256));
         }
     }
+    if (auto const& tpm = context_.description.tpm) {
+        lines.add(fmt::format("TPM {}: swtpm runs at the destination; its state moves with the RAM",
+                              name(tpm->version)));
+    }
     for (auto const& interface : context_.description.interfaces) {
         lines.add(fmt::format("interface {}: tap {} {}, {} addresses known", interface.mac.text(),
                               interface.tap, place_of(interface), interface.addresses.size()));

@@ -46,6 +46,11 @@ Task<Result<>> SourceMigration::check() {
                              context_.within(limits::check_timeout)));
     CO_TRY_VOID(take_disk_targets(context_));
     for (auto const& line : description_.warnings) warn(line);
+    if (description_.tpm && description_.tpm->state.empty()) {
+        warn(
+            "the process of the guest's swtpm is not found on the source: start none with its "
+            "state there when the guest has moved");
+    }
     if (auto const& wrapper = guest_.command_line.wrapper(); !wrapper.empty()) {
         warn(fmt::format("QEMU runs there without `{}`", fmt::join(wrapper, " ")));
     }
@@ -325,7 +330,12 @@ Task<Result<>> SourceMigration::quit_source() {
     co_await stop_keeping_converged();
     co_await disks_.drop_mirror(Deadline::after(limits::rollback_timeout));
     remove_key(context_.key_directory());
-    if (qemu_gone_) co_return Result<>{};
+    if (!qemu_gone_) CO_TRY_VOID(co_await end_qemu());
+    if (description_.tpm) set_tpm_state_aside(*description_.tpm, guest_.name, migration_id_);
+    co_return Result<>{};
+}
+
+Task<Result<>> SourceMigration::end_qemu() {
     co_await ram_.refresh(Deadline::after(limits::qmp_timeout));
     (void)co_await qmp::quit(*guest_.client, Deadline::after(limits::qmp_timeout));
     auto const ended =

@@ -132,6 +132,7 @@ private:
     Outcome<> tombstone_disks();
     Outcome<> settle_network();
     Outcome<> quit_source();
+    Outcome<> end_qemu();
     Outcome<> record_end();
     core::Task<void> stop_keeping_converged();
 

@@ -118,6 +118,11 @@ Task<Result<>> ReplicationSource::begin() {
                        "user of sidecar: it opens an image of ours in each round",
                        user.uid);
     }
+    if (description_.tpm) {
+        co_return fail(Errc::refused,
+                       "the guest has a TPM, whose state is in no recovery point: it cannot be "
+                       "replicated");
+    }
     CO_TRY_VOID(check_no_filters());
     for (auto const& disk : description_.disks) {
         if (!storage::is_block_device(disk.path)) continue;

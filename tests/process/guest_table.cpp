@@ -9,6 +9,7 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/guest.hpp"
 #include "tests/support/qmp_probe.hpp"
+#include "tests/support/swtpm.hpp"
 
 namespace guest_table {
 
@@ -266,6 +267,11 @@ private:
         add(row.base.empty() ? usual_base : row.base);
         add(row.options);
         add({"-qmp", "unix:{d}/probe.sock,server=on,wait=off"});
+        if (!row.tpm.empty()) {
+            tpm_.emplace(lab::start_swtpm("swtpm-" + guest_, files_of(a_) + "/tpm",
+                                          files_of(a_) + "/swtpm.sock", lab::Place{a_.netns, {}},
+                                          row.tpm));
+        }
         run_.emplace("run-" + guest_, a_.command(words), lab::Place{a_.netns, {}}, a_.directory);
         lab::wait_until("the guest to run", 30s, [&] {
             if (!run_->running()) throw lab::Failure("`run` ended: " + run_->err());
@@ -357,6 +363,7 @@ private:
     std::string templates_ = directory_.path("templates");
     MoveHost a_{"a", 1, directory_.text()};
     MoveHost b_{"b", 2, directory_.text()};
+    std::optional<lab::Daemon> tpm_;
     std::optional<lab::Daemon> run_;
     std::string guest_;
     int number_ = 0;

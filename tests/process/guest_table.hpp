@@ -23,6 +23,8 @@ struct Row {
     /// Given to QEMU's monitor while the guest runs: `COMMAND {"ARGUMENT": ...}`, or a command of
     /// the human monitor after `hmp `. `device_del` waits until the device is gone.
     lab::Argv then = {};
+    /// The version of the swtpm that listens on {d}/swtpm.sock where the guest starts; empty: none.
+    std::string tpm = {};
 };
 
 /// "7.2" -> "7.2" and "10.0" -> "10.0", there and back; in a full run also "7.2" -> "10.0", which

@@ -2,6 +2,7 @@
 #include <catch2/catch.hpp>
 
 #include "tests/process/guest_table.hpp"
+#include "tests/support/swtpm.hpp"
 
 using guest_table::Row;
 
@@ -87,6 +88,18 @@ TEST_CASE("table: devices that are not disks", "[table]") {
          "ivshmem"},
         {"a VNC display on a socket", {"-vnc", "unix:{d}/vnc.sock"}},
         {"a VNC display of the host", {"-vnc", "127.0.0.1:77"}},
+    });
+}
+
+TEST_CASE("table: TPMs", "[table][tpm]") {
+    auto const tpm = [](std::string const& device) {
+        return lab::tpm_options("{d}/swtpm.sock", device);
+    };
+    guest_table::each_row_moves_or_is_refused({
+        {"TPM 2.0, CRB", tpm("tpm-crb"), "", q35, "", {}, "2.0"},
+        {"TPM 2.0, TIS", tpm("tpm-tis,id=t"), "", {}, "", {}, "2.0"},
+        {"TPM 1.2, TIS", tpm("tpm-tis"), "", q35, "", {}, "1.2"},
+        {"without the physical presence interface", tpm("tpm-crb,ppi=off"), "", {}, "", {}, "2.0"},
     });
 }
 

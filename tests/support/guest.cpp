@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "tests/support/swtpm.hpp"
+
 namespace lab {
 
 using core::Json;
@@ -71,6 +73,10 @@ fs::path Guest::probe_socket(Host const& host) const {
 
 fs::path Guest::agent_socket(Host const& host) const {
     return host.directory / (options_.name + "-agent.sock");
+}
+
+fs::path Guest::tpm_socket(Host const& host) const {
+    return host.directory / (options_.name + "-swtpm.sock");
 }
 
 fs::path Guest::serial(Host const& host) const {
@@ -220,6 +226,10 @@ Argv Guest::command_line(Host const& host, Host const& disks_of) const {
                                    options_.iothread ? ",iothread=io0" : ""));
     }
     if (options_.agent) add_agent(argv, host);
+    if (!options_.tpm.empty()) {
+        auto const tpm = tpm_options(tpm_socket(host), options_.tpm);
+        argv.insert(argv.end(), tpm.begin(), tpm.end());
+    }
     append += add_interfaces(argv);
     add("-append", append);
     return argv;

@@ -22,6 +22,7 @@ struct GuestOptions {
     bool middle = false;  ///< A layer between disk and base.
     bool discard = false;  ///< Discarded blocks become holes in the image.
     bool agent = false;  ///< The disk is an ext4 to which the guest writes files; qemu-ga runs.
+    std::string tpm = {};  ///< "tpm-crb", "tpm-tis": a TPM 2.0; empty: none.
     bool hot_slot = false;  ///< A PCIe port, rp0, for hot-plug.
     /// Its last disk (with an id) and its interface (without one) are plugged in by plug(), in the
     /// PCIe ports rp0 and rp1; until then it does not run.
@@ -65,6 +66,7 @@ public:
     [[nodiscard]] fs::path probe_socket(Host const& host) const;
     [[nodiscard]] fs::path serial(Host const& host) const;
     [[nodiscard]] fs::path agent_socket(Host const& host) const;
+    [[nodiscard]] fs::path tpm_socket(Host const& host) const;  ///< Of a swtpm started for it.
 
     /// Makes the disks on that host: sparse, with their random part.
     void make_disks(Host const& host) const;

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "tests/support/swtpm.hpp"
+
 namespace lab {
 
 using core::Json;
@@ -131,6 +133,10 @@ void Scene::run_guest(Host const& host, std::vector<std::string> const& environm
     argv.emplace_back("--");
     auto const qemu = guest_.command_line(host);
     argv.insert(argv.end(), qemu.begin(), qemu.end());
+    if (!guest_.options().tpm.empty()) {
+        swtpm_.emplace(
+            start_swtpm("swtpm", host.directory / "tpm", guest_.tpm_socket(host), host.place()));
+    }
     guest_sidecar_.emplace("run", std::move(argv), host.place(environment), host.logs);
     if (guest_.options().plugged) guest_.plug(host);
     wait_until("the guest's first answer", Guest::boot_limit, [&] {

@@ -106,6 +106,7 @@ private:
     Traces bare_b_;
     std::optional<Daemon> serve_a_;
     std::optional<Daemon> serve_b_;
+    std::optional<Daemon> swtpm_;  ///< Of a guest with a TPM, where it starts.
     std::optional<Daemon> guest_sidecar_;
 };
 

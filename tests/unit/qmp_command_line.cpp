@@ -348,3 +348,18 @@ TEST_CASE("monitors, sockets and files", "[qmp][command_line]") {
     CHECK(line.guest_name() == "a");
     CHECK_FALSE(line.stopped_at_start());
 }
+
+TEST_CASE("a TPM, and its socket apart from the others", "[qmp][command_line][tpm]") {
+    auto const line = line_of(
+        "-chardev socket,id=c,path=/run/swtpm.sock -tpmdev emulator,id=t,chardev=c "
+        "-device tpm-tis,tpmdev=t -serial unix:/run/s.sock,server");
+    auto const tpm = line.tpm();
+    REQUIRE(tpm);
+    CHECK(tpm->type == "emulator");
+    CHECK(tpm->chardev == "c");
+    CHECK(tpm->socket == "/run/swtpm.sock");
+    REQUIRE(line.sockets().size() == 1);
+    CHECK(line.sockets()[0].path == "/run/s.sock");
+    CHECK(line_of("-tpmdev passthrough,id=t,path=/dev/tpm0").tpm()->type == "passthrough");
+    CHECK_FALSE(line_of("-M pc").tpm());
+}

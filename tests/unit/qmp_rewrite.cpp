@@ -304,3 +304,26 @@ TEST_CASE("the image of a disk becomes a file again", "[qmp][rewrite][device]") 
           "qemu-system-x86_64 -M pc-i440fx-7.2 -blockdev driver=file,filename=/srv/d0,node-name=f "
           "-blockdev driver=raw,file=f,node-name=r");
 }
+
+TEST_CASE("for a destination the TPM's socket becomes a descriptor", "[qmp][rewrite][tpm]") {
+    auto map = mapping();
+    map.tpm_fd = 7;
+    map.prefixes = {{"/run", "/data"}};
+    auto const tpm = std::string(" -tpmdev emulator,id=t,chardev=c -device tpm-crb,tpmdev=t");
+    CHECK(at_destination("-M pc-i440fx-7.2 -chardev "
+                         "socket,id=c,path=/run/swtpm.sock,server=off,reconnect=1,logfile=/run/l" +
+                             tpm,
+                         map) ==
+          "qemu-system-x86_64 -M pc-i440fx-7.2 -chardev socket,id=c,logfile=/data/l,fd=7" + tpm);
+    // As it came here from another host.
+    auto const again = at_destination("-M pc-i440fx-7.2 -chardev socket,id=c,fd=4" + tpm, map);
+    CHECK(again.find("socket,id=c,fd=7 ") != std::string::npos);
+    auto const other = line_of("-M pc -chardev pty,id=c" + tpm).for_destination(map);
+    REQUIRE_FALSE(other);
+    CHECK(other.error().code == core::Errc::refused);
+    CHECK(other.error().sentence().find("is not a Unix socket of swtpm") != std::string::npos);
+    CHECK_FALSE(line_of("-M pc" + tpm).for_destination(map));
+    // Only the TPM's may be given by descriptor.
+    CHECK_FALSE(
+        line_of("-M pc -chardev socket,id=d,fd=4 -serial chardev:d" + tpm).for_destination(map));
+}

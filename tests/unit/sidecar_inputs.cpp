@@ -304,20 +304,23 @@ TEST_CASE("options: what is wrong is usage, exit 2") {
     CHECK(is_usage_error({"serve", "--plaintext", "--map-path", "nowhere"}));
     CHECK(is_usage_error({"serve", "--plaintext", "--allow-path", "images"}));
     CHECK(is_usage_error({"serve", "--plaintext", "--qemu", "qemu-system-x86_64"}));
+    CHECK(is_usage_error({"serve", "--plaintext", "--swtpm", "swtpm"}));
     CHECK(is_usage_error({"resolve", "w", "--to", "elsewhere"}));
 }
 
 TEST_CASE("options: what serve allows, each more than once") {
-    auto const parsed =
-        parse({"serve", "--plaintext", "--allow-path", "/a", "--allow-path", "/b", "--allow-bridge",
-               "br0", "--allow-device", "vfio-pci", "--allow-device", "usb-host", "--qemu", "/q/a",
-               "--qemu", "/q/b", "--map-path", "/srv=/data"});
+    auto const parsed = parse({"serve",          "--plaintext", "--allow-path",   "/a",
+                               "--allow-path",   "/b",          "--allow-bridge", "br0",
+                               "--allow-device", "vfio-pci",    "--allow-device", "usb-host",
+                               "--qemu",         "/q/a",        "--qemu",         "/q/b",
+                               "--map-path",     "/srv=/data",  "--swtpm",        "/q/swtpm"});
     auto const* options = std::get_if<Options>(&parsed);
     REQUIRE(options != nullptr);
     auto const& maps = options->serve.maps;
     using Words = std::vector<std::string>;
     CHECK(maps.programs == Words{"/q/a", "/q/b"});
     CHECK(maps.allowed_devices == Words{"vfio-pci", "usb-host"});
+    CHECK(maps.swtpm == "/q/swtpm");
     CHECK(is_allowed_bridge(maps, "br0"));
     CHECK_FALSE(is_allowed_bridge(maps, "br1"));
     CHECK(is_allowed_bridge({}, "br1"));
