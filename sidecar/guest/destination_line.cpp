@@ -55,9 +55,10 @@ bool is_allowed_bridge(HostMaps const& maps, std::string const& bridge) {
 
 Result<qmp::CommandLine> flattened(Description const& description) {
     TRY(auto line, qmp::CommandLine::parse(description.argv));
-    for (auto const& disk : description.disks) {
-        if (disk.layers_above_base > 1) line.flatten(disk.node, disk.layers_above_base);
-    }
+    std::vector<qmp::ImageChain> chains;
+    for (auto const& disk : description.disks)
+        chains.push_back({disk.name, disk.node, disk.path, disk.layers_above_base});
+    TRY_VOID(line.flatten(chains, description.working_directory));
     return line;
 }
 
