@@ -128,15 +128,16 @@ std::optional<std::string> unix_path(Settings const& device) {
 struct FileKey {
     std::string_view kind;
     std::string_view key;
+    bool for_guest = false;
 };
 // Files QEMU opens for reading while it starts.
 constexpr auto file_keys = std::to_array<FileKey>({{"object", "file"},
                                                    {"object", "dir"},
                                                    {"acpitable", "file"},
                                                    {"acpitable", "data"},
-                                                   {"smbios", "file"},
-                                                   {"smbios", "path"},
-                                                   {"fw_cfg", "file"},
+                                                   {"smbios", "file", true},
+                                                   {"smbios", "path", true},
+                                                   {"fw_cfg", "file", true},
                                                    {"option-rom", "romfile"},
                                                    {"device", "romfile"}});
 constexpr auto file_options =
@@ -356,12 +357,13 @@ std::vector<PathOption> CommandLine::files() const {
     std::vector<PathOption> found;
     for (auto const& option : options_) {
         if (is_one_of(file_options, option.kind())) {
-            found.push_back({option.print(), option.value.value_or("")});
+            found.push_back({option.print(), option.value.value_or(""), option.kind() != "bios"});
         }
-        for (auto const& [kind, key] : file_keys) {
+        for (auto const& [kind, key, for_guest] : file_keys) {
             if (option.kind() != kind) continue;
             auto path = settings_of(option).get(key);
-            if (path && !path->empty()) found.push_back({option.print(), std::move(*path)});
+            if (path && !path->empty())
+                found.push_back({option.print(), std::move(*path), for_guest});
         }
     }
     return found;

@@ -53,6 +53,8 @@ struct TapDescriptors {
 struct PathOption {
     std::string option;  ///< "-qmp unix:/run/x.sock,server=on": for messages.
     std::string path;
+    /// The guest gets its content: it is no firmware, and no secret of the host.
+    bool for_guest = false;
 };
 
 struct LaunchOptions {

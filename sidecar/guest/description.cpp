@@ -395,6 +395,8 @@ Json Description::to_json() const {
     for (auto const& disk : shared) shared_list.add(disk.to_json());
     Json device_list = Json::array();
     for (auto const& device : devices) device_list.add(device);
+    Json file_list = Json::array();
+    for (auto const& file : files) file_list.add(file.to_json());
     Json interface_list = Json::array();
     for (auto const& interface : interfaces) interface_list.add(interface.to_json());
     return Json::object({{"guest", guest},
@@ -412,6 +414,7 @@ Json Description::to_json() const {
                          {"throttle_groups", throttle_groups_json(throttle_groups)},
                          {"option_roms", option_roms_json(option_roms)},
                          {"firmware", firmware_json(firmware)},
+                         {"files", file_list},
                          {"interfaces", interface_list},
                          {"owner", owner ? owner->to_json() : Json()}});
 }
@@ -444,7 +447,8 @@ Result<Description> Description::from_json(Json const& json) {
     made.state = *known;
     if (json["argv"].size() > arguments_max ||
         json["disks"].size() + json["shared"].size() > disks_max ||
-        json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max) {
+        json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max ||
+        json["files"].size() > limits::guest_files_max) {
         return fail(Errc::protocol, "the guest's description is too long");
     }
     for (auto const& word : json["argv"].elements()) made.argv.push_back(word.text_or(""));
@@ -464,6 +468,10 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(made.throttle_groups, throttle_groups_from_json(json["throttle_groups"]));
     TRY(made.option_roms, option_roms_from_json(json["option_roms"]));
     TRY(made.firmware, firmware_from_json(json["firmware"]));
+    for (auto const& file : json["files"].elements()) {
+        TRY(auto one, GuestFile::from_json(file));
+        made.files.push_back(std::move(one));
+    }
     for (auto const& interface : json["interfaces"].elements()) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));

@@ -13,6 +13,7 @@
 #include "qmp/block.hpp"
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/guest.hpp"
+#include "sidecar/guest/guest_files.hpp"
 #include "sidecar/guest/guest_state.hpp"
 #include "sidecar/guest/io_limits.hpp"
 #include "sidecar/guest/roms.hpp"
@@ -72,6 +73,7 @@ struct Description {
     std::vector<ThrottleGroup> throttle_groups = {};
     std::vector<OptionRom> option_roms = {};
     std::vector<Firmware> firmware = {};
+    std::vector<GuestFile> files = {};  ///< That it only reads.
     std::vector<netmove::GuestInterface> interfaces;
     /// Who owns the guest, as the source knows it. None: its release does not say so.
     std::optional<registry::Entry> owner = {};

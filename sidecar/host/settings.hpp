@@ -84,6 +84,7 @@ struct MigrateOptions {
     std::string destination;  ///< HOST[:PORT]
     core::TlsConfig tls;
     bool with_storage = false;  ///< Copy the disks that the destination does not see.
+    bool no_copy = false;  ///< Copy no file that the guest only reads.
     bool check_only = false;
     /// Resume the migration that the guest's sidecar found; starts no new one.
     bool resume = false;

@@ -21,6 +21,7 @@ Result<> DestinationMigration::write_incoming() {
     record.migration_id = migration_id_;
     record.description = description_;
     disks_.add_to(record);
+    files_.add_to(record);
     record.owned = owns_guest();
     if (record.owned) record.images.clear();
     record.ram_port = qemu_.ram_port();
@@ -67,12 +68,18 @@ Task<Result<>> DestinationMigration::prepare_again() {
 Task<Result<>> DestinationMigration::make_disks() {
     auto const& last = journal_.last();
     CO_TRY_VOID(disks_.name_images(last.moved_away() ? last.migration_id : ""));
+    files_.name();
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await disks_.create_images());
+    CO_TRY_VOID(co_await files_.create());
     stop_for_test("record_images");
     CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await files_.receive(ending_));
     stop_for_test("publish_images");
-    co_return disks_.publish_images();
+    CO_TRY_VOID(disks_.publish_images());
+    CO_TRY_VOID(co_await files_.publish());
+    // What the source has sent may name other files.
+    co_return check_allowed(paths_, options_.maps, description_);
 }
 
 Task<Result<>> DestinationMigration::start_qemu() {
@@ -112,6 +119,7 @@ Task<Result<>> DestinationMigration::leave_stopped() {
 Task<Result<>> DestinationMigration::announce_network() { co_return network_.announce(); }
 
 Task<Result<>> DestinationMigration::destroy() {
+    files_.give_up();
     co_await network_.roll_back(peers_ > 0);
     realtime_.reset();
     CO_TRY_VOID(co_await qemu_.kill());
@@ -121,6 +129,7 @@ Task<Result<>> DestinationMigration::destroy() {
     co_await qemu_.close();
     if (incoming_is_ours_) co_await leave_anchors(context_, description_, migration_id_);
     CO_TRY_VOID(disks_.remove_images());
+    CO_TRY_VOID(files_.remove());
     remove_key(context_.key_directory());
     // If the record remains, the next migration finds it.
     if (incoming_is_ours_) (void)IncomingRecord::remove(paths_, name_);

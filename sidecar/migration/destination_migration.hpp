@@ -18,6 +18,7 @@
 #include "sidecar/migration/destination_bases.hpp"
 #include "sidecar/migration/destination_context.hpp"
 #include "sidecar/migration/destination_disks.hpp"
+#include "sidecar/migration/destination_files.hpp"
 #include "sidecar/migration/destination_network.hpp"
 #include "sidecar/migration/destination_qemu.hpp"
 #include "sidecar/migration/destination_remains.hpp"
@@ -95,6 +96,7 @@ private:
     Outcome<protocol::FindSharedAnswer> on(protocol::FindShared request);
     Outcome<protocol::HeardAnswer> on(protocol::Heard);
     Outcome<protocol::Packed> on(protocol::Prepare prepare);
+    Outcome<protocol::SendFileAnswer> on(protocol::SendFile piece);
     Outcome<protocol::Packed> on(protocol::Reexport);
     Outcome<protocol::HashBaseAnswer> on(protocol::HashBase request);
     Outcome<protocol::HashAnswer> on(protocol::Hash request);
@@ -142,6 +144,7 @@ private:
     core::TaskGroup actions_;
     core::TaskGroup watchers_;
     std::stop_source watchers_stop_;
+    std::stop_token ending_;  ///< Of run().
     core::CallGate callers_;  ///< Callers in handle().
     std::size_t peers_ = 0;
     std::size_t silence_generation_ = 0;
@@ -156,6 +159,7 @@ private:
     DestinationSurvey survey_;
     DestinationBases bases_;
     DestinationDisks disks_;
+    DestinationFiles files_;
     DestinationNetwork network_;
     DestinationQemu qemu_;
     bool incoming_is_ours_ = false;  ///< incoming.json is of this migration.

@@ -46,8 +46,8 @@ Result<Description> DestinationMigration::description_from(Json const& json) con
 
 Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check check) {
     CO_TRY(auto const description, description_from(check.description));
-    CO_TRY(auto leftovers, earlier_.images());
-    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, std::move(leftovers),
+    CO_TRY(auto const leftovers, earlier_.images());
+    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, leftovers,
                                    Deadline::after(limits::check_timeout)));
     CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
     CO_TRY_VOID(co_await registry::check_arrival(loop_, paths_, name_, description.owner));
@@ -58,6 +58,8 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
     CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
     CO_TRY(answer.data, survey_.offer_port());
     answer.warnings = arrival_warnings(options_.maps, description);
+    for (auto const& file : description.files)
+        answer.missing_files.push_back(is_missing(options_.maps, file, leftovers));
     co_return answer;
 }
 
@@ -90,6 +92,14 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepar
         anchors_.take(std::move(prepare.tunnels), prepare.anchor_port);
     }
     co_return co_await ask_to_prepare();
+}
+
+Task<Result<protocol::SendFileAnswer>> DestinationMigration::on(protocol::SendFile piece) {
+    if (state_.phase != Phase::idle && state_.phase != Phase::preparing) {
+        co_return fail(Errc::refused, "no file is taken now: {}",
+                       machine::destination::name(state_.phase));
+    }
+    co_return co_await files_.take(std::move(piece));
 }
 
 /// The source's connections were cut. While QEMU runs, nothing changes for the machine: the
@@ -165,6 +175,7 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Commit commit)
 }
 
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Abort) {
+    files_.give_up();
     return ask_machine(Verb::abort, machine::destination::event(Event::Kind::abort_requested));
 }
 

@@ -145,6 +145,7 @@ void check(sidecar::protocol::Fire const& request) {
     for (auto const& interface : request.interfaces) check_interface(interface);
 }
 void check(sidecar::protocol::Hash const& request) { check_hash_request(request); }
+void check(sidecar::protocol::SendFile const& request) { check_round_trip(request); }
 void check(sidecar::protocol::FindShared const& request) {
     for (auto const& image : request.images) must(image.path.starts_with('/'));
     check_round_trip(request);

@@ -168,8 +168,21 @@ TEST_CASE("table: options of disks", "[table]") {
         {"a CD, on both hosts", {"-cdrom", "{d}/ro-cd.iso"}},
         {"an empty drive for CDs", {"-device", "ide-cd"}},
         {"a CD that the destination has not",
-         {"-drive", "if=ide,media=cdrom,format=raw,file={d}/two.raw"},
-         "two.raw"},
+         {"-drive", "if=ide,media=cdrom,format=raw,file={d}/two.raw"}},
+        {"-cdrom, probed, that the destination has not", {"-cdrom", "{d}/one.raw"}},
+        {"a CD by -blockdev that the destination has not",
+         {"-device", "virtio-scsi-pci", "-blockdev",
+          R"({"driver":"raw","node-name":"cd0","read-only":true,)"
+          R"("file":{"driver":"file","filename":"{d}/two.raw"}})",
+          "-device", "scsi-cd,drive=cd0"}},
+        {"a read-only disk that the destination has not",
+         drive("format=qcow2,readonly=on,file={d}/one.qcow2")},
+        {"a read-only floppy that the destination has not",
+         {"-drive", "if=floppy,format=raw,readonly=on,file={d}/floppy.raw"}},
+        {"a read-only disk over a base that the destination has not",
+         drive("format=qcow2,readonly=on,file={d}/middle.qcow2"), "its backing file"},
+        {"a file for the guest that the destination has not",
+         {"-fw_cfg", "name=opt/seed,file={d}/two.raw"}},
     });
 }
 
