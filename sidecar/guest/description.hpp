@@ -50,6 +50,8 @@ struct MovedDisk {
     /// Of the image at the destination, absolute, if the operator named it: a file to be created,
     /// or a device to be overwritten. Empty: `path`, as the destination maps it.
     std::string target = {};
+    /// In the destination's check: its own command would make the target. Not sent.
+    bool made_here = false;
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MovedDisk> from_json(core::Json const& json);

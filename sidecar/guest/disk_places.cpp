@@ -172,6 +172,7 @@ Result<> check_places(Paths const& paths, HostMaps const& maps, Description cons
                         path);
         }
         taken.push_back(path);
+        if (is_device_to_be_made(disk)) continue;
         if (!device) {
             NewFile const file{"disk " + disk.name, path, disk.allocated_bytes};
             TRY_VOID(check_new_file(file, leftovers, space));

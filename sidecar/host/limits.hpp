@@ -53,6 +53,11 @@ constexpr seconds prepare_timeout{60};
 constexpr seconds zero_device_timeout{15};
 /// As many as the disks of a guest.
 constexpr std::size_t disk_targets_max = 64;
+/// One run of `serve --disk-command`: a logical volume is made in a second. It prints one path.
+constexpr seconds disk_command_timeout{20};
+constexpr std::size_t disk_command_bytes_max = 8192;
+/// The name of a disk that becomes a word of that command, and perhaps the name of a volume.
+constexpr std::size_t disk_name_bytes_max = 64;
 /// How often the copying phase checks whether devices or images of the guest were added or removed.
 constexpr seconds guest_look_interval{2};
 /// --downtime-limit: the pause of a migration that does not commit is never longer (I3). The

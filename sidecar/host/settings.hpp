@@ -54,6 +54,8 @@ struct ServeOptions {
     core::PortRange data_ports = limits::data_ports_default;  ///< TCP, of disks and RAM.
     core::TlsConfig tls;
     HostMaps maps;
+    /// A program that makes the places of disks here; absolute. Empty: they go to their paths.
+    std::string disk_command = {};
 };
 
 /// How the guest's interfaces move; `automatic`: as what both hosts share allows.

@@ -62,6 +62,7 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Paths paths, std::s
       bases_(context_),
       disks_(context_),
       files_(context_),
+      disk_command_(context_),
       network_(context_, journal_),
       qemu_(context_, {[this] { post(machine::destination::event(Event::Kind::qemu_loaded)); },
                        [this](core::Error why) {

@@ -23,6 +23,7 @@
 #include "sidecar/migration/destination_qemu.hpp"
 #include "sidecar/migration/destination_remains.hpp"
 #include "sidecar/migration/destination_survey.hpp"
+#include "sidecar/migration/disk_command.hpp"
 #include "sidecar/migration/pending_requests.hpp"
 
 namespace sidecar {
@@ -111,6 +112,7 @@ private:
     // The ports: destination_actions.cpp. Each is one action of the machine.
     Outcome<> prepare();
     Outcome<> prepare_again();
+    Outcome<> make_places();
     Outcome<> make_disks();
     Outcome<> start_qemu();
     core::Result<> write_incoming();
@@ -160,6 +162,7 @@ private:
     DestinationBases bases_;
     DestinationDisks disks_;
     DestinationFiles files_;
+    DiskCommand disk_command_;
     DestinationNetwork network_;
     DestinationQemu qemu_;
     bool incoming_is_ours_ = false;  ///< incoming.json is of this migration.

@@ -8,6 +8,7 @@
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/migration/destination_anchors.hpp"
+#include "sidecar/migration/disk_command.hpp"
 #include "sidecar/migration/incoming_record.hpp"
 
 namespace sidecar {
@@ -55,6 +56,8 @@ Task<Result<>> EarlierMigration::clear() {
     CO_TRY(auto const description, Description::from_json(record_["description"]));
     co_await leave_anchors(context_, description, id);
     CO_TRY_VOID(remove_created(left, context_.name, id));
+    co_await remove_made_disks(context_,
+                               IncomingRecord::made_disks_from_json(record_["made_disks"]));
     remove_key(context_.paths.run(context_.name) + "/keys-" + id);
     CO_TRY_VOID(IncomingRecord::remove(context_.paths, context_.name));
     record_ = Json();

@@ -45,7 +45,8 @@ Result<Description> DestinationMigration::description_from(Json const& json) con
 }
 
 Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check check) {
-    CO_TRY(auto const description, description_from(check.description));
+    CO_TRY(auto description, description_from(check.description));
+    CO_TRY_VOID(co_await disk_command_.ask(description));
     CO_TRY(auto const leftovers, earlier_.images());
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, leftovers,
                                    Deadline::after(limits::check_timeout)));

@@ -93,6 +93,7 @@ void check_description(Json const& json) {
          description->migration_id != "..");
     for (auto const& disk : description->disks) check_disk(disk);
     for (auto const& disk : description->shared) check_disk(disk);
+    for (auto const& file : description->files) must(file.path.starts_with('/'));
     std::vector<qmp::TapDescriptors> taps;
     int number = qmp::first_tap_fd_in_qemu;
     for (auto const& interface : description->interfaces) {
