@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
-#include <map>
+
+#include "qmp/line_nodes.hpp"
 
 namespace qmp {
 
@@ -56,64 +57,28 @@ DiskOption disk_of_image_option(Option const& option) {
     return disk;
 }
 
-std::optional<DiskOption> disk_of_drive(Settings const& drive, std::size_t number) {
-    auto file = drive.get("file");
-    if (!file) file = drive.get("file.filename");
-    if (!file) file = drive.get("filename");
-    if (!file || file->empty())
-        return std::nullopt;  // an empty drive, or a network protocol by keys
+// The image of a node over a file; none: the node is none. Goes up through the format and filter
+// nodes. Bounded: every step is another node of the line.
+std::optional<DiskOption> disk_of_node(LineNodes const& line_nodes, std::size_t place) {
+    auto const& nodes = line_nodes.nodes();
+    auto const& node = nodes[place];
+    if (node.file_name.empty()) return std::nullopt;  // an empty drive, or another node's parent
+    if (!node.of_drive && !is_one_of(file_drivers, node.driver)) return std::nullopt;
     DiskOption disk;
-    disk.id = drive.get_or("id", fmt::format("drive{}", number));
-    disk.format = drive.get("format").value_or(drive.get_or("driver", ""));
-    disk.read_only = drive.flag("readonly", drive.flag("read-only", false));
-    disk.cdrom = drive.get_or("media", "") == "cdrom";
-    disk.firmware = drive.get_or("if", "") == "pflash";
-    set_file(disk, std::move(*file));
+    // The file of a -drive needs no node of its own.
+    if (node.of_drive && node.prefix.empty()) disk.format = node.driver;
+    std::optional<std::size_t> at = place;
+    for (std::size_t step = 0; step <= nodes.size() && at; ++step) {
+        auto const& above = nodes[*at];
+        disk.id = above.name;
+        if (disk.format.empty() && *at != place) disk.format = above.driver;
+        disk.read_only = disk.read_only || above.read_only;
+        disk.backing = disk.backing || line_nodes.is_backing(*at);
+        at = line_nodes.over(*at);
+    }
+    set_file(disk, node.file_name);
     return disk;
 }
-
-// The graph that -blockdev options make: which node lies on which.
-struct Nodes {
-    struct Node {
-        Settings settings;
-        std::string name;
-    };
-    std::vector<Node> nodes;
-
-    [[nodiscard]] Node const* above(std::string const& name, std::string_view link) const {
-        auto const found = std::ranges::find_if(nodes, [&](Node const& node) {
-            return !name.empty() && node.settings.get(link) == name;
-        });
-        return found == nodes.end() ? nullptr : &*found;
-    }
-
-    // The image whose file is found under `prefix` of `node`: "" for the node itself, "file."
-    // inline.
-    [[nodiscard]] std::optional<DiskOption> image(Node const& node,
-                                                  std::string const& prefix) const {
-        if (!is_one_of(file_drivers, node.settings.get_or(prefix + "driver", "")))
-            return std::nullopt;
-        auto file = node.settings.get(prefix + "filename");
-        if (!file) return std::nullopt;
-        DiskOption disk;
-        set_file(disk, std::move(*file));
-        Node const* top = &node;
-        if (prefix.empty())
-            disk.read_only = node.settings.flag("read-only", false);
-        else
-            disk.format = node.settings.get_or("driver", "");
-        // Up through format and filter nodes. Bounded: every step is another node of the list.
-        for (std::size_t step = 0; step <= nodes.size() && top != nullptr; ++step) {
-            disk.id = top->name;
-            if (disk.format.empty() && top != &node)
-                disk.format = top->settings.get_or("driver", "");
-            disk.read_only = disk.read_only || top->settings.flag("read-only", false);
-            disk.backing = disk.backing || above(top->name, "backing") != nullptr;
-            top = above(top->name, "file");
-        }
-        return disk;
-    }
-};
 
 // ---- taps ----
 
@@ -163,15 +128,16 @@ std::optional<std::string> unix_path(Settings const& device) {
 struct FileKey {
     std::string_view kind;
     std::string_view key;
+    bool for_guest = false;
 };
 // Files QEMU opens for reading while it starts.
 constexpr auto file_keys = std::to_array<FileKey>({{"object", "file"},
                                                    {"object", "dir"},
                                                    {"acpitable", "file"},
                                                    {"acpitable", "data"},
-                                                   {"smbios", "file"},
-                                                   {"smbios", "path"},
-                                                   {"fw_cfg", "file"},
+                                                   {"smbios", "file", true},
+                                                   {"smbios", "path", true},
+                                                   {"fw_cfg", "file", true},
                                                    {"option-rom", "romfile"},
                                                    {"device", "romfile"}});
 constexpr auto file_options =
@@ -297,24 +263,31 @@ std::string CommandLine::setting_of(std::string_view kind, std::string_view key)
 
 std::vector<DiskOption> CommandLine::disks() const {
     std::vector<DiskOption> disks;
-    Nodes graph;
+    LineNodes const line_nodes(options_);
+    auto const add_nodes_of = [&](std::size_t option, auto const& complete) {
+        for (std::size_t place = 0; place < line_nodes.nodes().size(); ++place) {
+            if (line_nodes.nodes()[place].option != option) continue;
+            auto disk = disk_of_node(line_nodes, place);
+            if (!disk) continue;
+            complete(*disk);
+            disks.push_back(std::move(*disk));
+        }
+    };
     std::size_t drives = 0;
-    for (auto const& option : options_) {
+    for (std::size_t index = 0; index < options_.size(); ++index) {
+        auto const& option = options_[index];
         if (is_one_of(image_options, option.kind())) disks.push_back(disk_of_image_option(option));
-        if (option.kind() == "drive") {
-            auto disk = disk_of_drive(settings_of(option), drives++);
-            if (disk) disks.push_back(std::move(*disk));
-        }
-        if (option.kind() == "blockdev") {
-            auto settings = settings_of(option);
-            auto name = settings.get_or("node-name", "");
-            graph.nodes.push_back({std::move(settings), std::move(name)});
-        }
+        if (option.kind() != "drive") continue;
+        auto const drive = drive_settings(option);
+        auto const number = drives++;
+        add_nodes_of(index, [&](DiskOption& disk) {
+            disk.id = drive.get_or("id", fmt::format("drive{}", number));
+            disk.cdrom = drive.get_or("media", "") == "cdrom";
+            disk.firmware = drive.get_or("if", "") == "pflash";
+        });
     }
-    for (auto const& node : graph.nodes) {
-        for (auto const* prefix : {"", "file."}) {
-            if (auto disk = graph.image(node, prefix)) disks.push_back(std::move(*disk));
-        }
+    for (std::size_t index = 0; index < options_.size(); ++index) {
+        if (options_[index].kind() == "blockdev") add_nodes_of(index, [](DiskOption const&) {});
     }
     for (auto& disk : disks) {
         for (auto const* key : {"pflash0", "pflash1"}) {
@@ -394,12 +367,13 @@ std::vector<PathOption> CommandLine::files() const {
     std::vector<PathOption> found;
     for (auto const& option : options_) {
         if (is_one_of(file_options, option.kind())) {
-            found.push_back({option.print(), option.value.value_or("")});
+            found.push_back({option.print(), option.value.value_or(""), option.kind() != "bios"});
         }
-        for (auto const& [kind, key] : file_keys) {
+        for (auto const& [kind, key, for_guest] : file_keys) {
             if (option.kind() != kind) continue;
             auto path = settings_of(option).get(key);
-            if (path && !path->empty()) found.push_back({option.print(), std::move(*path)});
+            if (path && !path->empty())
+                found.push_back({option.print(), std::move(*path), for_guest});
         }
     }
     return found;

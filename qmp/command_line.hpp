@@ -61,6 +61,8 @@ struct TpmOption {
 struct PathOption {
     std::string option;  ///< "-qmp unix:/run/x.sock,server=on": for messages.
     std::string path;
+    /// The guest gets its content: it is no firmware, and no secret of the host.
+    bool for_guest = false;
 };
 
 struct LaunchOptions {
@@ -76,6 +78,14 @@ struct ImagePlace {
     Kind kind = Kind::file;
     /// Of the disk, if the image is larger: QEMU shows the guest so many bytes of it. 0: it is not.
     std::uint64_t size_bytes = 0;
+};
+
+/// The images of a disk that become one.
+struct ImageChain {
+    std::string disk;  ///< For messages.
+    std::string node;  ///< The node-name of the top image at the source.
+    std::string path;  ///< Of its file at the source, absolute.
+    unsigned layers = 0;  ///< So many become one, from the top; 0: all of them.
 };
 
 /// How the source's command line is to read at the destination.
@@ -154,10 +164,11 @@ public:
     /// -daemonize and -incoming, for a tap that another process opened (fd=), and for a
     /// number of descriptors that is not the tap's number of queues.
     [[nodiscard]] Result<CommandLine> for_launch(LaunchOptions const& launch) const;
-    /// Takes out the nodes that -blockdev options put between `node` and its base: the first
-    /// `layers` images of its chain become one. Where it has no such nodes nothing happens: the
-    /// images themselves name what is below them.
-    void flatten(std::string const& node, unsigned layers);
+    /// Takes out the nodes that the options put below the images of disks whose chains become one
+    /// image. Where there are no such nodes nothing happens: the images themselves name what is
+    /// below them. Fails with refused, naming it, if a node is needed elsewhere.
+    [[nodiscard]] Result<> flatten(std::vector<ImageChain> const& chains,
+                                   std::string const& working_directory);
     /// This command line for a QEMU that waits for the migration (-S -incoming defer) with the
     /// destination's paths, taps, swtpm, machine type and binary. -daemonize, -loadvm, -preconfig
     /// and monitors given by descriptor are left out. Fails with refused for what cannot be made

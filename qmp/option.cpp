@@ -243,6 +243,10 @@ void collect_leaves(Json const& branch, std::string const& prefix,
 
 }  // namespace
 
+bool is_on(std::string_view value) {
+    return value == "on" || value == "yes" || value == "true" || value == "y";
+}
+
 Arity arity_of(std::string_view name) {
     auto const* known = find_known(name);
     if (known == nullptr) return Arity::unknown;
@@ -293,8 +297,7 @@ std::string Settings::get_or(std::string_view key, std::string_view fallback) co
 
 bool Settings::flag(std::string_view key, bool fallback) const {
     auto const value = get(key);
-    if (!value) return fallback;
-    return *value == "on" || *value == "yes" || *value == "true" || *value == "y";
+    return value ? is_on(*value) : fallback;
 }
 
 void Settings::set(std::string_view key, std::string_view value) {

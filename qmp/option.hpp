@@ -26,6 +26,9 @@ bool is_one_of(auto const& list, std::string_view word) {
     return std::ranges::find(list, word) != list.end();
 }
 
+/// What QEMU takes for a true value.
+bool is_on(std::string_view value);
+
 /// Whether QEMU's option `name` (without dashes) takes a value. As of QEMU 7.2 and 10.0.
 enum class Arity { unknown, flag, value };
 Arity arity_of(std::string_view name);

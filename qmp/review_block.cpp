@@ -4,28 +4,12 @@
 #include <set>
 
 #include "qmp/allow_list.hpp"
+#include "qmp/line_nodes.hpp"
 #include "qmp/reviewer.hpp"
 
 namespace qmp::review {
 
 namespace {
-
-/// "file.backing.driver" is {"file.backing.", "driver"}: what stands before the key of a child.
-std::pair<std::string, std::string> split_children(std::string_view key) {
-    std::string children;
-    for (;;) {
-        auto const child = key.starts_with("file.")      ? std::string_view("file.")
-                           : key.starts_with("backing.") ? std::string_view("backing.")
-                                                         : std::string_view();
-        if (child.empty()) return {children, std::string(key)};
-        children += child;
-        key.remove_prefix(child.size());
-    }
-}
-
-bool is_on(std::string_view value) {
-    return value == "on" || value == "yes" || value == "true" || value == "y";
-}
 
 /// One node of -blockdev, or a child that is written in it.
 struct Node {
@@ -132,16 +116,11 @@ ImageFormat format_of(Settings const& drive) {
     return format == "qcow2" ? ImageFormat::qcow2 : ImageFormat::probed;
 }
 
-/// Strips "file:" from the name of an image, as QEMU does.
-std::string without_protocol(std::string const& name) {
-    return name.starts_with("file:") ? name.substr(5) : name;
-}
-
 }  // namespace
 
 void image_option(Reviewer& reviewer, Option const& option) {
     bool const read_only = option.kind() == "cdrom";
-    reviewer.use(option, without_protocol(option.value.value_or("")),
+    reviewer.use(option, std::string(without_file_protocol(option.value.value_or(""))),
                  read_only ? FileAccess::read : FileAccess::image, ImageFormat::probed);
 }
 
@@ -162,7 +141,7 @@ void drive(Reviewer& reviewer, Option const& option) {
         bool const is_file = leaf == "filename" || (top && leaf == "file");
         if (is_file && !(top && value.empty())) {  // "file=": an empty drive
             bool const is_backing = children.find("backing.") != std::string::npos;
-            files.emplace_back(top ? without_protocol(value) : value,
+            files.emplace_back(top ? std::string(without_file_protocol(value)) : value,
                                is_backing ? FileAccess::read : FileAccess::image);
         }
         return is_file || leaf == "file" || (top && leaf == "snapshot");

@@ -7,6 +7,7 @@
 
 #include "qmp/bound_address.hpp"
 #include "qmp/command_line.hpp"
+#include "qmp/line_nodes.hpp"
 
 namespace qmp {
 
@@ -31,19 +32,6 @@ constexpr auto path_prefixes = std::to_array<std::string_view>(
 std::string_view last_part(std::string_view key) {
     auto const dot = key.rfind('.');
     return dot == std::string_view::npos ? key : key.substr(dot + 1);
-}
-
-/// An absolute path without `.`, `..` and repeated slashes.
-std::string plain_path(std::string_view path) {
-    std::vector<std::string_view> parts;
-    for (auto rest = path; !rest.empty();) {
-        auto const end = std::min(rest.find('/'), rest.size());
-        auto const part = rest.substr(0, end);
-        if (part == ".." && !parts.empty()) parts.pop_back();
-        if (!part.empty() && part != "." && part != "..") parts.push_back(part);
-        rest.remove_prefix(std::min(end + 1, rest.size()));
-    }
-    return fmt::format("/{}", fmt::join(parts, "/"));
 }
 
 bool below(std::string_view path, std::string_view directory) {
@@ -137,7 +125,7 @@ public:
         add("mon", fmt::format("chardev={},mode=control", monitor_id));
     }
 
-    void flatten(std::string const& node, unsigned layers);
+    void write_out_json_names();
     Result<> use_descriptors(std::vector<TapDescriptors> const& taps, Errc code, bool all);
     Result<> use_tpm_descriptor(int fd);
     Result<> use_machine_type(std::string const& type);
@@ -170,30 +158,6 @@ private:
 
     CommandLine& line_;
 };
-
-void Rewrite::flatten(std::string const& node, unsigned layers) {
-    std::vector<std::string> dropped;
-    std::string below = node;
-    for (unsigned layer = 0; layer < layers; ++layer) {
-        auto const* const option = blockdev(below);
-        if (option == nullptr) return;
-        if (layer > 0) {
-            dropped.push_back(below);
-            dropped.push_back(read(*option).get_or("file", ""));
-        }
-        below = read(*option).get_or("backing", "");
-    }
-    auto* const top = blockdev(node);
-    if (below.empty() || blockdev(below) == nullptr) return;
-    auto settings = read(*top);
-    settings.set("backing", below);
-    top->replace(settings);
-    std::erase_if(line_.options_, [&](Option const& option) {
-        if (option.kind() != "blockdev") return false;
-        auto const name = read(option).get_or("node-name", "");
-        return !name.empty() && std::ranges::find(dropped, name) != dropped.end();
-    });
-}
 
 // `all`: every tap needs descriptors of ours; else those that have none stay as they are.
 Result<> Rewrite::use_descriptors(std::vector<TapDescriptors> const& taps, Errc code, bool all) {
@@ -281,6 +245,15 @@ Result<> Rewrite::use_machine_type(std::string const& type) {
     return {};
 }
 
+// A -drive reads the same with the keys themselves, and they can be mapped and reviewed.
+void Rewrite::write_out_json_names() {
+    for (auto& option : line_.options_) {
+        if (option.kind() != "drive" || !read(option).get_or("file", "").starts_with("json:"))
+            continue;
+        option.replace(drive_settings(option));
+    }
+}
+
 Result<> Rewrite::map_paths(PathMap const& paths) {
     for (auto& option : line_.options_) {
         if (!option.value) continue;
@@ -339,18 +312,6 @@ std::string above(std::string const& children) {
     return dot == std::string::npos ? "" : children.substr(0, dot + 1);
 }
 
-std::string_view without_file_protocol(std::string_view name) {
-    return name.starts_with("file:") ? name.substr(5) : name;
-}
-
-// "json:{...}": whether one of its leaves is `word`.
-bool names_in_json(std::string const& text, std::string_view word) {
-    auto const settings = Settings::parse(std::string_view(text).substr(5), "");
-    if (!settings) return false;
-    auto const leaves = settings->all();
-    return std::ranges::any_of(leaves, [&](auto const& leaf) { return leaf.second == word; });
-}
-
 std::unexpected<core::Error> cannot_be_device(Option const& option, ImagePlace const& image) {
     return core::fail(Errc::refused,
                       "`{}` cannot name the block device {}: write the disk as `-drive "
@@ -397,10 +358,6 @@ Result<> Rewrite::fit_drive(Option& option, ImagePlace const& image) {
     auto settings = read(option);
     bool const device = image.kind == ImagePlace::Kind::device;
     for (auto const& [key, value] : settings.all()) {
-        if (value.starts_with("json:") && names_in_json(value, image.to) &&
-            (device || names_in_json(value, "host_device"))) {
-            return cannot_be_device(option, image);
-        }
         auto const [children, leaf] = split_leaf(key);
         bool const top = key == "file";
         if (without_file_protocol(value) != image.to || (!top && leaf != "filename")) continue;
@@ -535,10 +492,6 @@ Result<CommandLine> CommandLine::for_launch(LaunchOptions const& launch) const {
     return line;
 }
 
-void CommandLine::flatten(std::string const& node, unsigned layers) {
-    Rewrite(*this).flatten(node, layers);
-}
-
 Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {
     CommandLine line = *this;
     Rewrite rewrite(line);
@@ -548,6 +501,7 @@ Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {
         rewrite.remove(kind);
     rewrite.use_program(mapping.qemu);
     TRY_VOID(rewrite.use_machine_type(mapping.machine_type));
+    rewrite.write_out_json_names();
     TRY_VOID(rewrite.map_paths(PathMap(mapping)));
     rewrite.map_addresses(mapping.addresses);
     TRY_VOID(rewrite.fit_images(mapping.images));

@@ -109,10 +109,7 @@ Task<Result<FileHash>> hash_file(core::Loop& loop, std::string path, std::uint64
     }
     CO_TRY(auto const after, identity_of(file, path));
     if (before != after || done - begun != before.bytes) {
-        co_return fail(Errc::refused,
-                       "{} changed while it was read: it is not a base, which must stay "
-                       "as it is",
-                       path);
+        co_return fail(Errc::refused, "{} changed while it was read, and must stay as it is", path);
     }
     co_return FileHash{before, std::move(*hashed)};
 }

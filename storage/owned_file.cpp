@@ -118,9 +118,9 @@ Result<> publish(std::string const& path, std::string const& id) {
         return sync_directory_of(path);
     }
     // A file system without RENAME_NOREPLACE; link(2) does not replace a file either.
-    if (errno != EINVAL) return fail_errno(errno, "cannot create the disk {}", path);
+    if (errno != EINVAL) return fail_errno(errno, "cannot create {}", path);
     if (link(unfinished.c_str(), path.c_str()) < 0) {
-        return fail_errno(errno, "cannot create the disk {}", path);
+        return fail_errno(errno, "cannot create {}", path);
     }
     if (unlink(unfinished.c_str()) < 0) return fail_errno(errno, "cannot remove {}", unfinished);
     return sync_directory_of(path);

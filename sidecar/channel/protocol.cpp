@@ -27,6 +27,7 @@ constexpr std::array verbs = {
     std::string_view("heard"),
     std::string_view("find_shared"),
     std::string_view("prepare"),
+    std::string_view("send_file"),
     std::string_view("reexport"),
     std::string_view("base"),
     std::string_view("hash"),
@@ -113,7 +114,7 @@ Features const& our_features() {
         Feature::replicate,     Feature::vtep,         Feature::anchor,
         Feature::local_address, Feature::stand_in,     Feature::shared_storage,
         Feature::stopped_guest, Feature::block_device, Feature::anchor_release,
-        Feature::anchor_vxlan};
+        Feature::anchor_vxlan,  Feature::guest_files};
     return all;
 }
 
@@ -164,7 +165,10 @@ Json CheckAnswer::to_json() const {
     for (bool const one : anchored_here) here.add(Json(one));
     Json lines = Json::array();
     for (auto const& line : warnings) lines.add(line);
+    Json not_here = Json::array();
+    for (bool const one : missing_files) not_here.add(Json(one));
     return Json::object({{"vxlan", ends},
+                         {"missing_files", not_here},
                          {"host_id", host.id},
                          {"host_name", host.name},
                          {"has_registry", has_registry},
@@ -195,6 +199,10 @@ Result<CheckAnswer> CheckAnswer::from_json(Json const& json) {
         for (auto const& line : lines) {
             made.warnings.push_back(line.text_or("").substr(0, words_bytes_max));
         }
+    }
+    if (json.has("missing_files")) {
+        TRY(auto const answers, list(json, "missing_files", limits::guest_files_max));
+        for (auto const& one : answers) made.missing_files.push_back(one.boolean_or(false));
     }
     if (json.has("data_port")) {
         TRY(auto const port, within(json, "data_port", 1, port_max));

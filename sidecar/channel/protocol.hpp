@@ -10,6 +10,7 @@
 //     check {description}       ------------------>                    compares, changes nothing
 //     base {path}               ------------------>                    with --base: hashes a file
 //     prepare {description,key} ------------------>                    disks, taps, QEMU, exports
+//     send_file {piece}         ------------------>                    until prepare is answered
 //        NBD: disks, from here until seal; RAM, from QEMU to QEMU
 //     reexport                  ------------------>                    after a cut link
 //     hash {disk, ranges}       ------------------>                    with --verify
@@ -41,6 +42,7 @@
 #include "netmove/mover.hpp"
 #include "netmove/tunnel/tunnel.hpp"
 #include "netmove/vxlan_mover.hpp"
+#include "sidecar/channel/protocol_files.hpp"
 #include "sidecar/channel/protocol_shared.hpp"
 #include "sidecar/channel/survey.hpp"
 #include "sidecar/channel/verb.hpp"
@@ -86,7 +88,8 @@ enum class Feature : std::uint8_t {
     stopped_guest,  ///< Leaves a guest stopped that was stopped at the source.
     block_device,
     anchor_release,
-    anchor_vxlan
+    anchor_vxlan,
+    guest_files,  ///< Takes files that the guest only reads.
 };
 using Features = std::set<Feature>;
 /// The features of this release.
@@ -171,6 +174,8 @@ struct CheckAnswer {
     bool has_registry = false;  ///< `serve` has a `--registry`.
     DataPort data = {};
     std::vector<std::string> warnings = {};  ///< What this host cannot give the guest.
+    /// One for each file of the description: there is none at its place here.
+    std::vector<bool> missing_files = {};
     [[nodiscard]] Json to_json() const;
     static Result<CheckAnswer> from_json(Json const& json);
 };
@@ -496,8 +501,9 @@ struct Progress {
 
 using FromCommand =
     std::variant<Migrate, Set, Cancel, Resolve, Status, Replicate, ReplicateStop, Release, Peer>;
-using FromSource = std::variant<Check, Survey, Heard, FindShared, Prepare, Reexport, HashBase, Hash,
-                                Fire, Frames, ReturnFrames, Conntrack, Seal, Commit, Abort>;
+using FromSource =
+    std::variant<Check, Survey, Heard, FindShared, Prepare, SendFile, Reexport, HashBase, Hash,
+                 Fire, Frames, ReturnFrames, Conntrack, Seal, Commit, Abort>;
 using FromReplicationSource =
     std::variant<ReplicateBegin, ReplicateComplete, ReplicateHandOver, ReplicateForget>;
 

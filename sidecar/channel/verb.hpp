@@ -27,6 +27,7 @@ enum class Verb : std::uint8_t {
     heard,
     find_shared,
     prepare,
+    send_file,
     reexport,
     base,
     hash,

@@ -30,10 +30,10 @@ constexpr std::size_t words_bytes_max = 4096;
 constexpr std::array<std::string_view, 8> roles = {"command",     "source",        "replication",
                                                    "vtep_source", "anchor_source", "local",
                                                    "destination", "sidecar"};
-constexpr std::array<std::string_view, 13> features = {
-    "verify",       "base",           "conntrack",   "replicate",      "vtep",
-    "anchor",       "local_address",  "stand_in",    "shared_storage", "stopped_guest",
-    "block_device", "anchor_release", "anchor_vxlan"};
+constexpr std::array<std::string_view, 14> features = {
+    "verify",       "base",           "conntrack",    "replicate",      "vtep",
+    "anchor",       "local_address",  "stand_in",     "shared_storage", "stopped_guest",
+    "block_device", "anchor_release", "anchor_vxlan", "guest_files"};
 constexpr std::array<std::string_view, 2> owners = {"source", "destination"};
 constexpr std::array<std::string_view, 3> consistency_kinds = {"crash", "filesystem", "off"};
 

@@ -102,6 +102,10 @@ void tell(Json const& report) {
         fmt::print(", {} of disk and {} of RAM copied\n", human_bytes(copied),
                    human_bytes(report["ram"]["transferred_bytes"].integer_or(0)));
         tell_bases(report);
+        for (auto const& file : report["files"].elements()) {
+            fmt::print("{} was missing there: {} copied\n", file["path"].text_or(""),
+                       human_bytes(file["bytes"].integer_or(0)));
+        }
         tell_tracking(report["network"]["conntrack"]);
         tell_dns(report["dns"]);
         auto const verify = report["verify"];

@@ -221,6 +221,8 @@ struct Parser {
         migrate->add_option("DESTINATION", chosen.destination, "HOST[:PORT] of a `sidecar serve`");
         migrate->add_flag("--with-storage", chosen.with_storage,
                           "Copy the disks that DESTINATION does not see");
+        migrate->add_flag("--no-copy", chosen.no_copy,
+                          "Copy no file that the guest only reads: all are at the destination");
         migrate_security.add_to(*migrate);
         migrate->add_flag("--check", chosen.check_only,
                           "Run every check on both hosts, change nothing, and end");

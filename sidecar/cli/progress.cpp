@@ -73,9 +73,14 @@ void ProgressView::draw(Json const& line) {
     std::string text = fmt::format("\r[{}{}] {:5.1f} %", std::string(cells, '#'),
                                    std::string(bar_cells - cells, ' '), percent_);
     if (line.has("bases_total_bytes") && phase == "checking") {
-        text += fmt::format("  comparing bases: {} of {}",
+        text += fmt::format("  comparing files: {} of {}",
                             human_bytes(line["bases_done_bytes"].integer_or(0)),
                             human_bytes(line["bases_total_bytes"].integer_or(0)));
+    }
+    if (line.has("files_total_bytes") && phase == "preparing") {
+        text += fmt::format("  copying files: {} of {}",
+                            human_bytes(line["files_done_bytes"].integer_or(0)),
+                            human_bytes(line["files_total_bytes"].integer_or(0)));
     }
     if (line["destination_lost"].boolean_or(false)) {
         text += "  the destination is unreachable";

@@ -32,6 +32,7 @@ private:
     std::vector<std::string> bridges_;
     std::vector<std::string> devices_;
     std::string swtpm_;
+    std::string disk_command_;
     std::string data_ports_ = ServeOptions().data_ports.text();
 };
 

@@ -221,6 +221,8 @@ Task<Result<core::Fd>> Server::start_incoming(std::string guest) {
     add_each("--allow-device", serve_options.maps.allowed_devices);
     if (auto const& swtpm = serve_options.maps.swtpm; swtpm.starts_with('/'))
         argv.insert(argv.end(), {"--swtpm", swtpm});
+    if (!serve_options.disk_command.empty())
+        argv.insert(argv.end(), {"--disk-command", serve_options.disk_command});
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
     core::Fd reader(ends[0]);

@@ -263,23 +263,13 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
     CO_TRY_VOID(check_qemu_may_write(guest.process.pid(), description.disks));
     CO_TRY(description.throttle_groups, co_await throttle_groups_of(client, deadline));
     CO_TRY(description.option_roms, co_await option_roms_of(client, deadline));
-<<<<<<< HEAD
     std::erase_if(description.option_roms,
                   [&](OptionRom const& rom) { return has_fixed_rom_size(line, rom.device); });
     description.firmware =
         co_await firmware_of(guest.loop, line, guest.working_directory, deadline);
+    CO_TRY(description.tpm, co_await tpm_of(guest, deadline));
     CO_TRY_VOID(check_images(line, description));
     CO_TRY_VOID(check_media(line, devices, guest.working_directory));
-=======
-    std::erase_if(description.option_roms, [&](OptionRom const& rom) {
-        return has_fixed_rom_size(guest.command_line, rom.device);
-    });
-    description.firmware = firmware_of(guest.command_line, guest.working_directory);
-    CO_TRY(description.tpm, co_await tpm_of(guest, deadline));
-    CO_TRY_VOID(co_await check_unnamed_devices(client, guest.command_line, description, deadline));
-    CO_TRY_VOID(check_as_started(guest.command_line, description));
-    CO_TRY_VOID(check_media(guest.command_line, devices, guest.working_directory));
->>>>>>> tpm
     guest.take_in_addresses();
     for (auto const& nic : guest.nics) {
         CO_TRY(auto interface, interface_now(guest, *nic));
@@ -413,6 +403,8 @@ Json Description::to_json() const {
     for (auto const& disk : shared) shared_list.add(disk.to_json());
     Json device_list = Json::array();
     for (auto const& device : devices) device_list.add(device);
+    Json file_list = Json::array();
+    for (auto const& file : files) file_list.add(file.to_json());
     Json interface_list = Json::array();
     for (auto const& interface : interfaces) interface_list.add(interface.to_json());
     return Json::object({{"guest", guest},
@@ -431,6 +423,7 @@ Json Description::to_json() const {
                          {"option_roms", option_roms_json(option_roms)},
                          {"firmware", firmware_json(firmware)},
                          {"tpm", tpm ? tpm->to_json() : Json()},
+                         {"files", file_list},
                          {"interfaces", interface_list},
                          {"owner", owner ? owner->to_json() : Json()}});
 }
@@ -463,7 +456,8 @@ Result<Description> Description::from_json(Json const& json) {
     made.state = *known;
     if (json["argv"].size() > arguments_max ||
         json["disks"].size() + json["shared"].size() > disks_max ||
-        json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max) {
+        json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max ||
+        json["files"].size() > limits::guest_files_max) {
         return fail(Errc::protocol, "the guest's description is too long");
     }
     for (auto const& word : json["argv"].elements()) made.argv.push_back(word.text_or(""));
@@ -485,6 +479,10 @@ Result<Description> Description::from_json(Json const& json) {
     TRY(made.firmware, firmware_from_json(json["firmware"]));
     if (!json["tpm"].is_null()) {
         TRY(made.tpm, Tpm::from_json(json["tpm"]));
+    }
+    for (auto const& file : json["files"].elements()) {
+        TRY(auto one, GuestFile::from_json(file));
+        made.files.push_back(std::move(one));
     }
     for (auto const& interface : json["interfaces"].elements()) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));

@@ -13,6 +13,7 @@
 #include "qmp/block.hpp"
 #include "sidecar/guest/bases.hpp"
 #include "sidecar/guest/guest.hpp"
+#include "sidecar/guest/guest_files.hpp"
 #include "sidecar/guest/guest_state.hpp"
 #include "sidecar/guest/io_limits.hpp"
 #include "sidecar/guest/roms.hpp"
@@ -50,6 +51,8 @@ struct MovedDisk {
     /// Of the image at the destination, absolute, if the operator named it: a file to be created,
     /// or a device to be overwritten. Empty: `path`, as the destination maps it.
     std::string target = {};
+    /// In the destination's check: its own command would make the target. Not sent.
+    bool made_here = false;
 
     [[nodiscard]] core::Json to_json() const;
     static core::Result<MovedDisk> from_json(core::Json const& json);
@@ -74,6 +77,7 @@ struct Description {
     std::vector<OptionRom> option_roms = {};
     std::vector<Firmware> firmware = {};
     std::optional<Tpm> tpm = {};  ///< None: it has no TPM, or the source's release moves none.
+    std::vector<GuestFile> files = {};  ///< That it only reads.
     std::vector<netmove::GuestInterface> interfaces;
     /// Who owns the guest, as the source knows it. None: its release does not say so.
     std::optional<registry::Entry> owner = {};

@@ -43,6 +43,12 @@ std::string image_path(HostMaps const& maps, MovedDisk const& disk) {
     return disk.target.empty() ? map_path(maps, disk.path) : disk.target;
 }
 
+bool is_device_to_be_made(MovedDisk const& disk) {
+    std::error_code error;
+    return disk.made_here && qmp::path_below("/dev", disk.target) &&
+           !std::filesystem::exists(disk.target, error);
+}
+
 std::string map_bridge(HostMaps const& maps, std::string const& bridge) {
     for (auto const& [from, to] : maps.bridges) {
         if (from == bridge) return to;
@@ -57,9 +63,10 @@ bool is_allowed_bridge(HostMaps const& maps, std::string const& bridge) {
 
 Result<qmp::CommandLine> flattened(Description const& description) {
     TRY(auto line, qmp::CommandLine::parse(description.argv));
-    for (auto const& disk : description.disks) {
-        if (disk.layers_above_base > 1) line.flatten(disk.node, disk.layers_above_base);
-    }
+    std::vector<qmp::ImageChain> chains;
+    for (auto const& disk : description.disks)
+        chains.push_back({disk.name, disk.node, disk.path, disk.layers_above_base});
+    TRY_VOID(line.flatten(chains, description.working_directory));
     return line;
 }
 
@@ -79,6 +86,7 @@ std::vector<qmp::ImagePlace> places_of(HostMaps const& maps, Description const& 
     std::vector<qmp::ImagePlace> places;
     for (auto const& disk : description.disks) {
         auto& place = places.emplace_back(disk.path, image_path(maps, disk));
+        if (is_device_to_be_made(disk)) place.kind = qmp::ImagePlace::Kind::device;
         if (!may_be_looked_at(policy, place.to) || !storage::is_block_device(place.to)) continue;
         place.kind = qmp::ImagePlace::Kind::device;
         auto const device = storage::look_at_device(place.to);

@@ -24,6 +24,8 @@ qmp::LaunchPolicy policy_of(HostMaps const& maps, Description const& description
 std::string map_path(HostMaps const& maps, std::string const& path);
 /// Where the image of the disk is here: what the operator named, else its mapped path.
 std::string image_path(HostMaps const& maps, MovedDisk const& disk);
+/// The image would be a device that does not exist yet: in the check, `serve --disk-command`.
+bool is_device_to_be_made(MovedDisk const& disk);
 /// This host's bridge for the source's bridge; unchanged if no map names it.
 std::string map_bridge(HostMaps const& maps, std::string const& bridge);
 bool is_allowed_bridge(HostMaps const& maps, std::string const& bridge);

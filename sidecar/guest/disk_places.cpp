@@ -93,23 +93,31 @@ bool is_below_dev(std::string const& directory) {
     return !error && qmp::path_below("/dev", real) && !qmp::path_below("/dev/shm", real);
 }
 
+/// A file that is created here.
+struct NewFile {
+    std::string what;  ///< For people: "disk d0".
+    std::string path;
+    std::uint64_t bytes = 0;  ///< That it will occupy.
+};
+
 /// The directory in which the file will be made.
-Result<struct stat> check_directory(MovedDisk const& disk, std::string const& path) {
+Result<struct stat> check_directory(NewFile const& file) {
+    auto const& path = file.path;
     auto const directory = std::filesystem::path(path).parent_path().string();
     struct stat entry{};
     if (stat(directory.c_str(), &entry) < 0) {
         return fail(Errc::refused,
-                    "the directory {} for disk {} does not exist on the destination: make it, or "
+                    "the directory {} for {} does not exist on the destination: make it, or "
                     "map it with `serve --map-path`",
-                    directory, disk.name);
+                    directory, file.what);
     }
     if (is_below_dev(directory)) {
         return fail(Errc::refused,
-                    "there is no block device {} (for disk {}) on the destination: make it first",
-                    path, disk.name);
+                    "there is no block device {} (for {}) on the destination: make it first", path,
+                    file.what);
     }
     if (access(directory.c_str(), W_OK) != 0) {
-        return fail(Errc::refused, "disk {} cannot be made in {} on the destination: {}", disk.name,
+        return fail(Errc::refused, "{} cannot be made in {} on the destination: {}", file.what,
                     directory, std::strerror(errno));
     }
     return entry;
@@ -118,20 +126,21 @@ Result<struct stat> check_directory(MovedDisk const& disk, std::string const& pa
 /// Where files are created: a directory of the file system, and the bytes that they need.
 using Space = std::map<dev_t, std::pair<std::string, std::uint64_t>>;
 
-Result<> check_new_file(MovedDisk const& disk, std::string const& path,
-                        std::vector<DestinationImage> const& leftovers, Space& space) {
-    TRY(auto const directory, check_directory(disk, path));
+Result<> check_new_file(NewFile const& file, std::vector<DestinationImage> const& leftovers,
+                        Space& space) {
+    auto const& path = file.path;
+    TRY(auto const directory, check_directory(file));
     TRY(auto const freed, leftover_bytes(leftovers, path));
     struct stat existing{};
     if (!freed && lstat(path.c_str(), &existing) == 0) {
         auto const busy = storage::in_use(path);
         return fail(Errc::refused,
-                    "{} (for disk {}) exists on the destination already{}: remove it first", path,
-                    disk.name, busy && *busy ? " and in use" : "");
+                    "{} (for {}) exists on the destination already{}: remove it first", path,
+                    file.what, busy && *busy ? " and in use" : "");
     }
     auto& place = space[directory.st_dev];
     place.first = std::filesystem::path(path).parent_path().string();
-    place.second += disk.allocated_bytes - std::min(disk.allocated_bytes, freed.value_or(0));
+    place.second += file.bytes - std::min(file.bytes, freed.value_or(0));
     return {};
 }
 
@@ -140,7 +149,8 @@ Result<> check_space(Space const& space) {
         TRY(auto const free, storage::free_bytes(place.first));
         if (free < place.second + disk_slack_bytes) {
             return fail(Errc::refused,
-                        "the disks need {} MiB in {} on the destination, and {} MiB are free there",
+                        "the guest's images need {} MiB in {} on the destination, and {} MiB are "
+                        "free there",
                         (place.second + disk_slack_bytes) >> 20, place.first, free >> 20);
         }
     }
@@ -162,13 +172,20 @@ Result<> check_places(Paths const& paths, HostMaps const& maps, Description cons
                         path);
         }
         taken.push_back(path);
+        if (is_device_to_be_made(disk)) continue;
         if (!device) {
-            TRY_VOID(check_new_file(disk, path, leftovers, space));
+            NewFile const file{"disk " + disk.name, path, disk.allocated_bytes};
+            TRY_VOID(check_new_file(file, leftovers, space));
             continue;
         }
         bool const leftover = is_leftover_device(leftovers, path);
         bool const mine = leftover || has_left(paths, description.guest, path);
         TRY_VOID(check_device(paths, disk, path, leftover, mine));
+    }
+    for (auto const& file : description.files) {
+        if (!file.copied || !is_missing(maps, file, leftovers)) continue;
+        TRY_VOID(check_new_file({file.what, map_path(maps, file.path), file.allocated_bytes},
+                                leftovers, space));
     }
     return check_space(space);
 }

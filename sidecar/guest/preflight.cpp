@@ -92,18 +92,25 @@ Result<> check_file(std::string const& path, std::string const& what) {
                 what, path, std::strerror(errno));
 }
 
-/// Checks the guest's files that are not sent (kernel, firmware, read-only images), and the paths
-/// of those that are created here.
+/// Checks the files that the guest needs and that are not among those of its description (firmware,
+/// secrets, devices), and the directories of its sockets.
 Result<> check_files(HostMaps const& maps, Description const& description) {
     TRY(auto const line, flattened(description));
     auto const here = [&](std::string const& path) {
         return map_path(maps, absolute(path, description.working_directory));
     };
-    for (auto const& file : line.files()) TRY_VOID(check_file(here(file.path), file.option));
+    auto const described = [&](std::string const& path) {
+        return std::ranges::find(description.files, absolute(path, description.working_directory),
+                                 &GuestFile::path) != description.files.end();
+    };
+    for (auto const& file : line.files()) {
+        if (!described(file.path)) TRY_VOID(check_file(here(file.path), file.option));
+    }
     for (auto const& disk : line.disks()) {
-        if (disk.local && (disk.read_only || disk.cdrom) && !disk.file_name.empty()) {
-            TRY_VOID(check_file(here(disk.file_name), "the read-only image of " + disk.id));
-        }
+        bool const only_read = disk.read_only || disk.cdrom;
+        if (!disk.local || !only_read || disk.file_name.empty() || described(disk.file_name))
+            continue;
+        TRY_VOID(check_file(here(disk.file_name), "the read-only image of " + disk.id));
     }
     for (auto const& socket : line.sockets()) {
         auto const directory = std::filesystem::path(here(socket.path)).parent_path().string();
@@ -318,6 +325,13 @@ Result<> check_allowed(Paths const& paths, HostMaps const& maps, Description con
         for (auto const& disk : description.shared) {
             uses.push_back({"disk " + disk.name, map_path(maps, disk.path), FileAccess::image});
         }
+        for (auto const& file : description.files) {
+            auto const path = map_path(maps, file.path);
+            uses.push_back({file.what, path, FileAccess::read});
+            // It is created like an image: not in the directories of firmware.
+            if (file.copied && is_missing(maps, file, {}))
+                uses.push_back({file.what, path, FileAccess::image});
+        }
         std::vector<std::string> refusals;
         for (auto const& use : uses) {
             auto const checked = check_file_use(paths, policy, use);
@@ -352,13 +366,18 @@ Task<std::vector<std::string>> arrival_warnings(core::Loop& loop, HostMaps const
     std::vector<std::string> lines;
     auto const line = map_command_line(maps, description, tap_numbers(description));
     if (line) lines = co_await firmware_warnings(loop, maps, *line, description, deadline);
-    for (auto const& disk : description.disks) {
-        if (!disk.access || storage::is_block_device(image_path(maps, disk))) continue;
-        for (auto const& missing : storage::local_access(*disk.access).missing) {
-            lines.push_back(
-                fmt::format("disk {}: the destination has no {}: its image there belongs to root",
-                            disk.name, missing));
+    auto const warn = [&](std::string const& what, storage::FileAccess const& access) {
+        for (auto const& missing : storage::local_access(access).missing) {
+            lines.push_back(fmt::format(
+                "{}: the destination has no {}: its file there belongs to root", what, missing));
         }
+    };
+    for (auto const& disk : description.disks) {
+        if (disk.access && !storage::is_block_device(image_path(maps, disk)))
+            warn("disk " + disk.name, *disk.access);
+    }
+    for (auto const& file : description.files) {
+        if (file.copied && is_missing(maps, file, {})) warn(file.what, file.access);
     }
     co_return lines;
 }
@@ -377,6 +396,7 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_allowed(paths, maps, description));
     CO_TRY_VOID(check_bases(maps, description));
     CO_TRY_VOID(check_files(maps, description));
+    CO_TRY_VOID(check_guest_files(maps, description, leftovers.images));
     CO_TRY_VOID(check_user_here(description, policy_of(maps, description).images));
     CO_TRY_VOID(check_places(paths, maps, description, leftovers.images));
     CO_TRY_VOID(check_shared(maps, description));

@@ -53,6 +53,11 @@ constexpr seconds prepare_timeout{60};
 constexpr seconds zero_device_timeout{15};
 /// As many as the disks of a guest.
 constexpr std::size_t disk_targets_max = 64;
+/// One run of `serve --disk-command`: a logical volume is made in a second. It prints one path.
+constexpr seconds disk_command_timeout{20};
+constexpr std::size_t disk_command_bytes_max = 8192;
+/// The name of a disk that becomes a word of that command, and perhaps the name of a volume.
+constexpr std::size_t disk_name_bytes_max = 64;
 /// How often the copying phase checks whether devices or images of the guest were added or removed.
 constexpr seconds guest_look_interval{2};
 /// --downtime-limit: the pause of a migration that does not commit is never longer (I3). The
@@ -216,8 +221,22 @@ constexpr seconds base_patience{60};
 /// then named, in bytes. One request takes well below a second.
 constexpr std::size_t base_part_bytes_max = 64 * 1024 * 1024;
 constexpr std::size_t base_block_bytes = 4096;
-/// Bases that a destination hashes or has hashed for one source.
-constexpr std::size_t base_hashes_max = 64;
+/// Files that a destination hashes or has hashed for one source: bases, and files that guests only
+/// read.
+constexpr std::size_t base_hashes_max = 128;
+/// Files of a guest that it only reads and that may be copied: CDs, seeds, a kernel. The rest must
+/// be there.
+constexpr std::size_t guest_files_max = 32;
+/// One piece of such a file, in bytes, and how many are on their way at once, on a short and on a
+/// long line. A heartbeat waits behind them: 4 MiB take 3.4 s at 10 Mbit/s.
+constexpr std::size_t file_piece_bytes = 256 * 1024;
+constexpr std::size_t file_pieces_near = 4;
+constexpr std::size_t file_pieces_far = 16;
+constexpr double far_rtt_ms = 8;
+/// The destination gives up if no piece came for so long.
+constexpr seconds file_patience{60};
+/// All of a guest's files together: 10 TB at 150 MB/s take so long.
+constexpr std::chrono::hours files_timeout{20};
 /// The destination of a replication merges the blocks of one round into the images before the next
 /// begins. A large round takes its disk this long.
 constexpr std::chrono::hours fold_timeout{1};

@@ -138,6 +138,7 @@ Json MigrateOptions::to_json() const {
                          {"tls_mode", static_cast<int>(tls.mode)},
                          {"tls_path", tls.path},
                          {"with_storage", with_storage},
+                         {"no_copy", no_copy},
                          {"check_only", check_only},
                          {"resume", resume},
                          {"verify", verify},
@@ -161,6 +162,7 @@ Result<MigrateOptions> MigrateOptions::from_json(Json const& json) {
     TRY(made.destination, json.text("destination"));
     TRY(made.tls, tls_from(json));
     made.with_storage = json["with_storage"].boolean_or(true);
+    made.no_copy = json["no_copy"].boolean_or(false);
     made.check_only = json["check_only"].boolean_or(false);
     made.verify = json["verify"].boolean_or(false);
     for (auto const& base : json["bases"].elements()) made.bases.push_back(base.text_or(""));

@@ -55,6 +55,8 @@ struct ServeOptions {
     core::PortRange data_ports = limits::data_ports_default;  ///< TCP, of disks and RAM.
     core::TlsConfig tls;
     HostMaps maps;
+    /// A program that makes the places of disks here; absolute. Empty: they go to their paths.
+    std::string disk_command = {};
 };
 
 /// How the guest's interfaces move; `automatic`: as what both hosts share allows.
@@ -85,6 +87,7 @@ struct MigrateOptions {
     std::string destination;  ///< HOST[:PORT]
     core::TlsConfig tls;
     bool with_storage = false;  ///< Copy the disks that the destination does not see.
+    bool no_copy = false;  ///< Copy no file that the guest only reads.
     bool check_only = false;
     /// Resume the migration that the guest's sidecar found; starts no new one.
     bool resume = false;

@@ -22,8 +22,13 @@ Result<> DestinationMigration::write_incoming() {
     record.migration_id = migration_id_;
     record.description = description_;
     disks_.add_to(record);
+    files_.add_to(record);
+    disk_command_.add_to(record);
     record.owned = owns_guest();
-    if (record.owned) record.images.clear();
+    if (record.owned) {
+        record.images.clear();
+        record.made_disks.clear();
+    }
     record.tpm = description_.tpm.has_value() && !record.owned;
     record.ram_port = qemu_.ram_port();
     record.tunnel_port = anchors_.tunnel_port();
@@ -41,12 +46,23 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(co_await earlier_.clear());
     CO_TRY_VOID(make_directory(paths_.run(name_)));
     CO_TRY_VOID(make_directory(paths_.state(name_)));
+    CO_TRY_VOID(co_await make_places());
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description_, {},
                                    Deadline::after(limits::check_timeout)));
     CO_TRY_VOID(bases_.check_compared());
     CO_TRY_VOID(co_await make_disks());
     CO_TRY_VOID(co_await anchors_.receive());
     co_return co_await start_qemu();
+}
+
+/// The host's own command makes nothing for a guest that may not come.
+Task<Result<>> DestinationMigration::make_places() {
+    if (!disk_command_.is_set()) co_return Result<>{};
+    auto asked = description_;
+    CO_TRY_VOID(co_await disk_command_.ask(asked));
+    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, asked, {},
+                                   Deadline::after(limits::check_timeout)));
+    co_return co_await disk_command_.create([this] { return write_incoming(); });
 }
 
 /// QEMU died while the disks were copied into it; the images still exist, and so does the key.
@@ -69,12 +85,18 @@ Task<Result<>> DestinationMigration::prepare_again() {
 Task<Result<>> DestinationMigration::make_disks() {
     auto const& last = journal_.last();
     CO_TRY_VOID(disks_.name_images(last.moved_away() ? last.migration_id : ""));
+    files_.name();
     CO_TRY_VOID(write_incoming());
     CO_TRY_VOID(co_await disks_.create_images());
+    CO_TRY_VOID(co_await files_.create());
     stop_for_test("record_images");
     CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await files_.receive(ending_));
     stop_for_test("publish_images");
-    co_return disks_.publish_images();
+    CO_TRY_VOID(disks_.publish_images());
+    CO_TRY_VOID(co_await files_.publish());
+    // What the source has sent may name other files.
+    co_return check_allowed(paths_, options_.maps, description_);
 }
 
 Task<Result<>> DestinationMigration::start_qemu() {
@@ -114,6 +136,7 @@ Task<Result<>> DestinationMigration::leave_stopped() {
 Task<Result<>> DestinationMigration::announce_network() { co_return network_.announce(); }
 
 Task<Result<>> DestinationMigration::destroy() {
+    files_.give_up();
     co_await network_.roll_back(peers_ > 0);
     realtime_.reset();
     CO_TRY_VOID(co_await qemu_.kill());
@@ -124,6 +147,8 @@ Task<Result<>> DestinationMigration::destroy() {
     if (incoming_is_ours_) co_await leave_anchors(context_, description_, migration_id_);
     if (incoming_is_ours_ && description_.tpm) CO_TRY_VOID(co_await remove_software_tpm(context_));
     CO_TRY_VOID(disks_.remove_images());
+    CO_TRY_VOID(files_.remove());
+    co_await disk_command_.remove();
     remove_key(context_.key_directory());
     // If the record remains, the next migration finds it.
     if (incoming_is_ours_) (void)IncomingRecord::remove(paths_, name_);

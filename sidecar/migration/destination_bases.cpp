@@ -20,7 +20,7 @@ Task<Result<protocol::HashBaseAnswer>> DestinationBases::hash(protocol::HashBase
     if (request.length > 0 && request.length < limits::base_block_bytes) {
         co_return fail(Errc::refused, "{} bytes are too few to compare", request.length);
     }
-    qmp::FileUse const use{"--base " + request.path, path, qmp::FileAccess::read};
+    qmp::FileUse const use{request.path, path, qmp::FileAccess::read};
     CO_TRY_VOID(check_file_use(context_.paths, policy_of(maps, {}), use));
     if (request.length > 0) {
         CO_TRY(auto const hash,
@@ -32,7 +32,7 @@ Task<Result<protocol::HashBaseAnswer>> DestinationBases::hash(protocol::HashBase
     if (!base || (base->finished.is_set() && !still_right(*base, path))) {
         if (hashes_.size() > limits::base_hashes_max) {
             hashes_.erase(path);
-            co_return fail(Errc::refused, "the source asks for more than {} bases",
+            co_return fail(Errc::refused, "the source asks for more than {} files",
                            limits::base_hashes_max);
         }
         base = hashes_[path] = std::make_shared<BaseHash>(context_.loop);
@@ -68,23 +68,36 @@ Task<void> DestinationBases::read(std::string path, std::shared_ptr<BaseHash> in
     into->finished.set();
 }
 
-Result<> DestinationBases::check_compared() const {
+Result<bool> DestinationBases::is_compared(std::string const& path,
+                                           std::string const& sha256) const {
     storage::HashMemory const memory(context_.paths.file_hashes());
+    TRY(auto const here, storage::identity_of(path));
+    auto hash = memory.find(here);
+    auto const read = hashes_.find(path);
+    if (!hash && read != hashes_.end() && still_right(*read->second, path)) {
+        hash = read->second->hash->sha256;
+    }
+    return hash && !sha256.empty() && *hash == sha256;
+}
+
+Result<> DestinationBases::check_compared() const {
+    auto const& maps = context_.options.maps;
+    auto const changed = [](std::string const& what) {
+        return fail(Errc::refused,
+                    "{} is not what was compared, or was changed since: migrate again", what);
+    };
     for (auto const& disk : context_.description.disks) {
         for (auto const& base : disk.bases) {
-            auto const path = map_path(context_.options.maps, base.path);
-            TRY(auto const here, storage::identity_of(path));
-            auto hash = memory.find(here);
-            auto const read = hashes_.find(path);
-            if (!hash && read != hashes_.end() && still_right(*read->second, path)) {
-                hash = read->second->hash->sha256;
-            }
-            if (hash && !base.sha256.empty() && *hash == base.sha256) continue;
-            return fail(Errc::refused,
-                        "the base {} of disk {} is not what was compared, or was changed since: "
-                        "migrate again",
-                        path, disk.name);
+            auto const path = map_path(maps, base.path);
+            TRY(bool const same, is_compared(path, base.sha256));
+            if (!same) return changed(fmt::format("the base {} of disk {}", path, disk.name));
         }
+    }
+    for (auto const& file : context_.description.files) {
+        if (file.copied || file.kind == GuestFile::Kind::loaded) continue;
+        auto const path = map_path(maps, file.path);
+        TRY(bool const same, is_compared(path, file.sha256));
+        if (!same) return changed(fmt::format("{} ({})", file.what, path));
     }
     return {};
 }

@@ -1,7 +1,8 @@
-// DestinationBases: the destination's half of `migrate --base`: the hash of a file that shall be
-// under a disk here as it is at the source. It changes nothing and does not involve the machine. A
-// whole file is read only once, however often it is requested, and its hash is kept. Used by
-// DestinationMigration; BaseComparison is the source's half.
+// DestinationBases: the hash of a file that shall be here as it is at the source: the base of a
+// disk
+// (`migrate --base`), or a file that the guest only reads. It changes nothing and does not involve
+// the machine. A whole file is read only once, however often it is requested, and its hash is kept.
+// Used by DestinationMigration; FileComparison is the source's half.
 #pragma once
 
 #include <map>
@@ -24,7 +25,7 @@ public:
     /// progress, and the source asks again. Fails with refused if these are too many files, or with
     /// the error of reading.
     core::Task<core::Result<protocol::HashBaseAnswer>> hash(protocol::HashBase request);
-    /// Before anything is created on top of the bases: checks that they are the files that were
+    /// Before anything is created: checks that the files that are not copied are those that were
     /// compared, and that they were the same. Fails with refused.
     [[nodiscard]] core::Result<> check_compared() const;
     /// Joins the tasks. Call before destruction, after the context's `stop` was triggered.
@@ -39,6 +40,9 @@ private:
     };
     core::Task<void> read(std::string path, std::shared_ptr<BaseHash> into);
     static bool still_right(BaseHash const& base, std::string const& path);
+    /// `path`: here.
+    [[nodiscard]] core::Result<bool> is_compared(std::string const& path,
+                                                 std::string const& sha256) const;
 
     DestinationContext context_;
     std::map<std::string, std::shared_ptr<BaseHash>> hashes_;  ///< By path here.

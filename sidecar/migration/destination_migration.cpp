@@ -61,6 +61,8 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Paths paths, std::s
       survey_(context_),
       bases_(context_),
       disks_(context_),
+      files_(context_),
+      disk_command_(context_),
       network_(context_, journal_),
       qemu_(context_, {[this] { post(machine::destination::event(Event::Kind::qemu_loaded)); },
                        [this](core::Error why) {
@@ -84,6 +86,7 @@ void DestinationMigration::note_failure(core::Error error) {
 }
 
 Task<void> DestinationMigration::run(std::stop_token token) {
+    ending_ = token;
     found_ = co_await find_after_restart();
     if (!found_)
         core::log::error("guest={} migration_id={} {}", name_, migration_id_,

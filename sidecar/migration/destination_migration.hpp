@@ -18,10 +18,12 @@
 #include "sidecar/migration/destination_bases.hpp"
 #include "sidecar/migration/destination_context.hpp"
 #include "sidecar/migration/destination_disks.hpp"
+#include "sidecar/migration/destination_files.hpp"
 #include "sidecar/migration/destination_network.hpp"
 #include "sidecar/migration/destination_qemu.hpp"
 #include "sidecar/migration/destination_remains.hpp"
 #include "sidecar/migration/destination_survey.hpp"
+#include "sidecar/migration/disk_command.hpp"
 #include "sidecar/migration/pending_requests.hpp"
 
 namespace sidecar {
@@ -95,6 +97,7 @@ private:
     Outcome<protocol::FindSharedAnswer> on(protocol::FindShared request);
     Outcome<protocol::HeardAnswer> on(protocol::Heard);
     Outcome<protocol::Packed> on(protocol::Prepare prepare);
+    Outcome<protocol::SendFileAnswer> on(protocol::SendFile piece);
     Outcome<protocol::Packed> on(protocol::Reexport);
     Outcome<protocol::HashBaseAnswer> on(protocol::HashBase request);
     Outcome<protocol::HashAnswer> on(protocol::Hash request);
@@ -109,6 +112,7 @@ private:
     // The ports: destination_actions.cpp. Each is one action of the machine.
     Outcome<> prepare();
     Outcome<> prepare_again();
+    Outcome<> make_places();
     Outcome<> make_disks();
     Outcome<> start_qemu();
     core::Result<> write_incoming();
@@ -142,6 +146,7 @@ private:
     core::TaskGroup actions_;
     core::TaskGroup watchers_;
     std::stop_source watchers_stop_;
+    std::stop_token ending_;  ///< Of run().
     core::CallGate callers_;  ///< Callers in handle().
     std::size_t peers_ = 0;
     std::size_t silence_generation_ = 0;
@@ -156,6 +161,8 @@ private:
     DestinationSurvey survey_;
     DestinationBases bases_;
     DestinationDisks disks_;
+    DestinationFiles files_;
+    DiskCommand disk_command_;
     DestinationNetwork network_;
     DestinationQemu qemu_;
     bool incoming_is_ours_ = false;  ///< incoming.json is of this migration.

@@ -9,6 +9,7 @@
 #include "sidecar/host/keys.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/migration/destination_anchors.hpp"
+#include "sidecar/migration/disk_command.hpp"
 #include "sidecar/migration/incoming_record.hpp"
 
 namespace sidecar {
@@ -60,6 +61,8 @@ Task<Result<>> EarlierMigration::clear() {
     co_await leave_anchors(context_, description, id);
     if (left.tpm) CO_TRY_VOID(co_await remove_software_tpm(context_));
     CO_TRY_VOID(remove_created(left.images, context_.name, id));
+    co_await remove_made_disks(context_,
+                               IncomingRecord::made_disks_from_json(record_["made_disks"]));
     remove_key(context_.paths.run(context_.name) + "/keys-" + id);
     CO_TRY_VOID(IncomingRecord::remove(context_.paths, context_.name));
     record_ = Json();

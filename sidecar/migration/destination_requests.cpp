@@ -45,9 +45,10 @@ Result<Description> DestinationMigration::description_from(Json const& json) con
 }
 
 Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check check) {
-    CO_TRY(auto const description, description_from(check.description));
-    CO_TRY(auto leftovers, earlier_.leftovers());
-    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, std::move(leftovers),
+    CO_TRY(auto description, description_from(check.description));
+    CO_TRY_VOID(co_await disk_command_.ask(description));
+    CO_TRY(auto const leftovers, earlier_.leftovers());
+    CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, leftovers,
                                    Deadline::after(limits::check_timeout)));
     CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
     CO_TRY_VOID(co_await registry::check_arrival(loop_, paths_, name_, description.owner));
@@ -59,6 +60,8 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
     CO_TRY(answer.data, survey_.offer_port());
     answer.warnings = co_await arrival_warnings(loop_, options_.maps, description,
                                                 Deadline::after(limits::check_timeout));
+    for (auto const& file : description.files)
+        answer.missing_files.push_back(is_missing(options_.maps, file, leftovers.images));
     co_return answer;
 }
 
@@ -91,6 +94,14 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepar
         anchors_.take(std::move(prepare.tunnels), prepare.anchor_port);
     }
     co_return co_await ask_to_prepare();
+}
+
+Task<Result<protocol::SendFileAnswer>> DestinationMigration::on(protocol::SendFile piece) {
+    if (state_.phase != Phase::idle && state_.phase != Phase::preparing) {
+        co_return fail(Errc::refused, "no file is taken now: {}",
+                       machine::destination::name(state_.phase));
+    }
+    co_return co_await files_.take(std::move(piece));
 }
 
 /// The source's connections were cut. While QEMU runs, nothing changes for the machine: the
@@ -166,6 +177,7 @@ Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Commit commit)
 }
 
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Abort) {
+    files_.give_up();
     return ask_machine(Verb::abort, machine::destination::event(Event::Kind::abort_requested));
 }
 

@@ -57,6 +57,7 @@ Task<Result<>> DestinationMigration::find_after_restart() {
         CO_TRY(auto const record, IncomingRecord::from_json(known));
         description_ = record.description;
         disks_.restore(record);
+        disk_command_.restore(record);
         anchors_.restore(record.tunnel_port);
         qemu_.restore(record.generation, record.ram_port);
         recorded_qemu_ = record.qemu.value_or(core::ProcessIdentity());

@@ -22,10 +22,14 @@ std::string incoming_record_path(Paths const& paths, std::string const& guest) {
 Result<> IncomingRecord::write(Paths const& paths, std::string const& guest) const {
     Json created = Json::array();
     for (auto const& image : images) created.add(image.to_json());
+    Json by_command = Json::array();
+    for (auto const& disk : made_disks)
+        by_command.add(Json::object({{"name", disk.name}, {"bytes", disk.bytes}}));
     auto made = Json::object({{"migration_id", migration_id},
                               {"description", description.to_json()},
                               {"images", created},
                               {"tpm", tpm},
+                              {"made_disks", by_command},
                               {"owned", owned},
                               {"nbd_port", nbd_port},
                               {"ram_port", ram_port},
@@ -43,6 +47,7 @@ Result<IncomingRecord> IncomingRecord::from_json(Json const& json) {
     TRY(made.description, Description::from_json(json["description"]));
     TRY(made.images, images_from_json(json["images"]));
     made.tpm = json["tpm"].boolean_or(false);
+    made.made_disks = made_disks_from_json(json["made_disks"]);
     made.owned = json["owned"].boolean_or(false);
     made.nbd_port = static_cast<int>(json["nbd_port"].integer_or(0));
     made.ram_port = static_cast<int>(json["ram_port"].integer_or(0));
@@ -62,6 +67,15 @@ Result<std::vector<storage::DestinationImage>> IncomingRecord::images_from_json(
         images.push_back(std::move(image));
     }
     return images;
+}
+
+std::vector<MadeDisk> IncomingRecord::made_disks_from_json(Json const& list) {
+    std::vector<MadeDisk> disks;
+    for (auto const& one : list.elements()) {
+        disks.push_back(
+            {one["name"].text_or(""), static_cast<std::uint64_t>(one["bytes"].integer_or(0))});
+    }
+    return disks;
 }
 
 bool IncomingRecord::exists(Paths const& paths, std::string const& guest) {

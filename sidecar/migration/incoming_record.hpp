@@ -17,6 +17,12 @@
 
 namespace sidecar {
 
+/// A disk for which `serve --disk-command` makes a place.
+struct MadeDisk {
+    std::string name;
+    std::uint64_t bytes = 0;
+};
+
 struct IncomingRecord {
     std::string migration_id;
     Description description;
@@ -24,6 +30,7 @@ struct IncomingRecord {
     std::vector<storage::DestinationImage> images;
     /// This migration makes the state of its TPM. False once the guest is owned here.
     bool tpm = false;
+    std::vector<MadeDisk> made_disks = {};  ///< Empty as well once the guest is owned here.
     bool owned = false;  ///< The guest belongs to this host.
     int nbd_port = 0;
     int ram_port = 0;
@@ -39,6 +46,8 @@ struct IncomingRecord {
     static core::Result<IncomingRecord> from_json(core::Json const& json);
     static core::Result<std::vector<storage::DestinationImage>> images_from_json(
         core::Json const& list);
+
+    static std::vector<MadeDisk> made_disks_from_json(core::Json const& list);
 
     static bool exists(Paths const& paths, std::string const& guest);
     /// The whole record; null: there is none. Fails with io, or if it is not JSON.

@@ -44,10 +44,15 @@ Json MigrationReport::progress(bool destination_lost) const {
     double const fraction = parts_.state.outcome == machine::Outcome::moved ? 1.0 : fraction_;
     line.set("percent", static_cast<double>(static_cast<std::int64_t>(fraction * 1000)) / 10);
     if (destination_lost) line.set("destination_lost", true);
-    auto const bases = parts_.bases.progress();
-    if (parts_.state.phase == Phase::checking && bases.total_bytes > 0) {
-        line.set("bases_total_bytes", bases.total_bytes);
-        line.set("bases_done_bytes", bases.done_bytes);
+    auto const compared = parts_.comparison.progress();
+    if (parts_.state.phase == Phase::checking && compared.total_bytes > 0) {
+        line.set("bases_total_bytes", compared.total_bytes);
+        line.set("bases_done_bytes", compared.done_bytes);
+    }
+    auto const files = parts_.files.progress();
+    if (parts_.state.phase == Phase::preparing && files.total_bytes > 0) {
+        line.set("files_total_bytes", files.total_bytes);
+        line.set("files_done_bytes", files.done_bytes);
     }
     if (parts_.disks.mirror()) {
         auto const disks = parts_.disks.mirror()->progress();
@@ -109,6 +114,7 @@ Json MigrationReport::report() const {
     made.set("run_state", std::string(name(context_.description.state)));
     made.set("disks", disks());
     if (!context_.description.shared.empty()) made.set("shared_disks", shared_disks());
+    if (auto files = parts_.files.report(); files.size() > 0) made.set("files", files);
     made.set("ram", ram());
     made.set("network", parts_.network.report(parts_.state.outcome == machine::Outcome::moved));
     if (auto dns = parts_.dns.report(); !dns.is_null()) made.set("dns", dns);
@@ -342,6 +348,14 @@ Json MigrationReport::checked() const {
     if (auto const& tpm = context_.description.tpm) {
         lines.add(fmt::format("TPM {}: swtpm runs at the destination; its state moves with the RAM",
                               name(tpm->version)));
+    }
+    for (auto const& file : context_.description.files) {
+        if (file.copied) {
+            lines.add(fmt::format("{}: {} is missing at the destination, and is copied: {} MiB",
+                                  file.what, file.path, file.bytes >> 20));
+        } else if (file.kind == GuestFile::Kind::image) {
+            lines.add(fmt::format("{}: {} is the same at the destination", file.what, file.path));
+        }
     }
     for (auto const& interface : context_.description.interfaces) {
         lines.add(fmt::format("interface {}: tap {} {}, {} addresses known", interface.mac.text(),

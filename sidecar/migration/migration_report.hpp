@@ -12,10 +12,11 @@
 #include "core/json.hpp"
 #include "sidecar/handover/dns_update.hpp"
 #include "sidecar/machine/source.hpp"
-#include "sidecar/migration/base_comparison.hpp"
+#include "sidecar/migration/file_comparison.hpp"
 #include "sidecar/migration/ram_stream.hpp"
 #include "sidecar/migration/source_context.hpp"
 #include "sidecar/migration/source_disks.hpp"
+#include "sidecar/migration/source_files.hpp"
 #include "sidecar/migration/source_network.hpp"
 
 namespace sidecar {
@@ -37,7 +38,8 @@ public:
         std::string const& check_warning;  ///< Why another time would be better; usually empty.
         protocol::DataPort const& data_port;  ///< Tried during the check.
         bool const& recovered;  ///< The migration of an earlier sidecar.
-        BaseComparison const& bases;
+        FileComparison const& comparison;
+        SourceFiles const& files;
         SourceDisks const& disks;
         RamStream const& ram;
         SourceNetwork const& network;

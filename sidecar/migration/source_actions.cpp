@@ -62,6 +62,7 @@ Task<Result<>> SourceMigration::check() {
     watchers_.spawn(peer_.keep(watchers_stop_.get_token()));
     CO_TRY_VOID(check_targets_known(context_));
     CO_TRY(auto const marks, co_await shared_.find());
+    CO_TRY_VOID(files_.find());
     for (auto const& path : context_.image_paths()) {
         CO_TRY_VOID(storage::check_can_be_set_aside(path, migration_id_));
     }
@@ -83,6 +84,7 @@ Task<Result<>> SourceMigration::check() {
         co_return fail(Errc::refused, "the sidecar of {} is too old for --base",
                        options_.destination);
     }
+    CO_TRY_VOID(files_.note_missing(checked.missing_files));
     note_destination(checked);
     data_port_ = checked.data;
     CO_TRY_VOID(co_await check_data_port(context_, data_port_));
@@ -92,7 +94,8 @@ Task<Result<>> SourceMigration::check() {
         co_return fail(Errc::refused, "{}", named.error().sentence());
     }
     CO_TRY_VOID(named);
-    CO_TRY_VOID(co_await bases_.compare());
+    CO_TRY_VOID(co_await comparison_.compare());
+    for (auto const& line : comparison_.warnings()) warn(line);
     co_return disks_.make_tables();
 }
 
@@ -129,9 +132,12 @@ Task<Result<>> SourceMigration::prepare_destination() {
     auto const marks = shared_.mark();
     auto const& anchors = network_.anchors();
     protocol::Prepare request{description_.to_json(), key_, anchors.keys(), anchors.anchor_port()};
-    CO_TRY(auto endpoints,
-           co_await peer_.request(std::move(request), context_.within(limits::prepare_timeout)));
-    co_return disks_.take_endpoints(std::move(endpoints));
+    // What an earlier sidecar has prepared needs no file any more.
+    auto endpoints = recovered_ ? co_await peer_.request(std::move(request),
+                                                         context_.within(limits::prepare_timeout))
+                                : co_await files_.send_while_preparing(std::move(request));
+    if (!endpoints) co_return std::unexpected(std::move(endpoints.error()));
+    co_return disks_.take_endpoints(std::move(*endpoints));
 }
 
 Task<Result<>> SourceMigration::copy_disks() {

@@ -85,8 +85,9 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
                                   note_monitor_back(qemu, lost_at);
                               },
                           .silent = [this] { note_monitor_silent(); }}),
-      bases_(context_),
+      comparison_(context_),
       shared_(context_),
+      files_(context_),
       disks_(context_, record_),
       pause_(context_, {.may_cancel = [this] { return machine::source::may_cancel(state_); },
                         .limit_exceeded =
@@ -105,8 +106,8 @@ SourceMigration::SourceMigration(Guest& guest, Journal& journal, MigrateOptions 
       naming_(guest.loop),
       ownership_(guest.loop, guest.paths, guest.name),
       destination_host_{.id = "", .address = options_.destination},
-      report_(context_, {state_, failures_, failure_, warning_, data_port_, recovered_, bases_,
-                         disks_, ram_, network_, dns_}) {}
+      report_(context_, {state_, failures_, failure_, warning_, data_port_, recovered_, comparison_,
+                         files_, disks_, ram_, network_, dns_}) {}
 
 SourceMigration::~SourceMigration() = default;
 
@@ -220,7 +221,7 @@ void SourceMigration::note_failure(core::Error error) {
 
 void SourceMigration::add_to_failure(std::string_view who, std::string const& words) {
     bool const cancelled = state_.outcome == machine::Outcome::cancelled;
-    bool const nothing = words.empty() || words == protocol::given_up_earlier ||
+    bool const nothing = words.empty() || words.starts_with(protocol::given_up_earlier) ||
                          words.ends_with(ended_without_a_word);
     if (!failure_ || cancelled || nothing) return;
     // Without the steps of the other program.

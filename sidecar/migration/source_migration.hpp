@@ -15,7 +15,7 @@
 #include "sidecar/handover/dns_update.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/source.hpp"
-#include "sidecar/migration/base_comparison.hpp"
+#include "sidecar/migration/file_comparison.hpp"
 #include "sidecar/migration/guest_pause.hpp"
 #include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/migration_report.hpp"
@@ -25,6 +25,7 @@
 #include "sidecar/migration/shared_disks.hpp"
 #include "sidecar/migration/source_context.hpp"
 #include "sidecar/migration/source_disks.hpp"
+#include "sidecar/migration/source_files.hpp"
 #include "sidecar/migration/source_network.hpp"
 #include "sidecar/registry/ownership.hpp"
 
@@ -160,8 +161,9 @@ private:
     SourceContext context_;
     MigrationRecord record_;
     QemuMonitor monitor_;
-    BaseComparison bases_;
+    FileComparison comparison_;
     SharedDisks shared_;
+    SourceFiles files_;
     SourceDisks disks_;
     GuestPause pause_;
     RamStream ram_;

@@ -93,6 +93,7 @@ void check_description(Json const& json) {
          description->migration_id != "..");
     for (auto const& disk : description->disks) check_disk(disk);
     for (auto const& disk : description->shared) check_disk(disk);
+    for (auto const& file : description->files) must(file.path.starts_with('/'));
     std::vector<qmp::TapDescriptors> taps;
     int number = qmp::first_tap_fd_in_qemu;
     for (auto const& interface : description->interfaces) {
@@ -145,6 +146,7 @@ void check(sidecar::protocol::Fire const& request) {
     for (auto const& interface : request.interfaces) check_interface(interface);
 }
 void check(sidecar::protocol::Hash const& request) { check_hash_request(request); }
+void check(sidecar::protocol::SendFile const& request) { check_round_trip(request); }
 void check(sidecar::protocol::FindShared const& request) {
     for (auto const& image : request.images) must(image.path.starts_with('/'));
     check_round_trip(request);

@@ -72,28 +72,72 @@ TEST_CASE("table: ways to name a disk", "[table]") {
           R"({"driver":"file","filename":"{d}/one.qcow2","node-name":"p0","auto-read-only":true})",
           "-blockdev", R"({"driver":"qcow2","node-name":"f0","file":"p0"})", "-device",
           R"({"driver":"virtio-blk-pci","drive":"f0","id":"disk0","write-cache":"on"})"}},
+    });
+}
+
+TEST_CASE("table: graphs of block nodes", "[table]") {
+    guest_table::each_row_moves_or_is_refused({
         {"-blockdev, a chain",
          {"-blockdev", R"({"driver":"file","filename":"{d}/base.raw","node-name":"p1"})",
           "-blockdev", R"({"driver":"raw","node-name":"f1","file":"p1","read-only":true})",
           "-blockdev", R"({"driver":"file","filename":"{d}/middle.qcow2","node-name":"p0"})",
           "-blockdev", R"({"driver":"qcow2","node-name":"f0","file":"p0","backing":"f1"})",
-          "-device", "virtio-blk-pci,drive=f0,id=disk0"},
-         "the read-only image of f1 is needed"},
+          "-device", "virtio-blk-pci,drive=f0,id=disk0"}},
+        {"-blockdev, a chain inside one option",
+         {"-blockdev",
+          R"({"driver":"qcow2","node-name":"f0","file":{"driver":"file",)"
+          R"("filename":"{d}/top.qcow2"},"backing":{"driver":"qcow2","read-only":true,)"
+          R"("file":{"driver":"file","filename":"{d}/middle.qcow2"},"backing":{"driver":"raw",)"
+          R"("file":{"driver":"file","filename":"{d}/base.raw"}}}})",
+          "-device", "virtio-blk-pci,drive=f0"}},
+        {"-drive over a node",
+         {"-blockdev",
+          "driver=raw,node-name=f1,read-only=on,file.driver=file,file.filename={d}/base.raw",
+          "-drive", "if=none,id=d0,format=qcow2,file={d}/middle.qcow2,backing=f1", "-device",
+          "virtio-blk-pci,drive=d0"}},
+        {"-blockdev, two disks over one base",
+         {"-blockdev",
+          "driver=raw,node-name=f1,read-only=on,file.driver=file,file.filename={d}/base.raw",
+          "-blockdev",
+          "driver=qcow2,node-name=f0,backing=f1,file.driver=file,file.filename={d}/middle.qcow2",
+          "-blockdev",
+          "driver=qcow2,node-name=f2,backing=f1,file.driver=file,file.filename={d}/one.qcow2",
+          "-device", "virtio-blk-pci,drive=f0", "-device", "virtio-blk-pci,drive=f2"}},
+        {"-blockdev, a chain whose base is a disk too",
+         {"-blockdev",
+          "driver=raw,node-name=f1,read-only=on,file.driver=file,file.filename={d}/base.raw",
+          "-blockdev",
+          "driver=qcow2,node-name=f0,backing=f1,file.driver=file,file.filename={d}/middle.qcow2",
+          "-device", "virtio-blk-pci,drive=f0", "-device", "virtio-blk-pci,drive=f1,id=seed"},
+         "`-device virtio-blk-pci,drive=f1,id=seed` uses it too"},
         {"-blockdev, part of a file",
          {"-blockdev",
           "driver=raw,node-name=f0,offset=65536,size=524288,file.driver=file,"
           "file.filename={d}/part.raw",
           "-device", "virtio-blk-pci,drive=f0"}},
         {"-blockdev over -drive's file in JSON",
-         drive(R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"{d}/two.raw"}})"),
-         "is not the absolute path of a file"},
+         drive(
+             R"(file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"{d}/two.raw"}})")},
+        {"-drive's file in JSON, with a format of its own",
+         drive(R"(format=qcow2,file=json:{"driver":"qcow2",,"lazy-refcounts":true,,"file":)"
+               R"({"driver":"file",,"filename":"{d}/one.qcow2"}})")},
         {"part of a file, -drive", drive("format=raw,offset=65536,size=524288,file={d}/part.raw")},
         {"a throttle group",
          {"-object", "throttle-group,id=g0,x-iops-total=500", "-blockdev",
           "driver=throttle,node-name=t0,throttle-group=g0,file.driver=raw,"
           "file.file.driver=file,file.file.filename={d}/one.raw",
-          "-device", "virtio-blk-pci,drive=t0"},
-         "which QEMU's command line does not name"},
+          "-device", "virtio-blk-pci,drive=t0"}},
+        {"copy on read and a throttle group in one option",
+         {"-object", "throttle-group,id=g0,x-iops-total=500", "-blockdev",
+          "driver=copy-on-read,node-name=c0,file.driver=throttle,file.throttle-group=g0,"
+          "file.file.driver=qcow2,file.file.file.driver=file,"
+          "file.file.file.filename={d}/middle.qcow2",
+          "-device", "virtio-blk-pci,drive=c0"}},
+        {"a throttle group, -drive's file in JSON",
+         {"-object", "throttle-group,id=g0,x-iops-total=500", "-drive",
+          R"(if=none,id=d0,file=json:{"driver":"throttle",,"throttle-group":"g0",,"file":)"
+          R"({"driver":"raw",,"file":{"driver":"file",,"filename":"{d}/one.raw"}}})",
+          "-device", "virtio-blk-pci,drive=d0"}},
         {"limits of -drive", drive("format=raw,file={d}/one.raw,throttling.iops-total=500")},
         {"copy on read", drive("format=qcow2,copy-on-read=on,file={d}/middle.qcow2")},
     });
@@ -124,8 +168,21 @@ TEST_CASE("table: options of disks", "[table]") {
         {"a CD, on both hosts", {"-cdrom", "{d}/ro-cd.iso"}},
         {"an empty drive for CDs", {"-device", "ide-cd"}},
         {"a CD that the destination has not",
-         {"-drive", "if=ide,media=cdrom,format=raw,file={d}/two.raw"},
-         "two.raw"},
+         {"-drive", "if=ide,media=cdrom,format=raw,file={d}/two.raw"}},
+        {"-cdrom, probed, that the destination has not", {"-cdrom", "{d}/one.raw"}},
+        {"a CD by -blockdev that the destination has not",
+         {"-device", "virtio-scsi-pci", "-blockdev",
+          R"({"driver":"raw","node-name":"cd0","read-only":true,)"
+          R"("file":{"driver":"file","filename":"{d}/two.raw"}})",
+          "-device", "scsi-cd,drive=cd0"}},
+        {"a read-only disk that the destination has not",
+         drive("format=qcow2,readonly=on,file={d}/one.qcow2")},
+        {"a read-only floppy that the destination has not",
+         {"-drive", "if=floppy,format=raw,readonly=on,file={d}/floppy.raw"}},
+        {"a read-only disk over a base that the destination has not",
+         drive("format=qcow2,readonly=on,file={d}/middle.qcow2"), "its backing file"},
+        {"a file for the guest that the destination has not",
+         {"-fw_cfg", "name=opt/seed,file={d}/two.raw"}},
     });
 }
 

@@ -227,3 +227,36 @@ TEST_CASE("launch policy: a program that starts QEMU is refused, whatever it is 
         CHECK_FALSE(allowed.error().empty());
     }
 }
+
+TEST_CASE("hostile: a -drive by JSON is reviewed by its keys", "[qmp][launch-policy]") {
+    Mapping mapping;
+    mapping.machine_type = "pc-i440fx-7.2";
+    mapping.qmp_fd = 3;
+    auto const reasons_for = [&](std::string const& object) {
+        auto const line =
+            line_of({"-M", "pc-i440fx-7.2", "-drive", "if=none,id=d0,file=json:" + object})
+                .for_destination(mapping);
+        REQUIRE(line);
+        auto const allowed = allow(*line, policy());
+        if (allowed) return std::string();
+        return refusal_error(allowed.error()).what;
+    };
+    CHECK(reasons_for(R"({"driver":"qcow2",,"file":{"driver":"file",,)"
+                      R"("filename":"/srv/vm/d0.qcow2"}})")
+              .empty());
+    for (auto const& [object, reason] :
+         {std::pair(R"({"driver":"raw",,"file":{"driver":"file",,"filename":"/etc/shadow"}})",
+                    elsewhere),
+          std::pair(R"({"driver":"raw",,"file":{"driver":"nbd",,"host":"h"}})",
+                    "the block driver nbd is not known to be safe"),
+          std::pair(
+              R"({"driver":"qcow2",,"file":{"driver":"file",,"filename":"/srv/vm/d0.qcow2"},,)"
+              R"("backing":{"file":{"driver":"file",,"filename":"/etc/shadow"}}})",
+              elsewhere),
+          std::pair(R"({"driver":"raw",,"file":"node"})", "is not the absolute path of a file"),
+          std::pair(R"({"driver":"raw",,"file":{"driver":"file",,"filename":"json:{}"}})",
+                    "is not the absolute path of a file")}) {
+        INFO(object);
+        CHECK(reasons_for(object).find(reason) != std::string::npos);
+    }
+}

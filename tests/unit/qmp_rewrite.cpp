@@ -150,8 +150,7 @@ TEST_CASE("every path is mapped, and nothing else", "[qmp][rewrite]") {
     auto const words = json.for_destination(map)->argv();
     CHECK(words[2] == R"({"driver":"qcow2","node-name":"q","file":{"driver":"file",)"
                       R"("filename":"/data/q.qcow2","x":1}})");
-    CHECK(words[4] == R"(file=json:{"driver":"raw",,"file":{"driver":"file",,)"
-                      R"("filename":"/data/guest/r.img"}},if=none)");
+    CHECK(words[4] == "if=none,driver=raw,file.driver=file,file.filename=/data/guest/r.img");
 }
 
 TEST_CASE("taps at the destination are ours, or it is refused", "[qmp][rewrite]") {
@@ -191,7 +190,7 @@ TEST_CASE("what cannot be made again is refused", "[qmp][rewrite]") {
 TEST_CASE("layers above a base become one", "[qmp][rewrite]") {
     auto const flattened = [](std::string const& options, unsigned layers) {
         auto line = line_of(options);
-        line.flatten("top", layers);
+        REQUIRE(line.flatten({{"d0", "top", "/t", layers}}, "/"));
         return joined(line);
     };
     std::string const program = "qemu-system-x86_64 ";
@@ -217,6 +216,124 @@ TEST_CASE("layers above a base become one", "[qmp][rewrite]") {
                     2) ==
           program + R"(-blockdev {"driver":"raw","node-name":"b","file":"bf"} )"
                     R"(-blockdev {"driver":"qcow2","node-name":"top","file":"tf","backing":"b"})");
+}
+
+namespace {
+
+std::string const program_words = "qemu-system-x86_64 ";
+std::string const chain_nodes =
+    "-blockdev driver=file,node-name=bf,filename=/b -blockdev driver=raw,node-name=b,file=bf"
+    " -blockdev driver=file,node-name=mf,filename=/m"
+    " -blockdev driver=qcow2,node-name=m,file=mf,backing=b";
+
+/// The line without the chain, or why it is refused.
+std::string as_one_image(std::string const& options, ImageChain const& chain) {
+    auto line = line_of(options);
+    auto const flattened = line.flatten({chain}, "/work");
+    if (flattened) return joined(line);
+    CHECK(flattened.error().code == Errc::refused);
+    return flattened.error().what;
+}
+
+}  // namespace
+
+TEST_CASE("a whole chain becomes one, however it is written", "[qmp][rewrite]") {
+    ImageChain const by_node{"d0", "top", "/t"};
+    ImageChain const by_file{"d0", "#block123", "/work/t"};
+    std::string const top = " -blockdev driver=qcow2,node-name=top,file.filename=/t,backing=m";
+    CHECK(as_one_image(chain_nodes + top, by_node) ==
+          program_words + "-blockdev driver=qcow2,node-name=top,file.filename=/t");
+    // Nodes inside another option; the name of a file from QEMU's directory.
+    CHECK(as_one_image(R"(-blockdev {"driver":"throttle","node-name":"t","file":{"driver":"qcow2",)"
+                       R"("file":{"driver":"file","filename":"t"},"backing":{"driver":"raw",)"
+                       R"("file":{"driver":"file","filename":"/b"}}}})",
+                       by_file) ==
+          program_words +
+              R"(-blockdev {"driver":"throttle","node-name":"t","file":{"driver":"qcow2",)"
+              R"("file":{"driver":"file","filename":"t"}}})");
+    CHECK(as_one_image("-drive file=t,id=x,backing.driver=raw,backing.file.filename=/b", by_file) ==
+          program_words + "-drive file=t,id=x");
+    CHECK(as_one_image(chain_nodes + " -drive file=t,id=x,format=qcow2,backing=m", by_file) ==
+          program_words + "-drive file=t,id=x,format=qcow2");
+    // A filter in the chain.
+    CHECK(as_one_image("-blockdev driver=copy-on-read,node-name=m,file=b "
+                       "-blockdev driver=raw,node-name=b,file.filename=/b" +
+                           top,
+                       by_node) ==
+          program_words + "-blockdev driver=qcow2,node-name=top,file.filename=/t");
+    // Nothing is below it.
+    for (std::string const options :
+         {"-drive file=t,id=x", "-hda t",
+          R"(-blockdev {"driver":"qcow2","node-name":"top","file":"tf","backing":null})"}) {
+        CHECK(as_one_image(options, by_node) == program_words + options);
+    }
+}
+
+TEST_CASE("a chain is not taken apart if a node of it is used elsewhere", "[qmp][rewrite]") {
+    std::string const top = " -blockdev driver=qcow2,node-name=top,file.filename=/t,backing=m";
+    for (std::string const user :
+         {"-device virtio-blk-pci,drive=b", "-blockdev driver=raw,node-name=r,file=mf",
+          "-blockdev driver=qcow2,node-name=o,file.filename=/o,backing=b",
+          "-drive file=/o,backing=b", "-global isa-fdc.driveA=b", "-machine pflash0=b"}) {
+        INFO(user);
+        auto const why = as_one_image(chain_nodes + top + " " + user, {"d0", "top", "/t"});
+        CHECK(why.find("in the backing chain of disk d0") != std::string::npos);
+        CHECK(why.find("`" + user + "` uses it too") != std::string::npos);
+    }
+    // Of two disks that share a base, both become one image.
+    auto line = line_of(chain_nodes + top +
+                        " -blockdev driver=qcow2,node-name=o,file.filename=/o,backing=b");
+    REQUIRE(line.flatten({{"d0", "top", "/t"}, {"d1", "o", "/o"}}, "/"));
+    CHECK(joined(line) == program_words +
+                              "-blockdev driver=qcow2,node-name=top,file.filename=/t "
+                              "-blockdev driver=qcow2,node-name=o,file.filename=/o");
+    // A node inside another option has no life of its own.
+    auto const inside = as_one_image(
+        "-blockdev driver=throttle,node-name=t,file.driver=raw,file.node-name=m,"
+        "file.file.filename=/b" +
+            top,
+        {"d0", "top", "/t"});
+    CHECK(inside.find("the node m is in the backing chain") != std::string::npos);
+}
+
+TEST_CASE("a -drive by JSON reads as its keys do", "[qmp][rewrite]") {
+    auto const rewritten = [](std::string const& options) {
+        auto const line = line_of(options).for_destination(mapping());
+        REQUIRE(line);
+        return joined(*line);
+    };
+    auto const written_out =
+        rewritten(R"(-M pc -drive id=d0,file=json:{"driver":"qcow2",,"read-only":true,,)"
+                  R"("file":{"driver":"file",,"filename":"/srv/a.qcow2"}})");
+    CHECK(written_out.find("json:") == std::string::npos);
+    CHECK(written_out.find("id=d0,driver=qcow2,read-only=true,file.driver=file,"
+                           "file.filename=") != std::string::npos);
+    // What stands outside of the object counts.
+    auto const both = rewritten(R"(-M pc -drive format=raw,file=json:{"driver":"qcow2",,)"
+                                R"("file":{"driver":"file",,"filename":"/srv/a"}})");
+    CHECK(both.find("-drive format=raw,file.driver=file,file.filename=") != std::string::npos);
+    auto const disks =
+        line_of(R"(-drive id=d0,file=json:{"driver":"throttle",,"throttle-group":"g0",,"file":)"
+                R"({"driver":"raw",,"file":{"driver":"file",,"filename":"/srv/a"}}})")
+            .disks();
+    REQUIRE(disks.size() == 1);
+    CHECK(disks[0].id == "d0");
+    CHECK(disks[0].format == "raw");
+    CHECK(disks[0].file_name == "/srv/a");
+    CHECK(disks[0].local);
+}
+
+TEST_CASE("an image below several nodes of one option is found", "[qmp]") {
+    auto const disks = line_of(
+                           "-blockdev driver=copy-on-read,node-name=c0,read-only=on,"
+                           "file.driver=throttle,file.throttle-group=g0,file.file.driver=raw,"
+                           "file.file.file.driver=file,file.file.file.filename=/srv/a")
+                           .disks();
+    REQUIRE(disks.size() == 1);
+    CHECK(disks[0].id == "c0");
+    CHECK(disks[0].format == "raw");
+    CHECK(disks[0].read_only);
+    CHECK_FALSE(disks[0].backing);
 }
 
 namespace {
@@ -278,6 +395,10 @@ TEST_CASE("the image of a disk becomes a block device", "[qmp][rewrite][device]"
     CHECK(settings->get("file.filename") == "/dev/vg/lv");
     CHECK(settings->get("size") == "4096");
     CHECK(json.find("\"4096\"") == std::string::npos);  // QEMU wants a number
+    CHECK(on_device(R"(-drive file=json:{"driver":"raw",,"file":{"driver":"file",,)"
+                    R"("filename":"/srv/d0"}})",
+                    4096) ==
+          "-drive driver=raw,file.driver=host_device,file.filename=/dev/vg/lv,size=4096");
     // Another image stays a file.
     CHECK(on_device("-drive file=/srv/d00,format=raw") == "-drive file=/srv/d00,format=raw");
 }
@@ -285,8 +406,6 @@ TEST_CASE("the image of a disk becomes a block device", "[qmp][rewrite][device]"
 TEST_CASE("an option that cannot name a block device is refused", "[qmp][rewrite][device]") {
     CHECK(refused_on_device("-pflash /srv/d0"));
     CHECK(refused_on_device("-sd /srv/d0"));
-    CHECK(refused_on_device(
-        R"(-drive file=json:{"driver":"raw",,"file":{"driver":"file",,"filename":"/srv/d0"}})"));
     CHECK(refused_on_device("-blockdev driver=file,filename=/srv/d0,node-name=f", 4096));
     CHECK(refused_on_device("-drive file=/srv/d0,format=qcow2", 4096));
     CHECK(refused_on_device(
