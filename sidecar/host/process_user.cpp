@@ -47,7 +47,11 @@ Result<std::string> socket_directory(std::string const& guest_run_directory, pid
     TRY(auto const user, user_of(qemu));
     if (!is_other_user(user)) return guest_run_directory;
     auto const directory = guest_run_directory + "/nbd";
-    TRY_VOID(make_directory(directory));
+    struct stat entry{};
+    // Of an earlier sidecar of the same QEMU.
+    bool const is_theirs =
+        lstat(directory.c_str(), &entry) == 0 && S_ISDIR(entry.st_mode) && entry.st_uid == user.uid;
+    if (!is_theirs) TRY_VOID(make_directory(directory));
     if (lchown(directory.c_str(), user.uid, user.gid) < 0)
         return fail_errno(errno, "cannot give {} to QEMU's user", directory);
     TRY_VOID(let_pass(guest_run_directory));
