@@ -54,6 +54,8 @@ void ServeFlags::add_to(CLI::App& app) {
     add("--allow-device", devices_,
         "A kind of device that guests may have, besides those that use nothing of the host; once "
         "for each");
+    app.add_option("--libvirt-uri", libvirt_uri_,
+                   "Define guests that were libvirt's at the source in the libvirt here");
     app.add_option("--data-ports", data_ports_,
                    "FIRST-LAST: TCP ports on which disks and RAM arrive, two for each guest that "
                    "moves; 0: the kernel chooses")
@@ -62,6 +64,7 @@ void ServeFlags::add_to(CLI::App& app) {
 
 Result<> ServeFlags::finish(ServeOptions& into) const {
     TRY(into.maps, maps());
+    into.libvirt_uri = libvirt_uri_;
     TRY(into.data_ports, core::PortRange::parse(data_ports_));
     return {};
 }

@@ -18,7 +18,7 @@ namespace sidecar {
 class ServeFlags {
 public:
     void add_to(CLI::App& app);
-    /// Sets `maps` and `data_ports`, checked. Fails with invalid.
+    /// Sets all of them, checked. Fails with invalid.
     core::Result<> finish(ServeOptions& into) const;
 
 private:
@@ -31,6 +31,7 @@ private:
     std::vector<std::string> paths_;
     std::vector<std::string> bridges_;
     std::vector<std::string> devices_;
+    std::string libvirt_uri_;
     std::string data_ports_ = ServeOptions().data_ports.text();
 };
 

@@ -45,6 +45,9 @@ struct RunOptions {
 
 struct AttachOptions {
     std::string qmp_socket;  ///< Empty: what `run` or the last `attach` recorded.
+    bool libvirt =
+        false;  ///< It is the domain of this name; a second monitor of it is used if any.
+    std::string libvirt_uri = "qemu:///system";
     std::vector<std::string> addresses;
 };
 
@@ -54,6 +57,7 @@ struct ServeOptions {
     core::PortRange data_ports = limits::data_ports_default;  ///< TCP, of disks and RAM.
     core::TlsConfig tls;
     HostMaps maps;
+    std::string libvirt_uri = {};  ///< Guests of libvirt are defined there; empty: nowhere.
 };
 
 /// How the guest's interfaces move; `automatic`: as what both hosts share allows.

@@ -144,9 +144,11 @@ Task<Result<>> DestinationMigration::finish() {
         co_await qemu_.remove_streams(deadline);
         disks_.remove_stale_images();
         disks_.leave_devices_to_guest();
+        guest_->domain_xml = definition_.text();
         CO_TRY_VOID(guest_->write_manifest());
     }
     (void)IncomingRecord::remove(paths_, name_);  // best effort: the journal says that it ended
+    co_await definition_.define();
     co_return Result<>{};
 }
 

@@ -58,6 +58,7 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
     CO_TRY_VOID(co_await anchors_.offer(description, check.probe, answer));
     CO_TRY(answer.data, survey_.offer_port());
     answer.warnings = arrival_warnings(options_.maps, description);
+    CO_TRY_VOID(co_await definition_.check(description, answer.warnings));
     co_return answer;
 }
 
