@@ -116,7 +116,6 @@ private:
     Result<> answer(Json const& command, int fd);
     static void on_event(virConnectPtr, virDomainPtr, char const* event, long long seconds,
                          unsigned microseconds, char const* details, void* monitor);
-
     static void on_lost_connection(virConnectPtr, int reason, void* monitor);
 
     MonitorProcess settings_;
@@ -124,7 +123,7 @@ private:
     core::Process qemu_;
     Peer peer_;
     qmp::Framer framer_;
-    core::Fd passed_;  ///< With the command that is read.
+    core::Fd passed_;  ///< With a command that was not answered yet.
 };
 
 Result<Json> Monitor::begin() {
@@ -220,7 +219,11 @@ Result<> Monitor::answer_all(Received got) {
         TRY(auto const text, framer_.next());
         if (!text) return {};
         TRY(auto const command, Json::parse(*text));
-        auto const fd = std::exchange(passed_, core::Fd());
+        // As QEMU does: it is kept for the next command that takes one. The kernel may deliver it
+        // together with commands that were sent before.
+        auto const name = command["execute"].text_or("");
+        bool const takes_fd = name == "getfd" || name == "add-fd";
+        auto const fd = takes_fd ? std::exchange(passed_, core::Fd()) : core::Fd();
         TRY_VOID(answer(command, fd.get()));
     }
 }
