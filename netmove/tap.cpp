@@ -2,9 +2,12 @@
 
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <linux/major.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -32,6 +35,7 @@ using core::Result;
 namespace {
 
 constexpr char const* tun_device = "/dev/net/tun";
+constexpr unsigned tun_minor = 200;  // <linux/miscdevice.h> is the kernel's own
 // The vnet header QEMU begins with, before the guest's driver has chosen one: struct virtio_net_hdr
 // (linux/virtio_net.h cannot be included in C++).
 constexpr int vnet_hdr_first = 10;
@@ -146,8 +150,11 @@ Result<std::vector<int>> tun_descriptors(pid_t pid) {
     std::error_code error;
     fs::directory_iterator entry(fmt::format("/proc/{}/fd", pid), error);
     for (; !error && entry != fs::directory_iterator(); entry.increment(error)) {
-        std::error_code gone;  // closed meanwhile
-        if (fs::read_symlink(entry->path(), gone) != tun_device) continue;
+        // Not by its name: libvirt opens it in a mount namespace that may be gone.
+        struct stat device{};
+        bool const found = ::stat(entry->path().c_str(), &device) == 0;  // or closed meanwhile
+        if (!found || !S_ISCHR(device.st_mode) || device.st_rdev != makedev(MISC_MAJOR, tun_minor))
+            continue;
         std::string const text = entry->path().filename();
         int number = -1;
         std::from_chars(text.data(), text.data() + text.size(), number);

@@ -205,6 +205,7 @@ Task<Result<>> Client::reconnect(Deadline deadline) {
     co_await scope_.join();
     unsent_.clear();
     unsent_bytes_ = 0;
+    if (prepare_) CO_TRY_VOID(prepare_());
     deadline = deadline.sooner(greeting_timeout);
     auto socket = co_await core::connect_unix(loop_, socket_path_, deadline);
     if (!socket) co_return std::unexpected(no_monitor(socket_path_, std::move(socket.error())));

@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -93,6 +94,9 @@ public:
     /// Events from now on: all, or those of these names.
     Subscription subscribe(std::vector<std::string> names = {});
 
+    /// `prepare` is called before each reconnect(): it sees to it that somebody listens on the
+    /// socket. If it fails, so does reconnect().
+    void before_reconnect(std::function<Result<>()> prepare) { prepare_ = std::move(prepare); }
     /// Connects again after the connection has ended, QEMU being alive; references to this client
     /// stay valid. Ends a connection that is still open. Subscriptions from before have ended:
     /// subscribe again, then ask QEMU's state, since events may be missing. Fails as connect does;
@@ -183,6 +187,7 @@ private:
     std::optional<core::Error> why_closed_;
     std::stop_source stop_;
     core::TaskGroup scope_;
+    std::function<Result<>()> prepare_;  ///< Before a reconnect.
 };
 
 /// QEMU's error class ("GenericError", "CommandNotFound", "DeviceNotFound", ...) of an error of

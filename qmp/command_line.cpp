@@ -402,6 +402,27 @@ std::string CommandLine::qmp_socket() const {
     return {};
 }
 
+std::set<std::string> detail::monitor_chardevs(std::vector<Option> const& options) {
+    std::set<std::string> ids;
+    for (auto const& option : options) {
+        if (option.kind() == "mon") ids.insert(settings_of(option).get_or("chardev", ""));
+    }
+    return ids;
+}
+
+std::vector<std::string> CommandLine::inherited_sockets() const {
+    auto const monitors = detail::monitor_chardevs(options_);
+    std::vector<std::string> ids;
+    for (auto const* option : all_of("chardev")) {
+        auto const device = settings_of(*option);
+        auto const id = device.get_or("id", "");
+        bool const listens =
+            device.get_or("backend", "") == "socket" && device.flag("server", false);
+        if (listens && device.has("fd") && !monitors.contains(id)) ids.push_back(id);
+    }
+    return ids;
+}
+
 std::string CommandLine::guest_agent_socket() const {
     for (auto const* option : all_of("device")) {
         auto const port = settings_of(*option);
@@ -436,6 +457,21 @@ std::string CommandLine::guest_name() const { return setting_of("name", "guest")
 std::string CommandLine::user() const {
     auto const* option = last_of("runas");
     return option == nullptr ? setting_of("run-with", "user") : option->value.value_or("");
+}
+
+void CommandLine::name_user_by(std::string_view kind) {
+    auto const name = user();
+    std::erase_if(options_, [](Option const& option) { return option.kind() == "runas"; });
+    for (auto& option : options_) {
+        auto settings = settings_of(option);
+        if (option.kind() != "run-with" || !settings.has("user")) continue;
+        settings.erase("user");
+        option.replace(settings);
+    }
+    std::erase_if(options_, [](Option const& option) {
+        return option.kind() == "run-with" && option.value.value_or("").empty();
+    });
+    options_.push_back({"-", std::string(kind), kind == "runas" ? name : "user=" + name});
 }
 
 std::string CommandLine::uuid() const {

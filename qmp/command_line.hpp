@@ -5,6 +5,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -57,6 +58,13 @@ struct TpmOption {
     std::string socket;
 };
 
+/// What replaces the listening socket of a character device that another process opened: a
+/// descriptor that the QEMU inherits under this number.
+struct SocketDescriptor {
+    std::string id;  ///< Of the -chardev.
+    int fd = -1;
+};
+
 /// A monitor, serial line or other socket, or a file QEMU makes.
 struct PathOption {
     std::string option;  ///< "-qmp unix:/run/x.sock,server=on": for messages.
@@ -105,6 +113,7 @@ struct Mapping {
     std::vector<TapDescriptors> taps = {};
     /// Number under which QEMU inherits its connection to the guest's swtpm.
     int tpm_fd = -1;
+    std::vector<SocketDescriptor> sockets = {};  ///< One for each of inherited_sockets().
     bool incoming = true;  ///< It waits for a migration; else it just waits to be continued.
 };
 
@@ -117,7 +126,11 @@ namespace detail {
 bool may_be_tap(std::string_view kind);
 bool is_tap(Settings const& net);
 std::string unnamed_tap(std::string_view kind, std::size_t number);
+/// The ids of the -chardev that are monitors.
+std::set<std::string> monitor_chardevs(std::vector<Option> const& options);
 }  // namespace detail
+
+struct PlainLine;
 
 class CommandLine {
 public:
@@ -145,6 +158,9 @@ public:
     [[nodiscard]] std::vector<PathOption> files() const;
     /// The socket of the first QMP monitor that can be reached by path; empty: none.
     [[nodiscard]] std::string qmp_socket() const;
+    /// The ids of the -chardev that listen on a socket of another process (fd=), as libvirt gives
+    /// them; monitors are not among them.
+    [[nodiscard]] std::vector<std::string> inherited_sockets() const;
     /// The socket on which QEMU accepts a client of the guest's agent: a
     /// virtserialport of the name org.qemu.guest_agent.0. Empty: none that is found by path.
     [[nodiscard]] std::string guest_agent_socket() const;
@@ -164,6 +180,12 @@ public:
     /// -daemonize and -incoming, for a tap that another process opened (fd=), and for a
     /// number of descriptors that is not the tap's number of queues.
     [[nodiscard]] Result<CommandLine> for_launch(LaunchOptions const& launch) const;
+    /// This command line, which libvirt has made, without what is libvirt's own: libvirt_line.cpp.
+    /// `user`: as which libvirt started QEMU; empty: root. Fails with refused for a secret that
+    /// only libvirt knows.
+    [[nodiscard]] Result<PlainLine> without_libvirt(std::string const& user) const;
+    /// The same user in QEMU's other form: -runas USER, or since QEMU 9.1 -run-with user=USER.
+    void name_user_by(std::string_view kind);
     /// Takes out the nodes that the options put below the images of disks whose chains become one
     /// image. Where there are no such nodes nothing happens: the images themselves name what is
     /// below them. Fails with refused, naming it, if a node is needed elsewhere.
@@ -172,8 +194,8 @@ public:
     /// This command line for a QEMU that waits for the migration (-S -incoming defer) with the
     /// destination's paths, taps, swtpm, machine type and binary. -daemonize, -loadvm, -preconfig
     /// and monitors given by descriptor are left out. Fails with refused for what cannot be made
-    /// again there: -snapshot, -readconfig, foreign descriptors, a tap without ours, an option that
-    /// cannot name a block device.
+    /// again there: -snapshot, -readconfig, foreign descriptors, a tap or a socket without ours, an
+    /// option that cannot name a block device.
     [[nodiscard]] Result<CommandLine> for_destination(Mapping const& mapping) const;
 
 private:
@@ -189,6 +211,13 @@ private:
     std::vector<Option> options_;
 
     friend class Rewrite;
+    friend class LibvirtLine;
+};
+
+struct PlainLine {
+    CommandLine line;
+    std::vector<std::string> lost =
+        {};  ///< What the guest does not have without libvirt: sentences.
 };
 
 }  // namespace qmp

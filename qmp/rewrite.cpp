@@ -132,7 +132,7 @@ public:
     Result<> map_paths(PathMap const& paths);
     void map_addresses(AddressMap const& map);
     Result<> fit_images(std::vector<ImagePlace> const& images);
-    Result<> drop_descriptor_monitors();
+    Result<> use_sockets(std::vector<SocketDescriptor> const& sockets);
     Result<> refuse_unmovable() const;
 
 private:
@@ -413,28 +413,32 @@ Result<> Rewrite::fit_format(Option& option, std::string const& children, ImageP
 }
 
 // libvirt gives its monitor's socket by descriptor. We have our own: such monitors are left out. So
-// is the TPM's connection made again. Any other character device by descriptor cannot be.
-Result<> Rewrite::drop_descriptor_monitors() {
-    std::set<std::string> by_descriptor;
-    std::set<std::string> of_monitors;
+// is the TPM's connection made again. Any other character device by descriptor gets a socket of
+// ours, or cannot be made again.
+Result<> Rewrite::use_sockets(std::vector<SocketDescriptor> const& sockets) {
+    auto const monitors = detail::monitor_chardevs(line_.options_);
     auto const tpm = line_.tpm().value_or(TpmOption());
-    for (auto const& option : line_.options_) {
-        if (option.kind() == "chardev" && read(option).has("fd")) {
-            auto const id = read(option).get_or("id", "");
-            if (id != tpm.chardev) by_descriptor.insert(id);
-        }
-        if (option.kind() == "mon") of_monitors.insert(read(option).get_or("chardev", ""));
-    }
-    for (auto const& id : by_descriptor) {
-        if (!of_monitors.contains(id)) {
+    std::set<std::string> dropped;
+    for (auto& option : line_.options_) {
+        auto device = read(option);
+        if (option.kind() != "chardev" || !device.has("fd")) continue;
+        auto const id = device.get_or("id", "");
+        if (!tpm.chardev.empty() && id == tpm.chardev) continue;
+        auto const ours = std::ranges::find(sockets, id, &SocketDescriptor::id);
+        if (monitors.contains(id)) {
+            dropped.insert(id);
+        } else if (ours != sockets.end()) {
+            device.set("fd", std::to_string(ours->fd));
+            option.replace(device);
+        } else {
             return core::fail(
                 Errc::refused,
                 "the character device `{}` is given by the descriptor of another process, "
                 "and cannot be made again on the destination: give it a path",
                 id);
         }
-        drop_monitor(id);
     }
+    for (auto const& id : dropped) drop_monitor(id);
     return {};
 }
 
@@ -496,7 +500,7 @@ Result<CommandLine> CommandLine::for_destination(Mapping const& mapping) const {
     CommandLine line = *this;
     Rewrite rewrite(line);
     TRY_VOID(rewrite.refuse_unmovable());
-    TRY_VOID(rewrite.drop_descriptor_monitors());
+    TRY_VOID(rewrite.use_sockets(mapping.sockets));
     for (auto const* kind : {"S", "incoming", "daemonize", "loadvm", "preconfig"})
         rewrite.remove(kind);
     rewrite.use_program(mapping.qemu);

@@ -135,6 +135,12 @@ LocalAccess local_access(FileAccess const& access) {
     return made;
 }
 
+std::optional<std::string> name_of_user(unsigned uid) {
+    auto const user = find_user(has_id(uid));
+    if (!user) return {};
+    return user->name;
+}
+
 std::optional<UserIds> ids_of_user(std::string const& name) {
     std::unique_ptr<FILE, int (*)(FILE*)> const file(std::fopen("/etc/passwd", "re"), &std::fclose);
     while (file) {

@@ -44,6 +44,8 @@ struct UserIds {
 };
 /// None: /etc/passwd of this host has no user of that name.
 std::optional<UserIds> ids_of_user(std::string const& name);
+/// None: /etc/passwd of this host has no name for it.
+std::optional<std::string> name_of_user(unsigned uid);
 /// Whether a process of that user and group, without rights of root, may read and write the file.
 /// `directory`: only pass it.
 bool may_write(std::string const& file, UserIds const& user);

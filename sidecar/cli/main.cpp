@@ -11,6 +11,7 @@
 #include "core/sync.hpp"
 #include "sidecar/anchor/holder.hpp"
 #include "sidecar/cli/commands.hpp"
+#include "sidecar/cli/libvirt_commands.hpp"
 #include "sidecar/cli/locate_command.hpp"
 #include "sidecar/cli/probe_command.hpp"
 #include "sidecar/daemon/serve.hpp"
@@ -73,6 +74,12 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
                                     options.ready_fd);
         case Command::anchor_holder:
             return at_once(anchor_holder());
+        case Command::libvirt_monitor:
+            return at_once(libvirt::serve_monitor(options.libvirt_monitor));
+        case Command::libvirt_definition:
+            return at_once(libvirt::run_definition(options.libvirt_definition));
+        case Command::libvirt_hook:
+            return libvirt_hook_command(loop, options);
         case Command::failover:
             return daemon(session.failover(terminate));
         case Command::replicate:
@@ -117,7 +124,7 @@ bool is_daemon(Options::Command command) {
     using Command = Options::Command;
     return command == Command::run || command == Command::attach || command == Command::serve ||
            command == Command::incoming || command == Command::failover ||
-           command == Command::watchdog;
+           command == Command::watchdog || command == Command::libvirt_monitor;
 }
 
 int main(int argc, char** argv) {
@@ -130,6 +137,8 @@ int main(int argc, char** argv) {
     auto const signals = take_signals();
     if (options.command == Options::Command::anchor_holder)
         return anchor_holder();  // needs no loop
+    if (options.command == Options::Command::libvirt_monitor)
+        return libvirt::serve_monitor(options.libvirt_monitor);  // waits in libvirt
     auto loop = core::Loop::create();
     if (!loop) return complain(loop.error());
     return (*loop)->run(run_all(**loop, options, signals.get()));

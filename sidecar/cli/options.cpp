@@ -11,6 +11,7 @@
 #include "netmove/probe/account.hpp"
 #include "sidecar/cli/disk_options.hpp"
 #include "sidecar/cli/dns_options.hpp"
+#include "sidecar/cli/libvirt_commands.hpp"
 #include "sidecar/cli/locate_command.hpp"
 #include "sidecar/cli/move_options.hpp"
 #include "sidecar/cli/serve_options.hpp"
@@ -124,6 +125,7 @@ struct Parser {
     CLI::App *run, *attach, *serve, *incoming, *watchdog, *holder, *migrate, *replicate, *failover,
         *status, *set, *cancel, *resolve, *locate, *network, *anchor, *check, *probe;
     NetworkFlags network_flags;
+    LibvirtCommands libvirt_commands;
     AnchorFlags anchor_flags;
 
     Parser() {
@@ -179,6 +181,10 @@ struct Parser {
         attach = with_guest("attach", "Join a QEMU that is already running; runs until QEMU ends");
         attach->add_option("--qmp", options.attach.qmp_socket,
                            "QEMU's QMP socket (default: what was recorded)");
+        attach->add_flag("--libvirt", options.attach.libvirt,
+                         "The guest is the domain of this name in libvirt");
+        attach->add_option("--libvirt-uri", options.attach.libvirt_uri, "Where libvirt is")
+            ->capture_default_str();
         attach->add_option("--address", options.attach.addresses, "An address of the guest")
             ->allow_extra_args(false);
         add_registry(*attach);
@@ -207,6 +213,7 @@ struct Parser {
         watchdog->add_option("--qmp", options.attach.qmp_socket, "");
         watchdog->add_option("--ready-fd", options.ready_fd, "");
         watchdog->group("");  // hidden: a guest's sidecar starts it
+        libvirt_commands.add_to(app, options);
     }
 
     void add_serve_options(CLI::App& command) {
@@ -501,19 +508,32 @@ Result<> Parser::check_registry() const {
 Result<> Parser::finish() {
     using Command = Options::Command;
     std::pair<CLI::App*, Command> const commands[] = {
-        {run, Command::run},           {attach, Command::attach},
-        {serve, Command::serve},       {incoming, Command::incoming},
-        {watchdog, Command::watchdog}, {holder, Command::anchor_holder},
-        {migrate, Command::migrate},   {replicate, Command::replicate},
-        {failover, Command::failover}, {status, Command::status},
-        {set, Command::set},           {cancel, Command::cancel},
-        {resolve, Command::resolve},   {locate, Command::locate},
-        {network, Command::network},   {anchor, Command::anchor},
-        {check, Command::check},       {probe, Command::probe}};
+        {run, Command::run},
+        {attach, Command::attach},
+        {serve, Command::serve},
+        {incoming, Command::incoming},
+        {watchdog, Command::watchdog},
+        {holder, Command::anchor_holder},
+        {libvirt_commands.monitor, Command::libvirt_monitor},
+        {libvirt_commands.definition, Command::libvirt_definition},
+        {libvirt_commands.hook, Command::libvirt_hook},
+        {migrate, Command::migrate},
+        {replicate, Command::replicate},
+        {failover, Command::failover},
+        {status, Command::status},
+        {set, Command::set},
+        {cancel, Command::cancel},
+        {resolve, Command::resolve},
+        {locate, Command::locate},
+        {network, Command::network},
+        {anchor, Command::anchor},
+        {check, Command::check},
+        {probe, Command::probe}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
     if (!options.guest.empty()) TRY_VOID(check_guest_name(options.guest));
+    options.libvirt_monitor.guest = options.libvirt_definition.guest = options.guest;
     TRY_VOID(check_registry());
     if (options.command == Command::run && options.run.qemu.empty()) {
         return fail(

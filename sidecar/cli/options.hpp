@@ -11,6 +11,8 @@
 #include "sidecar/cli/anchor_options.hpp"
 #include "sidecar/cli/network_options.hpp"
 #include "sidecar/host/settings.hpp"
+#include "sidecar/libvirt/definition.hpp"
+#include "sidecar/libvirt/monitor_process.hpp"
 
 namespace sidecar {
 
@@ -40,6 +42,9 @@ struct Options : SessionSettings {
         incoming,
         watchdog,
         anchor_holder,
+        libvirt_monitor,
+        libvirt_definition,
+        libvirt_hook,
         migrate,
         replicate,
         failover,
@@ -67,6 +72,9 @@ struct Options : SessionSettings {
     bool locate_watch = false;  ///< `locate --watch`
     bool locate_repair = false;  ///< `locate --repair`
     AnchorOptions anchor;
+    libvirt::MonitorProcess libvirt_monitor;
+    libvirt::DefinitionProcess libvirt_definition;
+    std::vector<std::string> libvirt_hook;  ///< Words that libvirt gives to its hooks.
     std::string resolve_to;  ///< "source" or "destination"
 };
 

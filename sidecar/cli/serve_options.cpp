@@ -59,6 +59,8 @@ void ServeFlags::add_to(CLI::App& app) {
     app.add_option("--disk-command", disk_command_,
                    "PROGRAM: makes a place for each disk that comes, and prints its path: run as "
                    "PROGRAM check|create|remove GUEST DISK BYTES");
+    app.add_option("--libvirt-uri", libvirt_uri_,
+                   "Define guests that were libvirt's at the source in the libvirt here");
     app.add_option("--data-ports", data_ports_,
                    "FIRST-LAST: TCP ports on which disks and RAM arrive, two for each guest that "
                    "moves; 0: the kernel chooses")
@@ -67,6 +69,7 @@ void ServeFlags::add_to(CLI::App& app) {
 
 Result<> ServeFlags::finish(ServeOptions& into) const {
     TRY(into.maps, maps());
+    into.libvirt_uri = libvirt_uri_;
     TRY(into.data_ports, core::PortRange::parse(data_ports_));
     if (!disk_command_.empty()) TRY_VOID(check_absolute("--disk-command", {disk_command_}));
     into.disk_command = disk_command_;

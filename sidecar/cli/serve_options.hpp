@@ -18,7 +18,7 @@ namespace sidecar {
 class ServeFlags {
 public:
     void add_to(CLI::App& app);
-    /// Sets `maps` and `data_ports`, checked. Fails with invalid.
+    /// Sets all of them, checked. Fails with invalid.
     core::Result<> finish(ServeOptions& into) const;
 
 private:
@@ -33,6 +33,7 @@ private:
     std::vector<std::string> devices_;
     std::string swtpm_;
     std::string disk_command_;
+    std::string libvirt_uri_;
     std::string data_ports_ = ServeOptions().data_ports.text();
 };
 

@@ -211,6 +211,8 @@ Task<Result<core::Fd>> Server::start_incoming(std::string guest) {
         argv.insert(argv.end(), {"--map-bridge", from + "=" + to});
     for (auto const& [from, to] : serve_options.maps.addresses)
         argv.insert(argv.end(), {"--map-address", from + "=" + to});
+    if (!serve_options.libvirt_uri.empty())
+        argv.insert(argv.end(), {"--libvirt-uri", serve_options.libvirt_uri});
     argv.insert(argv.end(), {"--data-ports", serve_options.data_ports.text()});
     auto const add_each = [&](char const* option, std::vector<std::string> const& values) {
         for (auto const& value : values) argv.insert(argv.end(), {option, value});

@@ -18,6 +18,7 @@
 #include "sidecar/guest/qemu_user.hpp"
 #include "sidecar/guest/running_line.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/libvirt/domain_xml.hpp"
 #include "sidecar/registry/limits.hpp"
 #include "storage/image.hpp"
 
@@ -425,6 +426,7 @@ Json Description::to_json() const {
                          {"tpm", tpm ? tpm->to_json() : Json()},
                          {"files", file_list},
                          {"interfaces", interface_list},
+                         {"domain_xml", domain_xml},
                          {"owner", owner ? owner->to_json() : Json()}});
 }
 
@@ -488,6 +490,9 @@ Result<Description> Description::from_json(Json const& json) {
         TRY(auto one, netmove::GuestInterface::from_json(interface));
         made.interfaces.push_back(std::move(one));
     }
+    made.domain_xml = json["domain_xml"].text_or("");
+    if (made.domain_xml.size() > libvirt::domain_xml_bytes_max)
+        return fail(Errc::protocol, "the guest's definition for libvirt is too long");
     if (!json["owner"].is_null()) {
         TRY(made.owner, registry::Entry::from_json(json["owner"]));
         if (made.owner->guest != made.guest)

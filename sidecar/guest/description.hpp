@@ -71,6 +71,8 @@ struct Description {
     std::vector<MovedDisk> disks;  ///< That are copied.
     /// On storage that both hosts see: not copied, and nothing of them is made or removed.
     std::vector<MovedDisk> shared = {};
+    /// Of libvirt at the source; empty: the guest is none of its. libvirt/domain_xml.hpp
+    std::string domain_xml = {};
     std::string shared_secret = {};  ///< Of the marks: storage/shared_storage.hpp.
     std::vector<std::string> devices;  ///< See guest_drift.hpp.
     std::vector<ThrottleGroup> throttle_groups = {};

@@ -1,5 +1,6 @@
 #include "sidecar/guest/destination_launch.hpp"
 
+#include "core/stream.hpp"
 #include "netmove/bridge_mover.hpp"
 #include "netmove/evpn_mover.hpp"
 #include "netmove/routed_tap.hpp"
@@ -7,6 +8,7 @@
 #include "netmove/vxlan_mover.hpp"
 #include "qmp/launch.hpp"
 #include "sidecar/guest/destination_line.hpp"
+#include "sidecar/guest/qemu_user.hpp"
 #include "sidecar/guest/software_tpm.hpp"
 #include "sidecar/host/limits.hpp"
 #include "sidecar/host/test_hooks.hpp"
@@ -41,6 +43,20 @@ Result<OpenedTaps> open_taps(netmove::Netlink& netlink,
         made.add(std::move(tap), interface.netdev);
     }
     return made;
+}
+
+/// Listens for the character devices whose sockets another process opened at the source.
+Result<std::vector<core::Fd>> open_sockets(Guest& guest, Description const& description,
+                                           OpenedTaps& opened) {
+    TRY(auto const line, flattened(description));
+    std::vector<core::Fd> sockets;
+    for (auto const& one : socket_numbers(line, opened.numbers)) {
+        TRY(auto const path, chardev_socket(guest.paths, guest.name, one.id));
+        TRY(auto socket, core::listen_unix(path, 0600));
+        opened.descriptors.emplace_back(socket.get(), one.fd);
+        sockets.push_back(std::move(socket));
+    }
+    return sockets;
 }
 
 }  // namespace
@@ -79,6 +95,9 @@ Task<Result<>> start_here(Guest& guest, HostMaps const& maps, Description const&
         CO_TRY(opened, open_taps(*guest.netlink, description.interfaces));
     }
     CO_TRY(auto allowed, map_command_line(maps, description, opened.numbers, incoming));
+    CO_TRY(allowed.line, co_await fit_user_option(guest.loop, std::move(allowed.line),
+                                                  Deadline::after(limits::check_timeout)));
+    CO_TRY(auto const sockets, open_sockets(guest, description, opened));  // ours until it has them
     core::Fd tpm_end;
     if (description.tpm) {
         if (!incoming)
@@ -86,7 +105,8 @@ Task<Result<>> start_here(Guest& guest, HostMaps const& maps, Description const&
         CO_TRY(auto tpm, start_software_tpm(guest.paths, maps.swtpm, description));
         guest.swtpm = std::move(tpm.process);
         tpm_end = std::move(tpm.qemu_end);
-        opened.descriptors.emplace_back(tpm_end.get(), tpm_descriptor(opened.numbers));
+        opened.descriptors.emplace_back(tpm_end.get(),
+                                        tpm_descriptor(opened.numbers, sockets.size()));
         stop_for_test("launch_qemu");
     }
     qmp::LaunchRequest request{allowed.line,

@@ -1,5 +1,7 @@
 #include "sidecar/guest/destination_line.hpp"
 
+#include <sys/un.h>
+
 #include <algorithm>
 #include <filesystem>
 
@@ -97,12 +99,12 @@ std::vector<qmp::ImagePlace> places_of(HostMaps const& maps, Description const& 
 
 }  // namespace
 
-int tpm_descriptor(std::vector<qmp::TapDescriptors> const& taps) {
+int tpm_descriptor(std::vector<qmp::TapDescriptors> const& taps, std::size_t sockets) {
     int last = qmp::first_tap_fd_in_qemu - 1;
     for (auto const& tap : taps) {
         for (int const fd : tap.fds) last = std::max(last, fd);
     }
-    return last + 1;
+    return last + 1 + static_cast<int>(sockets);
 }
 
 namespace {
@@ -121,6 +123,27 @@ Result<> check_tpm_described(qmp::CommandLine const& line, Description const& de
 
 }  // namespace
 
+std::vector<qmp::SocketDescriptor> socket_numbers(qmp::CommandLine const& line,
+                                                  std::vector<qmp::TapDescriptors> const& taps) {
+    int number = qmp::first_tap_fd_in_qemu;
+    for (auto const& tap : taps) number += static_cast<int>(tap.fds.size());
+    std::vector<qmp::SocketDescriptor> sockets;
+    for (auto const& id : line.inherited_sockets()) sockets.push_back({id, number++});
+    return sockets;
+}
+
+Result<std::string> chardev_socket(Paths const& paths, std::string const& guest,
+                                   std::string const& id) {
+    auto path = fmt::format("{}/chardev-{}.sock", paths.run(guest), id);
+    bool const is_name = check_guest_name(id).has_value();  // a slash would lead elsewhere
+    if (is_name && path.size() < sizeof(sockaddr_un::sun_path)) return path;
+    return core::fail(
+        core::Errc::refused,
+        "the character device `{}` is given by the descriptor of another process, and "
+        "its id is no name for a socket in {} on the destination",
+        id, paths.run(guest));
+}
+
 Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description const& description,
                                           std::vector<qmp::TapDescriptors> const& taps,
                                           bool incoming) {
@@ -130,8 +153,11 @@ Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description cons
     for (auto const& tap : taps) {
         policy.descriptors.insert(policy.descriptors.end(), tap.fds.begin(), tap.fds.end());
     }
-    if (description.tpm) policy.descriptors.push_back(tpm_descriptor(taps));
     qmp::Mapping mapping;
+    mapping.sockets = socket_numbers(line, taps);
+    for (auto const& socket : mapping.sockets) policy.descriptors.push_back(socket.fd);
+    mapping.tpm_fd = tpm_descriptor(taps, mapping.sockets.size());
+    if (description.tpm) policy.descriptors.push_back(mapping.tpm_fd);
     // Without one, allow() refuses the source's.
     mapping.qemu = qmp::choose_program(policy, line.program()).value_or("");
     mapping.machine_type = description.machine_type;
@@ -141,7 +167,6 @@ Result<qmp::AllowedLine> map_command_line(HostMaps const& maps, Description cons
     mapping.prefixes = maps.paths;
     mapping.addresses = maps.addresses;
     mapping.taps = taps;
-    mapping.tpm_fd = tpm_descriptor(taps);
     mapping.incoming = incoming;
     TRY(auto const mapped, line.for_destination(mapping));
     auto allowed = qmp::allow(mapped, policy);

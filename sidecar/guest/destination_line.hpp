@@ -9,6 +9,7 @@
 
 #include "qmp/launch_policy.hpp"
 #include "sidecar/guest/description.hpp"
+#include "sidecar/host/paths.hpp"
 #include "sidecar/host/settings.hpp"
 
 namespace sidecar {
@@ -33,11 +34,23 @@ bool is_allowed_bridge(HostMaps const& maps, std::string const& bridge);
 /// The source's command line, in which the images that become one are named as one.
 core::Result<qmp::CommandLine> flattened(Description const& description);
 
-/// The number under which QEMU inherits its connection to swtpm: after those of its taps.
-int tpm_descriptor(std::vector<qmp::TapDescriptors> const& taps);
+/// The number under which QEMU inherits its connection to swtpm: after those of its taps, and of
+/// so many sockets.
+int tpm_descriptor(std::vector<qmp::TapDescriptors> const& taps, std::size_t sockets);
+
+/// The numbers of the descriptors that QEMU inherits for sockets of character devices that were
+/// another process's at the source; `taps` have the numbers before.
+std::vector<qmp::SocketDescriptor> socket_numbers(qmp::CommandLine const& line,
+                                                  std::vector<qmp::TapDescriptors> const& taps);
+
+/// Where this host listens for such a character device. Fails with refused if its id cannot be part
+/// of a socket's path.
+core::Result<std::string> chardev_socket(Paths const& paths, std::string const& guest,
+                                         std::string const& id);
 
 /// QEMU's command line for this host, with the files that it names; taps are `taps`, already
-/// opened. `incoming`: as qmp::Mapping's. Fails with refused: every option that may not run here.
+/// opened, and sockets by socket_numbers(). `incoming`: as qmp::Mapping's. Fails with refused:
+/// every option that may not run here.
 core::Result<qmp::AllowedLine> map_command_line(HostMaps const& maps,
                                                 Description const& description,
                                                 std::vector<qmp::TapDescriptors> const& taps,

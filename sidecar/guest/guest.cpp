@@ -13,6 +13,7 @@
 #include "sidecar/guest/guest_nics.hpp"
 #include "sidecar/guest/qemu_schema.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/libvirt/monitor.hpp"
 
 namespace sidecar {
 
@@ -216,19 +217,28 @@ Result<core::Process> process_of(qmp::Client& client, Json const& manifest) {
 Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths, std::string name,
                                                    AttachOptions options) {
     CO_TRY(auto const manifest, read_manifest(paths, name));
-    std::string socket = options.qmp_socket;
+    std::optional<LibvirtQemu> joined;
+    if (!libvirt_uri_of(options, manifest).empty()) {
+        CO_TRY(joined, co_await join_libvirt(loop, paths, name, options, manifest,
+                                             Deadline::after(limits::check_timeout)));
+    }
+    std::string socket = joined ? joined->qmp_socket : options.qmp_socket;
     if (socket.empty()) socket = manifest["qmp_socket"].text_or("");
     if (socket.empty()) {
         co_return fail(Errc::refused,
                        "no guest `{}` is recorded on this host: give its socket with --qmp", name);
     }
-    CO_TRY(auto client,
-           co_await qmp::Client::connect(loop, socket, Deadline::after(limits::qmp_timeout)));
+    auto connected =
+        co_await qmp::Client::connect(loop, socket, Deadline::after(limits::qmp_timeout));
+    if (!connected && joined) libvirt::end_monitor(paths, name);
+    CO_TRY(auto client, std::move(connected));
     auto found = [&]() -> Result<Prepared> {
-        TRY(auto process, process_of(*client, manifest));
+        auto opened = joined ? std::move(joined->process) : process_of(*client, manifest);
+        TRY(auto process, std::move(opened));
         auto const pid = process.pid();
         TRY(auto const argv, core::command_line(pid));
         TRY(auto line, qmp::CommandLine::parse(argv));
+        if (joined) line = std::move(joined->command_line);
         std::error_code error;
         auto const directory =
             std::filesystem::read_symlink(fmt::format("/proc/{}/cwd", pid), error).string();
@@ -238,15 +248,19 @@ Task<Result<std::unique_ptr<Guest>>> Guest::attach(core::Loop& loop, Paths paths
     }();
     if (!found) {
         co_await client->close();
+        if (joined) libvirt::end_monitor(paths, name);
         co_return std::unexpected(
             std::move(found.error()).while_doing(fmt::format("attaching to {}", socket)));
     }
     auto guest = std::make_unique<Guest>(loop, paths, name, std::move(*found));
     guest->client = std::move(client);
+    if (joined) guest->stay_reachable(std::move(joined->guest));
+    if (!joined && options.qmp_socket.empty())
+        guest->domain_xml = manifest["domain_xml"].text_or("");
     auto nics = co_await guest->find_nics(options, manifest);
     if (nics) nics = guest->write_manifest();
     if (!nics) {
-        co_await guest->client->close();
+        co_await guest->close();
         co_return std::unexpected(nics.error());
     }
     co_await keep_schema(*guest, true, Deadline::after(limits::qmp_timeout));
@@ -257,8 +271,17 @@ Task<Result<>> Guest::reconnect(Deadline deadline) {
     co_return co_await client->reconnect(std::move(deadline));
 }
 
+/// The process that is the monitor may die, as QEMU's own cannot.
+void Guest::stay_reachable(LibvirtGuest found) {
+    libvirt = std::move(found);
+    if (client->socket_path() != libvirt::monitor_socket(paths, name)) return;
+    client->before_reconnect(
+        [here = paths, guest = name] { return libvirt::ensure_monitor(here, guest); });
+}
+
 Task<void> Guest::close() {
     if (client) co_await client->close();
+    if (libvirt) libvirt::end_monitor(paths, name);  // the watchdog starts another, if it must
 }
 
 Result<> Guest::write_manifest() const {
@@ -270,6 +293,8 @@ Result<> Guest::write_manifest() const {
                                   {"working_directory", working_directory},
                                   {"interfaces", interfaces}});
     if (auto const running = process.identity(); running) running->add_to(manifest);
+    if (libvirt) manifest.set("libvirt", libvirt->to_json());
+    if (!domain_xml.empty()) manifest.set("domain_xml", domain_xml);
     return write_durably(manifest_path(paths, name), manifest.dump_pretty() + "\n");
 }
 

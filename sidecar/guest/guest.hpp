@@ -22,6 +22,7 @@
 #include "qmp/client.hpp"
 #include "qmp/command_line.hpp"
 #include "qmp/launch.hpp"
+#include "sidecar/guest/libvirt_guest.hpp"
 #include "sidecar/host/paths.hpp"
 #include "sidecar/host/settings.hpp"
 
@@ -42,7 +43,7 @@ public:
     static core::Task<core::Result<std::unique_ptr<Guest>>> launch(core::Loop& loop, Paths paths,
                                                                    std::string name,
                                                                    RunOptions options);
-    /// Joins a running QEMU. Without a socket argument: the socket of the manifest.
+    /// Joins a running QEMU: that of a socket, of a domain of libvirt, or of the manifest.
     static core::Task<core::Result<std::unique_ptr<Guest>>> attach(core::Loop& loop, Paths paths,
                                                                    std::string name,
                                                                    AttachOptions options);
@@ -67,6 +68,9 @@ public:
     std::string working_directory;
     std::unique_ptr<netmove::Netlink> netlink;
     std::vector<std::unique_ptr<Nic>> nics;
+    std::optional<LibvirtGuest> libvirt;  ///< It is a guest of libvirt on this host.
+    /// The definition with which it was one on another host, with this host's images; empty: none.
+    std::string domain_xml;
 
     /// Watches the guest's addresses until stopped; one task per interface inside.
     core::Task<void> watch(std::stop_token token);
@@ -85,6 +89,7 @@ public:
     void forget() const;
 
 private:
+    void stay_reachable(LibvirtGuest found);
     core::Task<core::Result<>> find_nics(AttachOptions options, core::Json manifest);
     void take_nics(std::vector<qmp::TapOption> const& options, RunningLine const& running,
                    std::vector<std::unique_ptr<Nic>> found);

@@ -122,6 +122,14 @@ Result<> check_files(HostMaps const& maps, Description const& description) {
     return {};
 }
 
+/// The sockets that are made here for character devices have names.
+Result<> check_chardev_sockets(Paths const& paths, Description const& description) {
+    TRY(auto const line, flattened(description));
+    for (auto const& id : line.inherited_sockets())
+        TRY_VOID(chardev_socket(paths, description.guest, id));
+    return {};
+}
+
 /// The disks that are not copied are, as the source says, on storage that this host sees too.
 Result<> check_shared(HostMaps const& maps, Description const& description) {
     for (auto const& disk : description.shared) {
@@ -355,7 +363,8 @@ Task<Result<>> check_line(core::Loop& loop, HostMaps maps, Description const& de
                           Deadline deadline) {
     CO_TRY(auto const allowed, map_command_line(maps, description, tap_numbers(description)));
     CO_TRY_VOID(check_bound_addresses(allowed.line));
-    CO_TRY_VOID(co_await check_options(loop, allowed.line, deadline));
+    CO_TRY(auto const line, co_await fit_user_option(loop, allowed.line, deadline));
+    CO_TRY_VOID(co_await check_options(loop, line, deadline));
     co_return co_await check_roms(loop, maps, allowed, description, deadline);
 }
 
@@ -397,6 +406,7 @@ Task<Result<>> preflight(core::Loop& loop, Paths const& paths, HostMaps const& m
     CO_TRY_VOID(check_bases(maps, description));
     CO_TRY_VOID(check_files(maps, description));
     CO_TRY_VOID(check_guest_files(maps, description, leftovers.images));
+    CO_TRY_VOID(check_chardev_sockets(paths, description));
     CO_TRY_VOID(check_user_here(description, policy_of(maps, description).images));
     CO_TRY_VOID(check_places(paths, maps, description, leftovers.images));
     CO_TRY_VOID(check_shared(maps, description));

@@ -1,5 +1,6 @@
 #include "sidecar/guest/qemu_user.hpp"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "qmp/command_line.hpp"
@@ -10,6 +11,7 @@ namespace sidecar {
 using core::Errc;
 using core::fail;
 using core::Result;
+using core::Task;
 
 Result<> check_qemu_may_write(pid_t qemu, std::vector<MovedDisk> const& disks) {
     TRY(auto const user, user_of(qemu));
@@ -43,6 +45,21 @@ Result<> check_user_here(Description const& description, std::vector<std::string
                     name, directory);
     }
     return {};
+}
+
+Task<Result<qmp::CommandLine>> fit_user_option(core::Loop& loop, qmp::CommandLine line,
+                                               core::Deadline deadline) {
+    constexpr std::size_t help_of_options_bytes_max = 1 << 20;  // QEMU 10.0 prints 60 KiB
+    if (line.user().empty()) co_return line;
+    CO_TRY(auto const help, co_await core::output_of(loop, {line.program(), "-help"},
+                                                     help_of_options_bytes_max, deadline));
+    bool const has_runas = help.contains("\n-runas ");
+    bool const has_run_with = help.contains("[,user=") || help.contains("user=username");
+    bool const is_runas = std::ranges::any_of(
+        line.options(), [](qmp::Option const& option) { return option.kind() == "runas"; });
+    if (is_runas && !has_runas && has_run_with) line.name_user_by("run-with");
+    if (!is_runas && !has_run_with && has_runas) line.name_user_by("runas");
+    co_return line;
 }
 
 }  // namespace sidecar

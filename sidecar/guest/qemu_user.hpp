@@ -15,4 +15,8 @@ core::Result<> check_qemu_may_write(pid_t qemu, std::vector<MovedDisk> const& di
 core::Result<> check_user_here(Description const& description,
                                std::vector<std::string> const& paths);
 
+/// The line with the option for QEMU's user that this host's QEMU has: -runas was removed in 10.0.
+core::Task<core::Result<qmp::CommandLine>> fit_user_option(core::Loop& loop, qmp::CommandLine line,
+                                                           core::Deadline deadline);
+
 }  // namespace sidecar

@@ -37,6 +37,11 @@ constexpr seconds qmp_look_interval{2};
 /// The migration is given up after reconnecting to a lost monitor has failed for so long. A QEMU
 /// whose main loop waits for a disk may be silent for a few seconds.
 constexpr seconds qmp_silence_max{10};
+/// One question to libvirt, by a process that is started for it. libvirtd itself waits up to 30 s
+/// for another job of the domain.
+constexpr seconds libvirt_timeout{20};
+/// A sidecar whose QEMU has ended goes within so long.
+constexpr seconds ending_sidecar_timeout{5};
 /// `migrate` waits no longer than this for a rollback; the sidecar continues it.
 constexpr seconds rollback_patience{60};
 /// The TCP ports on which the QEMUs that wait for a guest receive disks and RAM, each on two.

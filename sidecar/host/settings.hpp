@@ -46,6 +46,9 @@ struct RunOptions {
 
 struct AttachOptions {
     std::string qmp_socket;  ///< Empty: what `run` or the last `attach` recorded.
+    bool libvirt =
+        false;  ///< It is the domain of this name; a second monitor of it is used if any.
+    std::string libvirt_uri = "qemu:///system";
     std::vector<std::string> addresses;
 };
 
@@ -57,6 +60,7 @@ struct ServeOptions {
     HostMaps maps;
     /// A program that makes the places of disks here; absolute. Empty: they go to their paths.
     std::string disk_command = {};
+    std::string libvirt_uri = {};  ///< Guests of libvirt are defined there; empty: nowhere.
 };
 
 /// How the guest's interfaces move; `automatic`: as what both hosts share allows.

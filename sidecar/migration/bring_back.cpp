@@ -8,6 +8,7 @@
 #include "sidecar/guest/run_state.hpp"
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/limits.hpp"
+#include "sidecar/libvirt/monitor.hpp"
 #include "sidecar/machine/watchdog.hpp"
 #include "sidecar/migration/migration_record.hpp"
 #include "sidecar/migration/qemu_state.hpp"
@@ -68,6 +69,11 @@ bool was_stopped(Paths const& paths, std::string const& guest) {
     return (*record)["description"]["state"].text_or("running") != name(GuestState::running);
 }
 
+bool qemu_runs(Paths const& paths, std::string const& guest) {
+    auto const manifest = read_manifest(paths, guest);
+    return manifest && core::Process::open(core::ProcessIdentity::from_json(*manifest));
+}
+
 /// Executes the actions of the watchdog's rule until the rule returns `leave`.
 Task<Result<>> follow_the_rule(qmp::Client& client, Journal& journal, std::string const& guest,
                                bool stopped, Deadline deadline) {
@@ -110,12 +116,17 @@ Task<BringBack> bring_back(core::Loop& loop, Paths paths, std::string guest,
     auto const last = journal->last();
     if (!last.source_unfinished() || last.source()->record == SourceEntry::Record::committed)
         co_return BringBack::done;
+    bool const through_libvirt = qmp_socket == libvirt::monitor_socket(paths, guest);
+    auto const reachable = through_libvirt ? libvirt::ensure_monitor(paths, guest) : Result<>{};
+    if (!reachable) core::log::warning("watchdog guest={} {}", guest, reachable.error().sentence());
     auto client =
         co_await qmp::Client::connect(loop, qmp_socket, Deadline::after(limits::qmp_timeout));
     if (!client) {
         core::log::warning("watchdog guest={} {}", guest, client.error().sentence());
-        // QEMU has ended: nothing is left to bring back.
-        co_return client.error().code == Errc::closed ? BringBack::done : BringBack::not_yet;
+        // QEMU has ended: nothing is left to bring back. Or only libvirt has.
+        bool const ended =
+            through_libvirt ? !qemu_runs(paths, guest) : client.error().code == Errc::closed;
+        co_return ended ? BringBack::done : BringBack::not_yet;
     }
     // Before the guest can run: `cont` may open its images by their names.
     if (auto const restored = restore_recorded_images(paths, guest, last.migration_id); !restored) {

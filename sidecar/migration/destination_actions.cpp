@@ -173,9 +173,11 @@ Task<Result<>> DestinationMigration::finish() {
         disks_.remove_stale_images();
         disks_.leave_devices_to_guest();
         if (description_.tpm) keep_tpm_state(paths_, name_, disks_.left_in());
+        guest_->domain_xml = definition_.text();
         CO_TRY_VOID(guest_->write_manifest());
     }
     (void)IncomingRecord::remove(paths_, name_);  // best effort: the journal says that it ended
+    co_await definition_.define();
     co_return Result<>{};
 }
 

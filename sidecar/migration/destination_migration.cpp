@@ -59,6 +59,7 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Paths paths, std::s
       earlier_(context_, journal_),
       anchors_(context_),
       survey_(context_),
+      definition_(context_),
       bases_(context_),
       disks_(context_),
       files_(context_),

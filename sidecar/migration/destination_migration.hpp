@@ -17,6 +17,7 @@
 #include "sidecar/migration/destination_anchors.hpp"
 #include "sidecar/migration/destination_bases.hpp"
 #include "sidecar/migration/destination_context.hpp"
+#include "sidecar/migration/destination_definition.hpp"
 #include "sidecar/migration/destination_disks.hpp"
 #include "sidecar/migration/destination_files.hpp"
 #include "sidecar/migration/destination_network.hpp"
@@ -159,6 +160,7 @@ private:
     EarlierMigration earlier_;
     DestinationAnchors anchors_;
     DestinationSurvey survey_;
+    DestinationDefinition definition_;
     DestinationBases bases_;
     DestinationDisks disks_;
     DestinationFiles files_;

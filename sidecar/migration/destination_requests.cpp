@@ -62,6 +62,7 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
                                                 Deadline::after(limits::check_timeout));
     for (auto const& file : description.files)
         answer.missing_files.push_back(is_missing(options_.maps, file, leftovers.images));
+    CO_TRY_VOID(co_await definition_.check(description, answer.warnings));
     co_return answer;
 }
 

@@ -54,6 +54,7 @@ Task<Result<>> SourceMigration::check() {
     if (auto const& wrapper = guest_.command_line.wrapper(); !wrapper.empty()) {
         warn(fmt::format("QEMU runs there without `{}`", fmt::join(wrapper, " ")));
     }
+    co_await look_at_libvirt();
     // A sidecar that takes this guest over then knows its addresses without waiting
     // for guest traffic.
     CO_TRY_VOID(guest_.write_manifest());

@@ -88,6 +88,7 @@ private:
     /// Adds to the first failure what another program says of it, unless it is known.
     void add_to_failure(std::string_view who, std::string const& words);
     void warn(std::string const& line);
+    core::Task<void> look_at_libvirt();  // source_definition.cpp
 
     // QEMU's monitor: source_monitor.cpp
     void hear(qmp::Event const& event);

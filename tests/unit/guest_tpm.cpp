@@ -55,7 +55,7 @@ TEST_CASE("a TPM runs here only if the source describes it, and its line has it"
     auto const alone = map_command_line({}, guest, {});
     if (!alone) FAIL(alone.error().sentence());
     CHECK(alone->line.options()[0].value == "socket,id=c,fd=4");
-    CHECK(tpm_descriptor({{"n0", {4, 5}}, {"n1", {6}}}) == 7);
+    CHECK(tpm_descriptor({{"n0", {4, 5}}, {"n1", {6}}}, 0) == 7);
     guest.argv.resize(1);
     auto const without = map_command_line({}, guest, {});
     REQUIRE_FALSE(without);

@@ -63,7 +63,7 @@ Names without_help(Names names) {
 /// Commands as `--help` lists them.
 Names listed_commands(std::string const& help_text) {
     auto const at = help_text.find("Subcommands:");
-    return at == std::string::npos ? Names() : found(help_text.substr(at), R"(\n  ([a-z]+) )");
+    return at == std::string::npos ? Names() : found(help_text.substr(at), R"(\n  ([a-z-]+) )");
 }
 
 /// The subcommands of a command. The synopsis names each of them too.
@@ -97,5 +97,5 @@ TEST_CASE("manual: every command and option of --help, and no other") {
     auto of_all = described(part(text, ".SH OPTIONS OF ALL COMMANDS"));
     for (auto const* letter : {"-h", "-v"}) CHECK(of_all.erase(letter) == 1);
     CHECK(of_all == offered(whole));
-    CHECK(found(text, R"(\n\.SS ([a-z]+)\n)") == commands);
+    CHECK(found(text, R"(\n\.SS ([a-z-]+)\n)") == commands);
 }
