@@ -258,7 +258,7 @@ fs::path program(std::string const& name) {
 
 fs::path deps() {
     if (char const* named = std::getenv("SIDECAR_DEPS")) return named;
-    return fs::path(LAB_SOURCE_DIRECTORY) / ".deps";
+    return (fs::path(LAB_SOURCE_DIRECTORY) / ".deps").lexically_normal();
 }
 
 Argv allow_guests(Argv const& more) {
