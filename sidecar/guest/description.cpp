@@ -254,8 +254,7 @@ Task<Result<Description>> describe(Guest& guest, std::string migration_id,
                                                        memory["plugged-memory"].integer_or(0));
     CO_TRY(auto const devices, co_await qmp::query_block(client, deadline));
     for (auto const& device : devices) {
-        if (!device.inserted || device.read_only)
-            continue;  // a read-only image must be there already
+        if (!device.inserted || device.read_only) continue;  // guest_files.hpp
         CO_TRY(auto disk, look_at(device, guest.working_directory));
         description.disks.push_back(std::move(disk));
     }
