@@ -102,6 +102,10 @@ TEST_CASE("commit: a stale disk has no name before COMMIT is sent, and is not st
         release(scene);
         return beside(image, ".moved-").size() == 1;
     });
+    wait_until("the source's sidecar to end", 60s, [&] {
+        release(scene);
+        return !scene.guest_sidecar(scene.a());
+    });
     auto const moved = start(scene, "web1");
     INFO(moved.err);
     CHECK(moved.exit_status == 3);
