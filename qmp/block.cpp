@@ -79,6 +79,7 @@ BlockDevice device_of(Json const& entry) {
     auto const inserted = entry["inserted"];
     disk.inserted = inserted.is_object();
     if (!disk.inserted) return disk;
+    disk.writeback = inserted["cache"]["writeback"].boolean_or(true);
     take_image(disk, inserted);
     disk.top_node = disk.node_name;
     disk.throttled = is_throttled(inserted);
@@ -202,7 +203,9 @@ Task<Result<std::vector<BlockNode>>> query_named_block_nodes(Client& client, Dea
                        entry["ro"].boolean_or(false),
                        entry["cache"]["direct"].boolean_or(false),
                        std::nullopt,
-                       bitmaps_of(entry["dirty-bitmaps"])};
+                       bitmaps_of(entry["dirty-bitmaps"]),
+                       entry["cache"]["no-flush"].boolean_or(false),
+                       entry["detect_zeroes"].text_or("off")};
         if (entry["active"].is_boolean()) node.active = entry["active"].boolean_or(true);
         nodes.push_back(std::move(node));
     }

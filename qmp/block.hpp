@@ -38,6 +38,7 @@ struct BlockDevice {
     bool read_only = false;
     bool removable = false;
     bool inserted = false;
+    bool writeback = true;  ///< False: each write of the guest is flushed (cache.writeback=off).
     std::int64_t backing_depth = 0;  ///< Images below this one.
     std::string backing_file;  ///< Empty: none.
     std::uint64_t cluster_bytes = 0;  ///< 0: the format has none.
@@ -69,6 +70,8 @@ struct BlockNode {
     bool cache_direct = false;  ///< O_DIRECT
     std::optional<bool> active;  ///< Told by QEMU 10.0 and later.
     std::vector<DirtyBitmap> bitmaps;
+    bool cache_no_flush = false;
+    std::string detect_zeroes;  ///< "off", "on", "unmap"
 };
 Task<Result<std::vector<BlockNode>>> query_named_block_nodes(Client& client, Deadline deadline);
 

@@ -7,8 +7,8 @@
 
 namespace qmp {
 
-OpenedNode const* BlockGraph::find(std::string const& node) const {
-    auto const found = std::ranges::find(nodes, node, &OpenedNode::name);
+BlockNode const* BlockGraph::find(std::string const& node) const {
+    auto const found = std::ranges::find(nodes, node, &BlockNode::node_name);
     return found == nodes.end() ? nullptr : &*found;
 }
 
@@ -20,14 +20,7 @@ std::string BlockGraph::child(std::string const& node, std::string_view name) co
 
 Task<Result<BlockGraph>> query_block_graph(Client& client, Deadline deadline) {
     BlockGraph graph;
-    CO_TRY(auto const nodes, co_await client.execute("query-named-block-nodes",
-                                                     Json::object({{"flat", true}}), deadline));
-    for (auto const& node : nodes.elements()) {
-        graph.nodes.push_back({node["node-name"].text_or(""), node["drv"].text_or(""),
-                               node["cache"]["direct"].boolean_or(false),
-                               node["cache"]["no-flush"].boolean_or(false),
-                               node["detect_zeroes"].text_or("off")});
-    }
+    CO_TRY(graph.nodes, co_await query_named_block_nodes(client, deadline));
     CO_TRY(auto const reply, co_await client.execute("x-debug-query-block-graph", {}, deadline));
     std::map<std::int64_t, std::string> names;
     for (auto const& node : reply["nodes"].elements()) {

@@ -1,21 +1,13 @@
-// The graph of block nodes: how each was opened, and which other nodes it uses.
+// The graph of block nodes: all nodes, and which other nodes each of them uses.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "qmp/client.hpp"
+#include "qmp/block.hpp"
 
 namespace qmp {
 
-/// How a node was opened, as far as QEMU says it.
-struct OpenedNode {
-    std::string name;
-    std::string driver;
-    bool cache_direct = false;
-    bool cache_no_flush = false;
-    std::string detect_zeroes;  ///< "off", "on", "unmap"
-};
 /// One node uses another, as its "file", "backing", "data-file", ...
 struct BlockEdge {
     std::string parent;  ///< By node-name.
@@ -23,10 +15,10 @@ struct BlockEdge {
     std::string child;
 };
 struct BlockGraph {
-    std::vector<OpenedNode> nodes;
+    std::vector<BlockNode> nodes;
     std::vector<BlockEdge> edges;
 
-    [[nodiscard]] OpenedNode const* find(std::string const& node) const;  ///< Null: there is none.
+    [[nodiscard]] BlockNode const* find(std::string const& node) const;  ///< Null: there is none.
     /// The node that `node` uses as `name`; empty: none.
     [[nodiscard]] std::string child(std::string const& node, std::string_view name) const;
 };

@@ -129,7 +129,7 @@ std::vector<BoundAddress> bound_addresses(CommandLine const& line) {
     for (auto const& option : line.options()) {
         auto const kind = option.kind();
         if (kind != "vnc" && kind != "spice" && !is_network(kind)) continue;
-        auto const settings = option.settings().value_or(Settings());
+        auto const settings = option.settings_or_empty();
         Collector collector(option);
         if (kind == "vnc") collector.add_vnc(settings);
         if (kind == "spice") collector.add_spice(settings);

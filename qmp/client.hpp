@@ -94,8 +94,8 @@ public:
     /// Events from now on: all, or those of these names.
     Subscription subscribe(std::vector<std::string> names = {});
 
-    /// `prepare` is called before each reconnect(): it sees to it that somebody listens on the
-    /// socket. If it fails, so does reconnect().
+    /// `prepare` is called before each reconnect(): it starts what serves the socket, if that
+    /// has ended. If it fails, so does reconnect().
     void before_reconnect(std::function<Result<>()> prepare) { prepare_ = std::move(prepare); }
     /// Connects again after the connection has ended, QEMU being alive; references to this client
     /// stay valid. Ends a connection that is still open. Subscriptions from before have ended:

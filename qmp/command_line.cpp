@@ -14,9 +14,6 @@ using detail::unnamed_tap;
 
 namespace {
 
-// parse() has read every value once, so that it cannot fail here.
-Settings settings_of(Option const& option) { return option.settings().value_or(Settings()); }
-
 // ---- disks ----
 
 constexpr auto image_options = std::to_array<std::string_view>(
@@ -256,7 +253,7 @@ Option const* CommandLine::last_of(std::string_view kind) const {
 std::string CommandLine::setting_of(std::string_view kind, std::string_view key) const {
     std::string value;
     for (auto const* option : all_of(kind)) {
-        if (auto found = settings_of(*option).get(key)) value = std::move(*found);
+        if (auto found = option->settings_or_empty().get(key)) value = std::move(*found);
     }
     return value;
 }
@@ -294,7 +291,7 @@ std::vector<DiskOption> CommandLine::disks() const {
             if (!disk.id.empty() && setting_of("machine", key) == disk.id) disk.firmware = true;
         }
         for (auto const* option : all_of("device")) {
-            auto const device = settings_of(*option);
+            auto const device = option->settings_or_empty();
             auto const driver = device.get_or("driver", "");
             bool const reads = driver == "ide-cd" || driver == "scsi-cd";
             if (reads && device.get_or("drive", "") == disk.id) disk.cdrom = true;
@@ -309,14 +306,14 @@ std::vector<TapOption> CommandLine::taps() const {
     for (auto const& option : options_) {
         auto const kind = option.kind();
         if (!may_be_tap(kind)) continue;
-        auto const net = settings_of(option);
+        auto const net = option.settings_or_empty();
         auto id = net.get_or("id", unnamed_tap(kind, number++));
         if (is_tap(net)) taps.push_back(tap_of(net, std::move(id)));
     }
     for (auto const& option : options_) {
         bool const card = option.kind() == "net";
         if (!card && option.kind() != "device") continue;
-        auto const device = settings_of(option);
+        auto const device = option.settings_or_empty();
         auto const mac = device.get(card ? "macaddr" : "mac");
         if (!mac) continue;
         for (auto& tap : taps) {
@@ -331,7 +328,7 @@ std::vector<TapOption> CommandLine::taps() const {
 std::optional<TpmOption> CommandLine::tpm() const {
     auto const* option = last_of("tpmdev");
     if (option == nullptr) return std::nullopt;
-    auto const settings = settings_of(*option);
+    auto const settings = option->settings_or_empty();
     return TpmOption{settings.get_or("type", ""), settings.get_or("chardev", ""),
                      chardev_of(settings).get_or("path", "")};
 }
@@ -341,12 +338,12 @@ std::vector<PathOption> CommandLine::sockets() const {
     auto const tpm = this->tpm().value_or(TpmOption());
     for (auto const& option : options_) {
         if (option.form() == Form::character) {
-            if (auto path = unix_path(settings_of(option))) {
+            if (auto path = unix_path(option.settings_or_empty())) {
                 found.push_back({option.print(), std::move(*path)});
             }
         }
         if (option.kind() == "chardev") {
-            auto const device = settings_of(option);
+            auto const device = option.settings_or_empty();
             auto path = device.get("path");
             bool const of_tpm = !tpm.chardev.empty() && device.get_or("id", "") == tpm.chardev;
             if (device.get_or("backend", "") == "socket" && path && !of_tpm) {
@@ -354,7 +351,7 @@ std::vector<PathOption> CommandLine::sockets() const {
             }
         }
         if (option.kind() == "netdev") {
-            auto const net = settings_of(option);
+            auto const net = option.settings_or_empty();
             for (auto const* key : {"addr.path", "local.path", "remote.path"}) {
                 if (auto path = net.get(key)) found.push_back({option.print(), std::move(*path)});
             }
@@ -371,7 +368,7 @@ std::vector<PathOption> CommandLine::files() const {
         }
         for (auto const& [kind, key, for_guest] : file_keys) {
             if (option.kind() != kind) continue;
-            auto path = settings_of(option).get(key);
+            auto path = option.settings_or_empty().get(key);
             if (path && !path->empty())
                 found.push_back({option.print(), std::move(*path), for_guest});
         }
@@ -382,7 +379,7 @@ std::vector<PathOption> CommandLine::files() const {
 Settings CommandLine::chardev_of(Settings const& user) const {
     auto const id = user.get("chardev");
     for (auto const* option : all_of("chardev")) {
-        auto device = settings_of(*option);
+        auto device = option->settings_or_empty();
         if (id && device.get("id") == id && device.get_or("backend", "") == "socket") return device;
     }
     return {};
@@ -391,10 +388,10 @@ Settings CommandLine::chardev_of(Settings const& user) const {
 std::string CommandLine::qmp_socket() const {
     for (auto const& option : options_) {
         if (option.kind() == "qmp" || option.kind() == "qmp-pretty") {
-            if (auto path = unix_path(settings_of(option))) return *path;
+            if (auto path = unix_path(option.settings_or_empty())) return *path;
         }
         if (option.kind() != "mon") continue;
-        auto const monitor = settings_of(option);
+        auto const monitor = option.settings_or_empty();
         if (monitor.get_or("mode", "") != "control") continue;
         auto const path = chardev_of(monitor).get_or("path", "");
         if (!path.empty()) return path;
@@ -405,7 +402,7 @@ std::string CommandLine::qmp_socket() const {
 std::set<std::string> detail::monitor_chardevs(std::vector<Option> const& options) {
     std::set<std::string> ids;
     for (auto const& option : options) {
-        if (option.kind() == "mon") ids.insert(settings_of(option).get_or("chardev", ""));
+        if (option.kind() == "mon") ids.insert(option.settings_or_empty().get_or("chardev", ""));
     }
     return ids;
 }
@@ -414,7 +411,7 @@ std::vector<std::string> CommandLine::inherited_sockets() const {
     auto const monitors = detail::monitor_chardevs(options_);
     std::vector<std::string> ids;
     for (auto const* option : all_of("chardev")) {
-        auto const device = settings_of(*option);
+        auto const device = option->settings_or_empty();
         auto const id = device.get_or("id", "");
         bool const listens =
             device.get_or("backend", "") == "socket" && device.flag("server", false);
@@ -425,7 +422,7 @@ std::vector<std::string> CommandLine::inherited_sockets() const {
 
 std::string CommandLine::guest_agent_socket() const {
     for (auto const* option : all_of("device")) {
-        auto const port = settings_of(*option);
+        auto const port = option->settings_or_empty();
         if (port.get_or("driver", "") != "virtserialport" ||
             port.get_or("name", "") != "org.qemu.guest_agent.0") {
             continue;
@@ -463,7 +460,7 @@ void CommandLine::name_user_by(std::string_view kind) {
     auto const name = user();
     std::erase_if(options_, [](Option const& option) { return option.kind() == "runas"; });
     for (auto& option : options_) {
-        auto settings = settings_of(option);
+        auto settings = option.settings_or_empty();
         if (option.kind() != "run-with" || !settings.has("user")) continue;
         settings.erase("user");
         option.replace(settings);
@@ -483,7 +480,7 @@ std::string CommandLine::machine_type() const { return setting_of("machine", "ty
 
 std::string CommandLine::accelerator() const {
     auto const named = all_of("accel");
-    if (!named.empty()) return settings_of(*named.front()).get_or("accel", "");
+    if (!named.empty()) return named.front()->settings_or_empty().get_or("accel", "");
     if (last_of("enable-kvm") != nullptr) return "kvm";
     auto const list = setting_of("machine", "accel");
     return list.substr(0, list.find(':'));

@@ -116,8 +116,7 @@ private:
     /// `base`: the node that is the next image now; empty: none.
     void end_chain(Node const& top, std::string const& base) {
         auto& option = options_[top.option];
-        auto settings =
-            top.of_drive ? drive_settings(option) : option.settings().value_or(Settings());
+        auto settings = top.of_drive ? drive_settings(option) : option.settings_or_empty();
         auto const key = top.prefix + "backing";
         for (auto const& [name, value] : settings.all()) {
             if (name.starts_with(key + ".")) settings.erase(name);
@@ -136,8 +135,7 @@ private:
         auto const kind = option.kind();
         if (kind == "global") return option.value.value_or("").ends_with("=" + node);
         if (option.form() != Form::settings) return false;
-        auto const settings =
-            kind == "drive" ? drive_settings(option) : option.settings().value_or(Settings());
+        auto const settings = kind == "drive" ? drive_settings(option) : option.settings_or_empty();
         return std::ranges::any_of(settings.all(), [&](auto const& leaf) {
             return leaf.second == node && names_a_node(kind, leaf.first);
         });

@@ -12,9 +12,6 @@ namespace {
 
 constexpr std::string_view fdset_prefix = "/dev/fdset/";
 
-// parse() has read them once: cannot fail.
-Settings settings_in(Option const& option) { return option.settings().value_or(Settings()); }
-
 bool names_fdset(std::string_view value) { return value.starts_with(fdset_prefix); }
 
 }  // namespace
@@ -53,19 +50,19 @@ Result<> LibvirtLine::remove_master_key() {
     constexpr std::string_view id = "masterKey0";
     for (auto const& option : options()) {
         if (option.form() != Form::settings) continue;
-        for (auto const& [key, value] : settings_in(option).all()) {
+        for (auto const& [key, value] : option.settings_or_empty().all()) {
             if (key != "keyid" || value != id) continue;
             return core::fail(Errc::refused,
                               "`{}` is a secret that only libvirt on the source can read: "
                               "a disk, a display or a device of the guest needs it, and would "
                               "not have it on the destination",
-                              settings_in(option).get_or("id", ""));
+                              option.settings_or_empty().get_or("id", ""));
         }
     }
     std::erase_if(options(), [&](Option const& option) {
         return option.kind() == "object" &&
-               settings_in(option).get_or("qom-type", "") == "secret" &&
-               settings_in(option).get_or("id", "") == id;
+               option.settings_or_empty().get_or("qom-type", "") == "secret" &&
+               option.settings_or_empty().get_or("id", "") == id;
     });
     return {};
 }
@@ -74,7 +71,7 @@ Result<> LibvirtLine::remove_master_key() {
 void LibvirtLine::end_logs() {
     for (auto& option : options()) {
         if (option.kind() != "chardev") continue;
-        auto device = settings_in(option);
+        auto device = option.settings_or_empty();
         if (!names_fdset(device.get_or("logfile", ""))) continue;
         device.erase("logfile");
         device.erase("logappend");
@@ -89,7 +86,7 @@ void LibvirtLine::end_logs() {
 void LibvirtLine::end_output_files() {
     for (auto& option : options()) {
         if (option.kind() != "chardev") continue;
-        auto device = settings_in(option);
+        auto device = option.settings_or_empty();
         bool const is_file = device.get_or("backend", "") == "file";
         if (!is_file || !names_fdset(device.get_or("path", ""))) continue;
         device.erase("path");
@@ -108,12 +105,12 @@ void LibvirtLine::remove_unused_fdsets() {
     std::set<std::string> used;
     for (auto const& option : options()) {
         if (option.form() != Form::settings) continue;
-        for (auto const& [key, value] : settings_in(option).all()) {
+        for (auto const& [key, value] : option.settings_or_empty().all()) {
             if (names_fdset(value)) used.insert(value);
         }
     }
     std::erase_if(options(), [&](Option const& one) {
-        auto const name = std::string(fdset_prefix) + settings_in(one).get_or("set", "");
+        auto const name = std::string(fdset_prefix) + one.settings_or_empty().get_or("set", "");
         return one.kind() == "add-fd" && !used.contains(name);
     });
 }
@@ -122,7 +119,7 @@ void LibvirtLine::remove_unused_fdsets() {
 /// its sandbox; afterwards it has no more rights to lose.
 void LibvirtLine::add_user(std::string const& user) {
     for (auto& option : options()) {
-        auto sandbox = settings_in(option);
+        auto sandbox = option.settings_or_empty();
         if (option.kind() != "sandbox" || !sandbox.has("elevateprivileges")) continue;
         sandbox.erase("elevateprivileges");
         option.replace(sandbox);

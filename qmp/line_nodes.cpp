@@ -52,7 +52,7 @@ std::string_view without_file_protocol(std::string_view name) {
 }
 
 Settings drive_settings(Option const& option) {
-    auto settings = option.settings().value_or(Settings());
+    auto settings = option.settings_or_empty();
     constexpr std::string_view protocol = "json:";
     auto const file = settings.get_or("file", "");
     if (!file.starts_with(protocol)) return settings;
@@ -73,7 +73,7 @@ LineNodes::LineNodes(std::vector<Option> const& options) {
     for (std::size_t index = 0; index < options.size(); ++index) {
         auto const& option = options[index];
         if (option.kind() == "drive") add(index, drive_settings(option), true);
-        if (option.kind() == "blockdev") add(index, option.settings().value_or(Settings()), false);
+        if (option.kind() == "blockdev") add(index, option.settings_or_empty(), false);
     }
     link();
     links_.clear();

@@ -89,6 +89,8 @@ struct Option {
     /// The value as keys; a character device has its first element under "address".
     /// Fails with invalid when the value is JSON and broken; the sentence names the option.
     [[nodiscard]] Result<Settings> settings() const;
+    /// Empty where settings() fails: for the options of a CommandLine, whose parse() has read them.
+    [[nodiscard]] Settings settings_or_empty() const { return settings().value_or(Settings()); }
     void replace(Settings const& settings) { value = settings.print(); }
     /// As on a command line, for messages.
     [[nodiscard]] std::string print() const;

@@ -77,7 +77,7 @@ bool may_have_monitor(Reviewer const& reviewer, Character const& device) {
 /// Both of a serial line and of a monitor.
 void check_character(Reviewer& reviewer, Option const& option, bool is_monitor) {
     auto const text = option.value.value_or("");
-    auto const written = option.settings().value_or(Settings());
+    auto const written = option.settings_or_empty();
     auto const address = written.get_or("address", "");
     auto const device = character_of(address);
     if (device.kind.empty()) {
@@ -107,7 +107,7 @@ void check_character(Reviewer& reviewer, Option const& option, bool is_monitor) 
 }  // namespace
 
 void chardev(Reviewer& reviewer, Option const& option) {
-    auto const backend = option.settings().value_or(Settings()).get_or("backend", "");
+    auto const backend = option.settings_or_empty().get_or("backend", "");
     auto const keys = allow_list::keys_of_chardev(backend);
     if (!keys) {
         return reviewer.refuse(option, fmt::format("the backend {} opens a device, a file or a "
@@ -133,7 +133,7 @@ std::set<std::string> private_chardevs(CommandLine const& line) {
     auto const tpm = line.tpm().value_or(TpmOption());
     for (auto const& option : line.options()) {
         if (option.kind() != "chardev") continue;
-        auto const device = option.settings().value_or(Settings());
+        auto const device = option.settings_or_empty();
         if (!tpm.chardev.empty() && device.get_or("id", "") == tpm.chardev) continue;
         auto const backend = device.get_or("backend", "");
         bool const socket = backend == "socket" && (device.has("path") || device.has("fd"));

@@ -73,7 +73,7 @@ bool is_file_key(std::string_view type, std::string_view key) {
 }  // namespace
 
 void device(Reviewer& reviewer, Option const& option) {
-    auto const kind = option.settings().value_or(Settings()).get_or("driver", "");
+    auto const kind = option.settings_or_empty().get_or("driver", "");
     bool const listed = allow_list::is_device(kind);
     if (!is_device(reviewer, kind)) {
         return reviewer.refuse(option, fmt::format("the device kind {} is not known to be safe "
@@ -110,7 +110,7 @@ void global(Reviewer& reviewer, Option const& option) {
 }
 
 void object(Reviewer& reviewer, Option const& option) {
-    auto const type = option.settings().value_or(Settings()).get_or("qom-type", "");
+    auto const type = option.settings_or_empty().get_or("qom-type", "");
     auto const keys = allow_list::keys_of_object(type);
     if (!keys) {
         return reviewer.refuse(option, "objects of the kind " + type + " are not known to be safe");
@@ -157,7 +157,7 @@ void accel(Reviewer& reviewer, Option const& option) {
 /// swtpm is at the other end of its -chardev, which is reviewed as every other one: no program of
 /// the destination is reached by it.
 void tpmdev(Reviewer& reviewer, Option const& option) {
-    auto const type = option.settings().value_or(Settings()).get_or("type", "");
+    auto const type = option.settings_or_empty().get_or("type", "");
     if (type == "passthrough") {
         return reviewer.refuse(option,
                                "it uses the TPM chip of the host, and what the guest keeps in that "

@@ -64,7 +64,7 @@ bool check_special(Reviewer& reviewer, Option const& option, std::string const& 
 
 /// `more`: keys of the guest's card in the same option.
 Settings check_backend(Reviewer& reviewer, Option const& option, std::string_view more, bool json) {
-    auto const type = option.settings().value_or(Settings()).get_or("type", "");
+    auto const type = option.settings_or_empty().get_or("type", "");
     auto const keys = allow_list::keys_of_netdev(type);
     if (!keys) {
         reviewer.refuse(option, reason_against(type));
@@ -103,7 +103,7 @@ void nic(Reviewer& reviewer, Option const& option) {
 }
 
 void net(Reviewer& reviewer, Option const& option) {
-    auto const type = option.settings().value_or(Settings()).get_or("type", "");
+    auto const type = option.settings_or_empty().get_or("type", "");
     if (type != "nic") {
         check_backend(reviewer, option, "name", false);
         return;

@@ -138,8 +138,9 @@ public:
 private:
     void drop_monitor(std::string_view id) {
         std::erase_if(line_.options_, [&](Option const& option) {
-            if (option.kind() == "chardev") return read(option).get_or("id", "") == id;
-            return option.kind() == "mon" && read(option).get_or("chardev", "") == id;
+            if (option.kind() == "chardev")
+                return option.settings_or_empty().get_or("id", "") == id;
+            return option.kind() == "mon" && option.settings_or_empty().get_or("chardev", "") == id;
         });
     }
     Result<> fit_image(Option& option, ImagePlace const& image);
@@ -149,12 +150,10 @@ private:
     [[nodiscard]] Option* blockdev(std::string_view node) {
         auto const found = std::ranges::find_if(line_.options_, [&](Option const& option) {
             return option.kind() == "blockdev" && !node.empty() &&
-                   read(option).get_or("node-name", "") == node;
+                   option.settings_or_empty().get_or("node-name", "") == node;
         });
         return found == line_.options_.end() ? nullptr : &*found;
     }
-    // Read once by parse(): cannot fail.
-    static Settings read(Option const& option) { return option.settings().value_or(Settings()); }
 
     CommandLine& line_;
 };
@@ -165,7 +164,7 @@ Result<> Rewrite::use_descriptors(std::vector<TapDescriptors> const& taps, Errc 
     std::size_t number = 0;
     for (auto& option : line_.options_) {
         if (!detail::may_be_tap(option.kind())) continue;
-        auto net = read(option);
+        auto net = option.settings_or_empty();
         auto const id = net.get_or("id", detail::unnamed_tap(option.kind(), number++));
         if (!detail::is_tap(net)) continue;
         auto const tap = std::ranges::find(known, id, &TapOption::id);
@@ -212,7 +211,7 @@ Result<> Rewrite::use_tpm_descriptor(int fd) {
     if (!tpm || tpm->type != "emulator") return {};
     for (auto& option : line_.options_) {
         if (option.kind() != "chardev") continue;
-        auto device = read(option);
+        auto device = option.settings_or_empty();
         if (device.get_or("id", "") != tpm->chardev) continue;
         if (device.get_or("backend", "") != "socket") break;
         for (auto const* key : {"path", "abstract", "tight", "fd", "host", "port", "server", "wait",
@@ -234,7 +233,7 @@ Result<> Rewrite::use_machine_type(std::string const& type) {
     if (type.empty()) return core::fail(Errc::invalid, "the machine type of the source is unknown");
     for (auto option = line_.options_.rbegin(); option != line_.options_.rend(); ++option) {
         if (option->kind() != "machine") continue;
-        auto settings = read(*option);
+        auto settings = option->settings_or_empty();
         if (!settings.has("type")) continue;
         if (settings.get_or("type", "") == type) return {};
         settings.set("type", type);
@@ -248,7 +247,8 @@ Result<> Rewrite::use_machine_type(std::string const& type) {
 // A -drive reads the same with the keys themselves, and they can be mapped and reviewed.
 void Rewrite::write_out_json_names() {
     for (auto& option : line_.options_) {
-        if (option.kind() != "drive" || !read(option).get_or("file", "").starts_with("json:"))
+        if (option.kind() != "drive" ||
+            !option.settings_or_empty().get_or("file", "").starts_with("json:"))
             continue;
         option.replace(drive_settings(option));
     }
@@ -265,7 +265,7 @@ Result<> Rewrite::map_paths(PathMap const& paths) {
         }
         if (option.form() != Form::settings && option.form() != Form::character) continue;
         if (kind == "name") continue;
-        auto settings = read(option);
+        auto settings = option.settings_or_empty();
         bool changed = false;
         for (auto const& [key, value] : settings.all()) {
             auto const part = last_part(key);
@@ -288,7 +288,7 @@ void Rewrite::map_addresses(AddressMap const& map) {
         auto const kind = option.kind();
         bool const listens = kind == "vnc" || kind == "spice" || detail::may_be_tap(kind);
         if (!option.value || !listens || map.empty()) continue;
-        auto settings = read(option);
+        auto settings = option.settings_or_empty();
         settings.replace_values([&](std::string_view key, std::string_view value) {
             return map_bound_address(map, kind, key, value);
         });
@@ -348,14 +348,14 @@ Result<> Rewrite::fit_image(Option& option, ImagePlace const& image) {
     if (disk == disks.end()) return cannot_be_device(option, image);
     // The same as QEMU makes of it, with the format named: what is on the device must not decide.
     option = {"-", "drive", fmt::format("index={},media=disk", disk - disks.begin())};
-    auto settings = read(option);
+    auto settings = option.settings_or_empty();
     settings.set("file", image.to);
     option.replace(settings);
     return fit_drive(option, image);
 }
 
 Result<> Rewrite::fit_drive(Option& option, ImagePlace const& image) {
-    auto settings = read(option);
+    auto settings = option.settings_or_empty();
     bool const device = image.kind == ImagePlace::Kind::device;
     for (auto const& [key, value] : settings.all()) {
         auto const [children, leaf] = split_leaf(key);
@@ -374,7 +374,7 @@ Result<> Rewrite::fit_drive(Option& option, ImagePlace const& image) {
 }
 
 Result<> Rewrite::fit_blockdev(Option& option, ImagePlace const& image) {
-    auto settings = read(option);
+    auto settings = option.settings_or_empty();
     for (auto const& [key, value] : settings.all()) {
         auto const [children, leaf] = split_leaf(key);
         if (leaf != "filename" || value != image.to) continue;
@@ -385,7 +385,7 @@ Result<> Rewrite::fit_blockdev(Option& option, ImagePlace const& image) {
         auto const node = settings.get_or("node-name", "");
         for (auto& other : line_.options_) {
             if (other.kind() != "blockdev" || node.empty()) continue;
-            for (auto const& [parent_key, name] : read(other).all()) {
+            for (auto const& [parent_key, name] : other.settings_or_empty().all()) {
                 auto const [parent, parent_leaf] = split_leaf(parent_key);
                 if (parent_leaf == "file" && name == node) return fit_format(other, parent, image);
             }
@@ -398,7 +398,7 @@ Result<> Rewrite::fit_blockdev(Option& option, ImagePlace const& image) {
 // The guest sees as many bytes as before of a device that is larger. The image of a disk that is a
 // part of a file has that part alone.
 Result<> Rewrite::fit_format(Option& option, std::string const& children, ImagePlace const& image) {
-    auto settings = read(option);
+    auto settings = option.settings_or_empty();
     auto const format = settings.get(children + "driver")
                             .value_or(children.empty() ? settings.get_or("format", "") : "");
     if (format == "raw" && settings.has(children + "offset")) {
@@ -420,7 +420,7 @@ Result<> Rewrite::use_sockets(std::vector<SocketDescriptor> const& sockets) {
     auto const tpm = line_.tpm().value_or(TpmOption());
     std::set<std::string> dropped;
     for (auto& option : line_.options_) {
-        auto device = read(option);
+        auto device = option.settings_or_empty();
         if (option.kind() != "chardev" || !device.has("fd")) continue;
         auto const id = device.get_or("id", "");
         if (!tpm.chardev.empty() && id == tpm.chardev) continue;
@@ -445,7 +445,8 @@ Result<> Rewrite::use_sockets(std::vector<SocketDescriptor> const& sockets) {
 Result<> Rewrite::refuse_unmovable() const {
     for (auto const& option : line_.options_) {
         auto const kind = option.kind();
-        if (kind == "snapshot" || (kind == "drive" && read(option).flag("snapshot", false))) {
+        if (kind == "snapshot" ||
+            (kind == "drive" && option.settings_or_empty().flag("snapshot", false))) {
             return core::fail(
                 Errc::refused,
                 "`{}` keeps the guest's writes in a temporary file, which cannot be moved: "
@@ -465,7 +466,7 @@ Result<> Rewrite::refuse_unmovable() const {
         }
         if (option.form() != Form::settings || detail::may_be_tap(kind) || kind == "chardev")
             continue;
-        for (auto const& [key, value] : read(option).all()) {
+        for (auto const& [key, value] : option.settings_or_empty().all()) {
             bool const descriptor = key == "fd" || key == "vhostfd" || key == "sock_fd";
             if (!descriptor && !value.starts_with("/dev/fdset/")) continue;
             return core::fail(

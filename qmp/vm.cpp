@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "qmp/command.hpp"
+#include "qmp/devices.hpp"
 
 namespace qmp {
 
@@ -120,10 +121,7 @@ namespace {
 
 /// One number of the guest's physical address space. `line`: HMP's xp.
 Task<Result<unsigned>> read_physical(Client& client, std::string line, Deadline deadline) {
-    CO_TRY(auto const reply,
-           co_await client.execute("human-monitor-command", Json::object({{"command-line", line}}),
-                                   deadline));
-    auto const text = reply.text_or("");
+    CO_TRY(auto const text, co_await human_monitor_command(client, line, deadline));
     unsigned number = 0;
     if (std::sscanf(text.c_str(), "%*[0-9a-f]: 0x%x", &number) != 1) {
         co_return core::fail(Errc::protocol, "QEMU answered `{}` to {}", quoted(text), line);

@@ -59,7 +59,7 @@ bool has_fixed_rom_size(qmp::CommandLine const& line, std::string const& device)
         if (option.kind() == "global")
             return option.value.value_or("").find("romsize") != std::string::npos;
         if (option.kind() != "device") return false;
-        auto const settings = option.settings().value_or(qmp::Settings());
+        auto const settings = option.settings_or_empty();
         return settings.has("romsize") && (!settings.has("id") || settings.get("id") == device);
     });
 }

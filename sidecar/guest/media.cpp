@@ -10,13 +10,9 @@ using core::Result;
 
 namespace {
 
-qmp::Settings settings_in(qmp::Option const& option) {
-    return option.settings().value_or(qmp::Settings());
-}
-
 bool is_unnamed_cd(qmp::Option const& option) {
     if (option.kind() == "cdrom") return true;
-    auto const settings = settings_in(option);
+    auto const settings = option.settings_or_empty();
     return option.kind() == "drive" && settings.get_or("media", "") == "cdrom" &&
            !settings.has("id");
 }
@@ -24,7 +20,7 @@ bool is_unnamed_cd(qmp::Option const& option) {
 /// The option that made the drive; null: it is not known which.
 qmp::Option* maker_of(std::vector<qmp::Option>& options, std::string const& drive) {
     auto const named = std::ranges::find_if(options, [&](qmp::Option const& option) {
-        return option.kind() == "drive" && settings_in(option).get_or("id", "") == drive;
+        return option.kind() == "drive" && option.settings_or_empty().get_or("id", "") == drive;
     });
     if (named != options.end()) return &*named;
     // QEMU names the others by their place: "ide1-cd0".
@@ -37,7 +33,7 @@ qmp::Option* maker_of(std::vector<qmp::Option>& options, std::string const& driv
 /// The path that the option names; empty: none.
 std::string image_of(qmp::Option const& option) {
     auto name = option.kind() == "cdrom" ? option.value.value_or("")
-                                         : settings_in(option).get_or("file", "");
+                                         : option.settings_or_empty().get_or("file", "");
     if (name.starts_with("file:")) name.erase(0, 5);
     return name;
 }
@@ -53,10 +49,10 @@ void put_media_of_drives(std::vector<qmp::Option>& options, Backends const& back
         if (drive.inserted && !drive.read_only) continue;  // a floppy disk: it is copied
         auto* const option = maker_of(options, drive.device);
         if (option == nullptr || here(image_of(*option)) == here(drive.file_name)) continue;
-        auto settings = settings_in(*option);
+        auto settings = option->settings_or_empty();
         if (option->kind() == "cdrom") {
             *option = {"-", "drive", "index=2,media=cdrom"};
-            settings = settings_in(*option);
+            settings = option->settings_or_empty();
         }
         settings.erase("file");
         settings.erase("format");
@@ -76,7 +72,7 @@ Result<std::set<std::string>> put_media_of_nodes(std::vector<qmp::Option>& optio
     std::set<std::string> taken_out;
     for (auto const& device : devices) {
         auto& option = options[device.option];
-        auto settings = settings_in(option);
+        auto settings = option.settings_or_empty();
         auto const kind = settings.get_or("driver", "");
         if (option.kind() != "device" || (kind != "ide-cd" && kind != "scsi-cd")) continue;
         QomDevice const drive{device.path(), device.id, device.number, kind};

@@ -38,7 +38,7 @@ qmp::BlockDevice const* drive_of(std::vector<qmp::BlockDevice> const& drives,
     return found == drives.end() ? nullptr : &*found;
 }
 
-Json cache_options(qmp::OpenedNode const& node) {
+Json cache_options(qmp::BlockNode const& node) {
     return Json::object({{"direct", node.cache_direct}, {"no-flush", node.cache_no_flush}});
 }
 
@@ -50,13 +50,7 @@ Task<Result<Backends>> backends_of(qmp::Client& client, pid_t qemu, std::string 
     backends.qemu = qemu;
     backends.working_directory = std::move(working_directory);
     CO_TRY(backends.drives, co_await qmp::query_block(client, deadline));
-    CO_TRY(backends.nodes, co_await qmp::query_named_block_nodes(client, deadline));
     CO_TRY(backends.graph, co_await qmp::query_block_graph(client, deadline));
-    CO_TRY(auto const drives, co_await client.execute("query-block", {}, deadline));
-    for (auto const& drive : drives.elements()) {
-        if (!drive["inserted"]["cache"]["writeback"].boolean_or(true))
-            backends.write_through.insert(drive["device"].text_or(""));
-    }
     CO_TRY(backends.network, co_await qmp::info_network(client, deadline));
     co_return backends;
 }
@@ -82,8 +76,7 @@ void PluggedDevices::add_option(std::string name, std::string value) {
 bool PluggedDevices::line_has(std::string_view kind, std::string_view key,
                               std::string const& id) const {
     return std::ranges::any_of(line_.options(), [&](qmp::Option const& option) {
-        return option.kind() == kind &&
-               option.settings().value_or(qmp::Settings()).get_or(key, "") == id;
+        return option.kind() == kind && option.settings_or_empty().get_or(key, "") == id;
     });
 }
 
@@ -151,8 +144,7 @@ std::string PluggedDevices::name_on_line(std::string const& node) const {
     // blockdev-change-medium makes nodes without a name of their own.
     for (unsigned number = 0;; ++number) {
         auto const name = fmt::format("medium{}", number);
-        bool const taken = std::ranges::find(backends_.nodes, name, &qmp::BlockNode::node_name) !=
-                               backends_.nodes.end() ||
+        bool const taken = backends_.graph.find(name) != nullptr ||
                            line_has("blockdev", "node-name", name) || used_.contains(name);
         if (!taken) return name;
     }
@@ -204,7 +196,7 @@ void PluggedDevices::add_drive_option(qmp::BlockDevice const& drive) {
         settings.set_flag("cache.no-flush", node->cache_no_flush);
         settings.set("detect-zeroes", node->detect_zeroes);
     }
-    settings.set_flag("cache.writeback", !backends_.write_through.contains(drive.device));
+    settings.set_flag("cache.writeback", drive.writeback);
     settings.set("discard", "unmap");
     add_option("drive", settings.print());
 }
@@ -227,9 +219,7 @@ Result<Json> PluggedDevices::node_options(QomDevice const& device, std::string c
                                  {"detect-zeroes", node->detect_zeroes}});
     if (!is_generated(name)) options.set("node-name", name);
     if (is_file) {
-        auto const opened = std::ranges::find(backends_.nodes, name, &qmp::BlockNode::node_name);
-        if (opened == backends_.nodes.end()) return cannot_be_made(device, "its drive has gone");
-        options.set("filename", absolute(opened->file_name, backends_.working_directory));
+        options.set("filename", absolute(node->file_name, backends_.working_directory));
         return options;
     }
     auto const file = backends_.graph.child(name, "file");

@@ -21,9 +21,7 @@ struct Backends {
     pid_t qemu = -1;
     std::string working_directory;  ///< QEMU's.
     std::vector<qmp::BlockDevice> drives;
-    std::vector<qmp::BlockNode> nodes;
     qmp::BlockGraph graph;
-    std::set<std::string> write_through;  ///< Ids of drives with cache.writeback=off.
     std::vector<qmp::NetClient> network;
     /// Queues of vhost-net that taps have which came after QEMU's start.
     std::size_t later_vhost_queues = 0;

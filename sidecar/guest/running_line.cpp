@@ -140,10 +140,9 @@ std::map<std::string, std::string> taps_of(qmp::CommandLine const& line, Backend
 void warn_of_unused(qmp::CommandLine const& line, std::set<std::size_t> const& dropped,
                     Backends const& backends, std::vector<std::string>& warnings) {
     for (auto const place : dropped) {
-        auto const settings = line.options()[place].settings().value_or(qmp::Settings());
+        auto const settings = line.options()[place].settings_or_empty();
         auto const id = settings.get("node-name").value_or(settings.get_or("id", ""));
-        bool const node = std::ranges::find(backends.nodes, id, &qmp::BlockNode::node_name) !=
-                          backends.nodes.end();
+        bool const node = backends.graph.find(id) != nullptr;
         bool const net = std::ranges::find(backends.network, id, &qmp::NetClient::name) !=
                          backends.network.end();
         if (!node && !net) continue;

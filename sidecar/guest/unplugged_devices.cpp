@@ -9,17 +9,13 @@ using core::Result;
 
 namespace {
 
-qmp::Settings read_settings(qmp::Option const& option) {
-    return option.settings().value_or(qmp::Settings());
-}
-
 /// How a drive, a node or a netdev is named by those that use it; empty: it is none, or has no
 /// name.
 std::string backend_name(qmp::Option const& option) {
     auto const kind = option.kind();
-    if (kind == "blockdev") return read_settings(option).get_or("node-name", "");
-    bool const drive = kind == "drive" && read_settings(option).get_or("if", "") == "none";
-    return drive || kind == "netdev" ? read_settings(option).get_or("id", "") : "";
+    if (kind == "blockdev") return option.settings_or_empty().get_or("node-name", "");
+    bool const drive = kind == "drive" && option.settings_or_empty().get_or("if", "") == "none";
+    return drive || kind == "netdev" ? option.settings_or_empty().get_or("id", "") : "";
 }
 
 /// The backends that an option names: -device its drive and netdev, -blockdev the nodes below.
@@ -30,7 +26,7 @@ std::set<std::string> names_in(qmp::Option const& option) {
     std::set<std::string> names;
     constexpr auto kinds = std::to_array<std::string_view>({"device", "blockdev", "machine"});
     if (std::ranges::find(kinds, option.kind()) == kinds.end()) return names;
-    for (auto const& [key, value] : read_settings(option).all()) {
+    for (auto const& [key, value] : option.settings_or_empty().all()) {
         auto const leaf = key.substr(key.rfind('.') + 1);
         if (std::ranges::find(keys, leaf) != keys.end()) names.insert(value);
     }
