@@ -159,10 +159,8 @@ Task<Result<int>> wait_exit(Loop& loop, Process const& process, Deadline deadlin
     co_return status;
 }
 
-namespace {
-
-// Reads to the end of a pipe, keeping at most `bytes_max`.
-Task<Result<std::string>> drain(Loop& loop, int fd, std::size_t bytes_max, Deadline deadline) {
+Task<Result<std::string>> read_to_end(Loop& loop, int fd, std::size_t bytes_max,
+                                      Deadline deadline) {
     std::string text;
     for (;;) {
         std::byte buffer[4096];
@@ -172,8 +170,6 @@ Task<Result<std::string>> drain(Loop& loop, int fd, std::size_t bytes_max, Deadl
         text.append(reinterpret_cast<char const*>(buffer), room);
     }
 }
-
-}  // namespace
 
 Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv,
                                     std::size_t bytes_max, Deadline deadline) {
@@ -186,7 +182,7 @@ Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv,
     options.stderr_fd = writer.get();
     CO_TRY(auto const process, spawn(argv, options));
     writer.reset();
-    auto text = co_await drain(loop, reader.get(), bytes_max, deadline);
+    auto text = co_await read_to_end(loop, reader.get(), bytes_max, deadline);
     if (!text) (void)process.signal(SIGKILL);  // it hangs; then the wait below is short
     auto const status = co_await wait_exit(loop, process, Deadline::after(std::chrono::seconds(5)));
     if (!text) co_return std::unexpected(std::move(text.error()).while_doing("running " + argv[0]));

@@ -72,6 +72,9 @@ Result<Process> spawn(std::vector<std::string> const& argv, SpawnOptions const& 
 /// or 0 when the process is no child of ours.
 Task<Result<int>> wait_exit(Loop& loop, Process const& process, Deadline deadline);
 
+/// What is written to a pipe until its other end is closed: of that, the first `bytes_max` bytes.
+Task<Result<std::string>> read_to_end(Loop& loop, int fd, std::size_t bytes_max, Deadline deadline);
+
 /// What a program prints on stdout (at most `bytes_max`); its stderr too when it fails, in the
 /// error.
 Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv,

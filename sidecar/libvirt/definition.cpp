@@ -20,27 +20,21 @@ using core::Task;
 
 namespace {
 
-struct FreeFound {
-    void operator()(virDomainPtr domain) const { virDomainFree(domain); }
-};
-using FoundDomain = std::unique_ptr<virDomain, FreeFound>;
-
-std::string uuid_of(virDomainPtr domain) {
-    char text[VIR_UUID_STRING_BUFLEN] = {};
-    return virDomainGetUUIDString(domain, text) < 0 ? "" : text;
-}
-
-/// "no", "same" or "running".
+/// "absent", "same" or "running".
 Result<Json> look_up_here(virConnectPtr connection, DefinitionProcess const& wanted) {
-    FoundDomain const by_uuid(virDomainLookupByUUIDString(connection, wanted.uuid.c_str()));
-    FoundDomain const by_name(virDomainLookupByName(connection, wanted.guest.c_str()));
-    if (by_name && uuid_of(by_name.get()) != wanted.uuid) {
-        return fail(Errc::refused, "libvirt has another domain of the name {}, with the UUID {}",
-                    wanted.guest, uuid_of(by_name.get()));
+    DomainHandle const by_uuid(virDomainLookupByUUIDString(connection, wanted.uuid.c_str()));
+    DomainHandle const by_name(virDomainLookupByName(connection, wanted.guest.c_str()));
+    if (by_name) {
+        TRY(auto const uuid, uuid_of(by_name.get()));
+        if (uuid != wanted.uuid) {
+            return fail(Errc::refused,
+                        "libvirt has another domain of the name {}, with the UUID {}", wanted.guest,
+                        uuid);
+        }
     }
     if (by_uuid && !by_name)
         return fail(Errc::refused, "libvirt has the UUID {} under another name", wanted.uuid);
-    auto const* const word = !by_name                                ? "no"
+    auto const* const word = !by_name                                ? "absent"
                              : virDomainIsActive(by_name.get()) == 1 ? "running"
                                                                      : "same";
     return Json::object({{"known", word}});
@@ -51,10 +45,10 @@ Result<Json> define_here(virConnectPtr connection, DefinitionProcess const& want
     TRY(auto const xml, DomainXml::parse(text));
     if (xml.name() != wanted.guest || xml.uuid() != wanted.uuid)
         return fail(Errc::refused, "the definition is another domain's");
-    FoundDomain const made(
+    DomainHandle const made(
         virDomainDefineXMLFlags(connection, xml.text().c_str(), VIR_DOMAIN_DEFINE_VALIDATE));
     if (!made) return fail(Errc::refused, "libvirt refuses the definition: {}", last_error());
-    return Json::object({{"known", "no"}});
+    return Json::object({{"known", "absent"}});
 }
 
 Result<Json> run(DefinitionProcess const& settings) {
@@ -65,7 +59,7 @@ Result<Json> run(DefinitionProcess const& settings) {
     }
     TRY(auto const connection, connect(settings.uri));
     TRY(auto const known, look_up_here(connection.get(), settings));
-    bool const define = !settings.xml_file.empty() && known["known"].text_or("") == "no";
+    bool const define = !settings.xml_file.empty() && known["known"].text_or("") == "absent";
     return define ? define_here(connection.get(), settings) : known;
 }
 
@@ -86,7 +80,7 @@ KnownDomain known_from(Json const& said) {
     auto const word = said["known"].text_or("");
     return word == "running" ? KnownDomain::running
            : word == "same"  ? KnownDomain::same
-                             : KnownDomain::no;
+                             : KnownDomain::absent;
 }
 
 }  // namespace

@@ -29,7 +29,7 @@ core::Task<core::Result<std::string>> read_definition(core::Loop& loop, std::str
                                                       std::string guest, core::Deadline deadline);
 
 /// What libvirt on this host has of that name and UUID.
-enum class KnownDomain { no, same, running };
+enum class KnownDomain { absent, same, running };
 /// Fails with refused if another domain has the name or the UUID, and if libvirt does not answer.
 core::Task<core::Result<KnownDomain>> look_up(core::Loop& loop, std::string uri, std::string name,
                                               std::string uuid, core::Deadline deadline);

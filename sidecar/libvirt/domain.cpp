@@ -29,6 +29,13 @@ constexpr unsigned keepalive_count = 3;
 
 std::string last_error() { return virGetLastErrorMessage(); }
 
+Result<std::string> uuid_of(virDomainPtr domain) {
+    std::array<char, VIR_UUID_STRING_BUFLEN> text{};
+    if (virDomainGetUUIDString(domain, text.data()) < 0)
+        return fail(Errc::io, "libvirt does not say the domain's UUID: {}", last_error());
+    return std::string(text.data());
+}
+
 Result<Connection> connect(std::string const& uri) {
     TRY_VOID(load_libvirt());
     Connection connection(virConnectOpen(uri.c_str()));
@@ -47,13 +54,6 @@ Result<Domain> Domain::open(std::string const& uri, std::string const& name) {
         return fail(Errc::refused, "libvirt at {} has no domain `{}`: {}", uri, name, last_error());
     }
     return made;
-}
-
-Result<std::string> Domain::uuid() const {
-    std::array<char, VIR_UUID_STRING_BUFLEN> text{};
-    if (virDomainGetUUIDString(domain_.get(), text.data()) < 0)
-        return fail(Errc::io, "libvirt does not say the domain's UUID: {}", last_error());
-    return std::string(text.data());
 }
 
 bool Domain::is_running() const { return virDomainIsActive(domain_.get()) == 1; }

@@ -16,6 +16,13 @@ struct CloseConnection {
 };
 using Connection = std::unique_ptr<virConnect, CloseConnection>;
 
+struct FreeDomain {
+    void operator()(virDomainPtr domain) const { virDomainFree(domain); }
+};
+using DomainHandle = std::unique_ptr<virDomain, FreeDomain>;
+/// Fails with io.
+core::Result<std::string> uuid_of(virDomainPtr domain);
+
 /// Loads the library and connects. Fails with refused, in libvirt's words.
 core::Result<Connection> connect(std::string const& uri);
 
@@ -27,7 +34,7 @@ public:
     /// The domain of that name. Fails with refused if there is none.
     static core::Result<Domain> open(std::string const& uri, std::string const& name);
 
-    [[nodiscard]] core::Result<std::string> uuid() const;
+    [[nodiscard]] core::Result<std::string> uuid() const { return uuid_of(domain_.get()); }
     /// Whether QEMU of the domain runs.
     [[nodiscard]] bool is_running() const;
     [[nodiscard]] bool is_connected() const;
@@ -43,11 +50,8 @@ public:
     [[nodiscard]] virDomainPtr domain() const { return domain_.get(); }
 
 private:
-    struct FreeDomain {
-        void operator()(virDomainPtr domain) const { virDomainFree(domain); }
-    };
     Connection connection_;
-    std::unique_ptr<virDomain, FreeDomain> domain_;
+    DomainHandle domain_;
 };
 
 }  // namespace sidecar::libvirt

@@ -27,6 +27,7 @@ namespace sidecar::libvirt {
     X(virDomainIsActive)                 \
     X(virDomainLookupByName)             \
     X(virDomainLookupByUUIDString)       \
+    X(virEventAddTimeout)                \
     X(virEventRegisterDefaultImpl)       \
     X(virEventRunDefaultImpl)            \
     X(virGetLastError)                   \

@@ -35,7 +35,7 @@ Result<Json> read_record(Paths const& paths, std::string const& guest) {
     return Json::parse(text);
 }
 
-/// `ready`: the writing end of a pipe; none if nobody waits.
+/// `ready`: the writing end of a pipe; none if no one waits for it.
 Result<> spawn_monitor(Paths const& paths, std::string const& guest, std::string const& uri,
                        core::Fd const& ready) {
     TRY(auto const listener, core::listen_unix(monitor_socket(paths, guest), 0600));
@@ -60,17 +60,6 @@ Result<> spawn_monitor(Paths const& paths, std::string const& guest, std::string
     return write_replacing(record_path(paths, guest), record.dump_pretty() + "\n");
 }
 
-/// All that is written until the other end is closed.
-Task<Result<std::string>> read_all(core::Loop& loop, int fd, Deadline deadline) {
-    std::string text;
-    std::array<std::byte, 4096> buffer{};
-    for (;;) {
-        CO_TRY(auto const got, co_await loop.read(fd, buffer, deadline));
-        if (got == 0) co_return text;
-        text.append(reinterpret_cast<char const*>(buffer.data()), static_cast<std::size_t>(got));
-    }
-}
-
 }  // namespace
 
 std::string monitor_socket(Paths const& paths, std::string const& guest) {
@@ -87,7 +76,8 @@ Task<Result<MonitorStarted>> start_monitor(core::Loop& loop, Paths paths, std::s
     core::Fd writer(ends[1]);
     CO_TRY_VOID(spawn_monitor(paths, guest, uri, writer));
     writer.reset();
-    CO_TRY(auto const text, co_await read_all(loop, reader.get(), deadline));
+    CO_TRY(auto const text,
+           co_await core::read_to_end(loop, reader.get(), limits::manifest_bytes_max, deadline));
     CO_TRY(auto const word, Json::parse(text.empty() ? "{}" : text));
     if (word.has("error")) co_return fail(Errc::refused, "{}", word["error"].text_or(""));
     MonitorStarted started;

@@ -1,6 +1,6 @@
 // The monitor of a libvirt guest's QEMU, as its sidecar sees it: a Unix socket that a process of
-// its own serves (monitor_process.hpp). Used by whoever connects to QEMU on the source. Nothing
-// here loads libvirt.
+// its own serves (monitor_process.hpp). Used where QEMU's monitor is connected on the source.
+// Nothing here loads libvirt.
 #pragma once
 
 #include <sys/types.h>

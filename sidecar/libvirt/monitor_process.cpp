@@ -9,9 +9,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstdlib>
 #include <mutex>
 #include <optional>
+#include <stop_token>
 #include <thread>
 
 #include "core/fd.hpp"
@@ -248,11 +248,24 @@ Result<> Monitor::answer(Json const& command, int fd) {
     return {};
 }
 
-/// Runs libvirt's event loop. It ends with the process.
-void run_events() {
-    while (virEventRunDefaultImpl() == 0) {
+/// libvirt's event loop, in a thread of its own, as long as this lives.
+class EventLoop {
+public:
+    EventLoop() : thread_(run) {}
+    ~EventLoop() {
+        thread_.request_stop();
+        // So that it looks. It may be in on_event(), which takes client_patience at most.
+        (void)virEventAddTimeout(0, [](int, void*) {}, nullptr, nullptr);
     }
-}
+    EventLoop(EventLoop const&) = delete;
+
+private:
+    static void run(std::stop_token token) {
+        while (!token.stop_requested() && virEventRunDefaultImpl() == 0) {
+        }
+    }
+    std::jthread thread_;
+};
 
 }  // namespace
 
@@ -261,11 +274,12 @@ int serve_monitor(MonitorProcess const& settings) {
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);  // main() has blocked what ends this process
     Monitor monitor(settings);
+    std::optional<EventLoop> events;  // ends before the connection does
     auto begun = [&]() -> Result<Json> {
         TRY_VOID(load_libvirt());
         if (virEventRegisterDefaultImpl() < 0)
             return fail(Errc::io, "libvirt has no event loop: {}", last_error());
-        std::thread(run_events).detach();
+        events.emplace();
         return monitor.begin();
     }();
     auto const word = begun ? *begun : Json::object({{"error", begun.error().sentence()}});
@@ -275,8 +289,7 @@ int serve_monitor(MonitorProcess const& settings) {
         ::close(settings.ready_fd);
     }
     if (begun) monitor.serve();
-    // The thread of the event loop may be inside libvirt.
-    std::_Exit(begun ? 0 : 1);
+    return begun ? 0 : 1;
 }
 
 }  // namespace sidecar::libvirt

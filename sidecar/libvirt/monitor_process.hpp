@@ -12,8 +12,8 @@ struct MonitorProcess {
     std::string guest;  ///< The domain's name.
     std::string uri;
     int listener_fd = -1;  ///< A listening socket.
-    int ready_fd =
-        -1;  ///< Gets one MonitorStarted (monitor.hpp) or {"error": SENTENCE}; then closed.
+    /// Gets one MonitorStarted (monitor.hpp) or {"error": SENTENCE}; then closed.
+    int ready_fd = -1;
 };
 
 /// Returns the exit status, when QEMU has ended, or if it could not begin.
