@@ -100,7 +100,13 @@ Result<> Session::check_may_run() {
 }
 
 Task<Result<>> Session::run(std::stop_token terminate) {
-    CO_TRY_VOID(open_journal());
+    auto opened = open_journal();
+    if (!opened && opened.error().code == Errc::refused) {
+        // The sidecar of a guest that has just moved away holds it for a moment more.
+        auto const last = Journal::peek(paths_.state(name_));
+        if (last && last->moved_away()) opened = co_await wait_for_journal();
+    }
+    CO_TRY_VOID(std::move(opened));
     CO_TRY_VOID(check_may_run());
     CO_TRY_VOID(co_await ownership_.claim({.fenced = options_.fenced || options_.run.new_guest,
                                            .addresses = options_.run.addresses}));
