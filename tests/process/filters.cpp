@@ -89,10 +89,7 @@ TEST_CASE("filters: a disk below throttle and copy-on-read moves there and back,
         // After the bulk pass: the bitmaps must see it.
         FilterLab::write(lab.a, "disk1", "-P 34 128k 64k");
         FilterLab::write(lab.a, "disk2", "-P 51 128k 64k");
-        must(stopped.signal(SIGCONT));
-        auto const status = migration.wait(60s);
-        INFO(migration.err());
-        REQUIRE(status == 0);
+        REQUIRE(MoveHost::finish(migration, stopped) == 0);
         CHECK(FilterLab::limits(lab.b) == "7000 6000");
         CHECK(FilterLab::top(lab.b) == "copy-on-read");
         FilterLab::write(lab.b, "disk1", "-P 68 256k 64k");

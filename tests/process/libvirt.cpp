@@ -285,7 +285,7 @@ TEST_CASE("libvirt: the hook lets others start", "[libvirt]") {
         CHECK(done.exit_status == 0);
         CHECK(done.err.empty());
     }
-    // A journal that nobody can read says nothing of where the guest is.
+    // A damaged journal does not say where the guest is.
     lab::fs::create_directories(directory.path("state") + "/web1");
     lab::write_file(directory.path("state") + "/web1/journal", std::string(8192, 'x'));
     CHECK(hook({"web1", "prepare", "begin", "-"}).exit_status == 1);

@@ -60,6 +60,12 @@ struct MoveHost {
         });
         return std::move(*stopped);
     }
+    /// Waits until this destination has given up a migration. Otherwise COMMIT may overtake the
+    /// end of its QEMU.
+    void wait_given_up() const {
+        lab::wait_until("the destination to give up", 30s,
+                        [&] { return contains(serve->err(), "incoming phase=done"); });
+    }
     [[nodiscard]] Argv command(Argv const& words) const {
         Argv argv{lab::program("sidecar"), "--run-dir", directory + "/run", "--state-dir",
                   directory + "/state"};
@@ -148,6 +154,14 @@ struct MoveHost {
     [[nodiscard]] lab::Daemon start_migration(MoveHost const& to, Argv const& more) const {
         return lab::Daemon("migrate", command(migration(to, more)), lab::Place{netns, {}},
                            directory);
+    }
+    /// Lets a migration go on that has stopped at a hook. Its exit status; none: it did not end.
+    [[nodiscard]] static std::optional<int> finish(lab::Daemon& migration,
+                                                   core::Process const& stopped) {
+        must(stopped.signal(SIGCONT));
+        auto const status = migration.wait(60s);
+        UNSCOPED_INFO(migration.err());
+        return status;
     }
     [[nodiscard]] Argv migration(MoveHost const& to, Argv const& more) const {
         Argv words{"migrate", "--with-storage", "web1", to.address, "--downtime-limit", "20000"};

@@ -70,15 +70,12 @@ TEST_CASE("QEMU's user: it moves after a migration that was undone", "[migrate][
         auto migration = lab.a.start_migration(lab.b, in_place);
         auto const stopped = lab.a.wait_stopped(migration);
         lab.b.kill_qemu();
-        must(stopped.signal(SIGCONT));
-        CHECK(migration.wait(60s) == 1);
+        CHECK(MoveHost::finish(migration, stopped) == 1);
         CHECK(user_of_qemu(lab.a) == lab.a.in("id -u nobody"));
     }
     auto again = lab.a.start_migration(lab.b, in_place);
-    must(lab.a.wait_stopped(again).signal(SIGCONT));
-    auto const status = again.wait(60s);
-    INFO(again.err());
-    CHECK(status == 0);
+    auto const stopped = lab.a.wait_stopped(again);
+    CHECK(MoveHost::finish(again, stopped) == 0);
 }
 
 TEST_CASE("QEMU's user: the destination's QEMU is started again", "[migrate][user]") {
@@ -87,10 +84,7 @@ TEST_CASE("QEMU's user: the destination's QEMU is started again", "[migrate][use
     auto migration = lab.a.start_migration(lab.b, in_place);
     auto const stopped = lab.a.wait_stopped(migration);
     lab.b.kill_qemu();
-    must(stopped.signal(SIGCONT));
-    auto const status = migration.wait(60s);
-    INFO(migration.err());
-    CHECK(status == 0);
+    CHECK(MoveHost::finish(migration, stopped) == 0);
     CHECK(user_of_qemu(lab.b) == lab.b.in("id -u nobody"));
 }
 

@@ -25,7 +25,7 @@ struct GuestOptions {
     std::string tpm = {};  ///< "tpm-crb", "tpm-tis": a TPM 2.0; empty: none.
     bool hot_slot = false;  ///< A PCIe port, rp0, for hot-plug.
     /// Its last disk (with an id) and its interface (without one) are plugged in by plug(), in the
-    /// PCIe ports rp0 and rp1; until then it does not run.
+    /// PCIe ports rp0 and rp1. Before that it does not run.
     bool plugged = false;
     bool ipv4 = true;
     bool ipv6 = true;

@@ -22,8 +22,8 @@ std::string in_own_directories(fs::path const& directory) {
         auto const own = directory / ("root" + std::string(place));
         script += fmt::format("mkdir -p {0}; mount --bind {0} {1}\n", own.string(), place);
     }
-    // libvirt asks a QEMU that may open /dev/kvm in each case what it can do, and then finds that
-    // nobody may not: again and again. So there is none.
+    // libvirt starts QEMU to ask what it can do. Where root may open /dev/kvm and QEMU's user may
+    // not, it asks again each time. So there is no /dev/kvm here.
     script += R"(
 new=$(mktemp -d /tmp/sidecar-dev-XXXXXX); mount -t tmpfs tmpfs $new; mkdir $new/net
 for one in null zero full random urandom tty ptmx net/tun; do cp -a /dev/$one $new/$one; done
