@@ -1,7 +1,7 @@
 // Whether the disks of a guest that arrives, and the files that it reads, may be put where they are
 // to go on this host: in a file that is created, or on a block device that is overwritten. Used by
 // the checks before a guest arrives. Changes nothing. Invariant: a device is overwritten only if
-// the operator named it, or if this same guest left it and nobody has used it since.
+// the operator named it, or if this same guest left it and it is unused since.
 #pragma once
 
 #include <vector>

@@ -21,7 +21,7 @@ struct LeftDevice {
     std::string boot;  ///< storage::boot_identity() when it became read-only.
     std::string migration_id;  ///< In which it left.
 
-    /// Whether `at` is certainly this device, and nobody has used it since: it is read-only.
+    /// Whether `at` is certainly this device, unused since: it is read-only.
     [[nodiscard]] bool is_at(std::string const& at) const;
     /// The same, and also a device that a reboot made writable: by its UUID, or by its name if it
     /// has none.

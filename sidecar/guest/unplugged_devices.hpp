@@ -1,5 +1,5 @@
 // What of QEMU's command line is not there any more: devices that were unplugged while the guest
-// ran, and what only they used. Used by running_line.hpp. Pure: asks nobody.
+// ran, and what only they used. Used by running_line.hpp. Pure.
 #pragma once
 
 #include <set>
