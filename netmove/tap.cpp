@@ -134,12 +134,15 @@ Result<std::optional<std::pair<std::string, unsigned>>> ask_descriptor(int fd) {
                      static_cast<unsigned>(static_cast<unsigned short>(request.ifr_flags)));
 }
 
-/// fe:..., random: a bridge takes the lowest MAC of its ports as its own, and must not change it
-/// for a tap.
+/// fe:ff:ff:..., random: a bridge takes the lowest MAC of its ports as its own, and must not change
+/// it for a tap. When it did, the other hosts sent to the old one until their neighbour entries
+/// ended, some 30 s. Of a veth, the kernel chooses fe:... now and then.
 MacAddress high_mac() {
     MacAddress mac;
     arc4random_buf(mac.bytes.data(), mac.bytes.size());
     mac.bytes[0] = 0xfe;
+    mac.bytes[1] = 0xff;
+    mac.bytes[2] = 0xff;
     return mac;
 }
 

@@ -80,13 +80,26 @@ TEST_CASE("a tap is made, and disappears with its last descriptor", "[netmove]")
         CHECK(link.tun->tap);
         CHECK_FALSE(link.tun->persistent);
         CHECK_FALSE(link.up);
-        // Higher than any station's MAC: a bridge takes the lowest MAC of its ports as its own.
-        CHECK(link.mac.bytes[0] == 0xfe);
         int const flags = ::fcntl(tap.descriptor(0), F_GETFL);
         CHECK((flags & O_NONBLOCK) != 0);
         CHECK((::fcntl(tap.descriptor(0), F_GETFD) & FD_CLOEXEC) != 0);
     }
     CHECK_FALSE(must(host.netlink.find_link("tap0")));
+}
+
+TEST_CASE("a bridge keeps its MAC when a tap comes and goes", "[netmove]") {
+    OneHost host;
+    // As high as the kernel may choose for a veth; a bridge has the lowest MAC of its ports.
+    sh("ip link add br0 type bridge; ip link add uplink address fe:fe:ff:ff:ff:ff type veth;"
+       "ip link set uplink master br0");
+    auto const before = must(host.netlink.link("br0")).mac;
+    REQUIRE(before == must(host.netlink.link("uplink")).mac);
+    {
+        auto const tap = must(Tap::open(host.netlink, "tap0", {}));
+        must(place_tap(host.netlink, "tap0", {"br0", 0, 0}));
+        CHECK(must(host.netlink.link("br0")).mac == before);
+    }
+    CHECK(must(host.netlink.link("br0")).mac == before);
 }
 
 TEST_CASE("a persistent tap is attached to, and stays", "[netmove]") {
