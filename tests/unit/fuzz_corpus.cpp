@@ -10,6 +10,7 @@
     X(caught)           \
     X(conntrack)        \
     X(dns)              \
+    X(domain_xml)       \
     X(frame)            \
     X(journal)          \
     X(peer)             \
