@@ -29,7 +29,7 @@ constexpr std::array verbs = {
     std::string_view("prepare"),
     std::string_view("send_file"),
     std::string_view("reexport"),
-    std::string_view("base"),
+    std::string_view("hash_file"),
     std::string_view("hash"),
     std::string_view("fire"),
     std::string_view("frames"),
@@ -331,32 +331,32 @@ Result<Prepare> Prepare::from_json(Json const& json) {
     return made;
 }
 
-Json HashBaseAnswer::to_json() const {
+Json HashFileAnswer::to_json() const {
     return Json::object({{"sha256", sha256}, {"done_bytes", done_bytes}});
 }
 
-Result<HashBaseAnswer> HashBaseAnswer::from_json(Json const& json) {
-    HashBaseAnswer made;
+Result<HashFileAnswer> HashFileAnswer::from_json(Json const& json) {
+    HashFileAnswer made;
     TRY(made.sha256, words(json, "sha256", name_bytes_max));
     TRY(made.done_bytes, count(json, "done_bytes"));
     return made;
 }
 
-Json HashBase::to_json() const {
+Json HashFile::to_json() const {
     return Json::object({{"path", path}, {"offset", offset}, {"length", length}});
 }
 
-Result<HashBase> HashBase::from_json(Json const& json) {
-    HashBase made;
+Result<HashFile> HashFile::from_json(Json const& json) {
+    HashFile made;
     TRY(made.path, json.text("path"));
     TRY(auto const offset, within(json, "offset", 0, number_max));
     TRY(made.length, count(json, "length"));
     if (made.path.empty() || made.path.front() != '/') {
-        return fail(Errc::protocol, "base path {} is not absolute", made.path);
+        return fail(Errc::protocol, "the path {} is not absolute", made.path);
     }
-    if (made.length > limits::base_part_bytes_max ||
-        offset % static_cast<std::int64_t>(limits::base_block_bytes) != 0) {
-        return fail(Errc::protocol, "{} bytes at {} are not a part of a base", made.length, offset);
+    if (made.length > limits::compared_part_bytes_max ||
+        offset % static_cast<std::int64_t>(limits::compared_block_bytes) != 0) {
+        return fail(Errc::protocol, "{} bytes at {} are not a part of a file", made.length, offset);
     }
     made.offset = static_cast<std::uint64_t>(offset);
     return made;

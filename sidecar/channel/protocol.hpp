@@ -8,7 +8,7 @@
 //   source sidecar             serve            destination sidecar
 //     hello                     ->  peer          ->                   accepted, or refused
 //     check {description}       ------------------>                    compares, changes nothing
-//     base {path}               ------------------>                    with --base: hashes a file
+//     hash_file {path}          ------------------>                    a base, or a read-only file
 //     prepare {description,key} ------------------>                    disks, taps, QEMU, exports
 //     send_file {piece}         ------------------>                    until prepare is answered
 //        NBD: disks, from here until seal; RAM, from QEMU to QEMU
@@ -218,21 +218,21 @@ struct Prepare {
 using Reexport = Bare<Verb::reexport, Endpoints>;
 
 /// The hash of a file, or the progress of hashing it.
-struct HashBaseAnswer {
+struct HashFileAnswer {
     std::string sha256;  ///< Not known yet if empty.
     std::uint64_t done_bytes = 0;  ///< Progress while sha256 is empty.
     [[nodiscard]] Json to_json() const;
-    static Result<HashBaseAnswer> from_json(Json const& json);
+    static Result<HashFileAnswer> from_json(Json const& json);
 };
 
-struct HashBase {
-    static constexpr Verb verb = Verb::base;
-    using Answer = HashBaseAnswer;
+struct HashFile {
+    static constexpr Verb verb = Verb::hash_file;
+    using Answer = HashFileAnswer;
     std::string path;  ///< At the source, absolute.
     std::uint64_t offset = 0;
     std::uint64_t length = 0;  ///< 0: the whole file.
     [[nodiscard]] Json to_json() const;
-    static Result<HashBase> from_json(Json const& json);
+    static Result<HashFile> from_json(Json const& json);
 };
 
 struct HashAnswer {
@@ -502,7 +502,7 @@ struct Progress {
 using FromCommand =
     std::variant<Migrate, Set, Cancel, Resolve, Status, Replicate, ReplicateStop, Release, Peer>;
 using FromSource =
-    std::variant<Check, Survey, Heard, FindShared, Prepare, SendFile, Reexport, HashBase, Hash,
+    std::variant<Check, Survey, Heard, FindShared, Prepare, SendFile, Reexport, HashFile, Hash,
                  Fire, Frames, ReturnFrames, Conntrack, Seal, Commit, Abort>;
 using FromReplicationSource =
     std::variant<ReplicateBegin, ReplicateComplete, ReplicateHandOver, ReplicateForget>;

@@ -29,7 +29,7 @@ enum class Verb : std::uint8_t {
     prepare,
     send_file,
     reexport,
-    base,
+    hash_file,
     hash,
     fire,
     frames,

@@ -216,19 +216,19 @@ constexpr std::size_t roms_max = 1024;
 constexpr std::uint64_t firmware_bytes_max = 64ULL << 20;
 /// Throttle groups of one guest: one for each of its disks, and as many again.
 constexpr std::size_t throttle_groups_max = 512;
-/// A base is hashed on both hosts: 10 TB at 150 MB/s take so long.
-constexpr std::chrono::hours base_hash_timeout{20};
+/// A file is hashed on both hosts: a base of 10 TB at 150 MB/s takes so long.
+constexpr std::chrono::hours file_hash_timeout{20};
 /// The destination answers a request for a hash after at most so long, with its progress.
-constexpr seconds base_answer{3};
+constexpr seconds file_hash_answer{3};
 /// If the other host's hash makes no progress for so long, it counts as stuck.
-constexpr seconds base_patience{60};
-/// Size of the parts of a base that are compared to find a difference, and of the block that is
+constexpr seconds file_hash_patience{60};
+/// Size of the parts of a file that are compared to find a difference, and of the block that is
 /// then named, in bytes. One request takes well below a second.
-constexpr std::size_t base_part_bytes_max = 64 * 1024 * 1024;
-constexpr std::size_t base_block_bytes = 4096;
+constexpr std::size_t compared_part_bytes_max = 64 * 1024 * 1024;
+constexpr std::size_t compared_block_bytes = 4096;
 /// Files that a destination hashes or has hashed for one source: bases, and files that guests only
 /// read.
-constexpr std::size_t base_hashes_max = 128;
+constexpr std::size_t compared_files_max = 128;
 /// Files of a guest that it only reads and that may be copied: CDs, seeds, a kernel. The rest must
 /// be there.
 constexpr std::size_t guest_files_max = 32;

@@ -49,7 +49,7 @@ Task<Result<>> DestinationMigration::prepare() {
     CO_TRY_VOID(co_await make_places());
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description_, {},
                                    Deadline::after(limits::check_timeout)));
-    CO_TRY_VOID(bases_.check_compared());
+    CO_TRY_VOID(file_hashes_.check_compared());
     CO_TRY_VOID(co_await make_disks());
     CO_TRY_VOID(co_await anchors_.receive());
     co_return co_await start_qemu();

@@ -1,4 +1,4 @@
-#include "sidecar/migration/destination_bases.hpp"
+#include "sidecar/migration/destination_file_hashes.hpp"
 
 #include "core/log.hpp"
 #include "sidecar/guest/allowed_files.hpp"
@@ -13,11 +13,11 @@ using core::fail;
 using core::Result;
 using core::Task;
 
-Task<Result<protocol::HashBaseAnswer>> DestinationBases::hash(protocol::HashBase request) {
+Task<Result<protocol::HashFileAnswer>> DestinationFileHashes::hash(protocol::HashFile request) {
     auto const& maps = context_.options.maps;
     auto const path = map_path(maps, request.path);
     // A hash of a few bytes tells what they are.
-    if (request.length > 0 && request.length < limits::base_block_bytes) {
+    if (request.length > 0 && request.length < limits::compared_block_bytes) {
         co_return fail(Errc::refused, "{} bytes are too few to compare", request.length);
     }
     qmp::FileUse const use{request.path, path, qmp::FileAccess::read};
@@ -25,32 +25,32 @@ Task<Result<protocol::HashBaseAnswer>> DestinationBases::hash(protocol::HashBase
     if (request.length > 0) {
         CO_TRY(auto const hash,
                co_await storage::hash_part(context_.loop, path, request.offset, request.length,
-                                           Deadline::after(limits::base_patience)));
-        co_return protocol::HashBaseAnswer{hash, 0};
+                                           Deadline::after(limits::file_hash_patience)));
+        co_return protocol::HashFileAnswer{hash, 0};
     }
-    auto base = hashes_[path];
-    if (!base || (base->finished.is_set() && !still_right(*base, path))) {
-        if (hashes_.size() > limits::base_hashes_max) {
+    auto file = hashes_[path];
+    if (!file || (file->finished.is_set() && !still_right(*file, path))) {
+        if (hashes_.size() > limits::compared_files_max) {
             hashes_.erase(path);
             co_return fail(Errc::refused, "the source asks for more than {} files",
-                           limits::base_hashes_max);
+                           limits::compared_files_max);
         }
-        base = hashes_[path] = std::make_shared<BaseHash>(context_.loop);
-        reading_.spawn(read(path, base));
+        file = hashes_[path] = std::make_shared<Hashing>(context_.loop);
+        reading_.spawn(read(path, file));
     }
-    auto const waited = co_await base->finished.wait(Deadline::after(limits::base_answer));
-    if (!waited) co_return protocol::HashBaseAnswer{"", base->done_bytes};
-    if (!base->hash) co_return std::unexpected(base->hash.error());
-    co_return protocol::HashBaseAnswer{base->hash->sha256, 0};
+    auto const waited = co_await file->finished.wait(Deadline::after(limits::file_hash_answer));
+    if (!waited) co_return protocol::HashFileAnswer{"", file->done_bytes};
+    if (!file->hash) co_return std::unexpected(file->hash.error());
+    co_return protocol::HashFileAnswer{file->hash->sha256, 0};
 }
 
-bool DestinationBases::still_right(BaseHash const& base, std::string const& path) {
+bool DestinationFileHashes::still_right(Hashing const& file, std::string const& path) {
     auto const here = storage::identity_of(path);
-    return base.hash && here && base.hash->identity == *here;
+    return file.hash && here && file.hash->identity == *here;
 }
 
 /// Ends early if this sidecar ends.
-Task<void> DestinationBases::read(std::string path, std::shared_ptr<BaseHash> into) {
+Task<void> DestinationFileHashes::read(std::string path, std::shared_ptr<Hashing> into) {
     storage::HashMemory const memory(context_.paths.file_hashes());
     auto const begun = std::chrono::system_clock::now();
     auto const here = storage::identity_of(path);
@@ -60,16 +60,16 @@ Task<void> DestinationBases::read(std::string path, std::shared_ptr<BaseHash> in
     } else {
         into->hash = co_await storage::hash_file(
             context_.loop, path, into->done_bytes,
-            Deadline::after(limits::base_hash_timeout, context_.stop.get_token()));
+            Deadline::after(limits::file_hash_timeout, context_.stop.get_token()));
         if (into->hash) memory.remember(*into->hash, begun);
     }
-    core::log::debug("guest={} base={} {}", context_.name, path,
+    core::log::debug("guest={} file={} {}", context_.name, path,
                      into->hash ? into->hash->sha256 : into->hash.error().sentence());
     into->finished.set();
 }
 
-Result<bool> DestinationBases::is_compared(std::string const& path,
-                                           std::string const& sha256) const {
+Result<bool> DestinationFileHashes::is_compared(std::string const& path,
+                                                std::string const& sha256) const {
     storage::HashMemory const memory(context_.paths.file_hashes());
     TRY(auto const here, storage::identity_of(path));
     auto hash = memory.find(here);
@@ -80,7 +80,7 @@ Result<bool> DestinationBases::is_compared(std::string const& path,
     return hash && !sha256.empty() && *hash == sha256;
 }
 
-Result<> DestinationBases::check_compared() const {
+Result<> DestinationFileHashes::check_compared() const {
     auto const& maps = context_.options.maps;
     auto const changed = [](std::string const& what) {
         return fail(Errc::refused,

@@ -1,8 +1,7 @@
-// DestinationBases: the hash of a file that shall be here as it is at the source: the base of a
-// disk
-// (`migrate --base`), or a file that the guest only reads. It changes nothing and does not involve
-// the machine. A whole file is read only once, however often it is requested, and its hash is kept.
-// Used by DestinationMigration; FileComparison is the source's half.
+// DestinationFileHashes: the hash of a file that shall be here as it is at the source: the base of
+// a disk (`migrate --base`), or a file that the guest only reads. It changes nothing and does not
+// involve the machine. A whole file is read only once, however often it is requested, and its hash
+// is kept. Used by DestinationMigration; FileComparison is the source's half.
 #pragma once
 
 #include <map>
@@ -16,15 +15,15 @@
 
 namespace sidecar {
 
-class DestinationBases {
+class DestinationFileHashes {
 public:
-    explicit DestinationBases(DestinationContext context)
+    explicit DestinationFileHashes(DestinationContext context)
         : context_(context), reading_(context.loop) {}
 
     /// The hash of a file or of a part of it. While a whole file is read, the answer is the
     /// progress, and the source asks again. Fails with refused if these are too many files, or with
     /// the error of reading.
-    core::Task<core::Result<protocol::HashBaseAnswer>> hash(protocol::HashBase request);
+    core::Task<core::Result<protocol::HashFileAnswer>> hash(protocol::HashFile request);
     /// Before anything is created: checks that the files that are not copied are those that were
     /// compared, and that they were the same. Fails with refused.
     [[nodiscard]] core::Result<> check_compared() const;
@@ -32,20 +31,20 @@ public:
     core::Task<void> join() { return reading_.join(); }
 
 private:
-    struct BaseHash {
-        explicit BaseHash(core::Loop& loop) : finished(loop) {}
+    struct Hashing {
+        explicit Hashing(core::Loop& loop) : finished(loop) {}
         std::uint64_t done_bytes = 0;
         core::Event finished;
         core::Result<storage::FileHash> hash = core::fail(core::Errc::closed, "not known yet");
     };
-    core::Task<void> read(std::string path, std::shared_ptr<BaseHash> into);
-    static bool still_right(BaseHash const& base, std::string const& path);
+    core::Task<void> read(std::string path, std::shared_ptr<Hashing> into);
+    static bool still_right(Hashing const& base, std::string const& path);
     /// `path`: here.
     [[nodiscard]] core::Result<bool> is_compared(std::string const& path,
                                                  std::string const& sha256) const;
 
     DestinationContext context_;
-    std::map<std::string, std::shared_ptr<BaseHash>> hashes_;  ///< By path here.
+    std::map<std::string, std::shared_ptr<Hashing>> hashes_;  ///< By path here.
     core::TaskGroup reading_;
 };
 

@@ -66,7 +66,8 @@ Task<Result<>> DestinationFiles::receive(std::stop_token stop) {
                            limits::file_patience.count());
         }
         changed_.reset();
-        (void)co_await changed_.wait(Deadline::after(limits::base_answer, stop));  // or look again
+        (void)co_await changed_.wait(
+            Deadline::after(limits::file_hash_answer, stop));  // or look again
         if (stop.stop_requested()) co_return fail(Errc::cancelled, "this sidecar ends");
         if (given_up_) co_return fail(Errc::closed, "{}", protocol::given_up_earlier);
     }

@@ -60,7 +60,7 @@ DestinationMigration::DestinationMigration(core::Loop& loop, Paths paths, std::s
       anchors_(context_),
       survey_(context_),
       definition_(context_),
-      bases_(context_),
+      file_hashes_(context_),
       disks_(context_),
       files_(context_),
       disk_command_(context_),
@@ -114,7 +114,7 @@ Task<void> DestinationMigration::run(std::stop_token token) {
     co_await callers_.close();
     co_await disks_.end();
     co_await watchers_.join();
-    co_await bases_.join();
+    co_await file_hashes_.join();
     co_await network_.join();
     co_await qemu_.join();
 }

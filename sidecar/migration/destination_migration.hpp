@@ -15,10 +15,10 @@
 #include "sidecar/host/journal.hpp"
 #include "sidecar/machine/destination.hpp"
 #include "sidecar/migration/destination_anchors.hpp"
-#include "sidecar/migration/destination_bases.hpp"
 #include "sidecar/migration/destination_context.hpp"
 #include "sidecar/migration/destination_definition.hpp"
 #include "sidecar/migration/destination_disks.hpp"
+#include "sidecar/migration/destination_file_hashes.hpp"
 #include "sidecar/migration/destination_files.hpp"
 #include "sidecar/migration/destination_network.hpp"
 #include "sidecar/migration/destination_qemu.hpp"
@@ -100,7 +100,7 @@ private:
     Outcome<protocol::Packed> on(protocol::Prepare prepare);
     Outcome<protocol::SendFileAnswer> on(protocol::SendFile piece);
     Outcome<protocol::Packed> on(protocol::Reexport);
-    Outcome<protocol::HashBaseAnswer> on(protocol::HashBase request);
+    Outcome<protocol::HashFileAnswer> on(protocol::HashFile request);
     Outcome<protocol::HashAnswer> on(protocol::Hash request);
     Outcome<protocol::FireAnswer> on(protocol::Fire fire);
     Outcome<protocol::FramesAnswer> on(protocol::Frames frames);
@@ -161,7 +161,7 @@ private:
     DestinationAnchors anchors_;
     DestinationSurvey survey_;
     DestinationDefinition definition_;
-    DestinationBases bases_;
+    DestinationFileHashes file_hashes_;
     DestinationDisks disks_;
     DestinationFiles files_;
     DiskCommand disk_command_;

@@ -78,8 +78,8 @@ Task<Result<protocol::FindSharedAnswer>> DestinationMigration::on(protocol::Find
     co_return survey_.find_shared(request);
 }
 
-Task<Result<protocol::HashBaseAnswer>> DestinationMigration::on(protocol::HashBase request) {
-    return bases_.hash(std::move(request));
+Task<Result<protocol::HashFileAnswer>> DestinationMigration::on(protocol::HashFile request) {
+    return file_hashes_.hash(std::move(request));
 }
 
 Task<Result<protocol::Packed>> DestinationMigration::on(protocol::Prepare prepare) {

@@ -78,7 +78,7 @@ Task<Result<>> FileComparison::compare_one(File& file) {
     CO_TRY(auto const offset, co_await first_difference(file));
     co_return fail(Errc::refused,
                    "{} differs at byte {} (within {} bytes) from the destination's: {}", file.what,
-                   offset, limits::base_block_bytes, file.remedy);
+                   offset, limits::compared_block_bytes, file.remedy);
 }
 
 Task<Result<>> FileComparison::hash_here(File const& file, std::string& hash) {
@@ -91,7 +91,7 @@ Task<Result<>> FileComparison::hash_here(File const& file, std::string& hash) {
     }
     CO_TRY(auto const made,
            co_await storage::hash_file(context_.guest.loop, file.path, here_bytes_,
-                                       context_.within(limits::base_hash_timeout)));
+                                       context_.within(limits::file_hash_timeout)));
     if (made.identity != file.identity) {
         co_return fail(Errc::refused, "{} changed while it was compared", file.what);
     }
@@ -101,18 +101,18 @@ Task<Result<>> FileComparison::hash_here(File const& file, std::string& hash) {
 }
 
 Task<Result<>> FileComparison::hash_there(File const& file, std::string& hash) {
-    protocol::HashBase const question{file.path, 0, 0};
-    auto const until = context_.within(limits::base_hash_timeout);
-    auto patience = until.sooner(limits::base_patience);
+    protocol::HashFile const question{file.path, 0, 0};
+    auto const until = context_.within(limits::file_hash_timeout);
+    auto patience = until.sooner(limits::file_hash_patience);
     while (!until.passed()) {
         auto const reply =
-            co_await context_.peer.request(question, until.sooner(limits::base_patience));
+            co_await context_.peer.request(question, until.sooner(limits::file_hash_patience));
         if (!reply) co_return std::unexpected(reply.error());
         hash = reply->sha256;
         auto const done = reply->done_bytes;
         if (!hash.empty()) there_bytes_ = file.identity.bytes;
         if (!hash.empty()) co_return Result<>{};
-        if (done > there_bytes_) patience = until.sooner(limits::base_patience);
+        if (done > there_bytes_) patience = until.sooner(limits::file_hash_patience);
         there_bytes_ = std::max(there_bytes_, done);
         if (patience.passed()) break;
     }
@@ -122,14 +122,14 @@ Task<Result<>> FileComparison::hash_there(File const& file, std::string& hash) {
 /// The offset of the first block of the file that differs at the destination. First compares part
 /// by part, then bisects the part.
 Task<Result<std::uint64_t>> FileComparison::first_difference(File const& file) {
-    constexpr std::uint64_t block = limits::base_block_bytes;
+    constexpr std::uint64_t block = limits::compared_block_bytes;
     std::uint64_t offset = 0;
-    std::uint64_t length = limits::base_part_bytes_max;
+    std::uint64_t length = limits::compared_part_bytes_max;
     while (offset < file.identity.bytes) {
-        auto const deadline = context_.within(limits::base_patience);
+        auto const deadline = context_.within(limits::file_hash_patience);
         CO_TRY(auto const here, co_await storage::hash_part(context_.guest.loop, file.path, offset,
                                                             length, deadline));
-        protocol::HashBase const question{file.path, offset, length};
+        protocol::HashFile const question{file.path, offset, length};
         CO_TRY(auto const there, co_await context_.peer.request(question, deadline));
         if (there.sha256 == here) {
             offset += length;

@@ -193,9 +193,9 @@ void check(sidecar::protocol::AnchorStandIn const& request) {
 }
 void check(sidecar::protocol::AnchorLeave const& request) { check_anchor(request.guest, {}); }
 void check(sidecar::protocol::AnchorRelease const& request) { check_anchor(request.guest, {}); }
-void check(sidecar::protocol::HashBase const& request) {
+void check(sidecar::protocol::HashFile const& request) {
     must(request.path.starts_with('/'));
-    must(request.length <= sidecar::limits::base_part_bytes_max);
+    must(request.length <= sidecar::limits::compared_part_bytes_max);
 }
 
 class Receiver : public sidecar::Handler {
@@ -281,7 +281,7 @@ Task<void> converse(core::Loop& loop, sidecar::protocol::Role role, std::string 
     scope.spawn(ask(connection, sidecar::protocol::ReturnFrames{}));
     scope.spawn(ask(connection, sidecar::protocol::Commit{}));
     scope.spawn(ask(connection, sidecar::protocol::ReplicateBegin{}));
-    scope.spawn(ask(connection, sidecar::protocol::HashBase{"/x", 0, 0}));
+    scope.spawn(ask(connection, sidecar::protocol::HashFile{"/x", 0, 0}));
     auto const peer = netmove::tunnel::Endpoint::parse("192.0.2.2:4791");
     scope.spawn(ask(connection, sidecar::protocol::AnchorStandIn{"web1", {}, "", *peer, {}}));
     co_await connection.run({});

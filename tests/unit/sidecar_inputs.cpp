@@ -224,8 +224,8 @@ TEST_CASE("options: migrate --base may be given several times, and is seen from 
 }
 
 TEST_CASE("a question for a base: what a source sends, and what no source would") {
-    protocol::HashBase const sent{"/srv/base.raw", 1 << 20, 4096};
-    auto const got = protocol::HashBase::from_json(sent.to_json());
+    protocol::HashFile const sent{"/srv/base.raw", 1 << 20, 4096};
+    auto const got = protocol::HashFile::from_json(sent.to_json());
     REQUIRE(got);
     CHECK(got->path == sent.path);
     CHECK(got->offset == sent.offset);
@@ -237,7 +237,7 @@ TEST_CASE("a question for a base: what a source sends, and what no source would"
           R"({"path":"/x","offset":0,"length":67108865})",
           R"({"path":["/x"],"offset":0,"length":0})"}) {
         INFO(text);
-        CHECK_FALSE(protocol::HashBase::from_json(*Json::parse(text)));
+        CHECK_FALSE(protocol::HashFile::from_json(*Json::parse(text)));
     }
 }
 
