@@ -163,7 +163,6 @@ void Mirror::Implementation::go_on(unsigned round) {
         one.bulk_flushed_offset = before.flushed_offset;
         one.counters.data_bytes = before.copied_bytes;
         one.counters.zero_bytes = offset - std::min(offset, before.copied_bytes);
-        one.report.copied_bytes = before.copied_bytes;
         one.bulk_done = before.done && !lost;
         if (one.bulk_done) {
             one.report.rounds.push_back(

@@ -87,7 +87,11 @@ Progress Mirror::Implementation::progress() {
 
 MirrorReport Mirror::report() const {
     MirrorReport report;
-    for (auto const& one : implementation_->disks) report.disks.push_back(one->report);
+    for (auto const& one : implementation_->disks) {
+        report.disks.push_back(one->report);
+        // Also in the middle of a pass, for a copy that is suspended or cancelled.
+        report.disks.back().copied_bytes = one->counters.data_bytes;
+    }
     report.cleared = implementation_->cleared;
     report.cuts = implementation_->cuts;
     report.final_status = in_ms(implementation_->final_status);

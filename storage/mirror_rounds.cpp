@@ -112,7 +112,6 @@ Task<Result<>> Mirror::Implementation::bulk_disk(std::size_t index, Deadline dea
         one.bulk->put_back(one_after_the_other(copier.unfinished(), scan.pending()));
         co_return copied;
     }
-    one.report.copied_bytes = one.counters.data_bytes;
     one.report.rounds.push_back({one.bulk->data_bytes(), one.counters.data_bytes,
                                  one.bulk_left_out_bytes, in_ms(Clock::now() - one.bulk_begun)});
     one.bulk_done = true;
@@ -275,7 +274,6 @@ Task<Result<>> Mirror::Implementation::run_copier(MirrorDisk& one, Scan& scan, R
     copier.record_in(one.disk.table.get());
     auto copied = co_await copier.run(scan, deadline);
     report.copied_bytes = one.counters.data_bytes - before;
-    one.report.copied_bytes += report.copied_bytes;
     report.took = in_ms(Clock::now() - begun);
     co_return copied;
 }

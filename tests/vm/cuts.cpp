@@ -130,6 +130,7 @@ TEST_CASE("cuts: a link that stays down ends the command, and --resume continues
     auto const told = waits.report["error"].text_or("");
     CHECK(told.find("sidecar migrate --resume web1") != std::string::npos);
     CHECK(told.find("the guest runs on the source") != std::string::npos);
+    CHECK(waits.report["disks"].elements().at(0)["copied_bytes"].integer_or(0) > 1 << 20);
     CHECK(scene.migration_on(scene.a()).has("waiting"));
     // A suspended migration exists, and it is kept.
     CHECK(scene.migrate(scene.a()).exit_status == 3);
