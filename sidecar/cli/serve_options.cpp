@@ -1,6 +1,8 @@
 #include "sidecar/cli/serve_options.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
 
 #include "qmp/bound_address.hpp"
 
@@ -29,6 +31,9 @@ Result<> check_absolute(char const* option, std::vector<std::string> const& path
     for (auto const& path : paths) {
         if (!path.starts_with('/'))
             return fail(Errc::invalid, "{} {}: this is not an absolute path", option, path);
+        // The files of guests are compared with it by their names, without "..".
+        if (std::ranges::contains(std::filesystem::path(path), ".."))
+            return fail(Errc::invalid, "{} {}: write the path without '..'", option, path);
     }
     return {};
 }
