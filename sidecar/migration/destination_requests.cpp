@@ -1,5 +1,6 @@
 // The requests of the source, in the order of a migration. Those that change the state are events
 // of the machine, which decides the answer.
+#include "sidecar/guest/device_states.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/migration/destination_migration.hpp"
 #include "sidecar/registry/ownership.hpp"
@@ -50,6 +51,8 @@ Task<Result<protocol::CheckAnswer>> DestinationMigration::on(protocol::Check che
     CO_TRY(auto const leftovers, earlier_.leftovers());
     CO_TRY_VOID(co_await preflight(loop_, paths_, options_.maps, description, leftovers,
                                    Deadline::after(limits::check_timeout)));
+    CO_TRY_VOID(co_await check_device_states(loop_, options_.maps, description,
+                                             Deadline::after(limits::check_timeout)));
     CO_TRY(auto vxlan, vxlan_ends_here(options_.maps, description));
     CO_TRY_VOID(co_await registry::check_arrival(loop_, paths_, name_, description.owner));
     auto const host = host_identity(paths_);

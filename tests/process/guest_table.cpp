@@ -373,7 +373,8 @@ private:
 
 void run_table(std::vector<Row> const& rows, std::string const& from, std::string const& to) {
     Table table(from, to);
-    for (auto const& row : rows) {
+    for (auto row : rows) {
+        if (from != to && !row.refused_by_newer.empty()) row.refused = row.refused_by_newer;
         if (!row.only.empty() && (row.only != from || row.only != to)) continue;
         std::string failed;
         try {

@@ -25,6 +25,8 @@ struct Row {
     lab::Argv then = {};
     /// The version of the swtpm that listens on {d}/swtpm.sock where the guest starts; empty: none.
     std::string tpm = {};
+    /// As `refused`, for a destination whose QEMU is newer; empty: as for one of the same version.
+    std::string refused_by_newer = {};
 };
 
 /// "7.2" -> "7.2" and "10.0" -> "10.0", there and back; in a full run also "7.2" -> "10.0", which
