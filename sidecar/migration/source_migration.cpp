@@ -168,6 +168,9 @@ Task<Json> SourceMigration::drive(Event first, ProgressSink sink) {
                          migration_id_, machine::source::describe(*event),
                          machine::source::describe(state_));
         if (state_.phase != before) enter(state_.phase);
+        bool const fails = state_.phase == Phase::rolling_back && before != state_.phase &&
+                           state_.outcome == machine::Outcome::failed;
+        if (fails && !failure_) note_failure(reason_of(*event));
         for (auto const action : step.actions) {
             if (action == Action::interrupt) {
                 actions_stop_.request_stop();

@@ -92,6 +92,7 @@ private:
 
     // QEMU's monitor: source_monitor.cpp
     void hear(qmp::Event const& event);
+    [[nodiscard]] core::Error reason_of(machine::source::Event const& event) const;
     void note_monitor_back(machine::source::Qemu qemu, core::Clock::time_point lost_at);
     void note_monitor_silent();
     void note_stop(core::Clock::time_point at);

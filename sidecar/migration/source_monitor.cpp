@@ -24,6 +24,21 @@ void SourceMigration::note_monitor_silent() {
     post(machine::source::event(Event::Kind::qmp_silent_too_long));
 }
 
+/// Why the migration failed, if no action failed: what others did to the guest or to QEMU.
+core::Error SourceMigration::reason_of(Event const& event) const {
+    using Kind = Event::Kind;
+    auto const* const guest = state_.guest_ran || event.kind == Kind::guest_resumed
+                                  ? "the guest was continued by someone else"
+                              : event.kind == Kind::guest_stopped_by_others
+                                  ? "the guest was stopped by someone else"
+                              : event.kind == Kind::qmp_back
+                                  ? "QEMU's monitor was lost, and the migration has ended meanwhile"
+                                  : nullptr;
+    if (guest == nullptr) return core::fail(Errc::qemu_refused, "{}", describe(event)).error();
+    return core::fail(Errc::qemu_refused, "{}, while its RAM was sent: migrate again", guest)
+        .error();
+}
+
 /// The caller of `migrate` does not wait for a QEMU that may never answer.
 void SourceMigration::tell_of_a_long_rollback() {
     if (state_.phase != Phase::rolling_back || decided_.is_set()) return;
