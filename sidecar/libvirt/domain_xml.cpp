@@ -1,8 +1,13 @@
 #include "sidecar/libvirt/domain_xml.hpp"
 
-#include <algorithm>
-#include <array>
-#include <utility>
+#include <libxml/parser.h>
+#include <libxml/tree.h>
+
+#include <memory>
+#include <optional>
+#include <string_view>
+
+#include "core/library.hpp"
 
 namespace sidecar::libvirt {
 
@@ -12,224 +17,152 @@ using core::Result;
 
 namespace {
 
-constexpr std::size_t elements_deep_max = 32;  // libvirt's own reach 8
+/// Every function of libxml2 that is called here. xmlFree is a pointer that may be replaced.
+#define LIBXML2_FUNCTIONS(X) \
+    X(xmlDocDumpMemoryEnc)   \
+    X(xmlDocGetRootElement)  \
+    X(xmlFree)               \
+    X(xmlFreeDoc)            \
+    X(xmlGetIntSubset)       \
+    X(xmlGetNoNsProp)        \
+    X(xmlNodeGetContent)     \
+    X(xmlReadMemory)         \
+    X(xmlSetProp)
 
-/// The five entities of XML.
-constexpr auto entities = std::to_array<std::pair<std::string_view, char>>(
-    {{"&lt;", '<'}, {"&gt;", '>'}, {"&amp;", '&'}, {"&quot;", '"'}, {"&apos;", '\''}});
+struct Libxml2 {
+#define DECLARE(name) decltype(&::name) name = nullptr;
+    LIBXML2_FUNCTIONS(DECLARE)
+#undef DECLARE
 
-bool is_space(char one) { return one == ' ' || one == '\n' || one == '\t' || one == '\r'; }
-
-bool is_name_part(char one) {
-    bool const letter = (one >= 'a' && one <= 'z') || (one >= 'A' && one <= 'Z');
-    bool const digit = one >= '0' && one <= '9';
-    return letter || digit || one == '_' || one == '-' || one == '.' || one == ':';
-}
-
-/// The length of the entity at the beginning of `text`; 0: there is none that is known.
-std::size_t entity_length(std::string_view text) {
-    auto const known = std::ranges::find_if(
-        entities, [&](auto const& entity) { return text.starts_with(entity.first); });
-    return known == entities.end() ? 0 : known->first.size();
-}
-
-std::string unescaped(std::string_view text) {
-    std::string plain;
-    while (!text.empty()) {
-        auto const known = std::ranges::find_if(
-            entities, [&](auto const& entity) { return text.starts_with(entity.first); });
-        bool const is_entity = known != entities.end();
-        plain += is_entity ? known->second : text.front();
-        text.remove_prefix(is_entity ? known->first.size() : 1);
+    static Result<Libxml2 const*> load() {
+        static std::optional<Libxml2> loaded;
+        if (loaded) return &*loaded;
+        Libxml2 made;
+        TRY(auto const library, core::Library::load({"libxml2.so.2"}, "libxml2"));
+#define BIND(name) TRY_VOID(library.bind(made.name, #name));
+        LIBXML2_FUNCTIONS(BIND)
+#undef BIND
+        loaded = made;
+        return &*loaded;
     }
-    return plain;
-}
+};
 
-std::string escaped(std::string_view plain) {
-    std::string text;
-    for (char const one : plain) {
-        auto const known =
-            std::ranges::find(entities, one, &std::pair<std::string_view, char>::second);
-        if (known != entities.end()) {
-            text += known->first;
-        } else {
-            text += one;
+xmlChar const* xml_text(char const* text) { return reinterpret_cast<xmlChar const*>(text); }
+
+std::string_view plain_text(xmlChar const* text) { return reinterpret_cast<char const*>(text); }
+
+/// A definition as a tree. Invariant: it has a root, "domain".
+class DomainTree {
+public:
+    static Result<DomainTree> read(std::string const& text);
+
+    /// The text of the one child `element` of the domain. Fails with invalid.
+    [[nodiscard]] Result<std::string> child_text(std::string_view element) const;
+    /// Replaces the values of an attribute of all elements
+    /// /domain/devices/`device`/source.
+    [[nodiscard]] Result<> replace(std::string_view device, char const* attribute,
+                                   DomainXml::Map const& map);
+    [[nodiscard]] Result<std::string> print() const;
+
+private:
+    DomainTree(Libxml2 const& xml, xmlDoc* document)
+        : xml_(&xml), document_(document, xml.xmlFreeDoc) {}
+
+    [[nodiscard]] xmlNode* root() const { return xml_->xmlDocGetRootElement(document_.get()); }
+    [[nodiscard]] std::string take(xmlChar* text) const {
+        std::string copy(plain_text(text));
+        (*xml_->xmlFree)(text);
+        return copy;
+    }
+    /// Calls `act` with each child of that name, without a namespace, until it fails.
+    template <class Act>
+    static Result<> each_child(xmlNode* parent, std::string_view name, Act const& act) {
+        for (auto* node = parent->children; node != nullptr; node = node->next) {
+            bool const is_one = node->type == XML_ELEMENT_NODE && node->ns == nullptr &&
+                                plain_text(node->name) == name;
+            if (is_one) TRY_VOID(act(node));
         }
+        return {};
     }
-    return text;
+
+    Libxml2 const* xml_;
+    std::unique_ptr<xmlDoc, void (*)(xmlDoc*)> document_;
+};
+
+Result<DomainTree> DomainTree::read(std::string const& text) {
+    if (text.size() > domain_xml_bytes_max)
+        return fail(Errc::invalid, "the definition of a domain is longer than {} KiB",
+                    domain_xml_bytes_max / 1024);
+    TRY(auto const* const xml, Libxml2::load());
+    DomainTree tree(
+        *xml, xml->xmlReadMemory(text.data(), static_cast<int>(text.size()), "domain.xml", nullptr,
+                                 XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING));
+    if (!tree.document_) return fail(Errc::invalid, "the definition of a domain is not XML");
+    auto* const root = tree.root();
+    if (root == nullptr || root->ns != nullptr || plain_text(root->name) != "domain")
+        return fail(Errc::invalid, "the definition is not that of a domain");
+    // What it declares could stand for anything, and libvirt prints no declarations.
+    if (xml->xmlGetIntSubset(tree.document_.get()) != nullptr)
+        return fail(Errc::invalid, "the definition of a domain has declarations");
+    return tree;
+}
+
+Result<std::string> DomainTree::child_text(std::string_view element) const {
+    std::optional<std::string> found;
+    TRY_VOID(each_child(root(), element, [&](xmlNode* node) -> Result<> {
+        if (found)
+            return fail(Errc::invalid, "the definition of a domain has two elements {}", element);
+        found = take(xml_->xmlNodeGetContent(node));
+        return {};
+    }));
+    if (!found || found->empty())
+        return fail(Errc::invalid, "the definition of a domain has no {}", element);
+    return *found;
+}
+
+Result<> DomainTree::replace(std::string_view device, char const* attribute,
+                             DomainXml::Map const& map) {
+    auto const in_source = [&](xmlNode* source) -> Result<> {
+        auto* const old = xml_->xmlGetNoNsProp(source, xml_text(attribute));
+        if (old == nullptr) return {};
+        auto const value = map(take(old));
+        if (xml_->xmlSetProp(source, xml_text(attribute), xml_text(value.c_str())) == nullptr)
+            return fail(Errc::invalid, "'{}' cannot be a value in the definition of a domain",
+                        value);
+        return {};
+    };
+    return each_child(root(), "devices", [&](xmlNode* devices) {
+        return each_child(devices, device,
+                          [&](xmlNode* node) { return each_child(node, "source", in_source); });
+    });
+}
+
+Result<std::string> DomainTree::print() const {
+    xmlChar* text = nullptr;
+    int size = 0;
+    xml_->xmlDocDumpMemoryEnc(document_.get(), &text, &size, "UTF-8");
+    if (text == nullptr) return fail(Errc::io, "the definition of a domain cannot be printed");
+    return take(text);
 }
 
 }  // namespace
 
-/// Reads one definition from the beginning to the end.
-class DomainXmlReader {
-public:
-    explicit DomainXmlReader(std::string text) { xml_.text_ = std::move(text); }
-
-    Result<DomainXml> read() &&;
-
-private:
-    [[nodiscard]] std::string_view rest() const { return std::string_view(xml_.text_).substr(at_); }
-    [[nodiscard]] auto wrong(std::string_view what) const {
-        return fail(Errc::invalid,
-                    "the definition of a domain is not one that libvirt prints: {} at "
-                    "byte {}",
-                    what, at_);
-    }
-    [[nodiscard]] std::string path() const {
-        std::string all;
-        for (auto const& one : open_) all += (all.empty() ? "" : "/") + one;
-        return all;
-    }
-    void skip_space() {
-        while (!rest().empty() && is_space(rest().front())) ++at_;
-    }
-    bool take(std::string_view word) {
-        if (!rest().starts_with(word)) return false;
-        at_ += word.size();
-        return true;
-    }
-    Result<std::string> take_name();
-    Result<> take_start();
-    Result<> take_attribute();
-    Result<> take_end();
-    Result<> take_text();
-    /// Passes one character or entity of text; `stop` ends it.
-    Result<> take_character();
-
-    DomainXml xml_;
-    std::size_t at_ = 0;
-    std::vector<std::string> open_;
-    bool is_over_ = false;  ///< The root has ended.
-};
-
-Result<DomainXml> DomainXmlReader::read() && {
-    if (xml_.text_.size() > domain_xml_bytes_max)
-        return fail(Errc::invalid, "the definition of a domain is longer than {} KiB",
-                    domain_xml_bytes_max / 1024);
-    skip_space();
-    if (!rest().starts_with("<domain")) return wrong("no domain");
-    while (!rest().empty()) {
-        if (is_over_) {
-            skip_space();
-            if (!rest().empty()) return wrong("more after the domain");
-        } else if (rest().starts_with("</")) {
-            TRY_VOID(take_end());
-        } else if (rest().front() == '<') {
-            TRY_VOID(take_start());
-        } else {
-            TRY_VOID(take_text());
-        }
-    }
-    if (!is_over_) return wrong("no end of the domain");
-    if (xml_.name_.empty() || xml_.uuid_.empty()) return wrong("no name or no UUID");
-    return std::move(xml_);
-}
-
-Result<std::string> DomainXmlReader::take_name() {
-    auto const begin = at_;
-    while (!rest().empty() && is_name_part(rest().front())) ++at_;
-    if (at_ == begin) return wrong("no name of an element or attribute");
-    return xml_.text_.substr(begin, at_ - begin);
-}
-
-Result<> DomainXmlReader::take_start() {
-    take("<");
-    TRY(auto name, take_name());  // "<!" and "<?" have none
-    if (open_.size() >= elements_deep_max) return wrong("too many elements in each other");
-    open_.push_back(std::move(name));
-    for (;;) {
-        skip_space();
-        bool const empty = take("/>");
-        if (empty) {
-            open_.pop_back();
-            is_over_ = open_.empty();
-        }
-        if (empty || take(">")) return {};
-        TRY_VOID(take_attribute());
-    }
-}
-
-Result<> DomainXmlReader::take_attribute() {
-    TRY(auto const name, take_name());
-    skip_space();
-    if (!take("=")) return wrong("no value of an attribute");
-    skip_space();
-    char const quote = rest().empty() ? '\0' : rest().front();
-    if (quote != '\'' && quote != '"') return wrong("no value of an attribute");
-    ++at_;
-    DomainXml::Place place{at_, at_};
-    while (!rest().empty() && rest().front() != quote) TRY_VOID(take_character());
-    place.end = at_;
-    if (rest().empty()) return wrong("no end of an attribute");
-    ++at_;
-    auto const element = path();
-    bool const of_disk = element == "domain/devices/disk/source";
-    if (of_disk && (name == "file" || name == "dev")) xml_.images_.push_back(place);
-    if (element == "domain/devices/interface/source" && name == "bridge")
-        xml_.bridges_.push_back(place);
-    return {};
-}
-
-Result<> DomainXmlReader::take_end() {
-    take("</");
-    TRY(auto const name, take_name());
-    skip_space();
-    if (!take(">") || open_.empty() || open_.back() != name) return wrong("another end");
-    open_.pop_back();
-    is_over_ = open_.empty();
-    return {};
-}
-
-Result<> DomainXmlReader::take_character() {
-    auto const byte = static_cast<unsigned char>(rest().front());
-    if (byte == '<' || byte == 0x7f || (byte < 0x20 && !is_space(rest().front())))
-        return wrong("a character that is not allowed");
-    auto const length = byte == '&' ? entity_length(rest()) : 1;
-    if (length == 0) return wrong("an entity");
-    at_ += length;
-    return {};
-}
-
-Result<> DomainXmlReader::take_text() {
-    auto const begin = at_;
-    while (!rest().empty() && rest().front() != '<') TRY_VOID(take_character());
-    auto const element = path();
-    auto* const into = element == "domain/name"   ? &xml_.name_
-                       : element == "domain/uuid" ? &xml_.uuid_
-                                                  : nullptr;
-    if (into == nullptr) return {};
-    // Another text would be a part of the first one, or another element's.
-    if (!into->empty()) return wrong("a second name or UUID");
-    *into = unescaped(std::string_view(xml_.text_).substr(begin, at_ - begin));
-    return {};
-}
-
 Result<DomainXml> DomainXml::parse(std::string text) {
-    return DomainXmlReader(std::move(text)).read();
+    TRY(auto const tree, DomainTree::read(text));
+    DomainXml made;
+    TRY(made.name_, tree.child_text("name"));
+    TRY(made.uuid_, tree.child_text("uuid"));
+    made.text_ = std::move(text);
+    return made;
 }
 
-DomainXml DomainXml::with(Map const& image, Map const& bridge) const {
-    std::vector<std::pair<Place, std::string>> changes;
-    auto const change = [&](std::vector<Place> const& places, Map const& map) {
-        for (auto const& place : places) {
-            auto const old = std::string_view(text_).substr(place.begin, place.end - place.begin);
-            changes.emplace_back(place, escaped(map(unescaped(old))));
-        }
-    };
-    change(images_, image);
-    change(bridges_, bridge);
-    std::ranges::sort(changes, {}, [](auto const& one) { return one.first.begin; });
-    DomainXml made;
-    made.name_ = name_;
-    made.uuid_ = uuid_;
-    std::size_t done = 0;
-    for (auto const& [place, value] : changes) {
-        made.text_ += text_.substr(done, place.begin - done) + value;
-        done = place.end;
-    }
-    made.text_ += text_.substr(done);
-    return made;
+Result<DomainXml> DomainXml::with(Map const& image, Map const& bridge) const {
+    TRY(auto tree, DomainTree::read(text_));
+    for (auto const* const attribute : {"file", "dev"})
+        TRY_VOID(tree.replace("disk", attribute, image));
+    TRY_VOID(tree.replace("interface", "bridge", bridge));
+    TRY(auto text, tree.print());
+    return parse(std::move(text));
 }
 
 }  // namespace sidecar::libvirt

@@ -1,13 +1,11 @@
-// DomainXml: the definition of a domain, as libvirt prints it, that came from another host. Pure:
-// no libvirt and no file. It reads only what libvirt itself writes: elements, attributes, text.
+// DomainXml: the definition of a domain, as libvirt prints it, that came from another host. It is
+// read with libvirt's own parser, libxml2, which is loaded when it is first needed.
 // Invariant: name() and uuid() are what libvirt reads in it, so that no definition passes for
 // another's.
 #pragma once
 
 #include <functional>
 #include <string>
-#include <string_view>
-#include <vector>
 
 #include "core/result.hpp"
 
@@ -18,8 +16,8 @@ inline constexpr std::size_t domain_xml_bytes_max = 256 * 1024;
 
 class DomainXml {
 public:
-    /// Fails with invalid: comments, declarations, CDATA, entities besides the five of XML, and
-    /// more than one name or UUID are refused, too.
+    /// Fails with invalid if it is not a domain with one name and one UUID, has entities or other
+    /// declarations, or is too long; with refused if libxml2 is missing.
     static core::Result<DomainXml> parse(std::string text);
 
     [[nodiscard]] std::string const& text() const { return text_; }
@@ -28,20 +26,12 @@ public:
 
     using Map = std::function<std::string(std::string const& value)>;
     /// The same with other images of disks, and other bridges of interfaces.
-    [[nodiscard]] DomainXml with(Map const& image, Map const& bridge) const;
+    [[nodiscard]] core::Result<DomainXml> with(Map const& image, Map const& bridge) const;
 
 private:
-    friend class DomainXmlReader;
-    struct Place {
-        std::size_t begin = 0;
-        std::size_t end = 0;
-    };
-
     std::string text_;
     std::string name_;
     std::string uuid_;
-    std::vector<Place> images_;  ///< Values of attributes, in the order of the text.
-    std::vector<Place> bridges_;
 };
 
 }  // namespace sidecar::libvirt

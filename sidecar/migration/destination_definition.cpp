@@ -19,7 +19,9 @@ using libvirt::KnownDomain;
 Result<libvirt::DomainXml> DestinationDefinition::definition_of(
     Description const& description) const {
     auto const xml = libvirt::DomainXml::parse(description.domain_xml);
-    if (!xml) return fail(Errc::protocol, "{}", xml.error().what);
+    if (!xml && xml.error().code == Errc::invalid)
+        return fail(Errc::protocol, "{}", xml.error().what);
+    if (!xml) return std::unexpected(xml.error());
     TRY(auto const line, qmp::CommandLine::parse(description.argv));
     if (xml->name() != description.guest || xml->uuid() != line.uuid()) {
         return fail(Errc::protocol,
@@ -38,7 +40,14 @@ Result<libvirt::DomainXml> DestinationDefinition::definition_of(
 Task<Result<>> DestinationDefinition::check(Description description,
                                             std::vector<std::string>& warnings) {
     if (description.domain_xml.empty()) co_return Result<>{};
-    CO_TRY(auto const definition, definition_of(description));
+    auto const read = definition_of(description);
+    if (!read && read.error().code == Errc::protocol) co_return std::unexpected(read.error());
+    if (!read) {
+        warnings.push_back("the guest's definition for libvirt is lost on the destination: " +
+                           read.error().sentence());
+        co_return Result<>{};
+    }
+    auto const& definition = *read;
     auto const& uri = context_.options.libvirt_uri;
     if (uri.empty()) {
         warnings.emplace_back(

@@ -19,11 +19,9 @@ void check_replaced(DomainXml const& read, std::string const& image, std::string
     auto const changed =
         read.with([&](auto const&) { return image; }, [&](auto const&) { return bridge; });
     // With entities instead of characters it may be longer than what is accepted.
-    if (changed.text().size() > sidecar::libvirt::domain_xml_bytes_max) return;
-    auto const again = DomainXml::parse(changed.text());
-    require(again.has_value());
-    require(again->name() == read.name());
-    require(again->uuid() == read.uuid());
+    if (!changed) return;
+    require(changed->name() == read.name());
+    require(changed->uuid() == read.uuid());
 }
 
 }  // namespace
@@ -33,10 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
     if (!read) return 0;
     require(!read->name().empty());
     require(!read->uuid().empty());
-    auto const same = [](std::string const& value) { return value; };
     check_replaced(*read, "/srv/vm/web1.qcow2", "br0");
     check_replaced(*read, "'/><name>other</name>", "\"&<>'");
-    require(DomainXml::parse(read->with(same, same).text()).has_value() ||
-            read->with(same, same).text().size() > sidecar::libvirt::domain_xml_bytes_max);
     return 0;
 }

@@ -31,6 +31,8 @@ std::string with(std::string const& from, std::string const& to) {
     return text.replace(text.find(from), from.size(), to);
 }
 
+std::string same(std::string const& value) { return value; }
+
 }  // namespace
 
 TEST_CASE("a definition that libvirt prints is read", "[libvirt]") {
@@ -38,40 +40,40 @@ TEST_CASE("a definition that libvirt prints is read", "[libvirt]") {
     if (!xml) FAIL(xml.error().sentence());
     CHECK(xml->name() == "web1");
     CHECK(xml->uuid() == "0b5c7d4e-7a5f-4bd3-9c5c-6f0d1f1f7a11");
-    auto const same = [](std::string const& value) { return value; };
-    CHECK(xml->with(same, same).text() == with(R"("/dev/vg/web1")", R"("/dev/vg/web1")"));
+    CHECK(xml->text() == ordinary);
 }
 
 TEST_CASE("images and bridges of a definition are replaced, and nothing else", "[libvirt]") {
     auto const xml = DomainXml::parse(ordinary).value();
     auto const moved = xml.with(
-        [](std::string const& path) { return path == "/srv/vm/a&b.qcow2" ? "/b'c" : path; },
+        [](std::string const& path) { return path == "/srv/vm/a&b.qcow2" ? "/b\"c" : path; },
         [](std::string const& bridge) { return bridge + "-there"; });
-    auto expected = with("'/srv/vm/a&amp;b.qcow2'", "'/b&apos;c'");
+    if (!moved) FAIL(moved.error().sentence());
+    auto expected = with("'/srv/vm/a&amp;b.qcow2'", R"('/b"c')");
     expected.replace(expected.find("'br0'"), 5, "'br0-there'");
-    CHECK(moved.text() == expected);
-    CHECK(moved.name() == "web1");
+    // libxml2 has quotes and a first line of its own.
+    auto const printed = DomainXml::parse(expected).value().with(same, same).value();
+    CHECK(moved->text() == printed.text());
+    CHECK(moved->text() != xml.with(same, same)->text());
+    CHECK(moved->name() == "web1");
 }
 
-TEST_CASE("a definition that could be read in two ways is refused", "[libvirt]") {
+TEST_CASE("what is not the definition of one domain is refused", "[libvirt]") {
     std::string const name = "<name>web1</name>";
     std::vector<std::string> const hostile{
         "",
         "<domain/>",
         "x",
-        "<?xml version='1.0' encoding='UTF-7'?>" + ordinary,
-        "<!DOCTYPE domain [<!ENTITY n 'db1'>]>" + ordinary,
+        "<!DOCTYPE domain [<!ENTITY n 'db1'>]>" + with(name, "<name>&n;</name>"),
+        "<!DOCTYPE domain SYSTEM 'file:///etc/passwd'>" + ordinary,
         with(name, "<name>&n;</name>"),
-        with(name, "<name>web&#49;</name>"),
-        with(name, "<name><!-- -->web1</name>"),
-        with(name, "<name><![CDATA[web1]]></name>"),
         with(name, "<name>db1</name>" + name),
         with(name, name + "<name>db1</name>"),
-        with(name, "<name>web<b/>1</name>"),
         with(name, "<name/>"),
         with(name, ""),
-        with(name, "<x:name>web1</x:name>"),
+        with(name, "<x:name xmlns:x='urn:x'>web1</x:name>"),
         with(name, "<os>" + name + "</os>"),
+        with("<domain", "<domain xmlns='urn:x'"),
         with("</domain>", "</domain><domain/>"),
         with("</domain>", ""),
         with("</devices>", "</disk>"),
@@ -91,4 +93,13 @@ TEST_CASE("a definition that could be read in two ways is refused", "[libvirt]")
     std::string deep = "<domain>";
     for (int depth = 0; depth < 1000; ++depth) deep += "<a>";
     CHECK_FALSE(DomainXml::parse(deep));
+}
+
+TEST_CASE("a definition cannot be made another by what is put into it", "[libvirt]") {
+    auto const xml = DomainXml::parse(ordinary).value();
+    auto const moved = xml.with([](auto const&) { return "'/><name>db1</name>"; },
+                                [](auto const&) { return "\"&<>'"; });
+    if (!moved) FAIL(moved.error().sentence());
+    CHECK(moved->name() == "web1");
+    CHECK_FALSE(xml.with([](auto const&) { return "/a\x01"; }, same));
 }
