@@ -2,6 +2,7 @@
 // QEMU runs under sidecar. Both hosts have a libvirt 9 of their own, which starts the
 // distribution's QEMU: it cannot start QEMU 10.0.
 #include "tests/support/libvirt.hpp"
+#include "core/tls.hpp"
 #include "tests/process/move_lab.hpp"
 #include "tests/support/guest.hpp"
 #include "tests/support/qmp_probe.hpp"
@@ -87,6 +88,11 @@ std::string usual_devices(LibvirtHost const& host) {
 
 struct LibvirtLab {
     LibvirtLab() {
+        // QEMU reads the key of the migration as nobody, and in its mount namespace.
+        auto const key = lab.directory.path("keys.psk");
+        lab::write_file(key, "lab:" + core::random_hex(32) + "\n");
+        (void)lab.a.in("chmod 0600 " + key);
+        for (auto* const host : {&lab.a, &lab.b}) host->credentials = {"--key", key};
         // As on a real host: everything above the images and the keys is the system's.
         for (auto const* const host : {&lab.a, &lab.b}) {
             (void)host->in(fmt::format("chmod 0711 {0} {1}; mkdir -p {1}/vm; chmod 0711 {1}/vm",
@@ -235,6 +241,54 @@ TEST_CASE("libvirt: the sidecar reaches QEMU again after libvirtd has died", "[m
     lab::wait_until("the sidecar to notice", 30s,
                     [&] { return contains(lab.a.sidecar({"status", "web1"}).out, "unknown"); });
     test.move_to_b();
+}
+
+TEST_CASE("libvirt: libvirtd dies while a guest is moved", "[migrate][libvirt]") {
+    if (!can_run()) return;
+    struct Death {
+        std::string at;
+        int exit_status;
+    };
+    // A copy of disks continues. Whether QEMU was told to send RAM, nobody knows.
+    for (auto const& death : {Death{"copy_disks", 0}, Death{"start_ram", 1}}) {
+        INFO("before " << death.at);
+        LibvirtLab test;
+        auto& [lab, a, b] = test;
+        test.start();
+        test.serve();
+        a.attach({}, {"SIDECAR_TEST_STOP_AT=" + death.at});
+        auto migration = lab.a.start_migration(lab.b, {"--network", "anchor"});
+        auto const stopped = lab.a.wait_stopped(migration);
+        a.libvirt.restart();
+        CHECK(MoveHost::finish(migration, stopped) == death.exit_status);
+        if (death.exit_status == 1) {
+            CHECK(contains(migration.err(), "QEMU's monitor was lost"));
+            CHECK(a.libvirt.state("web1") == "running");
+            CHECK(b.qemu_line().empty());
+        } else {
+            wait_for_shut_off(a);
+            CHECK(contains(lab.b.sidecar({"status", "web1"}).out, "running"));
+        }
+    }
+}
+
+TEST_CASE("libvirt: a guest that virsh suspends while its RAM is sent stays, and stays stopped",
+          "[migrate][libvirt]") {
+    if (!can_run()) return;
+    LibvirtLab test;
+    auto& [lab, a, b] = test;
+    test.start();
+    test.serve();
+    a.attach({}, {"SIDECAR_TEST_STOP_AT=start_ram"});
+    auto migration = lab.a.start_migration(lab.b, {"--network", "anchor"});
+    auto const stopped = lab.a.wait_stopped(migration);
+    a.libvirt.must_virsh({"suspend", "web1"});
+    CHECK(MoveHost::finish(migration, stopped) == 1);
+    CHECK(contains(migration.err(), "the guest was stopped by someone else"));
+    CHECK(a.libvirt.state("web1") == "paused");
+    CHECK(b.qemu_line().empty());
+    a.libvirt.must_virsh({"resume", "web1"});
+    CHECK(a.libvirt.state("web1") == "running");
 }
 
 TEST_CASE("libvirt: a second monitor goes past libvirt", "[migrate][libvirt]") {
