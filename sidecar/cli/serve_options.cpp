@@ -32,7 +32,7 @@ Result<> check_absolute(char const* option, std::vector<std::string> const& path
         if (!path.starts_with('/'))
             return fail(Errc::invalid, "{} {}: this is not an absolute path", option, path);
         // The files of guests are compared with it by their names, without "..".
-        if (std::ranges::contains(std::filesystem::path(path), ".."))
+        if (std::ranges::count(std::filesystem::path(path), "..") > 0)
             return fail(Errc::invalid, "{} {}: write the path without '..'", option, path);
     }
     return {};
