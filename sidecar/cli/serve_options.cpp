@@ -31,9 +31,16 @@ Result<> check_absolute(char const* option, std::vector<std::string> const& path
     for (auto const& path : paths) {
         if (!path.starts_with('/'))
             return fail(Errc::invalid, "{} {}: this is not an absolute path", option, path);
-        // The files of guests are compared with it by their names, without "..".
+    }
+    return {};
+}
+
+/// The files of guests are compared with these directories by their names, without "..".
+Result<> check_directories(std::vector<std::string> const& paths) {
+    TRY_VOID(check_absolute("--allow-path", paths));
+    for (auto const& path : paths) {
         if (std::ranges::count(std::filesystem::path(path), "..") > 0)
-            return fail(Errc::invalid, "{} {}: write the path without '..'", option, path);
+            return fail(Errc::invalid, "--allow-path {}: write the path without '..'", path);
     }
     return {};
 }
@@ -94,7 +101,7 @@ Result<HostMaps> ServeFlags::maps() const {
         }
     }
     TRY_VOID(check_absolute("--qemu", programs_));
-    TRY_VOID(check_absolute("--allow-path", paths_));
+    TRY_VOID(check_directories(paths_));
     if (!swtpm_.empty()) {
         TRY_VOID(check_absolute("--swtpm", {swtpm_}));
         made.swtpm = swtpm_;

@@ -303,6 +303,7 @@ TEST_CASE("options: what is wrong is usage, exit 2") {
     CHECK(is_usage_error({"status", "--", "qemu"}));
     CHECK(is_usage_error({"serve", "--plaintext", "--map-path", "nowhere"}));
     CHECK(is_usage_error({"serve", "--plaintext", "--allow-path", "images"}));
+    CHECK(is_usage_error({"serve", "--plaintext", "--allow-path", "/srv/../images"}));
     CHECK(is_usage_error({"serve", "--plaintext", "--qemu", "qemu-system-x86_64"}));
     CHECK(is_usage_error({"serve", "--plaintext", "--swtpm", "swtpm"}));
     CHECK(is_usage_error({"resolve", "w", "--to", "elsewhere"}));
