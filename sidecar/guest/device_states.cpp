@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <compare>
 #include <optional>
 
 #include "core/process.hpp"
@@ -34,13 +35,22 @@ constexpr StateBreak state_breaks[] = {
     {"dc390", 9},
 };
 
-/// "QEMU emulator version 10.0.2 (Debian ...)", "7.2.22 (Debian ...)": 10 and 7.
-std::optional<int> major_version(std::string_view text) {
+struct QemuVersion {
+    int major = 0;
+    int minor = 0;
+    auto operator<=>(QemuVersion const&) const = default;
+};
+
+/// From "QEMU emulator version 10.0.2 (Debian ...)", or "7.2.22 (Debian ...)".
+std::optional<QemuVersion> version_in(std::string_view text) {
     auto const first = text.find_first_of("0123456789");
     if (first == text.npos) return std::nullopt;
-    int major = 0;
-    std::from_chars(text.data() + first, text.data() + text.size(), major);
-    return major;
+    auto const* const end = text.data() + text.size();
+    QemuVersion version;
+    auto const [dot, wrong] = std::from_chars(text.data() + first, end, version.major);
+    if (wrong != std::errc() || dot == end || *dot != '.') return std::nullopt;
+    std::from_chars(dot + 1, end, version.minor);
+    return version;
 }
 
 }  // namespace
@@ -60,25 +70,38 @@ std::vector<std::string> unreadable_devices(qmp::CommandLine const& line, int so
     return names;
 }
 
+bool has_version(std::string const& machine_type) {
+    return machine_type.find('-') != std::string::npos;
+}
+
 Task<Result<>> check_device_states(core::Loop& loop, HostMaps maps, Description const& description,
                                    Deadline deadline) {
     CO_TRY(auto const line, qmp::CommandLine::parse(description.argv));
-    auto const source = major_version(description.qemu_version);
+    auto const source = version_in(description.qemu_version);
     bool const has_one = std::ranges::any_of(state_breaks, [&](auto const& one) {
         return !unreadable_devices(line, one.since - 1, one.since).empty();
     });
-    if (!has_one || !source) co_return Result<>{};
+    bool const varies = !has_version(description.machine_type);
+    if (!source || (!has_one && !varies)) co_return Result<>{};
     CO_TRY(auto const program, map_program(maps, line.program()));
     CO_TRY(auto const said,
            co_await core::output_of(loop, {program, "-version"}, version_bytes_max, deadline));
-    auto const names = unreadable_devices(line, *source, major_version(said).value_or(*source));
+    auto const here = version_in(said).value_or(*source);
+    auto const first_line = said.substr(0, said.find('\n'));
+    if (varies && here != *source) {
+        co_return fail(Errc::refused,
+                       "the machine type {} has no version, so it is another machine in the "
+                       "destination's QEMU ({}) than in QEMU {}: use a QEMU of the same version "
+                       "there",
+                       description.machine_type, first_line, description.qemu_version);
+    }
+    auto const names = unreadable_devices(line, source->major, here.major);
     if (names.empty()) co_return Result<>{};
-    co_return fail(
-        Errc::refused,
-        "QEMU on the destination ({}) cannot read the state of {} that QEMU {} writes, a "
-        "fault of QEMU: use a QEMU of the same version there, or give the guest a device "
-        "of another kind (virtio-scsi-pci)",
-        said.substr(0, said.find('\n')), fmt::join(names, ", "), description.qemu_version);
+    co_return fail(Errc::refused,
+                   "QEMU on the destination ({}) cannot read the state of {} that QEMU {} writes, "
+                   "a fault of QEMU: use a QEMU of the same version there, or give the guest a "
+                   "device of another kind (virtio-scsi-pci)",
+                   first_line, fmt::join(names, ", "), description.qemu_version);
 }
 
 }  // namespace sidecar

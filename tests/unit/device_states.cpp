@@ -17,3 +17,9 @@ TEST_CASE("a device whose state another QEMU cannot read is named", "[device-sta
     auto const other = qmp::CommandLine::parse({"qemu-system-x86_64", "-device", "lsi"}).value();
     CHECK(unreadable_devices(other, 7, 10).empty());
 }
+
+TEST_CASE("a machine type without a version is known by its name", "[device-states]") {
+    for (auto const* const name : {"pc-i440fx-7.2", "pc-q35-10.0", "pc-q35-noble"})
+        CHECK(sidecar::has_version(name));
+    for (auto const* const name : {"microvm", "isapc", ""}) CHECK_FALSE(sidecar::has_version(name));
+}
