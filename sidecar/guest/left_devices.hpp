@@ -1,8 +1,8 @@
 // LeftDevices: the block devices on which a guest's stale disks lie, because it moved away from
 // this host: left-devices.json in the guest's state directory. A device has no name that could say
-// so, and its read-only flag does not outlive a reboot, nor LVM's deactivation of a volume. Written by the source when the guest has
-// moved; read before any QEMU starts here, and when the guest returns. Invariant: a device is in
-// the record before it counts as left.
+// so, and its read-only flag does not outlive a reboot, nor LVM's deactivation of a volume. Written
+// by the source when the guest has moved; read before any QEMU starts here, and when the guest
+// returns. Invariant: a device is in the record before it counts as left.
 #pragma once
 
 #include <optional>
