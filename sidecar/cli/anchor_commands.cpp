@@ -32,6 +32,9 @@ std::string age_of(Json const& anchor) {
 
 bool is_released(Json const& anchor) { return anchor["state"].text_or("") == "released"; }
 
+/// Its frames pass a VXLAN device of the kernel: whether the other end is there is not known.
+bool is_in_kernel(Json const& anchor) { return anchor.has("device"); }
+
 std::string where_text(Json const& anchor) {
     if (is_released(anchor)) return "runs here, and its anchor was released; here";
     bool const far = anchor["end"].text_or("") == "far";
@@ -39,8 +42,9 @@ std::string where_text(Json const& anchor) {
                        : anchor["state"].text_or("") == "away" ? "runs at"
                                                                : "is about to leave for";
     auto const peer = anchor["peer"].text_or("");
+    bool const broken = !is_in_kernel(anchor) && !anchor["connected"].boolean_or(false);
     return fmt::format("{} {}{}", words, peer.empty() ? "(not connected yet)" : peer,
-                       anchor["connected"].boolean_or(false) ? "" : ", NO CONNECTION");
+                       broken ? ", NO CONNECTION" : "");
 }
 
 bool is_stand_in(Json const& anchor) { return anchor["kind"].text_or("") == "stand_in"; }
@@ -56,6 +60,12 @@ void print_anchor(Json const& anchor) {
     for (auto const& line : local_lines(anchor["local"])) fmt::print("    {}\n", line);
     auto const tunnel = anchor["tunnel"];
     if (is_released(anchor)) return;  // it has none
+    if (is_in_kernel(anchor)) {
+        auto const device = anchor["device"].text_or("");
+        fmt::print("    {} in {}: the kernel carries the frames (`ip -s link show {}`)\n", device,
+                   anchor["bridge"].text_or(""), device);
+        return;
+    }
     auto const number = [&tunnel](std::string_view key) { return tunnel[key].integer_or(0); };
     fmt::print("    tap {} in {}{}\n", anchor["tap"].text_or(""), anchor["bridge"].text_or(""),
                is_stand_in(anchor) ? ", which stands in for the guest's own" : "");

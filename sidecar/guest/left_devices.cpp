@@ -75,8 +75,8 @@ bool LeftDevice::is_at(std::string const& at) const {
 }
 
 bool LeftDevice::may_be_at(std::string const& at) const {
-    if (boot == storage::boot_identity()) return is_at(at);
-    if (identity.starts_with("dm ")) return storage::device_identity(at) == identity;
+    bool const known = identity.starts_with("dm ") || boot == storage::boot_identity();
+    if (known && !identity.empty()) return storage::device_identity(at) == identity;
     return storage::is_same_device(path, at);
 }
 

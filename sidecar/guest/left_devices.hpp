@@ -1,8 +1,8 @@
 // LeftDevices: the block devices on which a guest's stale disks lie, because it moved away from
 // this host: left-devices.json in the guest's state directory. A device has no name that could say
-// so, and its read-only flag does not outlive a reboot. Written by the source when the guest has
-// moved; read before any QEMU starts here, and when the guest returns. Invariant: a device is in
-// the record before it counts as left.
+// so, and its read-only flag does not outlive a reboot, nor LVM's deactivation of a volume. Written
+// by the source when the guest has moved; read before any QEMU starts here, and when the guest
+// returns. Invariant: a device is in the record before it counts as left.
 #pragma once
 
 #include <optional>
@@ -23,8 +23,8 @@ struct LeftDevice {
 
     /// Whether `at` is certainly this device, unused since: it is read-only.
     [[nodiscard]] bool is_at(std::string const& at) const;
-    /// The same, and also a device that a reboot made writable: by its UUID, or by its name if it
-    /// has none.
+    /// The same, and also a device that is writable again: a volume is when LVM has deactivated and
+    /// activated it. After a reboot it is known by its UUID, or by its name if it has none.
     [[nodiscard]] bool may_be_at(std::string const& at) const;
     [[nodiscard]] core::Json to_json() const;
     static core::Result<LeftDevice> from_json(core::Json const& json);

@@ -105,6 +105,12 @@ TEST_CASE("anchor in the kernel: a guest leaves home and returns, and needs no p
     CHECK(home["state"].text_or("") == "away");
     CHECK(home["peer"].text_or("") == lab.b.address);
     CHECK(lab.b.anchor()["peer"].text_or("") == lab.a.address);
+    for (auto* const host : {&lab.a, &lab.b}) {
+        auto const shown = host->sidecar({"anchor", "show", "web1"});
+        INFO(shown.out << shown.err);
+        CHECK(contains(shown.out, "the kernel carries the frames"));
+        CHECK_FALSE(contains(shown.out, "NO CONNECTION"));
+    }
     CHECK(contains(lab.way_at_home(), "sax"));
     CHECK(contains(lab.a.in("ip link show br0"), "mtu 1500 "));
     CHECK(lab.reaches(lab.b));

@@ -161,7 +161,7 @@ TEST_CASE("block device: a stale one is read-only, and QEMU does not open it",
     CHECK_FALSE(here.loop->read_only());
 }
 
-TEST_CASE("block device: which device a guest left is known until it is made writable",
+TEST_CASE("block device: which device a guest left is known, also when it is writable again",
           "[storage][device][stale]") {
     Devices here;
     sidecar::Paths paths{here.directory.path("run"), here.directory.path("state")};
@@ -180,15 +180,19 @@ TEST_CASE("block device: which device a guest left is known until it is made wri
     CHECK_FALSE(sidecar::has_left(paths, "web2", path));
     CHECK(sidecar::guest_that_left(paths, path) == "web1");
     CHECK_FALSE(sidecar::guest_that_left(paths, file));
+    // LVM has deactivated a volume and activated it: it is not started, nor overwritten.
+    here.loop->set_read_only(false);
+    CHECK_FALSE(sidecar::has_left(paths, "web1", path));
+    CHECK(sidecar::guest_that_left(paths, path) == "web1");
     // After a reboot the name alone may refuse a guest, and never overwrite the device.
-    auto record = lab::parse_json(lab::read_file(sidecar::left_devices_path(paths, "web1")));
-    auto entry = record.elements()[0];
+    auto const record = lab::read_file(sidecar::left_devices_path(paths, "web1"));
+    auto entry = lab::parse_json(record).elements()[0];
+    lab::fs::remove(sidecar::left_devices_path(paths, "web1"));
     auto rebooted = core::Json::array();
     entry.set("boot", "another").set("identity", "disk another 1 7:0");
     rebooted.add(entry);
     lab::write_file(sidecar::left_devices_path(paths, "web2"), rebooted.dump());
     CHECK_FALSE(sidecar::has_left(paths, "web2", path));
-    here.loop->set_read_only(false);
     CHECK(sidecar::guest_that_left(paths, path) == "web2");
     // `serve` makes a device that it knows read-only again.
     auto const identity = storage::device_identity(path);
@@ -208,6 +212,8 @@ TEST_CASE("block device: which device a guest left is known until it is made wri
     CHECK(here.loop->read_only());
     CHECK(sidecar::has_left(paths, "web2", path));
     lab::fs::remove(sidecar::left_devices_path(paths, "web2"));
+    lab::write_file(sidecar::left_devices_path(paths, "web1"), record);
+    CHECK(sidecar::has_left(paths, "web1", path));
     // Another file is attached under the same name: it is not that device.
     auto const other = here.directory.path("other");
     lab::write_file(other, std::string(device_bytes, 'y'));

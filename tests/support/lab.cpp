@@ -261,6 +261,11 @@ fs::path deps() {
     return (fs::path(LAB_SOURCE_DIRECTORY) / ".deps").lexically_normal();
 }
 
+fs::path docs() {
+    if (char const* named = std::getenv("SIDECAR_DOCS")) return named;
+    return (fs::path(LAB_SOURCE_DIRECTORY) / "docs").lexically_normal();
+}
+
 Argv allow_guests(Argv const& more) {
     Argv options{"--allow-path", deps()};
     if (!fs::exists(deps() / "bin")) return options;

@@ -95,6 +95,7 @@ std::string why_impossible();
 /// The program under test, and what scripts/setup made.
 fs::path program(std::string const& name);  ///< build/bin/NAME, beside the running executable.
 fs::path deps();  ///< SIDECAR_DEPS, or .deps of the checkout.
+fs::path docs();  ///< SIDECAR_DOCS, or docs of the checkout.
 
 /// Options of `serve` with which it runs the guests of tests: with the QEMUs of scripts/setup and
 /// of the distribution, and with the test guest's kernel. Without the QEMUs if `more` names one.

@@ -44,8 +44,8 @@ std::string out_of(Lab const& lab, char const* family, char const* to) {
 }  // namespace
 
 std::string recipe(std::string const& name, Changes const& changes) {
-    auto text = read_file(fs::path(LAB_SOURCE_DIRECTORY) / "docs" / "recipes" / name);
-    if (text.empty()) throw Failure("docs/recipes has no " + name);
+    auto text = read_file(docs() / "recipes" / name);
+    if (text.empty()) throw Failure((docs() / "recipes").string() + " has no " + name);
     for (auto const& [from, to] : changes) {
         for (auto at = text.find(from); at != std::string::npos;
              at = text.find(from, at + to.size())) {

@@ -10,11 +10,6 @@ void ip_at(std::string const& netns, Argv words) {
     must_run(std::move(argv));
 }
 
-/// The namespace that the reaper of a lab removes too.
-std::string router_of(Lab const& lab) {
-    return lab.a().netns.substr(0, lab.a().netns.size() - 1) + "c";
-}
-
 void add_router(Lab const& lab, std::string const& router) {
     must_run({"ip", "netns", "add", router});
     ip_at(router, {"link", "set", "lo", "up"});
@@ -37,8 +32,13 @@ void add_router(Lab const& lab, std::string const& router) {
 
 }  // namespace
 
+/// One that the reaper of a lab removes too.
+std::string router_netns(Lab const& lab) {
+    return lab.a().netns.substr(0, lab.a().netns.size() - 1) + "c";
+}
+
 void separate(Lab const& lab) {
-    auto const router = router_of(lab);
+    auto const router = router_netns(lab);
     add_router(lab, router);
     auto const& b = lab.b();
     ip_at(b.netns, {"link", "set", "up0", "nomaster"});
@@ -54,8 +54,8 @@ void separate(Lab const& lab) {
     ip_at(lab.a().netns, {"-6", "route", "add", b.ip6 + "/128", "via", "fd77::fe"});
 }
 
-void widen(Lab const& lab) {
-    auto const router = router_of(lab);
+void widen(Lab const& lab, int mtu) {
+    auto const router = router_netns(lab);
     // The bridges first: one that takes its MTU from its ports does not keep it.
     std::pair<std::string, char const*> const links[] = {{lab.switch_netns(), bridge},
                                                          {lab.a().netns, bridge},
@@ -65,11 +65,12 @@ void widen(Lab const& lab) {
                                                          {router, "home"},
                                                          {router, "host-b"},
                                                          {lab.b().netns, "up0"}};
-    for (auto const& [netns, link] : links) ip_at(netns, {"link", "set", link, "mtu", "1600"});
+    for (auto const& [netns, link] : links)
+        ip_at(netns, {"link", "set", link, "mtu", std::to_string(mtu)});
 }
 
 Host add_relay(Lab const& lab) {
-    auto const router = router_of(lab);
+    auto const router = router_netns(lab);
     Host d;
     d.name = "d";
     d.netns = router.substr(0, router.size() - 1) + "d";

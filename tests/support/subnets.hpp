@@ -14,8 +14,13 @@ namespace lab {
 /// addresses, as a host route, so that a scene names it as in each lab; its bridge has no wire.
 void separate(Lab const& lab);
 
-/// After separate(): the way between hosts a and b passes frames of the guest with what VXLAN adds.
-void widen(Lab const& lab);
+/// After separate(): the namespace of the router. Its link home leads to host a, host-b to host b.
+std::string router_netns(Lab const& lab);
+
+/// A link of 1500 bytes and what VXLAN adds.
+inline constexpr int vxlan_mtu = 1600;
+/// After separate(): all links of the way between hosts a and b have this MTU.
+void widen(Lab const& lab, int mtu = vxlan_mtu);
 
 /// A host d in the network of host a and the client, with the bridge br0, after separate(). Its
 /// files and its namespace go with the lab.

@@ -14,39 +14,6 @@ using namespace lab;
 
 namespace {
 
-core::Json anchors(Scene& scene, Host const& host) {
-    auto const told = scene.sidecar(host, {"anchor", "list", "--json"});
-    INFO(told.err);
-    REQUIRE(told.exit_status == 0);
-    return parse_json(told.out);
-}
-
-/// The names of the host's interfaces that begin so.
-std::string links(Host const& host, std::string const& begin) {
-    std::string found;
-    auto const all = must_run({"ip", "-n", host.netns, "-o", "link", "show"});
-    for (auto at = all.find(": " + begin); at != std::string::npos;
-         at = all.find(": " + begin, at + 1)) {
-        found += all.substr(at + 2, all.find(':', at + 2) - at - 2) + " ";
-    }
-    return found;
-}
-
-void must_be_nothing_left(Scene& scene, Host const& host) {
-    INFO("host " << host.name);
-    CHECK(anchors(scene, host).size() == 0);
-    CHECK(links(host, "sca").empty());
-    CHECK(links(host, "sat").empty());
-    CHECK(links(host, "sas").empty());
-    CHECK(links(host, "sax").empty());
-    auto const records = host.state_dir / ".anchors";
-    CHECK((!fs::exists(records) || fs::is_empty(records)));
-    for (auto const& process : processes_in(host.netns)) {
-        bool const holder = process.argv.size() > 1 && process.argv[1] == "anchor-holder";
-        CHECK_FALSE(holder);
-    }
-}
-
 void must_carry(core::Json const& one, std::string const& end) {
     CHECK(one["end"].text_or("") == end);
     CHECK(one["connected"].boolean_or(false));
@@ -147,8 +114,8 @@ TEST_CASE("anchor: to another subnet and back, no packet is lost", "[vm][anchor]
     scene.guest().must_be_alive();
     CHECK(scene.guest().runs_on(scene.b()));
     CHECK(there.report["network"]["anchor"]["round_trip_us"].integer_or(0) > 0);
-    auto const home = anchors(scene, scene.a());
-    auto const far = anchors(scene, scene.b());
+    auto const home = expect::anchors(scene, scene.a());
+    auto const far = expect::anchors(scene, scene.b());
     REQUIRE(home.size() == 1);
     REQUIRE(far.size() == 1);
     INFO("home: " << home.dump() << "\nfar: " << far.dump());
@@ -164,8 +131,8 @@ TEST_CASE("anchor: to another subnet and back, no packet is lost", "[vm][anchor]
     auto const seen = watch.finish();
     expect::no_packet_lost(seen, true);
     must_have_kept_sessions(seen, guest);
-    must_be_nothing_left(scene, scene.a());
-    must_be_nothing_left(scene, scene.b());
+    expect::no_anchor_left(scene, scene.a());
+    expect::no_anchor_left(scene, scene.b());
     expect::guest_whole(scene, scene.a());
 }
 
@@ -182,11 +149,11 @@ TEST_CASE("anchor: the kernel carries the frames, to another subnet and back, no
     REQUIRE(there.exit_status == 0);
     scene.guest().must_be_alive();
     CHECK(scene.guest().runs_on(scene.b()));
-    auto const home = anchors(scene, scene.a());
+    auto const home = expect::anchors(scene, scene.a());
     REQUIRE(home.size() == 1);
     INFO("home: " << home.dump());
     CHECK(home.elements()[0]["kind"].text_or("") == "vxlan");
-    CHECK_FALSE(links(scene.a(), "sax").empty());
+    CHECK_FALSE(expect::links(scene.a(), "sax").empty());
 
     auto const back = scene.migrate(scene.b());
     INFO("back: " << back.text());
@@ -196,8 +163,8 @@ TEST_CASE("anchor: the kernel carries the frames, to another subnet and back, no
     auto const seen = watch.finish();
     expect::no_packet_lost(seen, true);
     must_have_kept_sessions(seen, guest);
-    must_be_nothing_left(scene, scene.a());
-    must_be_nothing_left(scene, scene.b());
+    expect::no_anchor_left(scene, scene.a());
+    expect::no_anchor_left(scene, scene.b());
     expect::guest_whole(scene, scene.a());
 }
 
@@ -222,7 +189,7 @@ TEST_CASE("anchor: a relay keeps the network of a guest whose home host is off, 
     switch_off(scene, scene.a());
     scene.guest().must_be_alive();
     CHECK(scene.guest().runs_on(scene.b()));
-    auto const home = anchors(scene, relay);
+    auto const home = expect::anchors(scene, relay);
     REQUIRE(home.size() == 1);
     INFO("home: " << home.dump());
     must_carry(home.elements()[0], "home");
@@ -239,7 +206,7 @@ TEST_CASE("anchor: a relay keeps the network of a guest whose home host is off, 
     expect::no_packet_lost(seen, true);
     must_have_kept_sessions(seen, guest);
     for (auto const* host : {&scene.a(), &scene.b(), static_cast<Host const*>(&relay)}) {
-        must_be_nothing_left(scene, *host);
+        expect::no_anchor_left(scene, *host);
     }
     expect::guest_whole(scene, scene.a());
 }
@@ -262,7 +229,7 @@ TEST_CASE("anchor: new sessions reach a guest at an address of the other subnet,
         REQUIRE(direct.back());
         CHECK(echoed(direct.back(), "direct") == "direct");
     }
-    auto const far = anchors(scene, scene.b());
+    auto const far = expect::anchors(scene, scene.b());
     INFO("far: " << far.dump());
     REQUIRE(far.size() == 1);
     CHECK(far.elements()[0]["local"]["direct_sessions"].integer_or(0) == 2);
@@ -280,8 +247,8 @@ TEST_CASE("anchor: new sessions reach a guest at an address of the other subnet,
     auto const seen = watch.finish();
     expect::no_packet_lost(seen, true);
     must_have_kept_sessions(seen, guest);
-    must_be_nothing_left(scene, scene.a());
-    must_be_nothing_left(scene, scene.b());
+    expect::no_anchor_left(scene, scene.a());
+    expect::no_anchor_left(scene, scene.b());
     CHECK(must_run({"nft", "list", "ruleset"}, {scene.b().netns, {}}).empty());
     CHECK_FALSE(connect_in(client, local_ip4, echo_port));
     expect::guest_whole(scene, scene.a());

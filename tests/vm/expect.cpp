@@ -147,6 +147,35 @@ void nothing_left_after_failure(Scene& scene, Host const& on) {
     becomes_clean("left in QEMU", [&] { return lab::left_in_qemu(scene.guest(), on); });
 }
 
+Json anchors(Scene& scene, Host const& host) {
+    auto const told = scene.sidecar(host, {"anchor", "list", "--json"});
+    INFO(told.err);
+    REQUIRE(told.exit_status == 0);
+    return lab::parse_json(told.out);
+}
+
+std::string links(Host const& host, std::string const& begin) {
+    std::string found;
+    auto const all = lab::must_run({"ip", "-n", host.netns, "-o", "link", "show"});
+    for (auto at = all.find(": " + begin); at != std::string::npos;
+         at = all.find(": " + begin, at + 1)) {
+        found += all.substr(at + 2, all.find(':', at + 2) - at - 2) + " ";
+    }
+    return found;
+}
+
+void no_anchor_left(Scene& scene, Host const& host) {
+    INFO("host " << host.name);
+    CHECK(anchors(scene, host).size() == 0);
+    for (auto const* begin : {"sca", "sat", "sas", "sax"}) CHECK(links(host, begin).empty());
+    auto const records = host.state_dir / ".anchors";
+    CHECK((!lab::fs::exists(records) || lab::fs::is_empty(records)));
+    for (auto const& process : lab::processes_in(host.netns)) {
+        bool const holder = process.argv.size() > 1 && process.argv[1] == "anchor-holder";
+        CHECK_FALSE(holder);
+    }
+}
+
 void moves(Scene& scene, Host const& from) {
     Host const& to = scene.net().other(from);
     auto running = scene.start_migration(from);

@@ -31,6 +31,15 @@ void nothing_left_after_move(lab::Scene& scene, lab::Host const& from, lab::Host
 /// other host as before any guest (except for its journal).
 void nothing_left_after_failure(lab::Scene& scene, lab::Host const& on);
 
+/// What `sidecar anchor list` of the host says.
+core::Json anchors(lab::Scene& scene, lab::Host const& host);
+
+/// The names of the host's interfaces that begin so.
+std::string links(lab::Host const& host, std::string const& begin);
+
+/// Nothing of an anchor is on the host: no record, interface or process.
+void no_anchor_left(lab::Scene& scene, lab::Host const& host);
+
 /// A migration from `from` succeeds, even if its sidecars stop at hooks; then all of the above.
 void moves(lab::Scene& scene, lab::Host const& from);
 
