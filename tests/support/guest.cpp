@@ -56,6 +56,7 @@ Guest::Guest(Lab const& lab, GuestOptions options) : lab_(lab), options_(std::mo
 fs::path Guest::qemu() const { return deps() / "bin" / ("qemu-system-x86_64-" + options_.qemu); }
 
 fs::path Guest::image(Host const& host, int disk) const {
+    if (disk == 0 && !options_.device.empty()) return options_.device;
     return host.images / fmt::format("{}-{}.{}", options_.name, disk, options_.format);
 }
 
@@ -84,7 +85,7 @@ fs::path Guest::serial(Host const& host) const {
 }
 
 void Guest::make_disks(Host const& host) const {
-    for (int disk = 0; disk < options_.disks; ++disk) {
+    for (int disk = options_.device.empty() ? 0 : 1; disk < options_.disks; ++disk) {
         fs::path const raw = image(host, disk).string() + ".new";
         write_file(raw, "");
         fs::resize_file(raw, options_.disk_mib << 20);

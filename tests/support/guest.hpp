@@ -16,6 +16,8 @@ struct GuestOptions {
     std::string qemu = "7.2";  ///< "7.2" or "10.0"
     std::string format = "raw";  ///< "raw" or "qcow2"
     int disks = 1;
+    /// Its first disk is this block device, with the content that the test has written to it.
+    std::string device = {};
     bool iothread = false;  ///< Disks are served by an iothread.
     bool blockdev = false;  ///< -blockdev instead of -drive.
     std::string base = {};  ///< Format of the base under each disk; empty: no base.
