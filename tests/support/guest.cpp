@@ -40,6 +40,8 @@ std::string converse(core::Fd const& socket, std::string const& line, Millisecon
     return answer;
 }
 
+}  // namespace
+
 // QEMU 7.2 under TCG loses dirty pages of a RAM block whose size is a multiple of 256 KiB: its fast
 // path does not flush the TLB (fixed in 9.0, "physmem: Fix migration dirty bitmap coherency with
 // TCG memory access"). Its own plain migration corrupts a guest now and then. A size that is 8 KiB
@@ -48,8 +50,6 @@ std::string ram_size(GuestOptions const& options) {
     std::uint64_t const more_kib = options.qemu == "7.2" && !options.kvm ? 8 : 0;
     return fmt::format("{}K", options.ram_mib * 1024 + more_kib);
 }
-
-}  // namespace
 
 Guest::Guest(Lab const& lab, GuestOptions options) : lab_(lab), options_(std::move(options)) {}
 
@@ -155,17 +155,13 @@ void Guest::add_agent(Argv& argv, Host const& host) const {
     argv.insert(argv.end(), options.begin(), options.end());
 }
 
-namespace {
-
-/// TCG before 8.1 leaves out a guest's memory barriers where there can be one processor only, and
-/// a virtio queue then misses a notification (docs/qemu-bugs.md): so there can be one more.
+// TCG before 8.1 leaves out a guest's memory barriers where there can be one processor only, and
+// a virtio queue then misses a notification (docs/qemu-bugs.md): so there can be one more.
 std::string processors(GuestOptions const& options) {
     bool const barriers = options.kvm || options.qemu != "7.2";
     return barriers ? std::to_string(options.queues)
                     : fmt::format("{},maxcpus={}", options.queues, options.queues + 1);
 }
-
-}  // namespace
 
 Argv Guest::command_line(Host const& host, Host const& disks_of) const {
     // no_timer_check: on a busy machine an emulated timer may be too late for the kernel's timer

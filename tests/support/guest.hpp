@@ -117,6 +117,11 @@ private:
     GuestOptions options_;
 };
 
+/// The values of -m and -smp with which QEMU emulates a guest of these options without the faults
+/// of its TCG.
+std::string ram_size(GuestOptions const& options);
+std::string processors(GuestOptions const& options);
+
 /// Fills [offset, offset + length) of a file with random bytes.
 void write_random(fs::path const& file, std::uint64_t offset, std::uint64_t length);
 /// Throws unless the guest-visible content of two images is the same (qemu-img compare).

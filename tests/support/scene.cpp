@@ -126,18 +126,22 @@ void Scene::end_serve(Host const& host) { (&host == &a() ? serve_a_ : serve_b_)-
 
 void Scene::kill_serve(Host const& host) { (&host == &a() ? serve_a_ : serve_b_)->kill(); }
 
-void Scene::run_guest(Host const& host, std::vector<std::string> const& environment,
-                      Argv const& more) {
+void Scene::start_run(Host const& host, Argv const& qemu,
+                      std::vector<std::string> const& environment, Argv const& more) {
     Argv argv = sidecar_line({"run", guest_.name(), "--bridge", bridge});
     argv.insert(argv.end(), more.begin(), more.end());
     argv.emplace_back("--");
-    auto const qemu = guest_.command_line(host);
     argv.insert(argv.end(), qemu.begin(), qemu.end());
+    guest_sidecar_.emplace("run", std::move(argv), host.place(environment), host.logs);
+}
+
+void Scene::run_guest(Host const& host, std::vector<std::string> const& environment,
+                      Argv const& more) {
     if (!guest_.options().tpm.empty()) {
         swtpm_.emplace(
             start_swtpm("swtpm", host.directory / "tpm", guest_.tpm_socket(host), host.place()));
     }
-    guest_sidecar_.emplace("run", std::move(argv), host.place(environment), host.logs);
+    start_run(host, guest_.command_line(host), environment, more);
     if (guest_.options().plugged) guest_.plug(host);
     wait_until("the guest's first answer", Guest::boot_limit, [&] {
         if (auto const ended = guest_sidecar_->wait(0ms)) {

@@ -65,6 +65,9 @@ public:
 
     /// The guest's own sidecar as this scene started it (`run`, or the last `attach`).
     [[nodiscard]] Daemon& first_sidecar() { return *guest_sidecar_; }
+    /// `sidecar run` with that command line of QEMU. Does not wait for the guest.
+    void start_run(Host const& host, Argv const& qemu,
+                   std::vector<std::string> const& environment = {}, Argv const& more = {});
     /// Starts the guest afresh on `host` with `sidecar run`, and waits until it is alive.
     void run_guest(Host const& host, std::vector<std::string> const& environment = {},
                    Argv const& more = {});
