@@ -111,14 +111,14 @@ private:
     std::string netns_;
 };
 
-constexpr char const* check =
+constexpr char const* check_line =
     "sidecar migrate --with-storage web1 10.99.0.2 --key /etc/sidecar.psk --network=anchor "
     "--anchor-plane=vxlan --check";
 
 /// The sentence of a tunnel whose MTU is that of WireGuard by default, and no traces.
 void narrow_tunnel_is_refused(Scene& scene, Guide const& guide) {
     (void)guide.run_on(scene.a(), "ip link set wg0 mtu 1420");
-    auto const refused = guide.try_on(scene.a(), check);
+    auto const refused = guide.try_on(scene.a(), check_line);
     INFO(refused.out << refused.err);
     CHECK(refused.exit_status == 3);
     CHECK(refused.err.find("need an MTU of 1550 on the path") != std::string::npos);
@@ -198,7 +198,7 @@ TEST_CASE(
     (void)guide.run_part("The tunnel");
     Router const router(scene.net());
     narrow_tunnel_is_refused(scene, guide);
-    must_pass(guide.try_on(scene.a(), check));
+    must_pass(guide.try_on(scene.a(), check_line));
     std::cout << "the tunnel stands, and the guest may move" << std::endl;
 
     kvm::Probe probe(scene.net());
@@ -227,9 +227,9 @@ TEST_CASE(
     CHECK(router.bytes("other") == 0);
 
     use_recipe(scene.net(), guide);
-    must_pass(guide.try_on(scene.a(), check));
+    must_pass(guide.try_on(scene.a(), check_line));
     // Links of 1500 bytes: WireGuard's packets are cut.
     router.set_mtu("host-b", 1500);
     ip(scene.b().netns, {"link", "set", "up0", "mtu", "1500"});
-    must_pass(guide.try_on(scene.a(), check));
+    must_pass(guide.try_on(scene.a(), check_line));
 }
