@@ -169,7 +169,11 @@ double move_busy_guest(Scene& scene, Host const& from) {
     CHECK(moved.report["outcome"].text_or("") == "moved");
     CHECK(moved.report["warnings"].size() == 0);
     CHECK(scene.guest().runs_on(scene.net().other(from)));
-    expect::frames_handed_over(moved);
+    // None need arrive in the pause, if the guest itself is slow.
+    auto const frames = moved.report["network"]["frames"];
+    CHECK(frames["replayed"].integer_or(-1) == frames["caught"].integer_or(-2));
+    CHECK(frames["dropped"].integer_or(-1) == 0);
+    CHECK(frames["lost"].integer_or(-1) == 0);
     expect::nothing_left_after_move(scene, from, scene.net().other(from));
     return moved.report["downtime_ms"].number_or(-1);
 }
