@@ -419,6 +419,7 @@ Json Description::to_json() const {
                          {"shared", shared_list},
                          {"shared_secret", shared_secret},
                          {"devices", device_list},
+                         {"device_tree", device_tree ? device_tree->to_json() : Json()},
                          {"throttle_groups", throttle_groups_json(throttle_groups)},
                          {"option_roms", option_roms_json(option_roms)},
                          {"firmware", firmware_json(firmware)},
@@ -475,6 +476,9 @@ Result<Description> Description::from_json(Json const& json) {
         made.shared.push_back(std::move(one));
     }
     made.shared_secret = json["shared_secret"].text_or("");
+    if (!json["device_tree"].is_null()) {
+        TRY(made.device_tree, DeviceTree::from_json(json["device_tree"]));
+    }
     TRY(made.throttle_groups, throttle_groups_from_json(json["throttle_groups"]));
     TRY(made.option_roms, option_roms_from_json(json["option_roms"]));
     TRY(made.firmware, firmware_from_json(json["firmware"]));

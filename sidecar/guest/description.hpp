@@ -12,6 +12,7 @@
 #include "netmove/mover.hpp"
 #include "qmp/block.hpp"
 #include "sidecar/guest/bases.hpp"
+#include "sidecar/guest/device_tree.hpp"
 #include "sidecar/guest/guest.hpp"
 #include "sidecar/guest/guest_files.hpp"
 #include "sidecar/guest/guest_state.hpp"
@@ -75,6 +76,8 @@ struct Description {
     std::string domain_xml = {};
     std::string shared_secret = {};  ///< Of the marks: storage/shared_storage.hpp.
     std::vector<std::string> devices;  ///< See guest_drift.hpp.
+    /// None: the source's release does not send it, or the guest is only replicated.
+    std::optional<DeviceTree> device_tree = {};
     std::vector<ThrottleGroup> throttle_groups = {};
     std::vector<OptionRom> option_roms = {};
     std::vector<Firmware> firmware = {};

@@ -103,6 +103,9 @@ Task<Result<>> DestinationMigration::start_qemu() {
     CO_TRY_VOID(co_await qemu_.start(network_.movers()));
     stop_for_test("record_qemu");
     CO_TRY_VOID(write_incoming());
+    CO_TRY_VOID(co_await check_device_tree(*guest_->client, guest_->command_line.program(),
+                                           description_.device_tree,
+                                           Deadline::after(limits::prepare_timeout)));
     CO_TRY_VOID(co_await set_io_limits(*guest_->client, description_,
                                        Deadline::after(limits::prepare_timeout)));
     CO_TRY_VOID(co_await qemu_.add_key());

@@ -44,6 +44,8 @@ Task<Result<>> SourceMigration::check() {
     CO_TRY(description_,
            co_await describe(guest_, migration_id_, options_.bases, RunStatePolicy::movable,
                              context_.within(limits::check_timeout)));
+    CO_TRY(description_.device_tree,
+           co_await device_tree_of(*guest_.client, context_.within(limits::qmp_timeout)));
     CO_TRY_VOID(take_disk_targets(context_));
     for (auto const& line : description_.warnings) warn(line);
     if (description_.tpm && description_.tpm->state.empty()) {
