@@ -43,6 +43,7 @@ namespace detail {
 /// backend follows its card's, after " \ ".
 std::vector<NetClient> parse_info_network(std::string const& text) {
     std::vector<NetClient> clients;
+    std::string last_card;
     std::istringstream lines(text);
     for (std::string line; std::getline(lines, line);) {
         auto const begin = line.find_first_not_of(" \\");
@@ -60,7 +61,10 @@ std::vector<NetClient> parse_info_network(std::string const& text) {
             ++known->queues;
             continue;
         }
-        NetClient client{name, value_of("type"), value_of("ifname")};
+        NetClient client{name, value_of("type"), value_of("ifname"), value_of("model")};
+        bool const below = line.find('\\') < begin;
+        if (below) client.card = last_card;
+        if (!below) last_card = name;
         auto const fd = value_of("fd");
         if (!fd.empty()) client.fd = std::atoi(fd.c_str());
         clients.push_back(std::move(client));

@@ -29,6 +29,8 @@ struct NetClient {
     std::string name;
     std::string type;  ///< "nic", "tap", "user", ...
     std::string ifname;  ///< Of a tap that QEMU opened by name; else empty.
+    std::string model = {};  ///< Of a card: "virtio-net-pci".
+    std::string card = {};   ///< Of a backend: the card that uses it; empty: none.
     int fd = -1;  ///< Of a tap that QEMU got by descriptor: its number in QEMU.
     unsigned queues = 1;
 };

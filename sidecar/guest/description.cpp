@@ -403,6 +403,8 @@ Json Description::to_json() const {
     for (auto const& disk : shared) shared_list.add(disk.to_json());
     Json device_list = Json::array();
     for (auto const& device : devices) device_list.add(device);
+    Json link_list = Json::array();
+    for (auto const& netdev : links_down) link_list.add(netdev);
     Json file_list = Json::array();
     for (auto const& file : files) file_list.add(file.to_json());
     Json interface_list = Json::array();
@@ -420,6 +422,7 @@ Json Description::to_json() const {
                          {"shared_secret", shared_secret},
                          {"devices", device_list},
                          {"device_tree", device_tree ? device_tree->to_json() : Json()},
+                         {"links_down", link_list},
                          {"throttle_groups", throttle_groups_json(throttle_groups)},
                          {"option_roms", option_roms_json(option_roms)},
                          {"firmware", firmware_json(firmware)},
@@ -459,12 +462,15 @@ Result<Description> Description::from_json(Json const& json) {
     if (json["argv"].size() > arguments_max ||
         json["disks"].size() + json["shared"].size() > disks_max ||
         json["interfaces"].size() > interfaces_max || json["devices"].size() > devices_max ||
+        json["links_down"].size() > interfaces_max ||
         json["files"].size() > limits::guest_files_max) {
         return fail(Errc::protocol, "the guest's description is too long");
     }
     for (auto const& word : json["argv"].elements()) made.argv.push_back(word.text_or(""));
     for (auto const& device : json["devices"].elements())
         made.devices.push_back(device.text_or(""));
+    for (auto const& netdev : json["links_down"].elements())
+        made.links_down.push_back(netdev.text_or(""));
     for (auto const& disk : json["disks"].elements()) {
         TRY(auto one, MovedDisk::from_json(disk));
         made.disks.push_back(std::move(one));

@@ -78,6 +78,8 @@ struct Description {
     std::vector<std::string> devices;  ///< See guest_drift.hpp.
     /// None: the source's release does not send it, or the guest is only replicated.
     std::optional<DeviceTree> device_tree = {};
+    /// Netdevs of cards whose link is down, if only we can tell: card_links.hpp.
+    std::vector<std::string> links_down = {};
     std::vector<ThrottleGroup> throttle_groups = {};
     std::vector<OptionRom> option_roms = {};
     std::vector<Firmware> firmware = {};

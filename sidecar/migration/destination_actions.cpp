@@ -1,6 +1,7 @@
 // The ports of the destination's driver: each function is one action of the machine. `prepare`
 // records what it is about to create, so that `destroy` finds it after a restart too.
 #include "core/log.hpp"
+#include "sidecar/guest/card_links.hpp"
 #include "sidecar/guest/preflight.hpp"
 #include "sidecar/guest/software_tpm.hpp"
 #include "sidecar/host/keys.hpp"
@@ -106,6 +107,8 @@ Task<Result<>> DestinationMigration::start_qemu() {
     CO_TRY_VOID(co_await check_device_tree(*guest_->client, guest_->command_line.program(),
                                            description_.device_tree,
                                            Deadline::after(limits::prepare_timeout)));
+    CO_TRY_VOID(co_await set_links_down(*guest_->client, description_.links_down,
+                                        Deadline::after(limits::prepare_timeout)));
     CO_TRY_VOID(co_await set_io_limits(*guest_->client, description_,
                                        Deadline::after(limits::prepare_timeout)));
     CO_TRY_VOID(co_await qemu_.add_key());

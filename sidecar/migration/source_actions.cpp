@@ -6,6 +6,7 @@
 #include "core/log.hpp"
 #include "qmp/migration.hpp"
 #include "qmp/vm.hpp"
+#include "sidecar/guest/card_links.hpp"
 #include "sidecar/guest/guest_drift.hpp"
 #include "sidecar/guest/left_devices.hpp"
 #include "sidecar/guest/run_state.hpp"
@@ -37,6 +38,14 @@ Task<Result<>> SourceMigration::look_at_run_state() {
     co_return Result<>{};
 }
 
+Task<Result<>> SourceMigration::look_at_links() {
+    CO_TRY(auto links, co_await card_links_of(guest_, description_.state == GuestState::running,
+                                              context_.within(limits::qmp_timeout)));
+    description_.links_down = std::move(links.down);
+    for (auto const& line : links.warnings) warn(line);
+    co_return Result<>{};
+}
+
 Task<Result<>> SourceMigration::check() {
     warning_ = why_too_soon(journal_.last().moves, wall_ms());
     if (!warning_.empty()) core::log::warning("guest={} {}", guest_.name, warning_);
@@ -46,6 +55,7 @@ Task<Result<>> SourceMigration::check() {
                              context_.within(limits::check_timeout)));
     CO_TRY(description_.device_tree,
            co_await device_tree_of(*guest_.client, context_.within(limits::qmp_timeout)));
+    CO_TRY_VOID(co_await look_at_links());
     CO_TRY_VOID(take_disk_targets(context_));
     for (auto const& line : description_.warnings) warn(line);
     if (description_.tpm && description_.tpm->state.empty()) {

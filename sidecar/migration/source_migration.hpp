@@ -109,6 +109,7 @@ private:
     core::Task<void> record_departure();
     // The ports: source_actions.cpp. Each is one action of the machine.
     Outcome<> look_at_run_state();
+    Outcome<> look_at_links();
     Outcome<> check();
     Outcome<> record(SourceEntry::Record what,
                      SourceEntry::Outcome outcome = SourceEntry::Outcome::none);

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 
 #include "qmp/devices.hpp"
+#include "sidecar/guest/card_links.hpp"
 #include "sidecar/guest/unplugged_devices.hpp"
 
 using namespace sidecar;
@@ -38,6 +39,10 @@ TEST_CASE("info network: cards and taps, by name and by descriptor, with several
         "alone: index=0,type=user,net=10.0.2.0,restrict=off\r\n");
     REQUIRE(clients.size() == 5);
     CHECK(clients[0].type == "nic");
+    CHECK(clients[0].model == "virtio-net-pci");
+    CHECK(clients[1].card == "virtio-net-pci.0");
+    CHECK(clients[3].card == "net1");
+    CHECK(clients[4].card.empty());
     CHECK(clients[1].name == "n0");
     CHECK(clients[1].ifname == "tap0");
     CHECK(clients[1].queues == 1);
@@ -90,4 +95,20 @@ TEST_CASE("what an unplugged device used goes with it, unless others use it", "[
                                    "-blockdev driver=qcow2,node-name=f1,file=p1,backing=base"});
     CHECK(only_used_by(line, {7, 8}, {}).size() == 4);
     CHECK(only_used_by(line, {9}, {}) == std::set<std::size_t>{5});
+}
+
+TEST_CASE("frames that a tap has received", "[running-line]") {
+    auto const text =
+        "Inter-|   Receive                                                |  Transmit\n"
+        " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets\n"
+        "    lo:       0       0    0    0    0     0          0         0        0       0\n"
+        "  web1:    4200      70    0    0    0     0          0         0      168       2\n"
+        "web1.5:       1       2    0    0    0     0          0         0        0       0\n";
+    CHECK(detail::received_frames(text, "web1") == 70);
+    CHECK(detail::received_frames(text, "web1.5") == 2);
+    CHECK_FALSE(detail::received_frames(text, "web"));
+    CHECK(detail::keeps_its_link("virtio-net-pci-transitional"));
+    CHECK(detail::keeps_its_link("e1000-82544gc"));
+    CHECK_FALSE(detail::keeps_its_link("pcnet"));
+    CHECK_FALSE(detail::keeps_its_link("vmxnet3"));
 }
