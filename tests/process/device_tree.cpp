@@ -54,8 +54,8 @@ std::vector<Change> const changes{
     {"more processors", "exec {} \"$@\" -smp 2", "it has the processor core-id 1, which the guest"},
     {"an older machine", "exec {} \"$@\" -machine pc-i440fx-6.2",
      "on the source and pc-i440fx-6.2 on the destination"},
-    {"a device in the chipset", "exec {} \"$@\" -device isa-debugcon",
-     "it has the device isa-debugcon without an id, which the guest does not have"},
+    {"a device in the chipset", "exec {} \"$@\" -device pvpanic",
+     "it has the device pvpanic without an id, which the guest does not have"},
     {"a device on no bus", "exec {} \"$@\" -device vmgenid",
      "it has the device vmgenid without an id, which the guest does not have"},
 };
