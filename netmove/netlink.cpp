@@ -57,14 +57,14 @@ std::string text_of(Attributes attributes, int type) {
     return {bytes, strnlen(bytes, static_cast<std::size_t>(nla_len(attribute)))};
 }
 
-/// Frames dropped on the way out (rtnl_link_stats64).
-std::uint64_t dropped_of(Attributes attributes) {
+/// The link's counters; zeroes: the kernel sends none.
+rtnl_link_stats64 stats_of(Attributes attributes) {
     auto* attribute = attributes[IFLA_STATS64];
     rtnl_link_stats64 stats{};
-    if (attribute == nullptr) return 0;
+    if (attribute == nullptr) return stats;
     std::memcpy(&stats, nla_data(attribute),
                 std::min(sizeof stats, static_cast<std::size_t>(nla_len(attribute))));
-    return stats.tx_dropped;
+    return stats;
 }
 
 BridgePort parse_port(nlattr* data) {
@@ -102,7 +102,9 @@ Link parse_link(nlmsghdr* header) {
     link.mtu = u32_or(parts, IFLA_MTU, 0);
     link.master = u32_or(parts, IFLA_MASTER, 0);
     link.queue_length = u32_or(parts, IFLA_TXQLEN, 0);
-    link.dropped = dropped_of(parts);
+    auto const stats = stats_of(parts);
+    link.received = stats.rx_packets;
+    link.dropped = stats.tx_dropped;
     auto info = inside<IFLA_INFO_MAX>(parts[IFLA_LINKINFO]);
     link.kind = text_of(info, IFLA_INFO_KIND);
     if (text_of(info, IFLA_INFO_SLAVE_KIND) == "bridge") {

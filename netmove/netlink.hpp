@@ -67,6 +67,7 @@ struct Link {
     int master = 0;  ///< Index of the bridge it is a port of, else 0.
     int queue_length = 0;  ///< txqueuelen, frames.
     bool up = false;
+    std::uint64_t received = 0;  ///< Frames; by a tap: those that QEMU has sent.
     std::uint64_t dropped = 0;  ///< Frames it was to send and could not: a tap's ring was full.
     std::optional<BridgePort> port;  ///< When it is a port of a bridge.
     std::optional<TunDetails> tun;  ///< When it is a tap or TUN device.

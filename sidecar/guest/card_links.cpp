@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
-#include <sstream>
 
 #include "core/log.hpp"
 #include "qmp/devices.hpp"
@@ -34,20 +32,13 @@ qmp::NetClient const* card_on(std::vector<qmp::NetClient> const& clients,
     return card == clients.end() ? nullptr : &*card;
 }
 
-std::optional<std::uint64_t> received_now(std::string const& tap) {
-    std::ifstream file("/proc/self/net/dev");
-    std::stringstream text;
-    text << file.rdbuf();
-    return detail::received_frames(text.str(), tap);
-}
-
 /// Whether frames of the card reach its tap. None: the tap takes none.
 Task<Result<std::optional<bool>>> link_is_up(Guest& guest, Nic const& nic, std::string card,
                                              Deadline deadline) {
+    if (!guest.netlink) co_return std::optional<bool>();
     auto const& tap = nic.interface.tap;
-    auto const link = guest.netlink ? guest.netlink->link(tap) : fail(Errc::io, "no netlink");
-    auto const before = received_now(tap);
-    if (!link || !link->up || !before) co_return std::optional<bool>();
+    auto const before = guest.netlink->link(tap);
+    if (!before || !before->up) co_return std::optional<bool>();
     for (int count = 0; count < announcements_max; ++count) {
         auto const announcement = Json::object({{"initial", announcement_pause_ms},
                                                 {"max", announcement_pause_ms},
@@ -56,7 +47,8 @@ Task<Result<std::optional<bool>>> link_is_up(Guest& guest, Nic const& nic, std::
                                                 {"interfaces", Json::array({card})},
                                                 {"id", announcement_id}});
         CO_TRY_VOID(co_await guest.client->execute("announce-self", announcement, deadline));
-        if (received_now(tap) != before) co_return std::optional<bool>(true);
+        CO_TRY(auto const now, guest.netlink->link(tap));
+        if (now.received != before->received) co_return std::optional<bool>(true);
     }
     co_return std::optional<bool>(false);
 }
@@ -70,23 +62,6 @@ bool keeps_its_link(std::string const& kind) {
         std::to_array<std::string_view>({"virtio-net-", "e1000", "igb", "rtl8139"});
     return std::ranges::any_of(kinds,
                                [&](std::string_view start) { return kind.starts_with(start); });
-}
-
-/// "  web1: BYTES FRAMES ..."
-std::optional<std::uint64_t> received_frames(std::string const& proc_net_dev,
-                                             std::string const& device) {
-    std::istringstream lines(proc_net_dev);
-    for (std::string line; std::getline(lines, line);) {
-        auto const begin = line.find_first_not_of(' ');
-        auto const colon = line.find(':');
-        if (begin == std::string::npos || colon == std::string::npos || colon < begin) continue;
-        if (line.substr(begin, colon - begin) != device) continue;
-        std::istringstream numbers(line.substr(colon + 1));
-        std::uint64_t bytes = 0;
-        std::uint64_t frames = 0;
-        if (numbers >> bytes >> frames) return frames;
-    }
-    return std::nullopt;
 }
 
 }  // namespace detail

@@ -28,10 +28,6 @@ core::Task<core::Result<>> set_links_down(qmp::Client& client, std::vector<std::
 namespace detail {
 /// QEMU finds out from its state whether its link is down.
 bool keeps_its_link(std::string const& kind);
-/// Frames that a network device has received: the line of it in /proc/net/dev. None: there is no
-/// such device.
-std::optional<std::uint64_t> received_frames(std::string const& proc_net_dev,
-                                             std::string const& device);
 }  // namespace detail
 
 }  // namespace sidecar

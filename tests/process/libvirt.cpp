@@ -129,6 +129,24 @@ struct LibvirtLab {
     LibvirtHost b{lab.b};
 };
 
+/// A move to host b, at the source of which the sidecar has stopped itself before the action `at`.
+struct StoppedMove {
+    StoppedMove(LibvirtLab& test, std::string const& at)
+        : migration(begin(test, at)), sidecar(test.lab.a.wait_stopped(migration)) {}
+    std::optional<int> finish() { return MoveHost::finish(migration, sidecar); }
+
+    lab::Daemon migration;
+    core::Process sidecar;
+
+private:
+    static lab::Daemon begin(LibvirtLab& test, std::string const& at) {
+        test.start();
+        test.serve();
+        test.a.attach({}, {"SIDECAR_TEST_STOP_AT=" + at});
+        return test.lab.a.start_migration(test.lab.b, {"--network", "anchor"});
+    }
+};
+
 bool can_run() {
     auto const why = lab::why_no_libvirt();
     if (!why.empty()) WARN("skipped: " + why);
@@ -208,21 +226,17 @@ TEST_CASE("libvirt: a sidecar that dies while the guest is stopped leaves it run
     if (!can_run()) return;
     LibvirtLab test;
     auto& [lab, a, b] = test;
-    test.start();
-    test.serve();
-    a.attach({}, {"SIDECAR_TEST_STOP_AT=copy_final"});
-    auto migration = lab.a.start_migration(lab.b, {"--network", "anchor"});
-    auto const stopped = lab.a.wait_stopped(migration);
+    StoppedMove move(test, "copy_final");
     CHECK(a.libvirt.state("web1") == "paused");
     // And the process through which the watchdog reaches QEMU.
     for (auto const& seen : lab::processes_in(lab.a.netns)) {
         bool const is_monitor = seen.argv.size() > 1 && seen.argv[1] == "libvirt-monitor";
         if (is_monitor) must(must(core::Process::open(seen.pid)).signal(SIGKILL));
     }
-    must(stopped.signal(SIGKILL));
+    must(move.sidecar.signal(SIGKILL));
     lab::wait_until("the watchdog to resume the guest", 40s,
                     [&] { return a.libvirt.state("web1") == "running"; });
-    CHECK(migration.wait(20s) == 1);
+    CHECK(move.migration.wait(20s) == 1);
     // Another sidecar undoes the rest, and the guest moves.
     a.attach();
     lab::wait_until("what was left to end", 60s,
@@ -249,20 +263,16 @@ TEST_CASE("libvirt: libvirtd dies while a guest is moved", "[migrate][libvirt]")
         std::string at;
         int exit_status;
     };
-    // A copy of disks continues. Whether QEMU was told to send RAM, nobody knows.
+    // A copy of disks continues. Whether QEMU was asked to send RAM is not known.
     for (auto const& death : {Death{"copy_disks", 0}, Death{"start_ram", 1}}) {
         INFO("before " << death.at);
         LibvirtLab test;
         auto& [lab, a, b] = test;
-        test.start();
-        test.serve();
-        a.attach({}, {"SIDECAR_TEST_STOP_AT=" + death.at});
-        auto migration = lab.a.start_migration(lab.b, {"--network", "anchor"});
-        auto const stopped = lab.a.wait_stopped(migration);
+        StoppedMove move(test, death.at);
         a.libvirt.restart();
-        CHECK(MoveHost::finish(migration, stopped) == death.exit_status);
+        CHECK(move.finish() == death.exit_status);
         if (death.exit_status == 1) {
-            CHECK(contains(migration.err(), "QEMU's monitor was lost"));
+            CHECK(contains(move.migration.err(), "QEMU's monitor was lost"));
             CHECK(a.libvirt.state("web1") == "running");
             CHECK(b.qemu_line().empty());
         } else {
@@ -277,14 +287,10 @@ TEST_CASE("libvirt: a guest that virsh suspends while its RAM is sent stays, and
     if (!can_run()) return;
     LibvirtLab test;
     auto& [lab, a, b] = test;
-    test.start();
-    test.serve();
-    a.attach({}, {"SIDECAR_TEST_STOP_AT=start_ram"});
-    auto migration = lab.a.start_migration(lab.b, {"--network", "anchor"});
-    auto const stopped = lab.a.wait_stopped(migration);
+    StoppedMove move(test, "start_ram");
     a.libvirt.must_virsh({"suspend", "web1"});
-    CHECK(MoveHost::finish(migration, stopped) == 1);
-    CHECK(contains(migration.err(), "the guest was stopped by someone else"));
+    CHECK(move.finish() == 1);
+    CHECK(contains(move.migration.err(), "the guest was stopped by someone else"));
     CHECK(a.libvirt.state("web1") == "paused");
     CHECK(b.qemu_line().empty());
     a.libvirt.must_virsh({"resume", "web1"});

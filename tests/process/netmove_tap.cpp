@@ -237,7 +237,9 @@ TEST_CASE("frames keep their bytes whatever the vnet header and the queues", "[n
 
     auto const frame = gratuitous_arp(guest, ip("192.0.2.10"), ArpForm::request);
     auto const arrives = [&] {
+        auto const before = must(host.netlink.link("tap0")).received;
         must(tap.write_frame(frame));
+        CHECK(must(host.netlink.link("tap0")).received == before + 1);
         std::vector<Bytes> got;
         (void)soon([&] { return !(got = received(peer)).empty(); });
         return got == std::vector<Bytes>{frame};

@@ -158,7 +158,7 @@ TEST_CASE("device tree: what the guest's firmware has set is no difference", "[d
     CHECK(source.parts.size() == 11);  // not the mouse and the 8042
 }
 
-TEST_CASE("device tree: a difference is told with both sides' values", "[device-tree]") {
+TEST_CASE("device tree: a difference names the values of both sides", "[device-tree]") {
     auto const source = tree_of(running);
     auto const told = [&](std::string const& from, std::string const& to) {
         auto const found = tree_differences(source, tree_of(replaced(waiting, from, to)));
