@@ -6,6 +6,8 @@
 #include "sidecar/anchor/record_files.hpp"
 #include "tests/process/anchor_lab.hpp"
 
+namespace anchor_cases {
+
 using namespace anchor_lab;
 
 TEST_CASE("anchor: records survive as they were written, and a damaged one hides no other",
@@ -365,3 +367,5 @@ TEST_CASE("anchor: a local address lives with the far end, through restarts and 
     CHECK(in_b("ip rule; ip -br address show dev wire; nft list ruleset") == before);
     CHECK(in_b("ip -o link | grep -E 'sa[lp][0-9a-f]{8}' || true").empty());
 }
+
+}  // namespace anchor_cases

@@ -8,6 +8,8 @@
 #include "sidecar/anchor/anchor_record.hpp"
 #include "tests/process/anchor_lab.hpp"
 
+namespace anchor_release_cases {
+
 using namespace anchor_lab;
 
 namespace {
@@ -346,3 +348,5 @@ TEST_CASE("release: an anchor that another tunnel uses does not end", "[anchor][
     must(source.ask(protocol::AnchorEndAway{guest, {lab.end(lab.key.id)}}));  // asked again
     CHECK(lab.home_is_free());
 }
+
+}  // namespace anchor_release_cases

@@ -2,6 +2,8 @@
 // BIOS. Host a has the guest's network; hosts b and c are elsewhere. The kernel carries the frames.
 #include "tests/process/move_lab.hpp"
 
+namespace anchor_vxlan_migrate_cases {
+
 namespace {
 
 using namespace move_lab;
@@ -165,3 +167,5 @@ TEST_CASE("anchor in the kernel: a migration that is undone after STOP leaves th
     CHECK(soon([&] { return lab.a.traces() == before; }));
     CHECK(contains(lab.way_at_home(), "web1"));
 }
+
+}  // namespace anchor_vxlan_migrate_cases

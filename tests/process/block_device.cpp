@@ -12,6 +12,8 @@
 #include "tests/process/storage_lab.hpp"
 #include "tests/support/loop_device.hpp"
 
+namespace block_device_cases {
+
 using namespace storage_lab;
 
 namespace {
@@ -229,3 +231,5 @@ TEST_CASE("block device: which device a guest left is known, also when it is wri
     CHECK(sidecar::left_devices(paths, "web1").empty());
     CHECK_FALSE(lab::fs::exists(sidecar::left_devices_path(paths, "web1")));
 }
+
+}  // namespace block_device_cases

@@ -5,6 +5,8 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace card_links_cases {
+
 using namespace move_lab;
 using core::Json;
 
@@ -112,3 +114,5 @@ TEST_CASE("card links: those that are down arrive so, QEMU 10.0", "[migrate][lin
 TEST_CASE("card links: those that are down arrive so, QEMU 7.2 to 10.0", "[migrate][link]") {
     links_arrive("7.2", "10.0");
 }
+
+}  // namespace card_links_cases

@@ -5,6 +5,8 @@
 
 #include "tests/process/conntrack_lab.hpp"
 
+namespace conntrack_cases {
+
 namespace {
 
 using namespace conntrack_lab;
@@ -310,3 +312,5 @@ TEST_CASE("conntrack: what it costs", "[.conntrack-time]") {
             count, dump_ms, json_ms, bytes, restore_ms, ms_since(start), nothing_ms, changes_ms);
     }
 }
+
+}  // namespace conntrack_cases

@@ -1,6 +1,8 @@
 // The TCP ports on which disks and RAM arrive (`serve --data-ports`), between two real QEMUs.
 #include "tests/process/move_lab.hpp"
 
+namespace data_ports_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -57,3 +59,5 @@ TEST_CASE("data ports: a range that is in use is refused, and says so", "[migrat
     CHECK(refused.exit_status == 3);
     CHECK(contains(refused.err, "TCP port 4901 is in use"));
 }
+
+}  // namespace data_ports_cases

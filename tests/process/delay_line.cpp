@@ -11,6 +11,8 @@
 #include "core/stream.hpp"
 #include "tests/support/command.hpp"
 
+namespace delay_line_cases {
+
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
@@ -97,3 +99,5 @@ TEST_CASE("delay line: while held it delivers nothing, and everything afterwards
     ends.line.release();
     CHECK(receive(ends.far) == 'x');
 }
+
+}  // namespace delay_line_cases

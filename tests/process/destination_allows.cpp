@@ -8,6 +8,8 @@
 #include "tests/process/storage_lab.hpp"
 #include "tests/support/lab.hpp"
 
+namespace destination_allows_cases {
+
 namespace {
 
 using namespace std::chrono_literals;
@@ -250,3 +252,5 @@ TEST_CASE("destination allows: a hostile command line is refused, and nothing is
     CHECK(count(hosts.serve_log(), "guest=web1 refused: ") == 2);
     CHECK(hosts.status("here") == "running");
 }
+
+}  // namespace destination_allows_cases

@@ -9,6 +9,8 @@
 #include "tests/process/incoming.hpp"
 #include "tests/support/loop_device.hpp"
 
+namespace destination_files_cases {
+
 using namespace storage_lab;
 using core::Json;
 
@@ -278,3 +280,5 @@ TEST_CASE("destination files: a process that got the number of the recorded QEMU
     next.kill();
     CHECK(bystander.running());
 }
+
+}  // namespace destination_files_cases

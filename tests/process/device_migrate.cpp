@@ -10,6 +10,8 @@
 #include "tests/support/loop_device.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace device_migrate_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -412,3 +414,5 @@ TEST_CASE("device: a cancelled copy leaves the device, which is taken the next t
     must_move(DeviceLab::move(lab.a, lab.b, disk(there.path())));
     CHECK(is_same(there.path(), text));
 }
+
+}  // namespace device_migrate_cases

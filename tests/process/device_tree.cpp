@@ -2,6 +2,8 @@
 // is refused before anything is copied.
 #include "tests/process/move_lab.hpp"
 
+namespace device_tree_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -108,3 +110,5 @@ TEST_CASE("device tree: another machine on the destination is refused before the
           "[migrate][device-tree]") {
     other_machines_are_refused("10.0");
 }
+
+}  // namespace device_tree_cases

@@ -4,6 +4,8 @@
 #include "sidecar/guest/device_tree.hpp"
 #include "tests/process/qmp_support.hpp"
 
+namespace device_tree_kinds_cases {
+
 using namespace qmp_test;
 using sidecar::DeviceTree;
 using Options = std::vector<std::string>;
@@ -179,3 +181,5 @@ TEST_CASE("device tree: many kinds on pc are the same in a QEMU that waits", "[d
 TEST_CASE("device tree: many kinds on q35 are the same in a QEMU that waits", "[device-tree]") {
     are_the_same(q35_devices);
 }
+
+}  // namespace device_tree_kinds_cases

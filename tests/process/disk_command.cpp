@@ -3,6 +3,8 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/loop_device.hpp"
 
+namespace disk_command_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -118,3 +120,5 @@ TEST_CASE("disk command: --disk names another place, and it is not asked",
     CHECK(lab.runs().empty());
     CHECK(lab::read_file(target) == std::string(disk_bytes, 'd'));
 }
+
+}  // namespace disk_command_cases

@@ -8,6 +8,8 @@
 #include "netmove/dns/primary.hpp"
 #include "tests/process/dns_lab.hpp"
 
+namespace dns_cases {
+
 namespace {
 
 using namespace dns_lab;
@@ -300,3 +302,5 @@ TEST_CASE("dns: without --dns-server the zone's SOA record names it", "[dns]") {
     REQUIRE_FALSE(unknown);
     CHECK(contains(unknown.error().sentence(), "knows no zone of web1.example.net (REFUSED)"));
 }
+
+}  // namespace dns_cases

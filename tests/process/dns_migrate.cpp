@@ -4,6 +4,8 @@
 
 #include "tests/process/dns_lab.hpp"
 
+namespace dns_migrate_cases {
+
 namespace {
 
 using namespace dns_lab;
@@ -154,3 +156,5 @@ TEST_CASE("dns: a server that is lost during the migration is a warning", "[dns]
     CHECK(contains(migrate.err(), "update add web1.example.org. 77 A 198.51.100.7\\n"));
     CHECK(hosts.runs_there());
 }
+
+}  // namespace dns_migrate_cases

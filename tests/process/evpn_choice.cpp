@@ -3,6 +3,8 @@
 #include "sidecar/migration/network_choice.hpp"
 #include "tests/process/evpn_lab.hpp"
 
+namespace evpn_choice_cases {
+
 using namespace evpn_lab;
 
 TEST_CASE("evpn: chosen by what the destination's bridge has from a routing daemon",
@@ -42,3 +44,5 @@ TEST_CASE("evpn: chosen by what the destination's bridge has from a routing daem
     CHECK(contains(chosen(NetworkChoice::evpn), "moved by evpn"));
     CHECK(contains(chosen(NetworkChoice::vxlan), "moved by vxlan"));
 }
+
+}  // namespace evpn_choice_cases

@@ -3,6 +3,8 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace filters_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -110,3 +112,5 @@ TEST_CASE("filters: a disk below throttle and copy-on-read moves there and back,
         CHECK(second.substr(128 << 10, 64 << 10) == std::string(64 << 10, 51));
     }
 }
+
+}  // namespace filters_cases

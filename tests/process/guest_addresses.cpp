@@ -3,6 +3,8 @@
 #include "core/stream.hpp"
 #include "tests/process/move_lab.hpp"
 
+namespace guest_addresses_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -47,3 +49,5 @@ TEST_CASE("addresses: one that the destination does not have is refused, and a m
     REQUIRE(back.exit_status == 0);
     CHECK(contains(listeners(lab.a), "192.0.2.1:5907"));
 }
+
+}  // namespace guest_addresses_cases

@@ -5,6 +5,8 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace guest_files_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -234,3 +236,5 @@ TEST_CASE("guest files: a kernel is copied, and another one is a warning",
     REQUIRE(moved.exit_status == 0);
     CHECK(lab::read_file(there(lab.b)) == "{\"one\":1}");
 }
+
+}  // namespace guest_files_cases

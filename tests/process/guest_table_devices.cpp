@@ -4,6 +4,8 @@
 #include "tests/process/guest_table.hpp"
 #include "tests/support/swtpm.hpp"
 
+namespace guest_table_devices_cases {
+
 using guest_table::Row;
 
 namespace {
@@ -210,3 +212,5 @@ TEST_CASE("table: other options", "[table]") {
         {"firmware", also({"-bios", "/usr/share/seabios/bios-256k.bin"})},
     });
 }
+
+}  // namespace guest_table_devices_cases

@@ -3,6 +3,8 @@
 
 #include "tests/process/guest_table.hpp"
 
+namespace guest_table_disks_cases {
+
 using guest_table::Row;
 
 namespace {
@@ -231,3 +233,5 @@ TEST_CASE("table: controllers of disks", "[table]") {
           "virtio-blk-pci,drive=d2,id=named", "-cdrom", "{d}/ro-cd.iso"}},
     });
 }
+
+}  // namespace guest_table_disks_cases

@@ -3,6 +3,8 @@
 
 #include "tests/process/guest_table.hpp"
 
+namespace guest_table_plugged_cases {
+
 using guest_table::Row;
 
 namespace {
@@ -303,3 +305,5 @@ TEST_CASE("table: media that were changed", "[table][plugged]") {
          .then = {stop, R"(eject {"id":"cd1","force":true})"}},
     });
 }
+
+}  // namespace guest_table_plugged_cases

@@ -1,6 +1,8 @@
 // The image of a guest that has moved belongs to whom it belonged, there and back.
 #include "tests/process/move_lab.hpp"
 
+namespace image_access_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -25,3 +27,5 @@ TEST_CASE("image access: owner, group and permissions go with the disk",
         CHECK(access(*to) == before);
     }
 }
+
+}  // namespace image_access_cases

@@ -9,6 +9,8 @@
 #include "tests/process/qmp_support.hpp"
 #include "tests/support/command.hpp"
 
+namespace key_cipher_cases {
+
 namespace {
 
 using namespace qmp_test;
@@ -93,3 +95,5 @@ TEST_CASE("key: QEMU makes no Diffie-Hellman parameters for a server's key") {
         CHECK(processor_ms(qemu.process().pid()) - before_ms < 100);
     }
 }
+
+}  // namespace key_cipher_cases

@@ -7,6 +7,8 @@
 #include "tests/support/guest.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace libvirt_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -374,3 +376,5 @@ TEST_CASE("libvirt: what cannot be is said before anything is touched", "[migrat
     CHECK(contains(moved.err, "libvirt has another domain of the name web1"));
     CHECK(contains(b.libvirt.must_virsh({"domuuid", "web1"}), other_uuid));
 }
+
+}  // namespace libvirt_cases

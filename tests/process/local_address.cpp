@@ -9,6 +9,8 @@
 #include "netmove/nft.hpp"
 #include "tests/process/local_lab.hpp"
 
+namespace local_address_cases {
+
 using namespace local_lab;
 
 namespace {
@@ -321,3 +323,5 @@ TEST_CASE("local address: the kernel is asked for each part of the rules by name
                    "nftables"));
     CHECK(sh("nft list ruleset").empty());
 }
+
+}  // namespace local_address_cases

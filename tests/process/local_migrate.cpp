@@ -2,6 +2,8 @@
 #include "netmove/local_address.hpp"
 #include "tests/process/move_lab.hpp"
 
+namespace local_migrate_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -68,3 +70,5 @@ TEST_CASE("local address: a guest gets it with its move, and loses it when it re
     REQUIRE(back.exit_status == 0);
     CHECK(lab.b.traces() == before);
 }
+
+}  // namespace local_migrate_cases

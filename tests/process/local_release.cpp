@@ -2,6 +2,8 @@
 // namespace beside its QEMU, which has none: with the guest's MAC address, in its bridge on host b.
 #include "tests/process/move_lab.hpp"
 
+namespace local_release_cases {
+
 using namespace move_lab;
 
 TEST_CASE("release: a guest whose anchor was released stays reachable, and returns home",
@@ -69,3 +71,5 @@ TEST_CASE("release: a guest whose anchor was released stays reachable, and retur
     CHECK(lab.b.traces() == before);
     CHECK(lab.b.anchors().empty());
 }
+
+}  // namespace local_release_cases

@@ -3,6 +3,8 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace media_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -86,3 +88,5 @@ TEST_CASE("media: an image with internal snapshots or another program's bitmap i
     lab::must_run({"qemu-img", "bitmap", "--add", image, "backup"});
     CHECK(contains(refused(), "the persistent dirty bitmap backup of another program"));
 }
+
+}  // namespace media_cases

@@ -3,6 +3,8 @@
 #include "netmove/adjacency.hpp"
 #include "tests/process/netmove_lab.hpp"
 
+namespace netmove_adjacency_cases {
+
 namespace {
 
 using namespace netmove_lab;
@@ -89,3 +91,5 @@ TEST_CASE("adjacency: a bridge that is down or filters VLANs cannot tell", "[net
     CHECK_FALSE(can_test_adjacency(side.bridge()));
     CHECK_FALSE(can_test_adjacency(must(side.netlink.link("lo"))));
 }
+
+}  // namespace netmove_adjacency_cases

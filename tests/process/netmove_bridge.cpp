@@ -8,6 +8,8 @@
 #include "netmove/bridge_mover.hpp"
 #include "tests/process/netmove_lab.hpp"
 
+namespace netmove_bridge_cases {
+
 namespace {
 
 using namespace netmove_lab;
@@ -508,3 +510,5 @@ TEST_CASE("movers whose tap is down fire nothing, and say so", "[netmove]") {
     CHECK(hosts.source.port_of_guest() == "tap0");
     CHECK(hosts.destination.port_of_guest() == "cable0");
 }
+
+}  // namespace netmove_bridge_cases

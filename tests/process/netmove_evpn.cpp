@@ -5,6 +5,8 @@
 #include "netmove/bridge_mover.hpp"
 #include "tests/process/evpn_lab.hpp"
 
+namespace netmove_evpn_cases {
+
 namespace {
 
 using namespace evpn_lab;
@@ -405,3 +407,5 @@ TEST_CASE("evpn: a VXLAN that EVPN cannot control is refused, with what to chang
     if (expected.starts_with("no VXLAN")) return;
     CHECK(contains(sentence(net.loop->run(movers.prepare(within(1s)))), expected));
 }
+
+}  // namespace netmove_evpn_cases

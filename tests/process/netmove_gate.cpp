@@ -10,6 +10,8 @@
 #include "netmove/gate.hpp"
 #include "tests/process/netmove_lab.hpp"
 
+namespace netmove_gate_cases {
+
 namespace {
 
 using namespace netmove_lab;
@@ -224,3 +226,5 @@ TEST_CASE("caught frames: limits hold and are reported", "[netmove][gate]") {
         CHECK(contains(sentence(Injector::open(host.netlink, "tap1")), "tap1"));
     }
 }
+
+}  // namespace netmove_gate_cases

@@ -7,6 +7,8 @@
 #include "tests/support/lab.hpp"
 #include "tests/support/packet_line.hpp"
 
+namespace netmove_probe_cases {
+
 using namespace std::chrono_literals;
 using core::Json;
 using lab::Argv;
@@ -193,3 +195,5 @@ TEST_CASE("probe: the moments of a migration are marked", "[probe]") {
     CHECK(refused.exit_status == 1);
     CHECK(refused.err.find("not the report of a migration") != std::string::npos);
 }
+
+}  // namespace netmove_probe_cases

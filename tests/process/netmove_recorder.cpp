@@ -8,6 +8,8 @@
 #include "netmove/recorder.hpp"
 #include "tests/process/netmove_lab.hpp"
 
+namespace netmove_recorder_cases {
+
 namespace {
 
 using namespace netmove_lab;
@@ -131,3 +133,5 @@ TEST_CASE("recorder: the frame before the one that QEMU read is known", "[netmov
     CHECK(matching({as_read(second, true), as_read(fourth, true)}, all) ==
           std::vector{second, fourth});
 }
+
+}  // namespace netmove_recorder_cases

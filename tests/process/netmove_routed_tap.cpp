@@ -4,6 +4,8 @@
 
 #include "tests/process/routed_lab.hpp"
 
+namespace netmove_routed_tap_cases {
+
 namespace {
 
 using namespace routed_lab;
@@ -173,3 +175,5 @@ TEST_CASE("routed tap: what the kernel has is the record of renewals", "[netmove
     CHECK(guest_metric(0) == guest_metric_first);
     CHECK(guest_metric(1) < guest_metric(0));
 }
+
+}  // namespace netmove_routed_tap_cases

@@ -6,6 +6,8 @@
 #include "core/loop.hpp"
 #include "tests/process/routed_lab.hpp"
 
+namespace netmove_routes_cases {
+
 namespace {
 
 using namespace routed_lab;
@@ -254,3 +256,5 @@ TEST_CASE("routes: prepared and not fired, a rollback changes nothing", "[netmov
     must(routes_mover_source(a.netlink, guest_interface())->rollback());
     CHECK(must(renewals_of(a.netlink, "tap0")) == 2U);
 }
+
+}  // namespace netmove_routes_cases

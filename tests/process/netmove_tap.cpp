@@ -15,6 +15,8 @@
 #include "netmove/watcher.hpp"
 #include "tests/process/netmove_lab.hpp"
 
+namespace netmove_tap_cases {
+
 namespace {
 
 using namespace netmove_lab;
@@ -459,3 +461,5 @@ TEST_CASE("a host without IPv6 has no IPv6 neighbours to refresh", "[netmove]") 
         CHECK_FALSE(must(host.netlink.refresh_neighbour(bridge, address, guest, NUD_REACHABLE)));
     }
 }
+
+}  // namespace netmove_tap_cases

@@ -9,6 +9,8 @@
 #include "netmove/vxlan_mover.hpp"
 #include "tests/process/netmove_lab.hpp"
 
+namespace netmove_vxlan_cases {
+
 namespace {
 
 using namespace netmove_lab;
@@ -456,3 +458,5 @@ TEST_CASE("the vxlan mover refuses what would lose packets, with a reason", "[ne
                        "there is no device of VXLAN 77"));
     }
 }
+
+}  // namespace netmove_vxlan_cases

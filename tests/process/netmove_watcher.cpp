@@ -8,6 +8,8 @@
 #include "netmove/watcher.hpp"
 #include "tests/process/netmove_lab.hpp"
 
+namespace netmove_watcher_cases {
+
 namespace {
 
 using namespace netmove_lab;
@@ -240,3 +242,5 @@ TEST_CASE("an independent decoder reads the announcements as meant", "[netmove]"
     CHECK(contains(report, "[gaddr ff02::1:ff00:10 to_ex { }]"));
     CHECK(contains(report, "[gaddr ff02::1:ff01:2 to_ex { }]"));
 }
+
+}  // namespace netmove_watcher_cases

@@ -2,6 +2,8 @@
 // created; refused with nothing changed. On a host that is a namespace.
 #include "tests/process/network_lab.hpp"
 
+namespace network_commands_cases {
+
 using namespace network_lab;
 
 namespace {
@@ -329,3 +331,5 @@ TEST_CASE("network: the host takes part where it has an address, and in no other
        "dev p4; ping -c 1 -W 1 203.0.113.9 || true");
     CHECK(received(p4).empty());
 }
+
+}  // namespace network_commands_cases

@@ -5,6 +5,8 @@
 
 #include "tests/process/network_lab.hpp"
 
+namespace network_flood_cases {
+
 using namespace network_lab;
 
 namespace {
@@ -160,3 +162,5 @@ TEST_CASE("network: the same for a minute", "[.][network-flood]") {
     } while (std::chrono::steady_clock::now() < end);
     WARN(turns << " turns of " << (one_wire ? "one wire" : "two wires"));
 }
+
+}  // namespace network_flood_cases

@@ -3,6 +3,8 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace other_qemu_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -115,3 +117,5 @@ TEST_CASE("other QEMU: a device that was plugged in without an id moves", "[migr
     INFO(moved.out << moved.err);
     CHECK(moved.exit_status == 0);
 }
+
+}  // namespace other_qemu_cases

@@ -11,6 +11,8 @@
 #include "tests/support/command.hpp"
 #include "tests/support/lab.hpp"
 
+namespace packet_line_cases {
+
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
@@ -79,3 +81,5 @@ TEST_CASE("packet line: nothing is early, and no more is lost than was asked for
     line.release();
     CHECK(receive(far, 500ms));
 }
+
+}  // namespace packet_line_cases

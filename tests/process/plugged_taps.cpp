@@ -3,6 +3,8 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace plugged_taps_cases {
+
 using namespace move_lab;
 using core::Json;
 
@@ -49,3 +51,5 @@ TEST_CASE("plugged: a sidecar that joins a guest has the taps that were plugged 
     });
     CHECK(taps() == both);
 }
+
+}  // namespace plugged_taps_cases

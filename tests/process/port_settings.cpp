@@ -2,6 +2,8 @@
 #include "netmove/port_settings.hpp"
 #include "tests/process/move_lab.hpp"
 
+namespace port_settings_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -88,3 +90,5 @@ TEST_CASE("port settings: the VLANs of a port go with the guest, or it is refuse
     there_and_back(lab,
                    [](MoveHost const& host) { return host.in("bridge -j vlan show dev web1"); });
 }
+
+}  // namespace port_settings_cases

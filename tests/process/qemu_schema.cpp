@@ -6,6 +6,8 @@
 #include "tests/process/qmp_support.hpp"
 #include "tests/support/command.hpp"
 
+namespace qemu_schema_cases {
+
 namespace {
 
 using namespace qmp_test;
@@ -91,3 +93,5 @@ TEST_CASE("schema: what is kept is used, unless it is not what was written") {
                                  std::filesystem::perm_options::add);
     heals();
 }
+
+}  // namespace qemu_schema_cases

@@ -3,6 +3,8 @@
 #include "core/tls.hpp"
 #include "tests/process/move_lab.hpp"
 
+namespace qemu_user_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -108,3 +110,5 @@ TEST_CASE("QEMU's user: one that the destination has not is refused by name", "[
     CHECK(contains(checked.err,
                    "QEMU runs as user nobody: the destination has no user of that name"));
 }
+
+}  // namespace qemu_user_cases

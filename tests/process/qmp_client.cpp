@@ -7,6 +7,8 @@
 #include "qmp/limits.hpp"
 #include "tests/process/qmp_support.hpp"
 
+namespace qmp_client_cases {
+
 using namespace qmp_test;
 using qmp::Client;
 
@@ -369,3 +371,5 @@ TEST_CASE("the wait for a server that does not read has a limit", "[qmp][client]
     }
     done.set_value();
 }
+
+}  // namespace qmp_client_cases

@@ -12,6 +12,8 @@
 #include "qmp/vm.hpp"
 #include "tests/process/qmp_support.hpp"
 
+namespace qmp_commands_cases {
+
 using namespace qmp_test;
 
 namespace {
@@ -538,3 +540,5 @@ TEST_CASE("a migration is cancelled at any moment, and the guest runs on", "[qmp
         }
     }
 }
+
+}  // namespace qmp_commands_cases

@@ -6,6 +6,8 @@
 #include "tests/process/qmp_support.hpp"
 #include "tests/support/lab.hpp"
 
+namespace qmp_guest_agent_cases {
+
 using namespace qmp_test;
 using qmp::GuestAgent;
 
@@ -185,3 +187,5 @@ TEST_CASE("guest agent: a thaw follows a freeze that was given up", "[qmp][guest
     };
     CHECK(get(loop->run(both(*loop, server.path()))) == 3);
 }
+
+}  // namespace qmp_guest_agent_cases

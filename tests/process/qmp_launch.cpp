@@ -17,6 +17,8 @@
 
 #include "tests/process/qmp_support.hpp"
 
+namespace qmp_launch_cases {
+
 using namespace qmp_test;
 
 namespace {
@@ -314,3 +316,5 @@ TEST_CASE("the table of options is what QEMU says", "[qmp][launch]") {
         }
     }
 }
+
+}  // namespace qmp_launch_cases

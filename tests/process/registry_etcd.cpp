@@ -4,6 +4,8 @@
 
 #include "tests/support/certificates.hpp"
 
+namespace registry_etcd_cases {
+
 using namespace registry_lab;
 using core::Errc;
 
@@ -222,3 +224,5 @@ TEST_CASE("registry: etcd: TLS, with certificates on both sides", "[registry]") 
     auto const plain = lab.open("etcd://127.0.0.1:2379");
     (void)lab.runner.must_fail(plain->read("web1", soon()));
 }
+
+}  // namespace registry_etcd_cases

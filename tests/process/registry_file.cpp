@@ -6,6 +6,8 @@
 #include "sidecar/registry/file_registry.hpp"
 #include "tests/process/registry_lab.hpp"
 
+namespace registry_file_cases {
+
 using namespace registry_lab;
 using core::Errc;
 using sidecar::registry::FileRegistry;
@@ -125,3 +127,5 @@ TEST_CASE("registry: files: a watch reports each change, and a host its signs of
     CHECK_FALSE(runner.must(registry.read_host("0123456789abcdef", soon())));
     CHECK_FALSE(runner.must(registry.read_host("../web1", soon())));
 }
+
+}  // namespace registry_file_cases

@@ -2,6 +2,8 @@
 // a host that returns late.
 #include "tests/process/registry_lab.hpp"
 
+namespace registry_ownership_cases {
+
 using namespace registry_lab;
 using core::Errc;
 using sidecar::registry::check_arrival;
@@ -217,3 +219,5 @@ TEST_CASE("registry: without --registry nothing is refused, and the outcome is r
     CHECK(at_a.known()->token == at_b.known()->token);
     runner.must(at_a.claim({}));  // the journal decides here, not the registry
 }
+
+}  // namespace registry_ownership_cases

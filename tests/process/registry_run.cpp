@@ -4,6 +4,8 @@
 
 #include "tests/process/registry_lab.hpp"
 
+namespace registry_run_cases {
+
 using namespace registry_lab;
 
 namespace {
@@ -145,3 +147,5 @@ TEST_CASE("registry: locate: without --registry it is this host's record", "[reg
     CHECK(a.locate()["host"]["id"].text_or("") == a.id);
     CHECK(b.locate()["host"]["id"].text_or("") == b.id);
 }
+
+}  // namespace registry_run_cases

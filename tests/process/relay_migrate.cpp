@@ -3,6 +3,8 @@
 // another name.
 #include "tests/process/move_lab.hpp"
 
+namespace relay_migrate_cases {
+
 namespace {
 
 using namespace move_lab;
@@ -196,3 +198,5 @@ TEST_CASE("relay: a migration that is undone after STOP leaves the guest at home
     CHECK(soon([&] { return lab.r.traces() == before; }));
     CHECK(contains(lab.way_at_relay(), "home"));
 }
+
+}  // namespace relay_migrate_cases

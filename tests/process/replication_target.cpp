@@ -12,6 +12,8 @@
 #include "tests/process/incoming.hpp"
 #include "tests/process/storage_pair.hpp"
 
+namespace replication_target_cases {
+
 using namespace storage_lab;
 using core::Json;
 using sidecar::ReplicaRecord;
@@ -468,3 +470,5 @@ TEST_CASE("replica: a failover does not wait for a name server that is lost", "[
     scene.names.daemon().signal(SIGCONT);
     scene.gets_its_name(failover);
 }
+
+}  // namespace replication_target_cases

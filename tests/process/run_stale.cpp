@@ -10,6 +10,8 @@
 #include "tests/process/storage_lab.hpp"
 #include "tests/support/lab.hpp"
 
+namespace run_stale_cases {
+
 using namespace lab;
 
 namespace {
@@ -127,3 +129,5 @@ TEST_CASE("run: after a power loss before COMMIT the images get their names back
         CHECK_FALSE(fs::exists(image + ".leaving-e1"));
     }
 }
+
+}  // namespace run_stale_cases

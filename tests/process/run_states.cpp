@@ -3,6 +3,8 @@
 #include "tests/process/move_lab.hpp"
 #include "tests/support/qmp_probe.hpp"
 
+namespace run_states_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -135,3 +137,5 @@ TEST_CASE("run states: a guest that is continued while it is copied stays, and r
     must_move_past_the_hook(lab);
     CHECK(StateLab::state(lab.b) == "running");
 }
+
+}  // namespace run_states_cases

@@ -8,6 +8,8 @@
 #include "storage/image.hpp"
 #include "tests/process/move_lab.hpp"
 
+namespace shared_storage_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -133,3 +135,5 @@ TEST_CASE("shared storage: a file with the same name and another inode is not th
     CHECK_FALSE(storage::is_same_storage(image, inode, "id", "secret"));
     CHECK_FALSE(must(storage::is_cached_per_host(image)));
 }
+
+}  // namespace shared_storage_cases

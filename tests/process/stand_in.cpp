@@ -7,6 +7,8 @@
 #include "sidecar/host/host_identity.hpp"
 #include "tests/process/anchor_lab.hpp"
 
+namespace stand_in_cases {
+
 using namespace anchor_lab;
 
 namespace {
@@ -294,3 +296,5 @@ TEST_CASE("stand-in: what a host cannot stand in for is refused by name", "[anch
     CHECK(contains(sentence(home.ask(protocol::AnchorEndStandIn{guest, {lab.end(0)}})),
                    "no stand-in"));
 }
+
+}  // namespace stand_in_cases

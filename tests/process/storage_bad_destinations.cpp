@@ -11,6 +11,8 @@
 #include "storage/limits.hpp"
 #include "tests/process/storage_lab.hpp"
 
+namespace storage_bad_destinations_cases {
+
 using namespace storage_lab;
 using storage::Mirror;
 
@@ -475,3 +477,5 @@ TEST_CASE("bad destinations: one that pauses holds up the copy, not the guest",
         }
     }
 }
+
+}  // namespace storage_bad_destinations_cases

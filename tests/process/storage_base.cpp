@@ -7,6 +7,8 @@
 #include "storage/when_all.hpp"
 #include "tests/process/storage_pair.hpp"
 
+namespace storage_base_cases {
+
 using namespace storage_lab;
 
 namespace {
@@ -235,3 +237,5 @@ TEST_CASE("base: another QEMU of the destination gets no more than what is above
         }
     }
 }
+
+}  // namespace storage_base_cases

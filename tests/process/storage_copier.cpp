@@ -8,6 +8,8 @@
 #include "storage/limits.hpp"
 #include "tests/process/storage_lab.hpp"
 
+namespace storage_copier_cases {
+
 using namespace storage_lab;
 using storage::NbdPool;
 
@@ -167,3 +169,5 @@ TEST_CASE("copier: stopped before a frozen destination, it ends within its limit
     CHECK(line.buffers.bytes_taken() == 0);
     to.daemon().signal(SIGCONT);
 }
+
+}  // namespace storage_copier_cases

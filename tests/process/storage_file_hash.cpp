@@ -8,6 +8,8 @@
 #include "storage/limits.hpp"
 #include "tests/process/storage_lab.hpp"
 
+namespace storage_file_hash_cases {
+
 using namespace storage_lab;
 
 namespace {
@@ -134,3 +136,5 @@ TEST_CASE("file hash: remembered for exactly this file", "[storage][hash]") {
         CHECK(memory.find(other.identity) == other.sha256);
     }
 }
+
+}  // namespace storage_file_hash_cases

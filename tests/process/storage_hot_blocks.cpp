@@ -4,6 +4,8 @@
 #include "storage/when_all.hpp"
 #include "tests/process/storage_pair.hpp"
 
+namespace storage_hot_blocks_cases {
+
 using namespace storage_lab;
 
 namespace {
@@ -192,3 +194,5 @@ TEST_CASE("hot_blocks: a hot block that is not written again is still dirty",
         }
     }
 }
+
+}  // namespace storage_hot_blocks_cases

@@ -7,6 +7,8 @@
 #include "storage/stale_image.hpp"
 #include "tests/process/storage_lab.hpp"
 
+namespace storage_image_cases {
+
 using namespace storage_lab;
 
 namespace {
@@ -210,3 +212,5 @@ TEST_CASE("image: what could not be renamed is refused by name", "[storage][imag
     lab::write_file(longest, "disk");
     CHECK_FALSE(storage::check_can_be_set_aside(longest, "e1").has_value());
 }
+
+}  // namespace storage_image_cases

@@ -9,6 +9,8 @@
 #include "storage/when_all.hpp"
 #include "tests/process/storage_pair.hpp"
 
+namespace storage_mirror_cases {
+
 using namespace storage_lab;
 
 namespace {
@@ -389,3 +391,5 @@ TEST_CASE("mirror: a disk owned by an iothread, twenty full cycles", "[storage][
         }
     }
 }
+
+}  // namespace storage_mirror_cases

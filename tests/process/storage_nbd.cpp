@@ -6,6 +6,8 @@
 #include "storage/limits.hpp"
 #include "tests/process/storage_lab.hpp"
 
+namespace storage_nbd_cases {
+
 using namespace storage_lab;
 using storage::Buffers;
 using storage::Nbd;
@@ -243,3 +245,5 @@ TEST_CASE("NBD: a pool spreads requests over its connections", "[storage][nbd]")
     REQUIRE(alone.size() == 1);
     bench.runner.loop().run(alone.close());
 }
+
+}  // namespace storage_nbd_cases

@@ -8,6 +8,8 @@
 #include "storage/limits.hpp"
 #include "tests/process/storage_lab.hpp"
 
+namespace storage_reader_cases {
+
 using namespace storage_lab;
 using storage::ImageFile;
 using storage::NbdPool;
@@ -169,3 +171,5 @@ TEST_CASE("reader: only the very file that QEMU has open", "[storage][reader]") 
     lab::must_run({"mkfifo", line.from});
     CHECK(refused(node_of(line.from, 32 * mib, false)).find("neither") != std::string::npos);
 }
+
+}  // namespace storage_reader_cases

@@ -12,6 +12,8 @@
 #include "storage/when_all.hpp"
 #include "tests/process/storage_pair.hpp"
 
+namespace storage_replicator_cases {
+
 using namespace storage_lab;
 
 namespace {
@@ -292,3 +294,5 @@ TEST_CASE("replicator: what a killed sidecar left is removed from the guest's di
         }
     }
 }
+
+}  // namespace storage_replicator_cases

@@ -7,6 +7,8 @@
 #include "storage/limits.hpp"
 #include "tests/process/storage_pair.hpp"
 
+namespace storage_thin_cases {
+
 using namespace storage_lab;
 
 namespace {
@@ -169,3 +171,5 @@ TEST_CASE("thin: what is zero on both sides is not touched, and the whole is nev
         }
     }
 }
+
+}  // namespace storage_thin_cases

@@ -11,6 +11,8 @@
 #include "storage/verify.hpp"
 #include "tests/process/storage_pair.hpp"
 
+namespace storage_verify_cases {
+
 using namespace storage_lab;
 using storage::Extent;
 using storage::Mirror;
@@ -367,3 +369,5 @@ TEST_CASE("verify: the destination answers no more than it should", "[storage][v
     pair.runner().loop().run(scope.join());
     CHECK(code != core::Errc::invalid);
 }
+
+}  // namespace storage_verify_cases

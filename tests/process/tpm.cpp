@@ -5,6 +5,8 @@
 #include "tests/support/qmp_probe.hpp"
 #include "tests/support/swtpm.hpp"
 
+namespace tpm_cases {
+
 using namespace move_lab;
 
 namespace {
@@ -212,3 +214,5 @@ TEST_CASE("TPM: one with an encrypted state is refused by name", "[migrate][tpm]
     CHECK(contains(refused, "encrypts its state (--key)"));
     CHECK(contains(refused, "cannot be moved"));
 }
+
+}  // namespace tpm_cases

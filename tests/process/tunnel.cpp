@@ -2,6 +2,8 @@
 // several MTUs, hold and forward, and what each end reports.
 #include "tests/process/tunnel_lab.hpp"
 
+namespace tunnel_cases {
+
 namespace {
 
 using namespace tunnel_lab;
@@ -66,3 +68,5 @@ TEST_CASE("tunnel: frames of all sizes arrive identical and in order", "[tunnel]
     CHECK(hosts.at_b->statistics().frames_received == 400);
     CHECK(hosts.at_a->statistics().peer->address == ip(hosts.address_of('b')));
 }
+
+}  // namespace tunnel_cases

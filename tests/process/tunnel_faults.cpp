@@ -10,6 +10,8 @@
 #include "netmove/tunnel/datagram.hpp"
 #include "tests/process/tunnel_lab.hpp"
 
+namespace tunnel_faults_cases {
+
 namespace {
 
 using namespace tunnel_lab;
@@ -534,3 +536,5 @@ TEST_CASE("tunnel: a thousand on one Hub", "[tunnel]") {
     auto const frames = some_frames(0, 200);
     CHECK(equal(hosts.carry(*hosts.tap_a, *hosts.tap_b, frames), frames));
 }
+
+}  // namespace tunnel_faults_cases

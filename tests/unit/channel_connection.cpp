@@ -12,6 +12,8 @@
 #include "sidecar/channel/peer.hpp"
 #include "tests/unit/silent_resolver.hpp"
 
+namespace channel_connection_cases {
+
 using namespace sidecar;
 using namespace std::chrono_literals;
 using core::Deadline;
@@ -232,3 +234,5 @@ TEST_CASE("peer: a connection that was lost comes back while the resolver is sil
     end.request_stop();
     loop->run(tasks.join());
 }
+
+}  // namespace channel_connection_cases

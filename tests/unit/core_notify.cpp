@@ -12,6 +12,8 @@
 
 #include "core/fd.hpp"
 
+namespace core_notify_cases {
+
 TEST_CASE("notify: READY=1 goes to the socket in NOTIFY_SOCKET, and only there") {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
@@ -30,3 +32,5 @@ TEST_CASE("notify: READY=1 goes to the socket in NOTIFY_SOCKET, and only there")
     REQUIRE(got > 0);
     CHECK(std::string(text, static_cast<std::size_t>(got)) == "READY=1");
 }
+
+}  // namespace core_notify_cases

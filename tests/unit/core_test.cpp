@@ -21,6 +21,8 @@
 #include "core/sync.hpp"
 #include "core/tls.hpp"
 
+namespace core_test_cases {
+
 using namespace core;
 
 namespace {
@@ -466,3 +468,5 @@ TEST_CASE("tls: key files that are no keys, missing, or readable by others are r
     REQUIRE_FALSE(open);
     CHECK(open.error().what.find("chmod 600") != std::string::npos);
 }
+
+}  // namespace core_test_cases

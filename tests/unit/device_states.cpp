@@ -3,6 +3,8 @@
 
 #include "sidecar/guest/device_states.hpp"
 
+namespace device_states_cases {
+
 TEST_CASE("a device whose state another QEMU cannot read is named", "[device-states]") {
     using sidecar::unreadable_devices;
     auto const line = qmp::CommandLine::parse({"qemu-system-x86_64", "-device", "am53c974,id=scsi0",
@@ -23,3 +25,5 @@ TEST_CASE("a machine type without a version is known by its name", "[device-stat
         CHECK(sidecar::has_version(name));
     for (auto const* const name : {"microvm", "isapc", ""}) CHECK_FALSE(sidecar::has_version(name));
 }
+
+}  // namespace device_states_cases

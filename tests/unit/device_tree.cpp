@@ -3,6 +3,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace device_tree_cases {
+
 using namespace sidecar;
 using core::Json;
 
@@ -243,3 +245,5 @@ TEST_CASE("device tree: from a peer", "[device-tree]") {
     CHECK_FALSE(DeviceTree::from_json(Json::object(
         {{"qemu_version", "7"}, {"parts", Json::array({Json::object({{"kind", "house"}})})}})));
 }
+
+}  // namespace device_tree_cases

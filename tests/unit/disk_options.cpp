@@ -4,6 +4,8 @@
 #include "sidecar/cli/options.hpp"
 #include "sidecar/guest/description.hpp"
 
+namespace disk_options_cases {
+
 using namespace sidecar;
 
 namespace {
@@ -63,3 +65,5 @@ TEST_CASE("description: the target of a disk travels, and must be absolute", "[d
     older.set("target", core::Json());
     CHECK(MovedDisk::from_json(older)->target.empty());
 }
+
+}  // namespace disk_options_cases

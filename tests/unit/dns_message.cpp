@@ -10,6 +10,8 @@
 #include "netmove/dns/primary.hpp"
 #include "tests/support/command.hpp"
 
+namespace dns_message_cases {
+
 namespace {
 
 using namespace netmove::dns;
@@ -265,3 +267,5 @@ TEST_CASE("dns: the resolvers of a host", "[dns]") {
     CHECK(resolvers_in("nameserver a\nnameserver b\nnameserver c\nnameserver d\n").size() ==
           resolvers_max);
 }
+
+}  // namespace dns_message_cases

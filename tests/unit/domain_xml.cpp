@@ -3,6 +3,8 @@
 
 #include "sidecar/libvirt/domain_xml.hpp"
 
+namespace domain_xml_cases {
+
 using sidecar::libvirt::DomainXml;
 
 namespace {
@@ -103,3 +105,5 @@ TEST_CASE("a definition cannot be made another by what is put into it", "[libvir
     CHECK(moved->name() == "web1");
     CHECK_FALSE(xml.with([](auto const&) { return "/a\x01"; }, same));
 }
+
+}  // namespace domain_xml_cases

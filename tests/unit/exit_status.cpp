@@ -4,6 +4,8 @@
 #include "sidecar/cli/commands.hpp"
 #include "sidecar/machine/source.hpp"
 
+namespace exit_status_cases {
+
 using namespace sidecar;
 using machine::Outcome;
 using machine::source::Phase;
@@ -57,3 +59,5 @@ TEST_CASE("exit status: of a command whose sidecar ended during the migration", 
     CHECK(status(sidecar::SourceEntry{Record::ended, Outcome::failed}) == 1);
     CHECK(status(sidecar::DestinationEntry{sidecar::DestinationEntry::Record::ended_owner}) == 1);
 }
+
+}  // namespace exit_status_cases

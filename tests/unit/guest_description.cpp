@@ -3,6 +3,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace guest_description_cases {
+
 using namespace sidecar;
 using core::Json;
 
@@ -98,3 +100,5 @@ TEST_CASE("a disk is found in another QEMU by its drive's name, else by its devi
     disk.qdev = drives[1].qdev;
     CHECK(find_drive(drives, disk) == &drives[1]);
 }
+
+}  // namespace guest_description_cases

@@ -4,6 +4,8 @@
 #include "sidecar/channel/protocol.hpp"
 #include "sidecar/guest/guest_files.hpp"
 
+namespace guest_files_cases {
+
 using namespace sidecar;
 using core::Json;
 
@@ -74,3 +76,5 @@ TEST_CASE("guest files: --no-copy reaches the guest's sidecar") {
     REQUIRE(again);
     CHECK(again->no_copy);
 }
+
+}  // namespace guest_files_cases

@@ -4,6 +4,8 @@
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/destination_line.hpp"
 
+namespace guest_tpm_cases {
+
 using namespace sidecar;
 using core::Json;
 
@@ -67,3 +69,5 @@ TEST_CASE("a TPM runs here only if the source describes it, and its line has it"
     REQUIRE(dropped);
     CHECK(dropped->line.options()[0].kind() != "chardev");
 }
+
+}  // namespace guest_tpm_cases

@@ -1,6 +1,8 @@
 // What a host runs of a command line that another host sent: qmp/launch_policy.hpp.
 #include "tests/unit/launch_policy.hpp"
 
+namespace launch_policy_cases {
+
 using namespace launch_policy_test;
 
 namespace {
@@ -210,3 +212,5 @@ TEST_CASE("launch policy: a path below a directory", "[qmp][launch-policy]") {
     }
     CHECK(path_below("", "/a") == std::nullopt);
 }
+
+}  // namespace launch_policy_cases

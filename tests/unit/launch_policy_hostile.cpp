@@ -1,6 +1,8 @@
 // Command lines that a host must not run: qmp/launch_policy.hpp.
 #include "tests/unit/launch_policy.hpp"
 
+namespace launch_policy_hostile_cases {
+
 using namespace launch_policy_test;
 
 namespace {
@@ -260,3 +262,5 @@ TEST_CASE("hostile: a -drive by JSON is reviewed by its keys", "[qmp][launch-pol
         CHECK(reasons_for(object).find(reason) != std::string::npos);
     }
 }
+
+}  // namespace launch_policy_hostile_cases

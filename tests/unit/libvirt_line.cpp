@@ -6,6 +6,8 @@
 #include "qmp/launch.hpp"
 #include "qmp/launch_policy.hpp"
 
+namespace libvirt_line_cases {
+
 using namespace qmp;
 
 namespace {
@@ -213,3 +215,5 @@ TEST_CASE("a socket of another process is not taken for one that listens", "[qmp
     CHECK(sockets({"-chardev", "socket,id=a,path=/a,server=on"}).empty());
     CHECK(sockets({"-chardev", "socket,id=a,fd=5,server=on", "-mon", "a"}).empty());
 }
+
+}  // namespace libvirt_line_cases

@@ -4,6 +4,8 @@
 #include "core/base64.hpp"
 #include "netmove/caught.hpp"
 
+namespace netmove_caught_cases {
+
 namespace {
 
 using namespace netmove;
@@ -53,3 +55,5 @@ TEST_CASE("as many caught frames go into a message as it has room for, at least 
     CHECK(frames_within(frames, 1) == 1);
     CHECK(frames_within({}, 1000) == 0);
 }
+
+}  // namespace netmove_caught_cases

@@ -3,6 +3,8 @@
 
 #include "netmove/conntrack_entry.hpp"
 
+namespace netmove_conntrack_cases {
+
 namespace {
 
 using namespace netmove;
@@ -133,3 +135,5 @@ TEST_CASE("conntrack: an entry differs by what does not pass by itself") {
     later.state = 4;
     CHECK_FALSE(before.same_but_for_time(later));
 }
+
+}  // namespace netmove_conntrack_cases

@@ -6,6 +6,8 @@
 #include "netmove/adjacency.hpp"
 #include "netmove/frame.hpp"
 
+namespace netmove_frame_cases {
+
 namespace {
 
 using namespace netmove;
@@ -283,3 +285,5 @@ TEST_CASE("adjacency frame: an ARP probe for the dummy address, with the number 
     }
     CHECK_FALSE(adjacency_number(gratuitous_arp(guest, ip("192.0.2.1"), ArpForm::request)));
 }
+
+}  // namespace netmove_frame_cases

@@ -4,6 +4,8 @@
 
 #include "netmove/home_gateway.hpp"
 
+namespace netmove_home_gateway_cases {
+
 using namespace netmove;
 
 namespace {
@@ -150,3 +152,5 @@ TEST_CASE("home gateway: many stations, and bytes of any kind, are taken", "[net
     CHECK(
         refused(R"({"routers":[{"address":"fe80::1","mac":"52:54:00:12:34:56","message":"8"}]})"));
 }
+
+}  // namespace netmove_home_gateway_cases

@@ -4,6 +4,8 @@
 #include "netmove/local_rules.hpp"
 #include "netmove/mover.hpp"
 
+namespace netmove_local_cases {
+
 using namespace netmove;
 
 namespace {
@@ -126,3 +128,5 @@ TEST_CASE("local address: only a guest whose anchor is to be released has its ga
     // Not those that it reaches its home network through.
     CHECK(rules.find("10.1.0.0/24 } ether daddr != @gateways") != std::string::npos);
 }
+
+}  // namespace netmove_local_cases

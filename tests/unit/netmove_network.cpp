@@ -4,6 +4,8 @@
 #include "netmove/network_rules.hpp"
 #include "sidecar/cli/options.hpp"
 
+namespace netmove_network_cases {
+
 using namespace netmove;
 
 namespace {
@@ -185,3 +187,5 @@ TEST_CASE("network: the command line", "[network]") {
         CHECK(std::get<int>(refused) == 2);
     }
 }
+
+}  // namespace netmove_network_cases

@@ -5,6 +5,8 @@
 #include "netmove/probe/echo.hpp"
 #include "netmove/probe/probe.hpp"
 
+namespace netmove_probe_cases {
+
 using namespace netmove;
 using namespace std::chrono_literals;
 using Kind = ProbeDatagram::Kind;
@@ -308,3 +310,5 @@ TEST_CASE("probe: the report as JSON, as text and as a picture", "[probe]") {
     CHECK(svg.find("class=\"there\" d=\"M") != std::string::npos);
     CHECK(svg.find("class=\"back\" d=") == std::string::npos);
 }
+
+}  // namespace netmove_probe_cases

@@ -9,6 +9,8 @@
 #include "core/fd.hpp"
 #include "netmove/recorder.hpp"
 
+namespace netmove_recorder_cases {
+
 namespace {
 
 using namespace netmove;
@@ -157,3 +159,5 @@ TEST_CASE("recorder: a guest that nothing was sent to has lost nothing") {
     REQUIRE(qemu.recorder().note_stop());
     CHECK(qemu.thrown_away().empty());
 }
+
+}  // namespace netmove_recorder_cases

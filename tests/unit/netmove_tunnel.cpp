@@ -8,6 +8,8 @@
 #include "netmove/tunnel/fragment.hpp"
 #include "netmove/tunnel/tunnel.hpp"
 
+namespace netmove_tunnel_cases {
+
 namespace {
 
 using namespace netmove;
@@ -218,3 +220,5 @@ TEST_CASE("tunnel: endpoints and keys have one text", "[tunnel]") {
     CHECK_FALSE(Key::from_json(core::Json::object({{"id", "12"}, {"secret", key.secret}})));
     CHECK_FALSE(Key::from_json(core::Json::object({{"id", "0000000000000012"}, {"secret", "00"}})));
 }
+
+}  // namespace netmove_tunnel_cases

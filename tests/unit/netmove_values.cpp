@@ -7,6 +7,8 @@
 #include "netmove/tap.hpp"
 #include "netmove/vxlan_mover.hpp"
 
+namespace netmove_values_cases {
+
 namespace {
 
 using namespace netmove;
@@ -321,3 +323,5 @@ TEST_CASE("port settings: read back as they were sent, and checked", "[netmove]"
     CHECK_FALSE(PortSettings::from_json(PortSettings{{"state"}}.to_json()));
     CHECK_FALSE(PortSettings::from_json(core::Json::object()));
 }
+
+}  // namespace netmove_values_cases

@@ -6,6 +6,8 @@
 #include "sidecar/host/mac_moves.hpp"
 #include "sidecar/migration/network_choice.hpp"
 
+namespace network_choice_cases {
+
 using namespace sidecar;
 using netmove::Address;
 using netmove::GuestInterface;
@@ -119,3 +121,5 @@ TEST_CASE("when a guest moved is known on its next host, whatever its clock says
     CHECK(ago == std::vector<std::int64_t>{90'000, 10});
     CHECK(at_times(ago, there) == std::vector<std::int64_t>{there - 90'000, there - 10});
 }
+
+}  // namespace network_choice_cases

@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace qmp_bound_address_cases {
+
 using namespace qmp;
 
 namespace {
@@ -76,3 +78,5 @@ TEST_CASE("a mapped address replaces the source's in each option, and nothing el
     CHECK(map_bound_address({{"10.9.0.1", "10.9.0.5"}}, "vnc", "address", "localhost:7") ==
           "localhost:7");
 }
+
+}  // namespace qmp_bound_address_cases

@@ -5,6 +5,8 @@
 
 #include "qmp/command_line.hpp"
 
+namespace qmp_command_line_cases {
+
 using namespace qmp;
 
 namespace {
@@ -363,3 +365,5 @@ TEST_CASE("a TPM, and its socket apart from the others", "[qmp][command_line][tp
     CHECK(line_of("-tpmdev passthrough,id=t,path=/dev/tpm0").tpm()->type == "passthrough");
     CHECK_FALSE(line_of("-M pc").tpm());
 }
+
+}  // namespace qmp_command_line_cases

@@ -6,6 +6,8 @@
 
 #include "qmp/command_line.hpp"
 
+namespace qmp_rewrite_cases {
+
 using namespace qmp;
 
 namespace {
@@ -446,3 +448,5 @@ TEST_CASE("for a destination the TPM's socket becomes a descriptor", "[qmp][rewr
     CHECK_FALSE(
         line_of("-M pc -chardev socket,id=d,fd=4 -serial chardev:d" + tpm).for_destination(map));
 }
+
+}  // namespace qmp_rewrite_cases

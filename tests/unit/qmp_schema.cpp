@@ -3,6 +3,8 @@
 
 #include "qmp/schema.hpp"
 
+namespace qmp_schema_cases {
+
 using namespace qmp;
 
 namespace {
@@ -71,3 +73,5 @@ TEST_CASE("what is no schema is refused", "[qmp][schema]") {
         CHECK(schema.error().code == Errc::protocol);
     }
 }
+
+}  // namespace qmp_schema_cases

@@ -4,6 +4,8 @@
 #include "qmp/limits.hpp"
 #include "qmp/wire.hpp"
 
+namespace qmp_wire_cases {
+
 using namespace qmp;
 
 namespace {
@@ -130,3 +132,5 @@ TEST_CASE("quotes are short and printable", "[qmp][wire]") {
     CHECK(quoted(" a\nb\x01 ") == "a b?");
     CHECK(quoted(std::string(200, 'a')) == std::string(quote_bytes_max, 'a') + "...");
 }
+
+}  // namespace qmp_wire_cases

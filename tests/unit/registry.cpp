@@ -7,6 +7,8 @@
 #include "sidecar/registry/limits.hpp"
 #include "sidecar/registry/registry_url.hpp"
 
+namespace registry_cases {
+
 using core::Json;
 using sidecar::registry::Entry;
 using sidecar::registry::RegistryUrl;
@@ -160,3 +162,5 @@ TEST_CASE("registry: etcd's answers to a transaction, a watch and a lease") {
     CHECK(etcd::parse_grant(parsed(R"({"ID":"5","TTL":"15"})"))->ttl_s == 15);
     CHECK_FALSE(etcd::parse_grant(parsed(R"({"TTL":"15"})")));
 }
+
+}  // namespace registry_cases

@@ -6,6 +6,8 @@
 #include "sidecar/guest/card_links.hpp"
 #include "sidecar/guest/unplugged_devices.hpp"
 
+namespace running_line_cases {
+
 using namespace sidecar;
 
 namespace {
@@ -103,3 +105,5 @@ TEST_CASE("cards of which QEMU moves the link", "[running-line]") {
     CHECK_FALSE(detail::keeps_its_link("pcnet"));
     CHECK_FALSE(detail::keeps_its_link("vmxnet3"));
 }
+
+}  // namespace running_line_cases

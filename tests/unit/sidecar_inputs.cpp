@@ -11,6 +11,8 @@
 #include "sidecar/guest/description.hpp"
 #include "sidecar/guest/destination_line.hpp"
 
+namespace sidecar_inputs_cases {
+
 using namespace sidecar;
 using core::Json;
 
@@ -578,3 +580,5 @@ TEST_CASE("connection: hostile frames end it before anything is called") {
         CHECK(wire.handler.calls == 0);
     }
 }
+
+}  // namespace sidecar_inputs_cases

@@ -10,6 +10,8 @@
 #include "sidecar/host/journal.hpp"
 #include "sidecar/host/mac_moves.hpp"
 
+namespace sidecar_journal_cases {
+
 using sidecar::DestinationEntry;
 using sidecar::Journal;
 using sidecar::JournalEntry;
@@ -251,3 +253,5 @@ TEST_CASE("a sixth move within 180 s is one too many for an EVPN fabric") {
     sidecar::forget_old_moves(moves, now);
     CHECK(moves.size() == 5);
 }
+
+}  // namespace sidecar_journal_cases

@@ -8,6 +8,8 @@
 #include "tests/support/command.hpp"
 #include "tests/support/lab.hpp"
 
+namespace sidecar_manual_cases {
+
 namespace {
 
 using Names = std::set<std::string>;
@@ -99,3 +101,5 @@ TEST_CASE("manual: every command and option of --help, and no other") {
     CHECK(of_all == offered(whole));
     CHECK(found(text, R"(\n\.SS ([a-z-]+)\n)") == commands);
 }
+
+}  // namespace sidecar_manual_cases

@@ -8,6 +8,8 @@
 
 #include "sidecar/host/paths.hpp"
 
+namespace sidecar_paths_cases {
+
 namespace fs = std::filesystem;
 
 TEST_CASE("paths: a directory that others may write in, or that is another user's, is refused") {
@@ -36,3 +38,5 @@ TEST_CASE("paths: a directory that others may write in, or that is another user'
     }
     fs::remove_all(top);
 }
+
+}  // namespace sidecar_paths_cases

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+namespace sidecar_ram_convergence_cases {
+
 using namespace sidecar::machine;
 using namespace std::chrono_literals;
 using std::chrono::milliseconds;
@@ -165,3 +167,5 @@ TEST_CASE("RAM convergence: the throttle that is wanted follows the rates", "[co
     CHECK(wanted(60 * mb, 100 * mb) == RamConvergence::cpu_throttle_percent_min);
     CHECK(wanted(1000 * mb, 10 * mb) == RamConvergence::cpu_throttle_percent_max);
 }
+
+}  // namespace sidecar_ram_convergence_cases

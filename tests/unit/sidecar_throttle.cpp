@@ -3,6 +3,8 @@
 
 #include "sidecar/migration/throttle.hpp"
 
+namespace sidecar_throttle_cases {
+
 using core::Json;
 using sidecar::with_write_limit;
 
@@ -57,3 +59,5 @@ TEST_CASE("throttle: where reads and writes have one limit, that is lowered",
     CHECK(limits["bps_wr"].integer_or(-1) == 0);
     CHECK_FALSE(limits.has("bps_max"));
 }
+
+}  // namespace sidecar_throttle_cases

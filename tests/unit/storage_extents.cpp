@@ -8,6 +8,8 @@
 #include "storage/limits.hpp"
 #include "storage/scan.hpp"
 
+namespace storage_extents_cases {
+
 using storage::Extent;
 
 TEST_CASE("touching extents of one kind become one", "[storage]") {
@@ -156,3 +158,5 @@ TEST_CASE("what is remembered of a round is bounded", "[storage]") {
     REQUIRE(parts.inside.size() == storage::limits::heat_extents_max);
     REQUIRE(parts.outside.size() == 1);
 }
+
+}  // namespace storage_extents_cases

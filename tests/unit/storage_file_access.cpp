@@ -9,6 +9,8 @@
 #include "core/fd.hpp"
 #include "storage/file_access.hpp"
 
+namespace storage_file_access_cases {
+
 using core::Json;
 using storage::FileAccess;
 
@@ -63,3 +65,5 @@ TEST_CASE("file access: what a peer sends is checked", "[storage]") {
         CHECK_FALSE(FileAccess::from_json(changed));
     }
 }
+
+}  // namespace storage_file_access_cases

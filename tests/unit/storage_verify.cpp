@@ -7,6 +7,8 @@
 #include "storage/limits.hpp"
 #include "storage/verify.hpp"
 
+namespace storage_verify_cases {
+
 using storage::BlockTable;
 using storage::CombinedHash;
 using storage::Extent;
@@ -199,3 +201,5 @@ TEST_CASE("verify: allocation in whole blocks never calls data zero", "[storage]
           List{{0, 4096, false}, {4096, 1004, true}});
     CHECK(storage::in_whole_blocks({}, block).empty());
 }
+
+}  // namespace storage_verify_cases
