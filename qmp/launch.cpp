@@ -97,6 +97,14 @@ Task<Result<Launched>> launch(Loop& loop, LaunchRequest request, Deadline deadli
     co_return Launched{std::move(*process), std::move(*client)};
 }
 
+std::string how_qemu_ended(int status, std::string const& log_file) {
+    std::string text = "QEMU has ended";
+    if (WIFSIGNALED(status)) text += fmt::format(" ({})", how_it_ended(status));
+    if (auto const words = last_words(log_file); !words.empty())
+        text += "; its last output: " + words;
+    return text;
+}
+
 std::string last_words(std::string const& file) {
     core::Fd const log(::open(file.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat status{};

@@ -46,4 +46,8 @@ Task<Result<Launched>> launch(Loop& loop, LaunchRequest request, Deadline deadli
 /// The last lines of a file, for quoting; empty when there are none.
 std::string last_words(std::string const& file);
 
+/// "QEMU has ended", with the signal that killed it and the last lines of its log, as far as they
+/// are known. `status`: as of waitpid(2); 0 if another waiter has it.
+std::string how_qemu_ended(int status, std::string const& log_file);
+
 }  // namespace qmp

@@ -318,9 +318,7 @@ Task<void> Session::watch_qemu() {
     // A migration under way handles the end of QEMU itself and must still report: it ends first.
     co_await migration_.wait_decided(Deadline::never(stop_.get_token()));
     co_await replication_.wait_handed_over(Deadline::never(stop_.get_token()));
-    auto const words = qmp::last_words(paths_.run(name_) + "/qemu.log");
-    if (!leaving_)
-        leave(words.empty() ? "QEMU has ended" : "QEMU has ended; its last output: " + words);
+    if (!leaving_) leave(qmp::how_qemu_ended(ended.value_or(0), paths_.run(name_) + "/qemu.log"));
 }
 
 Task<void> Session::accept_connections() {

@@ -1,6 +1,7 @@
 // What the source's driver watches while a migration is under way (QEMU's process, the peer,
 // time). QEMU's monitor is watched in source_monitor.cpp.
 #include "core/log.hpp"
+#include "qmp/launch.hpp"
 #include "sidecar/migration/source_migration.hpp"
 
 namespace sidecar {
@@ -25,7 +26,10 @@ Task<void> SourceMigration::watch_process() {
     qemu_gone_ = true;
     if (guest_.client) guest_.client->expect_reconnect(false);
     if (state_.phase != Phase::settling) {
-        note_failure(core::fail(Errc::closed, "QEMU on the source has ended").error());
+        auto const log = guest_.paths.run(guest_.name) + "/qemu.log";
+        note_failure(core::fail(Errc::closed, "on the source {}",
+                                qmp::how_qemu_ended(ended.value_or(0), log))
+                         .error());
     }
     post(machine::source::event(Event::Kind::qemu_gone));
 }
