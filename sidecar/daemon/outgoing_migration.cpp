@@ -17,10 +17,10 @@ using core::Task;
 
 Task<Result<protocol::Document>> OutgoingMigration::migrate(MigrateOptions options,
                                                             std::weak_ptr<Connection> command) {
-    busy_ = true;  // from here on other commands are refused
+    set_busy(true);  // from here on other commands are refused
     auto const ready = co_await end_incoming();
     if (!ready) {
-        busy_ = false;
+        set_busy(false);
         co_return std::unexpected(ready.error());
     }
     bool const check_only = options.check_only;
@@ -28,7 +28,7 @@ Task<Result<protocol::Document>> OutgoingMigration::migrate(MigrateOptions optio
         *context_.guest, *context_.journal, std::move(options), new_migration_id());
     if (check_only) {
         auto checked = co_await migration->check_only();
-        busy_ = false;
+        set_busy(false);
         if (!checked) co_return std::unexpected(std::move(checked.error()));
         co_return protocol::Document{std::move(*checked)};
     }
@@ -36,6 +36,31 @@ Task<Result<protocol::Document>> OutgoingMigration::migrate(MigrateOptions optio
     tasks_.spawn(run(*migration, progress_to(std::move(command)), false));
     CO_TRY_VOID(co_await migration->decided().wait(Deadline::never(context_.stop.get_token())));
     co_return protocol::Document{migration->report()};
+}
+
+void OutgoingMigration::set_busy(bool busy) {
+    busy_ = busy;
+    if (busy) {
+        not_busy_.reset();
+    } else {
+        not_busy_.set();
+    }
+}
+
+Task<Result<>> OutgoingMigration::wait_not_busy() {
+    auto const deadline = Deadline::after(limits::rollback_patience, context_.stop.get_token());
+    while (busy_) {
+        if (!migration_ || !migration_->is_ending()) {
+            co_return fail(Errc::refused, "another migration of {} is under way", context_.name);
+        }
+        auto const waited = co_await not_busy_.wait(deadline);
+        if (!waited && waited.error().code == Errc::timed_out) {
+            co_return fail(Errc::refused, "an earlier migration of {} is still being undone",
+                           context_.name);
+        }
+        CO_TRY_VOID(waited);
+    }
+    co_return Result<>{};
 }
 
 /// An earlier incoming migration's announcements and late answers end now.
@@ -73,10 +98,10 @@ Result<> OutgoingMigration::recover() {
 
 Task<void> OutgoingMigration::run(SourceMigration& migration, SourceMigration::ProgressSink sink,
                                   bool recovered) {
-    busy_ = true;
+    set_busy(true);
     context_.ownership.hold();
     last_report_ = recovered ? co_await migration.recover(sink) : co_await migration.run(sink);
-    busy_ = false;
+    set_busy(false);
     context_.ownership.release();
     core::log::info("guest={} outcome={} {}", context_.name, last_report_["outcome"].text_or(""),
                     last_report_["error"].text_or(""));

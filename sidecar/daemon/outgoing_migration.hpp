@@ -21,8 +21,14 @@ public:
 
     /// `incoming`: its migration, by which the guest came, ends before another begins.
     OutgoingMigration(SessionContext context, IncomingSide& incoming)
-        : context_(std::move(context)), incoming_(incoming), tasks_(context_.loop) {}
+        : context_(std::move(context)),
+          incoming_(incoming),
+          not_busy_(context_.loop),
+          tasks_(context_.loop) {}
 
+    /// Waits for a migration that is being undone, as after `attach`: it ends by itself. Fails with
+    /// refused if there is another one, or if it has not ended within rollback_patience.
+    Outcome<> wait_not_busy();
     /// Runs a migration, or its checks only. The guest has a QEMU. Returns the report when
     /// there is one for the command, which gets the progress meanwhile. Fails with refused if
     /// another is under way.
@@ -53,6 +59,7 @@ public:
 
 private:
     [[nodiscard]] core::Result<> check_under_way() const;
+    void set_busy(bool busy);
     Outcome<> end_incoming();
     SourceMigration::ProgressSink progress_to(std::weak_ptr<Connection> command);
     core::Task<void> send_progress(std::weak_ptr<Connection> to, core::Json line);
@@ -65,6 +72,7 @@ private:
     core::Json last_report_;
     std::size_t progress_in_flight_ = 0;
     bool busy_ = false;
+    core::Event not_busy_;  ///< Set when a migration has ended.
     bool moved_away_ = false;
     core::TaskGroup tasks_;
 };

@@ -404,9 +404,9 @@ Result<> Session::check_qemu() const {
 
 Task<Result<protocol::Document>> Session::on(Connection& from, protocol::Migrate migrate) {
     if (migrate.options.resume) co_return co_await migration_.follow(shared(from));
-    if (!guest_ || migration_.busy()) {
-        co_return fail(Errc::refused, "another migration of {} is under way", name_);
-    }
+    if (!guest_) co_return fail(Errc::refused, "another migration of {} is under way", name_);
+    CO_TRY_VOID(co_await migration_.wait_not_busy());
+    if (!guest_) co_return fail(Errc::refused, "the guest {} has left this host", name_);
     if (replication_.active()) {
         co_return fail(Errc::refused,
                        "{} is being replicated: end that first with `sidecar replicate {} --stop`",

@@ -386,6 +386,10 @@ bool under_way(State const& state) {
     return state.phase != Phase::idle && state.phase != Phase::done;
 }
 
+bool is_ending(State const& state) {
+    return state.phase == Phase::rolling_back || state.phase == Phase::done;
+}
+
 bool may_cancel(State const& state) {
     switch (state.phase) {
         case Phase::checking:

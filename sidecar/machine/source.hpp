@@ -268,6 +268,9 @@ struct Step {
 /// as it is known, before rollback or settling, and is in_doubt for a while.
 [[nodiscard]] bool under_way(State const& state);
 
+/// Whether all that is left is to remove what was made: the guest stays, or the migration is over.
+[[nodiscard]] bool is_ending(State const& state);
+
 /// Whether cancel_requested would be accepted: a migration is under way, is not being rolled back
 /// yet, and record_commit has not been asked for.
 [[nodiscard]] bool may_cancel(State const& state);

@@ -61,6 +61,7 @@ public:
     [[nodiscard]] machine::Outcome outcome() const { return state_.outcome; }
     /// Begun and not over: also during rollback, while settling, or in doubt.
     [[nodiscard]] bool under_way() const { return machine::source::under_way(state_); }
+    [[nodiscard]] bool is_ending() const { return machine::source::is_ending(state_); }
     /// Set when there is a result for the caller of `migrate`. Either it is over; or it has
     /// been in doubt for so long that an operator is needed (it still keeps trying); or it
     /// waits for follow().
