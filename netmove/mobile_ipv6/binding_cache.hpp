@@ -20,6 +20,7 @@
 #include <variant>
 #include <vector>
 
+#include "core/json.hpp"
 #include "core/loop.hpp"
 #include "netmove/mobile_ipv6/packet.hpp"
 
