@@ -1,18 +1,19 @@
 // Messages of Mobile IPv6 (RFC 6275) and of its extension for IPv4 (RFC 5555): the Mobility Header
 // and its options, as values and as bytes. Pure code over bytes: no descriptor, no clock.
 //
-// netmove/mobile_ipv6/ may use core, netmove/address.hpp and netmove/frame.hpp. It has two machines
-// that decide (registration.hpp: the mobile node, binding_cache.hpp: the home agent) and what acts
-// for them.
+// netmove/mobile_ipv6/ may use core, netmove/address.hpp, netmove/frame.hpp and
+// netmove/frame_fields.hpp. It has two machines that decide (registration.hpp: the mobile node,
+// binding_cache.hpp: the home agent) and what acts for them.
 //
 // Invariant: whatever the bytes are, parsing stays inside them. What was encoded is parsed to the
-// same value.
+// same value. Values that do not fit the wire are a bug of the caller: encoding asserts them.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <optional>
-#include <string_view>
+#include <string>
 #include <variant>
 
 #include "core/result.hpp"
@@ -68,14 +69,15 @@ enum class Ipv4Status : std::uint8_t {
     incorrect_address = 130,
     invalid_address = 131,
     dynamic_assignment_unavailable = 132,
-    prefix_not_supported = 133,
+    prefix_allocation_unauthorized = 133,
 };
+std::string text(Ipv4Status status);
 
 /// IPv4 Home Address option, type 29 (RFC 5555 3.1.1).
 struct Ipv4HomeAddress {
     Address address;  ///< 0.0.0.0 asks the home agent for one.
     int prefix_length = 32;  ///< 0-32
-    bool prefix_requested = false;  ///< The P flag: a mobile IPv4 prefix is asked for.
+    bool prefix_requested = false;  ///< P: the home agent is asked for a mobile IPv4 prefix.
     friend bool operator==(Ipv4HomeAddress const&, Ipv4HomeAddress const&) = default;
 };
 
@@ -89,54 +91,61 @@ struct Ipv4Acknowledgement {
 
 /// NAT Detection option, type 31 (RFC 5555 3.2.2).
 struct NatDetection {
-    bool force_udp = false;  ///< The F flag: UDP encapsulation is required.
-    std::uint32_t refresh_s = 0;  ///< Between keepalives; 0: default; all bits set: none needed.
+    bool force_udp = false;  ///< F: UDP encapsulation is required.
+    std::uint32_t refresh_s = 0;  ///< Between keepalives; 0: the default; all bits set: none.
     friend bool operator==(NatDetection const&, NatDetection const&) = default;
 };
 
 /// Binding Update (RFC 6275 6.1.7).
 struct BindingUpdate {
+    static constexpr MessageType type = MessageType::binding_update;
     std::uint16_t sequence = 0;
     bool acknowledge = true;  ///< A
     bool home_registration = true;  ///< H
     bool link_local_compatible = false;  ///< L
     bool key_management_mobility = false;  ///< K
     bool force_udp = false;  ///< F (RFC 5555 3.1.3)
-    bool tlv_header = false;  ///< T (RFC 5555 3.1.3): read, and refused by who cannot do it.
+    bool tlv_header = false;  ///< T (RFC 5845 3): read, and refused by who cannot do it.
     LifetimeUnits lifetime{0};  ///< 0: the binding is to be deleted.
-    std::optional<Address> alternate_care_of;  ///< IPv6. Mandatory in home registrations (11.7.1).
-    std::optional<Ipv4HomeAddress> ipv4_home;
-    std::optional<Address> ipv4_care_of;  ///< Option 32 (RFC 5555 3.1.2).
+    /// IPv6. Mandatory in home registrations (11.7.1).
+    std::optional<Address> alternate_care_of{};
+    std::optional<Ipv4HomeAddress> ipv4_home{};
+    std::optional<Address> ipv4_care_of{};  ///< Option 32 (RFC 5555 3.1.2).
     friend bool operator==(BindingUpdate const&, BindingUpdate const&) = default;
 };
 
 /// Binding Acknowledgement (RFC 6275 6.1.8).
 struct BindingAcknowledgement {
+    static constexpr MessageType type = MessageType::binding_acknowledgement;
     BindingStatus status = BindingStatus::accepted;
     bool key_management_mobility = false;  ///< K
-    bool tlv_header = false;  ///< T (RFC 5555 3.2.3)
+    bool tlv_header = false;  ///< T (RFC 5845 3)
     std::uint16_t sequence = 0;  ///< Of the update; with sequence_out_of_window the last accepted.
     LifetimeUnits lifetime{0};  ///< Granted.
-    std::optional<LifetimeUnits> refresh_advice;  ///< Option 2: refresh after this time.
-    std::optional<Ipv4Acknowledgement> ipv4_home;
-    std::optional<NatDetection> nat;
+    std::optional<LifetimeUnits> refresh_advice{};  ///< Option 2: refresh after this time.
+    std::optional<Ipv4Acknowledgement> ipv4_home{};
+    std::optional<NatDetection> nat{};
     friend bool operator==(BindingAcknowledgement const&, BindingAcknowledgement const&) = default;
 };
 
 /// Binding Error (RFC 6275 6.1.9). `status`: 1 unknown binding for a Home Address option, 2
 /// unrecognised Mobility Header type.
 struct BindingError {
+    static constexpr MessageType type = MessageType::binding_error;
     std::uint8_t status = 0;
-    Address home_address;  ///< IPv6; :: if the packet had none.
+    /// IPv6; :: if the packet had none.
+    Address home_address = Address::ipv6(std::array<std::uint8_t, 16>{});
     friend bool operator==(BindingError const&, BindingError const&) = default;
 };
 
 /// Binding Refresh Request (RFC 6275 6.1.2).
 struct BindingRefreshRequest {
+    static constexpr MessageType type = MessageType::binding_refresh_request;
     friend bool operator==(BindingRefreshRequest const&, BindingRefreshRequest const&) = default;
 };
 
-/// A message of a type that is not read here: the answer is a Binding Error of status 2 (9.2).
+/// A message of a type that is not read here: the answer is a Binding Error of status 2 (9.2). Its
+/// content is not kept.
 struct UnknownMessage {
     std::uint8_t type = 0;
     friend bool operator==(UnknownMessage const&, UnknownMessage const&) = default;
@@ -150,10 +159,15 @@ using Message = std::variant<BindingUpdate, BindingAcknowledgement, BindingError
 /// care-of address, wherever a Home Address option or a type 2 routing header carries it (6.1.1).
 Bytes encode(Message const& message, Address const& source, Address const& destination);
 
-/// Reads a Mobility Header: `bytes` begin with it, and are the rest of the packet. Unknown options
-/// are skipped (6.2.1). Fails with protocol, naming the field: a wrong checksum, a next header
-/// other than 59 (the caller answers with a Parameter Problem), a length that does not fit.
+/// Reads a Mobility Header, with which `bytes` begin; what follows it is ignored (RFC 8200 4.7).
+/// Unknown options, and those that have no meaning in the message, are skipped (6.2.1). Of an
+/// option that is repeated the first counts. Fails with protocol, naming the field: a wrong
+/// checksum, a next header other than 59, a length that does not fit its message or option, an IPv4
+/// prefix longer than 32.
 core::Result<Message> parse_message(ByteView bytes, Address const& source,
                                     Address const& destination);
+
+/// Whether `bytes` begin with a whole Mobility Header whose checksum is wrong.
+bool is_checksum_wrong(ByteView bytes, Address const& source, Address const& destination);
 
 }  // namespace netmove::mobile_ipv6
