@@ -379,6 +379,7 @@ TEST_CASE("mobile ipv6 packet: a UDP datagram that carries none is refused") {
     CHECK_FALSE(changed(26, 1));  // a wrong checksum
     CHECK_FALSE(changed(22, 4500));  // another port; the source's is none of ours either
     CHECK(changed(20, 4191));
+    CHECK_FALSE(changed(20, 0));  // no port to answer to
     CHECK_FALSE(changed(24, 7));  // shorter than its header
     CHECK_FALSE(changed(24, 8));  // empty
     CHECK_FALSE(changed(24, 8 + 55));  // the packet in it is cut off
