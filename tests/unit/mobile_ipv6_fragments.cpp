@@ -7,7 +7,7 @@
 
 #include "netmove/mobile_ipv6/packet.hpp"
 #include "netmove/mobile_ipv6/reassembly.hpp"
-#include "tests/unit/mobile_ipv6_bytes.hpp"
+#include "tests/support/mobile_ipv6_bytes.hpp"
 
 namespace {
 
