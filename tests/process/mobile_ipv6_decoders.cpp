@@ -5,6 +5,8 @@
 
 #include "tests/process/mobile_ipv6_samples.hpp"
 
+namespace mobile_ipv6_decoders_cases {
+
 namespace {
 
 using namespace mobile;
@@ -380,3 +382,5 @@ TEST_CASE("mobile ipv6: tshark reads what is sent") {
         CHECK(text_of(found[i]) == text_of(frames[i].wanted));
     }
 }
+
+}  // namespace mobile_ipv6_decoders_cases

@@ -7,6 +7,8 @@
 #include "netmove/mobile_ipv6/reassembly.hpp"
 #include "tests/process/mobile_ipv6_samples.hpp"
 
+namespace mobile_ipv6_scapy_cases {
+
 namespace {
 
 using namespace mobile;
@@ -287,3 +289,5 @@ TEST_CASE("mobile ipv6: scapy reads what is sent, and is read") {
     check_made(result["made"]);
     check_joined(result);
 }
+
+}  // namespace mobile_ipv6_scapy_cases

@@ -9,6 +9,8 @@
 #include "netmove/mobile_ipv6/reassembly.hpp"
 #include "tests/support/mobile_ipv6_bytes.hpp"
 
+namespace mobile_ipv6_fragments_cases {
+
 namespace {
 
 using namespace netmove::mobile_ipv6;
@@ -376,3 +378,5 @@ TEST_CASE("mobile ipv6 fragments: packets of a link that loses, repeats and reor
     CHECK(complete.size() > 100);
     CHECK(complete.size() < 200);
 }
+
+}  // namespace mobile_ipv6_fragments_cases

@@ -8,6 +8,8 @@
 
 #include "tests/support/mobile_ipv6_bytes.hpp"
 
+namespace mobile_ipv6_packet_cases {
+
 namespace {
 
 using namespace netmove::mobile_ipv6;
@@ -502,3 +504,5 @@ TEST_CASE("mobile ipv6 packet: what must not be answered with packet too big is 
     CHECK_FALSE(answered(packet_too_big(agent, inner_ipv6(), 1280).value()));
     CHECK_FALSE(answered(packet_too_big(ipv4_agent, inner_ipv4(), 1280).value()));
 }
+
+}  // namespace mobile_ipv6_packet_cases
