@@ -132,6 +132,10 @@ std::expected<SignallingPacket, NotSignalling> parse_packet(ByteView bytes) {
         return std::unexpected(wrong ? NotSignalling::bad_checksum : NotSignalling::malformed);
     }
     packet.message = *std::move(message);
+    bool const is_update = std::holds_alternative<BindingUpdate>(packet.message);
+    if (is_update && !is_home_address(packet.home_address())) {
+        return std::unexpected(NotSignalling::malformed);
+    }
     return packet;
 }
 

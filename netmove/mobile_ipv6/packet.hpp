@@ -47,9 +47,9 @@ struct SignallingPacket {
     friend bool operator==(SignallingPacket const&, SignallingPacket const&) = default;
 };
 
-/// From the IPv6 header on. All addresses are IPv6. `source` is one host's, and so are those in
-/// `home_option` and `routing_home`, which are not link-local either: parse_packet() takes no
-/// others (9.3.1, 11.3.3).
+/// From the IPv6 header on. All addresses are IPv6. `source` is one host's. So are `home_option`,
+/// `routing_home` and the home address of a Binding Update, which are not link-local either:
+/// parse_packet() takes no others (9.3.1, 9.5.1, 11.3.3).
 Bytes encode(SignallingPacket const& packet);
 
 /// Why a packet is not a SignallingPacket.

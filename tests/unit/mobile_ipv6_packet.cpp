@@ -191,6 +191,14 @@ TEST_CASE("mobile ipv6 packet: from a source that no host has it is malformed") 
     }
 }
 
+TEST_CASE("mobile ipv6 packet: a link-local address is no home address of an update") {
+    auto const on_link = ip("fe80::1");
+    CHECK(refusal(encode(SignallingPacket{on_link, agent, {}, {}, BindingUpdate{}})) ==
+          NotSignalling::malformed);
+    CHECK(parse_packet(encode(SignallingPacket{on_link, agent, home, {}, BindingUpdate{}})));
+    CHECK(parse_packet(encode(SignallingPacket{on_link, home, {}, {}, BindingRefreshRequest{}})));
+}
+
 TEST_CASE("mobile ipv6 packet: one without a Mobility Header is for others") {
     CHECK(refusal({}) == NotSignalling::other);
     CHECK(refusal(inner_ipv4()) == NotSignalling::other);
