@@ -22,14 +22,6 @@ constexpr std::uint8_t na_solicited = 0x40;
 constexpr std::uint8_t na_override = 0x20;
 constexpr std::uint8_t option_target_link_layer = 2;
 
-void put8(Bytes& out, unsigned value) { out.push_back(static_cast<std::uint8_t>(value)); }
-void put16(Bytes& out, unsigned value) {
-    put8(out, value >> 8 & 0xff);
-    put8(out, value & 0xff);
-}
-void put(Bytes& out, ByteView bytes) { out.insert(out.end(), bytes.begin(), bytes.end()); }
-void put(Bytes& out, MacAddress const& mac) { put(out, ByteView(mac.bytes)); }
-
 Bytes ethernet(MacAddress const& destination, MacAddress const& source, std::uint16_t vlan,
                EtherType type) {
     Bytes out;
@@ -328,19 +320,7 @@ Address solicited_node(Address const& ipv6) {
 }
 
 std::uint16_t icmpv6_checksum(Address const& source, Address const& destination, ByteView message) {
-    std::uint32_t sum = next_is_icmpv6;
-    auto const add = [&sum](ByteView bytes) {
-        for (std::size_t i = 0; i < bytes.size(); i += 2) {
-            sum += static_cast<std::uint32_t>(bytes[i]) << 8;
-            if (i + 1 < bytes.size()) sum += bytes[i + 1];
-        }
-    };
-    add(source.bytes());
-    add(destination.bytes());
-    sum += static_cast<std::uint32_t>(message.size());
-    add(message);
-    while (sum >> 16 != 0) sum = (sum & 0xffff) + (sum >> 16);
-    return static_cast<std::uint16_t>(~sum & 0xffff);
+    return upper_layer_checksum(source, destination, next_is_icmpv6, message);
 }
 
 std::optional<EthernetFrame> parse_ethernet(ByteView frame) {
