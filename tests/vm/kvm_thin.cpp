@@ -135,8 +135,10 @@ void must_be_refused(Scene& scene, Host const& host, std::string const& device, 
     CHECK(started.exit_status == 3);
     CHECK(started.err.find("is the stale disk of web1") != std::string::npos);
     if (!read_only) return;
-    auto const plain = run({scene.guest().qemu(), "-M", "none", "-nodefaults", "-nographic",
-                            "-drive", "if=none,id=d0,format=raw,file=" + device});
+    // By itself QEMU would open a drive that it may only read: a device wants to write to it.
+    auto const plain =
+        run({scene.guest().qemu(), "-M", "q35", "-S", "-nodefaults", "-nographic", "-drive",
+             "if=none,id=d0,format=raw,file=" + device, "-device", "virtio-blk-pci,drive=d0"});
     INFO(plain.err);
     CHECK(plain.exit_status == 1);
     CHECK(plain.err.find("not writable") != std::string::npos);
