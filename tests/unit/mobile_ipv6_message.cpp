@@ -346,6 +346,10 @@ TEST_CASE("mobile ipv6 message: a wrong option is refused") {
     CHECK(fault(by_hand(acknowledgement + "02010000")) == "mobility option 2 has 1 bytes, not 2");
     CHECK(fault(by_hand(acknowledgement + "1e020000")) == "mobility option 30 has 2 bytes, not 6");
     CHECK(fault(by_hand(acknowledgement + "1f020000")) == "mobility option 31 has 2 bytes, not 6");
+    CHECK(fault(by_hand(update + "1d0a 8000 c0000201 00000000")) ==
+          "mobility option 29 has 10 bytes, not 6");
+    CHECK(fault(by_hand(acknowledgement + "020a 0001 00000000 00000000")) ==
+          "mobility option 2 has 10 bytes, not 2");
 
     CHECK(fault(by_hand(update + "1d06 8400 c0000201 01020000")) ==
           "mobility option 29 has an IPv4 prefix of 33 bits");
