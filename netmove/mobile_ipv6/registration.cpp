@@ -37,7 +37,7 @@ struct Builder {
 
 // ---- sending ------------------------------------------------------------------------------------
 
-/// After the last update, whose number in this attempt is `updates`.
+/// How long the last update waits for its answer.
 Interval interval_after(State const& state) {
     if (state.updates > fast_updates_max) return retransmit_slow;
     auto const first = state.round_trip ? state.round_trip->timeout()
@@ -155,7 +155,7 @@ void accepted(Builder& builder, BindingAcknowledgement const& answer) {
 /// Status 135: the home agent's last number is `newest`.
 void out_of_window(Builder& builder, std::uint16_t newest) {
     auto& state = builder.state;
-    // An update of ours overtook another one, or the answer is an old one: ours is accepted.
+    // An update of ours overtook another one of ours, or the answer is an old one.
     if (!is_newer(newest, state.sequence)) return;
     if (state.right == Right::provisional) {
         // The source's, after a rollback? Then it must not be surpassed. COMMIT would say that it
@@ -237,10 +237,10 @@ void handle(Builder& builder, Begin const& event) {
 
 void handle(Builder& builder, Refresh const&) {
     auto const& state = builder.state;
-    bool const idle = state.phase == Phase::settled || state.phase == Phase::waiting;
-    if (state.right == Right::held && state.target == Target::binding && idle) {
-        begin_updates(builder);
-    }
+    if (state.right != Right::held || state.target != Target::binding) return;
+    // An attempt that has become slow begins anew: the home agent may be back.
+    bool const quick = state.phase == Phase::updating && state.updates <= fast_updates_max;
+    if (!quick) begin_updates(builder);
 }
 
 void handle(Builder& builder, GiveAway const&) {

@@ -103,7 +103,12 @@ TEST_CASE("registration: retransmissions follow the measured round trip",
     CHECK(one.due() == 32s);
     CHECK(one.find<Tell>() == nullptr);  // told once
     CHECK(one.due() == 32s);
-    one.accept(one.number());
+    one.happens(Refresh{});  // a move is near: quickly again
+    CHECK(one.sent());
+    CHECK(one.due() == 120ms);
+    one.happens(Refresh{});
+    CHECK_FALSE(one.sent());
+    one.accept(one.state.sequence);
     CHECK(one.kind() == Kind::registered);
     CHECK_FALSE(one.state.due == TimePoint::max());
 }
