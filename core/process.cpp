@@ -12,6 +12,8 @@
 #include <iterator>
 #include <sstream>
 
+#include "core/sync.hpp"
+
 namespace core {
 
 namespace {
@@ -171,23 +173,60 @@ Task<Result<std::string>> read_to_end(Loop& loop, int fd, std::size_t bytes_max,
     }
 }
 
+namespace {
+
+struct Pipe {
+    Fd reader;
+    Fd writer;
+};
+
+Result<Pipe> make_pipe() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0) return fail_errno(errno, "cannot make a pipe");
+    return Pipe{Fd(ends[0]), Fd(ends[1])};
+}
+
+Task<void> read_beside(Loop& loop, int fd, std::size_t bytes_max, Deadline deadline,
+                       std::string& text) {
+    auto read = co_await read_to_end(loop, fd, bytes_max, std::move(deadline));
+    if (read) text = std::move(*read);
+}
+
+/// The lines of `text` in one.
+std::string in_one_line(std::string_view text) {
+    std::string line;
+    for (std::size_t at = 0; at < text.size();) {
+        auto const end = std::min(text.find('\n', at), text.size());
+        if (end > at) line += (line.empty() ? "" : " / ") + std::string(text.substr(at, end - at));
+        at = end + 1;
+    }
+    return line;
+}
+
+}  // namespace
+
 Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv,
                                     std::size_t bytes_max, Deadline deadline) {
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0) co_return fail_errno(errno, "cannot make a pipe");
-    Fd reader(ends[0]);
-    Fd writer(ends[1]);
+    CO_TRY(auto output, make_pipe());
+    CO_TRY(auto errors, make_pipe());
     SpawnOptions options;
-    options.stdout_fd = writer.get();
-    options.stderr_fd = writer.get();
+    options.stdout_fd = output.writer.get();
+    options.stderr_fd = errors.writer.get();
     CO_TRY(auto const process, spawn(argv, options));
-    writer.reset();
-    auto text = co_await read_to_end(loop, reader.get(), bytes_max, deadline);
-    if (!text) (void)process.signal(SIGKILL);  // it hangs; then the wait below is short
+    output.writer.reset();
+    errors.writer.reset();
+    std::string complaint;
+    TaskGroup beside(loop);
+    beside.spawn(read_beside(loop, errors.reader.get(), complaint_bytes_max, deadline, complaint));
+    auto text = co_await read_to_end(loop, output.reader.get(), bytes_max, deadline);
+    if (!text) (void)process.signal(SIGKILL);  // it hangs; then the waits below are short
+    co_await beside.join();
     auto const status = co_await wait_exit(loop, process, Deadline::after(std::chrono::seconds(5)));
     if (!text) co_return std::unexpected(std::move(text.error()).while_doing("running " + argv[0]));
     if (status && *status != 0) {
-        co_return fail(Errc::io, "{} failed: {}", argv[0], text->substr(0, text->find('\n')));
+        auto const why = in_one_line(complaint);
+        co_return fail(Errc::io, "{} failed: {}", argv[0],
+                       why.empty() ? text->substr(0, text->find('\n')) : why);
     }
     co_return text;
 }

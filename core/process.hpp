@@ -75,8 +75,12 @@ Task<Result<int>> wait_exit(Loop& loop, Process const& process, Deadline deadlin
 /// What is written to a pipe until its other end is closed: of that, the first `bytes_max` bytes.
 Task<Result<std::string>> read_to_end(Loop& loop, int fd, std::size_t bytes_max, Deadline deadline);
 
-/// What a program prints on stdout (at most `bytes_max`); its stderr too when it fails, in the
-/// error.
+/// Of what a program says on stderr when it fails, so much is quoted.
+constexpr std::size_t complaint_bytes_max = 1024;
+
+/// What a program prints on stdout (at most `bytes_max`). When it fails, what it says on stderr is
+/// in the error; else it is ignored. The deadline holds also for a process that it leaves behind
+/// and that keeps its stderr open.
 Task<Result<std::string>> output_of(Loop& loop, std::vector<std::string> argv,
                                     std::size_t bytes_max, Deadline deadline);
 

@@ -39,7 +39,9 @@ constexpr char const* remove_line = "remove web1 d0 1048576\n";
 }  // namespace
 
 TEST_CASE("disk command: a disk goes to the file that it names", "[migrate][disk-command]") {
-    CommandLab const lab(R"sh([ "$1" = remove ] || echo "$directory/$2-$3.raw")sh");
+    // LVM warns on stderr that a pool promises more than it has.
+    CommandLab const lab(R"sh(echo "WARNING: a pool is small" >&2
+[ "$1" = remove ] || echo "$directory/$2-$3.raw")sh");
     auto const checked = lab.a.migrate(lab.b, {"--network", "anchor", "--check"});
     INFO(checked.out << checked.err);
     REQUIRE(checked.exit_status == 0);
