@@ -229,9 +229,12 @@ TEST_CASE("binding cache: records that cannot be are refused", "[mobile-ipv6][bi
         R"({})", R"({"version":2,"bindings":[]})", R"({"version":1})",
         R"({"version":1,"bindings":[{}]})",
         R"({"version":1,"bindings":[{"home":"x","bound":false,"sequence":1,"until_ms":1}]})",
-        R"({"version":1,"bindings":[{"home":"2001:db8:1::100","bound":false,"sequence":65536,"until_ms":1}]})",
-        R"({"version":1,"bindings":[{"home":"2001:db8:1::100","bound":false,"sequence":1,"until_ms":-1}]})",
-        R"({"version":1,"bindings":[{"home":"2001:db8:1::100","bound":true,"sequence":1,"until_ms":1}]})");
+        R"({"version":1,"bindings":[{"home":"2001:db8:1::100","bound":false,
+            "sequence":65536,"until_ms":1}]})",
+        R"({"version":1,"bindings":[{"home":"2001:db8:1::100","bound":false,
+            "sequence":1,"until_ms":-1}]})",
+        R"({"version":1,"bindings":[{"home":"2001:db8:1::100","bound":true,
+            "sequence":1,"until_ms":1}]})");
     HomeAgent one;
     INFO(text);
     CHECK_FALSE(one.cache.restore(core::Json::parse(text).value(), one.now, one.wall));

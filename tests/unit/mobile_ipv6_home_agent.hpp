@@ -10,10 +10,10 @@
 
 namespace home_agent {
 
-using namespace netmove;
 using namespace netmove::mobile_ipv6;
 using namespace std::chrono_literals;
 using mobile::ip;
+using netmove::Address;
 
 using Actions = std::vector<HomeAgentAction>;
 
