@@ -185,6 +185,9 @@ TEST_CASE("mobile ipv6 fragments: those that contradict each other abandon their
     CHECK_FALSE(after({{16, 8, false}, {8, 8, false}, {0, 8}}));
     CHECK_FALSE(after({{32, 8}, {16, 8, false}, {0, 16}}));
     CHECK_FALSE(after({{16, 8, false}, {24, 8}, {0, 16}}));
+    // As many bytes as the packet has, but with a hole.
+    CHECK_FALSE(after({{32, 8}, {16, 8, false}, {0, 8}}));
+    CHECK_FALSE(after({{16, 8, false}, {24, 8}, {0, 8}}));
     // The same fragment, now the last; and no longer the last.
     CHECK_FALSE(after({{8, 8}, {8, 8, false}, {0, 8}}));
     CHECK_FALSE(after({{8, 8, false}, {8, 8}, {0, 8}}));
