@@ -19,7 +19,7 @@ TEST_CASE("binding cache: a first registration is answered after detection",
     auto const ended = one.free();
     REQUIRE(ended.size() == 3);
     CHECK(std::get<Claim>(ended[0]).home == home);
-    CHECK(std::get<mobile_ipv6::Route>(ended[1]).care_of == CareOf{source, 0});
+    CHECK(std::get<netmove::mobile_ipv6::Route>(ended[1]).care_of == CareOf{source, 0});
     auto const& packet = std::get<Send>(ended[2]).packet;
     CHECK(packet.source == agent);
     CHECK(packet.destination == source);
@@ -93,7 +93,7 @@ TEST_CASE("binding cache: a later update moves the binding at once",
 
     auto const moved = one.arrives(update(9, destination), destination);
     REQUIRE(moved.size() == 2);
-    CHECK(std::get<mobile_ipv6::Route>(moved[0]).care_of == CareOf{destination, 0});
+    CHECK(std::get<netmove::mobile_ipv6::Route>(moved[0]).care_of == CareOf{destination, 0});
     CHECK(status(moved) == BindingStatus::accepted);
     CHECK(one.cache.find(home)->since == one.now);
     CHECK(one.cache.find(home)->updates == 3);
@@ -335,7 +335,7 @@ TEST_CASE("binding cache: an accepted update without A is not answered, a refuse
     quiet.acknowledge = false;
     auto const moved = one.arrives(quiet, destination);
     REQUIRE(moved.size() == 1);
-    CHECK(std::holds_alternative<mobile_ipv6::Route>(moved[0]));
+    CHECK(std::holds_alternative<netmove::mobile_ipv6::Route>(moved[0]));
     quiet.sequence = 6;
     CHECK(only(one.arrives(quiet, destination), BindingStatus::sequence_out_of_window));
 }
@@ -390,7 +390,7 @@ TEST_CASE("binding cache: K is answered with no, L is claimed with the home addr
     REQUIRE(changed.size() == 5);
     CHECK(std::get<Release>(changed[1]).link_local_compatible);
     CHECK_FALSE(std::get<Claim>(changed[2]).link_local_compatible);
-    CHECK(std::holds_alternative<mobile_ipv6::Route>(changed[3]));
+    CHECK(std::holds_alternative<netmove::mobile_ipv6::Route>(changed[3]));
 }
 
 }  // namespace mobile_ipv6_binding_cache_cases

@@ -16,7 +16,7 @@ TEST_CASE("binding cache: an IPv4 home address is bound with the IPv6 one",
     CHECK(find<StartDetection>(one.arrives(first, source))->ipv4_home == ipv4_home);
     auto const ended = one.free();
     CHECK(find<Claim>(ended)->ipv4_home == ipv4_home);
-    CHECK(find<mobile_ipv6::Route>(ended)->ipv4_home == ipv4_home);
+    CHECK(find<netmove::mobile_ipv6::Route>(ended)->ipv4_home == ipv4_home);
     CHECK(answer(ended).ipv4_home == Ipv4Acknowledgement{Ipv4Status::accepted, 32, ipv4_home});
     REQUIRE(one.cache.find(ipv4_home) != nullptr);
     CHECK(one.cache.find(ipv4_home)->home == home);
@@ -57,7 +57,7 @@ TEST_CASE("binding cache: a refused IPv4 home address leaves the IPv6 binding",
     CHECK(said.ipv4_home->status == of.status);
     bool const accepted = of.status == Ipv4Status::accepted;
     CHECK(said.ipv4_home->address == (accepted ? ipv4_home : of.asked.address));
-    CHECK(find<mobile_ipv6::Route>(ended)->ipv4_home.has_value() == accepted);
+    CHECK(find<netmove::mobile_ipv6::Route>(ended)->ipv4_home.has_value() == accepted);
     CHECK(one.place(ip(of.home)) == source);
 }
 
@@ -69,7 +69,7 @@ TEST_CASE("binding cache: an IPv4 care-of address, with and without a NAT",
         first.ipv4_care_of = nat;
         one.arrives_over_ipv4(first, {nat, dual_stack_port});
         auto const ended = one.free();
-        CHECK(find<mobile_ipv6::Route>(ended)->care_of == CareOf{nat, 0});
+        CHECK(find<netmove::mobile_ipv6::Route>(ended)->care_of == CareOf{nat, 0});
         CHECK_FALSE(answer(ended).nat);
         auto const& send = *find<Send>(ended);
         CHECK(send.to == CareOf{nat, dual_stack_port});
@@ -81,19 +81,19 @@ TEST_CASE("binding cache: an IPv4 care-of address, with and without a NAT",
         first.force_udp = true;
         one.arrives_over_ipv4(first, {nat, dual_stack_port});
         auto const ended = one.free();
-        CHECK(find<mobile_ipv6::Route>(ended)->care_of == CareOf{nat, dual_stack_port});
+        CHECK(find<netmove::mobile_ipv6::Route>(ended)->care_of == CareOf{nat, dual_stack_port});
         CHECK(answer(ended).nat == NatDetection{true, nat_keepalive_none});
     }
     SECTION("behind a NAT: the source of the datagram counts, and keepalives are needed") {
         first.ipv4_care_of = private_host;
         one.arrives_over_ipv4(first, {nat, 40'000});
         auto const ended = one.free();
-        CHECK(find<mobile_ipv6::Route>(ended)->care_of == CareOf{nat, 40'000});
+        CHECK(find<netmove::mobile_ipv6::Route>(ended)->care_of == CareOf{nat, 40'000});
         CHECK(answer(ended).nat == NatDetection{false, nat_keepalive_s});
         // The NAT has another port now: a new place.
         ++first.sequence;
         auto const moved = one.arrives_over_ipv4(first, {nat, 40'001});
-        CHECK(find<mobile_ipv6::Route>(moved)->care_of == CareOf{nat, 40'001});
+        CHECK(find<netmove::mobile_ipv6::Route>(moved)->care_of == CareOf{nat, 40'001});
         CHECK(find<Send>(moved)->to == CareOf{nat, 40'001});
         // The same update by another way is not a repetition.
         CHECK(only(one.arrives_over_ipv4(first, {nat, 40'002}),
@@ -147,7 +147,7 @@ TEST_CASE("binding cache: after a restart, what has time left is claimed and rou
     REQUIRE(actions.size() == 2);
     CHECK(std::get<Claim>(actions[0]).link_local_compatible);
     CHECK(std::get<Claim>(actions[0]).ipv4_home == ipv4_home);
-    CHECK(std::get<mobile_ipv6::Route>(actions[1]).care_of == CareOf{source, 0});
+    CHECK(std::get<netmove::mobile_ipv6::Route>(actions[1]).care_of == CareOf{source, 0});
     auto const* const binding = next.cache.find(ipv4_home);
     REQUIRE(binding != nullptr);
     CHECK(binding->expires == next.now + 40s);
