@@ -10,6 +10,7 @@
 
 #include "sidecar/cli/anchor_options.hpp"
 #include "sidecar/cli/network_options.hpp"
+#include "sidecar/cli/probe_options.hpp"
 #include "sidecar/host/settings.hpp"
 #include "sidecar/libvirt/definition.hpp"
 #include "sidecar/libvirt/monitor_process.hpp"
@@ -17,21 +18,6 @@
 namespace sidecar {
 
 enum class ProgressStyle { bar, json, none };
-
-/// `probe`: what a client of the guest sees, or the echo at the other end.
-struct ProbeOptions {
-    std::vector<std::string> addresses;  ///< IPv4 or IPv6.
-    std::chrono::nanoseconds period{20'000'000};
-    std::size_t bytes = 210;
-    std::optional<std::chrono::nanoseconds> duration;  ///< None: until interrupted.
-    std::uint16_t port = 4798;
-    bool tcp = true;
-    std::string json_file;  ///< "-": stdout, instead of the text.
-    std::string svg_file;
-    std::string migration_report;  ///< Of `migrate --report`: the report marks its moments.
-    bool echo = false;
-    std::string listen;  ///< The echo's address; empty: all addresses.
-};
 
 /// The whole command line: the settings of a session, and the rest.
 struct Options : SessionSettings {
