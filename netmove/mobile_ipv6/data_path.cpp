@@ -9,6 +9,7 @@
 #include "core/log.hpp"
 #include "core/sync.hpp"
 #include "netmove/frame_fields.hpp"
+#include "netmove/mobile_ipv6/segments.hpp"
 
 namespace netmove::mobile_ipv6 {
 
@@ -329,9 +330,21 @@ void DataPath::take_data(Incoming const& one) {
     }
     auto const inner = one.bytes.first(packet->size());
     if (!carry_congestion(one.traffic_class, inner)) return drop(PacketDrop::congested);
-    if (!tun_.write(inner)) return drop(PacketDrop::not_taken);
+    if (!write_tun(inner)) return drop(PacketDrop::not_taken);
     ++tunnel->traffic.packets_from;
     tunnel->traffic.bytes_from += inner.size();
+}
+
+/// A packet that is longer than any that a mobile node sends was merged from several.
+bool DataPath::write_tun(ByteView packet) const {
+    if (packet.size() > static_cast<std::size_t>(tun_.mtu())) {
+        auto const segments = tcp_segments(packet, ipv6_mtu_min);
+        if (!segments.empty()) {
+            return std::ranges::all_of(segments,
+                                       [this](auto const& one) { return tun_.write(one); });
+        }
+    }
+    return tun_.write(packet);
 }
 
 /// False: it is data.

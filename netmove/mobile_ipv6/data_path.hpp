@@ -103,6 +103,7 @@ private:
     core::Task<void> read_socket(IncomingSocket& socket, std::stop_token stop);
     void take(IncomingSocket::Kind kind, Incoming const& one);
     void take_data(Incoming const& one);
+    [[nodiscard]] bool write_tun(ByteView packet) const;
     bool take_signalling(Incoming const& one);
     void take_too_big(Incoming const& one);
     void take_ipv4_too_big(Incoming const& one);

@@ -65,7 +65,6 @@ public:
     [[nodiscard]] std::size_t bindings() const { return cache_.size(); }
 
 private:
-    struct Parts;
     HomeAgent(core::Loop& loop, HomeAgentOptions options, core::Fd lock);
     core::Result<> make_parts();
     core::Result<> restore();
@@ -73,7 +72,6 @@ private:
     void handle(SignallingPacket const& packet, Arrival const& arrival);
     core::Task<void> detect(StartDetection what);
     core::Task<void> expire_bindings(std::stop_token stop);
-    core::Task<void> watch_link(std::stop_source& stop, core::Result<>& result);
 
     void execute(std::vector<HomeAgentAction> const& actions);
     void act(StartDetection const& what);
