@@ -113,8 +113,9 @@ struct Parser {
     std::string progress;
     std::vector<std::string> settings;
     ProbeFlags probe_flags;
+    HomeAgentFlags home_agent_flags;
     CLI::App *run, *attach, *serve, *incoming, *watchdog, *holder, *migrate, *replicate, *failover,
-        *status, *set, *cancel, *resolve, *locate, *network, *anchor, *check, *probe;
+        *status, *set, *cancel, *resolve, *locate, *network, *anchor, *check, *probe, *home_agent;
     NetworkFlags network_flags;
     LibvirtCommands libvirt_commands;
     AnchorFlags anchor_flags;
@@ -354,6 +355,10 @@ struct Parser {
         probe =
             app.add_subcommand("probe", "Measure how a client reaches the addresses of a guest");
         probe_flags.add_to(*probe);
+        home_agent = app.add_subcommand(
+            "home-agent",
+            "Be the home agent of Mobile IPv6 on this router; runs until it is ended");
+        home_agent_flags.add_to(*home_agent);
     }
 
     Result<> finish();
@@ -468,7 +473,8 @@ Result<> Parser::finish() {
         {network, Command::network},
         {anchor, Command::anchor},
         {check, Command::check},
-        {probe, Command::probe}};
+        {probe, Command::probe},
+        {home_agent, Command::home_agent}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
@@ -504,6 +510,9 @@ Result<> Parser::finish() {
         TRY(options.dns, failover_dns.finish());
     }
     if (options.command == Command::replicate) TRY_VOID(finish_replicate());
+    if (options.command == Command::home_agent) {
+        TRY(options.home_agent, home_agent_flags.finish());
+    }
     if (options.command == Command::probe) {
         TRY(options.probe, probe_flags.finish());
     }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sidecar/cli/anchor_options.hpp"
+#include "sidecar/cli/home_agent_options.hpp"
 #include "sidecar/cli/network_options.hpp"
 #include "sidecar/cli/probe_options.hpp"
 #include "sidecar/host/settings.hpp"
@@ -42,7 +43,8 @@ struct Options : SessionSettings {
         network,
         anchor,
         check,
-        probe
+        probe,
+        home_agent
     };
     Command command = Command::status;
     bool json = false;
@@ -58,6 +60,7 @@ struct Options : SessionSettings {
     bool locate_watch = false;  ///< `locate --watch`
     bool locate_repair = false;  ///< `locate --repair`
     AnchorOptions anchor;
+    HomeAgentCommand home_agent;
     libvirt::MonitorProcess libvirt_monitor;
     libvirt::DefinitionProcess libvirt_definition;
     std::vector<std::string> libvirt_hook;  ///< Words that libvirt gives to its hooks.
