@@ -1,6 +1,6 @@
 // Where the fields of ARP, IPv6 and neighbour discovery lie in a packet, numbers in network order,
-// and the Internet checksum. For frame.cpp, home_gateway.cpp and mobile_ipv6/ only. Who reads has
-// checked that the packet is long enough.
+// and the Internet checksum. For frame.cpp, home_gateway.cpp and mobile_ipv6/ only. The caller has
+// checked that what it reads is there.
 #pragma once
 
 #include "netmove/frame.hpp"

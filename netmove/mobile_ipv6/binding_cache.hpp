@@ -36,6 +36,7 @@
 #include "core/json.hpp"
 #include "netmove/mobile_ipv6/address_hash.hpp"
 #include "netmove/mobile_ipv6/packet.hpp"
+#include "netmove/mobile_ipv6/sequence.hpp"
 
 namespace netmove::mobile_ipv6 {
 
@@ -59,13 +60,6 @@ constexpr std::uint32_t nat_keepalive_s = 110;
 constexpr std::uint32_t nat_keepalive_none = 0xffff'ffff;
 /// One call of expire() ends so many bindings at most: others wait meanwhile.
 constexpr std::size_t expire_batch_max = 1'000;
-
-/// Whether `sequence` is newer than `last`, modulo 2^16: it is one of the next 32,767 numbers (RFC
-/// 6275 9.5.1: the 32,768 before `last`, and `last` itself, are not).
-[[nodiscard]] constexpr bool is_newer(std::uint16_t sequence, std::uint16_t last) {
-    auto const ahead = static_cast<std::uint16_t>(sequence - last);
-    return ahead != 0 && ahead < 0x8000;
-}
 
 /// Whether the first `length` bits of both addresses are equal. False for two families.
 [[nodiscard]] bool is_within(Address const& address, Address const& prefix, int length);

@@ -127,6 +127,7 @@ Result<std::optional<BindingCache::Entry>> BindingCache::read_record(Json const&
         binding.expires = now + std::min<core::Clock::duration>(left, memory_of_sequence_s);
         return entry;
     }
+    binding.state = BindingState::bound;
     TRY(binding.care_of.address, address_in(json, "care_of"));
     TRY(auto const port, integer_in(json, "udp_port", 0xffff));
     TRY(auto const units, integer_in(json, "lifetime_units", lifetime_infinite.count() - 1));

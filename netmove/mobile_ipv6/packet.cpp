@@ -54,9 +54,9 @@ bool read_options(ExtensionHeader const& header, std::optional<Address>& home) {
 }
 
 bool read_routing(ByteView header, std::optional<Address>& home) {
-    constexpr std::size_t type_at = 2;
+    constexpr std::size_t routing_type_at = 2;
     constexpr std::size_t segments_left_at = 3;
-    if (header[type_at] != home_routing_type) return header[segments_left_at] == 0;
+    if (header[routing_type_at] != home_routing_type) return header[segments_left_at] == 0;
     if (header.size() != home_routing_size || header[segments_left_at] != 1 || home) return false;
     home = ipv6_at(header, 8);
     return is_home_address(*home);

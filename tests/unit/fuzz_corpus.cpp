@@ -13,6 +13,7 @@
     X(domain_xml)       \
     X(frame)            \
     X(journal)          \
+    X(mobile_ipv6)      \
     X(peer)             \
     X(probe)            \
     X(qmp_command_line) \

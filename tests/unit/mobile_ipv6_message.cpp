@@ -4,7 +4,9 @@
 
 #include <catch2/catch.hpp>
 
-#include "tests/unit/mobile_ipv6_bytes.hpp"
+#include "tests/support/mobile_ipv6_bytes.hpp"
+
+namespace mobile_ipv6_message_cases {
 
 namespace {
 
@@ -397,3 +399,5 @@ TEST_CASE("mobile ipv6 message: a status is named") {
     CHECK(is_accepted(BindingStatus{127}));
     CHECK_FALSE(is_accepted(BindingStatus::reason_unspecified));
 }
+
+}  // namespace mobile_ipv6_message_cases

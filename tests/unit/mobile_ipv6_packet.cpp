@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 
-#include "tests/unit/mobile_ipv6_bytes.hpp"
+#include "tests/support/mobile_ipv6_bytes.hpp"
+
+namespace mobile_ipv6_packet_cases {
 
 namespace {
 
@@ -379,6 +381,7 @@ TEST_CASE("mobile ipv6 packet: a UDP datagram that carries none is refused") {
     CHECK_FALSE(changed(26, 1));  // a wrong checksum
     CHECK_FALSE(changed(22, 4500));  // another port; the source's is none of ours either
     CHECK(changed(20, 4191));
+    CHECK_FALSE(changed(20, 0));  // no port to answer to
     CHECK_FALSE(changed(24, 7));  // shorter than its header
     CHECK_FALSE(changed(24, 8));  // empty
     CHECK_FALSE(changed(24, 8 + 55));  // the packet in it is cut off
@@ -501,3 +504,5 @@ TEST_CASE("mobile ipv6 packet: what must not be answered with packet too big is 
     CHECK_FALSE(answered(packet_too_big(agent, inner_ipv6(), 1280).value()));
     CHECK_FALSE(answered(packet_too_big(ipv4_agent, inner_ipv4(), 1280).value()));
 }
+
+}  // namespace mobile_ipv6_packet_cases
