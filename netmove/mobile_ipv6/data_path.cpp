@@ -16,7 +16,7 @@ namespace netmove::mobile_ipv6 {
 using core::Deadline;
 using core::Result;
 using core::Task;
-using Kind = IncomingSocket::Kind;
+using IncomingKind = IncomingSocket::Kind;
 
 namespace {
 
@@ -98,23 +98,24 @@ DataPath::DataPath(core::Loop& loop, Options options, OnSignalling on_signalling
       identification_(arc4random()) {}
 
 Result<> DataPath::open_sockets() {
-    auto const add = [this](Kind kind, Address const& local) -> Result<> {
+    auto const add = [this](IncomingKind kind, Address const& local) -> Result<> {
         TRY(auto socket, IncomingSocket::open(kind, local));
         sockets_.push_back(std::make_unique<IncomingSocket>(std::move(socket)));
         return {};
     };
-    for (auto const kind : {Kind::ipv6_in_ipv6, Kind::ipv4_in_ipv6, Kind::icmpv6_too_big}) {
+    for (auto const kind :
+         {IncomingKind::ipv6_in_ipv6, IncomingKind::ipv4_in_ipv6, IncomingKind::icmpv6_too_big}) {
         TRY_VOID(add(kind, options_.agent));
     }
     if (!options_.ipv4_agent) return {};
-    for (auto const kind :
-         {Kind::ipv6_in_ipv4, Kind::ipv4_in_ipv4, Kind::udp, Kind::icmpv4_too_big}) {
+    for (auto const kind : {IncomingKind::ipv6_in_ipv4, IncomingKind::ipv4_in_ipv4,
+                            IncomingKind::udp, IncomingKind::icmpv4_too_big}) {
         TRY_VOID(add(kind, *options_.ipv4_agent));
     }
     return {};
 }
 
-IncomingSocket* DataPath::socket_of(Kind kind) {
+IncomingSocket* DataPath::socket_of(IncomingKind kind) {
     auto const at =
         std::ranges::find_if(sockets_, [kind](auto const& one) { return one->kind() == kind; });
     return at == sockets_.end() ? nullptr : at->get();
@@ -161,7 +162,7 @@ Result<> DataPath::send(SignallingPacket const& packet, CareOf const& to) {
     if (to.address.is_ipv6() || to.address == unspecified_ipv4()) {
         error = ipv6_.send(packet.destination, bytes);
     } else {
-        auto* const udp = socket_of(Kind::udp);
+        auto* const udp = socket_of(IncomingKind::udp);
         auto const port = to.udp_port == 0 ? dual_stack_port : to.udp_port;
         error = udp == nullptr ? EAFNOSUPPORT : udp->send(to.address, port, bytes);
     }
@@ -248,9 +249,9 @@ void DataPath::send_in_fragments(Tunnel const& tunnel, ByteView packet, std::siz
         return;
     }
     bool const ipv6_inside = packet[0] >> 4 == 6;
-    auto* const socket = socket_of(to.udp_port != 0 ? Kind::udp
-                                   : ipv6_inside    ? Kind::ipv6_in_ipv4
-                                                    : Kind::ipv4_in_ipv4);
+    auto* const socket = socket_of(to.udp_port != 0 ? IncomingKind::udp
+                                   : ipv6_inside    ? IncomingKind::ipv6_in_ipv4
+                                                    : IncomingKind::ipv4_in_ipv4);
     bool const sent = socket != nullptr && socket->send(to.address, to.udp_port, packet) == 0;
     if (!sent) drop(PacketDrop::not_sent);
 }
@@ -298,20 +299,20 @@ Task<void> DataPath::read_socket(IncomingSocket& socket, std::stop_token stop) {
     }
 }
 
-void DataPath::take(Kind kind, Incoming const& one) {
+void DataPath::take(IncomingKind kind, Incoming const& one) {
     switch (kind) {
-        case Kind::udp:
+        case IncomingKind::udp:
             if (one.bytes.size() <= 1) return;  // a keepalive
             if (take_signalling(one)) return;
             [[fallthrough]];
-        case Kind::ipv6_in_ipv6:
-        case Kind::ipv4_in_ipv6:
-        case Kind::ipv6_in_ipv4:
-        case Kind::ipv4_in_ipv4:
+        case IncomingKind::ipv6_in_ipv6:
+        case IncomingKind::ipv4_in_ipv6:
+        case IncomingKind::ipv6_in_ipv4:
+        case IncomingKind::ipv4_in_ipv4:
             return take_data(one);
-        case Kind::icmpv6_too_big:
+        case IncomingKind::icmpv6_too_big:
             return take_too_big(one);
-        case Kind::icmpv4_too_big:
+        case IncomingKind::icmpv4_too_big:
             return take_ipv4_too_big(one);
     }
 }

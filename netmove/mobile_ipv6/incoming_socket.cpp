@@ -1,7 +1,6 @@
 #include "netmove/mobile_ipv6/incoming_socket.hpp"
 
 #include <arpa/inet.h>
-#include <linux/icmp.h>
 #include <netinet/icmp6.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
@@ -18,13 +17,15 @@ namespace netmove::mobile_ipv6 {
 
 using core::Errc;
 using core::Result;
-using Kind = IncomingSocket::Kind;
+using IncomingKind = IncomingSocket::Kind;
 
 namespace {
 
 constexpr std::size_t incoming_packet_max = 65'536;
 constexpr int incoming_buffer = 4 << 20;  // while the process writes its file for some ms
-constexpr int icmpv4_destination_unreachable = 3;
+constexpr unsigned icmpv4_destination_unreachable = 3;
+// ICMP_FILTER of <linux/icmp.h>, which does not go together with <net/if.h>.
+constexpr int icmpv4_filter_option = 1;
 
 struct SocketKind {
     int family;
@@ -32,21 +33,21 @@ struct SocketKind {
     int protocol;
 };
 
-SocketKind socket_kind(Kind kind) {
+SocketKind socket_kind(IncomingKind kind) {
     switch (kind) {
-        case Kind::ipv6_in_ipv6:
+        case IncomingKind::ipv6_in_ipv6:
             return {AF_INET6, SOCK_RAW, IPPROTO_IPV6};
-        case Kind::ipv4_in_ipv6:
+        case IncomingKind::ipv4_in_ipv6:
             return {AF_INET6, SOCK_RAW, IPPROTO_IPIP};
-        case Kind::ipv6_in_ipv4:
+        case IncomingKind::ipv6_in_ipv4:
             return {AF_INET, SOCK_RAW, IPPROTO_IPV6};
-        case Kind::ipv4_in_ipv4:
+        case IncomingKind::ipv4_in_ipv4:
             return {AF_INET, SOCK_RAW, IPPROTO_IPIP};
-        case Kind::udp:
+        case IncomingKind::udp:
             return {AF_INET, SOCK_DGRAM, IPPROTO_UDP};
-        case Kind::icmpv6_too_big:
+        case IncomingKind::icmpv6_too_big:
             return {AF_INET6, SOCK_RAW, IPPROTO_ICMPV6};
-        case Kind::icmpv4_too_big:
+        case IncomingKind::icmpv4_too_big:
             return {AF_INET, SOCK_RAW, IPPROTO_ICMP};
     }
     return {AF_INET6, SOCK_RAW, IPPROTO_IPV6};
@@ -57,21 +58,21 @@ bool set_flag(int socket, int level, int option, int value) {
 }
 
 /// Only the messages that the kind is for.
-bool filter_icmp(int socket, Kind kind) {
-    if (kind == Kind::icmpv6_too_big) {
+bool filter_icmp(int socket, IncomingKind kind) {
+    if (kind == IncomingKind::icmpv6_too_big) {
         icmp6_filter filter{};
         ICMP6_FILTER_SETBLOCKALL(&filter);
         ICMP6_FILTER_SETPASS(ICMP6_PACKET_TOO_BIG, &filter);
         return ::setsockopt(socket, IPPROTO_ICMPV6, ICMP6_FILTER, &filter, sizeof filter) == 0;
     }
-    if (kind == Kind::icmpv4_too_big) {
-        icmp_filter const filter{~(1U << static_cast<unsigned>(icmpv4_destination_unreachable))};
-        return ::setsockopt(socket, SOL_RAW, ICMP_FILTER, &filter, sizeof filter) == 0;
+    if (kind == IncomingKind::icmpv4_too_big) {
+        std::uint32_t const blocked = ~(1U << icmpv4_destination_unreachable);
+        return ::setsockopt(socket, SOL_RAW, icmpv4_filter_option, &blocked, sizeof blocked) == 0;
     }
     return true;
 }
 
-Result<> prepare_incoming(int socket, Kind kind) {
+Result<> prepare_incoming(int socket, IncomingKind kind) {
     bool const ipv6 = socket_kind(kind).family == AF_INET6;
     bool good = filter_icmp(socket, kind);
     if (ipv6) {
@@ -115,13 +116,13 @@ std::uint8_t traffic_class_in(msghdr& message) {
     return 0;
 }
 
-void read_sender(sockaddr_storage const& name, Kind kind, Incoming& into) {
+void read_sender(sockaddr_storage const& name, IncomingKind kind, Incoming& into) {
     if (name.ss_family == AF_INET) {
         auto const& from = reinterpret_cast<sockaddr_in const&>(name);
         std::array<std::uint8_t, 4> bytes{};
         std::memcpy(bytes.data(), &from.sin_addr, bytes.size());
         into.from = Address::ipv4(bytes);
-        if (kind == Kind::udp) into.port = ntohs(from.sin_port);
+        if (kind == IncomingKind::udp) into.port = ntohs(from.sin_port);
         return;
     }
     auto const& from = reinterpret_cast<sockaddr_in6 const&>(name);
@@ -173,7 +174,7 @@ IncomingSocket::BuffersPointer IncomingSocket::make_buffers() {
     return BuffersPointer(new Buffers);
 }
 
-Result<IncomingSocket> IncomingSocket::open(Kind kind, Address const& local) {
+Result<IncomingSocket> IncomingSocket::open(IncomingKind kind, Address const& local) {
     auto const chosen = socket_kind(kind);
     core::Fd made(
         ::socket(chosen.family, chosen.type | SOCK_NONBLOCK | SOCK_CLOEXEC, chosen.protocol));
@@ -185,9 +186,9 @@ Result<IncomingSocket> IncomingSocket::open(Kind kind, Address const& local) {
     if (!made) return core::fail_errno(errno, "cannot open a socket for mobile nodes");
     TRY_VOID(prepare_incoming(made.get(), kind));
     sockaddr_storage name;
-    auto const length = local_name(name, local, kind == Kind::udp ? dual_stack_port : 0);
+    auto const length = local_name(name, local, kind == IncomingKind::udp ? dual_stack_port : 0);
     if (::bind(made.get(), reinterpret_cast<sockaddr const*>(&name), length) < 0) {
-        if (kind == Kind::udp) {
+        if (kind == IncomingKind::udp) {
             return core::fail_errno(errno, "cannot receive on UDP port {} of {}", dual_stack_port,
                                     local.text());
         }
@@ -211,7 +212,7 @@ std::span<Incoming const> IncomingSocket::receive(Buffers& buffers) const {
         one.bytes = std::span(buffers.bytes).subspan(at * incoming_packet_max, message.msg_len);
         one.traffic_class = traffic_class_in(message.msg_hdr);
         read_sender(buffers.names[at], kind_, one);
-        bool const headed = one.from.is_ipv4() && kind_ != Kind::udp;
+        bool const headed = one.from.is_ipv4() && kind_ != IncomingKind::udp;
         if (headed) one.bytes = without_ipv4_header(one.bytes);
     }
     return std::span(buffers.incoming).first(count);
