@@ -159,25 +159,24 @@ std::string_view name(Phase phase) {
 }
 
 std::string_view name(Outcome::Kind kind) {
-    using Kind = Outcome::Kind;
     switch (kind) {
-        case Kind::none:
+        case Outcome::Kind::none:
             return "none";
-        case Kind::pending:
+        case Outcome::Kind::pending:
             return "pending";
-        case Kind::at_home:
+        case Outcome::Kind::at_home:
             return "at home";
-        case Kind::registered:
+        case Outcome::Kind::registered:
             return "registered";
-        case Kind::unreachable:
+        case Outcome::Kind::unreachable:
             return "home agent unreachable";
-        case Kind::refused:
+        case Outcome::Kind::refused:
             return "refused";
-        case Kind::unsupported:
+        case Outcome::Kind::unsupported:
             return "not supported by the home agent";
-        case Kind::superseded:
+        case Outcome::Kind::superseded:
             return "superseded";
-        case Kind::moved:
+        case Outcome::Kind::moved:
             return "moved";
     }
     return "?";

@@ -3,6 +3,8 @@
 // durability: mobile_ipv6_binding_records.cpp.
 #include "tests/unit/mobile_ipv6_home_agent.hpp"
 
+namespace mobile_ipv6_binding_cache_cases {
+
 using namespace home_agent;
 
 TEST_CASE("binding cache: a first registration is answered after detection",
@@ -390,3 +392,5 @@ TEST_CASE("binding cache: K is answered with no, L is claimed with the home addr
     CHECK_FALSE(std::get<Claim>(changed[2]).link_local_compatible);
     CHECK(std::holds_alternative<Route>(changed[3]));
 }
+
+}  // namespace mobile_ipv6_binding_cache_cases

@@ -2,6 +2,8 @@
 // (netmove/mobile_ipv6/binding_cache.hpp).
 #include "tests/unit/mobile_ipv6_home_agent.hpp"
 
+namespace mobile_ipv6_binding_records_cases {
+
 using namespace home_agent;
 
 // ---- RFC 5555 -----------------------------------------------------------------------------------
@@ -289,3 +291,5 @@ TEST_CASE("binding cache: many bindings end in batches, in their order",
     CHECK(ended == count);
     CHECK(one.cache.size() == 0);
 }
+
+}  // namespace mobile_ipv6_binding_records_cases

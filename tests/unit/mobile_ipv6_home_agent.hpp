@@ -6,7 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include "netmove/mobile_ipv6/binding_cache.hpp"
-#include "tests/unit/mobile_ipv6_bytes.hpp"
+#include "tests/support/mobile_ipv6_bytes.hpp"
 
 namespace home_agent {
 

@@ -6,7 +6,7 @@
 #include <catch2/catch.hpp>
 
 #include "netmove/mobile_ipv6/registration.hpp"
-#include "tests/unit/mobile_ipv6_bytes.hpp"
+#include "tests/support/mobile_ipv6_bytes.hpp"
 
 namespace mobile_node {
 

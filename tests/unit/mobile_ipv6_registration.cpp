@@ -3,6 +3,8 @@
 // agent and a bad network: mobile_ipv6_exploration.cpp.
 #include "tests/unit/mobile_ipv6_mobile_node.hpp"
 
+namespace mobile_ipv6_registration_cases {
+
 using namespace mobile_node;
 
 TEST_CASE("registration: the guest is registered at the source's care-of address",
@@ -294,3 +296,5 @@ TEST_CASE("registration: in an IPv4 network", "[mobile-ipv6][registration]") {
     one.answer({.sequence = 104, .lifetime = LifetimeUnits{150}, .nat = NatDetection{false, 30}});
     CHECK(one.state.due == one.now + 30s);
 }
+
+}  // namespace mobile_ipv6_registration_cases

@@ -2,6 +2,8 @@
 // machines of two hosts, COMMIT and rollback.
 #include "tests/unit/mobile_ipv6_mobile_node.hpp"
 
+namespace mobile_ipv6_registration_move_cases {
+
 using namespace mobile_node;
 
 TEST_CASE("registration: the destination goes on from the source's number",
@@ -245,3 +247,5 @@ TEST_CASE("registration: names", "[mobile-ipv6][registration]") {
     CHECK(name(Phase::settled) == "settled");
     CHECK(name(Kind::unreachable) == "home agent unreachable");
 }
+
+}  // namespace mobile_ipv6_registration_move_cases

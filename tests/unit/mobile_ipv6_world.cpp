@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "tests/unit/mobile_ipv6_bytes.hpp"
+#include "tests/support/mobile_ipv6_bytes.hpp"
 
 namespace mobile_world {
 

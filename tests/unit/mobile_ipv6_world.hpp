@@ -115,6 +115,8 @@ public:
     [[nodiscard]] bool quiet() const;
     /// What is wrong with the world in this state; empty: nothing.
     [[nodiscard]] std::string broken() const;
+    /// A step to it was wrong, whatever the state is.
+    [[nodiscard]] bool has_broken() const { return !broken_.empty(); }
 
     [[nodiscard]] Stage stage() const { return stage_; }
     [[nodiscard]] registration::Outcome::Kind outcome(Host host) const {
