@@ -4,6 +4,7 @@
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 
 #include <algorithm>
@@ -18,12 +19,28 @@ using core::Errc;
 using core::fail;
 using core::Result;
 
+namespace {
+
+// The kernel ends the io_uring of a process that was killed a moment after the process, and with it
+// the device. Less than a second was seen on a busy host.
+constexpr int predecessor_looks_max = 500;
+constexpr int predecessor_look_ms = 10;
+
+Result<> wait_until_gone(Netlink& netlink, std::string const& name) {
+    for (int looks = 0; looks < predecessor_looks_max; ++looks) {
+        TRY(auto const existing, netlink.find_link(name));
+        if (!existing) return {};
+        if (!existing->tun || existing->tun->persistent) break;
+        ::poll(nullptr, 0, predecessor_look_ms);
+    }
+    return fail(Errc::refused, "there is an interface {} on this host already", name);
+}
+
+}  // namespace
+
 Result<TunDevice> TunDevice::make(Netlink& netlink, std::string const& name, int mtu) {
     assert(name.size() < IFNAMSIZ);
-    TRY(auto const existing, netlink.find_link(name));
-    if (existing) {
-        return fail(Errc::refused, "there is an interface {} on this host already", name);
-    }
+    TRY_VOID(wait_until_gone(netlink, name));
     core::Fd made(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
     if (!made) {
         return core::fail_os(Errc::netlink, errno,

@@ -19,7 +19,8 @@ constexpr int home_route_protocol = 152;
 
 class TunDevice {
 public:
-    /// Makes it, up, without addresses. Fails with refused if there is an interface of that name,
+    /// Makes it, up, without addresses. Waits for that of a process that was killed to go (5 s at
+    /// most, blocking). Fails with refused if there is another interface of that name,
     /// with netlink if CAP_NET_ADMIN or /dev/net/tun is missing.
     static core::Result<TunDevice> make(Netlink& netlink, std::string const& name, int mtu);
 

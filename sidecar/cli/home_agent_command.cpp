@@ -105,10 +105,13 @@ Task<Result<>> run_agent(core::Loop& loop, Options const& options, std::stop_tok
 
 // ---- status -------------------------------------------------------------------------------------
 
+/// null: nobody answers there; the home agent was killed.
 Task<Result<Json>> ask_status(core::Loop& loop, std::string path) {
     auto const limit = Deadline::after(status_limit);
-    CO_TRY(auto socket, co_await core::connect_unix(loop, path, limit));
-    auto const stream = core::plain_stream(loop, std::move(socket), path);
+    auto socket = co_await core::connect_unix(loop, path, limit);
+    if (!socket && socket.error().os == ECONNREFUSED) co_return Json();
+    if (!socket) co_return std::unexpected(std::move(socket.error()));
+    auto const stream = core::plain_stream(loop, std::move(*socket), path);
     std::string text;
     std::vector<std::byte> part(1U << 16U);
     while (text.size() <= status_bytes_max) {
@@ -117,6 +120,7 @@ Task<Result<Json>> ask_status(core::Loop& loop, std::string path) {
         if (!got) co_return std::unexpected(got.error());
         text.append(reinterpret_cast<char const*>(part.data()), *got);
     }
+    if (text.empty()) co_return Json();
     co_return Json::parse(text);
 }
 
@@ -165,10 +169,8 @@ Task<Result<>> show_status(core::Loop& loop, Options const& options) {
         auto const& link = options.home_agent.link;
         if (!link.empty() && path != socket_path(options.paths, link)) continue;
         auto status = co_await ask_status(loop, path);
-        // The socket of one that was killed.
-        if (!status && status.error().os == ECONNREFUSED) continue;
         if (!status) co_return std::unexpected(std::move(status.error()));
-        all.add(*status);
+        if (!status->is_null()) all.add(*status);
     }
     if (options.home_agent.json) {
         fmt::print("{}\n", all.dump());
