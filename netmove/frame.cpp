@@ -273,6 +273,20 @@ Bytes router_neighbour_answer(MacAddress const& mac, Address const& ipv6, MacAdd
     return sent_to(to, icmpv6_frame(mac, 0, ipv6, to_ipv6, {}, 255, std::move(message)));
 }
 
+Bytes proxy_advertisement(MacAddress const& mac, Address const& agent, Address const& target,
+                          std::optional<NeighbourAsker> const& asker) {
+    assert(agent.is_ipv6() && target.is_ipv6());
+    Bytes message{neighbour_advert, 0, 0, 0, na_override, 0, 0, 0};
+    if (asker) message[4] |= na_solicited;
+    put(message, target.bytes());
+    put8(message, option_target_link_layer);
+    put8(message, 1);  // length, in units of 8 bytes
+    put(message, mac);
+    auto const to = asker ? asker->address : Address::ipv6(all_nodes);
+    auto frame = icmpv6_frame(mac, 0, agent, to, {}, 255, std::move(message));
+    return asker ? sent_to(asker->mac, std::move(frame)) : frame;
+}
+
 Bytes router_announcement(MacAddress const& mac, Address const& source, Bytes message) {
     assert(message.size() >= 16);
     message[2] = message[3] = 0;

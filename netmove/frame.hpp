@@ -66,6 +66,17 @@ Bytes arp_answer(MacAddress const& mac, Address const& ipv4, MacAddress const& t
 Bytes router_neighbour_answer(MacAddress const& mac, Address const& ipv6, MacAddress const& to,
                               Address const& to_ipv6);
 
+/// The station that asked with a neighbour solicitation.
+struct NeighbourAsker {
+    MacAddress mac;
+    Address address;
+};
+/// The advertisement of a home agent in the name of a node that is away from its home link (RFC
+/// 6275 10.4.1): Override set, Router cleared, from the agent's own address `agent`. To the station
+/// that asked; without one it is unsolicited, to all nodes.
+Bytes proxy_advertisement(MacAddress const& mac, Address const& agent, Address const& target,
+                          std::optional<NeighbourAsker> const& asker = {});
+
 /// A router advertisement (RFC 4861 4.2) to all nodes. `message`: the ICMPv6 message; its checksum
 /// is made.
 Bytes router_announcement(MacAddress const& mac, Address const& source, Bytes message);

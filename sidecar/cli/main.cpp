@@ -11,6 +11,7 @@
 #include "core/sync.hpp"
 #include "sidecar/anchor/holder.hpp"
 #include "sidecar/cli/commands.hpp"
+#include "sidecar/cli/home_agent_command.hpp"
 #include "sidecar/cli/libvirt_commands.hpp"
 #include "sidecar/cli/locate_command.hpp"
 #include "sidecar/cli/probe_command.hpp"
@@ -104,6 +105,8 @@ Task<int> dispatch(core::Loop& loop, Options const& options, Session& session,
             return check_command(loop, options);
         case Command::probe:
             return probe_command(loop, options, terminate);
+        case Command::home_agent:
+            return home_agent_command(loop, options, terminate);
     }
     return status_command(loop, options);
 }
@@ -124,7 +127,8 @@ bool is_daemon(Options::Command command) {
     using Command = Options::Command;
     return command == Command::run || command == Command::attach || command == Command::serve ||
            command == Command::incoming || command == Command::failover ||
-           command == Command::watchdog || command == Command::libvirt_monitor;
+           command == Command::watchdog || command == Command::libvirt_monitor ||
+           command == Command::home_agent;
 }
 
 int main(int argc, char** argv) {

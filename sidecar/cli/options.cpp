@@ -7,8 +7,6 @@
 #include <filesystem>
 #include <map>
 
-#include "netmove/address.hpp"
-#include "netmove/probe/account.hpp"
 #include "sidecar/cli/disk_options.hpp"
 #include "sidecar/cli/dns_options.hpp"
 #include "sidecar/cli/libvirt_commands.hpp"
@@ -54,11 +52,6 @@ struct SecurityFlags {
                     "or --plaintext");
     }
 };
-
-// No program sends more than a hundred thousand single packets a second; less than one in ten
-// seconds measures nothing.
-constexpr double probe_period_least_ms = 0.01;
-constexpr double probe_period_most_ms = 10000;
 
 /// RATE: "100M", "12Mi", "1GiB": bytes per second, with decimal (k, M, G) or binary (Ki, Mi, Gi)
 /// multiples. Becomes the plain number.
@@ -119,11 +112,10 @@ struct Parser {
     std::string held_tap;
     std::string progress;
     std::vector<std::string> settings;
-    double probe_period_ms = 20;
-    double probe_duration_s = 0;
-    bool probe_without_tcp = false;
+    ProbeFlags probe_flags;
+    HomeAgentFlags home_agent_flags;
     CLI::App *run, *attach, *serve, *incoming, *watchdog, *holder, *migrate, *replicate, *failover,
-        *status, *set, *cancel, *resolve, *locate, *network, *anchor, *check, *probe;
+        *status, *set, *cancel, *resolve, *locate, *network, *anchor, *check, *probe, *home_agent;
     NetworkFlags network_flags;
     LibvirtCommands libvirt_commands;
     AnchorFlags anchor_flags;
@@ -145,7 +137,6 @@ struct Parser {
         add_migrate();
         add_replicate();
         add_others();
-        add_probe();
     }
 
     void add_registry(CLI::App& command) {
@@ -361,42 +352,19 @@ struct Parser {
         check = app.add_subcommand("check",
                                    "Check what this host offers: io_uring, QEMU, taps, netlink");
         check->add_flag("--json", options.json, "As JSON");
-    }
-
-    void add_probe() {
         probe =
             app.add_subcommand("probe", "Measure how a client reaches the addresses of a guest");
-        auto& chosen = options.probe;
-        probe->add_option("ADDRESS", chosen.addresses, "IPv4 or IPv6; one or more");
-        probe
-            ->add_option("--period", probe_period_ms,
-                         "Milliseconds from one probe to the next, 0.01 to 10000")
-            ->check(CLI::Range(probe_period_least_ms, probe_period_most_ms))
-            ->capture_default_str();
-        probe->add_option("--size", chosen.bytes, "Bytes of a probe's UDP payload")
-            ->check(CLI::Range(netmove::probe_bytes_min, netmove::probe_bytes_max))
-            ->capture_default_str();
-        probe->add_option("--duration", probe_duration_s,
-                          "Seconds; default: until SIGINT or SIGTERM");
-        probe->add_option("--port", chosen.port, "Of UDP and TCP, at the echo")
-            ->check(CLI::Range(1, 65535))
-            ->capture_default_str();
-        probe->add_flag("--no-tcp", probe_without_tcp, "No TCP session, only datagrams");
-        probe->add_option("--json", chosen.json_file, "Write the report to FILE; -: to stdout");
-        probe->add_option("--svg", chosen.svg_file, "Draw a timeline of each address into FILE");
-        probe->add_option("--report", chosen.migration_report,
-                          "The file of `migrate --report`: its events are marked in the timeline");
-        auto* echo = probe->add_flag("--echo", chosen.echo,
-                                     "Be the other end: answer probes; runs on the guest");
-        probe->add_option("--listen", chosen.listen, "With --echo: only on this address")
-            ->needs(echo);
+        probe_flags.add_to(*probe);
+        home_agent = app.add_subcommand(
+            "home-agent",
+            "Be the home agent of Mobile IPv6 on this router; runs until it is ended");
+        home_agent_flags.add_to(*home_agent);
     }
 
     Result<> finish();
     Result<> check_registry() const;
     Result<> finish_migrate();
     Result<> finish_replicate();
-    Result<> finish_probe();
     Result<> read_settings();
 };
 
@@ -471,29 +439,6 @@ Result<> Parser::finish_replicate() {
     return {};
 }
 
-Result<> Parser::finish_probe() {
-    auto& chosen = options.probe;
-    if (chosen.echo != chosen.addresses.empty()) {
-        return fail(Errc::invalid,
-                    "`probe` needs at least one ADDRESS, or --echo and no ADDRESS to be the other "
-                    "end");
-    }
-    for (auto const& text : chosen.addresses) TRY_VOID(netmove::Address::parse(text));
-    if (!chosen.listen.empty()) TRY_VOID(netmove::Address::parse(chosen.listen));
-    chosen.tcp = !probe_without_tcp;
-    chosen.period = std::chrono::nanoseconds(static_cast<std::int64_t>(probe_period_ms * 1e6));
-    if (probe_duration_s == 0) return {};
-    auto const probes = probe_duration_s * 1000 / probe_period_ms;
-    if (!(probe_duration_s > 0) || probes > netmove::ProbeAccount::probes_max) {
-        return fail(Errc::invalid,
-                    "--duration is more than 0 and at most {:g} s with this --period: {} probes",
-                    static_cast<double>(netmove::ProbeAccount::probes_max) * probe_period_ms / 1000,
-                    netmove::ProbeAccount::probes_max);
-    }
-    chosen.duration = std::chrono::nanoseconds(static_cast<std::int64_t>(probe_duration_s * 1e9));
-    return {};
-}
-
 /// Of a command that uses it: the environment variable may be set for others.
 Result<> Parser::check_registry() const {
     auto const& url = options.paths.registry;
@@ -528,7 +473,8 @@ Result<> Parser::finish() {
         {network, Command::network},
         {anchor, Command::anchor},
         {check, Command::check},
-        {probe, Command::probe}};
+        {probe, Command::probe},
+        {home_agent, Command::home_agent}};
     for (auto const& [app_command, command] : commands) {
         if (app_command->parsed()) options.command = command;
     }
@@ -564,7 +510,12 @@ Result<> Parser::finish() {
         TRY(options.dns, failover_dns.finish());
     }
     if (options.command == Command::replicate) TRY_VOID(finish_replicate());
-    if (options.command == Command::probe) TRY_VOID(finish_probe());
+    if (options.command == Command::home_agent) {
+        TRY(options.home_agent, home_agent_flags.finish());
+    }
+    if (options.command == Command::probe) {
+        TRY(options.probe, probe_flags.finish());
+    }
     return {};
 }
 

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "sidecar/cli/anchor_options.hpp"
+#include "sidecar/cli/home_agent_options.hpp"
 #include "sidecar/cli/network_options.hpp"
+#include "sidecar/cli/probe_options.hpp"
 #include "sidecar/host/settings.hpp"
 #include "sidecar/libvirt/definition.hpp"
 #include "sidecar/libvirt/monitor_process.hpp"
@@ -17,21 +19,6 @@
 namespace sidecar {
 
 enum class ProgressStyle { bar, json, none };
-
-/// `probe`: what a client of the guest sees, or the echo at the other end.
-struct ProbeOptions {
-    std::vector<std::string> addresses;  ///< IPv4 or IPv6.
-    std::chrono::nanoseconds period{20'000'000};
-    std::size_t bytes = 210;
-    std::optional<std::chrono::nanoseconds> duration;  ///< None: until interrupted.
-    std::uint16_t port = 4798;
-    bool tcp = true;
-    std::string json_file;  ///< "-": stdout, instead of the text.
-    std::string svg_file;
-    std::string migration_report;  ///< Of `migrate --report`: the report marks its moments.
-    bool echo = false;
-    std::string listen;  ///< The echo's address; empty: all addresses.
-};
 
 /// The whole command line: the settings of a session, and the rest.
 struct Options : SessionSettings {
@@ -56,7 +43,8 @@ struct Options : SessionSettings {
         network,
         anchor,
         check,
-        probe
+        probe,
+        home_agent
     };
     Command command = Command::status;
     bool json = false;
@@ -72,6 +60,7 @@ struct Options : SessionSettings {
     bool locate_watch = false;  ///< `locate --watch`
     bool locate_repair = false;  ///< `locate --repair`
     AnchorOptions anchor;
+    HomeAgentCommand home_agent;
     libvirt::MonitorProcess libvirt_monitor;
     libvirt::DefinitionProcess libvirt_definition;
     std::vector<std::string> libvirt_hook;  ///< Words that libvirt gives to its hooks.

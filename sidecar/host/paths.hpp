@@ -33,6 +33,8 @@ struct Paths {
     [[nodiscard]] std::string host_id() const { return state_directory + "/.host-id"; }
     /// The records of anchors, and the socket of `serve` for the processes of this host.
     [[nodiscard]] std::string anchors() const { return state_directory + "/.anchors"; }
+    /// The bindings of `sidecar home-agent`, a directory for each home link.
+    [[nodiscard]] std::string home_agents() const { return state_directory + "/.home-agent"; }
     [[nodiscard]] std::string serve_socket() const { return run_directory + "/.serve.sock"; }
     [[nodiscard]] std::string control_socket(std::string const& guest) const {
         return run(guest) + "/control.sock";

@@ -49,12 +49,12 @@ std::string part(std::string const& text, std::string const& heading) {
 Names described(std::string const& text) {
     Names names;
     for (auto const& line : found(text, R"(\n\.TP\n([^\n]*))"))
-        names.merge(found(line, R"((?:^|[^a-z])(--?[a-z][a-z-]*))"));
+        names.merge(found(line, R"((?:^|[^a-z0-9])(--?[a-z][a-z0-9-]*))"));
     return names;
 }
 
 Names offered(std::string const& help_text) {
-    return found(help_text, R"((?:^|\n) +(?:-[a-z],)?(--[a-z-]+))");
+    return found(help_text, R"((?:^|\n) +(?:-[a-z],)?(--[a-z0-9-]+))");
 }
 
 Names without_help(Names names) {
