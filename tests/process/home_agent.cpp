@@ -2,6 +2,8 @@
 // in both directions, addresses on the home link, packets that do not fit, restarts.
 #include "tests/process/home_agent_lab.hpp"
 
+namespace home_agent_cases {
+
 using namespace home_agent_lab;
 
 namespace {
@@ -237,3 +239,5 @@ TEST_CASE("home-agent: packets that do not fit", "[home-agent]") {
         CHECK(told["mtu"].integer_or(0) == 1400);
     }
 }
+
+}  // namespace home_agent_cases

@@ -3,6 +3,8 @@
 #include "sidecar/cli/home_agent_options.hpp"
 #include "tests/process/home_agent_lab.hpp"
 
+namespace home_agent_commands_cases {
+
 using namespace home_agent_lab;
 
 namespace {
@@ -126,3 +128,5 @@ TEST_CASE("home-agent: the configuration, line by line", "[home-agent]") {
     CHECK(contains(refused("2001:db8:1::100 ipv4 ff02::1"), "IPv4 home address"));
     CHECK(contains(refused("2001:db8:1::100 from 2001:db8::"), "2001:db8::"));
 }
+
+}  // namespace home_agent_commands_cases

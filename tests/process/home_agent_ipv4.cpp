@@ -2,6 +2,8 @@
 // NAT in front of it; IPv4 home addresses.
 #include "tests/process/home_agent_lab.hpp"
 
+namespace home_agent_ipv4_cases {
+
 using namespace home_agent_lab;
 
 namespace {
@@ -88,3 +90,5 @@ TEST_CASE("home-agent: IPv4 packets that may be fragmented are carried in outer 
     CHECK(in_fragments);
     CHECK(network.dropped("too_big") == 0);
 }
+
+}  // namespace home_agent_ipv4_cases

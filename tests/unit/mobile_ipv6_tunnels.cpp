@@ -13,6 +13,8 @@
 #include "netmove/mobile_ipv6/segments.hpp"
 #include "netmove/mobile_ipv6/tunnel_table.hpp"
 
+namespace mobile_ipv6_tunnels_cases {
+
 namespace {
 
 using namespace netmove;
@@ -215,3 +217,5 @@ TEST_CASE("binding log: what was durable is read again, and a torn line is none"
     REQUIRE_FALSE(refused);
     CHECK(refused.error().sentence().contains("line 13"));
 }
+
+}  // namespace mobile_ipv6_tunnels_cases
