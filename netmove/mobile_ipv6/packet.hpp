@@ -99,7 +99,9 @@ struct Decapsulated {
     [[nodiscard]] bool inner_is_ipv4() const { return (inner[0] >> 4) == 4; }
 };
 /// Reads an outer packet, IPv6 or IPv4, from its header on. None: it carries no packet, or it is a
-/// fragment (see reassembly.hpp), or the checksum of IPv4 or UDP is wrong.
+/// fragment, or the checksum of IPv4 or UDP is wrong. Only tests need it, to read what
+/// outer_header() and outer_ipv4_header() make: the sockets of the home agent get packets without
+/// their outer headers, and from the kernel whole.
 std::optional<Decapsulated> decapsulate(ByteView bytes);
 
 /// Where congestion was marked in the outer header, `inner` is marked too (RFC 6040 4.2); an IPv4
