@@ -18,7 +18,8 @@
 //   the last number (9.5.1 accepts any). A late old update cannot bind an address that was
 //   released. A mobile node that has lost its number gets 135 with the last one, and goes on from
 //   there.
-// - An update that is not authenticated is not answered, so nobody learns from the answer which
+// - An update that is not authenticated is not answered, so no stranger learns from the answer
+// which
 //   addresses exist. One without H would be of a correspondent node, which this is not: it is not
 //   answered either, unless it would change a binding (139).
 #pragma once
@@ -151,7 +152,7 @@ public:
         std::vector<Permission> permissions{};
         bool require_authentication = true;
         std::chrono::seconds lifetime_max = lifetime_max_s;
-        /// Mobile nodes are told to refresh after this time (RFC 6275 6.2.4), if they were granted
+        /// The answer advises a refresh after this time (RFC 6275 6.2.4), if the node was granted
         /// more. For a planned restart, say. None: they decide.
         std::optional<std::chrono::seconds> refresh_advice{};
         std::size_t bindings_limit = bindings_max;

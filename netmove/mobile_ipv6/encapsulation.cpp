@@ -86,7 +86,7 @@ std::optional<Decapsulated> decapsulate_udp(Decapsulated outer, ByteView payload
     if (outer.udp_source != dual_stack_port && outer.udp_destination != dual_stack_port) {
         return std::nullopt;
     }
-    if (outer.udp_source == 0) return std::nullopt;  // there is nobody to answer (RFC 768)
+    if (outer.udp_source == 0) return std::nullopt;  // it expects no answer (RFC 768)
     auto const inner = datagram.subspan(udp_header_size);
     if (inner.empty()) return std::nullopt;
     return with_inner(outer, number_of(inner), inner);

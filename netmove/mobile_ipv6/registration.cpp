@@ -195,7 +195,7 @@ void answered(Builder& builder, BindingAcknowledgement const& answer) {
     }
 }
 
-/// A message that nobody asked for: the binding is renewed, but not at any pace.
+/// A message that answers no update: the binding is renewed, but not at any pace.
 void prompted(Builder& builder, bool binding_lost = false) {
     auto& state = builder.state;
     bool const renews = state.right == Right::held && state.phase == Phase::settled &&

@@ -3,10 +3,12 @@
 // sees no clock and no descriptor, and the time comes with each event. What acts for it sends the
 // updates and sets one timer, at State::due.
 //
-//   source        Begin: registered here, refreshed. HandOver: nothing is sent any more
-//   destination   TakeOver, at STOP: registers its own care-of address, with the numbers it was
-//   given COMMIT        Committed, on both: the destination alone goes on; the source has ended
-//   rollback      RolledBack, on both: the source registers itself again; the destination has ended
+//   Begin       source: the guest is registered here, and refreshed
+//   GiveAway    source, at STOP: it sends nothing any more
+//   TakeOver    destination, at STOP: it registers its own care-of address, with numbers of the
+//               source
+//   Committed   both: the destination alone goes on; the source has ended
+//   RolledBack  both: the source registers itself again; the destination has ended
 //
 // Invariant: at any moment one host may send, and it is in State::right. What a destination sends
 // before COMMIT is older than anything that the source sends after a rollback, for the home agent
@@ -187,7 +189,7 @@ struct State {
     bool detects = false;  ///< The home agent may have no binding: its answer is late.
     bool measures = false;  ///< Sent to measure the round trip.
     std::optional<RoundTrip> round_trip{};
-    TimePoint bound_until{};  ///< The home agent has a binding until then, as far as is known.
+    TimePoint bound_until{};  ///< The end of the home agent's binding, as far as is known.
     TimePoint prompted{};  ///< When a message that is not an answer last caused an update.
     TimePoint due = TimePoint::max();  ///< When Due is to come; max: never.
     std::array<TimePoint, fast_updates_max> sent{};  ///< By number, modulo its size.

@@ -88,7 +88,8 @@ Task<Result<>> run_agent(core::Loop& loop, Options const& options, std::stop_tok
     auto const path = socket_path(options.paths, link);
     CO_TRY(auto const listener, core::listen_unix(path, 0600));
     core::log::warning(
-        "home-agent: without authentication: whoever can send from a permitted care-of address can "
+        "home-agent: without authentication: a host that can send from a permitted care-of address "
+        "can "
         "take the traffic of its home addresses");
     core::log::info("home-agent: link={} address={} bindings={}", link,
                     options.home_agent.address.text(), agent->bindings());
@@ -105,7 +106,7 @@ Task<Result<>> run_agent(core::Loop& loop, Options const& options, std::stop_tok
 
 // ---- status -------------------------------------------------------------------------------------
 
-/// null: nobody answers there; the home agent was killed.
+/// null: no process answers there: the home agent was killed.
 Task<Result<Json>> ask_status(core::Loop& loop, std::string path) {
     auto const limit = Deadline::after(status_limit);
     auto socket = co_await core::connect_unix(loop, path, limit);

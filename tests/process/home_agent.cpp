@@ -148,7 +148,7 @@ TEST_CASE("home-agent: addresses on the home link", "[home-agent]") {
         CHECK(failed);
         CHECK(network.status()["home_link"]["defended"].integer_or(0) >= 1);
     }
-    SECTION("neighbours are told at once") {
+    SECTION("neighbours learn it at once") {
         // The station has a neighbour entry from when the node was at home.
         network.on_correspondent(fmt::format(
             "ip neigh replace {} lladdr 02:00:00:00:00:77 dev eth0 nud reachable", home_address));
@@ -196,7 +196,7 @@ TEST_CASE("home-agent: a restart keeps the bindings", "[home-agent]") {
 
 TEST_CASE("home-agent: packets that do not fit", "[home-agent]") {
     BoundNode network;
-    SECTION("to the mobile node: the sender is told, and goes on") {
+    SECTION("to the mobile node: the sender gets Packet Too Big, and goes on") {
         auto const told = network.on_correspondent(
             fmt::format("ping -c 1 -W 2 -M do -s 1452 {} || true", home_address));
         CHECK(contains(told, "mtu=1460"));
@@ -228,7 +228,7 @@ TEST_CASE("home-agent: packets that do not fit", "[home-agent]") {
         CHECK(in_fragments);
         CHECK(network.status()["fragmented"].integer_or(0) >= 2);
     }
-    SECTION("from the mobile node: it is told through the tunnel") {
+    SECTION("from the mobile node: Packet Too Big comes through the tunnel") {
         network.on_agent("ip link set home0 mtu 1400");
         network.node(with({{"do", "ping"},
                            {"care_of", care_of},
